@@ -1,0 +1,184 @@
+"""Cells: what was planned, what was run, and the confirmed result of each, by (backbone, task)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from analysis.load import Baseline, PlannedCell, Results
+from analysis.records import Trial
+from analysis.stats import Estimate, estimate
+
+METHOD_LABELS = {
+    "prompt_tuning": "Prompt tuning",
+    "lopt1": "LoPT-1",
+    "lopt2": "LoPT-2",
+    "dept": "DePT",
+    "ulpt": "ULPT",
+    "lora": "LoRA",
+    "fine_tuning": "Fine-tuning",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One setting (method, length, rank) on one backbone and task, over all its trials.
+
+    `confirmed` are the seeds of one configuration: where pooled runs confirmed several (say, two
+    learning rates), the one with the highest mean selection accuracy.
+    """
+
+    name: str
+    method: str
+    length: int | None
+    rank: int | None
+    trainable_parameters: int | None
+    planned: bool
+    trials: tuple[Trial, ...]
+    confirmed: tuple[Trial, ...]
+    lost: int  # confirm trials of other outcomes: the mean is over the survivors
+    accuracy: Estimate | None
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, (method_label(self.method), self.size)))
+
+    @property
+    def size(self) -> str:
+        parts = (
+            f"n={self.length}" if self.length is not None else "",
+            f"r={self.rank}" if self.rank is not None else "",
+        )
+        return " ".join(filter(None, parts))
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The trial to use or to quote: highest selection accuracy, never test accuracy."""
+        pool = self.confirmed or tuple(t for t in self.trials if t.status in ("complete", "stopped"))
+        scored = [t for t in pool if t.selection_accuracy is not None] or list(self.confirmed)
+        return min(scored, key=lambda t: (-(t.selection_accuracy or 0.0), t.key), default=None)
+
+    @property
+    def selection_accuracy(self) -> float | None:
+        """Mean over the confirmed seeds; without any, the best search trial's."""
+        if self.confirmed:
+            return _mean_selection(self.confirmed)
+        return self.best_trial.selection_accuracy if self.best_trial else None
+
+    def count(self, status: str, phase: str = "search") -> int:
+        return sum(t.status == status and t.phase == phase for t in self.trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What may stand in one table: one backbone on one task."""
+
+    backbone: str
+    task: str
+    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
+    zero_shot_accuracy: float | None
+    majority_accuracy: float | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.task} with {self.backbone}"
+
+    @property
+    def confirmed(self) -> tuple[Cell, ...]:
+        """The cells with a confirmed result and a known number of parameters, smallest first."""
+        cells = [c for c in self.cells if c.accuracy is not None and c.trainable_parameters is not None]
+        return tuple(sorted(cells, key=lambda c: (c.trainable_parameters or 0, c.name)))
+
+    def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
+        """The cell of this setting; of several variants the confirmed one with the best selection accuracy."""
+        cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]
+        return max(cells, key=lambda c: (c.accuracy is not None, c.selection_accuracy or 0.0), default=None)
+
+
+def method_label(method: str) -> str:
+    return METHOD_LABELS.get(method, method)
+
+
+def groups(results: Results) -> tuple[Group, ...]:
+    """Every (backbone, task) planned or run, the one with most confirmed cells first."""
+    planned = [cell for run in results.runs for cell in run.cells]
+    everything: list[PlannedCell | Trial] = [*planned, *results.trials]
+    names = dict.fromkeys((each.backbone, each.task) for each in everything)
+    found = [
+        _group(
+            backbone,
+            task,
+            [cell for cell in planned if (cell.backbone, cell.task) == (backbone, task)],
+            tuple(t for t in results.trials if (t.backbone, t.task) == (backbone, task)),
+            results.baselines,
+        )
+        for backbone, task in names
+    ]
+    return tuple(sorted(found, key=lambda group: -len(group.confirmed)))
+
+
+def _group(
+    backbone: str, task: str, planned: list[PlannedCell], trials: tuple[Trial, ...], baselines: Iterable[Baseline]
+) -> Group:
+    everything: list[PlannedCell | Trial] = [*planned, *trials]
+    ids = dict.fromkeys(_identity(each) for each in everything)
+    cells = tuple(
+        _cell([c for c in planned if _identity(c) == each], [t for t in trials if _identity(t) == each]) for each in ids
+    )
+    tested = Counter((t.test_split, t.test_n) for cell in cells for t in cell.confirmed)
+    split = tested.most_common(1)[0][0] if tested else None
+    # a baseline on other examples than ours would draw a line that is not comparable
+    mine = [b for b in baselines if (b.backbone, b.task) == (backbone, task)]
+    mine = [b for b in mine if split is None or (b.test_split, b.test_n) == split]
+    majority = [b.majority_accuracy for b in mine] + [t.majority_accuracy for t in trials if t.confirmed]
+    return Group(
+        backbone=backbone,
+        task=task,
+        cells=cells,
+        trials=trials,
+        zero_shot_accuracy=next((b.zero_shot_accuracy for b in mine if b.zero_shot_accuracy is not None), None),
+        majority_accuracy=next((each for each in majority if each is not None), None),
+    )
+
+
+def _identity(each: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:
+    # not the name alone: in a free search all trials share one cell's name
+    name = each.name if isinstance(each, PlannedCell) else each.cell
+    return name, each.method, each.length, each.rank
+
+
+def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
+    first: PlannedCell | Trial = (planned or trials)[0]
+    by_configuration: dict[object, list[Trial]] = {}
+    for trial in trials:
+        if trial.confirmed:
+            by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
+    confirmed = max(by_configuration.values(), key=lambda ts: (_mean_selection(ts) or 0.0, len(ts)), default=[])
+    configurations = {t.configuration for t in confirmed}
+    lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
+    counts = [t.trainable_parameters for t in (*confirmed, *trials)] + [c.trainable_parameters for c in planned]
+    return Cell(
+        name=first.name if isinstance(first, PlannedCell) else first.cell,
+        method=first.method,
+        length=first.length,
+        rank=first.rank,
+        trainable_parameters=next((n for n in counts if n is not None), None),
+        planned=bool(planned),
+        trials=tuple(trials),
+        confirmed=tuple(sorted(confirmed, key=lambda t: (t.seed or 0, t.key))),
+        lost=sum(not configurations or t.configuration in configurations for t in lost),
+        accuracy=_estimate(confirmed),
+    )
+
+
+def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
+    scores = [t.test_accuracy for t in confirmed if t.test_accuracy is not None]
+    return estimate(scores, confirmed[0].test_n or 0) if scores else None
+
+
+def _mean_selection(trials: Sequence[Trial]) -> float | None:
+    scores = [t.selection_accuracy for t in trials if t.selection_accuracy is not None]
+    return fmean(scores) if scores else None

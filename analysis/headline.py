@@ -1,0 +1,129 @@
+"""The answer in plain words: how few parameters are enough, claiming no more than the data hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.cells import Cell, Group
+from analysis.frontier import best_within
+from analysis.render import percent
+
+WITHIN = 0.01  # "as good as the full prompt" on the selection data
+FEW_SEEDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    answer: str
+    details: tuple[str, ...]
+    exploratory: str | None  # why the answer is not yet one to build on
+    small: Cell | None
+    best: Cell | None
+
+
+def headline(group: Group) -> Headline:
+    """The smallest cell whose selection accuracy is within 1 pp of the full prompt's, and its test accuracy.
+
+    Chosen on selection accuracy, reported on the test split, so that choosing does not flatter it.
+    """
+    confirmed = group.confirmed
+    best = best_within(confirmed, max((c.trainable_parameters or 0 for c in confirmed), default=0))
+    full = max(
+        (c for c in confirmed if c.method == "prompt_tuning"), key=lambda c: c.selection_accuracy or 0.0, default=None
+    )
+    small = _smallest_enough(confirmed, full) if full else None
+    if not confirmed:
+        answer = (
+            f"On {group.title}, no trial is confirmed yet, so there is no result to report. {_searching(group)}".strip()
+        )
+    elif full is None or small is None:
+        shown = best or confirmed[0]
+        why = "no full prompt is confirmed" if full is None else "no smaller cell is confirmed"
+        answer = f"On {group.title}, {_reach(shown)}; {why}, so there is nothing to set it against."
+    else:
+        answer = _compare(group, small, full)
+    seeds = min((c.accuracy.seeds for c in (small, full, best) if c and c.accuracy), default=0)
+    exploratory = None
+    if 0 < seeds < FEW_SEEDS:
+        unknown = (
+            "the variance between seeds is unknown" if seeds == 1 else "the variance between seeds is hardly known"
+        )
+        exploratory = f"Exploratory: {seeds} seed{'s' * (seeds > 1)}; {unknown}."
+    return Headline(
+        answer=answer,
+        details=tuple(_details(group, small or best, full, best)),
+        exploratory=exploratory,
+        small=small,
+        best=best,
+    )
+
+
+def _smallest_enough(confirmed: tuple[Cell, ...], full: Cell) -> Cell | None:
+    smaller = [c for c in confirmed if (c.trainable_parameters or 0) < (full.trainable_parameters or 0)]
+    scored = [c for c in smaller if c.selection_accuracy is not None and full.selection_accuracy is not None]
+    enough = [c for c in scored if (c.selection_accuracy or 0.0) >= (full.selection_accuracy or 0.0) - WITHIN]
+    return enough[0] if enough else best_within(smaller, full.trainable_parameters or 0)
+
+
+def _reach(cell: Cell) -> str:
+    assert cell.accuracy
+    return f"{cell.label} ({cell.trainable_parameters:,} parameters) reaches {percent(cell.accuracy.mean)} %"
+
+
+def _compare(group: Group, small: Cell, full: Cell) -> str:
+    assert small.accuracy and full.accuracy and small.trainable_parameters and full.trainable_parameters
+    gap = 100 * (small.accuracy.mean - full.accuracy.mean)
+    relation = "level with" if abs(gap) < 0.05 else f"{abs(gap):.1f} pp {'above' if gap > 0 else 'below'}"
+    ratio = full.trainable_parameters / small.trainable_parameters
+    return (
+        f"On {group.title}, {_reach(small)}, {relation} full prompt tuning ({full.trainable_parameters:,} parameters, "
+        f"{percent(full.accuracy.mean)} %), with {ratio:.1f}× fewer parameters."
+    )
+
+
+def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | None) -> list[str]:
+    details = []
+    if small and full and small.accuracy and full.accuracy and small is not full:
+        ours, theirs = small.accuracy, full.accuracy
+        bounds = f"[{percent(ours.low)}, {percent(ours.high)}] and [{percent(theirs.low)}, {percent(theirs.high)}]"
+        if ours.overlaps(theirs):
+            details.append(f"The 95 % intervals overlap ({bounds}): these data do not tell the two apart.")
+        else:
+            alone = min(ours.seeds, theirs.seeds) == 1
+            rest = (
+                "but they leave out the unknown variance between seeds"
+                if alone
+                else "the difference is more than noise"
+            )
+            details.append(f"The 95 % intervals do not overlap ({bounds}){', ' if alone else ': '}{rest}.")
+        details.append(
+            "The cell is the smallest whose selection accuracy is within 1 pp of the full prompt's."
+            if small.selection_accuracy is not None
+            and full.selection_accuracy is not None
+            and small.selection_accuracy >= full.selection_accuracy - WITHIN
+            else "No smaller cell comes within 1 pp of the full prompt on the selection data; this one comes closest."
+        )
+    if best and best.accuracy and best is not small and best is not full:
+        details.append(f"The best on the selection data: {_reach(best)}.")
+    floors = [
+        f"{name} {percent(value)} %"
+        for name, value in (("without a prompt", group.zero_shot_accuracy), ("majority class", group.majority_accuracy))
+        if value is not None
+    ]
+    if floors:
+        floor = max(v for v in (group.zero_shot_accuracy, group.majority_accuracy) if v is not None)
+        text = f"For scale: {', '.join(floors)}."
+        if small and small.accuracy and small.accuracy.low <= floor:
+            text += " The interval reaches down to that: training has not been shown to help."
+        details.append(text)
+    return details
+
+
+def _searching(group: Group) -> str:
+    scored = [c for c in group.cells if c.selection_accuracy is not None]
+    best = max(scored, key=lambda c: c.selection_accuracy or 0.0, default=None)
+    if best is None:
+        return ""
+    return (
+        f"The best search trial so far is of {best.label}: {percent(best.selection_accuracy)} % on the selection data."
+    )

@@ -1,0 +1,224 @@
+"""Read a results store: `results/<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
+
+The JSON records are the truth; `trials.parquet` is derived from them and not read here.
+A record that cannot be read is named and skipped, a manifest that cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.records import SCHEMA_VERSION, Trial, fraction, integer, mapping, row, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ReportError(ValueError):
+    """Bad input of the user: says what came, what is valid and how to mend it, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    name: str
+    method: str
+    backbone: str
+    task: str
+    length: int | None
+    rank: int | None
+    trainable_parameters: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    path: Path
+    manifest: dict[str, Any]
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.get("run") or self.path.name)
+
+    @property
+    def status(self) -> str:
+        return str(self.manifest.get("status", "unknown"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    backbone: str
+    task: str
+    test_split: str | None
+    test_n: int | None
+    zero_shot_accuracy: float | None
+    majority_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    runs: tuple[Run, ...]
+    trials: tuple[Trial, ...]
+    records: dict[str, dict[str, Any]]  # by key
+    baselines: tuple[Baseline, ...]
+    unreadable: tuple[str, ...]  # "name: why"
+    superseded: int  # old failures, tried again since
+    repeated: int  # records of a key that another pooled run holds too
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a trial, for a notebook."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
+
+
+def find_runs(root: Path) -> list[Path]:
+    """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
+    return sorted((path.parent for path in root.glob("*/manifest.json")), key=_updated_at, reverse=True)
+
+
+def resolve(names: Sequence[str], root: Path) -> list[Path]:
+    """The folders of the runs named (a folder, or a name under `root`); none named: the newest.
+
+    Raises ReportError where there is no such run.
+    """
+    known = find_runs(root)
+    mend = (
+        f"valid: {', '.join(path.name for path in known)}, or a folder"
+        if known
+        else f"{root} holds no runs: see --results"
+    )
+    if not names and not known:
+        raise ReportError(
+            f"no runs under {root}: start one with `python sweeps/run.py --space NAME`, or give --results"
+        )
+    paths: list[Path] = []
+    for name in names or [str(known[0])]:
+        path = next((path for path in (Path(name), root / name) if (path / "manifest.json").is_file()), None)
+        if path is None:
+            raise ReportError(f"no run {name!r} (looked for manifest.json in {Path(name)} and {root / name}); {mend}")
+        if path.resolve() not in [other.resolve() for other in paths]:
+            paths.append(path)
+    return paths
+
+
+def load(paths: Sequence[Path]) -> Results:
+    """Read and pool runs; a key that several hold counts once, a finished record before a failed one."""
+    runs: list[Run] = []
+    chosen: dict[str, Trial] = {}
+    records: dict[str, dict[str, Any]] = {}
+    baselines: dict[object, Baseline] = {}
+    unreadable: list[str] = []
+    superseded = repeated = 0
+    for path in paths:
+        run = _load_run(path)
+        runs.append(run)
+        for file in sorted((path / "trials").glob("*.json")):
+            if file.name.startswith("."):
+                continue  # being written
+            if ".failed-" in file.name:
+                superseded += 1
+                continue
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+                trial = row(record, _shown(path))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
+                continue
+            held = chosen.get(trial.key)
+            repeated += held is not None
+            if held is None or (held.status == "failed" and trial.status != "failed"):
+                chosen[trial.key], records[trial.key] = trial, record
+        try:
+            for baseline in _load_baselines(path / "baselines.json"):
+                baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            unreadable.append(f"{path.name}/baselines.json: {_why(error)}")
+    return Results(
+        runs=tuple(runs),
+        trials=tuple(chosen.values()),
+        records=records,
+        baselines=tuple(baselines.values()),
+        unreadable=tuple(unreadable),
+        superseded=superseded,
+        repeated=repeated,
+    )
+
+
+def _shown(path: Path) -> str:
+    """The folder as a user in the current folder would type it."""
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _load_run(path: Path) -> Run:
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMA_VERSION}")
+        space = mapping(manifest, "space")
+        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReportError(
+            f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
+            "repeat the sweep's command, which writes it anew, or give another run"
+        ) from None
+
+
+def _planned(space: dict[str, Any]) -> list[PlannedCell]:
+    """The cells of a table's space; a free search has none with a method of its own."""
+    cells = []
+    for cell in space.get("cells") or ():
+        config = {**(space.get("base") or {}), **(cell.get("config") or {})}
+        if not all(isinstance(config.get(name), str) for name in ("method", "backbone", "task")):
+            continue
+        cells.append(
+            PlannedCell(
+                name=str(cell.get("name") or ""),
+                method=config["method"],
+                backbone=config["backbone"],
+                task=config["task"],
+                length=integer(config, "length"),
+                rank=integer(config, "rank"),
+                trainable_parameters=integer(cell, "trainable_parameters"),
+            )
+        )
+    return cells
+
+
+def _load_baselines(file: Path) -> list[Baseline]:
+    if not file.is_file():
+        return []
+    return [
+        Baseline(
+            backbone=text(each, "backbone"),
+            task=text(each, "task"),
+            test_split=each.get("test_split"),
+            test_n=integer(each, "test_n"),
+            zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
+            majority_accuracy=fraction(each, "majority_accuracy"),
+        )
+        for each in json.loads(file.read_text(encoding="utf-8"))
+    ]
+
+
+def _updated_at(run: Path) -> float:
+    file = run / "manifest.json"
+    try:
+        return datetime.fromisoformat(json.loads(file.read_text(encoding="utf-8"))["updated_at"]).timestamp()
+    except (OSError, ValueError, TypeError, KeyError):
+        return file.stat().st_mtime
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON at line {error.lineno}, column {error.colno}"
+    return " ".join(str(error).split()) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,137 @@
+"""What stands beside the numbers: state of the run, failures, frozen runs, caveats, how it was made."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis import published
+from analysis.cells import Group
+from analysis.load import Results, Run
+from analysis.records import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Failed trials of one exception type."""
+
+    type: str
+    count: int
+    example: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    run: str
+    status: str
+    command: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
+    """What a reader must know before the first number."""
+    found = []
+    cells = [cell for group in groups for cell in group.cells if cell.planned]
+    confirmed = sum(cell.accuracy is not None for cell in cells)
+    unfinished = [run.name for run in results.runs if run.status != "complete"]
+    which = (
+        "the run is" if len(results.runs) == 1 else f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'}"
+    )
+    if unfinished:
+        found.append(f"{which} not finished: {confirmed} of {len(cells)} cells have a confirmed trial.")
+    elif confirmed < len(cells):
+        found.append(f"The run is complete, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
+    if not results.trials:
+        found.append("There is no readable trial record yet.")
+    if results.unreadable:
+        many = len(results.unreadable) > 1
+        found.append(
+            f"{len(results.unreadable)} record{'s' * many} could not be read and {'are' if many else 'is'} left out: "
+            f"{'; '.join(results.unreadable)}."
+        )
+    if any(run.manifest.get("provenance", {}).get("dirty") for run in results.runs) or any(
+        t.dirty for t in results.trials
+    ):
+        found.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
+    commits = {t.commit for t in results.trials if t.commit}
+    if len(commits) > 1:
+        found.append(f"The trials were made with {len(commits)} different commits of the code.")
+    return [text[0].upper() + text[1:] for text in found]
+
+
+def failures(trials: Sequence[Trial]) -> list[Failure]:
+    """Failed trials by exception type, most frequent first."""
+    failed = [t for t in trials if t.status == "failed"]
+    return [
+        Failure(
+            type=kind,
+            count=count,
+            example=next(t.error_message or "" for t in failed if (t.error_type or "unknown") == kind),
+            cells=tuple(dict.fromkeys(t.cell for t in failed if (t.error_type or "unknown") == kind)),
+        )
+        for kind, count in Counter(t.error_type or "unknown" for t in failed).most_common()
+    ]
+
+
+def frozen(trials: Sequence[Trial]) -> list[str]:
+    """Trials that predicted one class at every evaluation: their prompt does nothing."""
+    return [
+        f"{t.cell}, learning rate {t.learning_rate}, seed {t.seed} ({t.phase}, {t.status}, {t.key})"
+        for t in trials
+        if t.frozen
+    ]
+
+
+def notes(results: Results, groups: Sequence[Group]) -> list[str]:
+    """How the numbers were made and what they cannot say."""
+    found = [f"Protocol: {text}" for text in dict.fromkeys(t.protocol for t in results.trials if t.protocol)]
+    if any(group.task == "movie_snippets" for group in groups):
+        found.append(
+            "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "
+            "evidence, and a prompt trained on one must not be scored on the other."
+        )
+    subsets = {
+        (t.task, t.test_split, t.test_n, t.test_split_size)
+        for t in results.trials
+        if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size
+    }
+    for task, split, n, size in sorted(subsets, key=str):
+        found.append(f"{task} was scored on {n:,} of the {size:,} examples of its {split} split.")
+    if cut := sum(t.truncated for t in results.trials if t.confirmed):
+        found.append(f"{cut:,} examples of confirmed trials were longer than the input and cut.")
+    if results.superseded:
+        found.append(f"{results.superseded} earlier failures were tried again since and are not counted.")
+    if results.repeated:
+        found.append(f"{results.repeated} records lie in several of the pooled runs and are counted once.")
+    return found
+
+
+def caveats() -> tuple[str, ...]:
+    return published.CAVEATS
+
+
+def provenance(run: Run) -> Provenance:
+    manifest = run.manifest
+    made = manifest.get("provenance") or {}
+    command = manifest.get("command") or []
+    space = manifest.get("space") or {}
+    dirty = ", unclean working tree" if made.get("dirty") else ""
+    facts = {
+        "space": " ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
+        "trials per cell": space.get("trials_per_cell"),
+        "confirm seeds": space.get("confirm_seeds"),
+        "started": manifest.get("started_at"),
+        "updated": manifest.get("updated_at"),
+        "commit": f"{made.get('commit') or 'unknown'}{dirty}",
+        **{f"hardware: {key}": value for key, value in (made.get("hardware") or {}).items()},
+        **{f"version: {key}": value for key, value in (made.get("versions") or {}).items()},
+    }
+    return Provenance(
+        run=run.name,
+        status=run.status,
+        command=shlex.join(map(str, command)) if isinstance(command, list) else str(command),
+        facts=tuple((key, str(value)) for key, value in facts.items() if value not in (None, "")),
+    )

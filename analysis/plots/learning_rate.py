@@ -1,0 +1,88 @@
+"""Selection accuracy against learning rate over the search trials: which rates each method bears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.cells import Group, method_label
+from analysis.registry import Missing, PlotSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    method: str
+    rank: int | None
+    learning_rate: float
+    selection_accuracy: float | None  # None: diverged before the first evaluation
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    points: tuple[Point, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    points = tuple(
+        Point(
+            method=t.method,
+            rank=t.rank,
+            learning_rate=t.learning_rate,
+            selection_accuracy=t.selection_accuracy,
+            status=t.status,
+        )
+        for t in sorted(group.trials, key=lambda t: t.key)
+        if t.phase == "search" and t.learning_rate and t.status != "failed"
+        if t.selection_accuracy is not None or t.status == "diverged"
+    )
+    scored = {point.learning_rate for point in points if point.selection_accuracy is not None}
+    if len(scored) < 2:
+        return Missing("it needs search trials at two learning rates")
+    return Info(group=group, points=points)
+
+
+def draw(info: Info) -> Figure:
+    methods = sorted({p.method for p in info.points}, key=lambda m: (m == "prompt_tuning", m))
+    with matplotlib.rc_context(style.RC):
+        figure, panels = style.panels(len(methods), height=3.6)
+        rates = [p.learning_rate for p in info.points]
+        heights = [100 * p.selection_accuracy for p in info.points if p.selection_accuracy is not None]
+        floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
+        looks = style.level_styles(p.rank for p in info.points)
+        for axes, method in zip(panels, methods, strict=True):
+            points = [p for p in info.points if p.method == method]
+            for p in points:
+                colour, marker, _ = looks[p.rank]
+                y = floor if p.selection_accuracy is None else 100 * p.selection_accuracy
+                if p.status == "diverged":
+                    axes.plot(p.learning_rate, y, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
+                else:
+                    fill = "none" if p.status == "stopped" else colour
+                    axes.plot(p.learning_rate, y, marker, mfc=fill, mec=colour, markersize=5.5, alpha=0.85, zorder=3)
+            style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
+            axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
+            axes.set_xlabel("learning rate")
+            axes.set_title(method_label(method), fontsize=9.5, loc="left")
+        style.rank_legend(figure, looks, lines=False)
+        panels[0].set_ylabel("selection accuracy, %")
+        return figure
+
+
+def caption(info: Info) -> str:
+    text = (
+        f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
+    )
+    text += (
+        "Filled: trained to the end; hollow: stopped early, at the best it had reached. No error bars: one run a point."
+    )
+    if any(p.status == "diverged" for p in info.points):
+        text += " Crosses: diverged (at the foot when before its first evaluation)."
+    return text
+
+
+SPEC = PlotSpec(name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption)

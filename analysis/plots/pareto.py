@@ -1,0 +1,183 @@
+"""Accuracy against trainable parameters, with the frontier: how few parameters are enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import published, style
+from analysis.cells import Group, method_label
+from analysis.frontier import pareto
+from analysis.registry import Missing, PlotSpec
+from analysis.stats import Estimate, describe
+
+_LABEL_ALL = 16  # more points than this: only the frontier is labelled
+_DODGE_PT, _LABEL_PT = 9.0, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    parameters: int
+    accuracy: Estimate
+    method: str
+    label: str
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    points: tuple[Point, ...]
+    published: tuple[published.Point, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    cells = [(c, c.accuracy, c.trainable_parameters) for c in group.confirmed]
+    known = [(c, a, n) for c, a, n in cells if a is not None and n is not None]
+    if len(known) < 2:
+        return Missing(f"it needs two confirmed cells; there {'is one' if known else 'are none'}")
+    front = set(pareto([(n, a.mean) for _, a, n in known]))
+    points = tuple(
+        Point(parameters=n, accuracy=a, method=c.method, label=c.size or c.label, on_front=i in front)
+        for i, (c, a, n) in enumerate(known)
+    )
+    return Info(group=group, points=points, published=published.comparable(group))
+
+
+def draw(info: Info) -> Figure:
+    ends = [100 * e for p in info.points for e in (p.accuracy.low, p.accuracy.high)]
+    ends += [p.accuracy_percent for p in info.published]
+    floors = [
+        (100 * value, f"{name} {100 * value:.1f} %")
+        for name, value in (
+            ("no prompt", info.group.zero_shot_accuracy),
+            ("majority class", info.group.majority_accuracy),
+        )
+        if value is not None
+    ]
+    low, high = min(ends), max(ends)
+    broken = bool(floors) and low - max(y for y, _ in floors) > 0.8 * (high - low)  # else the points lie flat on top
+    with matplotlib.rc_context(style.RC):
+        figure = Figure(figsize=(7.2, 4.9))
+        axes = figure.add_axes((0.08, 0.27, 0.885, 0.66) if broken else (0.08, 0.11, 0.885, 0.82))
+        foot = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if broken else axes
+        if broken:
+            style.break_mark(axes, foot)
+            ys = [y for y, _ in floors]
+            room = max(4.0, 0.9 * (max(ys) - min(ys)))
+            foot.set_ylim(min(ys) - room, max(ys) + room)
+        else:
+            low, high = min([low, *(y for y, _ in floors)]), max([high, *(y for y, _ in floors)])
+        room = max(0.5, 0.06 * (high - low))
+        axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
+        sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
+        span = max(max(sizes) / min(sizes), 2.0)
+        style.log_axis(foot, min(sizes) / span**0.06, max(sizes) * span**0.15, roomy=True)
+        style.reference_lines(foot, floors)
+        _draw_points(axes, info)
+        _legend(axes, info)
+        foot.set_xlabel("trainable parameters (log scale)")
+        axes.set_ylabel("test accuracy, %")
+        return figure
+
+
+def _draw_points(axes: Axes, info: Info) -> None:
+    """Points of nearly one x are set apart, and labelled beside their cluster with leaders."""
+    to_points = 72 / axes.figure.dpi
+    at = [axes.transData.transform((p.parameters, 100 * p.accuracy.mean)) * to_points for p in info.points]
+    x_pt = style.spread([float(x) for x, _ in at], _DODGE_PT if len(info.points) <= _LABEL_ALL else 0.0)
+    y_pt = [float(y) for _, y in at]
+
+    def data(x: float, y: float) -> tuple[float, float]:
+        x, y = axes.transData.inverted().transform((x / to_points, y / to_points))
+        return float(x), float(y)
+
+    xs = [data(x, y)[0] for x, y in zip(x_pt, y_pt, strict=True)]
+    for point, x in zip(info.points, xs, strict=True):
+        colour, marker = style.method_style(point.method)
+        a = point.accuracy
+        bars = [[100 * (a.mean - a.low)], [100 * (a.high - a.mean)]]
+        axes.errorbar(x, 100 * a.mean, yerr=bars, color=colour, elinewidth=1, alpha=0.55, fmt="none", zorder=3)
+        axes.plot(x, 100 * a.mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
+    ours = {(p.method, p.parameters): x for p, x in zip(info.points, xs, strict=True)}
+    for known in info.published:  # set apart as ours of the same setting is
+        colour, marker = style.method_style(known.method)
+        x = ours.get((known.method, known.trainable_parameters), known.trainable_parameters)
+        axes.plot(x, known.accuracy_percent, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=4)
+
+    front = sorted((x, 100 * p.accuracy.mean) for p, x in zip(info.points, xs, strict=True) if p.on_front)
+    steps = [*front, (axes.get_xlim()[1], front[-1][1])]
+    axes.step(*zip(*steps, strict=True), where="post", color=style.INK, linewidth=1, alpha=0.65, zorder=2)
+
+    labelled = [i for i, p in enumerate(info.points) if p.on_front or len(info.points) <= _LABEL_ALL]
+    clusters = _clusters(labelled, x_pt, _DODGE_PT * 1.7)
+    taken = float("-inf")  # up to where labels of the cluster before reach
+    for number, cluster in enumerate(clusters):
+        width = 11 + 4.7 * max(len(info.points[i].label) for i in cluster)
+        following = min((x_pt[i] for later in clusters[number + 1 : number + 2] for i in later), default=float("inf"))
+        first, last = min(x_pt[i] for i in cluster), max(x_pt[i] for i in cluster)
+        side = -1 if last + width > following - 4 and first - width > taken else 1
+        anchor = last + 11 if side > 0 else first - 11
+        taken = last + width if side > 0 else last
+        heights = style.spread([y_pt[i] for i in cluster], _LABEL_PT)
+        for i, height in zip(cluster, heights, strict=True):
+            point, colour = info.points[i], style.method_style(info.points[i].method)[0]
+            if abs(anchor - x_pt[i]) > 12 or abs(height - y_pt[i]) > 4:
+                ends = data(x_pt[i] + 4 * side, y_pt[i]), data(anchor - side, height)
+                axes.plot(*zip(*ends, strict=True), color=colour, linewidth=0.6, alpha=0.8, zorder=5)
+            axes.text(
+                *data(anchor, height),
+                point.label,
+                color=colour,
+                fontsize=8,
+                va="center",
+                ha="left" if side > 0 else "right",
+                zorder=6,
+                bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.9},
+            )
+
+
+def _clusters(indices: list[int], x: list[float], gap: float) -> list[list[int]]:
+    clusters: list[list[int]] = []
+    for i in sorted(indices, key=lambda i: x[i]):
+        if clusters and x[i] - x[clusters[-1][-1]] <= gap:
+            clusters[-1].append(i)
+        else:
+            clusters.append([i])
+    return clusters
+
+
+def _legend(axes: Axes, info: Info) -> None:
+    handles = []
+    for method in dict.fromkeys(p.method for p in info.points):
+        colour, marker = style.method_style(method)
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=method_label(method)))
+    handles.append(Line2D([], [], color=style.INK, linewidth=1, alpha=0.65, label="frontier"))
+    if info.published:
+        hollow = Line2D([], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)")
+        handles.append(hollow)
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.005),
+        ncols=len(handles),
+        columnspacing=1.4,
+        borderpad=0.2,
+    )
+
+
+def caption(info: Info) -> str:
+    text = f"Accuracy against trainable parameters on {info.group.title}: means over the confirmed seeds. "
+    text += describe([p.accuracy for p in info.points])
+    text += " The frontier joins the cells that no other beats with as few parameters. "
+    text += "Points of nearly equal size are set apart sideways; mind where the y axis is broken."
+    if info.published:
+        text += " Hollow: published on the same backbone, task and split."
+    return text
+
+
+SPEC = PlotSpec(name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption)

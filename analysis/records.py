@@ -1,0 +1,166 @@
+"""One record of the store, checked and flattened: accuracies are fractions, missing numbers are None."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+PHASES = ("search", "confirm")
+STATUSES = ("complete", "stopped", "diverged", "failed")
+_SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    step: int
+    selection_accuracy: float | None
+    top_class_share: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One record, flattened. Accuracies are fractions; `run` is the folder of the run it lies in."""
+
+    key: str
+    run: str
+    phase: str
+    status: str
+    cell: str
+    method: str
+    backbone: str
+    task: str
+    length: int | None
+    rank: int | None
+    learning_rate: float | None
+    seed: int | None
+    configuration: str
+    trainable_parameters: int | None
+    stored_parameters: int | None
+    materialised_parameters: int | None
+    steps: int | None
+    max_steps: int | None
+    selection_accuracy: float | None
+    selection_n: int | None
+    test_accuracy: float | None
+    test_macro_f1: float | None
+    test_n: int | None
+    test_split: str | None
+    test_split_size: int | None
+    majority_accuracy: float | None
+    wall_time_s: float | None
+    protocol: str
+    truncated: int
+    dirty: bool
+    commit: str
+    error_type: str | None
+    error_message: str | None
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether tables may show it as ours: a fresh-seed run to the end, scored on the reported split."""
+        return (
+            self.phase == "confirm"
+            and self.status == "complete"
+            and bool(self.test_n and self.test_accuracy is not None)
+        )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every evaluation predicted one class only: the prompt is not being used."""
+        return bool(self.evaluations) and all(e.top_class_share == 1.0 for e in self.evaluations)
+
+
+def row(record: dict[str, Any], run: str = "") -> Trial:
+    """Flatten one record. Raises ValueError naming the field that is missing or out of range."""
+    version = record.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version!r}, this report reads {SCHEMA_VERSION}")
+    config = mapping(record, "config")
+    provenance, error = record.get("provenance") or {}, record.get("error") or {}
+    free = {name: value for name, value in config.items() if name not in _SEED_FIELDS}
+    return Trial(
+        key=text(record, "key"),
+        run=run,
+        phase=_one_of(record, "phase", PHASES),
+        status=_one_of(record, "status", STATUSES),
+        cell=str(record.get("cell") or record.get("stratum") or ""),
+        method=text(config, "method"),
+        backbone=text(config, "backbone"),
+        task=text(config, "task"),
+        length=integer(config, "length"),
+        rank=integer(config, "rank"),
+        learning_rate=number(config, "learning_rate"),
+        seed=integer(config, "seed"),
+        configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
+        trainable_parameters=integer(record, "trainable_parameters"),
+        stored_parameters=integer(record, "stored_parameters"),
+        materialised_parameters=integer(record, "materialised_parameters"),
+        steps=integer(record, "steps"),
+        max_steps=integer(record, "max_steps"),
+        selection_accuracy=fraction(record, "selection_accuracy"),
+        selection_n=integer(record, "selection_n"),
+        test_accuracy=fraction(record, "test_accuracy"),
+        test_macro_f1=fraction(record, "test_macro_f1"),
+        test_n=integer(record, "test_n"),
+        test_split=record.get("test_split"),
+        test_split_size=integer(record, "test_split_size"),
+        majority_accuracy=fraction(record, "majority_accuracy"),
+        wall_time_s=number(record, "wall_time_s"),
+        protocol=str(record.get("protocol") or ""),
+        truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
+        dirty=bool(provenance.get("dirty")),
+        commit=str(provenance.get("commit") or ""),
+        error_type=str(error.get("type") or "unknown") if error else None,
+        error_message=str(error.get("message") or "") if error else None,
+        evaluations=tuple(
+            Evaluation(
+                step=int(each["step"]),
+                selection_accuracy=fraction(each, "selection_accuracy"),
+                top_class_share=fraction(each, "top_class_share"),
+            )
+            for each in record.get("evaluations") or ()
+        ),
+    )
+
+
+def mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(value := source.get(name), dict):
+        raise ValueError(f"{name} is {value!r}, not an object")
+    return value
+
+
+def text(source: dict[str, Any], name: str) -> str:
+    if not isinstance(value := source.get(name), str) or not value:
+        raise ValueError(f"{name} is {value!r}, not a text")
+    return value
+
+
+def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
+    if (value := source.get(name)) not in valid:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(valid)}")
+    return str(value)
+
+
+def number(source: dict[str, Any], name: str) -> float | None:
+    value = source.get(name)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    return float(value)
+
+
+def integer(source: dict[str, Any], name: str) -> int | None:
+    return None if (value := number(source, name)) is None else int(value)
+
+
+def fraction(source: dict[str, Any], name: str) -> float | None:
+    if (value := number(source, name)) is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}, not a fraction in [0, 1]")
+    return value

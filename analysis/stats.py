@@ -1,0 +1,71 @@
+"""Means and 95 % intervals of an accuracy over seeds that were scored on the same examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean accuracy (fraction) over `seeds` runs on `test_n` examples, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    test_n: int
+
+    def overlaps(self, other: Estimate) -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+def wilson(accuracy: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion seen on `n` examples."""
+    if n < 1 or not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy {accuracy} of {n} examples: need a fraction in [0, 1] of at least one")
+    shrink = 1 / (1 + Z95**2 / n)
+    centre = shrink * (accuracy + Z95**2 / (2 * n))
+    half = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n * n))
+    # min and max guard the ends, where rounding could push the interval off the proportion itself
+    return max(0.0, min(accuracy, centre - half)), min(1.0, max(accuracy, centre + half))
+
+
+def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
+    """Mean over seeds with a 95 % interval.
+
+    One seed: the Wilson interval of that run over its examples; the variance between seeds is unknown.
+    N >= 2 seeds: p ± t(N-1) · sqrt(s²/N + p(1-p)/n), with p the mean and s² the variance between seeds.
+    The seeds share their n test examples, so the second term, the variance of having drawn these
+    examples, is not divided by N. The t quantile multiplies both terms, which is on the wide side.
+    """
+    if not accuracies:
+        raise ValueError("no accuracies: need at least one seed")
+    seeds = len(accuracies)
+    mean = min(1.0, math.fsum(accuracies) / seeds)
+    if seeds == 1:
+        low, high = wilson(mean, test_n)
+    else:
+        between = math.fsum((each - mean) ** 2 for each in accuracies) / (seeds - 1)
+        half = float(stdtrit(seeds - 1, 0.975)) * math.sqrt(between / seeds + mean * (1 - mean) / test_n)
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
+
+
+def describe(estimates: Sequence[Estimate]) -> str:
+    """What the error bars of these estimates are, for a caption."""
+    single = any(each.seeds == 1 for each in estimates)
+    several = any(each.seeds > 1 for each in estimates)
+    parts = []
+    if single:
+        parts.append(
+            "where N = 1, the 95 % Wilson interval of the one run over its test examples (seed variance unknown)"
+        )
+    if several:
+        parts.append("where N ≥ 2, the 95 % t interval over seeds with the sampling of the shared test examples added")
+    return "Intervals: " + "; ".join(parts) + "." if parts else ""

@@ -1,0 +1,221 @@
+"""How figures look: colours, markers, label placement, and files that are the same byte for byte.
+
+Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap them for its own
+(light or dark) when it takes a figure in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
+
+# Okabe-Ito, told apart by marker too
+_BLUE, _VERMILLION, _GREEN, _ORANGE, _SKY, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
+_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", _BLUE: "var(--blue)"}
+PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_METHODS = {
+    "lopt1": (_BLUE, "o"),
+    "prompt_tuning": (_VERMILLION, "s"),
+    "lopt2": (_GREEN, "^"),
+    "dept": (_ORANGE, "D"),
+    "ulpt": (_PURPLE, "v"),
+    "lora": (_SKY, "P"),
+    "fine_tuning": (MUTED, "X"),
+}
+
+RC: Any = {  # Any: the type stubs want a literal key each
+    "svg.hashsalt": "analysis",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handletextpad": 0.4,
+    "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "path.simplify": True,
+}
+
+
+def method_style(method: str) -> tuple[str, str]:
+    return _METHODS.get(method, (INK, "h"))
+
+
+def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str, str]]:
+    """Colour, marker and dash of each rank (or length), the same in every panel of a figure; None is ink."""
+    styles: dict[int | None, tuple[str, str, str]] = {None: (INK, "o", "-")}
+    for i, level in enumerate(sorted({level for level in levels if level is not None})):
+        lap, at = divmod(i, len(PALETTE))
+        styles[level] = (PALETTE[at], MARKERS[(at + lap) % len(MARKERS)], "--" if lap % 2 else "-")
+    return styles
+
+
+def rank_legend(figure: Figure, styles: Mapping[int | None, tuple[str, str, Any]], *, lines: bool) -> None:
+    """One legend for all panels, along the top; full prompts, which have no rank, need none."""
+    handles = [
+        Line2D([], [], color=c, linestyle=dash if lines else "", marker="" if lines else marker, label=f"r={rank}")
+        for rank, (c, marker, dash) in styles.items()
+        if rank is not None
+    ]
+    if handles:
+        place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 1.0), "ncols": min(len(handles), 12)}
+        figure.legend(handles=handles, columnspacing=1.0, handlelength=1.3, borderpad=0.3, **place)
+
+
+def panels(count: int, *, width: float = 7.2, height: float = 3.4, right: float = 0.985) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) of `count` panels side by side, three a row, of one y axis."""
+    columns, rows = min(count, 3), -(-count // 3)
+    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows))
+    top = 1 - 0.5 / figure.get_figheight()
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left=0.075, right=right, bottom=0.5 / figure.get_figheight(), top=top, wspace=0.08, hspace=0.35
+    )
+    flat = list(axes.flat)
+    for unused in flat[count:]:
+        unused.set_visible(False)
+    return figure, flat[:count]
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write `stem`.svg, .pdf and .png, without dates."""
+    with matplotlib.rc_context(RC):
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+        figure.savefig(stem.with_suffix(".png"), dpi=150)
+
+
+def inline_svg(text: str, name: str, label: str) -> Markup:
+    """An SVG file's text as part of a page: its own ids, the page's colours, and a label for screen readers."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    # as wide as the page, but not blown up
+    text = re.sub(r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', text, count=1)
+    text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
+    for colour, variable in _PAGE.items():
+        text = text.replace(colour, variable)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
+    """A logarithmic x axis from `low` to `high` with plain numbers: at 1, 2 and 5 where it is roomy."""
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    subs = (1.0, 2.0, 5.0) if roomy and high / low < 2000 else (1.0, 3.0) if high / low < 30 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="minor", bottom=False)
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """The positions nearest to those given, in the same order, that are at least `gap` apart."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    blocks: list[tuple[float, list[int]]] = []  # (mean of what its first member would like, members)
+    for i in order:
+        start, members = positions[i], [i]
+        while blocks and blocks[-1][0] + gap * len(blocks[-1][1]) > start:
+            before, others = blocks.pop()
+            wish = before * len(others) + (start - gap * len(others)) * len(members)
+            start, members = wish / (len(others) + len(members)), others + members
+        blocks.append((start, members))
+    result = [0.0] * len(positions)
+    for start, members in blocks:
+        for offset, i in enumerate(members):
+            result[i] = start + gap * offset
+    return result
+
+
+def break_mark(upper: Axes, lower: Axes) -> None:
+    """Marks that the y axis leaves out what lies between two panels."""
+    upper.spines.bottom.set_visible(False)
+    upper.tick_params(which="both", bottom=False, labelbottom=False)
+    slash: dict[str, Any] = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 8, "linestyle": "none", "color": MUTED}
+    upper.plot([0], [0], transform=upper.transAxes, clip_on=False, **slash)
+    lower.plot([0], [1], transform=lower.transAxes, clip_on=False, **slash)
+
+
+def halo(width: float = 2.2) -> list[withStroke]:
+    """A rim in the paper's colour, so that a label reads over lines."""
+    return [withStroke(linewidth=width, foreground=PAPER)]
+
+
+def end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap: float = 10) -> None:
+    """Write (x, y, text, colour) to the right of each point, moved up or down until none overlaps."""
+    labels = list(labels)
+    if not labels:
+        return
+    to_points = axes.transData
+    scale = 72 / axes.figure.dpi
+    heights = [to_points.transform((x, y))[1] * scale for x, y, *_ in labels]
+    placed = [0.0] * len(labels)
+    for column in {x for x, *_ in labels}:  # only labels beside each other can overlap
+        members = [i for i, (x, *_) in enumerate(labels) if x == column]
+        for i, height in zip(members, spread([heights[i] for i in members], gap), strict=True):
+            placed[i] = height
+    for (x, y, text, colour), old, new in zip(labels, heights, placed, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(7, new - old),
+            textcoords="offset points",
+            color=colour,
+            fontsize=8,
+            va="center",
+            annotation_clip=False,
+            path_effects=halo(),
+        )
+
+
+def reference_lines(axes: Axes, lines: Sequence[tuple[float, str]]) -> None:
+    """Dashed horizontal lines with their names at the left; the upper one's name above it, the lower one's below."""
+    for i, (y, text) in enumerate(sorted(lines)):
+        below = i == 0 and len(lines) > 1
+        axes.axhline(y, color=MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+        axes.annotate(
+            text,
+            (0.012, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if below else 3),
+            textcoords="offset points",
+            va="top" if below else "bottom",
+            color=MUTED,
+            fontsize=8,
+            path_effects=halo(),
+        )

@@ -1,0 +1,1 @@
+"""One module a table; each has a `SPEC` (see analysis/registry.py)."""

@@ -1,0 +1,74 @@
+"""What to use when at most so many parameters may be trained, and the line that loads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.cells import Cell, Group
+from analysis.frontier import best_within, budgets
+from analysis.registry import Missing, TableSpec
+from analysis.render import Column, Table, count, interval, percent
+from analysis.stats import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    budget: int
+    cell: Cell
+    key: str
+    load_line: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    rows: tuple[Row, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    sizes = [cell.trainable_parameters or 0 for cell in group.confirmed]
+    if not sizes:
+        return Missing("no confirmed trial yet: nothing to recommend")
+    rows: list[Row] = []
+    for budget in budgets(min(sizes), max(sizes)):
+        cell = best_within(group.confirmed, budget)
+        trial = cell.best_trial if cell else None
+        if cell is None or trial is None or (rows and rows[-1].cell is cell):
+            continue  # a larger budget that changes nothing is not worth a row
+        line = f'load_prompt("{trial.run}/artifacts/{trial.key}")'
+        rows.append(Row(budget=budget, cell=cell, key=trial.key, load_line=line))
+    return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")
+
+
+def render(info: Info) -> Table:
+    estimates = [row.cell.accuracy for row in info.rows if row.cell.accuracy]
+    return Table(
+        caption=f"What to use within a budget of parameters: {info.group.title}",
+        columns=(
+            Column(title="at most"),
+            Column(title="use", align="left"),
+            Column(title="params"),
+            Column(title="selection %"),
+            Column(title="test % [95 % CI] (N)"),
+            Column(title="load it with", align="left", code=True),
+        ),
+        rows=tuple(
+            (
+                count(row.budget),
+                row.cell.label,
+                count(row.cell.trainable_parameters),
+                percent(row.cell.selection_accuracy),
+                interval(row.cell.accuracy),
+                row.load_line,
+            )
+            for row in info.rows
+        ),
+        notes=(
+            "Cell and seed are chosen on selection accuracy (held out from training), never on the test split; "
+            "a budget that changes nothing has no row.",
+            describe(estimates),
+        ),
+    )
+
+
+SPEC = TableSpec(name="budget", title="What to use within a budget", info=compute, render=render)

@@ -1,0 +1,82 @@
+"""Every cell of the run: what was tried, what came of it, and its confirmed result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.cells import Cell, Group, method_label
+from analysis.registry import Missing, TableSpec
+from analysis.render import Column, Table, count, interval, number, percent
+from analysis.stats import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    cell: Cell
+    complete: int
+    stopped: int
+    diverged: int
+    failed: int
+    learning_rate: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    rows: tuple[Row, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    rows = [
+        Row(
+            cell=cell,
+            complete=cell.count("complete"),
+            stopped=cell.count("stopped"),
+            diverged=cell.count("diverged"),
+            failed=cell.count("failed"),
+            learning_rate=cell.best_trial.learning_rate if cell.best_trial else None,
+        )
+        for cell in sorted(group.cells, key=lambda c: (c.method, c.length or 0, c.rank or 0, c.name))
+    ]
+    return Info(group=group, rows=tuple(rows)) if rows else Missing("the run has no cells")
+
+
+def render(info: Info) -> Table:
+    notes = [
+        "Searched: complete / stopped early / diverged / failed. Learning rate and selection accuracy are those of "
+        "the confirmed configuration; before one is confirmed, of the best search trial.",
+        describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+    ]
+    lost = [f"{row.cell.label}: {row.cell.lost}" for row in info.rows if row.cell.lost]
+    if lost:
+        notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
+    return Table(
+        caption=f"All cells: {info.group.title}",
+        columns=(
+            Column(title="method", align="left"),
+            Column(title="n"),
+            Column(title="r"),
+            Column(title="params"),
+            Column(title="searched"),
+            Column(title="learning rate"),
+            Column(title="selection %"),
+            Column(title="test % [95 % CI] (N)"),
+        ),
+        rows=tuple(
+            (
+                method_label(row.cell.method),
+                count(row.cell.length),
+                count(row.cell.rank),
+                count(row.cell.trainable_parameters),
+                f"{row.complete} / {row.stopped} / {row.diverged} / {row.failed}",
+                number(row.learning_rate),
+                percent(row.cell.selection_accuracy),
+                interval(row.cell.accuracy, "not run" if not row.cell.trials else "not confirmed"),
+            )
+            for row in info.rows
+        ),
+        notes=tuple(filter(None, notes)),
+    )
+
+
+SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render)

@@ -1,0 +1,92 @@
+"""Table 1 of the LoPT paper: full prompt, LoPT-1 and LoPT-2 at n=10, r=2 on GPT-2 large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis import published
+from analysis.cells import Group
+from analysis.registry import Missing, TableSpec
+from analysis.render import Column, Table, count, interval
+from analysis.stats import Estimate, describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    cell: str
+    published_parameters: int
+    sst2_percent: float
+    ag_news_percent: float
+    parameters: int | None
+    ours: Estimate | None
+    difference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    rows: tuple[Row, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    if not any((cell.method, cell.length, cell.rank) == ("lopt2", 10, 2) for cell in group.cells):
+        return Missing("no LoPT-2 n=10 r=2 among the cells", quiet=True)
+    points = {(point.cell, point.task): point for point in published.table("table1")}
+    rows = []
+    for name in dict.fromkeys(name for name, _ in points):
+        sst2, ag_news = points[name, "sst2"], points[name, "ag_news"]
+        cell = group.find(sst2.method, sst2.length, sst2.rank)
+        ours = cell.accuracy if cell else None
+        point = points.get((name, group.task), sst2)
+        obstacle = published.obstacle(group, cell, point) if cell and ours else "not run"
+        rows.append(
+            Row(
+                cell=name,
+                published_parameters=sst2.trainable_parameters,
+                sst2_percent=sst2.accuracy_percent,
+                ag_news_percent=ag_news.accuracy_percent,
+                parameters=cell.trainable_parameters if cell else None,
+                ours=ours,
+                difference=obstacle or f"{100 * ours.mean - point.accuracy_percent:+.1f}" if ours else "–",
+            )
+        )
+    return Info(group=group, rows=tuple(rows))
+
+
+def render(info: Info) -> Table:
+    return Table(
+        caption=f"Table 1 of the paper (n=10, r=2 on GPT-2 large) beside {info.group.title}",
+        columns=(
+            Column(title="method", align="left"),
+            Column(title="params, paper"),
+            Column(title="published SST-2 %"),
+            Column(title="published AGNews %"),
+            Column(title="params, ours"),
+            Column(title="ours % [95 % CI] (N)"),
+            Column(title="difference, pp"),
+        ),
+        rows=tuple(
+            (
+                row.cell,
+                count(row.published_parameters),
+                f"{row.sst2_percent:.1f}",
+                f"{row.ag_news_percent:.1f}",
+                count(row.parameters),
+                interval(row.ours),
+                row.difference,
+            )
+            for row in info.rows
+        ),
+        notes=tuple(
+            filter(
+                None,
+                (
+                    "A difference is shown only on the paper's backbone and task, over the whole reported split.",
+                    describe([row.ours for row in info.rows if row.ours]),
+                ),
+            )
+        ),
+    )
+
+
+SPEC = TableSpec(name="table1", title="Two forms of LoPT (Table 1)", info=compute, render=render)

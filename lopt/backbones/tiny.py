@@ -1,0 +1,70 @@
+"""A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
+
+Bytes are its tokens, and the label words of the built-in tasks are tokens of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lopt.backbones import Backbone, Facts
+
+_WIDTH, _LAYERS, _WINDOW = 32, 2, 256
+_WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business", " technology",
+          " yes", " no", " maybe")  # fmt: skip
+_SEED = 0
+
+
+def tokenizer() -> Any:
+    """Byte-level tokenizer with the label words as tokens of their own."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={"<pad>": 0, **{c: i for i, c in enumerate(alphabet, start=1)}}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+
+
+class TinySpec:
+    """Two layers of width 32, random weights from a fixed seed."""
+
+    name = "tiny"
+    known = {"tiny": Facts(width=_WIDTH, layers=_LAYERS, vocabulary=257 + len(_WORDS), window=_WINDOW, licence="none")}
+
+    def load(self, name: str, precision: str) -> Backbone:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from lopt.backbones.causal import CausalBackbone, default_device, torch_dtype
+
+        config = LlamaConfig(
+            vocab_size=self.known["tiny"].vocabulary,
+            hidden_size=_WIDTH,
+            intermediate_size=2 * _WIDTH,
+            num_hidden_layers=_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=_WINDOW,
+            tie_word_embeddings=True,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            config._attn_implementation = "sdpa"
+            model = LlamaForCausalLM(config)
+        # Wider initial weights than a network to be trained would get: a frozen one must already mix its inputs.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+        return CausalBackbone(
+            name, self.revision(name), model.to(default_device(), torch_dtype(precision)), tokenizer()
+        )
+
+    def revision(self, name: str) -> str:
+        return f"random seed {_SEED}"
+
+
+SPEC = TinySpec()

@@ -1,0 +1,149 @@
+"""What one trial is: a frozen configuration whose content hash is the trial's key."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lopt.registry import nearest
+
+PRECISIONS = ("auto", "bf16", "fp32", "fp64")
+OPTIMIZERS = ("adafactor", "adamw")
+SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One trial: everything that determines its result, and nothing else.
+
+    `None` stands for the default of the method, task or backbone; template, label words and method options are
+    filled in at construction, so that a record always says what was used.
+
+    Args:
+        method: a module of `lopt/methods/`.
+        task: a module of `lopt/tasks/`.
+        backbone: a name known to `lopt/backbones/`, a local folder, or a hub name.
+        length: prompt length n, in virtual tokens.
+        rank: rank r, for the methods that factorise the prompt.
+        learning_rate: of the optimiser, constant unless `schedule` says otherwise.
+        seed: of initial values and batch order.
+        options: the method's own settings (see its `OPTIONS`).
+        template: text with `{column}` fields; the label is read after its last token.
+        label_words: one a class, in the order of the classes.
+        max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
+            None is the backbone's window less the prompt.
+        train_examples, selection_examples, test_examples: stratified subsets, drawn by `data_seed`; None is all.
+        data_seed: of the held-out part of the training data and of the subsets. The same for all trials
+            of a sweep, so that they are compared on the same examples.
+        precision: of the frozen backbone; "auto" is bf16 where the hardware has it, else fp32. The trained factors
+            and the optimiser's state are fp32 (fp64 with "fp64", which is for tests).
+        data_revision, model_revision: filled in by `lopt.training.resolve`.
+
+    Raises:
+        ValueError: names the field, what came and what is valid.
+    """
+
+    method: str
+    task: str
+    learning_rate: float
+    backbone: str = "embedded"
+    length: int = 10
+    rank: int | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str = "adafactor"
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    batch_size: int = 16
+    max_steps: int = 5000
+    eval_every: int = 100
+    template: str | None = None
+    label_words: tuple[str, ...] | None = None
+    max_tokens: int | None = None
+    train_examples: int | None = None
+    selection_examples: int | None = None
+    test_examples: int | None = None
+    data_seed: int = 42
+    precision: str = "auto"
+    data_revision: str | None = None
+    model_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        from lopt import methods, tasks
+
+        for name in ("length", "seed", "batch_size", "max_steps", "eval_every", "data_seed"):
+            _whole(name, getattr(self, name), 0 if name in ("seed", "data_seed") else 1)
+        for name in ("rank", "max_tokens", "train_examples", "selection_examples", "test_examples"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 1)
+        _real("learning_rate", self.learning_rate, above=0.0)
+        _real("clip_norm", self.clip_norm, above=0.0)
+        _real("weight_decay", self.weight_decay, least=0.0)
+        for name, valid in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in valid:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(f"backbone is {self.backbone!r}; give a name, a local folder or a hub name")
+
+        method, task = methods.get(self.method), tasks.get(self.task)
+        self._set("options", method.check(length=self.length, rank=self.rank, options=self.options))
+        self._set("template", task.template if self.template is None else self.template)
+        words = task.label_words if self.label_words is None else tuple(self.label_words)
+        self._set("label_words", words)
+        task.check_verbalizer(self.template, words)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen; only construction fills in defaults
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that hash every field."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON values; `from_dict` restores an equal configuration."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a key that is no field, naming the nearest valid one; a required field that is missing.
+        """
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in valid:
+                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(valid)}.{nearest(name, valid)}")
+        missing = [name for name in ("method", "task", "learning_rate") if name not in values]
+        if missing:
+            raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> TrialConfig:
+        """A copy with `changes`, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+FIELDS = tuple(f.name for f in dataclasses.fields(TrialConfig))
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
+
+
+def _real(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fine or (above is not None and value <= above) or (least is not None and value < least):
+        bound = f"above {above:g}" if above is not None else f"{least:g} or more"
+        raise ValueError(f"{name} is {value!r}; give a number {bound}")

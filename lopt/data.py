@@ -1,0 +1,362 @@
+"""Text in, batches out: load a task, hold out the selection part, tokenise once, batch by length.
+
+Nothing here depends on a trial but through its seed, so all trials of a sweep see the same examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lopt import tasks
+from lopt.tasks import Row, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from lopt.backbones import Backbone
+    from lopt.config import TrialConfig
+
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 5000
+_POOL_BATCHES = 50  # batches sorted by length together: large enough for little padding, small enough to mix
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled example: its id in the split, the text of each column, the number of its class."""
+
+    id: int
+    fields: Mapping[str, str]
+    label: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised split: token ids of each example, its class and id, and how many texts were cut to fit."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    labels: np.ndarray
+    example_ids: np.ndarray
+    truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, `[N]`."""
+        return np.array([len(ids) for ids in self.token_ids])
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What one trial reads: train, held-out selection and reported split, all tokenised.
+
+    protocol: how the parts were drawn, in words; report_size: the reported split's size before any subset.
+    """
+
+    train: Encoded
+    selection: Encoded
+    test: Encoded
+    protocol: str
+    report_split: str
+    report_size: int
+    revision: str
+
+
+# --- loading ---------------------------------------------------------------------------------------------------
+
+
+def load_split(task: Task, split: str) -> list[Example]:
+    """Examples of one split, from `LOPT_DATA_DIR` if set, else from the task's own source or the hub.
+
+    Raises:
+        ValueError: a missing folder or file, a missing column, a label outside the classes, an empty text.
+    """
+    named = os.environ.get("LOPT_DATA_DIR")
+    if task.load is not None:
+        rows, source = task.load(split), f"{task.name}/{split}"
+    elif named:
+        path = Path(named) / task.name / f"{split}.parquet"
+        rows, source = _parquet_rows(path, named), str(path)
+    else:
+        rows, source = _hub_rows(task, split)
+    return [_example(task, row, number, source) for number, row in enumerate(rows)]
+
+
+def _parquet_rows(path: Path, named: str) -> Iterable[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
+    if not Path(named).is_dir():
+        raise ValueError(f"LOPT_DATA_DIR is {named!r}, which is no folder; it holds <task>/<split>.parquet")
+    if not path.is_file():
+        have = sorted(str(p.relative_to(named)) for p in Path(named).glob("*/*.parquet"))
+        raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(have) or 'no parquet file'}")
+    try:
+        return parquet.read_table(path).to_pylist()
+    except OSError as error:  # pyarrow's ArrowInvalid for a damaged file is a ValueError already
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no Parquet file ({str(error).splitlines()[0]}): copy it again") from None
+
+
+def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"task {task.name} comes from the hub with the package datasets: pip install datasets"
+        ) from None
+    source = f"hub data set {'/'.join(task.hub)}, split {split}"
+    try:
+        return datasets.load_dataset(*task.hub, split=split), source
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
+            f"{task.name}/{split}.parquet, or use task movie_snippets, which needs no hub"
+        ) from None
+
+
+def _example(task: Task, row: Row, number: int, source: str) -> Example:
+    for column in (*task.columns, "label"):
+        if column not in row:
+            raise ValueError(f"{source} has no column {column!r}; it has {', '.join(row)}")
+    label = row["label"]
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(task.classes):
+        raise ValueError(
+            f"{source}, row {number}: label is {label!r}; valid: 0 to {len(task.classes) - 1} ({', '.join(task.classes)})"
+        )
+    fields = {}
+    for column in task.columns:
+        text = row[column]
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{source}, row {number}: {column} is {text!r}; give text, or take the row out")
+        fields[column] = text.strip()
+    return Example(id=number, fields=fields, label=label)
+
+
+def stratified(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
+    """Sorted positions of a sample of `size` whose class shares are those of `labels` to within one example."""
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (size / len(labels))
+    quota = np.floor(exact).astype(int)
+    short = size - quota.sum()
+    quota[np.argsort(quota - exact, kind="stable")[:short]] += 1
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (train, selection): min(5,000, 10 %) held out for selection, stratified, by a fixed seed."""
+    size = max(1, min(HELD_OUT_MOST, int(len(labels) * HELD_OUT_SHARE)))
+    selection = stratified(labels, size, np.random.RandomState([seed, 0]))
+    return np.setdiff1d(np.arange(len(labels)), selection), selection
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, source: str | None) -> tuple[list[Example], list[Example], str]:
+    """Train and reported split, and a fingerprint of their content. `source` (LOPT_DATA_DIR) is part of the key."""
+    task = tasks.get(name)
+    splits = load_split(task, task.train), load_split(task, task.report)
+    digest = hashlib.sha256()
+    for examples in splits:
+        for example in examples:
+            digest.update(json.dumps([dict(example.fields), example.label], sort_keys=True).encode())
+    return *splits, digest.hexdigest()[:16]
+
+
+def data_revision(task: str) -> str:
+    """16 digits that change when any text or label of the task's splits does."""
+    return _load(task, os.environ.get("LOPT_DATA_DIR"))[2]
+
+
+# --- tokenising ------------------------------------------------------------------------------------------------
+
+
+def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, tuple[int, int]]:
+    """The template filled in, and the span of characters that `task.cut` takes in it."""
+    head, tail = template.split("{" + task.cut + "}")
+    before = head.format(**fields)
+    text = before + fields[task.cut] + tail.format(**fields)
+    return text, (len(before), len(before) + len(fields[task.cut]))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, task: Task, template: str, fields: Mapping[str, str], most: int
+) -> tuple[tuple[int, ...], bool]:
+    """Token ids of one example, at most `most`, and whether its text was cut.
+
+    A long input loses the end of `task.cut`, never a word of the template.
+
+    Raises:
+        ValueError: the template alone is longer than `most`.
+    """
+    cut = False
+    fields = dict(fields)
+    while True:
+        text, (start, end) = render(task, template, fields)
+        made = tokenizer(text, return_offsets_mapping=True)
+        ids = made["input_ids"]
+        excess = len(ids) - most
+        if excess <= 0:
+            return tuple(ids), cut
+        # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
+        inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
+        if len(inside) <= excess:
+            raise ValueError(
+                f"the template {template!r} leaves no room for text in {most} tokens: shorten the template or the prompt, "
+                "or raise max_tokens"
+            )
+        kept = fields[task.cut][: inside[-excess] - start].rstrip()
+        shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]
+        fields[task.cut], cut = shorter, True
+
+
+def encode_all(backbone: Backbone, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+    """Tokenises examples whole, however long."""
+    texts = [render(task, template, e.fields)[0] for e in examples]
+    return Encoded(
+        token_ids=tuple(map(tuple, backbone.tokenizer(texts)["input_ids"])) if texts else (),
+        labels=np.array([e.label for e in examples]),
+        example_ids=np.array([e.id for e in examples]),
+        truncated=0,
+    )
+
+
+def cut_to(
+    encoded: Encoded, backbone: Backbone, task: Task, template: str, examples: Sequence[Example], most: int
+) -> Encoded:
+    """The same examples in at most `most` tokens each; counts the texts that were cut."""
+    long = np.flatnonzero(encoded.lengths > most)
+    if not len(long):
+        return encoded
+    ids = list(encoded.token_ids)
+    for position in map(int, long):
+        ids[position], _ = encode(backbone.tokenizer, task, template, examples[position].fields, most)
+    return dataclasses.replace(encoded, token_ids=tuple(ids), truncated=len(long))
+
+
+def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
+    """Everything one trial reads. Trials that differ only in method, seed or learning rate share one copy.
+
+    Raises:
+        ValueError: see `load_split` and `encode`; a prompt that fills the backbone's window.
+    """
+    most = backbone.window - config.length
+    if most < 1:
+        raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
+    if config.max_tokens is not None:
+        most = min(most, config.max_tokens)
+    sizes = (config.train_examples, config.selection_examples, config.test_examples)
+    source = os.environ.get("LOPT_DATA_DIR")
+    template = config.template or ""
+    whole, examples = _prepare(backbone, config.task, template, sizes, config.data_seed, source)
+    task, parts = tasks.get(config.task), (whole.train, whole.selection, whole.test)
+    train, selection, test = (
+        cut_to(part, backbone, task, template, rows, most) for part, rows in zip(parts, examples, strict=True)
+    )
+    return dataclasses.replace(whole, train=train, selection=selection, test=test)
+
+
+@lru_cache(maxsize=8)
+def _prepare(
+    backbone: Backbone,
+    name: str,
+    template: str,
+    sizes: tuple[int | None, int | None, int | None],
+    seed: int,
+    source: str | None,
+) -> tuple[TaskData, tuple[list[Example], list[Example], list[Example]]]:
+    """Parts tokenised whole, and their examples."""
+    task = tasks.get(name)
+    training, reported, revision = _load(name, source)
+    kept, held_out = hold_out(np.array([e.label for e in training]), seed)
+    drawn = []
+    pools = ((training, kept), (training, held_out), (reported, np.arange(len(reported))))
+    for stream, ((examples, positions), size) in enumerate(zip(pools, sizes, strict=True), start=1):
+        if size is not None and size < len(positions):
+            pool = np.array([examples[i].label for i in positions])
+            positions = positions[stratified(pool, size, np.random.RandomState([seed, stream]))]
+        drawn.append([examples[i] for i in positions])
+    train, selection, test = (encode_all(backbone, task, template, part) for part in drawn)
+    subset = "" if len(test) == len(reported) else f" (a stratified {len(test):,} of {len(reported):,})"
+    protocol = (
+        f"selected on {len(selection):,} examples held out of {task.train} (stratified, seed {seed}; "
+        f"min(5,000, 10 %) is {len(held_out):,}), trained on {len(train):,} of the other {len(kept):,}, "
+        f"reported on {task.report}{subset}"
+    )
+    data = TaskData(train, selection, test, protocol, task.report, len(reported), revision)
+    return data, (drawn[0], drawn[1], drawn[2])
+
+
+# --- batching --------------------------------------------------------------------------------------------------
+
+
+def training_batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of positions `[B]`; a function of the lengths and the seed alone.
+
+    Each epoch is a fresh permutation, cut into pools that are sorted by length, so that a batch holds texts of about
+    one length; the batches of an epoch come in random order. What does not fill a batch waits for another epoch.
+    """
+    count = len(lengths)
+    batch_size = min(batch_size, count)
+    epoch = 0
+    while True:
+        draw = np.random.RandomState([seed, epoch])
+        order = draw.permutation(count)[: count - count % batch_size]
+        pools = [order[i : i + _POOL_BATCHES * batch_size] for i in range(0, len(order), _POOL_BATCHES * batch_size)]
+        batches = [
+            pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, batch_size) for pool in pools if len(pool)
+        ]
+        yield from draw.permutation(np.concatenate(batches))
+        epoch += 1
+
+
+def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Every position once, longest first, in batches `[<=B]`; always the same."""
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def collate(encoded: Encoded, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `[B, T]` padded on the right, token counts `[B]`, classes `[B]`."""
+    import torch
+
+    rows = [encoded.token_ids[i] for i in positions]
+    ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return ids, torch.tensor([len(r) for r in rows]), torch.from_numpy(encoded.labels[positions])
+
+
+def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
+    """The columns of one new input: a plain string stands for the only column of a task.
+
+    Raises:
+        ValueError: a column is missing or not text, or a string is given to a task of several columns.
+    """
+    if isinstance(text, str):
+        if len(task.columns) > 1:
+            raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")
+        text = {task.columns[0]: text}
+    for column in task.columns:
+        if not isinstance(text.get(column), str) or not text[column].strip():
+            raise ValueError(f"{column} is {text.get(column)!r}; give text")
+    return {column: text[column].strip() for column in task.columns}

@@ -1,0 +1,187 @@
+"""The record of one trial: everything that tables and plots read, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+PHASES = ("search", "confirm")
+STATUSES = ("complete", "stopped", "diverged", "failed")
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "ray", "optuna", "datasets", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One look at the held-out examples. Accuracies and shares are fractions, losses in nats, time in seconds
+    since the trial began."""
+
+    step: int
+    selection_accuracy: float
+    selection_loss: float
+    train_loss: float
+    top_class_share: float
+    wall_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One finished, stopped, diverged or failed trial. Immutable; `to_dict` is its JSON.
+
+    selection_*: the best evaluation on held-out data, which picked the prompt. test_*: the reported split, for
+    confirmed trials only, from one canonical evaluation of the saved prompt. test_split_size: the whole split's size
+    (test_n is smaller when a subset was scored). truncated: texts cut to fit, by part. tokens: prompt and text tokens
+    trained on, without padding. error: None, or type, message and traceback.
+    """
+
+    key: str
+    config: dict[str, Any]
+    phase: str
+    status: str
+    cell: str | None = None
+    stratum: str | None = None
+    width: int
+    trainable_parameters: int
+    stored_parameters: int
+    materialised_parameters: int
+    steps: int
+    max_steps: int
+    evaluations: tuple[Evaluation, ...] = ()
+    selection_accuracy: float | None = None
+    selection_loss: float | None = None
+    selection_step: int | None = None
+    selection_n: int | None = None
+    test_accuracy: float | None = None
+    test_macro_f1: float | None = None
+    test_loss: float | None = None
+    test_n: int | None = None
+    test_split: str | None = None
+    test_split_size: int | None = None
+    majority_accuracy: float | None = None
+    truncated: dict[str, int] = field(default_factory=dict)
+    protocol: str = ""
+    wall_time_s: float = 0.0
+    tokens: int = 0
+    started_at: str = ""
+    error: dict[str, str] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.phase not in PHASES:
+            raise ValueError(f"phase is {self.phase!r}; valid: {', '.join(PHASES)}")
+        if self.status not in STATUSES:
+            raise ValueError(f"status is {self.status!r}; valid: {', '.join(STATUSES)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or unknown, or the schema is newer than this program.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError("a record is a JSON object")
+        version = values.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise ValueError(f"record of schema {version!r}; this program reads {SCHEMA_VERSION}")
+        try:
+            evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
+            return cls(**{**values, "evaluations": evaluations})
+        except TypeError as error:
+            raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
+
+    def flat(self) -> dict[str, Any]:
+        """One row of `trials.parquet`."""
+        return flatten(self.to_dict())
+
+
+_ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
+               "precision")  # fmt: skip
+_ROW_RECORD = ("trainable_parameters", "stored_parameters", "materialised_parameters", "steps", "max_steps",
+               "selection_accuracy", "selection_loss", "selection_step", "selection_n", "test_accuracy",
+               "test_macro_f1", "test_n", "test_split", "test_split_size", "majority_accuracy", "wall_time_s", "tokens",
+               "started_at")  # fmt: skip
+
+
+def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's JSON as one row: the configuration's main fields beside the results; error is its message."""
+    config, error = record["config"], record.get("error")
+    row = {name: record.get(name) for name in ("key", "phase", "status", "cell", "stratum")}
+    row.update({name: config.get(name) for name in _ROW_CONFIG})
+    row.update({name: record.get(name) for name in _ROW_RECORD})
+    row["error"] = f"{error['type']}: {error['message']}" if error else None
+    return row
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def provenance(**extra: Any) -> dict[str, Any]:
+    """Commit, dirty flag, versions and hardware of this process, and `extra`."""
+    return {**_provenance(), **extra}
+
+
+@lru_cache(maxsize=1)
+def _provenance() -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**_git(), "versions": versions, "hardware": _hardware()}
+
+
+def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout this package lives in; None when it is no checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            raise OSError("installed inside another repository")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _hardware() -> dict[str, Any]:
+    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line[:10] == "model name"
+        ]
+        found["cpu"] = names[0] if names else None
+    torch = sys.modules.get("torch")  # only if this process uses it: a report or a plan must not import it
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+            found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
+    return found
+
+
+def dumps(value: Any) -> str:
+    """JSON as written to the store: sorted, readable, and never NaN, which JSON does not have."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -1,0 +1,80 @@
+"""Tasks: where the text comes from and how a class becomes a word.
+
+Importing this package imports neither torch nor a data library.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lopt import registry
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A classification task read through label words.
+
+    columns: text columns, as the hub names them. classes: label i is classes[i]. template: `{column}` fields; the
+    label is read after its last token. label_words: one a class, with the leading space that makes them the form the
+    model sees in running text. cut: the column that loses text when an input is too long. train, report: names of the
+    splits trained on and reported on. hub: arguments of `datasets.load_dataset`. report_size: rows of the official
+    reported split. load: rows of a split, for tasks that are not on the hub.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    template: str
+    label_words: tuple[str, ...]
+    cut: str
+    train: str = "train"
+    report: str = "validation"
+    report_size: int | None = None
+    hub: tuple[str, ...] = ()
+    load: Callable[[str], Iterable[Row]] | None = None
+
+    def check_verbalizer(self, template: str | None, label_words: tuple[str, ...]) -> None:
+        """Raises ValueError when a template field is no column, or the label words do not match the classes."""
+        if not isinstance(template, str):
+            raise ValueError(f"template is {template!r}; give text with {self._fields()}")
+        try:
+            parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        except ValueError as error:
+            raise ValueError(
+                f"template {template!r} cannot be read ({error}); give text with {self._fields()}"
+            ) from None
+        fields = [name for _, name, _, _ in parsed]
+        if any(spec or conversion for _, _, spec, conversion in parsed):
+            raise ValueError(f"template {template!r} formats a field; plain fields are valid: {self._fields()}")
+        for name in fields:
+            if name not in self.columns:
+                raise ValueError(f"template {template!r} names {{{name}}}, which {self.name} has not; {self._fields()}")
+        if self.cut not in fields:
+            raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text itself")
+        if fields.count(self.cut) > 1:
+            raise ValueError(f"template {template!r} names {{{self.cut}}} twice; once is valid")
+        if len(label_words) != len(self.classes) or not all(isinstance(w, str) and w for w in label_words):
+            raise ValueError(
+                f"label_words is {list(label_words)!r}; give {len(self.classes)}, one for each of "
+                f"{', '.join(self.classes)}"
+            )
+        if len(set(label_words)) != len(label_words):
+            raise ValueError(f"label_words is {list(label_words)!r}; two classes cannot share a word")
+
+    def _fields(self) -> str:
+        return "valid fields: " + ", ".join(f"{{{name}}}" for name in self.columns)
+
+
+def get(name: object) -> Task:
+    """The task named `name`; ValueError lists the valid ones."""
+    return registry.find("lopt.tasks", name, "task")
+
+
+def names() -> list[str]:
+    return list(registry.plugins("lopt.tasks"))

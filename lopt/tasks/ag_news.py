@@ -1,0 +1,16 @@
+"""AG News: topic of a news item (Zhang, Zhao and LeCun 2015). Reported on test (7,600)."""
+
+from lopt.tasks import Task
+
+SPEC = Task(
+    name="ag_news",
+    title="AGNews",
+    hub=("fancyzhx/ag_news",),
+    columns=("text",),
+    classes=("World", "Sports", "Business", "Sci/Tech"),
+    template="{text} It was about",
+    label_words=(" politics", " sports", " business", " technology"),
+    cut="text",
+    report="test",
+    report_size=7600,
+)

@@ -1,0 +1,19 @@
+"""SST-2: sentiment of film-review sentences (Socher et al. 2013, as packaged by GLUE).
+
+Template as in the paper's code base. Reported on validation (872): the test labels are not public.
+"""
+
+from lopt.tasks import Task
+
+SPEC = Task(
+    name="sst2",
+    title="SST-2",
+    hub=("nyu-mll/glue", "sst2"),
+    columns=("sentence",),
+    classes=("negative", "positive"),
+    template="{sentence} It was",
+    label_words=(" negative", " positive"),
+    cut="sentence",
+    report="validation",
+    report_size=872,
+)

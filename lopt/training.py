@@ -1,0 +1,291 @@
+"""The plain loop of one trial: the reference that every faster path is held against.
+
+trial = Trial(config)
+for evaluation in trial:      # one at every `eval_every` steps and at the end; leave the loop to stop early
+    ...
+record = trial.finish()
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lopt import backbones, methods
+from lopt.artifact import Prompt, frozen_factors, load_prompt, predict_split
+from lopt.config import TrialConfig
+from lopt.data import collate, data_revision, prepare, training_batches
+from lopt.metrics import Predictions
+from lopt.optim import learning_rate_at, make_optimizer
+from lopt.records import Evaluation, TrialRecord, now, provenance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def resolve(config: TrialConfig) -> TrialConfig:
+    """Settles what depends on this machine: precision, data revision, model revision. Only then is the key final.
+
+    Raises:
+        ValueError: data or weights that cannot be had.
+    """
+    precision = default_precision() if config.precision == "auto" else config.precision
+    return config.replace(
+        precision=precision,
+        data_revision=config.data_revision or data_revision(config.task),
+        model_revision=config.model_revision or backbones.model_revision(config.backbone),
+    )
+
+
+def default_precision() -> str:
+    """ "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16" if any(probe() for probe in probes if probe is not None) else "fp32"
+
+
+class Trial:
+    """One configuration in training.
+
+    Attributes:
+        config: resolved. factors: the trained matrices by name. evaluations: so far. step: updates done.
+        predictions: on the reported split, after `finish` of a confirmed trial.
+    """
+
+    def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
+        import torch
+
+        self._began, self.started_at = time.monotonic(), now()
+        self.config, self.phase = resolve(config), phase
+        config = self.config
+        self.backbone = backbones.load(config.backbone, config.precision)
+        self.data = prepare(config, self.backbone)
+        self.method = methods.get(config.method)
+        self._label_ids = self.backbone.label_ids(config.label_words or ())
+        width = self.backbone.width
+        shape = methods.shape_of(config, width)
+        self.counts = self.method.counts(shape)
+        dtype = torch.float64 if self.backbone.dtype == torch.float64 else torch.float32
+        values = self.method.initial_values(shape, config.seed)
+        device = self.backbone.device
+        self._frozen = {n: t.to(device) for n, t in frozen_factors(config, width, dtype=dtype).items()}
+        self.factors: dict[str, Tensor] = {
+            name: torch.tensor(values[name], dtype=dtype, device=device, requires_grad=True)
+            for name, factor in self.method.factors(shape).items()
+            if factor.trainable
+        }
+        self._optimizer = make_optimizer(config, self.factors.values())
+        self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
+        self.step, self.tokens, self.diverged = 0, 0, False
+        self.evaluations: list[Evaluation] = []
+        self.best: Evaluation | None = None
+        self._best_factors: dict[str, Tensor] = {}
+        self.predictions: Predictions | None = None
+
+    def prompt(self) -> Tensor:
+        """X as the factors stand, `[P, H]`, differentiable."""
+        return self.method.prompt({**self._frozen, **self.factors}, self.config.options)
+
+    def loss(self, positions: Any) -> Tensor:
+        """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats."""
+        from torch.nn.functional import cross_entropy
+
+        ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
+        self.tokens += int(lengths_B.sum()) + len(positions) * self.config.length
+        logits_BC = self.backbone.label_logits(self.prompt(), ids_BT, lengths_B, self._label_ids)
+        return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
+
+    def update(self) -> Tensor:
+        """One optimiser step on the next batch; its loss before the step."""
+        import torch
+
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.config, self.step)
+        loss = self.loss(next(self._batches))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
+        self._optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        """Trains to `max_steps`, yielding each evaluation; ends early when the loss or a factor is not finite."""
+        while self.step < self.config.max_steps and not self.diverged:
+            target = min(self.config.max_steps, (self.step // self.config.eval_every + 1) * self.config.eval_every)
+            losses = [self.update() for _ in range(target - self.step)]
+            train_loss = float(sum(losses) / len(losses))  # the one synchronisation with the device
+            finite = all(bool(f.isfinite().all()) for f in self.factors.values())
+            if not (math.isfinite(train_loss) and finite):
+                self.diverged = True
+                return
+            yield self._evaluate(train_loss)
+
+    def _evaluate(self, train_loss: float) -> Evaluation:
+        found = predict_split(self.backbone, self.prompt().detach(), self.data.selection, self._label_ids)
+        evaluation = Evaluation(
+            step=self.step,
+            selection_accuracy=found.accuracy,
+            selection_loss=found.loss,
+            train_loss=train_loss,
+            top_class_share=found.top_class_share,
+            wall_time_s=round(time.monotonic() - self._began, 3),
+        )
+        self.evaluations.append(evaluation)
+        if self.best is None or _better(evaluation, self.best):
+            self.best = evaluation
+            self._best_factors = {name: f.detach().clone() for name, f in self.factors.items()}
+        return evaluation
+
+    def best_prompt(self) -> Prompt:
+        """The prompt of the best evaluation; the current one before any."""
+        import torch
+
+        factors = self._best_factors or {name: f.detach().clone() for name, f in self.factors.items()}
+        with torch.no_grad():
+            # On the CPU, as `load_prompt` re-makes it: the saved prompt is the one that is scored.
+            on_cpu = {name: f.cpu() for name, f in {**self._frozen, **factors}.items()}
+            prompt_PH = self.method.prompt(on_cpu, self.config.options)
+        return Prompt(self.config, {name: f.cpu() for name, f in factors.items()}, prompt_PH.contiguous())
+
+    def finish(
+        self, *, artifact: str | Path | None = None, cell: str | None = None, stratum: str | None = None
+    ) -> TrialRecord:
+        """The record of what was done: complete, stopped before `max_steps`, or diverged.
+
+        A complete trial of the confirm phase saves its best prompt to `artifact` and is scored on the reported
+        split from the file; `predictions` then holds what it said of each example.
+        """
+        status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
+        scored: dict[str, Any] = {}
+        if self.phase == "confirm" and status == "complete":
+            scored = self._score(artifact)
+        parts = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
+        best = self.best
+        return TrialRecord(
+            key=self.config.key,
+            config=self.config.to_dict(),
+            phase=self.phase,
+            status=status,
+            cell=cell,
+            stratum=stratum,
+            width=self.backbone.width,
+            trainable_parameters=self.counts.trainable,
+            stored_parameters=self.counts.stored,
+            materialised_parameters=self.counts.materialised,
+            steps=self.step,
+            max_steps=self.config.max_steps,
+            evaluations=tuple(self.evaluations),
+            selection_accuracy=best.selection_accuracy if best else None,
+            selection_loss=best.selection_loss if best else None,
+            selection_step=best.step if best else None,
+            selection_n=len(self.data.selection),
+            truncated={name: part.truncated for name, part in parts.items()},
+            protocol=self.data.protocol,
+            wall_time_s=round(time.monotonic() - self._began, 3),
+            tokens=self.tokens,
+            started_at=self.started_at,
+            provenance=provenance(data_revision=self.config.data_revision, model_revision=self.backbone.revision),
+            **scored,
+        )
+
+    def _score(self, artifact: str | Path | None) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(artifact) if artifact else Path(scratch)
+            self.best_prompt().save(folder)
+            prompt = load_prompt(folder)
+            found = self.predictions = prompt.evaluate()
+            scored = {
+                "test_accuracy": found.accuracy,
+                "test_macro_f1": found.macro_f1,
+                "test_loss": found.loss,
+                "test_n": len(found.gold),
+                "test_split": self.data.report_split,
+                "test_split_size": self.data.report_size,
+                "majority_accuracy": majority_share(found),
+            }
+            counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
+            prompt.save(folder, record={**scored, **counts})
+        return scored
+
+
+def _better(new: Evaluation, best: Evaluation) -> bool:
+    return (new.selection_accuracy, -new.selection_loss) > (best.selection_accuracy, -best.selection_loss)
+
+
+def majority_share(found: Predictions) -> float:
+    """Accuracy of always naming the commonest class."""
+    import numpy as np
+
+    return float(np.bincount(found.gold).max() / len(found.gold))
+
+
+def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:
+    """Trains one configuration to the end and scores its best prompt on the reported split. No Ray, no store.
+
+    Args:
+        config: the trial.
+        artifact: folder for the trained prompt, which `load_prompt` opens; None keeps none.
+
+    Raises:
+        ValueError: data or weights that cannot be had, or that do not fit the configuration.
+    """
+    trial = Trial(config)
+    for _ in trial:
+        pass
+    return trial.finish(artifact=artifact)
+
+
+def zero_shot(config: TrialConfig) -> dict[str, Any]:
+    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class."""
+    config = resolve(config)
+    backbone = backbones.load(config.backbone, config.precision)
+    data = prepare(config, backbone)
+    found = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
+    return {
+        "backbone": config.backbone,
+        "task": config.task,
+        "template": config.template,
+        "label_words": list(config.label_words or ()),
+        "test_split": data.report_split,
+        "test_n": len(found.gold),
+        "zero_shot_accuracy": found.accuracy,
+        "majority_accuracy": majority_share(found),
+    }
+
+
+def failed_record(
+    config: TrialConfig, error: BaseException, *, phase: str, cell: str | None, stratum: str | None, started_at: str
+) -> TrialRecord:
+    """The record of a trial that raised: what, where, and the configuration that did it."""
+    width = backbones.facts(config.backbone).width
+    counts = methods.get(config.method).counts(methods.shape_of(config, width))
+    return TrialRecord(
+        key=config.key,
+        config=config.to_dict(),
+        phase=phase,
+        status="failed",
+        cell=cell,
+        stratum=stratum,
+        width=width,
+        trainable_parameters=counts.trainable,
+        stored_parameters=counts.stored,
+        materialised_parameters=counts.materialised,
+        steps=0,
+        max_steps=config.max_steps,
+        started_at=started_at,
+        error={
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        },
+        provenance=provenance(data_revision=config.data_revision, model_revision=config.model_revision),
+    )

@@ -1,0 +1,1 @@
+"""Sweeps: which trials to run, when to stop them, where their results go."""

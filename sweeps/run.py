@@ -1,0 +1,137 @@
+"""Run a sweep: python sweeps/run.py --space ablation --profile demo
+
+Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a cell has no confirmed trial ·
+4 stopped at a budget, can be continued · 130 interrupted, can be continued · 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+USAGE_ERROR = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    from sweeps import space
+
+    made = argparse.ArgumentParser(
+        prog="sweeps/run.py",
+        description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
+        "The same command again continues a run; finished trials are never run twice.",
+        epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
+        "4 stopped at a budget, 130 interrupted; 4 and 130 can be continued",
+        allow_abbrev=False,
+    )
+    made.add_argument("--space", required=True, help=f"{', '.join(space.names())}, or path/to/space.py")
+    made.add_argument("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
+    made.add_argument("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
+    made.add_argument("--out", default="results", help="folder of all runs (default results)")
+    made.add_argument("--dry-run", action="store_true", help="print the plan; needs neither network nor weights")
+    made.add_argument("--json", action="store_true", help="with --dry-run: the plan as JSON")
+    made.add_argument(
+        "--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)"
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5",
+    )
+    made.add_argument("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
+    made.add_argument("--trials-per-gpu", type=_count, metavar="K", help="trials that share a GPU (default 1)")
+    made.add_argument("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
+    made.add_argument("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
+    made.add_argument(
+        "--max-wall-time", type=_duration, metavar="T", help="start none after T (90s, 30m, 2h), then exit 4"
+    )
+    made.add_argument("--max-gpu-hours", type=_hours, metavar="H", help="start none after H GPU-hours, then exit 4")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        given = parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse prints its one line itself
+        return int(stop.code or 0)
+    try:
+        return _run(given, arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(given: argparse.Namespace, arguments: list[str]) -> int:
+    from lopt.records import dumps
+    from sweeps import plan, space
+    from sweeps.store import Store
+
+    chosen = space.with_settings(space.load(given.space, given.profile), _settings(given.set))
+    chosen = space.with_seeds(chosen, given.seeds)
+    made = plan.make_plan(chosen)
+    store = Store(given.out, given.name or f"{chosen.name}-{chosen.profile}")
+    if given.dry_run:
+        print(dumps(made.to_dict()) if given.json else plan.text(made, store.run))
+        return 0
+    from sweeps.sweep import Options, Sweep
+
+    print(plan.text(made, store.run), flush=True)
+    options = Options(
+        local_mode=given.local_mode,
+        trials_per_gpu=given.trials_per_gpu,
+        max_concurrent=given.max_concurrent,
+        max_trials=given.max_trials,
+        max_wall_time_s=given.max_wall_time,
+        max_gpu_hours=given.max_gpu_hours,
+    )
+    return Sweep(made, store, options, ["python", "sweeps/run.py", *arguments]).run()
+
+
+def _settings(pairs: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--set {pair!r}: give key=value, as in --set max_steps=200")
+        if key.strip() in found:
+            raise ValueError(f"--set {key.strip()} is given twice: give it once")
+        found[key.strip()] = value
+    return found
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 or more")
+    return int(text)
+
+
+def _hours(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours above 0")
+    return value
+
+
+def _duration(text: str) -> float:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
+    if not found or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; valid: 90s, 30m, 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Early stopping that compares like with like: one ASHA per stratum, over Ray's own.
+
+ASHA: Li et al. 2020, arXiv 1810.05934. Within a table a stratum is a cell, in a free search a factor of two of
+parameter count; a trial never stops because of another stratum's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from lopt.records import TrialRecord
+from sweeps.trial import METRIC, TIME
+
+
+class StratifiedASHA(FIFOScheduler):
+    """One `AsyncHyperBandScheduler` for each stratum; trials of the confirm phase always run to the end.
+
+    Args:
+        grace_steps, reduction_factor, max_steps: of every stratum.
+        on_stop: called with the last report of a trial that is stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        grace_steps: int,
+        reduction_factor: int,
+        max_steps: int,
+        on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+    ) -> None:
+        super().__init__()
+        self._rules: dict[str, Any] = {
+            "time_attr": TIME,
+            "metric": METRIC,
+            "mode": "max",
+            "grace_period": min(grace_steps, max_steps),
+            "reduction_factor": reduction_factor,
+            "max_t": max_steps,
+        }
+        self._strata: dict[str, AsyncHyperBandScheduler] = {}
+        self._on_stop = on_stop
+
+    def _asha(self, trial: Any) -> AsyncHyperBandScheduler | None:
+        if trial.config["phase"] == "confirm":
+            return None
+        return self._strata.setdefault(trial.config["stratum"], AsyncHyperBandScheduler(**self._rules))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if asha := self._asha(trial):
+            asha.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        asha = self._asha(trial)
+        if asha is None or result.get("status") != "running":
+            return TrialScheduler.CONTINUE
+        decision = asha.on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP:
+            self._on_stop(trial.trial_id, result)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        # Every rung a trial passed has its value from on_trial_result; the end is no rung.
+        self.on_trial_remove(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.on_trial_remove(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        if asha := self._asha(trial):
+            asha._trial_info.pop(trial.trial_id, None)
+
+    def replay(self, records: Iterable[TrialRecord]) -> None:
+        """Fills the rungs with what finished search trials reached, as if they had just run."""
+        no_controller: Any = None
+        for record in records:
+            if record.phase != "search":
+                continue
+            ghost: Any = SimpleNamespace(trial_id=record.key, config={"phase": "search", "stratum": record.stratum})
+            self.on_trial_add(no_controller, ghost)
+            best = 0.0
+            for evaluation in record.evaluations:
+                best = max(best, evaluation.selection_accuracy)
+                asha = self._asha(ghost)
+                if asha is not None and evaluation.step < record.max_steps:
+                    asha.on_trial_result(no_controller, ghost, {TIME: evaluation.step, METRIC: best})
+            self.on_trial_remove(None, ghost)
+
+    def debug_string(self) -> str:
+        return f"ASHA in {len(self._strata)} strata"

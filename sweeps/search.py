@@ -1,0 +1,312 @@
+"""Which trial runs next: one Optuna study a cell, then each winner again with fresh seeds.
+
+`CellStudy` is Ray's `OptunaSearch` with a correct account of trials that stop early or fail: Ray tells Optuna that a
+stopped trial is COMPLETE with its early value, and a NaN leaves an Optuna trial RUNNING for ever.
+`SweepSearcher` delegates to the studies in turn, so that every cell gets its equal number of trials.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from lopt.config import TrialConfig
+from lopt.records import TrialRecord
+from sweeps.space import Cell, Choice, Range, Real, Space
+from sweeps.trial import METRIC, TIME, make_job
+
+SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
+_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+
+
+def distribution(made: Range) -> BaseDistribution:
+    """Optuna's form of a range."""
+    if isinstance(made, Choice):
+        return CategoricalDistribution(made.values)
+    if isinstance(made, Real):
+        return FloatDistribution(made.low, made.high, log=made.log)
+    return IntDistribution(made.low, made.high, log=made.log)
+
+
+class CellStudy(OptunaSearch):
+    """The search inside one cell. `report` counts how each Optuna trial ended: complete, pruned or failed."""
+
+    def __init__(self, cell: Cell, *, trials: int, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=max(2, min(10, trials // 2)),
+                seed=seed,
+            )
+        self._distributions = {name: distribution(made) for name, made in cell.search.items()}
+        self._first = cell.first
+        super().__init__(space=self._distributions, metric=METRIC, mode="max", sampler=sampler)
+
+    @property
+    def _study(self) -> optuna.Study:
+        study: Any = self._ot_study
+        return study
+
+    def enqueue_first(self) -> None:
+        """Queues the cell's first points; call it after `replay`, so that those already run are skipped."""
+        for point in self._first:
+            self._study.enqueue_trial(dict(point), skip_if_exists=True)
+
+    def replay(self, record: TrialRecord) -> None:
+        """Adds a finished trial as if it had just been told."""
+        params = {name: value for name in self._distributions if (value := _parameter(record, name)) is not None}
+        state = _STATES.get(record.status, TrialState.FAIL)
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions={name: self._distributions[name] for name in params},
+                state=state,
+                value=record.selection_accuracy if state == TrialState.COMPLETE else None,
+                intermediate_values=_best_so_far(record),
+            )
+        )
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        if result["status"] == "running":
+            self._ot_trials[trial_id].report(result[METRIC], result[TIME])
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """A result that still says "running" means that the scheduler stopped the trial."""
+        if trial_id in self._completed_trials:
+            return
+        status = "failed" if error or not result else result["status"]
+        state = _STATES.get("stopped" if status == "running" else status, TrialState.FAIL)
+        value = result[METRIC] if state == TrialState.COMPLETE and result else None
+        self._study.tell(self._ot_trials[trial_id], value, state=state)
+        self._completed_trials.add(trial_id)
+
+    def states(self) -> dict[str, int]:
+        """Number of Optuna trials in each state, by its name in lower case."""
+        found: dict[str, int] = defaultdict(int)
+        for trial in self._study.get_trials(deepcopy=False):
+            found[trial.state.name.lower()] += 1
+        return dict(found)
+
+
+def _parameter(record: TrialRecord, name: str) -> Any:
+    return record.config.get(name, record.config["options"].get(name))
+
+
+def _best_so_far(record: TrialRecord) -> dict[int, float]:
+    best, found = 0.0, {}
+    for evaluation in record.evaluations:
+        best = max(best, evaluation.selection_accuracy)
+        if evaluation.step < record.max_steps:
+            found[evaluation.step] = best
+    return found
+
+
+@dataclass
+class _CellState:
+    """What has happened in one cell."""
+
+    cell: Cell
+    study: CellStudy | None  # None when nothing is searched
+    trials: int
+    started: int = 0
+    running: int = 0
+    confirming: bool = False
+    records: list[TrialRecord] = field(default_factory=list)
+
+    @property
+    def searched(self) -> bool:
+        return self.started >= self.trials and not self.running
+
+
+@dataclass(frozen=True)
+class _Running:
+    state: _CellState
+    phase: str
+    config: TrialConfig
+    stratum: str
+
+
+def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The search trial to confirm: best selection accuracy, then lowest loss; a stopped one only if none completed."""
+    for status in ("complete", "stopped"):
+        able = [r for r in records if r.status == status and r.selection_accuracy is not None]
+        if able:
+            return max(able, key=lambda r: (r.selection_accuracy or 0.0, -(r.selection_loss or 0.0), r.key))
+    return None
+
+
+class SweepSearcher(Searcher):
+    """Proposes all trials of a sweep, in Ray Tune's interface.
+
+    Args:
+        space: what to run.
+        settle: fills in precision and revisions of a configuration.
+        place: out, run and threads, for the jobs.
+        finished: records of earlier commands; their trials are not run again.
+        failed: records that are to be tried again.
+        read: the record of a key, when a trial has ended.
+        on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
+        may_start: whether a budget allows another trial.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        settle: Callable[[TrialConfig], TrialConfig],
+        place: Mapping[str, Any],
+        finished: Iterable[TrialRecord],
+        failed: Iterable[TrialRecord],
+        read: Callable[[str], TrialRecord | None],
+        on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
+        on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        on_end: Callable[[str, Mapping[str, Any], TrialRecord | None], None] = lambda trial_id, job, record: None,
+        may_start: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.space, self._settle, self._place, self._read = space, settle, dict(place), read
+        self._on_start, self._on_report, self._on_end, self._may_start = on_start, on_report, on_end, may_start
+        self._done = {record.key: record for record in finished}
+        self._running: dict[str, _Running] = {}
+        self._confirm: deque[tuple[_CellState, TrialConfig, str]] = deque()
+        self._retry: deque[tuple[_CellState, TrialConfig]] = deque()
+        self.held_back = False  # a budget kept a trial from starting
+        self.cells = [self._state(cell, number) for number, cell in enumerate(space.cells)]
+        by_name = {state.cell.name: state for state in self.cells}
+        for record in failed:
+            state = by_name.get(record.cell or "")
+            if state and record.phase == "search" and state.started < state.trials:
+                state.started += 1
+                self._retry.append((state, TrialConfig.from_dict(record.config)))
+        for state in self.cells:
+            self._when_searched(state)
+
+    def _state(self, cell: Cell, number: int) -> _CellState:
+        trials = self.space.trials if cell.search else 1
+        study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
+        state = _CellState(cell, study, trials)
+        for record in self._done.values():
+            if record.phase == "search" and record.cell == cell.name and state.started < trials:
+                state.records.append(record)
+                state.started += 1
+                if study:
+                    study.replay(record)
+        if study:
+            study.enqueue_first()
+        return state
+
+    # --- Ray Tune's interface ----------------------------------------------------------------------------------
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
+        """The next job; None while everything waits for running trials; FINISHED at the end."""
+        while True:
+            found = self._next(trial_id)
+            if found is None:
+                return None if self._running else Searcher.FINISHED
+            if not self._may_start():
+                self.held_back = True
+                return None if self._running else Searcher.FINISHED
+            known = self._done.get(found.config.key)
+            self._running[trial_id] = found
+            found.state.running += 1
+            if known is not None:  # a point proposed twice, or confirmed by an earlier command
+                self._end(trial_id, known)
+                continue
+            job = make_job(
+                found.config, phase=found.phase, cell=found.state.cell.name, stratum=found.stratum, **self._place
+            )
+            self._on_start(trial_id, job)
+            return job
+
+    def _next(self, trial_id: str) -> _Running | None:
+        if self._confirm:
+            state, config, stratum = self._confirm.popleft()
+            return _Running(state, "confirm", config, stratum)
+        if self._retry:
+            state, config = self._retry.popleft()
+            return _Running(state, "search", config, self.space.stratum(state.cell, config))
+        open_cells = [state for state in self.cells if state.started < state.trials]
+        if not open_cells:
+            return None
+        state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
+        state.started += 1
+        point = (state.study.suggest(trial_id) or {}) if state.study else {}
+        config = self._settle(self.space.config(state.cell, point, seed=SEARCH_SEED))
+        return _Running(state, "search", config, self.space.stratum(state.cell, config))
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        running = self._running.get(trial_id)
+        if running is None:
+            return
+        if running.phase == "search" and running.state.study and trial_id in running.state.study._ot_trials:
+            running.state.study.on_trial_result(trial_id, result)
+        self._on_report(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        running = self._running.get(trial_id)
+        if running is not None:
+            self._end(trial_id, self._read(running.config.key))
+
+    def _end(self, trial_id: str, record: TrialRecord | None) -> None:
+        """`record` is None when the trial was cut off and left nothing."""
+        running = self._running.pop(trial_id)
+        state, key = running.state, running.config.key
+        state.running -= 1
+        if record is not None and record.status != "failed":
+            self._done[key] = record
+        if running.phase == "search":
+            if record is not None:
+                state.records.append(record)
+            if state.study and trial_id in state.study._ot_trials:
+                result = {"status": record.status, METRIC: record.selection_accuracy} if record else None
+                state.study.on_trial_complete(trial_id, result, error=record is None)
+            elif state.study and record is not None:  # tried again after a failure: the study has not asked for it
+                state.study.replay(record)
+            self._when_searched(state)
+        job = {"phase": running.phase, "cell": state.cell.name, "stratum": running.stratum}
+        self._on_end(trial_id, {**job, "config": running.config.to_dict()}, record)
+
+    def _when_searched(self, state: _CellState) -> None:
+        """Queues the winners of a cell whose search is over: one of each stratum in it, with every confirm seed."""
+        if not state.searched or state.confirming:
+            return
+        state.confirming = True
+        for stratum in sorted({record.stratum or "" for record in state.records}):
+            best = winner(r for r in state.records if r.stratum == stratum)
+            if best is None:
+                continue
+            for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
+                config = TrialConfig.from_dict(best.config).replace(seed=seed)
+                if config.key not in self._done:
+                    self._confirm.append((state, config, stratum))
+
+    def counts(self) -> tuple[int, int]:
+        """Trials still to run as far as known: (search, confirm), those running included."""
+        search = sum(s.trials - s.started + s.running for s in self.cells) + len(self._retry)
+        waiting = sum(self.space.confirm_seeds for s in self.cells if not s.confirming)
+        running = sum(r.phase == "confirm" for r in self._running.values())
+        return search - running, len(self._confirm) + waiting + running
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    # The state is rebuilt from the results store, never from Ray's snapshot.
+    def save(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, "wb"):
+            pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass

@@ -1,0 +1,55 @@
+"""Seconds, on a tiny random model and made-up text: whether everything works together, and nothing about prompts.
+
+    python sweeps/run.py --space smoke
+
+Three cells of a table's shape, 3 search trials each, one confirm seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.space import Cell, Real, Space, Spec
+
+_BASE = {
+    "task": "toy",
+    "backbone": "tiny",
+    "batch_size": 8,
+    "max_steps": 12,
+    "eval_every": 2,
+    "precision": "fp32",
+}
+
+
+def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+    shared: dict[str, Any] = {
+        "search": {"learning_rate": Real(1e-3, 1.0, log=True)},
+        "first": ({"learning_rate": 0.3},),
+    }
+    return tuple(
+        Cell(
+            name=f"{method} n={n}" + (f" r={r}" if r else ""),
+            fixed={"method": method, "length": n, "rank": r},
+            **shared,
+        )
+        for n in axes["length"]
+        for method, r in (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 1))
+    )
+
+
+def build(profile: str) -> Space:
+    return Space(
+        name="smoke",
+        title="Smoke test (tiny random model, made-up text)",
+        profile=profile,
+        base=_BASE,
+        axes={"length": (4,)},
+        grid=_grid,
+        trials=3,
+        confirm_seeds=1,
+        grace_steps=4,
+    )
+
+
+SPEC = Spec("smoke", build)

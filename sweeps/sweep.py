@@ -1,0 +1,385 @@
+"""One sweep from start to end: settle, search, confirm, write down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lopt.config import TrialConfig
+from lopt.records import TrialRecord, now
+from sweeps.plan import Plan
+from sweeps.progress import Progress, clock
+from sweeps.store import FINAL, Store
+from sweeps.trial import METRIC, baseline, execute, prepare, tune_function
+
+COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run, as opposed to what: nothing here changes a result.
+
+    trials_per_gpu: None means one, and a processor where there is no GPU. max_concurrent: None fills the machine.
+    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them.
+    """
+
+    local_mode: bool = False
+    trials_per_gpu: int | None = None
+    max_concurrent: int | None = None
+    max_trials: int | None = None
+    max_wall_time_s: float | None = None
+    max_gpu_hours: float | None = None
+
+
+class Sweep:
+    """A plan, its store and the parts that work on them."""
+
+    def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
+        self.plan, self.store, self.options, self.command = plan, store, options, command
+        self._began = time.monotonic()
+        self._started_trials, self._gpu_s, self._gpus_a_trial = 0, 0.0, 0.0
+        self._settled: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def run(self) -> int:
+        """Runs or continues the sweep; returns the exit code.
+
+        Raises:
+            ValueError: the run holds other settings, is in use, or data or weights cannot be had.
+        """
+        with self.store.held():
+            self._refuse_other_settings()
+            records = self.store.records()
+            finished = [r for r in records if r.status in FINAL]
+            failed = [r for r in records if r.status == "failed"]
+            self._announce(finished, failed)
+            if records and not failed and self._nothing_left(finished):
+                return self._summary("complete")
+            backend = self._local if self.options.local_mode else self._on_ray
+            status = "interrupted"
+            try:
+                status = backend(finished, failed)
+            except KeyboardInterrupt:
+                print("\ninterrupted", flush=True)
+            finally:
+                if (self.store.folder / "manifest.json").is_file():
+                    self.store.write_table()
+                    self._write_manifest(status)
+            return self._summary(status)
+
+    def _refuse_other_settings(self) -> None:
+        manifest = self.store.manifest()
+        if manifest is None or manifest.get("identity") == self.plan.space.identity():
+            return
+        old, new = manifest.get("space", {}), self.plan.space.to_dict()
+        changed = _differences(old, new)
+        raise ValueError(
+            f"run {self.store.run!r} holds space {old.get('name')} with other settings "
+            f"({'; '.join(changed) or 'changed'}): give --name for a new run, or the settings it began with"
+        )
+
+    def _announce(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> None:
+        if finished or failed:
+            again = f"; {len(failed)} failed, tried again" if failed else ""
+            print(f"continuing run {self.store.run}: {len(finished)} trials are finished{again}", flush=True)
+
+    def _write_manifest(self, status: str) -> None:
+        self.store.write_manifest(
+            status=status,
+            space=self.plan.to_dict(),
+            identity=self.plan.space.identity(),
+            command=self.command,
+            profile=self.plan.space.profile,
+        )
+
+    # --- parts that both backends share ------------------------------------------------------------------------
+
+    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+        """Settles precision and revisions of every backbone and task in the sweep, where trials will run."""
+        examples = {(c.example.backbone, c.example.task): c.example.to_dict() for c in self.plan.cells}
+        found = run_prepare(list(examples.values()))
+        if "error" in found[0]:
+            raise ValueError(found[0]["error"])
+        names = ("precision", "data_revision", "model_revision")
+        for key, values in zip(examples, found, strict=True):
+            self._settled[key] = {name: values[name] for name in names}
+
+    def _settle(self, config: TrialConfig) -> TrialConfig:
+        return config.replace(**self._settled[config.backbone, config.task])
+
+    def _baseline_configs(self) -> list[dict[str, Any]]:
+        """One configuration for each baseline that is not in the store yet."""
+        have = {(b["backbone"], b["task"]) for b in self.store.baselines()}
+        wanted = {(c.example.backbone, c.example.task): c.example for c in self.plan.cells}
+        return [self._settle(config).to_dict() for key, config in wanted.items() if key not in have]
+
+    def _add_baselines(self, found: list[dict[str, Any]]) -> None:
+        if found:
+            self.store.write_baselines([*self.store.baselines(), *found])
+
+    def _nothing_left(self, finished: list[TrialRecord]) -> bool:
+        """Whether every trial is finished already, known without starting anything."""
+        from sweeps.search import SweepSearcher
+
+        place = {"out": str(self.store.folder.parent), "run": self.store.run}
+        searcher = SweepSearcher(
+            self.plan.space, settle=self._settle, place=place, finished=finished, failed=[], read=self.store.read
+        )
+        return searcher.counts() == (0, 0)
+
+    def _parts(self, finished: list[TrialRecord], failed: list[TrialRecord], threads: int | None) -> tuple[Any, Any]:
+        """Searcher and scheduler, wired to store and progress."""
+        from sweeps.scheduler import StratifiedASHA
+        from sweeps.search import SweepSearcher
+
+        space = self.plan.space
+        for record in failed:
+            self.store.set_aside(record)
+        total = self.plan.search_trials + (self.plan.confirm_trials or 0)
+        self.progress = Progress(total=total, done=0, max_steps=space.max_steps)
+        place = {"out": str(self.store.folder.parent), "run": self.store.run, "threads": threads}
+        searcher = SweepSearcher(
+            space,
+            settle=self._settle,
+            place=place,
+            finished=finished,
+            failed=failed,
+            read=self.store.read,
+            on_start=self._on_start,
+            on_report=self.progress.reported,
+            on_end=self._on_end,
+            may_start=self._may_start,
+        )
+        waiting_search, waiting_confirm = searcher.counts()
+        self.progress.done = len(finished)
+        self.progress.total = len(finished) + waiting_search + (0 if space.by_size else waiting_confirm)
+        scheduler = StratifiedASHA(
+            grace_steps=space.grace_steps,
+            reduction_factor=space.reduction_factor,
+            max_steps=space.max_steps,
+            on_stop=lambda trial_id, report: self.store.write(TrialRecord.from_dict(json.loads(report["record"]))),
+        )
+        scheduler.replay(finished)
+        return searcher, scheduler
+
+    def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
+        self._started_trials += 1
+        if self.plan.space.by_size and job["phase"] == "confirm":
+            self.progress.total += 1  # a free search learns only now what it confirms
+        self.progress.started(trial_id, job)
+
+    def _on_end(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
+        if record is None:
+            from lopt.training import failed_record
+
+            record = failed_record(
+                TrialConfig.from_dict(job["config"]),
+                RuntimeError("the trial's process died (out of memory, or its machine vanished)"),
+                phase=job["phase"],
+                cell=job["cell"],
+                stratum=job["stratum"],
+                started_at=now(),
+            )
+            self.store.write(record)
+        self._gpu_s += record.wall_time_s * self._gpus_a_trial
+        self.progress.ended(trial_id, job, record)
+
+    def _may_start(self) -> bool:
+        limits, elapsed = self.options, time.monotonic() - self._began
+        return not (
+            (limits.max_trials is not None and self._started_trials >= limits.max_trials)
+            or (limits.max_wall_time_s is not None and elapsed >= limits.max_wall_time_s)
+            or (limits.max_gpu_hours is not None and self._gpu_s >= limits.max_gpu_hours * 3600)
+        )
+
+    # --- backends ----------------------------------------------------------------------------------------------
+
+    def _local(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
+        """In this process, one trial at a time."""
+        from ray.tune.schedulers import TrialScheduler
+
+        self._settle_with(prepare)
+        self._write_manifest("running")
+        searcher, scheduler = self._parts(finished, failed, threads=None)
+        self._add_baselines([baseline(values) for values in self._baseline_configs()])
+        number = 0
+        while isinstance(job := searcher.suggest(trial_id := f"local-{number}"), dict):
+            number += 1
+            trial = SimpleNamespace(trial_id=trial_id, config=job)
+            scheduler.on_trial_add(None, trial)
+            report: dict[str, Any] = {}
+            for report in execute(job):
+                searcher.on_trial_result(trial_id, report)
+                if scheduler.on_trial_result(None, trial, report) == TrialScheduler.STOP:
+                    break
+            scheduler.on_trial_complete(None, trial, report)
+            searcher.on_trial_complete(trial_id, report)
+        self.progress.close()
+        return "stopped" if searcher.held_back else "complete"
+
+    def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
+        """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
+        _quiet_ray()
+        import ray
+        from ray import tune
+
+        # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS") or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": _environment()} if os.environ.get("RAY_ADDRESS") else None,
+        )
+        try:
+            resources, concurrent = self._placement(ray.cluster_resources())
+            threads = None if resources["gpu"] else int(resources["cpu"])
+            remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
+            self._settle_with(lambda configs: ray.get(ray.remote(prepare).options(**remote).remote(configs)))
+            self._write_manifest("running")
+            searcher, scheduler = self._parts(finished, failed, threads)
+            baselines = [
+                ray.remote(baseline).options(**remote).remote(values, threads) for values in self._baseline_configs()
+            ]
+            tuner = tune.Tuner(
+                tune.with_resources(tune_function, resources),
+                tune_config=tune.TuneConfig(
+                    metric=METRIC,
+                    mode="max",
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    max_concurrent_trials=concurrent,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="ray",
+                    storage_path=str(self.store.folder),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=1),
+                ),
+            )
+            tuner.fit()
+            self.progress.close()
+            self._add_baselines(_collected(baselines))
+            return "stopped" if searcher.held_back else "complete"
+        finally:
+            ray.shutdown()
+            shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
+
+    def _placement(self, cluster: Mapping[str, float]) -> tuple[dict[str, float], int]:
+        """Resources of one trial, and how many run at once."""
+        gpus, cpus = cluster.get("GPU", 0), int(cluster.get("CPU", 1))
+        asked = self.options.max_concurrent
+        if gpus or self.options.trials_per_gpu:
+            packed = self.options.trials_per_gpu or 1
+            self._gpus_a_trial = 1 / packed
+            # An autoscaled cluster may have no GPU yet: enough trials must wait for it to start some.
+            return {"cpu": 1, "gpu": 1 / packed}, asked or max(int(gpus), 8) * packed
+        concurrent = min(asked or cpus, cpus)
+        return {"cpu": max(1, cpus // concurrent), "gpu": 0}, concurrent
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _summary(self, status: str) -> int:
+        records = self.store.records() if (self.store.folder / "trials").is_dir() else []
+        counts = Counter(record.status for record in records)
+        missing = self._unconfirmed(records)
+        print(
+            f"{status}: {len(records)} trials ({', '.join(f'{n} {s}' for s, n in sorted(counts.items())) or 'none'}) "
+            f"in {clock(time.monotonic() - self._began)}; results in {_shown(self.store.folder)}"
+        )
+        if status == "interrupted":
+            print("the same command continues; finished trials are kept")
+            return INTERRUPTED
+        if status == "stopped":
+            print("stopped at a budget; the same command with a larger one, or none, continues")
+            return BUDGET
+        if counts["failed"]:
+            kinds = Counter(f"{(r.error or {}).get('type')}" for r in records if r.status == "failed")
+            print(
+                f"failed: {', '.join(f'{n} × {kind}' for kind, n in kinds.items())}; the same command tries them again"
+            )
+        if missing:
+            print(f"no confirmed trial: {', '.join(missing)}")
+        print(f"report: python analysis/report.py {_shown(self.store.folder)}")
+        return INCOMPLETE if counts["failed"] or missing else COMPLETE
+
+    def _unconfirmed(self, records: list[TrialRecord]) -> list[str]:
+        """Cells (sizes, in a free search) without a confirmed trial."""
+        confirmed = {r.stratum for r in records if r.phase == "confirm" and r.status == "complete"}
+        if self.plan.space.by_size:
+            able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
+            return sorted(able - confirmed) or ([] if confirmed else ["any size"])
+        return [cell.name for cell in self.plan.cells if cell.name not in confirmed]
+
+
+def _collected(references: list[Any]) -> list[dict[str, Any]]:
+    import ray
+
+    found = []
+    for reference in references:
+        try:
+            found.append(ray.get(reference))
+        except ray.exceptions.RayError as error:  # the report does without; trials are not affected
+            print(f"no zero-shot baseline: {str(error).splitlines()[-1]}", file=sys.stderr)
+    return found
+
+
+def _quiet_ray() -> None:
+    """Ray's own output off, its handler of Ctrl-C too: the sweep has one progress line and its own exit."""
+    for name, value in {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the results store is the truth; Ray's snapshot is not used
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+    root = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _environment() -> dict[str, str]:
+    """What workers of a running cluster need to know, by name; nothing else of the environment travels."""
+    names = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two spaces, in words; at most four."""
+    found = []
+    pairs = [({**old, **old.get("base", {})}, {**new, **new.get("base", {})})]
+    for before, after in pairs:
+        for name in after:
+            if name not in ("base", "cells", "confirm_seeds") and before.get(name) != after[name]:
+                found.append(f"{name} {before.get(name)} → {after[name]}")
+    cells = [[c.get("name") for c in space.get("cells", [])] for space in (old, new)]
+    if cells[0] != cells[1]:
+        found.append(f"{len(cells[0])} cells → {len(cells[1])} cells, or others")
+    return found[:4]
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

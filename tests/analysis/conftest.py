@@ -1,0 +1,179 @@
+"""A made-up results store: every number in it is invented, and nothing of it is a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WIDTH = 576
+TABLE3 = [("prompt_tuning", 10, None), *(("lopt1", n, r) for n in (10, 20, 30) for r in (1, 2, 5))]
+
+
+def parameters(method: str, length: int, rank: int | None, width: int) -> int:
+    if rank is None:
+        return length * width
+    return rank * (length + width) if method == "lopt1" else 2 * rank * width
+
+
+@dataclass
+class Store:
+    """Writes one run. `confirm` and `search` add records; `write` the manifest and baselines."""
+
+    root: Path
+    name: str = "synthetic-run"
+    backbone: str = "embedded"
+    task: str = "movie_snippets"
+    width: int = WIDTH
+    test_split: str = "test"
+    test_n: int = 600
+    split_size: int = 2000
+    cells: list[tuple[str, int, int | None]] = field(default_factory=lambda: list(TABLE3))
+    made: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    def cell_name(self, method: str, length: int, rank: int | None) -> str:
+        return f"{method} n={length}" + (f" r={rank}" if rank is not None else "")
+
+    def record(self, method: str, length: int, rank: int | None, **changes: Any) -> dict[str, Any]:
+        """A record of a search trial, changed as told; dotted names reach into the config: `config__seed=2`."""
+        self.made += 1
+        accuracy = changes.pop("selection_accuracy", 0.8)
+        counted = parameters(method, length, rank, self.width)
+        name = self.cell_name(method, length, rank)
+        record: dict[str, Any] = {
+            "schema_version": 1,
+            "key": changes.pop("key", sha256(f"{self.name} {self.made}".encode()).hexdigest()[:16]),
+            "phase": "search",
+            "status": "complete",
+            "cell": name,
+            "stratum": name,
+            "config": {
+                "method": method, "backbone": self.backbone, "task": self.task, "length": length, "rank": rank,
+                "learning_rate": 0.1, "seed": 1, "batch_size": 16, "max_steps": 50, "eval_every": 10,
+                "optimizer": "adafactor", "precision": "bf16", "label_words": [" bad", " great"], "options": {},
+            },
+            "width": self.width,
+            "trainable_parameters": counted,
+            "stored_parameters": counted,
+            "materialised_parameters": length * self.width,
+            "steps": 50,
+            "max_steps": 50,
+            "evaluations": [
+                {
+                    "step": s,
+                    "selection_accuracy": None if accuracy is None else round(0.5 + (accuracy - 0.5) * s / 50, 4),
+                    "selection_loss": 0.6,
+                    "train_loss": 0.66,
+                    "top_class_share": 0.6,
+                }
+                for s in (10, 20, 30, 40, 50)
+            ],
+            "selection_accuracy": accuracy,
+            "selection_loss": 0.5,
+            "selection_step": 50,
+            "selection_n": 128,
+            "test_accuracy": None,
+            "test_macro_f1": None,
+            "test_n": None,
+            "test_split": self.test_split,
+            "test_split_size": self.split_size,
+            "majority_accuracy": 0.52,
+            "truncated": {"train": 0, "selection": 0, "test": 0},
+            "protocol": "synthetic: selected on 128 held-out examples",
+            "wall_time_s": 40.0,
+            "tokens": 100_000,
+            "started_at": "2001-01-01T00:00:00+00:00",
+            "error": None,
+            "provenance": {"commit": "0" * 40, "dirty": False, "versions": {}, "hardware": {}},
+        }  # fmt: skip
+        for key, value in changes.items():
+            target, _, inner = key.partition("__")
+            if inner:
+                record[target][inner] = value
+            else:
+                record[target] = value
+        return record
+
+    def put(self, record: dict[str, Any]) -> dict[str, Any]:
+        folder = self.path / "trials"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{record['key']}.json").write_text(json.dumps(record))
+        return record
+
+    def search(self, method: str, length: int, rank: int | None, **changes: Any) -> dict[str, Any]:
+        return self.put(self.record(method, length, rank, **changes))
+
+    def confirm(self, method: str, length: int, rank: int | None, accuracy: float, **changes: Any) -> dict[str, Any]:
+        values = {
+            "phase": "confirm",
+            "test_accuracy": accuracy,
+            "test_macro_f1": accuracy,
+            "test_n": self.test_n,
+            "selection_accuracy": accuracy,
+        }
+        return self.put(self.record(method, length, rank, **(values | changes)))
+
+    def write(self, status: str = "complete", baselines: bool = True, **changes: Any) -> Path:
+        self.path.mkdir(parents=True, exist_ok=True)
+        manifest = {
+            "schema_version": 1,
+            "run": self.name,
+            "status": status,
+            "command": ["python", "sweeps/run.py", "--space", "ablation", "--name", self.name],
+            "started_at": "2001-01-01T00:00:00+00:00",
+            "updated_at": "2001-01-01T01:00:00+00:00",
+            "space": {
+                "name": "ablation", "title": "synthetic", "profile": "demo", "trials_per_cell": 4, "confirm_seeds": 1,
+                "base": {"backbone": self.backbone, "task": self.task},
+                "cells": [
+                    {
+                        "name": self.cell_name(m, n, r),
+                        "config": {"method": m, "length": n, "rank": r},
+                        "trainable_parameters": parameters(m, n, r, self.width),
+                    }
+                    for m, n, r in self.cells
+                ],
+            },
+            "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "0"}, "hardware": {"cpu": "none"}},
+        } | changes  # fmt: skip
+        (self.path / "manifest.json").write_text(json.dumps(manifest))
+        if baselines:
+            zero = {"zero_shot_accuracy": 0.58, "majority_accuracy": 0.51}
+            same = {"backbone": self.backbone, "task": self.task, "test_split": self.test_split, "test_n": self.test_n}
+            (self.path / "baselines.json").write_text(json.dumps([same | zero]))
+        return self.path
+
+    def fill(self, seeds: int = 1) -> Path:
+        """All cells of Table 3, searched at four rates and confirmed."""
+        for i, (method, length, rank) in enumerate(self.cells):
+            for j, rate in enumerate((0.01, 0.03, 0.1, 0.3)):
+                accuracy = 0.6 + 0.05 * j + 0.004 * i
+                status = "stopped" if j == 0 else "complete"
+                self.search(
+                    method, length, rank, config__learning_rate=rate, selection_accuracy=accuracy, status=status
+                )  # fmt: skip
+            for seed in range(seeds):
+                accuracy = 0.83 + 0.004 * i % 0.03 + 0.003 * seed
+                self.confirm(method, length, rank, accuracy, config__seed=100 + seed)
+        return self.write()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Callable[..., Store]:
+    """Makes a store under one `results` folder: `store()`, `store(name=..., backbone=...)`."""
+    return lambda **options: Store(root=tmp_path / "results", **options)
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of Table 3 with one seed a cell."""
+    return Store(root=tmp_path_factory.mktemp("store") / "results").fill()

@@ -1,0 +1,96 @@
+"""Reading the store: pooling, damage, old failures, which run is the newest."""
+
+import json
+
+import pytest
+
+from analysis.cells import groups
+from analysis.load import ReportError, find_runs, load, resolve
+from analysis.records import row
+
+
+def test_frame_has_one_row_a_trial(full_run):
+    frame = load([full_run]).frame
+    assert len(frame) == 50 and frame["key"].is_unique
+    assert {"phase", "status", "method", "rank", "trainable_parameters", "test_accuracy"} <= set(frame.columns)
+
+
+def test_pooling_counts_a_key_once_and_prefers_what_did_not_fail(store):
+    a, b = store(name="a"), store(name="b")
+    same = a.confirm("lopt1", 10, 1, 0.8)
+    b.put(same)
+    failed = a.search("lopt1", 10, 2, status="failed", error={"type": "E", "message": ""}, selection_accuracy=None)
+    b.put(failed | {"status": "complete", "error": None})
+    b.confirm("lopt1", 10, 1, 0.9, config__seed=2)
+    results = load([a.write(), b.write()])
+    assert (len(results.trials), results.repeated) == (3, 2)
+    assert all(t.status == "complete" for t in results.trials)
+    assert groups(results)[0].find("lopt1", 10, 1).accuracy.seeds == 2
+
+
+def test_seeds_of_two_configurations_are_not_averaged(store):
+    s = store()
+    s.confirm("lopt1", 10, 1, 0.9, selection_accuracy=0.7, config__learning_rate=0.3)
+    s.confirm("lopt1", 10, 1, 0.8, selection_accuracy=0.8, config__learning_rate=0.1)
+    cell = groups(load([s.write()]))[0].find("lopt1", 10, 1)
+    assert (cell.accuracy.mean, cell.accuracy.seeds) == (0.8, 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "not valid JSON"),
+        (lambda text: "[]", "AttributeError"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 9'), "schema_version 9"),
+        (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
+        (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
+    ],
+)
+def test_damaged_record_is_named_and_skipped(store, damage, says):
+    s = store()
+    s.search("lopt1", 10, 1)
+    file = s.path / "trials" / f"{s.search('lopt1', 10, 2)['key']}.json"
+    file.write_text(damage(file.read_text()))
+    results = load([s.write()])
+    assert len(results.trials) == 1
+    (text,) = results.unreadable
+    assert file.name in text and says in text
+
+
+def test_old_failures_and_files_being_written_are_not_trials(store):
+    s = store()
+    record = s.search("lopt1", 10, 1)
+    (s.path / "trials" / f"{record['key']}.failed-1.json").write_text(json.dumps(record))
+    (s.path / "trials" / ".half.json").write_text("{")
+    results = load([s.write()])
+    assert (len(results.trials), results.superseded, results.unreadable) == (1, 1, ())
+
+
+def test_newest_run_is_by_updated_at(store, tmp_path):
+    for name, year in (("old", 2001), ("new", 2003), ("middle", 2002)):
+        store(name=name).write(updated_at=f"{year}-01-01T00:00:00+00:00")
+    root = tmp_path / "results"
+    assert [path.name for path in find_runs(root)] == ["new", "middle", "old"]
+    assert [path.name for path in resolve([], root)] == ["new"]
+    assert [path.name for path in resolve(["old", str(root / "old")], root)] == ["old"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 1}', "\xff"])
+def test_damaged_manifest_is_an_error(store, text):
+    path = store().write()
+    (path / "manifest.json").write_text(text)
+    with pytest.raises(ReportError, match=r"manifest\.json cannot be read .* repeat the sweep's command"):
+        load([path])
+
+
+def test_nan_reads_as_missing(store):
+    assert row(store().record("lopt1", 10, 1, selection_accuracy=None, wall_time_s=float("nan"))).wall_time_s is None
+
+
+def test_frozen_is_one_class_at_every_evaluation(store):
+    record = store().record("lopt1", 10, 1)
+    assert not row(record).frozen
+    for each in record["evaluations"]:
+        each["top_class_share"] = 1.0
+    assert row(record).frozen
+    assert not row(record | {"evaluations": []}).frozen

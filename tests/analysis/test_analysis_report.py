@@ -1,0 +1,166 @@
+"""The command: what it writes, says and refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from analysis.cells import groups
+from analysis.headline import headline
+from analysis.load import load
+from analysis.report import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def report(path, out, capsys, *more):
+    code = main([str(path), "--out", str(out), *more])
+    return code, (out / "report.html").read_text(), (out / "report.md").read_text(), capsys.readouterr().out
+
+
+def test_full_run(full_run, tmp_path, capsys):
+    code, html, markdown, said = report(full_run, tmp_path, capsys)
+    assert code == 0
+    for name in ("budget", "cells", "table3"):
+        assert all((tmp_path / "tables" / f"{name}.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
+    for name in ("pareto", "rank", "learning_rate", "curves"):
+        assert all((tmp_path / "figures" / f"{name}.{suffix}").stat().st_size for suffix in ("svg", "pdf", "png"))
+        assert f"](figures/{name}.svg)" in markdown
+    assert html.count("<svg") == 4
+    assert not re.search(r'(src|href)="(https?:)?//|@import|url\(http', html.replace("http://www.w3.org", "")), (
+        "no network"
+    )
+    for text in (html, markdown):
+        assert "Exploratory: 1 seed" in text and "84 %" in text and "intervals overlap" in text
+    assert "prefers-color-scheme: dark" in html and "viewport" in html and "@media print" in html
+    assert "reaches" in said and "best cell" in said and str(tmp_path / "report.html") in said
+
+
+def test_runs_as_a_script_without_torch_or_ray(full_run, tmp_path):
+    code = (
+        "import runpy, sys; sys.argv = ['report.py', *sys.argv[1:]]\n"
+        "try: runpy.run_path('analysis/report.py', run_name='__main__')\n"
+        "except SystemExit as done: assert not done.code, done.code\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+    )
+    arguments = [sys.executable, "-c", code, str(full_run), "--out", str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_hides_a_module():
+    names = {path.stem for path in (ROOT / "analysis").glob("*.py")}
+    assert not names & {*sys.stdlib_module_names, "jinja2", "markupsafe", "matplotlib", "numpy", "pandas", "scipy"}
+
+
+def test_default_is_the_newest_run_and_its_own_folder(store, capsys):
+    store(name="old").write(updated_at="2001-01-01T00:00:00+00:00")
+    new = store(name="new").write(updated_at="2002-01-01T00:00:00+00:00")
+    assert main(["--results", str(new.parent)]) == 0
+    assert (new / "report" / "report.html").is_file()
+
+
+def test_unfinished_run_says_so_and_shows_what_there_is(store, tmp_path, capsys):
+    s = store()
+    s.search("lopt1", 10, 5, selection_accuracy=0.77)
+    for rank in (1, 2):
+        s.confirm("lopt1", 10, rank, 0.8)
+    code, html, markdown, said = report(s.write(status="running"), tmp_path, capsys)
+    assert code == 0
+    for text in (html, markdown, said):
+        assert "The run is not finished: 2 of 10 cells have a confirmed trial." in text
+    assert "Not shown for want of data" in html and "no full prompt is confirmed" in html
+
+
+def test_empty_run(store, tmp_path, capsys):
+    code, html, _, _ = report(store().write(status="running", baselines=False), tmp_path, capsys)
+    assert code == 0 and "no trial is confirmed yet" in html and html.count("not run") >= 10
+
+
+def test_run_without_cells(store, tmp_path, capsys):
+    code, html, markdown, _ = report(store(cells=[]).write(), tmp_path, capsys)
+    assert code == 0 and "planned no cells" in html and "planned no cells" in markdown
+
+
+def test_unreadable_failed_frozen_and_dirty_are_reported(store, tmp_path, capsys):
+    s = store()
+    s.confirm("lopt1", 10, 1, 0.8, provenance={"commit": "1" * 40, "dirty": True})
+    s.search("lopt1", 10, 2, evaluations=[{"step": 10, "selection_accuracy": 0.5, "top_class_share": 1.0}])
+    for _ in range(3):
+        s.search("lopt1", 10, 5, status="failed", error={"type": "MemoryError", "message": "too big", "traceback": ""})
+    (s.path / "trials" / "cut.json").write_text('{"schema')
+    _, html, markdown, _ = report(s.write(), tmp_path, capsys)
+    for text in (html, markdown):
+        assert "1 record could not be read" in text and "cut.json" in text
+        assert "MemoryError" in text and "too big" in text
+        assert "Frozen runs" in text and "Unclean working tree" in text
+
+
+def test_hostile_text_is_escaped(store, tmp_path, capsys):
+    bad = '<script>alert("x")</script> \\input{x} & % _'
+    s = store(name="bad", backbone=bad, task=bad)
+    s.confirm("lopt1", 10, 1, 0.8)
+    s.confirm("lopt1", 10, 2, 0.8, protocol=bad)
+    s.search("lopt1", 10, 5, status="failed", cell=bad, error={"type": bad, "message": bad, "traceback": bad})
+    _, html, markdown, _ = report(s.write(run=bad, command=[bad]), tmp_path, capsys)
+    assert "<script" not in html
+    assert "<script" not in re.sub(r"`[^`]*`|^ {4}.*$", "", markdown, flags=re.MULTILINE)  # code shows it as it is
+    for file in (tmp_path / "tables").glob("*.tex"):
+        assert r"\input" not in file.read_text()
+
+
+def test_several_groups_have_their_own_files_and_stale_ones_go(store, tmp_path, capsys):
+    a, b = store(name="a"), store(name="b", backbone="gpt2-large", task="sst2", width=1280)
+    out = tmp_path / "out"
+    for s in (a, b):
+        s.confirm("lopt1", 10, 1, 0.8)
+    assert main([str(a.write()), str(b.write()), "--out", str(out)]) == 0
+    assert (out / "tables" / "table3--gpt2-large--sst2.md").is_file()
+    assert main([str(a.path), "--out", str(out)]) == 0
+    assert sorted(path.name for path in (out / "tables").glob("*.md")) == ["budget.md", "cells.md", "table3.md"]
+
+
+def test_headline_claims_no_more_than_the_data(store):
+    s = store(name="a", test_n=600)
+    s.confirm("prompt_tuning", 10, None, 0.90, selection_accuracy=0.90)
+    s.confirm("lopt1", 10, 1, 0.55, selection_accuracy=0.895)
+    said = headline(groups(load([s.write()]))[0])
+    assert "35.0 pp below full prompt tuning" in said.answer and "9.8× fewer" in said.answer
+    assert any("do not overlap" in text and "unknown variance between seeds" in text for text in said.details)
+    assert any("not been shown to help" in text for text in said.details)
+
+
+def test_three_seeds_are_not_exploratory(store):
+    s = store()
+    for seed in range(3):
+        s.confirm("prompt_tuning", 10, None, 0.90, config__seed=seed)
+        s.confirm("lopt1", 10, 1, 0.90, config__seed=seed)
+    said = headline(groups(load([s.write()]))[0])
+    assert said.exploratory is None and "level with full prompt tuning" in said.answer
+
+
+def test_errors_are_one_line_and_exit_2(store, tmp_path, capsys):
+    run = store(name="known").write()
+    damaged = store(name="damaged").write()
+    (damaged / "manifest.json").write_text("{")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    results = ["--results", str(run.parent)]
+    for arguments, says in (
+        (["nonesuch", *results], r"no run 'nonesuch' .*valid: .*known"),
+        (["--results", str(tmp_path / "nothing")], r"no runs under .*sweeps/run\.py --space"),
+        (["damaged", *results], r"damaged/manifest\.json cannot be read \(not valid JSON"),
+        (["known", *results, "--out", str(blocked)], r"cannot write to .*--out"),
+    ):
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert re.fullmatch(rf"report: .*{says}.*\n", captured.err), captured.err
+
+
+def test_commands_are_shown_as_typed(store, tmp_path, capsys):
+    path = store().write(command=["python", "sweeps/run.py", "--set", "task=a b"])
+    _, html, _, _ = report(path, tmp_path, capsys)
+    assert "sweeps/run.py --set &#39;task=a b&#39;" in html
+    assert json.loads((path / "manifest.json").read_text())["command"][-1] == "task=a b"

@@ -1,0 +1,66 @@
+"""Intervals against known values, scipy, and what must hold of any interval."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+from analysis.stats import describe, estimate, wilson
+
+fractions = st.floats(0, 1)
+sizes = st.integers(1, 100_000)
+
+
+def test_wilson_equals_scipy():
+    for hits, n in [(0, 10), (5, 10), (10, 10), (809, 872), (54, 56)]:
+        expected = binomtest(hits, n).proportion_ci(method="wilson")
+        assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_one_seed_is_the_wilson_interval():
+    one = estimate([0.9], 100)
+    assert (one.low, one.high) == pytest.approx((0.82563, 0.94477), abs=1e-5)
+    assert one.seeds == 1
+    assert "seed variance unknown" in describe([one])
+
+
+def test_several_seeds_follow_the_stated_formula():
+    accuracies = [0.80, 0.82, 0.87]
+    mean, variance = 0.83, (0.03**2 + 0.01**2 + 0.04**2) / 2
+    half = student.ppf(0.975, 2) * math.sqrt(variance / 3 + mean * (1 - mean) / 500)
+    several = estimate(accuracies, 500)
+    assert several.mean == pytest.approx(mean)
+    assert several.high - several.mean == pytest.approx(min(half, 1 - mean))
+    assert several.mean - several.low == pytest.approx(half)
+
+
+def test_equal_seeds_keep_the_variance_of_the_examples():
+    # the seeds share the examples: agreeing with each other does not make them certain
+    assert estimate([0.8] * 50, 100).high - 0.8 > 0.07
+
+
+@given(st.lists(fractions, min_size=1, max_size=8), sizes)
+def test_interval_is_in_bounds_and_holds_the_mean(accuracies, n):
+    found = estimate(accuracies, n)
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+
+
+@given(fractions, st.integers(1, 10_000), st.integers(2, 20))
+def test_more_examples_narrow_it(accuracy, n, factor):
+    for seeds in (1, 3):
+        few, many = estimate([accuracy] * seeds, n), estimate([accuracy] * seeds, n * factor)
+        assert many.high - many.low <= few.high - few.low + 1e-12
+
+
+@pytest.mark.parametrize(("accuracy", "n"), [(1.1, 10), (-0.1, 10), (0.5, 0)])
+def test_what_is_no_proportion_is_refused(accuracy, n):
+    with pytest.raises(ValueError, match="fraction"):
+        wilson(accuracy, n)
+
+
+def test_no_seeds_are_refused():
+    with pytest.raises(ValueError, match="at least one seed"):
+        estimate([], 10)
