@@ -40,9 +40,10 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     """Mean over seeds with a 95 % interval.
 
     One seed: the Wilson interval of that run over its examples; the variance between seeds is unknown.
-    N >= 2 seeds: p ± t(N-1) · sqrt(s²/N + p(1-p)/n), with p the mean and s² the variance between seeds.
-    The seeds share their n test examples, so the second term, the variance of having drawn these
-    examples, is not divided by N. The t quantile multiplies both terms, which is on the wide side.
+    N >= 2 seeds: p ± t(v) · sqrt(a + b), with p the mean, a = s²/N of the variance s² between seeds, and
+    b = p(1-p)/n. The seeds share their n test examples, so b, the variance of having drawn these examples, is not
+    divided by N. v is Welch and Satterthwaite's degrees of freedom, (a+b)² / (a²/(N-1) + b²/(n-1)): a few seeds make
+    the quantile large only as far as it is they that make the variance.
     """
     if not accuracies:
         raise ValueError("no accuracies: need at least one seed")
@@ -52,7 +53,10 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         low, high = wilson(mean, test_n)
     else:
         between = math.fsum((each - mean) ** 2 for each in accuracies) / (seeds - 1)
-        half = float(stdtrit(seeds - 1, 0.975)) * math.sqrt(between / seeds + mean * (1 - mean) / test_n)
+        a, b = between / seeds, mean * (1 - mean) / test_n
+        share = a / (a + b) if a + b else 0.0
+        freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, test_n - 1))
+        half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
         low, high = max(0.0, mean - half), min(1.0, mean + half)
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
 

@@ -220,8 +220,8 @@ def encode(
         inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
         if len(inside) <= excess:
             raise ValueError(
-                f"the template {template!r} leaves no room for text in {most} tokens: shorten the template or the prompt, "
-                "or raise max_tokens"
+                f"the template {template!r} leaves no room for text in {most} tokens: shorten it or the prompt, or raise "
+                "max_tokens"
             )
         kept = fields[task.cut][: inside[-excess] - start].rstrip()
         shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]

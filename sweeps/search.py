@@ -123,12 +123,13 @@ class _CellState:
     trials: int
     started: int = 0
     running: int = 0
+    retries: int = 0  # failed trials that wait to be tried again
     confirming: bool = False
     records: list[TrialRecord] = field(default_factory=list)
 
     @property
     def searched(self) -> bool:
-        return self.started >= self.trials and not self.running
+        return self.started >= self.trials and not self.running and not self.retries
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class SweepSearcher(Searcher):
             state = by_name.get(record.cell or "")
             if state and record.phase == "search" and state.started < state.trials:
                 state.started += 1
+                state.retries += 1
                 self._retry.append((state, TrialConfig.from_dict(record.config)))
         for state in self.cells:
             self._when_searched(state)
@@ -213,11 +215,9 @@ class SweepSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         """The next job; None while everything waits for running trials; FINISHED at the end."""
         while True:
-            found = self._next(trial_id)
+            self.held_back = self._waiting() and not self._may_start()
+            found = None if self.held_back else self._next(trial_id)
             if found is None:
-                return None if self._running else Searcher.FINISHED
-            if not self._may_start():
-                self.held_back = True
                 return None if self._running else Searcher.FINISHED
             known = self._done.get(found.config.key)
             self._running[trial_id] = found
@@ -231,12 +231,16 @@ class SweepSearcher(Searcher):
             self._on_start(trial_id, job)
             return job
 
+    def _waiting(self) -> bool:
+        return bool(self._confirm or self._retry or any(state.started < state.trials for state in self.cells))
+
     def _next(self, trial_id: str) -> _Running | None:
         if self._confirm:
             state, config, stratum = self._confirm.popleft()
             return _Running(state, "confirm", config, stratum)
         if self._retry:
             state, config = self._retry.popleft()
+            state.retries -= 1
             return _Running(state, "search", config, self.space.stratum(state.cell, config))
         open_cells = [state for state in self.cells if state.started < state.trials]
         if not open_cells:

@@ -278,13 +278,17 @@ class Sweep:
 
     def _placement(self, cluster: Mapping[str, float]) -> tuple[dict[str, float], int]:
         """Resources of one trial, and how many run at once."""
-        gpus, cpus = cluster.get("GPU", 0), int(cluster.get("CPU", 1))
+        gpus, cpus = cluster.get("GPU", 0), int(cluster.get("CPU", 0))
         asked = self.options.max_concurrent
-        if gpus or self.options.trials_per_gpu:
+        autoscaled = (
+            bool(os.environ.get("RAY_ADDRESS")) and not cpus
+        )  # a head that offers nothing: workers come on demand
+        if gpus or self.options.trials_per_gpu or autoscaled:
             packed = self.options.trials_per_gpu or 1
             self._gpus_a_trial = 1 / packed
             # An autoscaled cluster may have no GPU yet: enough trials must wait for it to start some.
             return {"cpu": 1, "gpu": 1 / packed}, asked or max(int(gpus), 8) * packed
+        cpus = max(1, cpus)
         concurrent = min(asked or cpus, cpus)
         return {"cpu": max(1, cpus // concurrent), "gpu": 0}, concurrent
 

@@ -12,7 +12,9 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from filelock import FileLock
 
@@ -71,7 +73,9 @@ class EmbeddedSpec:
     """SmolLM2-135M-Instruct, Llama family."""
 
     name = "embedded"
-    known = {"embedded": Facts(width=576, layers=30, vocabulary=49152, window=8192, licence="Apache-2.0")}
+    known: ClassVar[Mapping[str, Facts]] = {
+        "embedded": Facts(width=576, layers=30, vocabulary=49152, window=8192, licence="Apache-2.0")
+    }
 
     def load(self, name: str, precision: str) -> Backbone:
         from lopt.backbones.causal import from_folder

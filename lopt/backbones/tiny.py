@@ -5,7 +5,8 @@ Bytes are its tokens, and the label words of the built-in tasks are tokens of th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts
 
@@ -32,7 +33,9 @@ class TinySpec:
     """Two layers of width 32, random weights from a fixed seed."""
 
     name = "tiny"
-    known = {"tiny": Facts(width=_WIDTH, layers=_LAYERS, vocabulary=257 + len(_WORDS), window=_WINDOW, licence="none")}
+    known: ClassVar[Mapping[str, Facts]] = {
+        "tiny": Facts(width=_WIDTH, layers=_LAYERS, vocabulary=257 + len(_WORDS), window=_WINDOW, licence="none")
+    }
 
     def load(self, name: str, precision: str) -> Backbone:
         import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Method:
     name: str
     title: str  # as the papers write it
     uses_rank = True
-    OPTIONS: Mapping[str, Any] = {}  # option -> default
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}  # option -> default
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         """The matrices by name, in the order in which their initial values are drawn."""

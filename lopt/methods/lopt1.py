@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Factor, Method, Shape, bound_option
 
@@ -16,7 +16,7 @@ class LoPT1(Method):
 
     name = "lopt1"
     title = "LoPT-1"
-    OPTIONS = {"init_bound": 0.5}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
         bound_option("init_bound", options["init_bound"])

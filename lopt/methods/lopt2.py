@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Factor, Method, Shape, bound_option
 
@@ -21,7 +21,7 @@ class LoPT2(Method):
 
     name = "lopt2"
     title = "LoPT-2"
-    OPTIONS = {"init_bound": 0.5, "u_bound": None, "x0_bound": 0.5, "x0_seed": 0}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5, "u_bound": None, "x0_bound": 0.5, "x0_seed": 0}
 
     def check_options(self, options: dict[str, Any]) -> None:
         for name in ("init_bound", "x0_bound"):

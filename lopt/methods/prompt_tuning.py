@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Factor, Method, Shape, bound_option
 
@@ -17,7 +17,7 @@ class PromptTuning(Method):
     name = "prompt_tuning"
     title = "Prompt tuning"
     uses_rank = False
-    OPTIONS = {"init_bound": 0.5}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
         bound_option("init_bound", options["init_bound"])

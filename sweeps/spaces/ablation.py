@@ -4,7 +4,8 @@
     python sweeps/run.py --space ablation --profile demo   # embedded backbone, movie snippets: two cores, minutes
 
 Ten cells: n in {10, 20, 30} by r in {1, 2, 5}, and n = 10 without LoPT. The learning rate is searched inside each
-cell, the paper's 0.3 first. Expect (paper) 90.5 to 92.9 %, with r = 1 about one point below r = 2.
+cell, the paper's 0.3 first (0.1 in the demo). Expect (paper) 90.5 to 92.9 %, with r = 1 about one point below r = 2;
+of the demo, more than 80 % in its best cells.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ _PAPER = {
 _DEMO = {
     "task": "movie_snippets",
     "backbone": "embedded",
-    "batch_size": 16,
+    "batch_size": 8,
     "optimizer": "adafactor",
-    "max_steps": 48,
-    "eval_every": 16,
+    "max_steps": 40,
+    "eval_every": 10,
     "max_tokens": 48,
     "train_examples": 4000,
-    "selection_examples": 128,
+    "selection_examples": 64,
     "test_examples": 512,
 }
 
@@ -51,8 +52,9 @@ def _grid(rates: Real, first: tuple[Mapping[str, Any], ...], axes: Mapping[str, 
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
-    rates = Real(0.02, 0.5, log=True) if demo else Real(1e-3, 1.0, log=True)
-    first = ({"learning_rate": 0.3},)
+    # 40 steps on the embedded backbone want a smaller rate than the paper's 5,000 on GPT-2 large.
+    rates = Real(0.03, 0.3, log=True) if demo else Real(1e-3, 1.0, log=True)
+    first = ({"learning_rate": 0.1 if demo else 0.3},)
     return Space(
         name="ablation",
         title="Prompt length and rank (Table 3)",
@@ -60,9 +62,9 @@ def build(profile: str) -> Space:
         base=_DEMO if demo else _PAPER,
         axes={"length": (10, 20, 30), "rank": (1, 2, 5)},
         grid=lambda axes: _grid(rates, first, axes),
-        trials=4 if demo else 10,
+        trials=3 if demo else 10,
         confirm_seeds=1 if demo else 5,
-        grace_steps=16 if demo else 500,
+        grace_steps=10 if demo else 500,
     )
 
 

@@ -18,27 +18,27 @@ from sweeps.spaces import ablation
 _METHODS = (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 2))
 
 
-def _grid(rates: Real, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+def _grid(rates: Real, first: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells = []
     for task in axes["task"]:
         for method, rank in _METHODS:
             fixed = {"method": method, "task": task, "length": 10, **({"rank": rank} if rank else {})}
             name = f"{task} {method} n=10" + (f" r={rank}" if rank else "")
-            cells.append(Cell(name=name, fixed=fixed, search={"learning_rate": rates}, first=({"learning_rate": 0.3},)))
+            cells.append(Cell(name=name, fixed=fixed, search={"learning_rate": rates}, first=(first,)))
     return tuple(cells)
 
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
-    rates = Real(5e-3 if demo else 1e-3, 0.5 if demo else 1.0, log=True)
+    rates = Real(0.01 if demo else 1e-3, 0.3 if demo else 1.0, log=True)
     return Space(
         name="table1",
         title="LoPT-1 and LoPT-2 beside prompt tuning (Table 1)",
         profile=profile,
         base={name: value for name, value in shared.base.items() if name != "task"},
         axes={"task": ("movie_snippets",) if demo else ("sst2", "ag_news")},
-        grid=lambda axes: _grid(rates, axes),
+        grid=lambda axes: _grid(rates, {"learning_rate": 0.1 if demo else 0.3}, axes),
         trials=shared.trials,
         confirm_seeds=shared.confirm_seeds,
         grace_steps=shared.grace_steps,

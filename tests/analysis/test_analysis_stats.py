@@ -30,11 +30,19 @@ def test_one_seed_is_the_wilson_interval():
 def test_several_seeds_follow_the_stated_formula():
     accuracies = [0.80, 0.82, 0.87]
     mean, variance = 0.83, (0.03**2 + 0.01**2 + 0.04**2) / 2
-    half = student.ppf(0.975, 2) * math.sqrt(variance / 3 + mean * (1 - mean) / 500)
+    of_seeds, of_examples = variance / 3, mean * (1 - mean) / 500
+    freedom = (of_seeds + of_examples) ** 2 / (of_seeds**2 / 2 + of_examples**2 / 499)
+    half = student.ppf(0.975, freedom) * math.sqrt(of_seeds + of_examples)
     several = estimate(accuracies, 500)
     assert several.mean == pytest.approx(mean)
     assert several.high - several.mean == pytest.approx(min(half, 1 - mean))
     assert several.mean - several.low == pytest.approx(half)
+
+
+def test_two_seeds_that_agree_are_not_blown_up_by_their_number():
+    # the variance is that of the examples alone, so the quantile is the normal one, not t(1) = 12.7
+    two = estimate([0.8, 0.8], 1000)
+    assert two.high - 0.8 == pytest.approx(1.962 * math.sqrt(0.16 / 1000), rel=1e-3)
 
 
 def test_equal_seeds_keep_the_variance_of_the_examples():

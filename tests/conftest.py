@@ -1,0 +1,48 @@
+"""Fixtures that all tests share. No test reads the user's own data, caches or cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lopt import data
+from lopt.config import TrialConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the built-in sources only, unless they ask for others."""
+    for name in ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data._load.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data sets and tokenizers beside the checkout, or LOPT_TEST_SHARED; the test skips without them."""
+    folder = Path(os.environ.get("LOPT_TEST_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs real data sets and tokenizers in {folder}")
+    return folder
+
+
+@pytest.fixture
+def tiny() -> TrialConfig:
+    """A trial of milliseconds."""
+    return TrialConfig(
+        method="lopt1",
+        task="toy",
+        backbone="tiny",
+        length=4,
+        rank=2,
+        learning_rate=0.1,
+        batch_size=8,
+        max_steps=6,
+        eval_every=3,
+        precision="fp32",
+    )

@@ -1,0 +1,194 @@
+"""The causal backbone against PEFT and a plain transformers forward, in fp64 with sdpa."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from lopt import backbones
+from lopt.backbones.causal import CausalBackbone
+from lopt.backbones.tiny import tokenizer
+
+VOCABULARY, WIDTH, PROMPT = 300, 48, 7
+
+
+def make_model(family, **changes):
+    torch.manual_seed(0)
+    if family == "gpt2":
+        config = GPT2Config(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=128, **changes)
+        model = GPT2LMHeadModel(config)
+    else:
+        config = LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, **changes,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():  # random weights as they come barely mix their inputs
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    model.set_attn_implementation("sdpa")
+    return model.double().eval()
+
+
+def make_backbone(family, **changes):
+    return CausalBackbone(family, "test", make_model(family, **changes), tokenizer())
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def backbone(request):
+    return make_backbone(request.param)
+
+
+def inputs(backbone, padding=0):
+    """Three texts of different length, padded on the right by `padding` tokens more than needed."""
+    torch.manual_seed(1)
+    lengths_B = torch.tensor([9, 4, 6])
+    ids_BT = torch.full((3, 9 + padding), backbone.pad_id)
+    for row, length in enumerate(lengths_B):
+        ids_BT[row, :length] = torch.randint(1, 257, (int(length),))
+    return ids_BT, lengths_B, backbone.label_ids([" bad", " great"])
+
+
+def random_prompt():
+    torch.manual_seed(2)
+    return torch.randn(PROMPT, WIDTH, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("padding", [0, 13])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_logits_and_gradient_equal_pefts_prompt_tuning(family, padding):
+    peft = pytest.importorskip("peft")
+    backbone, prompt = make_backbone(family), random_prompt()
+    ids_BT, lengths_B, label_ids = inputs(backbone, padding)
+    logits_BC = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+    labels = torch.tensor([0, 1, 1])
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits_BC, labels), prompt)
+
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPT)
+    wrapped = peft.get_peft_model(make_model(family), config).double().eval()
+    weight = wrapped.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        weight.copy_(prompt)
+    mask_BT = torch.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
+    whole = wrapped(input_ids=ids_BT, attention_mask=mask_BT.long()).logits
+    theirs_BC = whole[torch.arange(3), PROMPT + lengths_B - 1][:, label_ids]
+    (their_gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(theirs_BC, labels), weight)
+
+    assert gradient.abs().max() > 1e-6
+    torch.testing.assert_close(logits_BC, theirs_BC, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradient, their_gradient, rtol=0, atol=1e-9)
+
+
+def test_the_amount_of_padding_changes_nothing(backbone):
+    prompt = random_prompt()
+    reference = backbone.label_logits(prompt, *inputs(backbone))
+    for padding in (1, 8, 40):
+        torch.testing.assert_close(
+            backbone.label_logits(prompt, *inputs(backbone, padding)), reference, rtol=0, atol=1e-12
+        )
+
+
+def test_one_by_one_equals_batched(backbone):
+    prompt = random_prompt()
+    ids_BT, lengths_B, label_ids = inputs(backbone)
+    together = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+    for row, length in enumerate(lengths_B):
+        alone = backbone.label_logits(prompt, ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids)
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
+
+
+def test_label_logits_are_rows_of_the_whole_head_on_a_hand_built_input(backbone):
+    prompt = random_prompt()
+    ids_BT, lengths_B, label_ids = inputs(backbone)
+    for row, length in enumerate(lengths_B):
+        text_TH = backbone.model.get_input_embeddings()(ids_BT[row, :length])
+        whole = backbone.model(inputs_embeds=torch.cat([prompt, text_TH])[None]).logits[0, -1]
+        ours = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)[row]
+        torch.testing.assert_close(ours, whole[label_ids], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_prompt_computed_once_for_all_rows_equals_one_a_row(backbone, dtype):
+    """The fast form against the plain one: logits and gradient, to rounding of the type (some norms use fp32)."""
+    backbone.model.to(dtype)
+    backbone.dtype = dtype
+    prompt = random_prompt().detach().to(dtype).requires_grad_()
+    ids_BT, lengths_B, label_ids = inputs(backbone)
+    found = []
+    for share_from in (1, None):
+        backbone.share_from_tokens = share_from
+        logits = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+        found.append((logits, torch.autograd.grad(logits[:, 0].sum(), prompt)[0]))
+    one_a_row = backbone.label_logits(prompt.expand(3, -1, -1), ids_BT, lengths_B, label_ids)
+    for logits, gradient in found[1:]:
+        torch.testing.assert_close(logits, found[0][0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one_a_row, found[1][0], rtol=0, atol=0)
+
+
+def test_without_a_prompt_it_is_the_plain_model(backbone):
+    ids_BT, lengths_B, label_ids = inputs(backbone)
+    plain = backbone.model(input_ids=ids_BT[:1]).logits[0, -1, label_ids]
+    torch.testing.assert_close(backbone.label_logits(None, ids_BT[:1], lengths_B[:1], label_ids)[0], plain)
+
+
+def test_a_head_that_scales_its_logits_is_computed_whole():
+    class Scaled(GPT2LMHeadModel):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = torch.tanh(out.logits)
+            return out
+
+    plain = make_model("gpt2")
+    scaled = Scaled(plain.config).double()
+    scaled.load_state_dict(plain.state_dict())
+    backbone = CausalBackbone("scaled", "test", scaled, tokenizer())
+    reference = make_backbone("gpt2")
+    arguments = (random_prompt(), *inputs(reference))
+    torch.testing.assert_close(backbone.label_logits(*arguments), torch.tanh(reference.label_logits(*arguments)))
+
+
+def test_label_words_that_share_a_token_are_refused():
+    backbone = backbones.load("tiny", "fp32")
+    with pytest.raises(ValueError, match=r"share their first token.*' fine': \d+"):
+        backbone.label_ids([" fine", " fun"])
+
+
+def test_the_checksum_follows_every_weight(backbone):
+    before = backbone.checksum()
+    with torch.no_grad():
+        list(backbone.model.parameters())[-1].flatten()[0] += 1e-9
+    assert backbone.checksum() != before
+
+
+def test_a_local_folder_loads_and_gives_the_same_numbers(tmp_path, monkeypatch):
+    make_model("llama").float().save_pretrained(tmp_path / "mine")
+    tokenizer().save_pretrained(tmp_path / "mine")
+    loaded = backbones.load(str(tmp_path / "mine"), "fp64")
+    reference = make_backbone("llama")
+    arguments = (random_prompt(), *inputs(reference))
+    torch.testing.assert_close(loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=1e-4)
+    assert backbones.facts(str(tmp_path / "mine")).width == WIDTH
+    monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))
+    assert backbones.facts("mine").window == 128
+    assert backbones.model_revision("mine") == backbones.model_revision(str(tmp_path / "mine"))
+    (tmp_path / "mine" / "extra.json").write_text("{}")
+    assert backbones.model_revision("mine") != loaded.revision
+
+
+def test_known_backbones_need_no_weights():
+    assert {n: backbones.facts(n).width for n in ("gpt2", "gpt2-medium", "gpt2-large", "embedded")} == {
+        "gpt2": 768,
+        "gpt2-medium": 1024,
+        "gpt2-large": 1280,
+        "embedded": 576,
+    }
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "gpt3-large"])
+def test_an_unknown_backbone_is_one_line(name):
+    with pytest.raises(ValueError, match=r"backbone .*nowhere|neither known") as caught:
+        backbones.facts(name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lopt import backbones, data, tasks
+from lopt.data import Example, collate, encode, evaluation_batches, hold_out, load_split, prepare, stratified
+from lopt.tasks import movie_snippets
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror of SST-2 with a few rows; `write(columns)` replaces its training split."""
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
+    (tmp_path / "sst2").mkdir()
+
+    def write(split="train", **columns):
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "sst2" / f"{split}.parquet")
+        data._load.cache_clear()
+
+    for split, count in (("train", 40), ("validation", 10)):
+        write(split, sentence=[f"film {i} " for i in range(count)], label=[i % 2 for i in range(count)])
+    return write
+
+
+def test_reads_a_mirror(mirror):
+    examples = load_split(tasks.get("sst2"), "train")
+    assert len(examples) == 40
+    assert examples[3] == Example(id=3, fields={"sentence": "film 3"}, label=1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["a"], "label": [0]}, ["no column 'sentence'", "text, label"]),
+        ({"sentence": ["a"]}, ["no column 'label'"]),
+        ({"sentence": ["a", "b"], "label": [0, 2]}, ["row 1", "label is 2", "0 to 1", "negative, positive"]),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, ["row 1", "label is -1"]),
+        ({"sentence": ["a", "b"], "label": [0, None]}, ["row 1", "label is None"]),
+        ({"sentence": ["a", " "], "label": [0, 1]}, ["row 1", "sentence is ' '", "take the row out"]),
+        ({"sentence": ["a", None], "label": [0, 1]}, ["row 1", "sentence is None"]),
+    ],
+)
+def test_bad_rows_are_named(mirror, columns, words):
+    mirror(**columns)
+    with pytest.raises(ValueError) as caught:
+        load_split(tasks.get("sst2"), "train")
+    assert "train.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_folder_file_and_damaged_file(mirror, tmp_path, monkeypatch):
+    (tmp_path / "sst2" / "train.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(ValueError, match=r"train\.parquet is no Parquet file"):
+        load_split(tasks.get("sst2"), "train")
+    with pytest.raises(ValueError, match=r"ag_news/train\.parquet does not exist; LOPT_DATA_DIR holds sst2/"):
+        load_split(tasks.get("ag_news"), "train")
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="which is no folder"):
+        load_split(tasks.get("sst2"), "train")
+
+
+def test_the_revision_follows_the_content(mirror):
+    before = data.data_revision("sst2")
+    mirror("validation", sentence=["another"] * 10, label=[0, 1] * 5)
+    assert data.data_revision("sst2") != before
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=200), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_stratified_samples_keep_the_shares(labels, share, seed):
+    labels = np.array(labels)
+    size = max(1, int(share * len(labels)))
+    chosen = stratified(labels, size, np.random.RandomState(seed))
+    assert len(set(chosen)) == len(chosen) == size
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert abs((labels[chosen] == label).sum() - count * size / len(labels)) < 1
+
+
+def test_held_out_examples_are_a_tenth_and_at_most_5000():
+    for total, expected in ((100, 10), (67_349, 5000), (5, 1)):
+        train, selection = hold_out(np.arange(total) % 2, seed=42)
+        assert len(selection) == expected
+        assert sorted([*train, *selection]) == list(range(total))
+    again, other = hold_out(np.arange(100) % 2, seed=42)[1], hold_out(np.arange(100) % 2, seed=43)[1]
+    assert np.array_equal(again, hold_out(np.arange(100) % 2, seed=42)[1])
+    assert not np.array_equal(again, other)
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=300), size=st.integers(1, 20), seed=st.integers(0, 99))
+def test_an_epoch_of_batches_shows_no_example_twice(lengths, size, seed):
+    lengths = np.array(lengths)
+    full = min(size, len(lengths))
+    an_epoch = len(lengths) // full
+    batches = list(itertools.islice(data.training_batches(lengths, size, seed), 2 * an_epoch))
+    for epoch in (batches[:an_epoch], batches[an_epoch:]):
+        shown = np.concatenate(epoch)
+        assert len(set(shown)) == len(shown) == an_epoch * full
+    again = itertools.islice(data.training_batches(lengths, size, seed), 2 * an_epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_batches_hold_texts_of_about_one_length():
+    lengths = np.random.RandomState(0).randint(5, 60, 3200)
+    batches = list(itertools.islice(data.training_batches(lengths, 16, 0), 200))
+    padded = sum(lengths[b].max() * len(b) for b in batches)
+    assert lengths[np.concatenate(batches)].sum() / padded > 0.95
+    means = [lengths[b].mean() for b in batches]
+    assert np.corrcoef(means[:-1], means[1:])[0, 1] < 0.2  # their order is random
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=0, max_size=100), size=st.integers(1, 20))
+def test_evaluation_shows_every_example_once(lengths, size):
+    shown = [i for batch in evaluation_batches(np.array(lengths, dtype=int), size) for i in batch]
+    assert sorted(shown) == list(range(len(lengths)))
+
+
+def test_padding_is_on_the_right():
+    backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
+    encoded = data.encode_all(backbone, task, task.template, [Example(0, {"text": t}, 1) for t in ("warm film", "a")])
+    ids_BT, lengths_B, labels_B = collate(encoded, np.array([1, 0]), backbone.pad_id)
+    assert ids_BT.shape == (2, len("warm film It was"))
+    assert (ids_BT[0, lengths_B[0] :] == backbone.pad_id).all()
+    assert (ids_BT[0, : lengths_B[0]] != backbone.pad_id).all()
+    assert labels_B.tolist() == [1, 1]
+
+
+def test_a_long_text_is_cut_and_the_template_is_not():
+    backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
+    whole, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=99)
+    assert backbone.tokenizer.decode(whole) == "abcdefgh It was"
+    assert not cut
+    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=10)  # " It was" is 7 bytes
+    assert backbone.tokenizer.decode(ids) == "abc It was"
+    assert cut
+    with pytest.raises(ValueError, match="leaves no room"):
+        encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=7)
+
+
+def test_cut_texts_are_counted_and_fit_the_window(tiny, mirror):
+    text = "word " * 100
+    mirror(sentence=[text, "short"] * 20, label=[0, 1] * 20)
+    backbone = backbones.load("tiny", "fp32")
+    ready = prepare(tiny.replace(task="sst2", template=None, label_words=None), backbone)
+    assert ready.train.truncated + ready.selection.truncated == 20
+    assert ready.test.truncated == 0
+    assert max(ready.train.lengths) <= backbone.window - tiny.length
+    with pytest.raises(ValueError, match="window of tiny is 256"):
+        prepare(tiny.replace(length=256), backbone)
+
+
+def test_subsets_are_stratified_and_the_same_for_every_seed(tiny):
+    backbone = backbones.load("tiny", "fp32")
+    small = tiny.replace(train_examples=30, selection_examples=10, test_examples=20)
+    one, two = (prepare(small.replace(seed=seed), backbone) for seed in (0, 1))
+    assert [len(part) for part in (one.train, one.selection, one.test)] == [30, 10, 20]
+    assert np.array_equal(one.test.example_ids, two.test.example_ids)
+    assert np.bincount(one.test.labels).tolist() == [10, 10]
+    assert one.report_size == 120
+    assert "a stratified 20 of 120" in one.protocol
+
+
+def test_movie_snippets_keep_duplicates_together():
+    assert movie_snippets.split_of("A  fine Film!") == movie_snippets.split_of("a fine film")
+    share = np.mean([movie_snippets.split_of(f"sentence {i}") == "test" for i in range(5000)])
+    assert share == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["sst2", "ag_news"])
+def test_real_data_sets_load_and_tokenise(name, shared, monkeypatch):
+    monkeypatch.setenv("LOPT_DATA_DIR", str(shared / "data"))
+    task = tasks.get(name)
+    reported = load_split(task, task.report)
+    assert len(reported) == task.report_size
+    assert {e.label for e in reported} == set(range(len(task.classes)))
+
+
+def test_label_words_are_the_papers_tokens(shared):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / "gpt2")
+    expected = {"sst2": [4633, 3967], "ag_news": [4819, 5701, 1597, 3037]}
+    for name, ids in expected.items():
+        assert [tokenizer(word)["input_ids"] for word in tasks.get(name).label_words] == [[i] for i in ids]

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lopt import artifact, load_prompt, train
+from lopt.records import TrialRecord
+from lopt.training import Trial, default_precision, failed_record, resolve, zero_shot
+
+
+def test_evaluates_at_every_rung_and_at_the_end(tiny):
+    record = train(tiny.replace(max_steps=7))
+    assert [e.step for e in record.evaluations] == [3, 6, 7]
+    assert record.status == "complete"
+    assert record.steps == 7
+    assert record.tokens > 7 * 8 * tiny.length
+
+
+def test_leaving_the_loop_is_a_stop(tiny):
+    trial = Trial(tiny, phase="search")
+    for _ in trial:
+        break
+    record = trial.finish(cell="c", stratum="s")
+    assert (record.status, record.steps, record.cell, record.stratum) == ("stopped", 3, "c", "s")
+    assert record.test_accuracy is None
+
+
+def test_the_search_phase_never_sees_the_reported_split(tiny):
+    trial = Trial(tiny, phase="search")
+    for _ in trial:
+        pass
+    record = trial.finish()
+    assert record.status == "complete"
+    assert (record.test_accuracy, record.test_n) == (None, None)
+    assert trial.predictions is None
+
+
+def test_the_best_prompt_is_kept_not_the_last(tiny):
+    trial = Trial(tiny.replace(max_steps=30, eval_every=1, learning_rate=0.5))
+    prompts = [trial.best_prompt().prompt_PH]
+    for _ in trial:
+        with torch.no_grad():
+            prompts.append(trial.prompt().clone())
+    scores = [(e.selection_accuracy, -e.selection_loss) for e in trial.evaluations]
+    best = 1 + scores.index(max(scores))
+    record = trial.finish()
+    assert record.selection_step == best
+    assert record.selection_accuracy == max(e.selection_accuracy for e in trial.evaluations)
+    torch.testing.assert_close(trial.best_prompt().prompt_PH, prompts[best])
+    assert best < 30, "choose a rate at which the last prompt is not the best"
+
+
+def test_divergence_is_an_outcome(tiny, monkeypatch):
+    trial = Trial(tiny.replace(max_steps=9))
+    honest, calls = trial.loss, []
+    monkeypatch.setattr(trial, "loss", lambda p: honest(p) * (float("nan") if calls.append(1) or len(calls) > 4 else 1))
+    evaluations = list(trial)
+    record = trial.finish()
+    assert [e.step for e in evaluations] == [3]
+    assert (record.status, record.steps) == ("diverged", 6)
+    assert record.selection_accuracy == evaluations[0].selection_accuracy
+    assert TrialRecord.from_dict(record.to_dict()) == record
+
+
+def test_the_record_says_where_it_came_from(tiny):
+    record = train(tiny)
+    assert {"commit", "dirty", "versions", "hardware", "data_revision", "model_revision"} <= set(record.provenance)
+    assert record.config["data_revision"] == record.provenance["data_revision"] != None  # noqa: E711
+    assert record.key == resolve(tiny).key
+    assert record.protocol.startswith("selected on 40 examples held out of train")
+    assert (record.trainable_parameters, record.stored_parameters, record.materialised_parameters) == (72, 72, 128)
+
+
+def test_records_of_newer_or_broken_schemas_are_refused(tiny):
+    values = train(tiny).to_dict()
+    with pytest.raises(ValueError, match="schema 2"):
+        TrialRecord.from_dict({**values, "schema_version": 2})
+    with pytest.raises(ValueError, match="not a trial record"):
+        TrialRecord.from_dict({**values, "surprise": 1})
+    with pytest.raises(ValueError, match="status is 'done'"):
+        TrialRecord.from_dict({**values, "status": "done"})
+
+
+def test_a_failure_is_recorded_with_its_traceback(tiny):
+    try:
+        raise MemoryError("too much")
+    except MemoryError as error:
+        record = failed_record(tiny, error, phase="search", cell="c", stratum="s", started_at="2026-01-01")
+    assert record.status == "failed"
+    assert record.error["type"] == "MemoryError"
+    assert "test_training" in record.error["traceback"]
+    assert record.flat()["error"] == "MemoryError: too much"
+
+
+def test_precision_is_settled_once(tiny):
+    settled = resolve(tiny.replace(precision="auto"))
+    assert settled.precision == default_precision()
+    assert settled.precision in ("bf16", "fp32")
+    assert resolve(settled) == settled
+
+
+def test_learning_happens_in_a_model_that_can_learn(tiny):
+    """The loss on the training text falls clearly: the gradient reaches the factors with the right sign."""
+    trial = Trial(tiny.replace(max_steps=120, eval_every=20, learning_rate=0.03, batch_size=16), phase="search")
+    for _ in trial:
+        pass
+    losses = [e.train_loss for e in trial.evaluations]
+    assert losses[-1] < losses[0]
+
+
+def test_zero_shot_and_majority(tiny):
+    found = zero_shot(tiny)
+    assert found["majority_accuracy"] == 0.5
+    assert found["test_n"] == 120
+    assert 0 <= found["zero_shot_accuracy"] <= 1
+
+
+def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp_path):
+    trial = Trial(tiny)
+    for _ in trial:
+        pass
+    trial.finish(artifact=tmp_path)
+    from lopt import tasks
+    from lopt.data import load_split
+
+    prompt = load_prompt(tmp_path)
+    texts = [example.fields["text"] for example in load_split(tasks.get("toy"), "validation")]
+    answers = prompt.predict(texts)
+    assert [a.label for a in answers] == [tasks.get("toy").classes[i] for i in trial.predictions.predicted]
+    assert all(sum(a.probabilities.values()) == pytest.approx(1) for a in answers)
+    assert prompt.predict([]) == []
+    with pytest.raises(ValueError, match="text is ' '"):
+        prompt.predict([" "])
+
+
+@pytest.mark.parametrize("file", ["prompt.safetensors", "prompt.json"])
+def test_missing_or_damaged_artifacts_are_one_line(tiny, tmp_path, file):
+    train(tiny, artifact=tmp_path)
+    path = tmp_path / file
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError):
+        load_prompt(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="holds no trained prompt"):
+        load_prompt(tmp_path)
+
+
+def test_factors_that_do_not_give_the_prompt_are_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    train(tiny, artifact=tmp_path)
+    tensors = load_file(tmp_path / "prompt.safetensors")
+    tensors["factors.U"] = tensors["factors.U"] + 1
+    save_file(tensors, tmp_path / "prompt.safetensors")
+    with pytest.raises(ValueError, match="its factors do not give its prompt"):
+        load_prompt(tmp_path)
+
+
+def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
+    trial = Trial(tiny.replace(model_revision="another"))
+    trial.best_prompt().save(tmp_path)
+    with pytest.raises(ValueError, match="trained on tiny another; here it is random seed 0"):
+        load_prompt(tmp_path).evaluate()
+
+
+def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
+    """Each example's logits are its own: the canonical batches are a matter of speed."""
+    trial = Trial(tiny)
+    encoded = trial.data.test
+    whole = artifact.predict_split(trial.backbone, trial.prompt().detach(), encoded, trial._label_ids)
+    some = np.array([5, 50, 100])
+    part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
+    alone = artifact.predict_split(trial.backbone, trial.prompt().detach(), part, trial._label_ids)
+    np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
+
+
+def test_the_library_needs_torch_and_transformers_only():
+    """Training imports neither ray, optuna, datasets, pyarrow, pandas, peft nor gguf; planning not even torch."""
+    plan = "from lopt import TrialConfig, count_parameters; TrialConfig(method='lopt1', task='sst2', rank=2, learning_rate=1)"
+    run = (
+        "from lopt import TrialConfig, train; train(TrialConfig(method='lopt1', task='toy', backbone='tiny', length=4,"
+        "rank=2, learning_rate=.1, max_steps=1, eval_every=1, precision='fp32'))"
+    )
+    for code, banned in (
+        (plan, {"torch", "transformers", "ray", "optuna", "pandas"}),
+        (run, {"ray", "optuna", "datasets", "pyarrow", "pandas", "peft", "gguf"}),
+    ):
+        # Every finder behind one that does not see the packages: as if they were not installed.
+        block = (
+            "import sys\n"
+            "class Hide:\n"
+            "    def __init__(self, finder): self.finder = finder\n"
+            "    def __getattr__(self, name): return getattr(self.finder, name)\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            f"        return None if name.split('.')[0] in {banned!r} else self.finder.find_spec(name, path, target)\n"
+            "sys.meta_path[:] = map(Hide, sys.meta_path)\n"
+        )
+        subprocess.run([sys.executable, "-c", block + code], check=True, timeout=120)

@@ -1,0 +1,325 @@
+"""Studies, winners and early stopping, against Optuna's own account and Ray's own ASHA."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from lopt.config import TrialConfig
+from lopt.records import Evaluation, TrialRecord
+from sweeps import space
+from sweeps.scheduler import StratifiedASHA
+from sweeps.search import CellStudy, SweepSearcher, winner
+from sweeps.trial import METRIC, TIME
+
+
+def make_record(config, status="complete", accuracy=0.7, phase="search", cell=None, stratum=None, loss=0.5, steps=12):
+    evaluations = tuple(
+        Evaluation(
+            step=step,
+            selection_accuracy=accuracy,
+            selection_loss=loss,
+            train_loss=0.5,
+            top_class_share=0.5,
+            wall_time_s=1.0,
+        )
+        for step in range(4, steps + 1, 4)
+    )
+    return TrialRecord(
+        key=config.key,
+        config=config.to_dict(),
+        phase=phase,
+        status=status,
+        cell=cell,
+        stratum=stratum or cell,
+        width=32,
+        trainable_parameters=72,
+        stored_parameters=72,
+        materialised_parameters=128,
+        steps=steps,
+        max_steps=12,
+        evaluations=evaluations,
+        selection_accuracy=accuracy,
+        selection_loss=loss,
+        started_at=f"2026-01-01T00:00:{config.key[:2]}",
+    )
+
+
+class Driver:
+    """A sweep without training: `outcome(job)` says how each trial ends."""
+
+    def __init__(self, made, outcome, finished=(), failed=()):
+        self.records = {r.key: r for r in finished}
+        self.outcome, self.jobs, self.number = outcome, [], 0
+        self.searcher = SweepSearcher(
+            made,
+            settle=lambda config: config,
+            place={"out": "o", "run": "r"},
+            finished=list(finished),
+            failed=list(failed),
+            read=self.records.get,
+        )
+
+    def start(self):
+        self.number += 1
+        job = self.searcher.suggest(f"t{self.number}")
+        if isinstance(job, dict):
+            self.jobs.append((f"t{self.number}", job))
+            return f"t{self.number}", job
+        return job
+
+    def end(self, trial_id, job):
+        config = TrialConfig.from_dict(job["config"])
+        ended = self.outcome(job)
+        if ended is not None:
+            status, accuracy = ended
+            self.records[config.key] = make_record(config, status, accuracy, job["phase"], job["cell"], job["stratum"])
+        shown = "running" if ended is None or ended[0] == "stopped" else ended[0]
+        self.searcher.on_trial_complete(
+            trial_id, {"status": shown, METRIC: ended[1] if ended else 0}, error=ended is None
+        )
+
+    def run(self):
+        while isinstance(found := self.start(), tuple):
+            self.end(*found)
+        assert found == Searcher.FINISHED
+        return self
+
+
+def by_rate(job):
+    """Best at a learning rate of 0.1."""
+    return "complete", 0.9 - abs(math.log10(job["config"]["learning_rate"]) + 1) / 10
+
+
+def test_every_cell_gets_its_equal_number_of_trials_then_its_winner_is_confirmed():
+    made = space.with_seeds(space.load("smoke", "paper"), 2)
+    driver = Driver(made, by_rate).run()
+    for cell in made.cells:
+        search = [j for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
+        confirm = [j for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "confirm"]
+        assert len(search) == 3
+        assert search[0]["config"]["learning_rate"] == 0.3, "the first point comes first"
+        assert {j["config"]["seed"] for j in search} == {0}
+        assert [j["config"]["seed"] for j in confirm] == [1, 2]
+        best = max(search, key=lambda j: by_rate(j)[1])
+        assert {j["config"]["learning_rate"] for j in confirm} == {best["config"]["learning_rate"]}
+    assert len({TrialConfig.from_dict(j["config"]).key for _, j in driver.jobs}) == len(driver.jobs)
+
+
+def test_a_continued_sweep_runs_only_what_is_missing_and_knows_what_was_learned():
+    made = space.load("smoke", "paper")
+    whole = Driver(made, by_rate).run()
+    for kept in (4, 9, 11):
+        first = Driver(made, by_rate)
+        for _ in range(kept):
+            first.end(*first.start())
+        again = Driver(made, by_rate, finished=first.records.values()).run()
+        assert not set(first.records) & {TrialConfig.from_dict(j["config"]).key for _, j in again.jobs}
+        assert len(first.records) + len(again.jobs) == len(whole.jobs) == 12
+        for state in again.searcher.cells:
+            assert state.study.states()["complete"] == 3
+    finished = Driver(made, by_rate, finished=whole.records.values())
+    assert finished.searcher.counts() == (0, 0)
+    assert finished.start() == Searcher.FINISHED
+
+
+def test_optuna_is_told_what_happened():
+    """Complete, pruned and failed exactly as the store says; a stopped trial's early value is no result."""
+    made = space.load("smoke", "paper")
+    ends = {0: ("complete", 0.6), 1: ("stopped", 0.99), 2: ("diverged", 0.5)}
+    seen = {}
+
+    def outcome(job):
+        seen[job["cell"]] = number = seen.get(job["cell"], -1) + 1
+        return ends[number] if job["phase"] == "search" else ("complete", 0.6)
+
+    driver = Driver(made, outcome).run()
+    for state in driver.searcher.cells:
+        assert state.study.states() == {"complete": 1, "pruned": 1, "fail": 1}
+        assert state.study._study.best_value == 0.6
+    replayed = Driver(made, outcome, finished=driver.records.values())
+    for state in replayed.searcher.cells:
+        counted = {n: c for n, c in state.study.states().items() if n != "waiting"}
+        assert counted == {"complete": 1, "pruned": 1, "fail": 1}
+
+
+def test_a_trial_that_left_nothing_is_a_failure_and_the_sweep_goes_on():
+    driver = Driver(space.load("smoke", "paper"), lambda job: None).run()
+    assert len(driver.jobs) == 9
+    assert all(state.study.states() == {"fail": 3} for state in driver.searcher.cells)
+
+
+def test_failed_trials_are_tried_again_within_the_same_number():
+    made = space.load("smoke", "paper")
+    first = Driver(made, lambda job: ("failed", None) if job["config"]["learning_rate"] == 0.3 else by_rate(job)).run()
+    finished = [r for r in first.records.values() if r.status != "failed"]
+    failed = [r for r in first.records.values() if r.status == "failed"]
+    assert {r.config["learning_rate"] for r in failed} == {0.3}
+    assert len(failed) == 3
+    again = Driver(made, by_rate, finished=finished, failed=failed).run()
+    assert sorted(TrialConfig.from_dict(j["config"]).key for _, j in again.jobs if j["phase"] == "search") == sorted(
+        r.key for r in failed
+    )
+
+
+def test_a_repeated_point_is_not_run_twice():
+    made = space.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1,0.2", "trials": "6"})
+    driver = Driver(made, by_rate).run()
+    search = [j for _, j in driver.jobs if j["phase"] == "search"]
+    assert len(search) <= 6
+    assert len({TrialConfig.from_dict(j["config"]).key for j in search}) == len(search)
+    assert all(state.started == 6 for state in driver.searcher.cells)
+
+
+def test_without_anything_to_search_a_cell_has_one_trial():
+    made = space.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1"})
+    driver = Driver(made, by_rate).run()
+    assert [j["phase"] for _, j in driver.jobs].count("search") == 3
+
+
+def test_many_trials_can_be_pending_and_confirmation_waits_for_its_cell():
+    driver = Driver(space.load("smoke", "paper"), by_rate)
+    pending = [driver.start() for _ in range(9)]
+    assert all(job["phase"] == "search" for _, job in pending)
+    assert driver.start() is None
+    for trial_id, job in pending[0::3]:  # the whole first cell
+        driver.end(trial_id, job)
+    _, job = driver.start()
+    assert (job["phase"], job["cell"]) == ("confirm", pending[0][1]["cell"])
+    assert driver.start() is None
+
+
+def test_the_free_search_confirms_the_best_of_each_size():
+    made = space.with_settings(space.load("search", "demo"), {"trials": "25", "backbone": "tiny", "task": "toy"})
+    driver = Driver(made, by_rate).run()
+    sizes = {j["stratum"] for _, j in driver.jobs if j["phase"] == "search"}
+    confirmed = [j["stratum"] for _, j in driver.jobs if j["phase"] == "confirm"]
+    assert len(sizes) > 2
+    assert sorted(confirmed) == sorted(sizes)
+    methods = {j["config"]["method"] for _, j in driver.jobs}
+    assert methods == {"lopt1", "lopt2", "prompt_tuning"}
+    ranks = [(j["config"]["method"], j["config"]["rank"]) for _, j in driver.jobs]
+    assert all((rank is None) == (method == "prompt_tuning") for method, rank in ranks)
+
+
+def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
+    def record(rate, *outcome):
+        return make_record(tiny.replace(learning_rate=rate), *outcome)
+
+    low, high = record(0.1, "complete", 0.7), record(0.2, "complete", 0.8)
+    stopped, diverged = record(0.3, "stopped", 0.99), record(0.4, "diverged", 0.99)
+    assert winner([low, high, stopped, diverged]) == high
+    assert winner([stopped, diverged]) == stopped
+    assert winner([diverged]) is None
+    tied = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
+    assert winner([high, tied]) == tied, "equal accuracy: the lower loss"
+
+
+# --- early stopping ----------------------------------------------------------------------------------------------
+
+
+def trial(name, stratum, phase="search"):
+    return SimpleNamespace(trial_id=name, config={"stratum": stratum, "phase": phase})
+
+
+def report(step, accuracy, status="running"):
+    return {TIME: step, METRIC: accuracy, "status": status}
+
+
+def make_asha(**changes):
+    return StratifiedASHA(**{"grace_steps": 2, "reduction_factor": 3, "max_steps": 18, **changes})
+
+
+def test_a_stratum_decides_as_rays_asha_alone_would():
+    import random
+
+    draw = random.Random(0)
+    ours = make_asha()
+    theirs = {
+        s: AsyncHyperBandScheduler(
+            time_attr=TIME, metric=METRIC, mode="max", grace_period=2, reduction_factor=3, max_t=18
+        )
+        for s in "ab"
+    }
+    decisions = []
+    for number in range(60):
+        one = trial(str(number), "ab"[number % 2])
+        skill = draw.random() * (1 if number % 2 else 0.3)  # one stratum is much weaker
+        ours.on_trial_add(None, one)
+        theirs[one.config["stratum"]].on_trial_add(None, one)
+        for step in range(2, 18, 2):
+            result = report(step, skill * step)
+            got = ours.on_trial_result(None, one, result)
+            assert got == theirs[one.config["stratum"]].on_trial_result(None, one, result)
+            if got == TrialScheduler.STOP:
+                break
+        decisions.append((one.config["stratum"], got))
+    for stratum in "ab":
+        share = sum(d == TrialScheduler.CONTINUE for s, d in decisions if s == stratum) / 30
+        assert 0.03 < share < 0.5, "each stratum keeps some and stops most"
+
+
+def test_a_strong_stratum_never_stops_a_weak_one():
+    asha = make_asha()
+    for number in range(9):
+        strong = trial(f"s{number}", "strong")
+        asha.on_trial_add(None, strong)
+        asha.on_trial_result(None, strong, report(2, 0.9))
+    weak = trial("w", "weak")
+    asha.on_trial_add(None, weak)
+    assert asha.on_trial_result(None, weak, report(2, 0.1)) == TrialScheduler.CONTINUE
+
+
+def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_rung():
+    stopped = []
+    asha = make_asha(on_stop=lambda trial_id, result: stopped.append(trial_id))
+    for number in range(9):
+        one = trial(f"g{number}", "a")
+        asha.on_trial_add(None, one)
+        asha.on_trial_result(None, one, report(2, 0.9))
+    confirm, last = trial("c", "a", phase="confirm"), trial("l", "a")
+    for one in (confirm, last):
+        asha.on_trial_add(None, one)
+    assert asha.on_trial_result(None, confirm, report(2, 0.0)) == TrialScheduler.CONTINUE
+    assert asha.on_trial_result(None, last, report(18, 0.0, "complete")) == TrialScheduler.CONTINUE
+    bad = trial("b", "a")
+    asha.on_trial_add(None, bad)
+    assert asha.on_trial_result(None, bad, report(2, 0.0)) == TrialScheduler.STOP
+    assert stopped == ["b"]
+
+
+def test_replayed_rungs_decide_like_those_that_were_lived_through(tiny):
+    lived, replayed = (make_asha(grace_steps=4, max_steps=12) for _ in range(2))
+    records = [
+        make_record(tiny.replace(learning_rate=0.01 * (i + 1)), accuracy=0.5 + i / 20, cell="c", stratum="a")
+        for i in range(6)
+    ]
+    for record in records:
+        one = trial(record.key, "a")
+        lived.on_trial_add(None, one)
+        for evaluation in record.evaluations[:-1]:
+            lived.on_trial_result(None, one, report(evaluation.step, evaluation.selection_accuracy))
+    replayed.replay(records)
+    for number in range(40):
+        accuracy = 0.4 + number / 80
+        outcomes = []
+        for asha in (lived, replayed):
+            one = trial(f"n{number}", "a")
+            asha.on_trial_add(None, one)
+            outcomes.append(asha.on_trial_result(None, one, report(4, accuracy)))
+        assert outcomes[0] == outcomes[1]
+
+
+def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
+    (cell, *_) = space.load("smoke", "paper").cells
+    study = CellStudy(cell, trials=3, seed=0)
+    study.replay(make_record(tiny.replace(learning_rate=0.3), cell=cell.name))
+    study.enqueue_first()
+    assert study.suggest("x")["learning_rate"] != pytest.approx(0.3)
+    fresh = CellStudy(cell, trials=3, seed=0)
+    fresh.enqueue_first()
+    assert fresh.suggest("x")["learning_rate"] == 0.3

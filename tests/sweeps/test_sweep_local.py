@@ -1,0 +1,171 @@
+"""Whole sweeps of `smoke` through the command, in this process."""
+
+from __future__ import annotations
+
+import json
+
+import pandas
+import pytest
+
+import sweeps.trial
+from lopt import load_prompt
+from lopt.training import Trial
+from sweeps.run import main
+from sweeps.store import Store
+
+SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
+
+
+def sweep(tmp_path, *more):
+    return main([*SMALL, "--out", str(tmp_path), *more])
+
+
+def keys(tmp_path):
+    return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "smoke-paper" / "trials").iterdir()}
+
+
+def test_a_sweep_from_start_to_end_and_again(tmp_path, capsys):
+    assert sweep(tmp_path) == 0
+    run = tmp_path / "smoke-paper"
+    table = pandas.read_parquet(run / "trials.parquet")
+    assert dict(table.groupby("phase").size()) == {"confirm": 3, "search": 6}
+    confirmed = table[table.phase == "confirm"]
+    assert confirmed.test_accuracy.notna().all()
+    assert table[table.phase == "search"].test_accuracy.isna().all()
+    assert set(table[table.phase == "confirm"].seed) == {1}
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["command"][:2] == ["python", "sweeps/run.py"]
+    (baseline,) = json.loads((run / "baselines.json").read_text())
+    assert baseline["majority_accuracy"] == 0.5
+    for key in confirmed.key:
+        prompt = load_prompt(run / "artifacts" / key)
+        assert prompt.evaluate().accuracy == confirmed.set_index("key").test_accuracy[key]
+        predictions = pandas.read_parquet(run / "predictions" / f"{key}.parquet")
+        assert (predictions.gold == predictions.predicted).mean() == prompt.test_accuracy
+    out = capsys.readouterr().out
+    assert "9/9 done" in out
+    assert "python analysis/report.py" in out
+
+    before = keys(tmp_path)
+    assert sweep(tmp_path) == 0
+    assert keys(tmp_path) == before, "nothing runs twice"
+    assert "continuing run smoke-paper: 9 trials are finished" in capsys.readouterr().out
+    assert sweep(tmp_path, "--seeds", "2") == 0
+    assert len(keys(tmp_path)) == 12, "more seeds continue the run"
+    assert {name: keys(tmp_path)[name] for name in before} == before
+
+
+def test_other_settings_under_an_existing_name_are_refused(tmp_path, capsys):
+    assert sweep(tmp_path) == 0
+    capsys.readouterr()
+    assert main([*SMALL[:3], "--out", str(tmp_path), "--set", "trials=2", "--set", "max_steps=8"]) == 2
+    error = capsys.readouterr().err
+    assert "max_steps 6 → 8" in error
+    assert "--name" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_budget_stops_cleanly_and_the_same_command_continues(tmp_path, capsys):
+    assert sweep(tmp_path, "--max-trials", "4") == 4
+    assert len(keys(tmp_path)) == 4
+    assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "stopped"
+    before = keys(tmp_path)
+    assert sweep(tmp_path) == 0
+    assert len(keys(tmp_path)) == 9
+    assert {name: keys(tmp_path)[name] for name in before} == before
+
+
+def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(tmp_path, monkeypatch, capsys):
+    honest, count = Trial.update, []
+
+    def update(self):
+        count.append(1)
+        if len(count) == 20:
+            raise KeyboardInterrupt
+        return honest(self)
+
+    monkeypatch.setattr(Trial, "update", update)
+    assert sweep(tmp_path) == 130
+    done = keys(tmp_path)
+    assert 0 < len(done) < 9
+    statuses = {r.status for r in Store(tmp_path, "smoke-paper").records()}
+    assert statuses <= {"complete", "stopped"}
+    assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "interrupted"
+    assert sweep(tmp_path) == 0
+    assert len(keys(tmp_path)) == 9
+    assert {name: keys(tmp_path)[name] for name in done} == done
+
+
+def test_failures_are_recorded_tried_again_and_exit_3(tmp_path, monkeypatch, capsys):
+    honest = Trial.update
+
+    def update(self):
+        if self.config.method == "lopt2" and self.step == 3:
+            raise RuntimeError("broken on purpose")
+        return honest(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "update", update)
+        assert sweep(tmp_path) == 3
+    out = capsys.readouterr().out
+    assert "2 × RuntimeError" in out
+    assert "no confirmed trial: lopt2 n=4 r=1" in out
+    failed = [r for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
+    assert {r.error["message"] for r in failed} == {"broken on purpose"}
+    assert all("Traceback" in r.error["traceback"] for r in failed)
+    table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet")
+    assert (table[table.status == "failed"].error == "RuntimeError: broken on purpose").all()
+
+    assert sweep(tmp_path) == 0
+    names = set(keys(tmp_path))
+    assert {f"{r.key}.failed-1.json" for r in failed} <= names
+    assert sum(not n.count("failed") for n in names) == 9
+
+
+def test_a_diverged_search_trial_is_a_result_and_leaves_exit_0(tmp_path, monkeypatch):
+    honest = Trial.loss
+
+    def loss(self, positions):
+        factor = float("nan") if self.config.learning_rate != 0.3 and self.phase == "search" else 1.0
+        return honest(self, positions) * factor
+
+    monkeypatch.setattr(Trial, "loss", loss)
+    assert sweep(tmp_path) == 0
+    records = Store(tmp_path, "smoke-paper").records()
+    assert sum(r.status == "diverged" for r in records) == 3
+    assert all(r.config["learning_rate"] == 0.3 for r in records if r.phase == "confirm")
+
+
+def test_a_damaged_record_runs_again(tmp_path, capsys):
+    assert sweep(tmp_path) == 0
+    before = keys(tmp_path)
+    victim = sorted(before)[0]
+    path = tmp_path / "smoke-paper" / "trials" / victim
+    path.write_text(path.read_text()[:50])
+    assert sweep(tmp_path) == 0
+    assert victim in keys(tmp_path)
+    assert f"{victim} is damaged" in capsys.readouterr().out
+
+
+def test_missing_data_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
+    assert main(["--space", "smoke", "--local-mode", "--set", "task=sst2", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert "LOPT_DATA_DIR" in error
+    assert not (tmp_path / "smoke-paper" / "manifest.json").exists()
+
+
+def test_every_report_carries_the_record_of_a_stop(tiny, tmp_path):
+    job = sweeps.trial.make_job(tiny, phase="search", cell="c", stratum="s", out=str(tmp_path), run="r")
+    reports = list(sweeps.trial.execute(job))
+    assert [r["status"] for r in reports] == ["running", "complete"]
+    carried = [json.loads(r["record"]) for r in reports]
+    assert [c["status"] for c in carried] == ["stopped", "complete"]
+    assert [c["steps"] for c in carried] == [3, 6]
+
+
+@pytest.mark.parametrize("limit", ["--max-wall-time=0.001s", "--max-gpu-hours=1"])
+def test_other_budgets(tmp_path, limit):
+    assert sweep(tmp_path, limit) == (4 if "wall" in limit else 0)
