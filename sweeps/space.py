@@ -131,6 +131,14 @@ class Space:
             step *= self.reduction_factor
         return found
 
+    def expected_steps(self, position: int) -> float:
+        """Steps that the search trial number `position` of a stratum (1 is the first) takes on average, if trials are
+        equally good: the first passes every rung, the second half of the time, and later ones 1/reduction_factor."""
+        share = max(1 / position, 1 / self.reduction_factor)
+        ends = [*self.rungs, self.max_steps]
+        begins = [0, *self.rungs]
+        return sum(share**k * (end - begin) for k, (begin, end) in enumerate(zip(begins, ends, strict=True)))
+
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
         """The trial of a cell at one point of its ranges. A rank above the length is the length."""
         values = {**self.base, **cell.fixed, **point, "seed": seed}

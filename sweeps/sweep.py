@@ -144,8 +144,6 @@ class Sweep:
         space = self.plan.space
         for record in failed:
             self.store.set_aside(record)
-        total = self.plan.search_trials + (self.plan.confirm_trials or 0)
-        self.progress = Progress(total=total, done=0, max_steps=space.max_steps)
         place = {"out": str(self.store.folder.parent), "run": self.store.run, "threads": threads}
         searcher = SweepSearcher(
             space,
@@ -155,13 +153,16 @@ class Sweep:
             failed=failed,
             read=self.store.read,
             on_start=self._on_start,
-            on_report=self.progress.reported,
+            on_report=lambda trial_id, report: self.progress.reported(trial_id, report),
             on_end=self._on_end,
             may_start=self._may_start,
         )
         waiting_search, waiting_confirm = searcher.counts()
-        self.progress.done = len(finished)
-        self.progress.total = len(finished) + waiting_search + (0 if space.by_size else waiting_confirm)
+        self.progress = Progress(
+            total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
+            done=len(finished),
+            steps_left=searcher.steps_left,
+        )
         scheduler = StratifiedASHA(
             grace_steps=space.grace_steps,
             reduction_factor=space.reduction_factor,

@@ -45,6 +45,8 @@ class Backbone(Protocol):
     dtype: dtype
     tokenizer: PreTrainedTokenizerBase
 
+    def __hash__(self) -> int: ...
+
     def label_ids(self, words: Sequence[str]) -> Tensor:
         """First token of each label word, `[C]`; ValueError when two words share it."""
         ...

@@ -30,7 +30,7 @@ _DEMO = {
     "optimizer": "adafactor",
     "max_steps": 40,
     "eval_every": 10,
-    "max_tokens": 48,
+    "max_tokens": 32,
     "train_examples": 4000,
     "selection_examples": 64,
     "test_examples": 512,

@@ -181,7 +181,7 @@ def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
 
 def test_the_library_needs_torch_and_transformers_only():
     """Training imports neither ray, optuna, datasets, pyarrow, pandas, peft nor gguf; planning not even torch."""
-    plan = "from lopt import TrialConfig, count_parameters; TrialConfig(method='lopt1', task='sst2', rank=2, learning_rate=1)"
+    plan = "from lopt import TrialConfig; TrialConfig(method='lopt1', task='sst2', rank=2, learning_rate=1)"
     run = (
         "from lopt import TrialConfig, train; train(TrialConfig(method='lopt1', task='toy', backbone='tiny', length=4,"
         "rank=2, learning_rate=.1, max_steps=1, eval_every=1, precision='fp32'))"

@@ -14,29 +14,13 @@ from lopt.training import Trial, train
 from sweeps.store import Store, write_atomically
 
 COLUMNS = [
-    "key",
-    "phase",
-    "status",
-    "method",
-    "backbone",
-    "task",
-    "length",
-    "rank",
-    "learning_rate",
-    "seed",
-    "trainable_parameters",
-    "stored_parameters",
-    "materialised_parameters",
-    "steps",
-    "max_steps",
-    "selection_accuracy",
-    "test_accuracy",
-    "test_n",
-    "wall_time_s",
-    "tokens",
-    "started_at",
-    "error",
-]
+    "key", "phase", "status", "method",
+    "backbone", "task", "length", "rank",
+    "learning_rate", "seed", "trainable_parameters", "stored_parameters",
+    "materialised_parameters", "steps", "max_steps", "selection_accuracy",
+    "test_accuracy", "test_n", "wall_time_s", "tokens",
+    "started_at", "error",
+]  # fmt: skip
 
 
 @pytest.fixture

