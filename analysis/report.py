@@ -141,7 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first run)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of runs (default: results)")
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse prints its one line itself
+        return int(stop.code or 0)
     try:
         paths = resolve(arguments.runs, arguments.results)
         results = load(paths)

@@ -64,17 +64,16 @@ class Prompt:
         Raises:
             ValueError: the weights at hand are others than those of training.
         """
-        found = backbones.model_revision(self.config.backbone)
-        if self.config.model_revision not in (None, found):
-            raise ValueError(
-                f"this prompt was trained on {self.config.backbone} {self.config.model_revision}; here it is {found}"
-            )
-        return backbones.load(self.config.backbone, self.config.precision)
+        found = backbones.load(self.config.backbone, self.config.precision)
+        check_revisions(self.config, self.config.data_revision, found.revision)
+        return found
 
     def evaluate(self) -> Predictions:
         """The canonical evaluation: predictions on the reported split, exactly as recorded."""
         backbone = self.backbone
-        return predict_split(backbone, self._on(backbone), prepare(self.config, backbone).test, self._labels(backbone))
+        data = prepare(self.config, backbone)
+        check_revisions(self.config, data.revision, backbone.revision)
+        return predict_split(backbone, self._on(backbone), data.test, self._labels(backbone))
 
     def predict(self, texts: Iterable[str | Mapping[str, str]]) -> list[Answer]:
         """Classes of new inputs: a text each, or a mapping of the task's columns.
@@ -118,6 +117,17 @@ class Prompt:
         described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), **(record or {})}
         (folder / _DESCRIPTION).write_text(dumps(described))
         return folder
+
+
+def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
+    """Raises ValueError when data or weights at hand are not those that the configuration names."""
+    pairs = (
+        ("task", config.task, config.data_revision, data),
+        ("backbone", config.backbone, config.model_revision, model),
+    )
+    for kind, name, named, found in pairs:
+        if named is not None and named != found:
+            raise ValueError(f"this trial is of {kind} {name}, revision {named}; at hand is revision {found}")
 
 
 def load_prompt(folder: str | Path) -> Prompt:

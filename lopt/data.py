@@ -78,17 +78,19 @@ class TaskData:
 
 
 def load_split(task: Task, split: str) -> list[Example]:
-    """Examples of one split, from `LOPT_DATA_DIR` if set, else from the task's own source or the hub.
+    """Examples of one split: from `LOPT_DATA_DIR` if that has a folder of the task, else its own source or the hub.
 
     Raises:
         ValueError: a missing folder or file, a missing column, a label outside the classes, an empty text.
     """
     named = os.environ.get("LOPT_DATA_DIR")
-    if task.load is not None:
-        rows, source = task.load(split), f"{task.name}/{split}"
-    elif named:
+    if named and not Path(named).is_dir():
+        raise ValueError(f"LOPT_DATA_DIR is {named!r}, which is no folder; it holds <task>/<split>.parquet")
+    if named and (Path(named) / task.name).is_dir():
         path = Path(named) / task.name / f"{split}.parquet"
         rows, source = _parquet_rows(path, named), str(path)
+    elif task.load is not None:
+        rows, source = task.load(split), f"{task.name}/{split}"
     else:
         rows, source = _hub_rows(task, split)
     return [_example(task, row, number, source) for number, row in enumerate(rows)]
@@ -99,8 +101,6 @@ def _parquet_rows(path: Path, named: str) -> Iterable[Row]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
-    if not Path(named).is_dir():
-        raise ValueError(f"LOPT_DATA_DIR is {named!r}, which is no folder; it holds <task>/<split>.parquet")
     if not path.is_file():
         have = sorted(str(p.relative_to(named)) for p in Path(named).glob("*/*.parquet"))
         raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(have) or 'no parquet file'}")
@@ -122,8 +122,8 @@ def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
     source = f"hub data set {'/'.join(task.hub)}, split {split}"
     try:
         return datasets.load_dataset(*task.hub, split=split), source
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # the hub's client raises many kinds; the user needs one line
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
             f"{task.name}/{split}.parquet, or use task movie_snippets, which needs no hub"
@@ -265,7 +265,9 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     sizes = (config.train_examples, config.selection_examples, config.test_examples)
     source = os.environ.get("LOPT_DATA_DIR")
     template = config.template or ""
-    whole, examples = _prepare(backbone, config.task, template, sizes, config.data_seed, source)
+    whole, examples = _prepare(
+        backbone, config.task, template, sizes, config.train_max_tokens, config.data_seed, source
+    )
     task, parts = tasks.get(config.task), (whole.train, whole.selection, whole.test)
     train, selection, test = (
         cut_to(part, backbone, task, template, rows, most) for part, rows in zip(parts, examples, strict=True)
@@ -279,6 +281,7 @@ def _prepare(
     name: str,
     template: str,
     sizes: tuple[int | None, int | None, int | None],
+    longest: int | None,
     seed: int,
     source: str | None,
 ) -> tuple[TaskData, tuple[list[Example], list[Example], list[Example]]]:
@@ -286,6 +289,13 @@ def _prepare(
     task = tasks.get(name)
     training, reported, revision = _load(name, source)
     kept, held_out = hold_out(np.array([e.label for e in training]), seed)
+    left_out = ""
+    if longest is not None:
+        lengths = encode_all(backbone, task, template, [training[i] for i in kept]).lengths
+        if not (lengths <= longest).any():
+            raise ValueError(f"train_max_tokens is {longest}, but the shortest training text has {lengths.min()}")
+        left_out = f" of at most {longest} tokens"
+        kept = kept[lengths <= longest]
     drawn = []
     pools = ((training, kept), (training, held_out), (reported, np.arange(len(reported))))
     for stream, ((examples, positions), size) in enumerate(zip(pools, sizes, strict=True), start=1):
@@ -297,7 +307,7 @@ def _prepare(
     subset = "" if len(test) == len(reported) else f" (a stratified {len(test):,} of {len(reported):,})"
     protocol = (
         f"selected on {len(selection):,} examples held out of {task.train} (stratified, seed {seed}; "
-        f"min(5,000, 10 %) is {len(held_out):,}), trained on {len(train):,} of the other {len(kept):,}, "
+        f"min(5,000, 10 %) is {len(held_out):,}), trained on {len(train):,} of the other {len(kept):,}{left_out}, "
         f"reported on {task.report}{subset}"
     )
     data = TaskData(train, selection, test, protocol, task.report, len(reported), revision)

@@ -22,6 +22,10 @@ STATUSES = ("complete", "stopped", "diverged", "failed")
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
+class NewerSchemaError(ValueError):
+    """The record was written by a newer version of this program."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One look at the held-out examples. Accuracies and shares are fractions, losses in nats, time in seconds
@@ -98,7 +102,9 @@ class TrialRecord:
             raise ValueError("a record is a JSON object")
         version = values.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise ValueError(f"record of schema {version!r}; this program reads {SCHEMA_VERSION}")
+            raise (NewerSchemaError if isinstance(version, int) else ValueError)(
+                f"record of schema {version!r}; this program reads {SCHEMA_VERSION}"
+            )
         try:
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
             return cls(**{**values, "evaluations": evaluations})
@@ -135,18 +141,18 @@ def now() -> str:
 
 def provenance(**extra: Any) -> dict[str, Any]:
     """Commit, dirty flag, versions and hardware of this process, and `extra`."""
-    return {**_provenance(), **extra}
+    return {**_software(), "hardware": _hardware(), **extra}
 
 
 @lru_cache(maxsize=1)
-def _provenance() -> dict[str, Any]:
+def _software() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**_git(), "versions": versions, "hardware": _hardware()}
+    return {**_git(), "versions": versions}
 
 
 def _git() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods
-from lopt.artifact import Prompt, frozen_factors, load_prompt, predict_split
+from lopt.artifact import Prompt, check_revisions, frozen_factors, load_prompt, predict_split
 from lopt.config import TrialConfig
 from lopt.data import collate, data_revision, prepare, training_batches
 from lopt.metrics import Predictions
@@ -68,6 +68,7 @@ class Trial:
         config = self.config
         self.backbone = backbones.load(config.backbone, config.precision)
         self.data = prepare(config, self.backbone)
+        check_revisions(config, self.data.revision, self.backbone.revision)
         self.method = methods.get(config.method)
         self._label_ids = self.backbone.label_ids(config.label_words or ())
         width = self.backbone.width
@@ -127,10 +128,17 @@ class Trial:
             if not (math.isfinite(train_loss) and finite):
                 self.diverged = True
                 return
-            yield self._evaluate(train_loss)
+            evaluation = self._evaluate(train_loss)
+            if evaluation is None:
+                self.diverged = True
+                return
+            yield evaluation
 
-    def _evaluate(self, train_loss: float) -> Evaluation:
+    def _evaluate(self, train_loss: float) -> Evaluation | None:
+        """None when a logit is not finite."""
         found = predict_split(self.backbone, self.prompt().detach(), self.data.selection, self._label_ids)
+        if not math.isfinite(found.loss):
+            return None
         evaluation = Evaluation(
             step=self.step,
             selection_accuracy=found.accuracy,
@@ -165,9 +173,14 @@ class Trial:
         split from the file; `predictions` then holds what it said of each example.
         """
         status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
-        scored: dict[str, Any] = {}
-        if self.phase == "confirm" and status == "complete":
-            scored = self._score(artifact)
+        scored = self._score(artifact) if self.phase == "confirm" and status == "complete" else {}
+        return self._record(status, cell=cell, stratum=stratum, **scored)
+
+    def failed(self, error: BaseException, *, cell: str | None = None, stratum: str | None = None) -> TrialRecord:
+        """The record of a trial that raised `error` after it had begun."""
+        return self._record("failed", cell=cell, stratum=stratum, error=_described(error))
+
+    def _record(self, status: str, **more: Any) -> TrialRecord:
         parts = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
         best = self.best
         return TrialRecord(
@@ -175,8 +188,6 @@ class Trial:
             config=self.config.to_dict(),
             phase=self.phase,
             status=status,
-            cell=cell,
-            stratum=stratum,
             width=self.backbone.width,
             trainable_parameters=self.counts.trainable,
             stored_parameters=self.counts.stored,
@@ -193,8 +204,8 @@ class Trial:
             wall_time_s=round(time.monotonic() - self._began, 3),
             tokens=self.tokens,
             started_at=self.started_at,
-            provenance=provenance(data_revision=self.config.data_revision, model_revision=self.backbone.revision),
-            **scored,
+            provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
+            **more,
         )
 
     def _score(self, artifact: str | Path | None) -> dict[str, Any]:
@@ -215,6 +226,11 @@ class Trial:
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
             prompt.save(folder, record={**scored, **counts})
         return scored
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    trace = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
 
 def _better(new: Evaluation, best: Evaluation) -> bool:
@@ -265,7 +281,7 @@ def zero_shot(config: TrialConfig) -> dict[str, Any]:
 def failed_record(
     config: TrialConfig, error: BaseException, *, phase: str, cell: str | None, stratum: str | None, started_at: str
 ) -> TrialRecord:
-    """The record of a trial that raised: what, where, and the configuration that did it."""
+    """The record of a trial that raised before it began to train, or whose process died."""
     width = backbones.facts(config.backbone).width
     counts = methods.get(config.method).counts(methods.shape_of(config, width))
     return TrialRecord(
@@ -282,10 +298,6 @@ def failed_record(
         steps=0,
         max_steps=config.max_steps,
         started_at=started_at,
-        error={
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        },
+        error=_described(error),
         provenance=provenance(data_revision=config.data_revision, model_revision=config.model_revision),
     )

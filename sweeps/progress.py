@@ -103,10 +103,14 @@ def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
         return text + "failed, its process died"
     if record.status == "failed":
         error = record.error or {}
-        return text + f"failed, {error.get('type')}: {str(error.get('message')).splitlines()[0][:120]}"
+        return text + f"failed, {error.get('type')}: {_first_line(error.get('message'))[:120]}"
     accuracy = f", {100 * record.selection_accuracy:.1f} % held out" if record.selection_accuracy is not None else ""
     test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
     return text + f"{record.status} at step {record.steps:,}{accuracy}{test}"
+
+
+def _first_line(message: object) -> str:
+    return next(iter(str(message or "").splitlines()), "")
 
 
 def clock(seconds: float) -> str:

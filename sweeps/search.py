@@ -7,10 +7,12 @@ stopped trial is COMPLETE with its early value, and a NaN leaves an Optuna trial
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import optuna
@@ -25,6 +27,7 @@ from sweeps.space import Cell, Choice, Range, Real, Space
 from sweeps.trial import METRIC, TIME, make_job
 
 SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
+_ASK_AGAIN = 20
 _STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
@@ -53,6 +56,7 @@ class CellStudy(OptunaSearch):
             )
         self._distributions = {name: distribution(made) for name, made in cell.search.items()}
         self._first = cell.first
+        self._reported: dict[str, int] = {}
         super().__init__(space=self._distributions, metric=METRIC, mode="max", sampler=sampler)
 
     @property
@@ -79,8 +83,22 @@ class CellStudy(OptunaSearch):
             )
         )
 
+    def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+        """The next point that is not known yet; None when the study keeps to known ones (a short list of values)."""
+        for _ in range(_ASK_AGAIN):
+            point = self.suggest(trial_id) or {}
+            if not is_known(point):
+                return point
+            self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
+        return None
+
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if result["status"] == "running":
+            self._report(trial_id, result)
+
+    def _report(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        if self._reported.get(trial_id, 0) < result[TIME]:
+            self._reported[trial_id] = result[TIME]
             self._ot_trials[trial_id].report(result[METRIC], result[TIME])
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -89,6 +107,8 @@ class CellStudy(OptunaSearch):
             return
         status = "failed" if error or not result else result["status"]
         state = _STATES.get("stopped" if status == "running" else status, TrialState.FAIL)
+        if state == TrialState.PRUNED and result:  # Ray does not pass on the report at which it stops a trial
+            self._report(trial_id, result)
         value = result[METRIC] if state == TrialState.COMPLETE and result else None
         self._study.tell(self._ot_trials[trial_id], value, state=state)
         self._completed_trials.add(trial_id)
@@ -140,6 +160,13 @@ class _Running:
     stratum: str
 
 
+def _carried(result: Mapping[str, Any] | None) -> TrialRecord | None:
+    """The final record in a last report, for file systems on which a file of another machine is seen late."""
+    if not result or result.get("status", "running") == "running":
+        return None
+    return TrialRecord.from_dict(json.loads(result["record"]))
+
+
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """The search trial to confirm: best selection accuracy, then lowest loss; a stopped one only if none completed."""
     for status in ("complete", "stopped"):
@@ -189,47 +216,48 @@ class SweepSearcher(Searcher):
         by_name = {state.cell.name: state for state in self.cells}
         for record in failed:
             state = by_name.get(record.cell or "")
+            if state and state.study and record.phase == "search":
+                state.study.replay(record)
             if state and record.phase == "search" and state.started < state.trials:
                 state.started += 1
                 state.retries += 1
                 self._retry.append((state, TrialConfig.from_dict(record.config)))
         for state in self.cells:
+            if state.study:
+                state.study.enqueue_first()  # after the replays, so that none that has run is queued again
             self._when_searched(state)
 
     def _state(self, cell: Cell, number: int) -> _CellState:
         trials = self.space.trials if cell.search else 1
         study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
-        state = _CellState(cell, study, trials)
+        state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name and state.started < trials:
                 state.records.append(record)
                 state.started += 1
                 if study:
                     study.replay(record)
-        if study:
-            study.enqueue_first()
+            elif record.phase == "confirm" and record.cell == cell.name:
+                over = True  # only a cell whose search was over has confirmed trials
+        if over:
+            state.started = trials
         return state
 
     # --- Ray Tune's interface ----------------------------------------------------------------------------------
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         """The next job; None while everything waits for running trials; FINISHED at the end."""
-        while True:
-            self.held_back = self._waiting() and not self._may_start()
-            found = None if self.held_back else self._next(trial_id)
-            if found is None:
-                return None if self._running else Searcher.FINISHED
-            known = self._done.get(found.config.key)
-            self._running[trial_id] = found
-            found.state.running += 1
-            if known is not None:  # a point proposed twice, or confirmed by an earlier command
-                self._end(trial_id, known)
-                continue
-            job = make_job(
-                found.config, phase=found.phase, cell=found.state.cell.name, stratum=found.stratum, **self._place
-            )
-            self._on_start(trial_id, job)
-            return job
+        self.held_back = self._waiting() and not self._may_start()
+        found = None if self.held_back else self._next(trial_id)
+        if found is None:
+            return None if self._running else Searcher.FINISHED
+        self._running[trial_id] = found
+        found.state.running += 1
+        job = make_job(
+            found.config, phase=found.phase, cell=found.state.cell.name, stratum=found.stratum, **self._place
+        )
+        self._on_start(trial_id, job)
+        return job
 
     def _waiting(self) -> bool:
         return bool(self._confirm or self._retry or any(state.started < state.trials for state in self.cells))
@@ -242,14 +270,26 @@ class SweepSearcher(Searcher):
             state, config = self._retry.popleft()
             state.retries -= 1
             return _Running(state, "search", config, self.space.stratum(state.cell, config))
-        open_cells = [state for state in self.cells if state.started < state.trials]
-        if not open_cells:
-            return None
-        state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
-        state.started += 1
-        point = (state.study.suggest(trial_id) or {}) if state.study else {}
-        config = self._settle(self.space.config(state.cell, point, seed=SEARCH_SEED))
-        return _Running(state, "search", config, self.space.stratum(state.cell, config))
+        while open_cells := [state for state in self.cells if state.started < state.trials]:
+            state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
+            point: dict[str, Any] | None = {}
+            if state.study:
+                point = state.study.propose(trial_id, partial(self._known, state.cell))
+            if point is None:  # every value of a short list has been tried
+                state.started = state.trials
+                self._when_searched(state)
+                return self._next(trial_id)
+            state.started += 1
+            config = self._search_config(state.cell, point)
+            return _Running(state, "search", config, self.space.stratum(state.cell, config))
+        return None
+
+    def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
+        return self._settle(self.space.config(cell, point, seed=SEARCH_SEED))
+
+    def _known(self, cell: Cell, point: Mapping[str, Any]) -> bool:
+        key = self._search_config(cell, point).key
+        return key in self._done or any(running.config.key == key for running in self._running.values())
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         running = self._running.get(trial_id)
@@ -262,7 +302,7 @@ class SweepSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         running = self._running.get(trial_id)
         if running is not None:
-            self._end(trial_id, self._read(running.config.key))
+            self._end(trial_id, self._read(running.config.key) or _carried(result))
 
     def _end(self, trial_id: str, record: TrialRecord | None) -> None:
         """`record` is None when the trial was cut off and left nothing."""
@@ -275,7 +315,8 @@ class SweepSearcher(Searcher):
             if record is not None:
                 state.records.append(record)
             if state.study and trial_id in state.study._ot_trials:
-                result = {"status": record.status, METRIC: record.selection_accuracy} if record else None
+                accuracy = record.selection_accuracy or 0.0 if record else 0.0
+                result = {"status": record.status, METRIC: accuracy, TIME: record.steps} if record else None
                 state.study.on_trial_complete(trial_id, result, error=record is None)
             elif state.study and record is not None:  # tried again after a failure: the study has not asked for it
                 state.study.replay(record)

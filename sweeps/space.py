@@ -29,7 +29,7 @@ class Real:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.low < self.high and (self.low > 0 or not self.log)):
+        if not (self.low < self.high < math.inf and (self.low > 0 or not self.log)):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class Whole:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low < self.high:
-            raise ValueError(f"range {self.low!r} to {self.high!r}: give 1 <= low < high")
+        if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low < self.high):
+            raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
 
     def __str__(self) -> str:
         return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
@@ -153,8 +153,29 @@ class Space:
 
     def example(self, cell: Cell) -> TrialConfig:
         """A valid trial of the cell, for planning: its first point, else the low ends."""
-        point = {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
-        return self.config(cell, {**point, **(cell.first[0] if cell.first else {})}, seed=0)
+        return self.config(cell, {**self._low(cell), **(cell.first[0] if cell.first else {})}, seed=0)
+
+    @staticmethod
+    def _low(cell: Cell) -> dict[str, Any]:
+        return {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
+
+    def check(self) -> None:
+        """Raises ValueError on any value of a list, or end of a range, that a trial would refuse."""
+        for cell in self.cells:
+            example = self.example(cell)
+            for name, made in cell.search.items():
+                for value in made.values if isinstance(made, Choice) else (made.low, made.high):
+                    point = {name: value} if name != "rank" else {name: value, "length": max(value, example.length)}
+                    self.config(cell, {**self._low(cell), **point}, seed=0)
+
+    def settings(self, cell: Cell) -> list[TrialConfig]:
+        """The cell's example with each backbone, task and precision that its trials can have."""
+        example = self.example(cell)
+        made = [example]
+        for name in ("backbone", "task", "precision"):
+            values = getattr(cell.search.get(name), "values", None)
+            made = [config.replace(**{name: v}) for config in made for v in values] if values else made
+        return made
 
     def stratum(self, cell: Cell, config: TrialConfig) -> str:
         """Which trials this one competes with."""
@@ -190,7 +211,8 @@ class Space:
 
     def identity(self) -> str:
         """Hash of what may not change between two commands on one run: all but the number of confirm seeds."""
-        described = {name: value for name, value in self.to_dict().items() if name != "confirm_seeds"}
+        free = ("confirm_seeds", "title")
+        described = {name: value for name, value in self.to_dict().items() if name not in free}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -250,8 +272,7 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
     """
     for key, text in settings.items():
         space = _with_setting(space, key, text)
-    for cell in space.cells:
-        space.example(cell)  # raises on anything a trial would refuse
+    space.check()
     return space
 
 
@@ -277,7 +298,7 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     if searched and ":" in text:
         return _with_range(space, key, _range(key, text))
     if any(key in cell.fixed for cell in space.cells):
-        raise ValueError(f"{key} is what the cells of space {space.name} differ in; set a field that they share")
+        raise ValueError(f"{key} is fixed by the cells of space {space.name}; set a field that it leaves open")
     if len(values) == 1:
         fixed = _without_search(space, key) if searched else space
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})

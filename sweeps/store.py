@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lopt.metrics import Predictions
-from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
+from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
 
 FINAL = ("complete", "stopped", "diverged")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -134,16 +134,22 @@ class Store:
         return _parse(path) if path.is_file() else None
 
     def records(self) -> list[TrialRecord]:
-        """All records, oldest first. A damaged one becomes `<key>.json.damaged`, so that its trial runs again."""
+        """All records, oldest first. A damaged one becomes `<key>.json.damaged`, as if its trial had not run.
+
+        Raises:
+            ValueError: a record was written by a newer version of this program; nothing is touched.
+        """
         found = []
         for path in sorted((self.folder / "trials").glob("*.json")):
             if not re.fullmatch(r"[0-9a-f]{16}\.json", path.name):
                 continue  # a record set aside
             try:
                 found.append(_parse(path))
+            except NewerSchemaError as error:
+                raise ValueError(f"{path}: {error}; use the version of this program that wrote the run") from None
             except ValueError as error:
                 path.rename(path.with_name(path.name + ".damaged"))
-                print(f"{path} is damaged ({error}); set aside, its trial runs again", flush=True)
+                print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
         return sorted(found, key=lambda r: (r.started_at, r.key))
 
     def set_aside(self, record: TrialRecord) -> None:

@@ -48,7 +48,9 @@ class Sweep:
         self.plan, self.store, self.options, self.command = plan, store, options, command
         self._began = time.monotonic()
         self._started_trials, self._gpu_s, self._gpus_a_trial = 0, 0.0, 0.0
-        self._settled: dict[tuple[str, str], dict[str, Any]] = {}
+        self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._running = False  # from the moment on when the run's own state is changed
+        self._began_at: dict[str, str] = {}
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -63,6 +65,8 @@ class Sweep:
             failed = [r for r in records if r.status == "failed"]
             self._announce(finished, failed)
             if records and not failed and self._nothing_left(finished):
+                self.store.write_table()
+                self._write_manifest("complete")
                 return self._summary("complete")
             backend = self._local if self.options.local_mode else self._on_ray
             status = "interrupted"
@@ -71,7 +75,7 @@ class Sweep:
             except KeyboardInterrupt:
                 print("\ninterrupted", flush=True)
             finally:
-                if (self.store.folder / "manifest.json").is_file():
+                if self._running:
                     self.store.write_table()
                     self._write_manifest(status)
             return self._summary(status)
@@ -101,26 +105,42 @@ class Sweep:
             profile=self.plan.space.profile,
         )
 
+    def _start(self) -> None:
+        self._running = True
+        self._write_manifest("running")
+
     # --- parts that both backends share ------------------------------------------------------------------------
 
     def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-        """Settles precision and revisions of every backbone and task in the sweep, where trials will run."""
-        examples = {(c.example.backbone, c.example.task): c.example.to_dict() for c in self.plan.cells}
-        found = run_prepare(list(examples.values()))
+        """Settles precision and revisions of every backbone and task in the sweep, where trials will run.
+
+        Raises:
+            ValueError: something is missing or does not fit, or finished trials used other data or weights.
+        """
+        examples = [config for cell in self.plan.space.cells for config in self.plan.space.settings(cell)]
+        found = run_prepare([config.to_dict() for config in examples])
         if "error" in found[0]:
             raise ValueError(found[0]["error"])
-        names = ("precision", "data_revision", "model_revision")
-        for key, values in zip(examples, found, strict=True):
-            self._settled[key] = {name: values[name] for name in names}
+        for config, values in zip(examples, found, strict=True):
+            self._settled[_settled_by(config)] = {name: values[name] for name in _SETTLED}
+        for old in (record.config for record in self.store.records()):
+            same = [v for v in found if (v["backbone"], v["task"]) == (old["backbone"], old["task"])]
+            for name in _SETTLED:
+                if same and all(v[name] != old[name] for v in same):
+                    raise ValueError(
+                        f"run {self.store.run!r} holds trials of {name.replace('_', ' ')} {old[name]}; here it is "
+                        f"{same[0][name]}: give --name for a new run, or what it began with"
+                    )
 
     def _settle(self, config: TrialConfig) -> TrialConfig:
-        return config.replace(**self._settled[config.backbone, config.task])
+        return config.replace(**self._settled[_settled_by(config)])
 
-    def _baseline_configs(self) -> list[dict[str, Any]]:
+    def _baseline_configs(self) -> list[TrialConfig]:
         """One configuration for each baseline that is not in the store yet."""
         have = {(b["backbone"], b["task"]) for b in self.store.baselines()}
-        wanted = {(c.example.backbone, c.example.task): c.example for c in self.plan.cells}
-        return [self._settle(config).to_dict() for key, config in wanted.items() if key not in have]
+        every = [config for cell in self.plan.space.cells for config in self.plan.space.settings(cell)]
+        wanted = {(config.backbone, config.task): config for config in reversed(every)}
+        return [config for key, config in wanted.items() if key not in have]
 
     def _add_baselines(self, found: list[dict[str, Any]]) -> None:
         if found:
@@ -128,11 +148,18 @@ class Sweep:
 
     def _nothing_left(self, finished: list[TrialRecord]) -> bool:
         """Whether every trial is finished already, known without starting anything."""
+        if self._baseline_configs():
+            return False
         from sweeps.search import SweepSearcher
 
         place = {"out": str(self.store.folder.parent), "run": self.store.run}
         searcher = SweepSearcher(
-            self.plan.space, settle=self._settle, place=place, finished=finished, failed=[], read=self.store.read
+            self.plan.space,
+            settle=lambda config: config,
+            place=place,
+            finished=finished,
+            failed=[],
+            read=self.store.read,
         )
         return searcher.counts() == (0, 0)
 
@@ -142,8 +169,6 @@ class Sweep:
         from sweeps.search import SweepSearcher
 
         space = self.plan.space
-        for record in failed:
-            self.store.set_aside(record)
         place = {"out": str(self.store.folder.parent), "run": self.store.run, "threads": threads}
         searcher = SweepSearcher(
             space,
@@ -174,6 +199,10 @@ class Sweep:
 
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
+        self._began_at[trial_id] = now()
+        before = self.store.read(TrialConfig.from_dict(job["config"]).key)
+        if before is not None and before.status == "failed":
+            self.store.set_aside(before)
         if self.plan.space.by_size and job["phase"] == "confirm":
             self.progress.total += 1  # a free search learns only now what it confirms
         self.progress.started(trial_id, job)
@@ -188,7 +217,7 @@ class Sweep:
                 phase=job["phase"],
                 cell=job["cell"],
                 stratum=job["stratum"],
-                started_at=now(),
+                started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
         self._gpu_s += record.wall_time_s * self._gpus_a_trial
@@ -209,9 +238,9 @@ class Sweep:
         from ray.tune.schedulers import TrialScheduler
 
         self._settle_with(prepare)
-        self._write_manifest("running")
+        self._start()
         searcher, scheduler = self._parts(finished, failed, threads=None)
-        self._add_baselines([baseline(values) for values in self._baseline_configs()])
+        self._add_baselines([baseline(self._settle(config).to_dict()) for config in self._baseline_configs()])
         number = 0
         while isinstance(job := searcher.suggest(trial_id := f"local-{number}"), dict):
             number += 1
@@ -243,13 +272,18 @@ class Sweep:
         )
         try:
             resources, concurrent = self._placement(ray.cluster_resources())
+            # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
+            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(concurrent))
             threads = None if resources["gpu"] else int(resources["cpu"])
             remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
-            self._settle_with(lambda configs: ray.get(ray.remote(prepare).options(**remote).remote(configs)))
-            self._write_manifest("running")
+            # max_calls: the process ends with its task, and gives the backbone's memory back.
+            once = {**remote, "max_calls": 1}
+            self._settle_with(lambda configs: ray.get(ray.remote(prepare).options(**once).remote(configs)))
+            self._start()
             searcher, scheduler = self._parts(finished, failed, threads)
             baselines = [
-                ray.remote(baseline).options(**remote).remote(values, threads) for values in self._baseline_configs()
+                ray.remote(baseline).options(**once).remote(self._settle(config).to_dict(), threads)
+                for config in self._baseline_configs()
             ]
             tuner = tune.Tuner(
                 tune.with_resources(tune_function, resources),
@@ -284,6 +318,10 @@ class Sweep:
         autoscaled = (
             bool(os.environ.get("RAY_ADDRESS")) and not cpus
         )  # a head that offers nothing: workers come on demand
+        if not gpus and not os.environ.get("RAY_ADDRESS"):
+            for name in ("trials_per_gpu", "max_gpu_hours"):
+                if getattr(self.options, name) is not None:
+                    raise ValueError(f"--{name.replace('_', '-')} is given, but there is no GPU here: leave it out")
         if gpus or self.options.trials_per_gpu or autoscaled:
             packed = self.options.trials_per_gpu or 1
             self._gpus_a_trial = 1 / packed
@@ -326,6 +364,14 @@ class Sweep:
             able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
             return sorted(able - confirmed) or ([] if confirmed else ["any size"])
         return [cell.name for cell in self.plan.cells if cell.name not in confirmed]
+
+
+_SETTLED = ("precision", "data_revision", "model_revision")
+
+
+def _settled_by(config: TrialConfig) -> tuple[str, str, str]:
+    """What precision and revisions depend on."""
+    return config.backbone, config.task, config.precision
 
 
 def _collected(references: list[Any]) -> list[dict[str, Any]]:
@@ -372,11 +418,10 @@ def _environment() -> dict[str, str]:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two spaces, in words; at most four."""
     found = []
-    pairs = [({**old, **old.get("base", {})}, {**new, **new.get("base", {})})]
-    for before, after in pairs:
-        for name in after:
-            if name not in ("base", "cells", "confirm_seeds") and before.get(name) != after[name]:
-                found.append(f"{name} {before.get(name)} → {after[name]}")
+    before, after = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
+    for name in after:
+        if name not in ("base", "cells", "confirm_seeds", "title") and before.get(name) != after[name]:
+            found.append(f"{name} {before.get(name)} → {after[name]}")
     cells = [[c.get("name") for c in space.get("cells", [])] for space in (old, new)]
     if cells[0] != cells[1]:
         found.append(f"{len(cells[0])} cells → {len(cells[1])} cells, or others")

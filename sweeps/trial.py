@@ -39,11 +39,15 @@ def execute(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     A report: status, step, selection_accuracy (the best so far), record (JSON).
     """
     from lopt.training import Trial, failed_record
-    from sweeps.store import Store
+    from sweeps.store import FINAL, Store
 
     store, started = Store(job["out"], job["run"]), now()
     config, place = TrialConfig.from_dict(job["config"]), {"cell": job["cell"], "stratum": job["stratum"]}
-    predictions = None
+    earlier = store.read(config.key)
+    if earlier is not None and earlier.status in FINAL:  # a worker that is restarted after its last write
+        yield _report(earlier, earlier.status)
+        return
+    trial, predictions = None, None
     try:
         trial = Trial(config, phase=job["phase"])
         for _ in trial:
@@ -52,7 +56,10 @@ def execute(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         record = trial.finish(artifact=store.artifact(trial.config.key), **place)
         predictions = trial.predictions
     except Exception as error:  # an outcome like any other: recorded, and the sweep goes on
-        record = failed_record(config, error, phase=job["phase"], started_at=started, **place)
+        if trial is None:
+            record = failed_record(config, error, phase=job["phase"], started_at=started, **place)
+        else:
+            record = trial.failed(error, **place)
     store.write(record, predictions)
     yield _report(record, record.status)
 
@@ -84,17 +91,26 @@ def set_threads(threads: int | None) -> None:
 
 
 def prepare(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fetches what the trials need and settles precision and revisions, where a trial would run.
+    """Fetches what the trials need, settles precision and revisions where a trial would run, and tries on every
+    configuration what would fail in all its trials: weights, label words, data, lengths.
 
     Returns:
-        the resolved configurations, or one `{"error": line}` when data or weights cannot be had.
+        the resolved configurations, or one `{"error": line}`.
     """
+    from lopt import backbones, data
     from lopt.training import resolve
 
+    found = []
     try:
-        return [resolve(TrialConfig.from_dict(values)).to_dict() for values in configs]
-    except ValueError as error:
-        return [{"error": str(error)}]
+        for values in configs:
+            config = resolve(TrialConfig.from_dict(values))
+            backbone = backbones.load(config.backbone, config.precision)
+            backbone.label_ids(config.label_words or ())
+            data.prepare(config, backbone)
+            found.append(config.to_dict())
+    except (ValueError, OSError) as error:
+        return [{"error": " ".join(str(error).split())}]
+    return found
 
 
 def baseline(values: dict[str, Any], threads: int | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Row:
     ag_news_percent: float
     parameters: int | None
     ours: Estimate | None
+    missing: str  # what to say where ours is None
     difference: str
 
 
@@ -47,6 +48,7 @@ def compute(group: Group) -> Info | Missing:
                 ag_news_percent=ag_news.accuracy_percent,
                 parameters=cell.trainable_parameters if cell else None,
                 ours=ours,
+                missing="not confirmed" if cell and cell.trials else "not run",
                 difference=obstacle or f"{100 * ours.mean - point.accuracy_percent:+.1f}" if ours else "–",
             )
         )
@@ -72,7 +74,7 @@ def render(info: Info) -> Table:
                 f"{row.sst2_percent:.1f}",
                 f"{row.ag_news_percent:.1f}",
                 count(row.parameters),
-                interval(row.ours),
+                interval(row.ours, row.missing),
                 row.difference,
             )
             for row in info.rows

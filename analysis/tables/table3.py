@@ -19,6 +19,7 @@ class Row:
     parameters: int | None
     change: str
     ours: Estimate | None
+    missing: str  # what to say where ours is None
     difference: str
 
 
@@ -49,6 +50,7 @@ def compute(group: Group) -> Info | Missing:
                 parameters=parameters,
                 change=change(parameters, base) if parameters and base else "–",
                 ours=ours,
+                missing="not confirmed" if cell and cell.trials else "not run",
                 difference=obstacle or f"{100 * ours.mean - point.accuracy_percent:+.1f}" if ours else "–",
             )
         )
@@ -74,7 +76,7 @@ def render(info: Info) -> Table:
                 f"{row.published_percent:.1f}",
                 count(row.parameters),
                 row.change,
-                interval(row.ours),
+                interval(row.ours, row.missing),
                 row.difference,
             )
             for row in info.rows

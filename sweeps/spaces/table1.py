@@ -38,7 +38,7 @@ def build(profile: str) -> Space:
         profile=profile,
         base={name: value for name, value in shared.base.items() if name != "task"},
         axes={"task": ("movie_snippets",) if demo else ("sst2", "ag_news")},
-        grid=lambda axes: _grid(rates, {"learning_rate": 0.1 if demo else 0.3}, axes),
+        grid=lambda axes: _grid(rates, {"learning_rate": 0.15 if demo else 0.3}, axes),
         trials=shared.trials,
         confirm_seeds=shared.confirm_seeds,
         grace_steps=shared.grace_steps,

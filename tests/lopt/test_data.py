@@ -61,8 +61,16 @@ def test_missing_folder_file_and_damaged_file(mirror, tmp_path, monkeypatch):
     (tmp_path / "sst2" / "train.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(ValueError, match=r"train\.parquet is no Parquet file"):
         load_split(tasks.get("sst2"), "train")
+    (tmp_path / "ag_news").mkdir()
     with pytest.raises(ValueError, match=r"ag_news/train\.parquet does not exist; LOPT_DATA_DIR holds sst2/"):
         load_split(tasks.get("ag_news"), "train")
+    (tmp_path / "ag_news").rmdir()
+    with pytest.raises(
+        ValueError, match=r"hub data set .*cannot be loaded.*set LOPT_DATA_DIR.*ag_news/train"
+    ) as caught:
+        load_split(tasks.get("ag_news"), "train")
+    assert "\n" not in str(caught.value)
+    assert load_split(tasks.get("toy"), "train"), "a task of its own source needs no mirror"
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="which is no folder"):
         load_split(tasks.get("sst2"), "train")
@@ -165,6 +173,18 @@ def test_subsets_are_stratified_and_the_same_for_every_seed(tiny):
     assert np.bincount(one.test.labels).tolist() == [10, 10]
     assert one.report_size == 120
     assert "a stratified 20 of 120" in one.protocol
+
+
+def test_long_training_texts_can_be_left_out_but_no_others(tiny):
+    backbone = backbones.load("tiny", "fp32")
+    whole, short = prepare(tiny, backbone), prepare(tiny.replace(train_max_tokens=40), backbone)
+    assert 0 < len(short.train) < len(whole.train)
+    assert short.train.lengths.max() <= 40
+    assert np.array_equal(short.selection.example_ids, whole.selection.example_ids)
+    assert len(short.test) == len(whole.test)
+    assert "of at most 40 tokens" in short.protocol
+    with pytest.raises(ValueError, match="train_max_tokens is 3, but the shortest"):
+        prepare(tiny.replace(train_max_tokens=3), backbone)
 
 
 def test_movie_snippets_keep_duplicates_together():

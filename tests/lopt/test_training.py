@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -64,6 +65,20 @@ def test_divergence_is_an_outcome(tiny, monkeypatch):
     assert (record.status, record.steps) == ("diverged", 6)
     assert record.selection_accuracy == evaluations[0].selection_accuracy
     assert TrialRecord.from_dict(record.to_dict()) == record
+
+
+def test_logits_that_are_no_numbers_are_a_divergence_too(tiny, monkeypatch):
+    trial = Trial(tiny)
+    honest, calls = trial.backbone.label_logits, []
+
+    def label_logits(*arguments):
+        calls.append(1)
+        return honest(*arguments) * (float("nan") if not torch.is_grad_enabled() else 1)
+
+    monkeypatch.setattr(trial.backbone, "label_logits", label_logits)
+    assert list(trial) == []
+    record = trial.finish()
+    assert (record.status, record.evaluations) == ("diverged", ())
 
 
 def test_the_record_says_where_it_came_from(tiny):
@@ -162,10 +177,14 @@ def test_factors_that_do_not_give_the_prompt_are_refused(tiny, tmp_path):
 
 
 def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
-    trial = Trial(tiny.replace(model_revision="another"))
-    trial.best_prompt().save(tmp_path)
-    with pytest.raises(ValueError, match="trained on tiny another; here it is random seed 0"):
-        load_prompt(tmp_path).evaluate()
+    trial = Trial(tiny)
+    for change in ({"model_revision": "another"}, {"data_revision": "another"}):
+        other = dataclasses.replace(trial.best_prompt(), config=trial.config.replace(**change))
+        other.save(tmp_path)
+        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+            load_prompt(tmp_path).evaluate()
+        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+            Trial(other.config)
 
 
 def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):

@@ -166,6 +166,71 @@ def test_every_report_carries_the_record_of_a_stop(tiny, tmp_path):
     assert [c["steps"] for c in carried] == [3, 6]
 
 
-@pytest.mark.parametrize("limit", ["--max-wall-time=0.001s", "--max-gpu-hours=1"])
-def test_other_budgets(tmp_path, limit):
-    assert sweep(tmp_path, limit) == (4 if "wall" in limit else 0)
+def test_a_budget_of_time(tmp_path):
+    assert sweep(tmp_path, "--max-wall-time=0.001s") == 4
+
+
+@pytest.mark.parametrize("error", [MemoryError(), AssertionError(), RuntimeError("two\nlines")])
+def test_errors_without_a_message_or_with_a_long_one_do_not_stop_the_sweep(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Trial, "update", lambda self: (_ for _ in ()).throw(error))
+    assert sweep(tmp_path) == 3
+    assert sweep(tmp_path) == 3
+    assert len(list((tmp_path / "smoke-paper" / "trials").glob("*.failed-1.json"))) == 6
+
+
+def test_derived_files_are_mended_by_the_same_command(tmp_path):
+    assert sweep(tmp_path) == 0
+    run = tmp_path / "smoke-paper"
+    for name in ("trials.parquet", "baselines.json"):
+        (run / name).unlink()
+        assert sweep(tmp_path) == 0
+        assert (run / name).is_file()
+    assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, capsys):
+    import pyarrow
+    import pyarrow.parquet
+
+    def mirror(word):
+        from lopt import data
+
+        (tmp_path / "mirror" / "toy").mkdir(parents=True, exist_ok=True)
+        for split in ("train", "validation"):
+            table = pyarrow.table({"text": [f"{word} {i}" for i in range(60)], "label": [i % 2 for i in range(60)]})
+            pyarrow.parquet.write_table(table, tmp_path / "mirror" / "toy" / f"{split}.parquet")
+        data._load.cache_clear()
+        data._prepare.cache_clear()
+
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "mirror"))
+    mirror("one")
+    assert sweep(tmp_path) == 0
+    mirror("two")
+    before = keys(tmp_path)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--seeds", "2") == 2
+    assert "holds trials of data revision" in capsys.readouterr().err
+    assert keys(tmp_path) == before
+    assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("length=300", "window of tiny is 256"),
+        ("label_words= fine, fun", "share their first token"),
+        ("max_tokens=3", "leaves no room for text"),
+    ],
+)
+def test_what_would_fail_in_every_trial_is_one_line_before_the_first(tmp_path, capsys, setting, words):
+    assert sweep(tmp_path, "--set", setting) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "smoke-paper" / "trials").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*SMALL, "--out", str(tmp_path / "file")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
