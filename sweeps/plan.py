@@ -113,7 +113,8 @@ def text(plan: Plan, run: str) -> str:
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
         f"  backbone   {example.backbone} (d = {facts.width:,}, {facts.layers} layers)",
         f"  task       {shown}; label words {', '.join(map(repr, example.label_words or ()))}",
-        f"  training   batch {example.batch_size}, {example.optimizer.capitalize()}, learning rate {rate_text}; "
+        f"  training   batch {example.batch_size}, {example.optimizer.capitalize()}, "
+        f"{'constant' if example.schedule == 'constant' else 'falling'} learning rate, {rate_text}; "
         f"{space.max_steps:,} steps, evaluated every {example.eval_every:,}",
         f"  stopping   ASHA in each {'size' if space.by_size else 'cell'}: rungs at {rungs} steps, "
         f"the best 1/{space.reduction_factor} go on",

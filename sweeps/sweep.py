@@ -277,13 +277,13 @@ class Sweep:
             threads = None if resources["gpu"] else int(resources["cpu"])
             remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
             # max_calls: the process ends with its task, and gives the backbone's memory back.
-            once = {**remote, "max_calls": 1}
-            self._settle_with(lambda configs: ray.get(ray.remote(prepare).options(**once).remote(configs)))
+            once: Any = ray.remote(max_calls=1, **remote)  # type: ignore[call-overload]
+            prepare_there, baseline_there = once(prepare), once(baseline)
+            self._settle_with(lambda configs: ray.get(prepare_there.remote(configs)))
             self._start()
             searcher, scheduler = self._parts(finished, failed, threads)
             baselines = [
-                ray.remote(baseline).options(**once).remote(self._settle(config).to_dict(), threads)
-                for config in self._baseline_configs()
+                baseline_there.remote(self._settle(config).to_dict(), threads) for config in self._baseline_configs()
             ]
             tuner = tune.Tuner(
                 tune.with_resources(tune_function, resources),

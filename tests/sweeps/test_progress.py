@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from lopt.training import Trial
+from sweeps import space
+from sweeps.progress import Progress, clock
+
+JOB = {
+    "phase": "search",
+    "cell": "lopt1 n=4 r=2",
+    "config": {"learning_rate": 0.1, "method": "lopt1", "length": 4, "rank": 2},
+}
+
+
+@pytest.fixture
+def record(tiny):
+    trial = Trial(tiny, phase="search")
+    for _ in trial:
+        break
+    return trial.finish()
+
+
+def run(record):
+    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+    progress.started("a", JOB)
+    progress.reported("a", {"step": 3})
+    progress.ended("a", JOB, record)
+    progress.started("b", JOB)
+    progress.ended("b", JOB, None)
+    progress.close()
+
+
+def test_plain_lines_without_a_terminal(record, capsys):
+    run(record)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[0:0") for line in lines)
+    assert "1/2 done · 0 running · 1 stopped · 0 failed · best" in lines[-2]
+    assert "about 0:0" in lines[-2]
+    assert "search lopt1 n=4 r=2, lr 0.1: stopped at step 3" in lines[-2]
+    assert "2/2 done · 0 running · 1 stopped · 1 failed" in lines[-1]
+    assert "its process died" in lines[-1]
+
+
+def test_one_line_on_a_terminal(record, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    run(record)
+    printed = capsys.readouterr().out
+    kept = [re.split("\r", line)[-1] for line in printed.split("\n")]
+    assert len([line for line in kept if line.strip()]) == 3, "two events and the last line stay"
+    assert all(len(part) <= 60 for part in re.split("[\r\n]", printed))
+
+
+def test_clock():
+    assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_expected_steps_fall_with_the_place_in_line_and_stay_within_the_most():
+    made = space.load("ablation", "paper")
+    expected = [made.expected_steps(n) for n in range(1, 11)]
+    assert expected[0] == made.max_steps
+    assert expected == sorted(expected, reverse=True)
+    assert expected[-1] == pytest.approx(500 + 1000 / 3 + 3000 / 9 + 500 / 27)
