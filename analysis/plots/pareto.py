@@ -48,19 +48,19 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, points=points, published=published.comparable(group))
 
 
-def draw(info: Info) -> Figure:
+def _vertical(info: Info) -> tuple[list[tuple[float, str]], tuple[float, float], bool]:
+    """The lines without training, the range of the points, and whether the axis is broken between them, in percent."""
     ends = [100 * e for p in info.points for e in (p.accuracy.low, p.accuracy.high)]
     ends += [p.accuracy_percent for p in info.published]
-    floors = [
-        (100 * value, f"{name} {100 * value:.1f} %")
-        for name, value in (
-            ("no prompt", info.group.zero_shot_accuracy),
-            ("majority class", info.group.majority_accuracy),
-        )
-        if value is not None
-    ]
+    known = (("no prompt", info.group.zero_shot_accuracy), ("majority class", info.group.majority_accuracy))
+    floors = [(100 * value, f"{name} {100 * value:.1f} %") for name, value in known if value is not None]
     low, high = min(ends), max(ends)
-    broken = bool(floors) and low - max(y for y, _ in floors) > 0.8 * (high - low)  # else the points lie flat on top
+    # Else the points would lie flat on top.
+    return floors, (low, high), bool(floors) and low - max(y for y, _ in floors) > 0.8 * (high - low)
+
+
+def draw(info: Info) -> Figure:
+    floors, (low, high), broken = _vertical(info)
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(7.2, 4.9))
         axes = figure.add_axes((0.08, 0.27, 0.885, 0.66) if broken else (0.08, 0.11, 0.885, 0.82))
@@ -174,7 +174,8 @@ def caption(info: Info) -> str:
     text = f"Accuracy against trainable parameters on {info.group.title}: means over the confirmed seeds. "
     text += describe([p.accuracy for p in info.points])
     text += " The frontier joins the cells that no other beats with as few parameters. "
-    text += "Points of nearly equal size are set apart sideways; mind where the y axis is broken."
+    text += "Points of nearly equal size are set apart sideways"
+    text += "; mind where the y axis is broken." if _vertical(info)[2] else "."
     if info.published:
         text += " Hollow: published on the same backbone, task and split."
     return text

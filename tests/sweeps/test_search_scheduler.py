@@ -28,6 +28,7 @@ def make_record(config, status="complete", accuracy=0.7, phase="search", cell=No
             wall_time_s=1.0,
         )
         for step in range(4, steps + 1, 4)
+        if accuracy is not None
     )
     return TrialRecord(
         key=config.key,
