@@ -216,12 +216,13 @@ class SweepSearcher(Searcher):
         by_name = {state.cell.name: state for state in self.cells}
         for record in failed:
             state = by_name.get(record.cell or "")
-            if state and state.study and record.phase == "search":
+            if state is None or record.phase == "confirm":  # a confirm trial without a record is queued by itself
+                continue
+            if state.study:
                 state.study.replay(record)
-            if state and record.phase == "search" and state.started < state.trials:
-                state.started += 1
-                state.retries += 1
-                self._retry.append((state, TrialConfig.from_dict(record.config)))
+            state.started = min(state.trials, state.started + 1)
+            state.retries += 1
+            self._retry.append((state, TrialConfig.from_dict(record.config)))
         for state in self.cells:
             if state.study:
                 state.study.enqueue_first()  # after the replays, so that none that has run is queued again
