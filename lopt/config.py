@@ -37,8 +37,8 @@ class TrialConfig:
         label_words: one a class, in the order of the classes.
         max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
             None is the backbone's window less the prompt.
-        train_max_tokens: training texts of more tokens are left out (they are cheap to do without); selection and
-            reported examples never are.
+        train_min_tokens, train_max_tokens: training texts of fewer or more tokens, template included, are left out;
+            selection and reported examples never are.
         train_examples, selection_examples, test_examples: stratified subsets, drawn by `data_seed`; None is all.
         data_seed: of the held-out part of the training data and of the subsets. The same for all trials
             of a sweep, so that they are compared on the same examples.
@@ -68,6 +68,7 @@ class TrialConfig:
     template: str | None = None
     label_words: tuple[str, ...] | None = None
     max_tokens: int | None = None
+    train_min_tokens: int | None = None
     train_max_tokens: int | None = None
     train_examples: int | None = None
     selection_examples: int | None = None
@@ -82,7 +83,8 @@ class TrialConfig:
 
         for name in ("length", "seed", "batch_size", "max_steps", "eval_every", "data_seed"):
             _whole(name, getattr(self, name), 0 if name in ("seed", "data_seed") else 1)
-        for name in ("rank", "max_tokens", "train_max_tokens", "train_examples", "selection_examples", "test_examples"):
+        limits = ("max_tokens", "train_min_tokens", "train_max_tokens")
+        for name in ("rank", *limits, "train_examples", "selection_examples", "test_examples"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
         _real("learning_rate", self.learning_rate, above=0.0)

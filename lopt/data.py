@@ -266,7 +266,13 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     source = os.environ.get("LOPT_DATA_DIR")
     template = config.template or ""
     whole, examples = _prepare(
-        backbone, config.task, template, sizes, config.train_max_tokens, config.data_seed, source
+        backbone,
+        config.task,
+        template,
+        sizes,
+        (config.train_min_tokens, config.train_max_tokens),
+        config.data_seed,
+        source,
     )
     task, parts = tasks.get(config.task), (whole.train, whole.selection, whole.test)
     train, selection, test = (
@@ -281,7 +287,7 @@ def _prepare(
     name: str,
     template: str,
     sizes: tuple[int | None, int | None, int | None],
-    longest: int | None,
+    lengths_kept: tuple[int | None, int | None],
     seed: int,
     source: str | None,
 ) -> tuple[TaskData, tuple[list[Example], list[Example], list[Example]]]:
@@ -289,13 +295,18 @@ def _prepare(
     task = tasks.get(name)
     training, reported, revision = _load(name, source)
     kept, held_out = hold_out(np.array([e.label for e in training]), seed)
+    least, longest = lengths_kept
     left_out = ""
-    if longest is not None:
+    if least is not None or longest is not None:
         lengths = encode_all(backbone, task, template, [training[i] for i in kept]).lengths
-        if not (lengths <= longest).any():
-            raise ValueError(f"train_max_tokens is {longest}, but the shortest training text has {lengths.min()}")
-        left_out = f" of at most {longest} tokens"
-        kept = kept[lengths <= longest]
+        inside = (lengths >= (least or 0)) & (lengths <= (longest or lengths.max()))
+        if not inside.any():
+            raise ValueError(
+                f"train_min_tokens is {least} and train_max_tokens {longest}, but the training texts have "
+                f"{lengths.min()} to {lengths.max()} tokens"
+            )
+        left_out = f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
+        kept = kept[inside]
     drawn = []
     pools = ((training, kept), (training, held_out), (reported, np.arange(len(reported))))
     for stream, ((examples, positions), size) in enumerate(zip(pools, sizes, strict=True), start=1):

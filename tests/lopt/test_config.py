@@ -53,6 +53,7 @@ def test_a_configuration_is_frozen():
         {"label_words": (" a", " b")},
         {"max_tokens": 9},
         {"train_examples": 9},
+        {"train_min_tokens": 9},
         {"train_max_tokens": 9},
         {"selection_examples": 9},
         {"test_examples": 9},

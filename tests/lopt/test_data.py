@@ -175,15 +175,18 @@ def test_subsets_are_stratified_and_the_same_for_every_seed(tiny):
     assert "a stratified 20 of 120" in one.protocol
 
 
-def test_long_training_texts_can_be_left_out_but_no_others(tiny):
+def test_training_texts_can_be_left_out_by_length_but_no_others(tiny):
     backbone = backbones.load("tiny", "fp32")
     whole, short = prepare(tiny, backbone), prepare(tiny.replace(train_max_tokens=40), backbone)
     assert 0 < len(short.train) < len(whole.train)
     assert short.train.lengths.max() <= 40
     assert np.array_equal(short.selection.example_ids, whole.selection.example_ids)
     assert len(short.test) == len(whole.test)
-    assert "of at most 40 tokens" in short.protocol
-    with pytest.raises(ValueError, match="train_max_tokens is 3, but the shortest"):
+    assert "to 40 tokens" in short.protocol
+    long = prepare(tiny.replace(train_min_tokens=41), backbone)
+    assert long.train.lengths.min() >= 41
+    assert len(long.train) + len(short.train) == len(whole.train)
+    with pytest.raises(ValueError, match="train_max_tokens 3, but the training texts have"):
         prepare(tiny.replace(train_max_tokens=3), backbone)
 
 
