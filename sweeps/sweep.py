@@ -118,6 +118,7 @@ class Sweep:
             ValueError: something is missing or does not fit, or finished trials used other data or weights.
         """
         examples = [config for cell in self.plan.space.cells for config in self.plan.space.settings(cell)]
+        print("preparing data and weights (what is missing is downloaded once)", flush=True)
         found = run_prepare([config.to_dict() for config in examples])
         if "error" in found[0]:
             raise ValueError(found[0]["error"])
