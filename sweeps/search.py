@@ -239,7 +239,8 @@ class SweepSearcher(Searcher):
                 if study:
                     study.replay(record)
             elif record.phase == "confirm" and record.cell == cell.name:
-                over = True  # only a cell whose search was over has confirmed trials
+                # A short list of values can be used up before the number of trials is reached.
+                over = all(isinstance(made, Choice) for made in cell.search.values())
         if over:
             state.started = trials
         return state
