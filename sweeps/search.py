@@ -272,19 +272,18 @@ class SweepSearcher(Searcher):
             state, config = self._retry.popleft()
             state.retries -= 1
             return _Running(state, "search", config, self.space.stratum(state.cell, config))
-        while open_cells := [state for state in self.cells if state.started < state.trials]:
-            state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
-            point: dict[str, Any] | None = {}
-            if state.study:
-                point = state.study.propose(trial_id, partial(self._known, state.cell))
-            if point is None:  # every value of a short list has been tried
-                state.started = state.trials
-                self._when_searched(state)
-                return self._next(trial_id)
-            state.started += 1
-            config = self._search_config(state.cell, point)
-            return _Running(state, "search", config, self.space.stratum(state.cell, config))
-        return None
+        open_cells = [state for state in self.cells if state.started < state.trials]
+        if not open_cells:
+            return None
+        state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
+        point = state.study.propose(trial_id, partial(self._known, state.cell)) if state.study else {}
+        if point is None:  # every value of a short list has been tried
+            state.started = state.trials
+            self._when_searched(state)
+            return self._next(trial_id)
+        state.started += 1
+        config = self._search_config(state.cell, point)
+        return _Running(state, "search", config, self.space.stratum(state.cell, config))
 
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
         return self._settle(self.space.config(cell, point, seed=SEARCH_SEED))

@@ -6,6 +6,7 @@ package imports no torch: planning counts parameters without it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -72,7 +73,7 @@ class Counts:
     materialised: int
 
 
-class Method:
+class Method(ABC):
     """Base of all methods. A plugin sets the class attributes and implements `factors`, `closed_form`, `prompt`."""
 
     name: str
@@ -80,19 +81,19 @@ class Method:
     uses_rank = True
     OPTIONS: ClassVar[Mapping[str, Any]] = {}  # option -> default
 
+    @abstractmethod
     def factors(self, shape: Shape) -> dict[str, Factor]:
         """The matrices by name, in the order in which their initial values are drawn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closed_form(self, shape: Shape) -> int:
         """The paper's formula of the number of trainable parameters; tests hold it against `factors`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         """X from the factors. Leading batch dimensions pass through: `[..., P, H]`."""
-        raise NotImplementedError
 
-    def check_options(self, options: dict[str, Any]) -> None:
+    def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
         """Raises ValueError when an option's value is invalid; every option is present."""
 
     def check(self, *, length: int, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
