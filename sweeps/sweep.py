@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -259,27 +256,23 @@ class Sweep:
 
     def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
         """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
-        _quiet_ray()
+        from sweeps import cluster
+
+        cluster.connect()
         import ray
         from ray import tune
 
-        # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS") or "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": _environment()} if os.environ.get("RAY_ADDRESS") else None,
-        )
         try:
-            resources, concurrent = self._placement(ray.cluster_resources())
-            # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
-            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(concurrent))
+            options = self.options
+            resources, concurrent = cluster.placement(
+                ray.cluster_resources(),
+                trials_per_gpu=options.trials_per_gpu,
+                max_concurrent=options.max_concurrent,
+                max_gpu_hours=options.max_gpu_hours,
+            )
+            self._gpus_a_trial = resources["gpu"]
             threads = None if resources["gpu"] else int(resources["cpu"])
-            remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
-            # max_calls: the process ends with its task, and gives the backbone's memory back.
-            once: Any = ray.remote(max_calls=1, **remote)  # type: ignore[call-overload]
-            prepare_there, baseline_there = once(prepare), once(baseline)
+            prepare_there, baseline_there = cluster.once(prepare, resources), cluster.once(baseline, resources)
             self._settle_with(lambda configs: ray.get(prepare_there.remote(configs)))
             self._start()
             searcher, scheduler = self._parts(finished, failed, threads)
@@ -306,31 +299,11 @@ class Sweep:
             )
             tuner.fit()
             self.progress.close()
-            self._add_baselines(_collected(baselines))
+            self._add_baselines(cluster.collected(baselines))
             return "stopped" if searcher.held_back else "complete"
         finally:
             ray.shutdown()
             shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
-
-    def _placement(self, cluster: Mapping[str, float]) -> tuple[dict[str, float], int]:
-        """Resources of one trial, and how many run at once."""
-        gpus, cpus = cluster.get("GPU", 0), int(cluster.get("CPU", 0))
-        asked = self.options.max_concurrent
-        autoscaled = (
-            bool(os.environ.get("RAY_ADDRESS")) and not cpus
-        )  # a head that offers nothing: workers come on demand
-        if not gpus and not os.environ.get("RAY_ADDRESS"):
-            for name in ("trials_per_gpu", "max_gpu_hours"):
-                if getattr(self.options, name) is not None:
-                    raise ValueError(f"--{name.replace('_', '-')} is given, but there is no GPU here: leave it out")
-        if gpus or self.options.trials_per_gpu or autoscaled:
-            packed = self.options.trials_per_gpu or 1
-            self._gpus_a_trial = 1 / packed
-            # An autoscaled cluster may have no GPU yet: enough trials must wait for it to start some.
-            return {"cpu": 1, "gpu": 1 / packed}, asked or max(int(gpus), 8) * packed
-        cpus = max(1, cpus)
-        concurrent = min(asked or cpus, cpus)
-        return {"cpu": max(1, cpus // concurrent), "gpu": 0}, concurrent
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -373,47 +346,6 @@ _SETTLED = ("precision", "data_revision", "model_revision")
 def _settled_by(config: TrialConfig) -> tuple[str, str, str]:
     """What precision and revisions depend on."""
     return config.backbone, config.task, config.precision
-
-
-def _collected(references: list[Any]) -> list[dict[str, Any]]:
-    import ray
-
-    found = []
-    for reference in references:
-        try:
-            found.append(ray.get(reference))
-        except ray.exceptions.RayError as error:  # the report does without; trials are not affected
-            print(f"no zero-shot baseline: {str(error).splitlines()[-1]}", file=sys.stderr)
-    return found
-
-
-def _quiet_ray() -> None:
-    """Ray's own output off, its handler of Ctrl-C too: the sweep has one progress line and its own exit."""
-    for name, value in {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the results store is the truth; Ray's snapshot is not used
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }.items():
-        os.environ.setdefault(name, value)
-    for name in ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).absolute())
-    root = str(Path(__file__).resolve().parent.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _environment() -> dict[str, str]:
-    """What workers of a running cluster need to know, by name; nothing else of the environment travels."""
-    names = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

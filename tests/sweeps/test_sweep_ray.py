@@ -47,6 +47,18 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.05)
 
 
+LONGER = ("--set", "max_steps=60", "--set", "eval_every=4")
+
+
+def continue_and_compare(tmp_path):
+    """The same command finishes the sweep and touches no record that was there."""
+    done = {p: p.stat().st_mtime_ns for p in records(tmp_path)}
+    code, out = finish(start(tmp_path, *LONGER))
+    assert code == 0, out
+    assert len(records(tmp_path)) == 12
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+
+
 def test_smoke_on_ray(tmp_path):
     code, out = finish(start(tmp_path))
     assert code == 0, out
@@ -68,31 +80,23 @@ def test_smoke_on_ray(tmp_path):
 
 @pytest.mark.ray
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_continues(tmp_path):
-    process = start(tmp_path, "--set", "max_steps=60", "--set", "eval_every=4")
+    process = start(tmp_path, *LONGER)
     wait_for(lambda: len(records(tmp_path)) >= 2, process)
     os.kill(process.pid, signal.SIGINT)
     code, out = finish(process, 60)
     assert code == 130, out
     assert "the same command continues" in out
-    done = {p: p.stat().st_mtime_ns for p in records(tmp_path)}
-    code, out = finish(start(tmp_path, "--set", "max_steps=60", "--set", "eval_every=4"))
-    assert code == 0, out
-    assert len(records(tmp_path)) == 12
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    continue_and_compare(tmp_path)
 
 
 @pytest.mark.ray
 def test_a_driver_killed_outright_loses_no_finished_trial(tmp_path):
-    process = start(tmp_path, "--set", "max_steps=60", "--set", "eval_every=4")
+    process = start(tmp_path, *LONGER)
     wait_for(lambda: len(records(tmp_path)) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    done = {p: p.stat().st_mtime_ns for p in records(tmp_path)}
     time.sleep(6)  # the orphaned Ray of the first command ends by itself
-    code, out = finish(start(tmp_path, "--set", "max_steps=60", "--set", "eval_every=4"))
-    assert code == 0, out
-    assert len(records(tmp_path)) == 12
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    continue_and_compare(tmp_path)
 
 
 @pytest.mark.ray
