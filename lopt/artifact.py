@@ -1,18 +1,21 @@
-"""Trained prompts as files: factors and materialised prompt in safetensors, everything else in JSON. No pickle."""
+"""What was trained as files: factors and materialised prompt in safetensors, everything else in JSON. No pickle."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
-from lopt.data import Encoded, as_fields, collate, encode, evaluation_batches, prepare
+from lopt.data import Encoded, as_fields, collate, encode, evaluation_batches, most_tokens, prepare
+from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
 from lopt.records import dumps
+from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +34,7 @@ class Answer:
     probabilities: dict[str, float]
 
 
-def predict_split(backbone: Backbone, prompt: Tensor | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
+def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
     """Label-word logits of a whole split: fixed batches in a fixed order, so a repetition gives the same bits."""
     import numpy as np
     import torch
@@ -40,40 +43,48 @@ def predict_split(backbone: Backbone, prompt: Tensor | None, encoded: Encoded, l
     with torch.inference_mode():
         for positions in evaluation_batches(encoded.lengths, EVALUATION_BATCH):
             ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
-            logits_NC[positions] = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
+            logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A trained prompt.
+    """What a trial trained: a prompt, or the weights of LoRA and fine-tuning.
 
-    config: of the trial that trained it. factors: the trained matrices by name. prompt_PH: X itself, `[P, H]`,
-    float32. test_accuracy: as recorded.
+    config: of the trial. factors: the trained tensors by name. soft: the prompt as it stands at the input, float32;
+    None for methods that change weights. test_accuracy: as recorded.
     """
 
     config: TrialConfig
     factors: Mapping[str, Tensor]
-    prompt_PH: Tensor
+    soft: SoftPrompt | None
     test_accuracy: float | None = None
 
     @property
+    def prompt_PH(self) -> Tensor:
+        """X itself, `[P, H]`; ValueError for methods without a prompt."""
+        if self.soft is None:
+            raise ValueError(f"method {self.config.method} has no prompt: it changes the model's weights")
+        return self.soft.prompt
+
+    @cached_property
     def backbone(self) -> Backbone:
-        """The frozen model this prompt was trained for (loaded once a process).
+        """The model this was trained for (loaded once a process), with trained weights in it where the method has any.
 
         Raises:
             ValueError: the weights at hand are others than those of training.
         """
-        found = backbones.load(self.config.backbone, self.config.precision)
+        method = methods.get(self.config.method)
+        found = backbones.load(self.config.backbone, method.weights_precision(self.config.precision))
         check_revisions(self.config, self.config.data_revision, found.revision)
-        return found
+        return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
 
     def evaluate(self) -> Predictions:
         """The canonical evaluation: predictions on the reported split, exactly as recorded."""
         backbone = self.backbone
         data = prepare(self.config, backbone)
         check_revisions(self.config, data.revision, backbone.revision)
-        return predict_split(backbone, self._on(backbone), data.test, self._labels(backbone))
+        return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
 
     def predict(self, texts: Iterable[str | Mapping[str, str]]) -> list[Answer]:
         """Classes of new inputs: a text each, or a mapping of the task's columns.
@@ -83,15 +94,16 @@ class Prompt:
         """
         import numpy as np
 
-        backbone, task = self.backbone, tasks.get(self.config.task)
-        most = min(backbone.window - self.config.length, self.config.max_tokens or backbone.window)
-        template = self.config.template or ""
-        made = [encode(backbone.tokenizer, task, template, as_fields(task, text), most) for text in texts]
-        if not made:
+        task = tasks.get(self.config.task)
+        fields = [as_fields(task, text) for text in texts]
+        if not fields:
             return []
+        backbone = self.backbone
+        most, template = most_tokens(self.config, backbone), backbone.complete(self.config.template or "")
+        made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
         nothing = np.zeros(len(made), dtype=np.int64)
         encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        logits = predict_split(backbone, self._on(backbone), encoded, self._labels(backbone)).logits
+        logits = predict_split(backbone, self._soft_on(backbone), encoded, self._labels(backbone)).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -99,21 +111,25 @@ class Prompt:
             for row in probabilities
         ]
 
-    def _on(self, backbone: Backbone) -> Tensor:
-        return self.prompt_PH.to(backbone.device)
+    def _soft_on(self, backbone: Backbone) -> SoftPrompt | None:
+        return self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
 
     def _labels(self, backbone: Backbone) -> Tensor:
         return backbone.label_ids(self.config.label_words or ())
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Writes the prompt to `folder`; `record` (counts, accuracies) goes into its description."""
+        """Writes factors and prompt to `folder`; `record` (counts, accuracies) goes into its description."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"factors.{name}": t.detach().cpu().contiguous() for name, t in self.factors.items()}
-        # Cloned: a method whose factor is the prompt itself would share its memory, which safetensors refuses.
-        save_file({**tensors, "prompt": self.prompt_PH.detach().cpu().contiguous().clone()}, folder / _TENSORS)
+        tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
+        if self.soft is not None:
+            tensors["prompt"] = self.soft.prompt
+            if self.soft.update is not None:
+                tensors["update"] = self.soft.update
+        # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
+        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / _TENSORS)
         described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), **(record or {})}
         (folder / _DESCRIPTION).write_text(dumps(described))
         return folder
@@ -147,34 +163,36 @@ def load_prompt(folder: str | Path) -> Prompt:
     try:
         described = json.loads((folder / _DESCRIPTION).read_text())
         config, tensors = TrialConfig.from_dict(described["config"]), load_file(folder / _TENSORS)
-        factors = {name.removeprefix("factors."): t for name, t in tensors.items() if name != "prompt"}
-        prompt_PH = tensors["prompt"]
     except ValueError:
         raise
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}): copy it again") from None
-    if tuple(prompt_PH.shape[:1]) != (config.length,):
-        raise ValueError(
-            f"{folder} is damaged: the prompt has {prompt_PH.shape[0]} rows, its length is {config.length}"
-        )
-    remade = _remake(config, factors, prompt_PH.shape[1])
-    if not bool((remade - prompt_PH).abs().max() <= 1e-4):
-        raise ValueError(f"{folder} is damaged: its factors do not give its prompt")
-    return Prompt(config, factors, prompt_PH, described.get("test_accuracy"))
+    factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
+    soft, method = None, methods.get(config.method)
+    if isinstance(method, PromptMethod):
+        if "prompt" not in tensors:
+            raise ValueError(f"{folder} is damaged: it holds no prompt")
+        placement = config.options["placement"]
+        soft = SoftPrompt(prompt=tensors["prompt"], update=tensors.get("update"), placement=placement)
+        if soft.length != config.length:
+            raise ValueError(f"{folder} is damaged: the prompt has {soft.length} rows, its length is {config.length}")
+        _check_remade(method, config, factors, soft, folder)
+    return Prompt(config, factors, soft, described.get("test_accuracy"))
 
 
-def _remake(config: TrialConfig, factors: Mapping[str, Tensor], width: int) -> Tensor:
-    """X from the stored factors and the frozen ones, which come from their seed."""
-    method = methods.get(config.method)
-    frozen = frozen_factors(config, width, dtype=next(iter(factors.values())).dtype)
-    return method.prompt({**frozen, **factors}, config.options)
-
-
-def frozen_factors(config: TrialConfig, width: int, *, dtype: Any) -> dict[str, Tensor]:
-    """The method's frozen random matrices, exactly as in training."""
-    import torch
-
-    method = methods.get(config.method)
-    shape = methods.shape_of(config, width)
-    values, declared = method.initial_values(shape, config.seed), method.factors(shape)
-    return {n: torch.tensor(v, dtype=dtype) for n, v in values.items() if not declared[n].trainable}
+def _check_remade(
+    method: PromptMethod, config: TrialConfig, factors: Mapping[str, Tensor], soft: SoftPrompt, folder: Path
+) -> None:
+    """Raises ValueError when the factors, with the frozen ones re-made from their seeds, do not give what is stored."""
+    width = int(soft.prompt.shape[1])
+    try:
+        frozen = method.frozen(config, width, dtype=soft.prompt.dtype)
+        remade = method.soft({**frozen, **factors}, config.options)
+    except (KeyError, RuntimeError):
+        raise ValueError(f"{folder} is damaged: a factor is missing, or has another shape") from None
+    pairs = ((remade.prompt, soft.prompt), (remade.update, soft.update))
+    for made, stored in pairs:
+        if (made is None) != (stored is None) or (
+            made is not None and stored is not None and not bool((made - stored).abs().max() <= 1e-4)
+        ):
+            raise ValueError(f"{folder} is damaged: its factors do not give its prompt")

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lopt.registry import nearest
@@ -15,35 +16,46 @@ from lopt.registry import nearest
 PRECISIONS = ("auto", "bf16", "fp32", "fp64")
 OPTIMIZERS = ("adafactor", "adamw")
 SCHEDULES = ("constant", "linear")
+HOLDOUTS = ("train", "validation")
+# Fields and options that came after the first records. At these values, which are what was done before, they are left
+# out of the hash, so that older records keep their keys.
+_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train"}
+_ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """One trial: everything that determines its result, and nothing else.
 
-    `None` stands for the default of the method, task or backbone; template, label words and method options are
-    filled in at construction, so that a record always says what was used.
+    `None` stands for the default of the method, task or backbone; those that do not depend on the machine are filled
+    in at construction, so that a record always says what was used.
 
     Args:
         method: a module of `lopt/methods/`.
-        task: a module of `lopt/tasks/`.
+        task: a module of `lopt/tasks/`, or a folder with a `task.toml`.
         backbone: a name known to `lopt/backbones/`, a local folder, or a hub name.
-        length: prompt length n, in virtual tokens.
-        rank: rank r, for the methods that factorise the prompt.
-        learning_rate: of the optimiser, constant unless `schedule` says otherwise.
+        length: prompt length n, in virtual tokens; None for methods without a prompt.
+        rank: rank r, for the methods that have one.
+        learning_rate: of the optimiser; None is the method's recipe, as it is for optimizer, schedule, warmup and
+            weight_decay.
         seed: of initial values and batch order.
         options: the method's own settings (see its `OPTIONS`).
-        template: text with `{column}` fields; the label is read after its last token.
+        schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps in which the rate rises
+            linearly.
+        template: text with `{column}` fields; the label is read after its last token, or where `{mask}` stands.
         label_words: one a class, in the order of the classes.
         max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
             None is the backbone's window less the prompt.
         train_min_tokens, train_max_tokens: training texts of fewer or more tokens, template included, are left out;
             selection and reported examples never are.
         train_examples, selection_examples, test_examples: stratified subsets, drawn by `data_seed`; None is all.
-        data_seed: of the held-out part of the training data and of the subsets. The same for all trials
+        shots: train on so many examples of each class, and select on as many unless selection_examples says otherwise.
+        holdout: where the examples for selection come from: "train" (min(5,000, 10 %) held out of the training split)
+            or "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
+        data_seed: of the held-out part and of the subsets. The same for all trials
             of a sweep, so that they are compared on the same examples.
-        precision: of the frozen backbone; "auto" is bf16 where the hardware has it, else fp32. The trained factors
-            and the optimiser's state are fp32 (fp64 with "fp64", which is for tests).
+        precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
+            optimiser's state, are fp32 (fp64 with "fp64", which is for tests).
         data_revision, model_revision: filled in by `lopt.training.resolve`.
 
     Raises:
@@ -52,15 +64,16 @@ class TrialConfig:
 
     method: str
     task: str
-    learning_rate: float
+    learning_rate: float | None = None
     backbone: str = "embedded"
-    length: int = 10
+    length: int | None = None
     rank: int | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: str = "adafactor"
-    schedule: str = "constant"
-    weight_decay: float = 0.0
+    optimizer: str | None = None
+    schedule: str | None = None
+    warmup: float | None = None
+    weight_decay: float | None = None
     clip_norm: float = 1.0
     batch_size: int = 16
     max_steps: int = 5000
@@ -73,6 +86,8 @@ class TrialConfig:
     train_examples: int | None = None
     selection_examples: int | None = None
     test_examples: int | None = None
+    shots: int | None = None
+    holdout: str = "train"
     data_seed: int = 42
     precision: str = "auto"
     data_revision: str | None = None
@@ -81,25 +96,36 @@ class TrialConfig:
     def __post_init__(self) -> None:
         from lopt import methods, tasks
 
-        for name in ("length", "seed", "batch_size", "max_steps", "eval_every", "data_seed"):
+        for name in ("seed", "batch_size", "max_steps", "eval_every", "data_seed"):
             _whole(name, getattr(self, name), 0 if name in ("seed", "data_seed") else 1)
         limits = ("max_tokens", "train_min_tokens", "train_max_tokens")
-        for name in ("rank", *limits, "train_examples", "selection_examples", "test_examples"):
+        subsets = ("train_examples", "selection_examples", "test_examples", "shots")
+        for name in ("length", "rank", *limits, *subsets):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
+        method, task = methods.get(self.method), tasks.get(self.task)
+        self._set("task", task.name)  # of a folder its whole path, wherever the work goes on
+        if method.uses_length and self.length is None:
+            self._set("length", methods.DEFAULT_LENGTH)
+        for name in ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay"):
+            if getattr(self, name) is None:
+                self._set(name, getattr(method.recipe, name))
         _real("learning_rate", self.learning_rate, above=0.0)
         _real("clip_norm", self.clip_norm, above=0.0)
         _real("weight_decay", self.weight_decay, least=0.0)
-        for name, valid in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        _real("warmup", self.warmup, least=0.0, below=1.0)
+        words_of = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "holdout": HOLDOUTS}
+        for name, valid in words_of.items():
             if getattr(self, name) not in valid:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+        if self.shots is not None and self.train_examples is not None:
+            raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give one of them")
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone is {self.backbone!r}; give a name, a local folder or a hub name")
 
-        method, task = methods.get(self.method), tasks.get(self.task)
         self._set("options", method.check(length=self.length, rank=self.rank, options=self.options))
-        self._set("template", task.template if self.template is None else self.template)
+        self._set("template", task.template_for(self.backbone) if self.template is None else self.template)
         words = task.label_words if self.label_words is None else tuple(self.label_words)
         self._set("label_words", words)
         task.check_verbalizer(self.template, words)
@@ -109,8 +135,14 @@ class TrialConfig:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that hash every field."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """16 hexadecimal digits that hash every field; of a folder its name, for revisions say what is in it."""
+        described = {n: v for n, v in self.to_dict().items() if n not in _ADDED or v != _ADDED[n]}
+        options = self.options.items()
+        described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
+        for name in ("task", "backbone"):
+            if Path(described[name]).is_absolute():
+                described[name] = Path(described[name]).name
+        text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +161,7 @@ class TrialConfig:
         for name in values:
             if name not in valid:
                 raise ValueError(f"unknown setting {name!r}; valid: {', '.join(valid)}.{nearest(name, valid)}")
-        missing = [name for name in ("method", "task", "learning_rate") if name not in values]
+        missing = [name for name in ("method", "task") if name not in values]
         if missing:
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
         return cls(**values)
@@ -147,8 +179,16 @@ def _whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
 
 
-def _real(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
+def _real(
+    name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
+) -> None:
     fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fine or (above is not None and value <= above) or (least is not None and value < least):
+    outside = fine and (
+        (above is not None and value <= above)
+        or (least is not None and value < least)
+        or (below is not None and value >= below)
+    )
+    if not fine or outside:
         bound = f"above {above:g}" if above is not None else f"{least:g} or more"
+        bound += f" and below {below:g}" if below is not None else ""
         raise ValueError(f"{name} is {value!r}; give a number {bound}")

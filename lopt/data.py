@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt import tasks
+from lopt import methods, tasks
 from lopt.tasks import Row, Task
 
 if TYPE_CHECKING:
@@ -86,24 +86,25 @@ def load_split(task: Task, split: str) -> list[Example]:
     named = os.environ.get("LOPT_DATA_DIR")
     if named and not Path(named).is_dir():
         raise ValueError(f"LOPT_DATA_DIR is {named!r}, which is no folder; it holds <task>/<split>.parquet")
-    if named and (Path(named) / task.name).is_dir():
+    if named and not Path(task.name).is_absolute() and (Path(named) / task.name).is_dir():
         path = Path(named) / task.name / f"{split}.parquet"
-        rows, source = _parquet_rows(path, named), str(path)
+        if not path.is_file():
+            have = sorted(str(p.relative_to(named)) for p in Path(named).glob("*/*.parquet"))
+            raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(have) or 'no parquet file'}")
+        rows, source = parquet_rows(path), str(path)
     elif task.load is not None:
-        rows, source = task.load(split), f"{task.name}/{split}"
+        rows, source = task.load(split), f"{Path(task.name).name}/{split}"
     else:
         rows, source = _hub_rows(task, split)
     return [_example(task, row, number, source) for number, row in enumerate(rows)]
 
 
-def _parquet_rows(path: Path, named: str) -> Iterable[Row]:
+def parquet_rows(path: Path) -> Iterable[Row]:
+    """Rows of a Parquet file; ValueError when it cannot be read."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
-    if not path.is_file():
-        have = sorted(str(p.relative_to(named)) for p in Path(named).glob("*/*.parquet"))
-        raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(have) or 'no parquet file'}")
     try:
         return parquet.read_table(path).to_pylist()
     except OSError as error:  # pyarrow's ArrowInvalid for a damaged file is a ValueError already
@@ -131,20 +132,42 @@ def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
 
 
 def _example(task: Task, row: Row, number: int, source: str) -> Example:
-    for column in (*task.columns, "label"):
+    for column in (*task.columns, task.label):
         if column not in row:
-            raise ValueError(f"{source} has no column {column!r}; it has {', '.join(row)}")
-    label = row["label"]
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(task.classes):
-        valid = f"0 to {len(task.classes) - 1} ({', '.join(task.classes)})"
-        raise ValueError(f"{source}, row {number}: label is {label!r}; valid: {valid}")
+            where = f"{source}, row {number}" if number else source
+            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, row))}")
     fields = {}
     for column in task.columns:
         text = row[column]
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{source}, row {number}: {column} is {text!r}; give text, or take the row out")
         fields[column] = text.strip()
+    label = _class_number(task, row[task.label])
+    if label is None:
+        valid = ", ".join(task.classes)
+        if not _named_by_digits(task):
+            valid = f"0 to {len(task.classes) - 1} ({valid})"
+        raise ValueError(f"{source}, row {number}: {task.label} is {row[task.label]!r}; valid: {valid}")
     return Example(id=number, fields=fields, label=label)
+
+
+def _class_number(task: Task, value: Any) -> int | None:
+    """The number of a class given by name, else by number; None for neither."""
+    name = str(value).strip()
+    if isinstance(value, bool) and name not in task.classes:
+        name = name.lower()  # as JSON writes it
+    if name in task.classes:
+        return task.classes.index(name)
+    if _named_by_digits(task):  # of classes 1 to 5, 0 is not the first
+        return None
+    if isinstance(value, str) and value.strip().isdecimal():  # CSV holds text only
+        value = int(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < len(task.classes) else None
+
+
+def _named_by_digits(task: Task) -> bool:
+    return any(name.isdecimal() for name in task.classes)
 
 
 def stratified(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
@@ -168,12 +191,28 @@ def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(len(labels)), selection), selection
 
 
+def halve(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (selection, reported): the first half of a permutation, and the rest; not stratified. With seed 42 it
+    is the split of Compacter, ATTEMPT and DePT (`torch.randperm`), whose rows Table 2 quotes."""
+    import torch
+
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def few(labels: np.ndarray, shots: int, generator: np.random.RandomState) -> np.ndarray:
+    """Sorted positions of `shots` examples of each class; of a class with fewer, all."""
+    drawn = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
+    return np.sort(np.concatenate(drawn))
+
+
 @lru_cache(maxsize=8)
-def _load(name: str, source: str | None) -> tuple[list[Example], list[Example], str]:
+def _load(task: Task, source: str | None) -> tuple[list[Example], list[Example], str]:
     """Train and reported split, and a fingerprint of their content. `source` (LOPT_DATA_DIR) is part of the key."""
-    task = tasks.get(name)
     splits = load_split(task, task.train), load_split(task, task.report)
     digest = hashlib.sha256()
+    if len(task.columns) > 1:  # which of them is cut decides what of a long input is read
+        digest.update(task.cut.encode())
     for examples in splits:
         for example in examples:
             digest.update(json.dumps([dict(example.fields), example.label], sort_keys=True).encode())
@@ -181,8 +220,8 @@ def _load(name: str, source: str | None) -> tuple[list[Example], list[Example], 
 
 
 def data_revision(task: str) -> str:
-    """16 digits that change when any text or label of the task's splits does."""
-    return _load(task, os.environ.get("LOPT_DATA_DIR"))[2]
+    """16 digits that change when any text or label of the task's splits does, or the column that is cut."""
+    return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR"))[2]
 
 
 # --- tokenising ------------------------------------------------------------------------------------------------
@@ -227,11 +266,11 @@ def encode(
         fields[task.cut], cut = shorter, True
 
 
-def encode_all(backbone: Backbone, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long."""
     texts = [render(task, template, e.fields)[0] for e in examples]
     return Encoded(
-        token_ids=tuple(map(tuple, backbone.tokenizer(texts)["input_ids"])) if texts else (),
+        token_ids=tuple(map(tuple, tokenizer(texts)["input_ids"])) if texts else (),
         labels=np.array([e.label for e in examples]),
         example_ids=np.array([e.id for e in examples]),
         truncated=0,
@@ -239,7 +278,12 @@ def encode_all(backbone: Backbone, task: Task, template: str, examples: Sequence
 
 
 def cut_to(
-    encoded: Encoded, backbone: Backbone, task: Task, template: str, examples: Sequence[Example], most: int
+    encoded: Encoded,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    template: str,
+    examples: Sequence[Example],
+    most: int,
 ) -> Encoded:
     """The same examples in at most `most` tokens each; counts the texts that were cut."""
     long = np.flatnonzero(encoded.lengths > most)
@@ -247,82 +291,134 @@ def cut_to(
         return encoded
     ids = list(encoded.token_ids)
     for position in map(int, long):
-        ids[position], _ = encode(backbone.tokenizer, task, template, examples[position].fields, most)
+        ids[position], _ = encode(tokenizer, task, template, examples[position].fields, most)
     return dataclasses.replace(encoded, token_ids=tuple(ids), truncated=len(long))
+
+
+def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
+    """The most tokens of template and text in one input of a trial.
+
+    Raises:
+        ValueError: a prompt that fills the backbone's window.
+    """
+    room = backbone.window - (config.length or 0)
+    if room < 1:
+        raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
+    limits = (config.max_tokens, methods.get(config.method).text_limit(config.options))
+    return min([room, *(limit for limit in limits if limit is not None)])
 
 
 def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Everything one trial reads. Trials that differ only in method, seed or learning rate share one copy.
 
     Raises:
-        ValueError: see `load_split` and `encode`; a prompt that fills the backbone's window.
+        ValueError: see `load_split`, `encode` and `most_tokens`.
     """
-    most = backbone.window - config.length
-    if most < 1:
-        raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
-    if config.max_tokens is not None:
-        most = min(most, config.max_tokens)
-    sizes = (config.train_examples, config.selection_examples, config.test_examples)
-    source = os.environ.get("LOPT_DATA_DIR")
-    template = config.template or ""
-    whole, examples = _prepare(
-        backbone,
-        config.task,
+    task, template = tasks.get(config.task), backbone.complete(config.template or "")
+    drawn, protocol, revision, report_size = _draw(
+        task,
+        _Parts(**{f.name: getattr(config, f.name) for f in dataclasses.fields(_Parts)}),
+        backbone.tokenizer,
         template,
-        sizes,
-        (config.train_min_tokens, config.train_max_tokens),
-        config.data_seed,
-        source,
+        os.environ.get("LOPT_DATA_DIR"),
     )
-    task, parts = tasks.get(config.task), (whole.train, whole.selection, whole.test)
+    most = most_tokens(config, backbone)
     train, selection, test = (
-        cut_to(part, backbone, task, template, rows, most) for part, rows in zip(parts, examples, strict=True)
+        cut_to(encoded, backbone.tokenizer, task, template, examples, most) for encoded, examples in drawn
     )
-    return dataclasses.replace(whole, train=train, selection=selection, test=test)
+    return TaskData(train, selection, test, protocol, task.report, report_size, revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The fields of a configuration that decide which of a task's examples are read."""
+
+    train_min_tokens: int | None
+    train_max_tokens: int | None
+    train_examples: int | None
+    selection_examples: int | None
+    test_examples: int | None
+    shots: int | None
+    holdout: str
+    data_seed: int
+
+
+_Drawn = tuple[Encoded, list[Example]]
 
 
 @lru_cache(maxsize=8)
-def _prepare(
-    backbone: Backbone,
-    name: str,
-    template: str,
-    sizes: tuple[int | None, int | None, int | None],
-    lengths_kept: tuple[int | None, int | None],
-    seed: int,
-    source: str | None,
-) -> tuple[TaskData, tuple[list[Example], list[Example], list[Example]]]:
-    """Parts tokenised whole, and their examples."""
-    task = tasks.get(name)
-    training, reported, revision = _load(name, source)
-    kept, held_out = hold_out(np.array([e.label for e in training]), seed)
-    least, longest = lengths_kept
-    left_out = ""
-    if least is not None or longest is not None:
-        lengths = encode_all(backbone, task, template, [training[i] for i in kept]).lengths
-        inside = (lengths >= (least or 0)) & (lengths <= (longest or lengths.max()))
-        if not inside.any():
-            raise ValueError(
-                f"train_min_tokens is {least} and train_max_tokens {longest}, but the training texts have "
-                f"{lengths.min()} to {lengths.max()} tokens"
-            )
-        left_out = f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
-        kept = kept[inside]
-    drawn = []
-    pools = ((training, kept), (training, held_out), (reported, np.arange(len(reported))))
-    for stream, ((examples, positions), size) in enumerate(zip(pools, sizes, strict=True), start=1):
-        if size is not None and size < len(positions):
-            pool = np.array([examples[i].label for i in positions])
-            positions = positions[stratified(pool, size, np.random.RandomState([seed, stream]))]
-        drawn.append([examples[i] for i in positions])
-    train, selection, test = (encode_all(backbone, task, template, part) for part in drawn)
-    subset = "" if len(test) == len(reported) else f" (a stratified {len(test):,} of {len(reported):,})"
+def _draw(
+    task: Task, parts: _Parts, tokenizer: PreTrainedTokenizerBase, template: str, source: str | None
+) -> tuple[tuple[_Drawn, ...], str, str, int]:
+    """Train, selection and reported examples, tokenised whole; the protocol in words, the data's revision, and the size
+    of the reported part before a subset is taken."""
+    seed = parts.data_seed
+    training, reported, revision = _load(task, source)
+    labels = np.array([e.label for e in training])
+    if parts.holdout == "validation":
+        held_out, report = halve(len(reported), seed)
+        kept, pool = np.arange(len(training)), reported
+        held = f"one half of {task.report} (seed {seed})"
+        whole = f"the other half of {task.report}"
+    else:
+        kept, held_out = hold_out(labels, seed)
+        report, pool = np.arange(len(reported)), training
+        held = f"{len(held_out):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
+        whole = task.report
+    kept, left_out = _of_length(parts, tokenizer, task, template, training, kept)
+    pooled = np.array([e.label for e in pool])[held_out]
+    if parts.shots is not None:
+        chosen = kept[few(labels[kept], parts.shots, np.random.RandomState([seed, 1]))]
+        if parts.selection_examples is None:
+            held_out = held_out[few(pooled, parts.shots, np.random.RandomState([seed, 2]))]
+        counts = np.bincount(labels[chosen], minlength=len(task.classes))
+        trained = f"{len(chosen):,} ({parts.shots} of each class"
+        short = [f"{count} of {task.classes[i]}" for i, count in enumerate(counts) if count < parts.shots]
+        trained += f"; only {', '.join(short)})" if short else ")"
+    else:
+        chosen = _subset(labels, kept, parts.train_examples, seed, 1)
+        trained = f"{len(chosen):,} of {len(kept):,}"
+    held_out = _subset(np.array([e.label for e in pool]), held_out, parts.selection_examples, seed, 2)
+    scored = _subset(np.array([e.label for e in reported]), report, parts.test_examples, seed, 3)
+    subset = "" if len(scored) == len(report) else f" (a stratified {len(scored):,} of {len(report):,})"
     protocol = (
-        f"selected on {len(selection):,} examples held out of {task.train} (stratified, seed {seed}; "
-        f"min(5,000, 10 %) is {len(held_out):,}), trained on {len(train):,} of the other {len(kept):,}{left_out}, "
-        f"reported on {task.report}{subset}"
+        f"selected on {len(held_out):,} of {held}, trained on {trained} training examples{left_out}, "
+        f"reported on {whole}{subset}"
     )
-    data = TaskData(train, selection, test, protocol, task.report, len(reported), revision)
-    return data, (drawn[0], drawn[1], drawn[2])
+    drawn = []
+    for examples, positions in ((training, chosen), (pool, held_out), (reported, scored)):
+        some = [examples[i] for i in positions]
+        drawn.append((encode_all(tokenizer, task, template, some), some))
+    return tuple(drawn), protocol, revision, len(report)
+
+
+def _subset(labels: np.ndarray, positions: np.ndarray, size: int | None, seed: int, stream: int) -> np.ndarray:
+    """A stratified subset of `size` of the positions; all when size is None or not smaller."""
+    if size is None or size >= len(positions):
+        return positions
+    return positions[stratified(labels[positions], size, np.random.RandomState([seed, stream]))]
+
+
+def _of_length(
+    parts: _Parts,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    template: str,
+    training: Sequence[Example],
+    kept: np.ndarray,
+) -> tuple[np.ndarray, str]:
+    """The training positions whose texts have a length that is asked for, and that in words."""
+    least, longest = parts.train_min_tokens, parts.train_max_tokens
+    if least is None and longest is None:
+        return kept, ""
+    lengths = encode_all(tokenizer, task, template, [training[i] for i in kept]).lengths
+    inside = (lengths >= (least or 0)) & (lengths <= (longest or lengths.max()))
+    if not inside.any():
+        raise ValueError(
+            f"train_min_tokens is {least} and train_max_tokens {longest}, but the training texts have "
+            f"{lengths.min()} to {lengths.max()} tokens"
+        )
+    return kept[inside], f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
 
 
 # --- batching --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,21 +12,30 @@ if TYPE_CHECKING:
     from lopt.config import TrialConfig
 
 
-def make_optimizer(config: TrialConfig, parameters: Iterable[Tensor]) -> Optimizer:
+def make_optimizer(config: TrialConfig, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
     """Adafactor with a learning rate of its own (arXiv 1804.04235, external step size), or AdamW.
 
     Of Adafactor, scale_parameter, relative_step and warmup_init are off, clip_threshold is 1, decay_rate -0.8 and
     eps (1e-30, 1e-3), as in the code base LoPT builds on. PyTorch's own Adafactor cannot do this: it caps the rate at
     1/√t and always scales by the parameter's size.
+
+    Args:
+        rates: learning rates of the factors that have another one than `config.learning_rate`.
     """
+    assert config.learning_rate is not None
+    assert config.weight_decay is not None
+    by_rate: dict[float, list[Tensor]] = {}
+    for name, factor in factors.items():
+        by_rate.setdefault(rates.get(name, config.learning_rate), []).append(factor)
+    groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in by_rate.items()]
     if config.optimizer == "adamw":
         from torch.optim import AdamW
 
-        return AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return AdamW(groups, weight_decay=config.weight_decay)
     from transformers.optimization import Adafactor
 
     return Adafactor(
-        parameters,
+        groups,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         scale_parameter=False,
@@ -38,8 +47,12 @@ def make_optimizer(config: TrialConfig, parameters: Iterable[Tensor]) -> Optimiz
     )
 
 
-def learning_rate_at(config: TrialConfig, step: int) -> float:
-    """Learning rate of update number `step` (0 is the first): constant, or linear to 0 at `max_steps`."""
+def share_of_rate(config: TrialConfig, step: int) -> float:
+    """What update number `step` (0 is the first) takes of the learning rates: it rises linearly over the warm-up, and
+    then stays, or falls linearly to 0 at `max_steps` (as transformers' get_linear_schedule_with_warmup)."""
+    rising = round((config.warmup or 0.0) * config.max_steps)
+    if step < rising:
+        return step / rising
     if config.schedule == "linear":
-        return config.learning_rate * max(0.0, 1.0 - step / config.max_steps)
-    return config.learning_rate
+        return max(0.0, (config.max_steps - step) / max(1, config.max_steps - rising))
+    return 1.0

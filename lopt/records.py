@@ -37,6 +37,7 @@ class Evaluation:
     train_loss: float
     top_class_share: float
     wall_time_s: float
+    selection_macro_f1: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods
-from lopt.artifact import Prompt, check_revisions, frozen_factors, load_prompt, predict_split
+from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.config import TrialConfig
 from lopt.data import collate, data_revision, prepare, training_batches
+from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
-from lopt.optim import learning_rate_at, make_optimizer
+from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lopt.soft_prompt import SoftPrompt
 
 
 def resolve(config: TrialConfig) -> TrialConfig:
@@ -56,34 +59,23 @@ class Trial:
     """One configuration in training.
 
     Attributes:
-        config: resolved. factors: the trained matrices by name. evaluations: so far. step: updates done.
+        config: resolved. factors: the trained tensors by name. evaluations: so far. step: updates done.
         predictions: on the reported split, after `finish` of a confirmed trial.
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-        import torch
 
         self._began, self.started_at = time.monotonic(), now()
         self.config, self.phase = resolve(config), phase
         config = self.config
-        self.backbone = backbones.load(config.backbone, config.precision)
-        self.data = prepare(config, self.backbone)
-        check_revisions(config, self.data.revision, self.backbone.revision)
         self.method = methods.get(config.method)
-        self._label_ids = self.backbone.label_ids(config.label_words or ())
-        width = self.backbone.width
-        shape = methods.shape_of(config, width)
-        self.counts = self.method.counts(shape)
-        dtype = torch.float64 if self.backbone.dtype == torch.float64 else torch.float32
-        values = self.method.initial_values(shape, config.seed)
-        device = self.backbone.device
-        self._frozen = {n: t.to(device) for n, t in frozen_factors(config, width, dtype=dtype).items()}
-        self.factors: dict[str, Tensor] = {
-            name: torch.tensor(values[name], dtype=dtype, device=device, requires_grad=True)
-            for name, factor in self.method.factors(shape).items()
-            if factor.trainable
-        }
-        self._optimizer = make_optimizer(config, self.factors.values())
+        loaded = backbones.load(config.backbone, self.method.weights_precision(config.precision))
+        self.data = prepare(config, loaded)
+        check_revisions(config, self.data.revision, loaded.revision)
+        self._label_ids = loaded.label_ids(config.label_words or ())
+        tuned = self.method.begin(loaded, config)
+        self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
+        self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.evaluations: list[Evaluation] = []
@@ -91,17 +83,17 @@ class Trial:
         self._best_factors: dict[str, Tensor] = {}
         self.predictions: Predictions | None = None
 
-    def prompt(self) -> Tensor:
-        """X as the factors stand, `[P, H]`, differentiable."""
-        return self.method.prompt({**self._frozen, **self.factors}, self.config.options)
+    def soft(self) -> SoftPrompt | None:
+        """What stands at the input as the factors are, differentiable; None for methods that change weights."""
+        return self._soft()
 
     def loss(self, positions: Any) -> Tensor:
         """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats."""
         from torch.nn.functional import cross_entropy
 
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        self.tokens += int(lengths_B.sum()) + len(positions) * self.config.length
-        logits_BC = self.backbone.label_logits(self.prompt(), ids_BT, lengths_B, self._label_ids)
+        self.tokens += int(lengths_B.sum()) + len(positions) * (self.config.length or 0)
+        logits_BC = self.backbone.label_logits(self.soft(), ids_BT, lengths_B, self._label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
     def update(self) -> Tensor:
@@ -109,7 +101,7 @@ class Trial:
         import torch
 
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.config, self.step)
+            group["lr"] = group["rate"] * share_of_rate(self.config, self.step)
         loss = self.loss(next(self._batches))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -136,7 +128,11 @@ class Trial:
 
     def _evaluate(self, train_loss: float) -> Evaluation | None:
         """None when a logit is not finite."""
-        found = predict_split(self.backbone, self.prompt().detach(), self.data.selection, self._label_ids)
+        import torch
+
+        with torch.no_grad():
+            soft = self.soft()
+        found = predict_split(self.backbone, soft, self.data.selection, self._label_ids)
         if not math.isfinite(found.loss):
             return None
         evaluation = Evaluation(
@@ -144,6 +140,7 @@ class Trial:
             selection_accuracy=found.accuracy,
             selection_loss=found.loss,
             train_loss=train_loss,
+            selection_macro_f1=found.macro_f1,
             top_class_share=found.top_class_share,
             wall_time_s=round(time.monotonic() - self._began, 3),
         )
@@ -154,15 +151,18 @@ class Trial:
         return evaluation
 
     def best_prompt(self) -> Prompt:
-        """The prompt of the best evaluation; the current one before any."""
+        """What was trained, as of the best evaluation; the current state before any."""
         import torch
 
-        factors = self._best_factors or {name: f.detach().clone() for name, f in self.factors.items()}
-        with torch.no_grad():
+        best = self._best_factors or {name: f.detach().clone() for name, f in self.factors.items()}
+        factors, soft = {name: f.cpu() for name, f in best.items()}, None
+        if isinstance(self.method, PromptMethod):
             # On the CPU, as `load_prompt` re-makes it: the saved prompt is the one that is scored.
-            on_cpu = {name: f.cpu() for name, f in {**self._frozen, **factors}.items()}
-            prompt_PH = self.method.prompt(on_cpu, self.config.options)
-        return Prompt(self.config, {name: f.cpu() for name, f in factors.items()}, prompt_PH.contiguous())
+            dtype = next(iter(factors.values())).dtype
+            frozen = self.method.frozen(self.config, self.backbone.width, dtype=dtype)
+            with torch.no_grad():
+                soft = self.method.soft({**frozen, **factors}, self.config.options).map(lambda t: t.contiguous())
+        return Prompt(self.config, factors, soft)
 
     def finish(
         self, *, artifact: str | Path | None = None, cell: str | None = None, stratum: str | None = None
@@ -282,8 +282,7 @@ def failed_record(
     config: TrialConfig, error: BaseException, *, phase: str, cell: str | None, stratum: str | None, started_at: str
 ) -> TrialRecord:
     """The record of a trial that raised before it began to train, or whose process died."""
-    width = backbones.facts(config.backbone).width
-    counts = methods.get(config.method).counts(methods.shape_of(config, width))
+    width, counts = backbones.facts(config.backbone).width, methods.counts_of(config)
     return TrialRecord(
         key=config.key,
         config=config.to_dict(),

@@ -76,11 +76,10 @@ def make_plan(space: Space) -> Plan:
     cells = []
     for cell in space.cells:
         example = space.example(cell)
-        open_shape = {"method", "length", "rank"} & set(cell.search)
+        open_shape = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
         counts = None
         if not open_shape:
-            width = backbones.facts(example.backbone).width
-            counts = methods.get(example.method).counts(methods.shape_of(example, width))
+            counts = methods.counts_of(example)
         cells.append(
             CellPlan(
                 name=cell.name,
@@ -100,22 +99,16 @@ def text(plan: Plan, run: str) -> str:
     space, example = plan.space, plan.cells[0].example
     facts = backbones.facts(example.backbone)
     task_names = sorted({cell.example.task for cell in plan.cells})
-    shown = ", ".join(f"{tasks.get(name).title} ({name})" for name in task_names)
-    first = sorted({point["learning_rate"] for c in space.cells for point in c.first if "learning_rate" in point})
-    rate = plan.cells[0].search.get("learning_rate")
-    rate_text = f"searched in {rate}" if rate else f"{example.learning_rate:g}"
-    if rate and first:
-        rate_text = f"{', '.join(f'{v:g}' for v in first)} first, then {rate_text}"
+    shown = ", ".join(_task(name) for name in task_names)
+    words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, example.label_words or ()))}"
     rungs = ", ".join(f"{r:,}" for r in space.rungs) or "none"
     confirm = plan.confirm_trials
     seeds = f"{space.confirm_seeds} fresh seed{'s' if space.confirm_seeds > 1 else ''}"
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
         f"  backbone   {example.backbone} (d = {facts.width:,}, {facts.layers} layers)",
-        f"  task       {shown}; label words {', '.join(map(repr, example.label_words or ()))}",
-        f"  training   batch {example.batch_size}, {example.optimizer.capitalize()}, "
-        f"{'constant' if example.schedule == 'constant' else 'falling'} learning rate, {rate_text}; "
-        f"{space.max_steps:,} steps, evaluated every {example.eval_every:,}",
+        f"  task       {shown}{words}",
+        f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
         f"  stopping   ASHA in each {'size' if space.by_size else 'cell'}: rungs at {rungs} steps, "
         f"the best 1/{space.reduction_factor} go on",
         f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
@@ -125,13 +118,49 @@ def text(plan: Plan, run: str) -> str:
         "",
     ]
     width = max(4, *(len(cell.name) for cell in plan.cells))
-    lines.append(f"  {'cell':<{width}}  {'trainable':>10}  {'stored':>10}  {'prompt n·d':>10}  trials")
+    lines.append(f"  {'cell':<{width}}  {'trainable':>10}  {'stored':>10}  {'at input':>10}  trials")
     for cell in plan.cells:
         counted = (cell.trainable, cell.stored, cell.materialised)
         numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
+    return "\n".join([*lines, *_searched(plan)])
+
+
+def _task(name: str) -> str:
+    title = tasks.get(name).title
+    return f"{title} ({name})"
+
+
+_OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW"}
+_SCHEDULES = {"constant": "constant", "linear": "falling"}
+
+
+def _training(plan: Plan) -> str:
+    """Batch, optimiser, schedule and rates; of a space with several methods, what they have in common."""
+    examples = [config for cell in plan.space.cells for config in plan.space.settings(cell)]
+    batches = " or ".join(str(size) for size in sorted({c.batch_size for c in examples}))
+    if len({c.method for c in examples}) > 1 and len({(c.optimizer, c.schedule) for c in examples}) > 1:
+        return f"batch {batches}, each method's own optimiser, schedule and learning rates"
+    example, cell = examples[0], plan.cells[0]
+    first = sorted({p["learning_rate"] for c in plan.space.cells for p in c.first if "learning_rate" in p})
+    ranges = cell.search.get("learning_rate")
+    rate = f"searched in {ranges}" if ranges else f"{example.learning_rate:g}"
+    if ranges and first:
+        rate = f"{', '.join(f'{v:g}' for v in first)} first, then {rate}"
+    optimizer, schedule = _OPTIMIZERS[str(example.optimizer)], _SCHEDULES[str(example.schedule)]
+    return f"batch {batches}, {optimizer}, {schedule} learning rate, {rate}"
+
+
+def _searched(plan: Plan) -> list[str]:
+    """Ranges that the line on training does not show, cells with the same ones together."""
+    by_ranges: dict[str, list[str]] = {}
+    several = len({cell.search.get("learning_rate") for cell in plan.cells}) > 1
     for cell in plan.cells:
-        if set(cell.search) - {"learning_rate"}:
+        if several or set(cell.search) - {"learning_rate"}:
             ranges = "; ".join(f"{name} {r}" for name, r in cell.search.items())
-            lines.append(f"  searched in {cell.name}: {ranges}")
-    return "\n".join(lines)
+            by_ranges.setdefault(ranges, []).append(cell.name)
+    return [
+        f"  searched in {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {ranges}"
+        for ranges, names in by_ranges.items()
+        if ranges
+    ]

@@ -81,11 +81,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace, arguments: list[str]) -> int:
     from lopt.records import dumps
-    from sweeps import plan, space
+    from sweeps import plan, settings, space
     from sweeps.store import Store
 
-    chosen = space.with_settings(space.load(given.space, given.profile), _settings(given.set))
-    chosen = space.with_seeds(chosen, given.seeds)
+    chosen = settings.with_settings(space.load(given.space, given.profile), _settings(given.set))
+    chosen = settings.with_seeds(chosen, given.seeds)
     made = plan.make_plan(chosen)
     store = Store(given.out, given.name or f"{chosen.name}-{chosen.profile}")
     if given.dry_run:

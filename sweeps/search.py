@@ -22,8 +22,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from lopt.config import TrialConfig
+from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
-from sweeps.space import Cell, Choice, Range, Real, Space
+from sweeps.space import Cell, Space
 from sweeps.trial import METRIC, TIME, make_job
 
 SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
@@ -57,7 +58,14 @@ class CellStudy(OptunaSearch):
         self._distributions = {name: distribution(made) for name, made in cell.search.items()}
         self._first = cell.first
         self._reported: dict[str, int] = {}
-        super().__init__(space=self._distributions, metric=METRIC, mode="max", sampler=sampler)
+        super().__init__(space=self._suggested, metric=METRIC, mode="max", sampler=sampler)
+
+    def _suggested(self, trial: optuna.Trial) -> None:
+        """Asks for the cell's fields; of those that belong to one method, only for the trial's own method."""
+        for name, made in self._distributions.items():
+            method, dot, _ = name.partition(".")
+            if not dot or trial.params.get("method") == method:
+                _suggest(trial, name, made)
 
     @property
     def _study(self) -> optuna.Study:
@@ -121,8 +129,21 @@ class CellStudy(OptunaSearch):
         return dict(found)
 
 
+def _suggest(trial: optuna.Trial, name: str, made: BaseDistribution) -> None:
+    if isinstance(made, CategoricalDistribution):
+        trial.suggest_categorical(name, made.choices)
+    elif isinstance(made, FloatDistribution):
+        trial.suggest_float(name, made.low, made.high, log=made.log)
+    elif isinstance(made, IntDistribution):
+        trial.suggest_int(name, made.low, made.high, log=made.log)
+
+
 def _parameter(record: TrialRecord, name: str) -> Any:
-    return record.config.get(name, record.config["options"].get(name))
+    """What a record's trial had for a searched name; None when the name belongs to another method."""
+    method, dot, field_name = name.rpartition(".")
+    if dot and record.config["method"] != method:
+        return None
+    return record.config.get(field_name, record.config["options"].get(field_name))
 
 
 def _best_so_far(record: TrialRecord) -> dict[int, float]:

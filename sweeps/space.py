@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -12,65 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lopt import backbones, methods, registry
+from lopt import methods, registry
 from lopt.config import FIELDS, TrialConfig
+from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # for space files
 from lopt.registry import nearest
 
 PROFILES = ("paper", "demo")
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
 
 
-@dataclass(frozen=True)
-class Real:
-    """A range of real numbers, uniform or uniform in the logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.low < self.high < math.inf and (self.low > 0 or not self.log)):
-            raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
-
-    def __str__(self) -> str:
-        return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A range of whole numbers, both ends included."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low < self.high):
-            raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
-
-    def __str__(self) -> str:
-        return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A list of values."""
-
-    values: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.values))
-
-
-Range = Real | Whole | Choice
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell of a table, or the whole of a free search.
 
-    fixed: fields of TrialConfig. search: the range of each searched field. first: points that are tried before the
-    searcher proposes its own (the paper's settings).
+    fixed: fields of TrialConfig. search: the range of each searched field; `lora.rank` is the rank of trials of method
+    lora only. first: points that are tried before the searcher proposes its own (the papers' settings).
     """
 
     name: str
@@ -140,15 +95,25 @@ class Space:
         return sum(share**k * (end - begin) for k, (begin, end) in enumerate(zip(begins, ends, strict=True)))
 
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
-        """The trial of a cell at one point of its ranges. A rank above the length is the length."""
+        """The trial of a cell at one point of its ranges.
+
+        A method's own values (`lora.rank`) go before those for all. What a method does not have (length, rank, an
+        option of the base) is left out of its trials. A searched rank above what the length allows is cut to it.
+        """
         values = {**self.base, **cell.fixed, **point, "seed": seed}
+        method = methods.get(values.get("method"))
+        own = {name.partition(".")[2]: v for name, v in values.items() if name.startswith(f"{method.name}.")}
+        values = {name: v for name, v in values.items() if "." not in name} | own
         known = {name: value for name, value in values.items() if name in FIELDS}
-        options = {name: value for name, value in values.items() if name not in FIELDS}
-        method = methods.get(known.get("method"))
+        asked = {*cell.fixed, *point}
+        options = {n: v for n, v in values.items() if n not in FIELDS and (n in method.OPTIONS or n in asked)}
+        if not method.uses_length:
+            known.pop("length", None)
         if not method.uses_rank:
             known.pop("rank", None)
-        elif "rank" in cell.search and known.get("rank"):
-            known["rank"] = min(known["rank"], known.get("length", known["rank"]))
+        elif searched(cell, "rank") and known.get("rank"):
+            most = method.most_rank(known.get("length"))
+            known["rank"] = min(known["rank"], most or known["rank"])
         return TrialConfig.from_dict({**known, "options": {**known.get("options", {}), **options}})
 
     def example(self, cell: Cell) -> TrialConfig:
@@ -162,11 +127,17 @@ class Space:
     def check(self) -> None:
         """Raises ValueError on any value of a list, or end of a range, that a trial would refuse."""
         for cell in self.cells:
-            example = self.example(cell)
             for name, made in cell.search.items():
+                method, dot, field_name = name.rpartition(".")
+                low = {**self._low(cell), **({"method": method} if dot else {})}
                 for value in made.values if isinstance(made, Choice) else (made.low, made.high):
-                    point = {name: value} if name != "rank" else {name: value, "length": max(value, example.length)}
-                    self.config(cell, {**self._low(cell), **point}, seed=0)
+                    point = {**low, name: value}
+                    if field_name == "rank":
+                        least = self.config(cell, low, seed=0).length
+                        point[f"{method}{dot}length"] = max(value, least) if least and value else least
+                    self.config(cell, point, seed=0)
+            for first in cell.first:
+                self.config(cell, {**self._low(cell), **first}, seed=0)
 
     def settings(self, cell: Cell) -> list[TrialConfig]:
         """The cell's example with each backbone, task and precision that its trials can have."""
@@ -181,8 +152,7 @@ class Space:
         """Which trials this one competes with."""
         if not self.by_size:
             return cell.name
-        width = backbones.facts(config.backbone).width
-        counts = methods.get(config.method).counts(methods.shape_of(config, width))
+        counts = methods.counts_of(config)
         high = 2 ** math.ceil(math.log2(counts.trainable))
         return f"{high // 2 + 1:,}–{high:,} parameters"
 
@@ -214,6 +184,21 @@ class Space:
         free = ("confirm_seeds", "title")
         described = {name: value for name, value in self.to_dict().items() if name not in free}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def searched(cell: Cell, name: str) -> list[str]:
+    """Names under which a cell searches a field: its own, and one of each method that has another range."""
+    return [each for each in cell.search if each.rpartition(".")[2] == name]
+
+
+def learning_rates(method: str) -> tuple[dict[str, Range], dict[str, Any]]:
+    """What a cell of that method searches when its shape is fixed, its learning rates, and the recipe's point, which is
+    tried first."""
+    found = methods.get(method)
+    search = {name: made for name, made in found.ranges.items() if name.endswith("learning_rate")}
+    return search, {"learning_rate": found.recipe.learning_rate} | {
+        name: found.OPTIONS[name] for name in search if name in found.OPTIONS
+    }
 
 
 class SpaceSpec(Protocol):
@@ -259,100 +244,3 @@ def load(name: str, profile: str) -> Space:
         raise
     except Exception as error:
         raise ValueError(f"space file {name!r} gives no space: {type(error).__name__}: {error}") from None
-
-
-def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
-    """The space with `--set key=value` applied, in their order.
-
-    A list (`rank=1,2,5`) replaces the values of an axis, or becomes the choice of a searched field; one value fixes
-    it; `low:high` is the range of a searched number. Other fields take one value.
-
-    Raises:
-        ValueError: an unknown key (naming the nearest), a value of the wrong kind, a list where one value goes.
-    """
-    for key, text in settings.items():
-        space = _with_setting(space, key, text)
-    space.check()
-    return space
-
-
-def with_seeds(space: Space, seeds: int | None) -> Space:
-    """The space with another number of confirm seeds; None leaves it."""
-    return space if seeds is None else dataclasses.replace(space, confirm_seeds=seeds)
-
-
-def _with_setting(space: Space, key: str, text: str) -> Space:
-    options = {name for method in registry.plugins("lopt.methods").values() for name in method.OPTIONS}
-    valid = sorted({*FIELDS, *options, *SPACE_FIELDS} - {"options", "seed", "data_revision", "model_revision"})
-    if key not in valid:
-        raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid)}.{nearest(key, valid)}")
-    if key in SPACE_FIELDS:
-        return dataclasses.replace(space, **{key: _value(text)})
-    if key in ("template", "label_words"):  # text that may hold commas or look like a number
-        value: Any = tuple(text.split(",")) if key == "label_words" else text
-        return dataclasses.replace(space, base={**space.base, key: value})
-    values = tuple(_value(part) for part in text.split(","))
-    searched = any(key in cell.search for cell in space.cells)
-    if key in space.axes:
-        return dataclasses.replace(space, axes={**space.axes, key: values})
-    if searched and ":" in text:
-        return _with_range(space, key, _range(key, text))
-    if any(key in cell.fixed for cell in space.cells):
-        raise ValueError(f"{key} is fixed by the cells of space {space.name}; set a field that it leaves open")
-    if len(values) == 1:
-        fixed = _without_search(space, key) if searched else space
-        return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
-    if searched:
-        return _with_range(space, key, Choice(values))
-    lists = sorted({*space.axes, *(name for cell in space.cells for name in cell.search)})
-    raise ValueError(
-        f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
-    )
-
-
-def _range(key: str, text: str) -> Range:
-    parts = [_value(part) for part in text.split(":")]
-    if len(parts) != 2 or not all(isinstance(p, int | float) for p in parts):
-        raise ValueError(f"{key} is {text!r}; a range is low:high, as in learning_rate=0.01:0.5")
-    low, high = parts
-    return Real(low, high, log=True) if key == "learning_rate" else Whole(low, high, log=True)
-
-
-def _with_range(space: Space, key: str, made: Range) -> Space:
-    def change(cell: Cell) -> Cell:
-        if key not in cell.search:
-            return cell
-        first = tuple(point for point in cell.first if _inside(point.get(key), made))
-        return dataclasses.replace(cell, search={**cell.search, key: made}, first=first)
-
-    return _map_cells(space, change)
-
-
-def _inside(value: Any, made: Range) -> bool:
-    return value is None or (value in made.values if isinstance(made, Choice) else made.low <= value <= made.high)
-
-
-def _without_search(space: Space, key: str) -> Space:
-    def change(cell: Cell) -> Cell:
-        search = {name: r for name, r in cell.search.items() if name != key}
-        first = tuple({name: v for name, v in point.items() if name != key} for point in cell.first)
-        return dataclasses.replace(cell, search=search, first=tuple(p for p in first if p))
-
-    return _map_cells(space, change)
-
-
-def _map_cells(space: Space, change: Callable[[Cell], Cell]) -> Space:
-    grid = space.grid
-    return dataclasses.replace(space, grid=lambda axes: tuple(change(cell) for cell in grid(axes)))
-
-
-def _value(text: str) -> Any:
-    text = text.strip()
-    if text.lower() in ("none", ""):
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lopt import registry
 from lopt.registry import nearest
@@ -21,20 +21,49 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype
     from transformers import PreTrainedTokenizerBase
 
+    from lopt.methods._initial import Vocabulary
+    from lopt.soft_prompt import SoftPrompt
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence."""
+    """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence.
+
+    seq2seq: whether it has an encoder and a decoder. size, projections: number of weights, and (how many, fan_in,
+    fan_out) of the attention projections that LoRA adapts; None where `counted` finds them by making the model without
+    memory.
+    """
 
     width: int
     layers: int
     vocabulary: int
     window: int
     licence: str = "unknown"
+    seq2seq: bool = False
+    size: int | None = None
+    projections: tuple[tuple[int, int, int], ...] | None = None
+    counted: Callable[[], tuple[int, tuple[tuple[int, int, int], ...]]] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, embeddings included and tied ones once."""
+        return self.size if self.size is not None else self._count()[0]
+
+    @property
+    def adapted(self) -> tuple[tuple[int, int, int], ...]:
+        """(how many, fan_in, fan_out) of the projections that LoRA adapts."""
+        return self.projections if self.projections is not None else self._count()[1]
+
+    def _count(self) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+        if self.counted is None:
+            raise ValueError("the number of this model's weights is not known")
+        return self.counted()
 
 
 class Backbone(Protocol):
-    """A loaded, frozen model. Hashable by identity, so that tokenised data can be cached beside it."""
+    """A loaded, frozen model."""
 
     name: str
     revision: str
@@ -44,18 +73,30 @@ class Backbone(Protocol):
     device: device
     dtype: dtype
     tokenizer: PreTrainedTokenizerBase
+    model: Any
+    autocast: Any  # None, or the type in which a copy whose weights are trained computes
 
-    def __hash__(self) -> int: ...
+    def complete(self, template: str) -> str:
+        """The template as this kind of model reads it: `{mask}`, where the label is read, made literal."""
+        ...
 
     def label_ids(self, words: Sequence[str]) -> Tensor:
         """First token of each label word, `[C]`; ValueError when two words share it."""
         ...
 
-    def label_logits(self, prompt: Tensor | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor) -> Tensor:
+    def label_logits(self, soft: SoftPrompt | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor) -> Tensor:
         """Logits of the label words at the label position, float32 or wider, `[B, C]`.
 
-        prompt: `[P, H]`, one a row `[B, P, H]`, or None for none. Padding is on the right and changes nothing.
+        soft: what stands at the input, or None for nothing. Padding is on the right and changes nothing.
         """
+        ...
+
+    def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
+        """Token embeddings, for initial values."""
+        ...
+
+    def copy(self) -> Backbone:
+        """One whose weights may be changed; the tokenizer is shared."""
         ...
 
     def checksum(self) -> str:
@@ -87,7 +128,8 @@ def _spec(name: str) -> BackboneSpec:
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             return spec
-    return registry.find("lopt.backbones", "causal", "backbone")
+    kind = "seq2seq" if _facts_from_config(name).seq2seq else "causal"
+    return registry.find("lopt.backbones", kind, "backbone")
 
 
 def local_folder(name: str) -> Path | None:
@@ -101,9 +143,9 @@ def local_folder(name: str) -> Path | None:
         if not Path(mirror).is_dir():
             raise ValueError(f"LOPT_MODEL_DIR is {mirror!r}, which is no folder; it holds <model name>/config.json")
         if (Path(mirror) / name / "config.json").is_file():
-            return Path(mirror) / name
+            return (Path(mirror) / name).absolute()
     if (Path(name).expanduser() / "config.json").is_file():
-        return Path(name).expanduser()
+        return Path(name).expanduser().absolute()
     if name.startswith((".", "/", "~")):
         raise ValueError(f"backbone {name!r} is no folder with a config.json")
     return None
@@ -115,9 +157,9 @@ def facts(name: str) -> Facts:
     Raises:
         ValueError: nothing is known and no config can be read.
     """
-    spec = _spec(name)
-    if name in spec.known:
-        return spec.known[name]
+    for spec in registry.plugins("lopt.backbones").values():
+        if name in spec.known:
+            return spec.known[name]
     return _facts_from_config(name)
 
 
@@ -141,20 +183,9 @@ def _facts_from_config(name: str) -> Facts:
             f"gave none ({reason}).{nearest(name, names())}"
         ) from None
 
-    def first(*keys: str, default: int | None = None) -> int:
-        for key in keys:
-            if isinstance(config.get(key), int):
-                return config[key]
-        if default is not None:
-            return default
-        raise ValueError(f"backbone {name!r}: its config.json has none of {', '.join(keys)}")
+    from lopt.backbones._configs import facts_of
 
-    return Facts(
-        width=first("hidden_size", "n_embd", "d_model"),
-        layers=first("num_hidden_layers", "n_layer", "num_layers"),
-        vocabulary=first("vocab_size"),
-        window=first("max_position_embeddings", "n_positions", "n_ctx", default=2048),
-    )
+    return facts_of(name, config)
 
 
 def model_revision(name: str) -> str:

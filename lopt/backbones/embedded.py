@@ -74,13 +74,22 @@ class EmbeddedSpec:
 
     name = "embedded"
     known: ClassVar[Mapping[str, Facts]] = {
-        "embedded": Facts(width=576, layers=30, vocabulary=49152, window=8192, licence="Apache-2.0")
+        "embedded": Facts(
+            width=576,
+            layers=30,
+            vocabulary=49152,
+            window=8192,
+            licence="Apache-2.0",
+            size=134_515_008,
+            projections=((30, 576, 576), (30, 576, 192)),
+        )
     }
 
     def load(self, name: str, precision: str) -> Backbone:
-        from lopt.backbones.causal import from_folder
+        from lopt.backbones._model import from_source
+        from lopt.backbones.causal import CausalBackbone
 
-        return from_folder(name, self.revision(name), folder(), precision)
+        return from_source(CausalBackbone, "AutoModelForCausalLM", name, self.revision(name), folder(), precision)
 
     def revision(self, name: str) -> str:
         return f"{PACKAGE} sha256:{SHA256[:16]}"

@@ -34,14 +34,23 @@ class TinySpec:
 
     name = "tiny"
     known: ClassVar[Mapping[str, Facts]] = {
-        "tiny": Facts(width=_WIDTH, layers=_LAYERS, vocabulary=257 + len(_WORDS), window=_WINDOW, licence="none")
+        "tiny": Facts(
+            width=_WIDTH,
+            layers=_LAYERS,
+            vocabulary=257 + len(_WORDS),
+            window=_WINDOW,
+            licence="none",
+            size=27_200,
+            projections=((_LAYERS, _WIDTH, _WIDTH), (_LAYERS, _WIDTH, _WIDTH // 2)),
+        )
     }
 
     def load(self, name: str, precision: str) -> Backbone:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        from lopt.backbones.causal import CausalBackbone, default_device, torch_dtype
+        from lopt.backbones._model import default_device, torch_dtype
+        from lopt.backbones.causal import CausalBackbone
 
         config = LlamaConfig(
             vocab_size=self.known["tiny"].vocabulary,

@@ -1,57 +1,63 @@
-"""Methods: how a prompt X is made from what is trained.
+"""Methods: what is trained, and how it reaches the model.
 
-A method declares its matrices; making the prompt is separate from putting it in front of the input. Importing this
+Prompt methods (`_prompt.PromptMethod`) train matrices from which a soft prompt is made; the backbone is shared and
+never changes. Weight methods (`_weights.WeightMethod`) train tensors inside a copy of the backbone. Importing this
 package imports no torch: planning counts parameters without it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from lopt import registry
+from lopt.ranges import Range
 from lopt.registry import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lopt.backbones import Backbone, Facts
     from lopt.config import TrialConfig
+    from lopt.soft_prompt import SoftPrompt
+
+DEFAULT_LENGTH = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factor:
-    """One matrix of a method: its shape, the half-width `a` of its initial values U[-a, a], whether it is trained.
+class Recipe:
+    """How a method is trained where nothing else is said; its source stands in the method's docstring.
 
-    A frozen factor is random and re-made from `seed` (the trial's own seed when None).
+    warmup: share of the steps in which the learning rate rises linearly from 0.
     """
 
-    shape: tuple[int, ...]
-    bound: float
-    trainable: bool = True
-    seed: int | None = None
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
-
-    def initial(self, generator: np.random.RandomState) -> np.ndarray:
-        """Initial values, float64. `RandomState`'s streams are frozen by NumPy (NEP 19), so they are the same
-        bits on every machine and version."""
-        return generator.uniform(-self.bound, self.bound, self.shape)
+    learning_rate: float
+    optimizer: str = "adafactor"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a method's matrices depend on: length n, rank r (None without one), width d, and the method's options."""
+    """What a method's matrices depend on: width d, length n and rank r (None without one), and the method's options.
 
-    length: int
-    rank: int | None
+    model: facts of the backbone, for methods that change weights.
+    """
+
     width: int
-    options: Mapping[str, Any]
+    length: int | None = None
+    rank: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: Facts | None = None
+
+    @property
+    def n(self) -> int:
+        """The length of a method that has one."""
+        assert self.length is not None
+        return self.length
 
     @property
     def r(self) -> int:
@@ -62,10 +68,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Counts:
-    """Three parameter counts of one prompt.
+    """Three parameter counts.
 
     trainable: what the optimiser changes; stored: what must be on disk when frozen random matrices are
-    re-made from their seed; materialised: the prompt itself, n·d.
+    re-made from their seed; materialised: what stands at the model's input, n·d for a prompt (0 for weight methods).
     """
 
     trainable: int
@@ -73,40 +79,76 @@ class Counts:
     materialised: int
 
 
+@dataclass(eq=False)
+class Tuned:
+    """A backbone, and what a trial trains on it.
+
+    backbone: the shared one, or this trial's own copy. factors: trained tensors by name, leaves of the graph.
+    soft: makes what stands at the input from them; it returns None for methods that change weights.
+    """
+
+    backbone: Backbone
+    factors: dict[str, Tensor]
+    soft: Callable[[], SoftPrompt | None]
+    counts: Counts
+
+
 class Method(ABC):
-    """Base of all methods. A plugin sets the class attributes and implements `factors`, `closed_form`, `prompt`."""
+    """Base of all methods; plugins derive from `PromptMethod` or `WeightMethod`."""
 
     name: str
     title: str  # as the papers write it
+    uses_length = True
     uses_rank = True
+    recipe: ClassVar[Recipe]
+    ranges: ClassVar[Mapping[str, Range]]  # of the free search: learning_rate, length, rank and options
     OPTIONS: ClassVar[Mapping[str, Any]] = {}  # option -> default
 
     @abstractmethod
-    def factors(self, shape: Shape) -> dict[str, Factor]:
-        """The matrices by name, in the order in which their initial values are drawn."""
+    def counts(self, shape: Shape) -> Counts:
+        """Parameter counts at a shape, without weights."""
 
     @abstractmethod
-    def closed_form(self, shape: Shape) -> int:
-        """The paper's formula of the number of trainable parameters; tests hold it against `factors`."""
-
-    @abstractmethod
-    def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-        """X from the factors. Leading batch dimensions pass through: `[..., P, H]`."""
+    def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
+        """What is trained, at its initial values or at given ones. The backbone handed in is never changed."""
 
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
         """Raises ValueError when an option's value is invalid; every option is present."""
 
-    def check(self, *, length: int, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    def most_rank(self, length: int | None) -> int | None:
+        """The largest rank at a length; None where there is no such bound."""
+        return None
+
+    def learning_rates(self, config: TrialConfig) -> dict[str, float]:
+        """Learning rates by factor, of the factors that have another one than `config.learning_rate`."""
+        return {}
+
+    def weights_precision(self, precision: str) -> str:
+        """In which precision the backbone is loaded."""
+        return precision
+
+    def text_limit(self, options: Mapping[str, Any]) -> int | None:
+        """The most tokens of template and text that the method can read; None for the backbone's own limit."""
+        return None
+
+    def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """Validates the shape and returns the options with defaults filled in.
 
         Raises:
-            ValueError: a rank that is missing, superfluous or above n; an unknown or invalid option.
+            ValueError: a length or rank that is missing, superfluous or out of range; an unknown or invalid option.
         """
+        if not self.uses_length and length is not None:
+            raise ValueError(f"length is {length}, but {self.name} has no prompt: leave it out")
+        if self.uses_length and length is None:
+            raise ValueError(f"{self.name} needs a length: give length, the number of prompt tokens")
         if self.uses_rank:
+            most = self.most_rank(length)
+            valid = "1 or more" if most is None else f"1 to {most} (X has rank n at most)"
             if rank is None:
-                raise ValueError(f"{self.name} needs a rank: give rank, 1 to {length} (the prompt's length)")
-            if not 1 <= rank <= length:
-                raise ValueError(f"rank is {rank} at length {length}; give 1 to {length}: X has rank n at most")
+                raise ValueError(f"{self.name} needs a rank: give rank, {valid}")
+            if rank < 1 or (most is not None and rank > most):
+                at = "" if length is None else f" at length {length}"
+                raise ValueError(f"rank is {rank}{at}; give {valid}")
         elif rank is not None:
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
@@ -118,18 +160,10 @@ class Method(ABC):
         self.check_options(filled)
         return filled
 
-    def counts(self, shape: Shape) -> Counts:
-        """Counted from the declared factors, not from the formula."""
-        trainable = sum(f.size for f in self.factors(shape).values() if f.trainable)
-        return Counts(trainable=trainable, stored=trainable, materialised=shape.length * shape.width)
-
-    def initial_values(self, shape: Shape, seed: int) -> dict[str, np.ndarray]:
-        """Initial values of all factors, float64. Each factor has its own stream, so adding one changes no other."""
-        made = {}
-        for position, (name, factor) in enumerate(self.factors(shape).items()):
-            entropy = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
-            made[name] = factor.initial(np.random.RandomState(entropy))
-        return made
+    def within(self, budget: int, width: int) -> tuple[int | None, int | None] | None:
+        """Length and rank of the method's customary form with at most `budget` trainable parameters, as many of them
+        as it can use; None when the budget is too small, or when the method has no such form."""
+        return None
 
 
 def get(name: object) -> Method:
@@ -141,30 +175,69 @@ def names() -> list[str]:
     return list(registry.plugins("lopt.methods"))
 
 
-def count_parameters(*, method: str, length: int, width: int, rank: int | None = None, **options: Any) -> int:
+def options() -> set[str]:
+    """Names of all methods' options."""
+    return {name for method in registry.plugins("lopt.methods").values() for name in method.OPTIONS}
+
+
+def count_parameters(
+    *,
+    method: str,
+    length: int | None = None,
+    rank: int | None = None,
+    width: int | None = None,
+    backbone: str | None = None,
+    **options: Any,
+) -> int:
     """Number of trainable parameters.
 
     Args:
         method: name of the method.
-        length: prompt length n. width: embedding width d. rank: rank r, where the method has one.
+        length: prompt length n. rank: rank r, where the method has one.
+        width: embedding width d; or backbone: a name or folder whose facts are known, which LoRA and fine-tuning need.
 
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
     2580
     """
+    from lopt import backbones
+
     for name, value in (("length", length), ("width", width), ("rank", rank)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
     chosen = get(method)
     filled = chosen.check(length=length, rank=rank, options=options)
-    return chosen.counts(Shape(length=length, rank=rank, width=width, options=filled)).trainable
+    model = backbones.facts(backbone) if backbone else None
+    width = model.width if model else width
+    if width is None:
+        raise ValueError("give width, the embedding width d, or backbone, a model's name")
+    return chosen.counts(Shape(width=width, length=length, rank=rank, options=filled, model=model)).trainable
 
 
-def shape_of(config: TrialConfig, width: int) -> Shape:
-    """The shape of a trial's prompt on a backbone of that width."""
-    return Shape(length=config.length, rank=config.rank, width=width, options=config.options)
+def shape_of(config: TrialConfig, model: Facts) -> Shape:
+    """The shape of a trial on a backbone of these facts."""
+    return Shape(width=model.width, length=config.length, rank=config.rank, options=config.options, model=model)
 
 
-def bound_option(name: str, value: Any) -> None:
-    """Validates a half-width of initial values."""
+def counts_of(config: TrialConfig) -> Counts:
+    """Parameter counts of a trial, from its backbone's facts."""
+    from lopt import backbones
+
+    return get(config.method).counts(shape_of(config, backbones.facts(config.backbone)))
+
+
+def real_option(name: str, value: Any, meaning: str = "") -> None:
+    """Validates an option that is a number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} is {value!r}; give a number above 0 (initial values are uniform in [-a, a])")
+        raise ValueError(f"{name} is {value!r}; give a number above 0{f' ({meaning})' if meaning else ''}")
+
+
+def choice_option(name: str, value: Any, valid: tuple[str, ...]) -> None:
+    """Validates an option that is one of a few words."""
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+
+
+def seed_option(name: str, value: Any) -> None:
+    """Validates an option that is a seed."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}; give a whole number, 0 or more")

@@ -5,34 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Factor, Method, Shape, bound_option
+from lopt.methods import Shape, real_option
+from lopt.methods._initial import uniform
+from lopt.methods._prompt import LONGEST, Factor, PromptMethod, customary_length
+from lopt.ranges import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class LoPT1(Method):
+class LoPT1(PromptMethod):
     """U (n×r) and V (r×d), both from U[-0.5, 0.5]; r(n+d) parameters. Smaller than X only if r < n·d/(n+d)."""
 
     name = "lopt1"
     title = "LoPT-1"
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5}
+    ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        bound_option("init_bound", options["init_bound"])
+        real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        bound = shape.options["init_bound"]
+        draw = uniform(shape.options["init_bound"])
         return {
-            "U": Factor(shape=(shape.length, shape.r), bound=bound),
-            "V": Factor(shape=(shape.r, shape.width), bound=bound),
+            "U": Factor(shape=(shape.n, shape.r), draw=draw),
+            "V": Factor(shape=(shape.r, shape.width), draw=draw),
         }
 
     def closed_form(self, shape: Shape) -> int:
-        return shape.r * (shape.length + shape.width)
+        return shape.r * (shape.n + shape.width)
 
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["U"] @ tensors["V"]
+
+    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+        fitting = [r for r in range(1, LONGEST + 1) if r * (customary_length(r) + width) <= budget]
+        return (customary_length(fitting[-1]), fitting[-1]) if fitting else None
 
 
 SPEC = LoPT1()

@@ -1,47 +1,55 @@
-"""LoPT-2: X = ELU(X0 U) V with X0 random and frozen (arXiv 2406.19486, equation 4)."""
+"""LoPT-2: X = σ(X0 U) V with X0 random and frozen, σ = ELU (arXiv 2406.19486, equation 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Factor, Method, Shape, bound_option
+from lopt.methods import Shape, choice_option, real_option, seed_option
+from lopt.methods._initial import uniform
+from lopt.methods._prompt import LONGEST, Factor, PromptMethod, customary_length
+from lopt.ranges import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+ACTIVATIONS = ("elu", "relu", "gelu")
 
-class LoPT2(Method):
+
+class LoPT2(PromptMethod):
     """X0 (n×d) frozen, U (d×r) and V (r×d) trained; 2·r·d parameters. Smaller than X only if r < n/2.
 
     The paper does not state the scales of X0, U and V. Here X0 and V are U[-0.5, 0.5] like LoPT-1's factors, and U is
     U[-1/√d, 1/√d] (a linear layer's usual bound), which keeps X0 U in the range where ELU bends; `u_bound` sets
     another. X0 comes from `x0_seed` alone, so it need not be stored and is the same in every trial of that shape.
+    activation: "elu", or "relu" or "gelu", which the paper found worse.
     """
 
     name = "lopt2"
     title = "LoPT-2"
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5, "u_bound": None, "x0_bound": 0.5, "x0_seed": 0}
+    ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {
+        **PromptMethod.OPTIONS,
+        "activation": "elu",
+        "init_bound": 0.5,
+        "u_bound": None,
+        "x0_bound": 0.5,
+        "x0_seed": 0,
+    }
 
     def check_options(self, options: dict[str, Any]) -> None:
-        for name in ("init_bound", "x0_bound"):
-            bound_option(name, options[name])
-        if options["u_bound"] is not None:
-            bound_option("u_bound", options["u_bound"])
-        seed = options["x0_seed"]
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"x0_seed is {seed!r}; give a whole number, 0 or more")
+        choice_option("activation", options["activation"], ACTIVATIONS)
+        for name in ("init_bound", "x0_bound", *(("u_bound",) if options["u_bound"] is not None else ())):
+            real_option(name, options[name], "initial values are uniform in [-a, a]")
+        seed_option("x0_seed", options["x0_seed"])
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        u_bound = shape.options["u_bound"] or shape.width**-0.5
+        options, width = shape.options, shape.width
         return {
-            "U": Factor(shape=(shape.width, shape.r), bound=u_bound),
-            "V": Factor(shape=(shape.r, shape.width), bound=shape.options["init_bound"]),
+            "U": Factor(shape=(width, shape.r), draw=uniform(options["u_bound"] or width**-0.5)),
+            "V": Factor(shape=(shape.r, width), draw=uniform(options["init_bound"])),
             "X0": Factor(
-                shape=(shape.length, shape.width),
-                bound=shape.options["x0_bound"],
-                trainable=False,
-                seed=shape.options["x0_seed"],
+                shape=(shape.n, width), draw=uniform(options["x0_bound"]), trainable=False, seed=options["x0_seed"]
             ),
         }
 
@@ -49,9 +57,14 @@ class LoPT2(Method):
         return 2 * shape.r * shape.width
 
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-        from torch.nn.functional import elu
+        from torch.nn import functional
 
-        return elu(tensors["X0"] @ tensors["U"]) @ tensors["V"]
+        activation = getattr(functional, options["activation"])
+        return activation(tensors["X0"] @ tensors["U"]) @ tensors["V"]
+
+    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+        rank = min(LONGEST, budget // (2 * width))
+        return (customary_length(rank), rank) if rank else None
 
 
 SPEC = LoPT2()

@@ -5,31 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Factor, Method, Shape, bound_option
+from lopt.methods import Shape, choice_option, real_option
+from lopt.methods._initial import INITIAL, rows_or_uniform
+from lopt.methods._prompt import Factor, PromptMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PromptTuning(Method):
-    """X (n×d), n·d parameters. Initial values U[-0.5, 0.5], as in the code base LoPT builds on."""
+class PromptTuning(PromptMethod):
+    """X (n×d), n·d parameters.
+
+    init: "uniform" (U[-0.5, 0.5], as in the code base LoPT builds on; `init_bound`), "vocabulary" (rows of sampled
+    tokens) or "label_words" (rows of the label words first), as Lester et al. do.
+    """
 
     name = "prompt_tuning"
     title = "Prompt tuning"
     uses_rank = False
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"init_bound": 0.5}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        bound_option("init_bound", options["init_bound"])
+        choice_option("init", options["init"], INITIAL)
+        real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        return {"X": Factor(shape=(shape.length, shape.width), bound=shape.options["init_bound"])}
+        draw = rows_or_uniform(shape.options["init"], shape.options["init_bound"])
+        return {"X": Factor(shape=(shape.n, shape.width), draw=draw)}
 
     def closed_form(self, shape: Shape) -> int:
-        return shape.length * shape.width
+        return shape.n * shape.width
 
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["X"]
+
+    def within(self, budget: int, width: int) -> tuple[int, None] | None:
+        length = budget // width
+        return (length, None) if length else None
 
 
 SPEC = PromptTuning()

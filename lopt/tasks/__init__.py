@@ -8,9 +8,10 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lopt import registry
+from lopt import backbones, registry
 
 Row = Mapping[str, Any]
 
@@ -19,11 +20,13 @@ Row = Mapping[str, Any]
 class Task:
     """A classification task read through label words.
 
-    columns: text columns, as the hub names them. classes: label i is classes[i]. template: `{column}` fields; the
-    label is read after its last token. label_words: one a class, with the leading space that makes them the form the
-    model sees in running text. cut: the column that loses text when an input is too long. train, report: names of the
-    splits trained on and reported on. hub: arguments of `datasets.load_dataset`. report_size: rows of the official
-    reported split. load: rows of a split, for tasks that are not on the hub.
+    columns: text columns, as the hub names them. classes: label i is classes[i]. template: `{column}` fields; the label
+    is read after its last token, or where `{mask}` stands. causal_template: for causal models, where the papers give a
+    template for T5 only; it ends in a cue, since such a model reads the label after the last token. label_words: one a
+    class, with the leading space that makes them the form the model sees in running text. cut: the column that loses
+    text when an input is too long. train, report: names of the splits trained on and reported on. hub: arguments of
+    `datasets.load_dataset`. report_size: rows of the official reported split. load: rows of a split, for tasks that are
+    not on the hub. label: the column of the class; its values are the number of the class, or its name.
     """
 
     name: str
@@ -33,11 +36,19 @@ class Task:
     template: str
     label_words: tuple[str, ...]
     cut: str
+    causal_template: str | None = None
+    label: str = "label"
     train: str = "train"
     report: str = "validation"
     report_size: int | None = None
     hub: tuple[str, ...] = ()
     load: Callable[[str], Iterable[Row]] | None = None
+
+    def template_for(self, backbone: str) -> str:
+        """The default template for a backbone's kind."""
+        if self.causal_template is None:
+            return self.template
+        return self.template if backbones.facts(backbone).seq2seq else self.causal_template
 
     def check_verbalizer(self, template: str | None, label_words: tuple[str, ...]) -> None:
         """Raises ValueError when a template field is no column, or the label words do not match the classes."""
@@ -52,8 +63,10 @@ class Task:
         fields = [name for _, name, _, _ in parsed]
         if any(spec or conversion for _, _, spec, conversion in parsed):
             raise ValueError(f"template {template!r} formats a field; plain fields are valid: {self._fields()}")
+        if fields.count("mask") > 1:
+            raise ValueError(f"template {template!r} names {{mask}} twice; once is valid")
         for name in fields:
-            if name not in self.columns:
+            if name not in (*self.columns, "mask"):
                 raise ValueError(f"template {template!r} names {{{name}}}, which {self.name} has not; {self._fields()}")
         if self.cut not in fields:
             raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text itself")
@@ -68,11 +81,15 @@ class Task:
             raise ValueError(f"label_words is {list(label_words)!r}; two classes cannot share a word")
 
     def _fields(self) -> str:
-        return "valid fields: " + ", ".join(f"{{{name}}}" for name in self.columns)
+        return "valid fields: " + ", ".join(f"{{{name}}}" for name in (*self.columns, "mask"))
 
 
 def get(name: object) -> Task:
-    """The task named `name`; ValueError lists the valid ones."""
+    """The task named `name`, or described by the `task.toml` of a folder; ValueError lists the valid ones."""
+    if isinstance(name, str) and name not in names() and ("/" in name or Path(name).is_dir()):
+        from lopt.tasks._folder import task_of
+
+        return task_of(Path(name).expanduser())
     return registry.find("lopt.tasks", name, "task")
 
 

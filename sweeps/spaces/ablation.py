@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeps.space import Cell, Real, Space, Spec
 
-_PAPER = {
+PAPER = {
     "task": "sst2",
     "backbone": "gpt2-large",
     "batch_size": 16,
@@ -23,7 +23,7 @@ _PAPER = {
     "max_steps": 5000,
     "eval_every": 100,
 }
-_DEMO = {
+DEMO = {
     "task": "movie_snippets",
     "backbone": "embedded",
     "batch_size": 16,
@@ -61,7 +61,7 @@ def build(profile: str) -> Space:
         name="ablation",
         title="Prompt length and rank (Table 3)",
         profile=profile,
-        base=_DEMO if demo else _PAPER,
+        base=DEMO if demo else PAPER,
         axes={"length": (10, 20, 30), "rank": (1, 2, 5)},
         grid=lambda axes: _grid(rates, first, axes),
         trials=3 if demo else 10,

@@ -9,9 +9,10 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import Evaluation, TrialRecord
-from sweeps import space
+from sweeps import settings, space
 from sweeps.scheduler import StratifiedASHA
 from sweeps.search import CellStudy, SweepSearcher, winner
 from sweeps.trial import METRIC, TIME
@@ -97,7 +98,7 @@ def by_rate(job):
 
 
 def test_every_cell_gets_its_equal_number_of_trials_then_its_winner_is_confirmed():
-    made = space.with_seeds(space.load("smoke", "paper"), 2)
+    made = settings.with_seeds(space.load("smoke", "paper"), 2)
     driver = Driver(made, by_rate).run()
     for cell in made.cells:
         search = [j for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
@@ -168,7 +169,7 @@ def test_failed_trials_are_tried_again_within_the_same_number():
 
 
 def test_a_repeated_point_is_not_run_twice():
-    made = space.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1,0.2", "trials": "6"})
+    made = settings.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1,0.2", "trials": "6"})
     driver = Driver(made, by_rate).run()
     search = [j for _, j in driver.jobs if j["phase"] == "search"]
     assert len(search) <= 6
@@ -177,7 +178,7 @@ def test_a_repeated_point_is_not_run_twice():
 
 
 def test_without_anything_to_search_a_cell_has_one_trial():
-    made = space.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1"})
+    made = settings.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1"})
     driver = Driver(made, by_rate).run()
     assert [j["phase"] for _, j in driver.jobs].count("search") == 3
 
@@ -195,16 +196,54 @@ def test_many_trials_can_be_pending_and_confirmation_waits_for_its_cell():
 
 
 def test_the_free_search_confirms_the_best_of_each_size():
-    made = space.with_settings(space.load("search", "demo"), {"trials": "25", "backbone": "tiny", "task": "toy"})
+    made = settings.with_settings(space.load("search", "demo"), {"trials": "25", "backbone": "tiny", "task": "toy"})
     driver = Driver(made, by_rate).run()
     sizes = {j["stratum"] for _, j in driver.jobs if j["phase"] == "search"}
     confirmed = [j["stratum"] for _, j in driver.jobs if j["phase"] == "confirm"]
     assert len(sizes) > 2
     assert sorted(confirmed) == sorted(sizes)
-    methods = {j["config"]["method"] for _, j in driver.jobs}
-    assert methods == {"lopt1", "lopt2", "prompt_tuning"}
-    ranks = [(j["config"]["method"], j["config"]["rank"]) for _, j in driver.jobs]
-    assert all((rank is None) == (method == "prompt_tuning") for method, rank in ranks)
+    configs = [j["config"] for _, j in driver.jobs]
+    assert {c["method"] for c in configs} == {"lopt1", "lopt2", "prompt_tuning", "dept", "ulpt", "lora"}
+    assert all((c["rank"] is None) == (c["method"] == "prompt_tuning") for c in configs)
+    assert all((c["length"] is None) == (c["method"] == "lora") for c in configs)
+
+
+def test_the_free_search_tries_the_papers_settings_first_and_keeps_each_method_in_its_own_ranges():
+    made = settings.with_settings(space.load("search", "demo"), {"trials": "40", "backbone": "tiny", "task": "toy"})
+    driver = Driver(made, by_rate).run()
+    configs = [j["config"] for _, j in driver.jobs if j["phase"] == "search"]
+    first = {c["method"]: c for c in configs[:6]}
+    assert (first["lopt1"]["length"], first["lopt1"]["rank"], first["lopt1"]["learning_rate"]) == (20, 5, 0.3)
+    assert (first["ulpt"]["rank"], first["ulpt"]["learning_rate"]) == (16, 0.6)
+    assert (first["dept"]["rank"], first["dept"]["options"]["update_learning_rate"]) == (45, 5e-4)
+    assert (first["lora"]["rank"], first["lora"]["learning_rate"]) == (8, 5e-4)
+    for config in configs:
+        ranges = methods.get(config["method"]).ranges
+        rate = ranges["learning_rate"]
+        assert rate.low <= config["learning_rate"] <= rate.high
+    (cell,) = driver.searcher.cells
+    assert cell.study is not None
+    for trial in cell.study._study.get_trials():
+        method = trial.params["method"]
+        assert {n.partition(".")[0] for n in trial.params} == {"method", method}, "no parameter of another method"
+
+
+def test_replayed_trials_of_the_free_search_are_those_that_were_asked():
+    made = settings.with_settings(space.load("search", "demo"), {"trials": "12", "backbone": "tiny", "task": "toy"})
+    driver = Driver(made, by_rate).run()
+    again = Driver(made, by_rate, finished=driver.records.values())
+    (cell,), (before,) = again.searcher.cells, driver.searcher.cells
+    assert {tuple(sorted(t.params.items())) for t in cell.study._study.get_trials()} >= {
+        tuple(sorted({**t.params, **_clipped(t.params)}.items())) for t in before.study._study.get_trials()
+    }
+
+
+def _clipped(params):
+    """A rank above the length was trained as the length."""
+    method = params["method"]
+    if method not in ("lopt1", "lopt2"):
+        return {}
+    return {f"{method}.rank": min(params[f"{method}.rank"], params[f"{method}.length"])}
 
 
 def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):

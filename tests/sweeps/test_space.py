@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import plan, space
+from lopt import methods
+from sweeps import plan, settings, space
 from sweeps.run import main
 from sweeps.space import Choice, Real, Whole
 
@@ -69,28 +70,104 @@ def test_every_space_plans_in_every_profile(name, profile):
 
 def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
     base = space.load("ablation", "demo")
-    fewer = space.with_settings(base, {"rank": "1,2", "length": "15"})
+    fewer = settings.with_settings(base, {"rank": "1,2", "length": "15"})
     assert [c.name for c in fewer.cells] == ["prompt_tuning n=10", "lopt1 n=15 r=1", "lopt1 n=15 r=2"]
-    fixed = space.with_settings(base, {"learning_rate": "0.1"})
+    fixed = settings.with_settings(base, {"learning_rate": "0.1"})
     assert all(not c.search for c in fixed.cells)
     assert fixed.example(fixed.cells[0]).learning_rate == 0.1
-    listed = space.with_settings(base, {"learning_rate": "0.05,0.1"})
+    listed = settings.with_settings(base, {"learning_rate": "0.05,0.1"})
     assert listed.cells[0].search["learning_rate"] == Choice((0.05, 0.1))
-    ranged = space.with_settings(base, {"learning_rate": "0.2:0.4"})
+    ranged = settings.with_settings(base, {"learning_rate": "0.2:0.4"})
     assert ranged.cells[0].search["learning_rate"] == Real(0.2, 0.4, log=True)
     assert ranged.cells[0].first == (), "0.1 lies outside the new range"
-    assert space.with_settings(space.load("search", "demo"), {"length": "5:9"}).cells[0].search["length"] == Whole(
-        5, 9, log=True
-    )
-    words = space.with_settings(base, {"label_words": " awful, fine", "template": "{text} So"})
+    assert settings.with_settings(space.load("search", "demo"), {"length": "5:9"}).cells[0].search[
+        "lopt1.length"
+    ] == Whole(5, 9, log=True)
+    words = settings.with_settings(base, {"label_words": " awful, fine", "template": "{text} So"})
     assert words.example(words.cells[0]).label_words == (" awful", " fine")
-    assert space.with_settings(base, {"trials": "7"}).trials == 7
+    assert settings.with_settings(base, {"trials": "7"}).trials == 7
+
+
+def test_settings_of_a_search_over_methods():
+    base = space.load("search", "demo")
+
+    def cell(**given):
+        return settings.with_settings(base, given).cells[0]
+
+    everywhere = cell(learning_rate="0.01:0.1")
+    assert all(r == Real(0.01, 0.1, log=True) for n, r in everywhere.search.items() if n.endswith(".learning_rate"))
+    assert everywhere.search["dept.update_learning_rate"] == base.cells[0].search["dept.update_learning_rate"]
+    assert not everywhere.first, "the papers' rates lie outside"
+    two = cell(method="lopt1,lora")
+    assert {n.partition(".")[0] for n in two.search} == {"method", "lopt1", "lora"}
+    assert [p["method"] for p in two.first] == ["lopt1", "lora"]
+    made = settings.with_settings(base, {"method": "lora", "rank": "4"})
+    (one,) = made.cells
+    assert set(one.search) == {"learning_rate"}
+    assert one.first == ({"learning_rate": 5e-4},)
+    assert made.example(one).rank == 4
+    only = settings.with_settings(base, {"lora.rank": "4"})
+    assert only.config(only.cells[0], {"method": "lora", "lora.learning_rate": 0.1}, seed=0).rank == 4
+    assert "lopt1.rank" in only.cells[0].search
+
+
+def test_an_option_goes_to_the_methods_that_have_it():
+    made = settings.with_settings(space.load("table2", "demo"), {"placement": "suffix"})
+    found = {made.example(cell).method: made.example(cell).options for cell in made.cells}
+    assert found["lopt1"]["placement"] == found["dept"]["placement"] == "suffix"
+    assert "placement" not in found["lora"]
+
+
+def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
+    made = space.load("table2", "paper")
+    planned = plan.make_plan(made)
+    counts = {
+        "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940, "lopt2": 7_680
+    }  # fmt: skip
+    assert {(c.example.task, c.example.method): c.trainable for c in planned.cells} == {
+        (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
+    }
+    assert {c.trials for c in planned.cells} == {10}
+    assert {(c.example.task, c.example.holdout, c.example.batch_size) for c in planned.cells} == {
+        ("sst2", "train", 16), *((task, "validation", 8) for task in ("boolq", "rte", "wic", "cb"))
+    }  # fmt: skip
+    assert all(c.example.learning_rate == methods.get(c.example.method).recipe.learning_rate for c in planned.cells)
+
+
+def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small():
+    made = space.load("frontier", "paper")
+    budgets = made.axes["budget"]
+    for cell in plan.make_plan(made).cells:
+        budget = min(b for b in budgets if b >= cell.trainable)
+        assert cell.trainable > 0.4 * budget or cell.example.method == "ulpt", (cell.name, cell.trainable)
+    assert {c.fixed["method"] for c in made.cells} == {"prompt_tuning", "lopt1", "lopt2", "dept", "ulpt"}
+    other = settings.with_settings(made, {"backbone": "gpt2", "budget": "5000", "method": "lopt1,ulpt"})
+    assert [c.name for c in other.cells] == ["lopt1 n=24 r=6", "ulpt n=100 r=34"]
+
+
+def test_folders_become_absolute_and_are_named_by_their_last_part(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "data" / "tickets"
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(
+        'columns = ["body"]\nclasses = ["bug", "other"]\ntemplate = "{body} This is about"\n'
+        'label_words = [" errors", " other"]\ntrain = "train.csv"\nreport = "test.csv"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    made = settings.with_settings(space.load("ablation", "demo"), {"task": "data/tickets", "backbone": "tiny"})
+    assert made.example(made.cells[0]).task == str(folder)
+    code, printed = dry(capsys, "--space", "ablation", "--profile", "demo", "--set", "task=data/tickets")
+    assert code == 0
+    assert "tickets" in printed.out
+    (folder / "task.toml").write_text("columns = [")
+    code, printed = dry(capsys, "--space", "ablation", "--profile", "demo", "--set", "task=data/tickets")
+    assert code == 2
+    assert "task.toml cannot be read" in printed.err
 
 
 def test_a_setting_changes_the_identity_and_the_number_of_seeds_does_not():
     base = space.load("smoke", "paper")
-    assert space.with_settings(base, {"max_steps": "20"}).identity() != base.identity()
-    assert space.with_seeds(base, 4).identity() == base.identity()
+    assert settings.with_settings(base, {"max_steps": "20"}).identity() != base.identity()
+    assert settings.with_seeds(base, 4).identity() == base.identity()
 
 
 def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
@@ -108,7 +185,7 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
     [
         (
             ["--space", "ablaton"],
-            ["unknown space 'ablaton'", "ablation, search, smoke, table1", "Did you mean 'ablation'"],
+            ["unknown space 'ablaton'", "ablation, frontier, search, smoke, table1, table2", "Did you mean 'ablation'"],
         ),
         (["--space", "ablation", "--profile", "dem"], ["unknown profile 'dem'", "paper, demo"]),
         (["--space", "ablation", "--set", "max_step=3"], ["unknown key 'max_step'", "Did you mean 'max_steps'"]),
@@ -128,6 +205,13 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
         (["--space", "ablation", "--set", "rank=1", "--set", "rank=2"], ["rank is given twice"]),
         (["--space", "ablation", "--set", "trials=0"], ["trials is 0", "1 or more"]),
         (["--space", "ablation", "--set", "backbone=./nowhere"], ["./nowhere"]),
+        (["--space", "ablation", "--set", "task=./nowhere"], ["nowhere", "no folder with a task.toml"]),
+        (["--space", "ablation", "--set", "alpha=8"], ["alpha is an option of dept, lora", "lopt1, prompt_tuning"]),
+        (["--space", "ablation", "--set", "placement=sufix"], ["placement is 'sufix'", "Did you mean 'suffix'"]),
+        (["--space", "search", "--set", "lora.rank=0"], ["rank is 0"]),
+        (["--space", "search", "--set", "lora.rnk=2"], ["unknown key 'lora.rnk'", "Did you mean 'lora.rank'"]),
+        (["--space", "frontier", "--set", "budget=10"], ["has no cells"]),
+        (["--space", "frontier", "--set", "method=lora"], ["has no cells"]),
         (["--space", "ablation", "--name", "../up"], ["run name '../up'"]),
         (["--space", "nowhere.py"], ["space file 'nowhere.py' does not exist"]),
         (["--space", "ablation", "--seeds", "0"], ["--seeds", "'0' is no whole number"]),

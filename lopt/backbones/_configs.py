@@ -1,0 +1,67 @@
+"""Facts from a model's `config.json`, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lopt.backbones import Facts
+
+
+def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
+    """Facts of the model that `config` describes.
+
+    Raises:
+        ValueError: the config does not say what is needed.
+    """
+
+    def first(*keys: str, default: int | None = None) -> int:
+        for key in keys:
+            if isinstance(config.get(key), int):
+                return config[key]
+        if default is not None:
+            return default
+        raise ValueError(f"backbone {name!r}: its config.json has none of {', '.join(keys)}")
+
+    seq2seq = bool(config.get("is_encoder_decoder"))
+    return Facts(
+        width=first("hidden_size", "n_embd", "d_model"),
+        layers=first("num_hidden_layers", "n_layer", "num_layers"),
+        vocabulary=first("vocab_size"),
+        window=first("max_position_embeddings", "n_positions", "n_ctx", default=512 if seq2seq else 2048),
+        seq2seq=seq2seq,
+        counted=lambda: _on_meta(name, config),
+    )
+
+
+def _on_meta(name: str, config: Mapping[str, Any]) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+    """Number of weights, and the projections that LoRA adapts, of a model made without memory for its weights."""
+    import torch
+    import transformers
+    from transformers import AutoConfig
+
+    try:
+        made = AutoConfig.for_model(**config)
+        family = transformers.AutoModelForSeq2SeqLM if made.is_encoder_decoder else transformers.AutoModelForCausalLM
+        with torch.device("meta"):
+            model = family.from_config(made)
+    except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
+    return sum(p.numel() for p in model.parameters()), adapted_projections(model)
+
+
+def adapted_projections(model: Any) -> tuple[tuple[int, int, int], ...]:
+    """(how many, fan_in, fan_out) of the modules that PEFT's LoRA adapts by default in this family of models."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
+
+    names = targets.get(model.config.model_type)
+    if not names:
+        raise ValueError(f"PEFT names no default LoRA targets for models of type {model.config.model_type}")
+    shapes: dict[tuple[int, int], int] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if name.rsplit(".", 1)[-1] in names and weight is not None and weight.ndim == 2:
+            fans = tuple(weight.shape) if type(module).__name__ == "Conv1D" else tuple(weight.shape)[::-1]
+            shapes[fans] = shapes.get(fans, 0) + 1
+    return tuple((count, *fans) for fans, count in shapes.items())

@@ -1,0 +1,220 @@
+"""What all loaded backbones share: label words, label logits from rows of the head, loading, revisions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lopt.backbones import local_folder
+
+
+@dataclass(frozen=True)
+class TokenEmbeddings:
+    """A model's input embeddings, for initial values; see `lopt.methods._initial.Vocabulary`."""
+
+    weight_VH: Any
+    tokenizer: Any
+    label_words: tuple[str, ...]
+
+    def token_rows(self, ids: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self.weight_VH.detach()[torch.as_tensor(ids, device=self.weight_VH.device)].double().cpu().numpy()
+
+    def ordinary_ids(self, most: int) -> np.ndarray:
+        special = set(self.tokenizer.all_special_ids)
+        size = min(len(self.tokenizer), len(self.weight_VH))
+        return np.array([i for i in range(min(size, most + len(special))) if i not in special][:most])
+
+    def label_rows(self) -> np.ndarray:
+        pieces = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
+        return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in pieces])
+
+
+class FrozenModel(ABC):
+    """A frozen language model; see `lopt.backbones.Backbone` for the interface."""
+
+    def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
+        import torch
+
+        self.name, self.revision, self.tokenizer, self.window = name, revision, tokenizer, window
+        self.model = model.eval().requires_grad_(False)
+        weight_VH = model.get_input_embeddings().weight
+        self.width = int(weight_VH.shape[1])
+        self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        self.device, self.dtype = weight_VH.device, weight_VH.dtype
+        self.autocast: Any = None
+        with torch.no_grad():
+            self._whole_head = not self._rows_of_head_suffice()
+
+    @abstractmethod
+    def complete(self, template: str) -> str:
+        """See `lopt.backbones.Backbone`."""
+
+    @property
+    def head_scale(self) -> float:
+        """What the model multiplies its last hidden state by before the head."""
+        return 1.0
+
+    @abstractmethod
+    def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        """Last hidden state at the label position, `[B, H]`."""
+
+    @abstractmethod
+    def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        """The model's own logits at the label position, `[B, V]`."""
+
+    def label_ids(self, words: Sequence[str]) -> Any:
+        import torch
+
+        first = [self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+        if len(set(first)) < len(first):
+            pairs = ", ".join(f"{w!r}: {i}" for w, i in zip(words, first, strict=True))
+            raise ValueError(f"label words share their first token for {self.name} ({pairs}); choose words that differ")
+        return torch.tensor(first, device=self.device)
+
+    def label_logits(self, soft: Any, ids_BT: Any, lengths_B: Any, label_ids_C: Any) -> Any:
+        import torch
+
+        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
+        with self._kernels():
+            if self._whole_head:
+                logits_BC = self._whole_logits(soft, ids_BT, lengths_B)[:, label_ids_C]
+            else:
+                logits_BC = self._label_rows(self._state(soft, ids_BT, lengths_B), label_ids_C)
+        return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
+
+    def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
+        return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)
+
+    def copy(self) -> Self:
+        made = copy.copy(self)
+        made.model = copy.deepcopy(self.model)
+        return made
+
+    def checksum(self) -> str:
+        import torch
+
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _label_rows(self, hidden_BH: Any, label_ids_C: Any) -> Any:
+        import torch
+
+        head = self.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        rows_CH = head.weight[label_ids_C]
+        hidden_BH = hidden_BH * self.head_scale
+        return torch.nn.functional.linear(hidden_BH, rows_CH, None if bias is None else bias[label_ids_C])
+
+    def _rows_of_head_suffice(self) -> bool:
+        """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
+        import torch
+
+        head = self.model.get_output_embeddings()
+        if head is None or head.weight.shape[1] != self.width:
+            return False
+        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
+        lengths_B = torch.tensor([8], device=self.device)
+        whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
+        every = torch.arange(len(whole_V), device=self.device)
+        rows_V = self._label_rows(self._state(None, ids_BT, lengths_B), every)[0].float()
+        rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
+        return torch.allclose(whole_V, rows_V, rtol=rtol, atol=atol)
+
+    @contextlib.contextmanager
+    def _kernels(self) -> Any:
+        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths."""
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with contextlib.ExitStack() as stack:
+            if self.device.type == "cpu" and torch.is_grad_enabled():
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, self.autocast))
+            yield
+
+
+def torch_dtype(precision: str) -> Any:
+    """The torch type of "bf16", "fp32" or "fp64"."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}[precision]
+
+
+def default_device() -> Any:
+    """The first GPU that is visible, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def from_source(kind: type, auto: str, name: str, revision: str, source: str | Path, precision: str) -> Any:
+    """Loads a folder or hub name with the transformers class `auto`. Code from a hub is never executed."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = getattr(transformers, auto).from_pretrained(
+            source, dtype=torch_dtype(precision), attn_implementation="sdpa"
+        )
+    except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
+            "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
+    return kind(name, revision, model.to(default_device()), tokenizer)
+
+
+def source_of(name: str) -> str | Path:
+    """What transformers loads for a name: a local folder, or the name itself, for the hub."""
+    return local_folder(name) or name
+
+
+def revision_of(name: str) -> str:
+    """Hash of a local folder's files, or the commit of the hub.
+
+    Raises:
+        ValueError: neither is at hand.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))
+        return _folder_revision(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(
+            f"backbone {name!r} is not on this machine and the hub gave none ({reason}); give a folder, set "
+            "LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
+        ) from None
+
+
+@lru_cache(maxsize=8)
+def _folder_revision(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in stamp:
+        with (folder / name).open("rb") as file:
+            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return "sha256:" + digest.hexdigest()[:16]

@@ -1,0 +1,42 @@
+"""Weight methods: tensors inside the model are trained, in a copy of the backbone that is the trial's own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lopt.methods import Counts, Method, Tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.backbones import Backbone
+    from lopt.config import TrialConfig
+
+
+class WeightMethod(Method):
+    """A plugin implements `attach` and `counts`."""
+
+    uses_length = False
+
+    @abstractmethod
+    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+        """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
+
+    def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
+        import torch
+
+        own = backbone.copy()
+        factors = self.attach(own.model, config)
+        if values is not None:
+            if set(values) != set(factors):
+                raise ValueError(f"these weights are not those of {self.name} on backbone {config.backbone}")
+            with torch.no_grad():
+                for name, value in values.items():
+                    factors[name].copy_(value)
+        if config.precision == "bf16":
+            own.autocast = torch.bfloat16
+        trained = sum(t.numel() for t in factors.values())
+        counts = Counts(trainable=trained, stored=trained, materialised=0)
+        return Tuned(backbone=own, factors=factors, soft=lambda: None, counts=counts)

@@ -1,0 +1,44 @@
+"""Fine-tuning: every weight of the model is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lopt.methods import Counts, Recipe, Shape
+from lopt.methods._weights import WeightMethod
+from lopt.ranges import Real
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.config import TrialConfig
+
+
+class FineTuning(WeightMethod):
+    """All weights, from their pre-trained values. They are kept in fp32; with precision "bf16" the forward pass is
+    computed under autocast. No dropout, as for every method here.
+
+    Recipe: that of the published T5-base baselines (Compacter, ATTEMPT): AdamW at 3e-4, linear decay, 500 warm-up
+    steps (of 20,000, hence the share). Causal models want less: the searched range begins at 1e-6.
+    """
+
+    name = "fine_tuning"
+    title = "Fine-tuning"
+    uses_rank = False
+    recipe: ClassVar = Recipe(learning_rate=3e-4, optimizer="adamw", schedule="linear", warmup=0.025)
+    ranges: ClassVar = {"learning_rate": Real(1e-6, 1e-3, log=True)}
+
+    def weights_precision(self, precision: str) -> str:
+        return "fp32" if precision == "bf16" else precision
+
+    def counts(self, shape: Shape) -> Counts:
+        if shape.model is None:
+            raise ValueError("fine_tuning trains the whole model: give backbone, not width")
+        size = shape.model.parameters
+        return Counts(trainable=size, stored=size, materialised=0)
+
+    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+        return dict(model.requires_grad_(True).named_parameters())
+
+
+SPEC = FineTuning()

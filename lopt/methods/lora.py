@@ -1,0 +1,81 @@
+"""LoRA: low-rank adapters on the attention's query and value projections (Hu et al. 2022, arXiv 2106.09685), by
+PEFT."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lopt.methods import Counts, Recipe, Shape, real_option
+from lopt.methods._weights import WeightMethod
+from lopt.ranges import Real, Whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.config import TrialConfig
+
+
+class LoRA(WeightMethod):
+    """W + (α/r)·B A on each target; A Kaiming-uniform, B zero. Targets are PEFT's for the model's family: q and v (T5,
+    Llama), the fused q, k, v (GPT-2). r·(fan_in + fan_out) parameters a target. No adapter dropout.
+
+    Recipe: the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
+    warm-up, r = 8, α = 16.
+    """
+
+    name = "lora"
+    title = "LoRA"
+    recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
+    ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0}
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        real_option("alpha", options["alpha"])
+
+    def counts(self, shape: Shape) -> Counts:
+        if shape.model is None:
+            raise ValueError("lora adapts a model's projections: give backbone, not width")
+        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in shape.model.adapted)
+        return Counts(trainable=size, stored=size, materialised=0)
+
+    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+        import torch
+
+        peft = _peft()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
+            peft.inject_adapter_in_model(adapter_config(config), model)
+        wanted = torch.float64 if config.precision == "fp64" else torch.float32
+        factors = {}
+        for position, (name, tensor) in enumerate(sorted(_adapters(model).items())):
+            tensor.data = tensor.data.to(wanted)
+            if ".lora_A." in name:  # PEFT's distribution, from this project's own streams: the same bits everywhere
+                random = np.random.RandomState([config.seed, position])
+                bound = tensor.shape[1] ** -0.5
+                tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
+            factors[name] = tensor
+        return factors
+
+
+def adapter_config(config: TrialConfig) -> Any:
+    """PEFT's own configuration of this adapter."""
+    return _peft().LoraConfig(r=config.rank, lora_alpha=config.options["alpha"], lora_dropout=0.0, bias="none")
+
+
+def _adapters(model: Any) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("method lora needs the package peft: pip install peft") from None
+    return peft
+
+
+SPEC = LoRA()

@@ -1,0 +1,68 @@
+"""ULPT: X = (Z P)·diag(s) + b, P random and frozen (Wu et al. 2025, arXiv 2502.04501)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lopt.methods import Recipe, Shape, seed_option
+from lopt.methods._initial import constant, normal, xavier_uniform
+from lopt.methods._prompt import LONGEST, Factor, PromptMethod
+from lopt.ranges import Real, Whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_RANK = 256
+
+
+class ULPT(PromptMethod):
+    """Z (n×r), scale s (d) and shift b (d) are trained, P (r×d) comes from `projection_seed` and stays; n·r + 2·d
+    parameters. As in the authors' code (MANGA-UOFA/ULPT), Z is N(0, 1), s ones, b zeros and P Xavier-uniform (the
+    paper says normal). Recipe, theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the
+    share), no decay of weights.
+    """
+
+    name = "ulpt"
+    title = "ULPT"
+    recipe: ClassVar = Recipe(learning_rate=0.6, optimizer="adamw", schedule="linear", warmup=0.017)
+    ranges: ClassVar = {
+        **PromptMethod.ranges,
+        "learning_rate": Real(1e-2, 1.0, log=True),
+        "rank": Whole(1, 64, log=True),
+    }
+    OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "projection_seed": 0}
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        seed_option("projection_seed", options["projection_seed"])
+
+    def most_rank(self, length: int | None) -> None:
+        return None
+
+    def factors(self, shape: Shape) -> dict[str, Factor]:
+        return {
+            "Z": Factor(shape=(shape.n, shape.r), draw=normal(1.0)),
+            "s": Factor(shape=(shape.width,), draw=constant(1.0)),
+            "b": Factor(shape=(shape.width,), draw=constant(0.0)),
+            "P": Factor(
+                shape=(shape.r, shape.width),
+                draw=xavier_uniform(),
+                trainable=False,
+                seed=shape.options["projection_seed"],
+            ),
+        }
+
+    def closed_form(self, shape: Shape) -> int:
+        return shape.n * shape.r + 2 * shape.width
+
+    def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
+        scale, shift = tensors["s"].unsqueeze(-2), tensors["b"].unsqueeze(-2)
+        return (tensors["Z"] @ tensors["P"]) * scale + shift
+
+    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+        """At the paper's n = 100, with its largest rank at most."""
+        rank = min(MOST_RANK, (budget - 2 * width) // LONGEST)
+        return (LONGEST, rank) if rank >= 1 else None
+
+
+SPEC = ULPT()

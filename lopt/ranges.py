@@ -1,0 +1,52 @@
+"""Ranges of searched values: a method declares its own, a space its cells'."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Real:
+    """A range of real numbers, uniform or uniform in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.low < self.high < math.inf and (self.low > 0 or not self.log)):
+            raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
+
+    def __str__(self) -> str:
+        return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A range of whole numbers, both ends included."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low < self.high):
+            raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
+
+    def __str__(self) -> str:
+        return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A list of values."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+Range = Real | Whole | Choice

@@ -1,0 +1,158 @@
+"""The user's own task: a folder with a `task.toml` and one file a split (Parquet, CSV or JSON lines).
+
+title = "Support tickets"                      # optional: the folder's name
+columns = ["subject", "body"]                  # text columns
+label = "queue"                                # column of the class; optional: "label"
+classes = ["billing", "bug", "other"]          # values of that column, or the names of 0, 1, 2
+template = "{subject}: {body} This is about"   # the label is read after it, or where {mask} stands
+label_words = [" money", " errors", " other"]  # one a class, with its leading space
+cut = "body"                                   # loses text when an input is too long; optional: the last column
+train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
+report = "test.csv"                            # scored once, at the end
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lopt.registry import nearest
+from lopt.tasks import Row, Task
+
+FILE, LABEL = "task.toml", "label"
+_REQUIRED = ("columns", "classes", "template", "label_words", "train", "report")
+_KEYS = (*_REQUIRED, "title", "label", "cut")
+_LISTS = ("columns", "classes", "label_words")
+
+
+def task_of(folder: Path) -> Task:
+    """The task that a folder describes.
+
+    Raises:
+        ValueError: no task.toml, one that cannot be read, or an entry that is missing, unknown or invalid.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise ValueError(f"task {str(folder)!r} is no folder with a {FILE}; it names {', '.join(_REQUIRED)}")
+    try:
+        return _parsed(folder.resolve(), file.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+
+
+@lru_cache(maxsize=16)
+def _parsed(folder: Path, text: str) -> Task:
+    file = folder / FILE
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    for key in found:
+        if key not in _KEYS:
+            raise ValueError(f"{file}: unknown entry {key!r}; valid: {', '.join(_KEYS)}.{nearest(key, _KEYS)}")
+    missing = [key for key in _REQUIRED if key not in found]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; it needs {', '.join(_REQUIRED)}")
+    for key, value in found.items():
+        if key in _LISTS:
+            if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
+                raise ValueError(f"{file}: {key} is {value!r}; give a list of texts")
+            if len(set(value)) < len(value):
+                raise ValueError(f"{file}: {key} is {value!r}; each may stand there once")
+        elif not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{file}: {key} is {value!r}; give text")
+    if len(found["classes"]) < 2:
+        raise ValueError(f"{file}: classes is {found['classes']!r}; give two or more")
+    for column in found["columns"]:
+        if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
+            raise ValueError(
+                f"{file}: column {column!r} cannot stand in a template; rename it (no digits alone, no {{}}[].!:)"
+            )
+    if found.get("label", LABEL) in found["columns"]:
+        raise ValueError(
+            f"{file}: label is {found.get('label', LABEL)!r}, which columns names as text; give another column"
+        )
+    cut = found.get("cut", found["columns"][-1])
+    if cut not in found["columns"]:
+        raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(found['columns'])}")
+    if found["train"] == found["report"]:
+        raise ValueError(
+            f"{file}: train and report are both {found['train']!r}; report on text that was not trained on"
+        )
+    task = Task(
+        name=str(folder),
+        title=found.get("title", folder.name),
+        columns=tuple(found["columns"]),
+        classes=tuple(found["classes"]),
+        template=found["template"],
+        label_words=tuple(found["label_words"]),
+        cut=cut,
+        label=found.get("label", LABEL),
+        train=found["train"],
+        report=found["report"],
+        load=lambda split: _rows(folder / split),
+    )
+    try:
+        task.check_verbalizer(task.template, task.label_words)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return task
+
+
+def _rows(path: Path) -> Iterable[Row]:
+    """Rows of a file, by its suffix.
+
+    Raises:
+        ValueError: no such file, another kind of file, or one that cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; {FILE} beside it names it")
+    readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; valid: {', '.join(readers)}")
+    rows = list(readers[path.suffix](path))
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return rows
+
+
+def _parquet(path: Path) -> Iterable[Row]:
+    from lopt.data import parquet_rows
+
+    return parquet_rows(path)
+
+
+def _csv(path: Path) -> Iterable[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: it has another number of fields than the first line"
+                    )
+                yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8 ({error})") from None
+
+
+def _json_lines(path: Path) -> Iterable[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a text may hold other line ends
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is no JSON ({error})") from None
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{path}, line {number} is no JSON object")
+        yield row

@@ -1,0 +1,20 @@
+"""RTE: does the premise entail the hypothesis (Dagan et al. 2006 and later, as packaged by SuperGLUE)? Reported on
+validation (277).
+
+T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+"""
+
+from lopt.tasks import Task
+
+SPEC = Task(
+    name="rte",
+    title="RTE",
+    hub=("aps/super_glue", "rte"),
+    columns=("premise", "hypothesis"),
+    classes=("entailment", "not_entailment"),
+    template="sentence1: {premise} sentence2: {hypothesis} {mask}",
+    causal_template="{premise} Question: {hypothesis} Yes or no? Answer:",
+    label_words=(" yes", " no"),
+    cut="premise",
+    report_size=277,
+)

@@ -1,0 +1,23 @@
+"""WiC: has a word the same meaning in two sentences (Pilehvar and Camacho-Collados 2019, SuperGLUE)? Reported on
+validation (638).
+
+T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+"""
+
+from lopt.tasks import Task
+
+SPEC = Task(
+    name="wic",
+    title="WiC",
+    hub=("aps/super_glue", "wic"),
+    columns=("word", "sentence1", "sentence2"),
+    classes=("False", "True"),
+    template="sentence1: {sentence1} sentence2: {sentence2} word: {word} {mask}",
+    causal_template=(
+        "{sentence1} {sentence2} Question: Is the word '{word}' used in the same way in the two sentences above? "
+        "Answer:"
+    ),
+    label_words=(" no", " yes"),
+    cut="sentence1",
+    report_size=638,
+)

@@ -1,0 +1,61 @@
+"""The Pareto question itself: every prompt method at a grid of parameter budgets, on one task.
+
+    python sweeps/run.py --space frontier                  # gpt2-large, SST-2, 5,000 steps: a GPU cluster, a day
+    python sweeps/run.py --space frontier --profile demo   # embedded backbone, movie snippets: two cores, half an hour
+
+One cell a method and budget, at the method's customary form with at most that many trainable parameters; a method that
+cannot be so small has no cell there. Each cell searches its learning rates, the recipe of its own paper first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lopt import backbones, methods
+from sweeps.space import Cell, Space, Spec, learning_rates
+from sweeps.spaces import ablation
+
+_METHODS = ("prompt_tuning", "lopt1", "lopt2", "dept", "ulpt")
+
+
+def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+    cells: dict[str, Cell] = {}
+    for backbone in axes["backbone"]:
+        width = backbones.facts(backbone).width
+        for budget in axes["budget"]:
+            for method in axes["method"]:
+                shape = methods.get(method).within(budget, width)
+                if shape is None:
+                    continue
+                length, rank = shape
+                search, recipe = learning_rates(method)
+                where = f"{backbone} " if len(axes["backbone"]) > 1 else ""
+                name = f"{where}{method} n={length}" + (f" r={rank}" if rank else "")
+                fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}
+                cells[name] = Cell(name=name, fixed=fixed, search=search, first=(recipe,))
+    return tuple(cells.values())
+
+
+def build(profile: str) -> Space:
+    demo = profile == "demo"
+    shared = ablation.build(profile)
+    left_out = ("backbone", "optimizer")  # an axis; each method's own
+    return Space(
+        name="frontier",
+        title="Parameters against accuracy: every prompt method at a grid of budgets",
+        profile=profile,
+        base={name: value for name, value in shared.base.items() if name not in left_out},
+        axes={
+            "budget": (1_000, 4_000, 16_000) if demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
+            "method": _METHODS,
+            "backbone": (shared.base["backbone"],),
+        },
+        grid=_grid,
+        trials=shared.trials,
+        confirm_seeds=shared.confirm_seeds,
+        grace_steps=shared.grace_steps,
+    )
+
+
+SPEC = Spec("frontier", build)

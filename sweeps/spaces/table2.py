@@ -1,0 +1,71 @@
+"""Table 2: fine-tuning, LoRA, prompt tuning, DePT, LoPT-1 and LoPT-2 on five tasks.
+
+    python sweeps/run.py --space table2                  # t5-base, 20,000 steps: a GPU cluster, a day or more
+    python sweeps/run.py --space table2 --profile demo   # embedded backbone, movie snippets: two cores, about an hour
+
+Six methods by five tasks (one in the demo), each at the paper's size and with the same number of trials; its learning
+rates are searched, the recipe of its own paper first. RTE, BoolQ, WiC and CB select on one half of the validation
+split and report the other, as the published rows of fine-tuning, LoRA and DePT do. Expect (paper, LoPT-1) 92.9 / 76.5
+/ 73.8 / 55.1 / 90.4 % on SST-2, BoolQ, RTE, WiC and CB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.space import Cell, Space, Spec, learning_rates
+from sweeps.spaces import ablation
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    "fine_tuning": {},
+    "lora": {"rank": 32, "alpha": 32.0},
+    "prompt_tuning": {"length": 100},
+    "dept": {"length": 40, "rank": 45},
+    "lopt1": {"length": 20, "rank": 5},
+    "lopt2": {"length": 20, "rank": 5},
+}
+_HALVED = ("boolq", "rte", "wic", "cb")
+_PAPER = {"backbone": "t5-base", "max_steps": 20_000, "eval_every": 500}
+_DEMO = {name: value for name, value in ablation.DEMO.items() if name not in ("task", "optimizer", "batch_size")}
+
+
+def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+    cells = []
+    for task in axes["task"]:
+        halved = task in _HALVED
+        protocol = {"batch_size": 8 if halved else 16, "holdout": "validation" if halved else "train"}
+        for method in axes["method"]:
+            shape = _SHAPES.get(method, {})
+            search, recipe = learning_rates(method)
+            size = "".join(
+                f" {short}={shape[name]}" for name, short in (("length", "n"), ("rank", "r")) if name in shape
+            )
+            cells.append(
+                Cell(
+                    name=f"{task} {method}{size}",
+                    fixed={"method": method, "task": task, **shape, **protocol},
+                    search=search,
+                    first=(recipe,),
+                )
+            )
+    return tuple(cells)
+
+
+def build(profile: str) -> Space:
+    demo = profile == "demo"
+    shared = ablation.build(profile)
+    return Space(
+        name="table2",
+        title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
+        profile=profile,
+        base=_DEMO if demo else _PAPER,
+        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED), "method": tuple(_SHAPES)},
+        grid=_grid,
+        trials=shared.trials,
+        confirm_seeds=shared.confirm_seeds,
+        grace_steps=shared.grace_steps if demo else 2000,
+    )
+
+
+SPEC = Spec("table2", build)
