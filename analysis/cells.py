@@ -1,10 +1,11 @@
-"""Cells: what was planned, what was run, and the confirmed result of each, by (backbone, task)."""
+"""Cells: what was planned, what was run, and the confirmed result of each, by backbone, task and shots."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from analysis.load import Baseline, PlannedCell, Results
@@ -19,7 +20,13 @@ METHOD_LABELS = {
     "ulpt": "ULPT",
     "lora": "LoRA",
     "fine_tuning": "Fine-tuning",
+    "dpt": "DPT",
+    "bitfit": "BitFit",
+    "adapter": "Adapter",
 }
+
+
+_HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name: no folder, and both parts are its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +80,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What may stand in one table: one backbone on one task."""
+    """What may stand in one table: one backbone on one task, and of few-shot runs those of one size.
+
+    `backbone` and `task` are identities, which may be folders; `backbone_name` and `task_name` are for the reader.
+    """
 
     backbone: str
     task: str
+    shots: int | None
+    backbone_name: str
+    task_name: str
     cells: tuple[Cell, ...]
     trials: tuple[Trial, ...]
     zero_shot_accuracy: float | None
@@ -84,7 +97,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.task} with {self.backbone}"
+        return f"{self.task_name} with {self.backbone_name}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @property
     def confirmed(self) -> tuple[Cell, ...]:
@@ -102,28 +115,47 @@ def method_label(method: str) -> str:
     return METHOD_LABELS.get(method, method)
 
 
+def short_names(identities: Iterable[str]) -> dict[str, str]:
+    """What to call each: a folder by its last part, with as many before it as tell it from the others."""
+    parts = {each: [part for part in each.split("/") if part] for each in identities}
+
+    def name(each: str) -> str:
+        others = [own for other, own in parts.items() if other != each]
+        for many in range(1, len(parts[each]) + 1):
+            if all(parts[each][-many:] != own[-many:] for own in others):
+                return "/".join(parts[each][-many:])
+        return each
+
+    return {each: name(each) for each in parts}
+
+
 def groups(results: Results) -> tuple[Group, ...]:
-    """Every (backbone, task) planned or run, the one with most confirmed cells first."""
+    """Every (backbone, task, shots) planned or run, the one with most confirmed cells first."""
     planned = [cell for run in results.runs for cell in run.cells]
     everything: list[PlannedCell | Trial] = [*planned, *results.trials]
-    names = dict.fromkeys((each.backbone, each.task) for each in everything)
+    keys = dict.fromkeys((each.backbone, each.task, each.shots) for each in everything)
+    owned = [backbone for backbone, _, _ in keys if _HUB_NAME.fullmatch(backbone)]
+    backbones = short_names(backbone for backbone, _, _ in keys if backbone not in owned)
+    backbones |= {backbone: backbone for backbone in owned}
+    tasks = short_names(task for _, task, _ in keys)
     found = [
         _group(
-            backbone,
-            task,
-            [cell for cell in planned if (cell.backbone, cell.task) == (backbone, task)],
-            tuple(t for t in results.trials if (t.backbone, t.task) == (backbone, task)),
+            [cell for cell in planned if (cell.backbone, cell.task, cell.shots) == key],
+            tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
             results.baselines,
+            (backbones[key[0]], tasks[key[1]]),
         )
-        for backbone, task in names
+        for key in keys
     ]
     return tuple(sorted(found, key=lambda group: -len(group.confirmed)))
 
 
 def _group(
-    backbone: str, task: str, planned: list[PlannedCell], trials: tuple[Trial, ...], baselines: Iterable[Baseline]
+    planned: list[PlannedCell], trials: tuple[Trial, ...], baselines: Iterable[Baseline], names: tuple[str, str]
 ) -> Group:
+    planned = [_settled(cell, trials) for cell in planned]
     everything: list[PlannedCell | Trial] = [*planned, *trials]
+    backbone, task = everything[0].backbone, everything[0].task
     ids = dict.fromkeys(_identity(each) for each in everything)
     cells = tuple(
         _cell([c for c in planned if _identity(c) == each], [t for t in trials if _identity(t) == each]) for each in ids
@@ -137,11 +169,23 @@ def _group(
     return Group(
         backbone=backbone,
         task=task,
+        shots=everything[0].shots,
+        backbone_name=names[0],
+        task_name=names[1],
         cells=cells,
         trials=trials,
         zero_shot_accuracy=next((b.zero_shot_accuracy for b in mine if b.zero_shot_accuracy is not None), None),
         majority_accuracy=next((each for each in majority if each is not None), None),
     )
+
+
+def _settled(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
+    """The planned cell as it was run, where length or rank were searched inside it: as confirmed, else as first run."""
+    own = [t for t in trials if (t.cell, t.method) == (planned.name, planned.method)]
+    if not own or any(_identity(t) == _identity(planned) for t in own):
+        return planned
+    shown = next((t for t in own if t.confirmed), own[0])
+    return replace(planned, length=shown.length, rank=shown.rank, trainable_parameters=shown.trainable_parameters)
 
 
 def _identity(each: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:

@@ -31,6 +31,7 @@ class PlannedCell:
     task: str
     length: int | None
     rank: int | None
+    shots: int | None
     trainable_parameters: int | None
 
 
@@ -188,6 +189,7 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
                 task=config["task"],
                 length=integer(config, "length"),
                 rank=integer(config, "rank"),
+                shots=integer(config, "shots"),
                 trainable_parameters=integer(cell, "trainable_parameters"),
             )
         )

@@ -62,40 +62,53 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     return [text[0].upper() + text[1:] for text in found]
 
 
-def failures(trials: Sequence[Trial]) -> list[Failure]:
+def failures(groups: Sequence[Group]) -> list[Failure]:
     """Failed trials by exception type, most frequent first."""
-    failed = [t for t in trials if t.status == "failed"]
+    failed = [(t, _cell(group, t)) for group in groups for t in group.trials if t.status == "failed"]
     return [
         Failure(
             type=kind,
             count=count,
-            example=next(t.error_message or "" for t in failed if (t.error_type or "unknown") == kind),
-            cells=tuple(dict.fromkeys(t.cell for t in failed if (t.error_type or "unknown") == kind)),
+            example=next(t.error_message or "" for t, _ in failed if (t.error_type or "unknown") == kind),
+            cells=tuple(dict.fromkeys(cell for t, cell in failed if (t.error_type or "unknown") == kind)),
         )
-        for kind, count in Counter(t.error_type or "unknown" for t in failed).most_common()
+        for kind, count in Counter(t.error_type or "unknown" for t, _ in failed).most_common()
     ]
 
 
-def frozen(trials: Sequence[Trial]) -> list[str]:
-    """Trials that predicted one class at every evaluation: their prompt does nothing."""
+def frozen(groups: Sequence[Group]) -> list[str]:
+    """Trials that predicted one class at every evaluation: what they train does nothing."""
     return [
-        f"{t.cell}, learning rate {t.learning_rate}, seed {t.seed} ({t.phase}, {t.status}, {t.key})"
-        for t in trials
+        f"{_cell(group, t)}, learning rate {t.learning_rate}, seed {t.seed} ({t.phase}, {t.status}, {t.key})"
+        for group in groups
+        for t in group.trials
         if t.frozen
     ]
+
+
+def _cell(group: Group, trial: Trial) -> str:
+    """The cell's name, in which a space of several tasks writes the task: a folder not by its whole path."""
+    return trial.cell.replace(group.task, group.task_name).replace(group.backbone, group.backbone_name)
 
 
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     """How the numbers were made and what they cannot say."""
     found = [f"Protocol: {text}" for text in dict.fromkeys(t.protocol for t in results.trials if t.protocol)]
+    for group in groups:
+        if group.shots is not None:
+            found.append(
+                f"{group.title}: few-shot runs (shots = {group.shots}). They are not compared with the published "
+                "numbers, which come from all of the training data."
+            )
     if any(group.task == "movie_snippets" for group in groups):
         found.append(
             "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "
             "evidence, and a prompt trained on one must not be scored on the other."
         )
     subsets = {
-        (t.task, t.test_split, t.test_n, t.test_split_size)
-        for t in results.trials
+        (group.task_name, t.test_split, t.test_n, t.test_split_size)
+        for group in groups
+        for t in group.trials
         if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size
     }
     for task, split, n, size in sorted(subsets, key=str):

@@ -12,6 +12,8 @@ from typing import Any
 SCHEMA_VERSION = 1
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
+# Fields that came after the first records, at what was done before: such a configuration is the same as without them.
+_ADDED = {"warmup": 0.0, "holdout": "train"}
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -36,6 +38,7 @@ class Trial:
     task: str
     length: int | None
     rank: int | None
+    shots: int | None  # of a few-shot run
     learning_rate: float | None
     seed: int | None
     configuration: str
@@ -83,7 +86,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         raise ValueError(f"schema_version {version!r}, this report reads {SCHEMA_VERSION}")
     config = mapping(record, "config")
     provenance, error = record.get("provenance") or {}, record.get("error") or {}
-    free = {name: value for name, value in config.items() if name not in _SEED_FIELDS}
+    free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
         run=run,
@@ -95,6 +98,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         task=text(config, "task"),
         length=integer(config, "length"),
         rank=integer(config, "rank"),
+        shots=integer(config, "shots"),
         learning_rate=number(config, "learning_rate"),
         seed=integer(config, "seed"),
         configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],

@@ -27,12 +27,16 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """`info` computes what the table says, as typed rows; `render` only lays it out."""
+    """`info` computes what the table says, as typed rows; `render` only lays it out.
+
+    `across`: a table over tasks, whose `info` takes all groups of one backbone (and shots) together.
+    """
 
     name: str
     title: str
-    info: Callable[[Group], Any]  # its own info object, or Missing
+    info: Callable[[Any], Any]  # of a Group, or of a sequence of them: its own info object, or Missing
     render: Callable[[Any], Table]
+    across: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ class Column:
     title: str
     align: Literal["left", "right"] = "right"
     code: bool = False
+    once: bool = False  # a text that repeats the one above is not written again, save in CSV
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,16 @@ def latex_text(text: str) -> str:
     return re.sub(r"(^|[\s(\[])-(?=\d)", r"\1$-$", text)
 
 
+def _repeats(table: Table, number: int, column: int) -> bool:
+    """Whether this cell only repeats the one above, in a column that says so."""
+    rows = table.rows
+    return table.columns[column].once and number > 0 and rows[number][column] == rows[number - 1][column]
+
+
+def _shown(table: Table) -> list[list[str]]:
+    return [["" if _repeats(table, i, j) else x for j, x in enumerate(row)] for i, row in enumerate(table.rows)]
+
+
 def markdown(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
@@ -88,7 +99,7 @@ def markdown(table: Table) -> str:
     lines = [f"**{markdown_text(table.caption)}**", ""]
     lines += [line([markdown_text(c.title) for c in table.columns])]
     lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
-    for row in table.rows:
+    for row in _shown(table):
         lines.append(
             line([markdown_code(x) if c.code else markdown_text(x) for x, c in zip(row, table.columns, strict=True)])
         )
@@ -113,7 +124,7 @@ def latex(table: Table) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
     lines += [rf"\begin{{tabular}}{{{''.join(c.align[0] for c in table.columns)}}}", r"\toprule"]
     lines += [" & ".join(latex_text(c.title) for c in table.columns) + r" \\", r"\midrule"]
-    lines += [" & ".join(cell(x, c) for x, c in zip(row, table.columns, strict=True)) + r" \\" for row in table.rows]
+    lines += [" & ".join(cell(x, c) for x, c in zip(row, table.columns, strict=True)) + r" \\" for row in _shown(table)]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -129,13 +140,22 @@ def html(table: Table) -> Markup:
         return f"<tr>{''.join(parts)}</tr>"
 
     head = cells("th", [c.title for c in table.columns], True)
-    body = "\n".join(cells("td", list(row), False) for row in table.rows)
+    body = "\n".join(
+        cells("td", row, False).replace("<tr>", '<tr class="more">' if _continues(table, i) else "<tr>", 1)
+        for i, row in enumerate(_shown(table))
+    )
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     return Markup(
         f'<p class="caption">{escape(table.caption)}</p>\n'
         f'<div class="scroll"><table aria-label="{escape(table.caption)}"><thead>{head}</thead>\n'
         f"<tbody>{body}</tbody></table></div>\n{f'<ul class=notes>{notes}</ul>' if notes else ''}"
     )
+
+
+def _continues(table: Table, number: int) -> bool:
+    """Whether the next row belongs to this one: it repeats a text of it."""
+    following = number + 1
+    return following < len(table.rows) and any(_repeats(table, following, j) for j in range(len(table.columns)))
 
 
 def unbroken(text: str) -> str:

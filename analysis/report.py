@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, python puts this folder first: put the repository's root there
@@ -28,7 +29,7 @@ from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
 
 # the order of the page; plugins that are not named here come after these
-_ORDER = ("pareto", "budget", "table3", "table1", "rank", "learning_rate", "curves", "cells")
+_ORDER = ("pareto", "budget", "table3", "table1", "table2", "rank", "learning_rate", "curves", "cells")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,20 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One (backbone, task)."""
+    """One group: a backbone on a task."""
 
     group: Group
     headline: Headline
     items: tuple[Item, ...]
     missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What spans several sections: tables over all tasks of one backbone."""
+
+    title: str
+    items: tuple[Item, ...]
 
 
 def build(results: Results, out: Path) -> list[Section]:
@@ -65,13 +74,27 @@ def build(results: Results, out: Path) -> list[Section]:
             for suffix in suffixes:
                 for old in (folder / f"{name}.{suffix}", *folder.glob(f"{name}--*.{suffix}")):
                     old.unlink(missing_ok=True)
-    sections = [_section(group, tables, plots, out, len(found) > 1) for group in found]
+    families: dict[tuple[str, int | None], list[Group]] = {}
+    for group in found:
+        families.setdefault((group.backbone, group.shots), []).append(group)
+    of_groups = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in found])
+    of_families = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
+    sections = [
+        _section(group, families[group.backbone, group.shots], tables, plots, out, suffix)
+        for group, suffix in zip(found, of_groups, strict=True)
+    ]
+    overviews = [
+        _overview(family, tables, out, suffix)
+        for family, suffix in zip(families.values(), of_families, strict=True)
+        if len(family) > 1
+    ]
     context = {
         "title": ", ".join(run.name for run in results.runs),
+        "overviews": [overview for overview in overviews if overview.items],
         "sections": sections,
         "warnings": notes.warnings(results, found),
-        "failures": notes.failures(results.trials),
-        "frozen": notes.frozen(results.trials),
+        "failures": notes.failures(found),
+        "frozen": notes.frozen(found),
         "notes": notes.notes(results, found),
         "caveats": notes.caveats(),
         "provenance": [notes.provenance(run) for run in results.runs],
@@ -88,14 +111,22 @@ def build(results: Results, out: Path) -> list[Section]:
 
 
 def _section(
-    group: Group, tables: dict[str, TableSpec], plots: dict[str, PlotSpec], out: Path, several: bool
+    group: Group,
+    family: Sequence[Group],
+    tables: dict[str, TableSpec],
+    plots: dict[str, PlotSpec],
+    out: Path,
+    suffix: str,
 ) -> Section:
-    suffix = f"--{_slug(group.backbone)}--{_slug(group.task)}" if several else ""
+    """`family`: all groups of its backbone; what spans several of them is not the section's, but an overview's."""
     items, missing = [], []
     names = [*(n for n in _ORDER if n in tables or n in plots), *(n for n in (*tables, *plots) if n not in _ORDER)]
     for name in names:
         spec: TableSpec | PlotSpec = tables[name] if name in tables else plots[name]
-        info = spec.info(group)
+        if isinstance(spec, TableSpec) and spec.across:
+            info = spec.info(family) if len(family) == 1 else Missing("in the overview", quiet=True)
+        else:
+            info = spec.info(group)
         if isinstance(info, Missing):
             if not info.quiet:
                 missing.append(f"{spec.title}: {info.reason}.")
@@ -104,6 +135,17 @@ def _section(
         else:
             items.append(_figure(spec, info, out / "figures", f"{name}{suffix}"))
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
+
+
+def _overview(family: Sequence[Group], tables: dict[str, TableSpec], out: Path, suffix: str) -> Overview:
+    infos = [(name, spec, spec.info(family)) for name, spec in tables.items() if spec.across]
+    items = [
+        _table(spec, spec.render(info), out / "tables", f"{name}{suffix}")
+        for name, spec, info in infos
+        if not isinstance(info, Missing)
+    ]
+    title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
+    return Overview(title=title, items=tuple(items))
 
 
 def _table(spec: TableSpec, table: Table, folder: Path, stem: str) -> Item:
@@ -117,6 +159,22 @@ def _figure(spec: PlotSpec, info: object, folder: Path, stem: str) -> Item:
     caption = spec.caption(info)
     svg = style.inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), stem, caption)
     return Item(stem=stem, title=spec.title, svg=svg, caption=caption)
+
+
+def _shots(group: Group) -> str:
+    return f"{group.shots}-shot" if group.shots else ""
+
+
+def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
+    """What each adds to its files' names: nothing when it is the only one, and never what another adds."""
+    if len(names) == 1:
+        return [""]
+    found: list[str] = []
+    for parts in names:
+        own = "".join(f"--{_slug(part)}" for part in parts if part)
+        tries = chain([own], (f"{own}-{again}" for again in count(2)))
+        found.append(next(suffix for suffix in tries if suffix not in found))
+    return found
 
 
 def _slug(text: str) -> str:

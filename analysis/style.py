@@ -25,6 +25,7 @@ INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 _BLUE, _VERMILLION, _GREEN, _ORANGE, _SKY, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 _PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", _BLUE: "var(--blue)"}
 PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
+_PER_ROW = 3  # panels
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _METHODS = {
     "lopt1": (_BLUE, "o"),
@@ -34,7 +35,11 @@ _METHODS = {
     "ulpt": (_PURPLE, "v"),
     "lora": (_SKY, "P"),
     "fine_tuning": (MUTED, "X"),
+    "dpt": (_BLUE, "p"),  # LoPT-1 by another name
+    "bitfit": (INK, "<"),
+    "adapter": (INK, ">"),
 }
+_OTHERS = ("h", "*", "d", "8")  # of methods that plugins bring
 
 RC: Any = {  # Any: the type stubs want a literal key each
     "svg.hashsalt": "analysis",
@@ -72,7 +77,8 @@ RC: Any = {  # Any: the type stubs want a literal key each
 
 
 def method_style(method: str) -> tuple[str, str]:
-    return _METHODS.get(method, (INK, "h"))
+    """Colour and marker; a method that is not known here gets one of a few markers by its name."""
+    return _METHODS.get(method, (INK, _OTHERS[sum(method.encode()) % len(_OTHERS)]))
 
 
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str, str]]:
@@ -98,7 +104,7 @@ def rank_legend(figure: Figure, styles: Mapping[int | None, tuple[str, str, Any]
 
 def panels(count: int, *, width: float = 7.2, height: float = 3.4, right: float = 0.985) -> tuple[Figure, list[Axes]]:
     """A figure (inches) of `count` panels side by side, three a row, of one y axis."""
-    columns, rows = min(count, 3), -(-count // 3)
+    columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)
     figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows))
     top = 1 - 0.5 / figure.get_figheight()
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -109,6 +115,12 @@ def panels(count: int, *, width: float = 7.2, height: float = 3.4, right: float 
     for unused in flat[count:]:
         unused.set_visible(False)
     return figure, flat[:count]
+
+
+def y_label(panels: Sequence[Axes], text: str) -> None:
+    """The y axis that all panels share is named at the first of each row."""
+    for axes in panels[::_PER_ROW]:
+        axes.set_ylabel(text)
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -139,9 +151,15 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
     axes.set_xlim(low, high)
     subs = (1.0, 2.0, 5.0) if roomy and high / low < 2000 else (1.0, 3.0) if high / low < 30 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", bottom=False)
+
+
+def _plain(x: float) -> str:
+    if x >= 1e6:
+        return f"{x / 1e6:,g}M"
+    return f"{x:,.0f}" if x >= 1 else f"{x:g}" if x > 9e-4 else f"{x:.0e}".replace("e-0", "e-")
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:

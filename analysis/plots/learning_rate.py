@@ -69,7 +69,7 @@ def draw(info: Info) -> Figure:
             axes.set_xlabel("learning rate")
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
         style.rank_legend(figure, looks, lines=False)
-        panels[0].set_ylabel("selection accuracy, %")
+        style.y_label(panels, "selection accuracy, %")
         return figure
 
 

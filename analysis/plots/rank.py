@@ -82,7 +82,7 @@ def draw(info: Info) -> Figure:
                 ]
                 axes.errorbar(xs, ys, yerr=bars, color=colour, elinewidth=1, alpha=0.5, fmt="none", zorder=3)
                 axes.plot(xs, ys, marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4)
-        panels[0].set_ylabel("test accuracy, %")
+        style.y_label(panels, "test accuracy, %")
         for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
             if info.full is not None:
                 axes.annotate(
@@ -96,7 +96,12 @@ def draw(info: Info) -> Figure:
                     path_effects=style.halo(),
                 )
             ends = [
-                (line.ranks[-1] * 1.03, 100 * line.accuracies[-1].mean, f"n={line.length}", looks[line.length][0])
+                (
+                    line.ranks[-1] * 1.03,
+                    100 * line.accuracies[-1].mean,
+                    f"n={line.length}" if line.length is not None else "",
+                    looks[line.length][0],
+                )
                 for line in info.lines
                 if line.method == method
             ]

@@ -39,7 +39,6 @@ def compute(group: Group) -> Info | Missing:
         cell = group.find(sst2.method, sst2.length, sst2.rank)
         ours = cell.accuracy if cell else None
         point = points.get((name, group.task), sst2)
-        obstacle = published.obstacle(group, cell, point) if cell and ours else "not run"
         rows.append(
             Row(
                 cell=name,
@@ -49,7 +48,7 @@ def compute(group: Group) -> Info | Missing:
                 parameters=cell.trainable_parameters if cell else None,
                 ours=ours,
                 missing="not confirmed" if cell and cell.trials else "not run",
-                difference=obstacle or f"{100 * ours.mean - point.accuracy_percent:+.1f}" if ours else "–",
+                difference=published.difference(group, cell, point),
             )
         )
     return Info(group=group, rows=tuple(rows))

@@ -15,10 +15,22 @@ WIDTH = 576
 TABLE3 = [("prompt_tuning", 10, None), *(("lopt1", n, r) for n in (10, 20, 30) for r in (1, 2, 5))]
 
 
-def parameters(method: str, length: int, rank: int | None, width: int) -> int:
+TABLE2: list[tuple[str, int | None, int | None]] = [
+    ("fine_tuning", None, None), ("lora", None, 32), ("prompt_tuning", 100, None), ("dept", 40, 45),
+    ("lopt1", 20, 5), ("lopt2", 20, 5),
+]  # fmt: skip
+
+
+def parameters(method: str, length: int | None, rank: int | None, width: int) -> int:
+    if method == "fine_tuning":
+        return 222_903_552
+    if method == "lora":
+        return 72 * (rank or 0) * 2 * width
+    length = length or 0
     if rank is None:
         return length * width
-    return rank * (length + width) if method == "lopt1" else 2 * rank * width
+    others = {"lopt1": rank * (length + width), "dept": length * width + rank * (256 + width)}
+    return others.get(method, 2 * rank * width)
 
 
 @dataclass
@@ -33,17 +45,18 @@ class Store:
     test_split: str = "test"
     test_n: int = 600
     split_size: int = 2000
-    cells: list[tuple[str, int, int | None]] = field(default_factory=lambda: list(TABLE3))
+    cells: list[tuple[str, int | None, int | None]] = field(default_factory=lambda: list(TABLE3))
     made: int = 0
 
     @property
     def path(self) -> Path:
         return self.root / self.name
 
-    def cell_name(self, method: str, length: int, rank: int | None) -> str:
-        return f"{method} n={length}" + (f" r={rank}" if rank is not None else "")
+    def cell_name(self, method: str, length: int | None, rank: int | None) -> str:
+        sizes = (f" n={length}" if length is not None else "", f" r={rank}" if rank is not None else "")
+        return method + "".join(sizes)
 
-    def record(self, method: str, length: int, rank: int | None, **changes: Any) -> dict[str, Any]:
+    def record(self, method: str, length: int | None, rank: int | None, **changes: Any) -> dict[str, Any]:
         """A record of a search trial, changed as told; dotted names reach into the config: `config__seed=2`."""
         self.made += 1
         accuracy = changes.pop("selection_accuracy", 0.8)
@@ -64,7 +77,7 @@ class Store:
             "width": self.width,
             "trainable_parameters": counted,
             "stored_parameters": counted,
-            "materialised_parameters": length * self.width,
+            "materialised_parameters": (length or 0) * self.width,
             "steps": 50,
             "max_steps": 50,
             "evaluations": [
@@ -109,10 +122,12 @@ class Store:
         (folder / f"{record['key']}.json").write_text(json.dumps(record))
         return record
 
-    def search(self, method: str, length: int, rank: int | None, **changes: Any) -> dict[str, Any]:
+    def search(self, method: str, length: int | None, rank: int | None, **changes: Any) -> dict[str, Any]:
         return self.put(self.record(method, length, rank, **changes))
 
-    def confirm(self, method: str, length: int, rank: int | None, accuracy: float, **changes: Any) -> dict[str, Any]:
+    def confirm(
+        self, method: str, length: int | None, rank: int | None, accuracy: float, **changes: Any
+    ) -> dict[str, Any]:
         values = {
             "phase": "confirm",
             "test_accuracy": accuracy,
@@ -171,6 +186,12 @@ class Store:
 def store(tmp_path: Path) -> Callable[..., Store]:
     """Makes a store under one `results` folder: `store()`, `store(name=..., backbone=...)`."""
     return lambda **options: Store(root=tmp_path / "results", **options)
+
+
+@pytest.fixture
+def table2_cells() -> list[tuple[str, int | None, int | None]]:
+    """One setting of each of Table 2's six methods."""
+    return list(TABLE2)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis.cells import groups
+from analysis.cells import groups, short_names
 from analysis.load import ReportError, find_runs, load, resolve
 from analysis.records import row
 
@@ -85,6 +85,64 @@ def test_damaged_manifest_is_an_error(store, text):
 
 def test_nan_reads_as_missing(store):
     assert row(store().record("lopt1", 10, 1, selection_accuracy=None, wall_time_s=float("nan"))).wall_time_s is None
+
+
+def test_fields_that_are_new_or_unknown_do_not_matter(store):
+    old = store().record("lopt1", 10, 1)
+    new = json.loads(json.dumps(old))
+    new["config"] |= {"warmup": None, "shots": None, "holdout": None}
+    for each in new["evaluations"]:
+        each |= {"selection_macro_f1": 0.7, "of_tomorrow": [1]}
+    assert row(new | {"of_tomorrow": {}}) == row(old)  # the same configuration, too: its seeds are pooled
+    new["config"] |= {"warmup": 500, "holdout": "halve", "shots": 16, "of_tomorrow": {"a": 1}}
+    assert row(new).shots == 16 and row(new).configuration != row(old).configuration
+
+
+def test_few_shot_runs_are_a_group_of_their_own(store):
+    s = store(cells=[("lopt1", 10, 1)])
+    s.confirm("lopt1", 10, 1, 0.9)
+    for shots in (4, 16):
+        s.confirm("lopt1", 10, 1, 0.7, config__shots=shots)
+    assert {group.title for group in groups(load([s.write()]))} == {
+        "movie_snippets with embedded",
+        "movie_snippets with embedded (4-shot)",
+        "movie_snippets with embedded (16-shot)",
+    }
+
+
+def test_a_planned_cell_whose_size_was_searched_is_the_confirmed_one(store):
+    s = store(cells=[("dept", None, None)])
+    s.search("dept", 80, 15, cell="dept")
+    s.confirm("dept", 40, 45, 0.8, cell="dept")
+    (group,) = groups(load([s.write()]))
+    assert {(c.length, c.rank, c.planned) for c in group.cells} == {(80, 15, False), (40, 45, True)}
+    assert [cell.label for cell in group.confirmed] == ["DePT n=40 r=45"]
+
+
+def test_labels_of_methods_without_a_length_or_of_plugins(store):
+    s = store(cells=[("lora", None, 8), ("fine_tuning", None, None), ("mine", 5, None)])
+    (group,) = groups(load([s.write()]))
+    assert [cell.label for cell in group.cells] == ["LoRA r=8", "Fine-tuning", "mine n=5"]
+
+
+@pytest.mark.parametrize(
+    ("identities", "names"),
+    [
+        (["/data/me/tickets", "sst2"], ["tickets", "sst2"]),
+        (["/data/me/tickets/"], ["tickets"]),
+        (["/data/me/tickets", "/data/you/tickets"], ["me/tickets", "you/tickets"]),
+        (["/data/sst2", "sst2"], ["data/sst2", "sst2"]),
+        (["/tickets", "tickets", "/"], ["/tickets", "tickets", "/"]),
+    ],
+)
+def test_folders_are_called_by_their_last_part(identities, names):
+    assert list(short_names(identities).values()) == names
+
+
+def test_backbones_of_the_hub_keep_their_owner(store):
+    names = {"/models/gpt2-large": "gpt2-large", "google-t5/t5-base": "google-t5/t5-base", "./t5/": "t5"}
+    paths = [store(name=f"run{i}", backbone=each).write() for i, each in enumerate(names)]
+    assert {group.backbone: group.backbone_name for group in groups(load(paths))} == names
 
 
 def test_frozen_is_one_class_at_every_evaluation(store):

@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
-from analysis import style
-from analysis.cells import groups
+from analysis import published, style
+from analysis.cells import METHOD_LABELS, groups
 from analysis.load import load
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
-from analysis.render import Table
+from analysis.render import Table, csv
 from analysis.style import spread
 
 TABLES, PLOTS = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
@@ -31,8 +32,9 @@ def bare(store):
 def test_table_contract(name, full, bare):
     spec = TABLES[name]
     for group in (full, bare):
-        info = spec.info(group)
-        assert info == spec.info(group)  # computed from the group alone
+        of = (group,) if spec.across else group
+        info = spec.info(of)
+        assert info == spec.info(of)  # computed from the group alone
         if isinstance(info, Missing):
             assert info.reason
         else:
@@ -66,6 +68,60 @@ def test_published_points_only_where_comparable(store, full):
     s.confirm("lopt1", 10, 1, 0.9)
     s.confirm("lopt1", 10, 2, 0.92)
     assert len(PLOTS["pareto"].info(groups(load([s.write()]))[0]).published) == 11  # table 3, and LoPT-2 of table 1
+
+
+@pytest.fixture
+def all_methods(store, table2_cells):
+    """Table 2's six methods, ULPT and one of a plugin, from 1,152 to 222,903,552 parameters, on SST-2 with T5-base."""
+    more = [("lora", None, 8), ("ulpt", 20, 16), ("ulpt", 20, 64), ("mine", None, 1)]
+    s = store(backbone="t5-base", task="sst2", width=768, test_split="validation", cells=[*table2_cells, *more])
+    s.test_n = s.split_size = 872
+    for i, (method, length, rank) in enumerate(s.cells):
+        for rate in (1e-5, 1e-3, 0.3):
+            s.search(method, length, rank, config__learning_rate=rate, selection_accuracy=0.6 + 0.01 * i)
+        s.confirm(method, length, rank, 0.9 + 0.004 * i)
+    return groups(load([s.write()]))[0]
+
+
+@pytest.mark.parametrize("name", {**TABLES, **PLOTS})
+def test_every_method_is_shown(name, all_methods):
+    if name in TABLES:
+        spec = TABLES[name]
+        info = spec.info((all_methods,) if spec.across else all_methods)
+        if not isinstance(info, Missing):
+            assert "None" not in csv(spec.render(info))
+    else:
+        figure = PLOTS[name].draw(PLOTS[name].info(all_methods))
+        figure.canvas.draw()
+        shown = {text.get_text() for text in figure.findobj(Text)}
+        assert not [text for text in shown if "None" in text]
+        if name != "rank":  # which needs two ranks at one length
+            assert shown >= {"Fine-tuning", "LoRA", "DePT", "LoPT-1", "LoPT-2", "ULPT", "Prompt tuning", "mine"}
+
+
+def test_pareto_from_a_thousand_to_200_million(all_methods):
+    info = PLOTS["pareto"].info(all_methods)
+    assert {"LoRA r=8", "LoRA r=32", "Fine-tuning", "mine r=1", "n=40 r=45"} <= {p.label for p in info.points}
+    assert {"bitfit", "adapter", "dpt"} <= {p.method for p in info.published}
+    figure = PLOTS["pareto"].draw(info)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    assert {"BitFit", "Adapter", "DPT"} <= {text.get_text() for text in legend.get_texts()}
+    foot = figure.axes[-1]
+    ticks = [t for t in foot.get_xticklabels() if foot.get_xlim()[0] <= t.get_position()[0] <= foot.get_xlim()[1]]
+    assert {"10,000", "1M", "100M"} <= {tick.get_text() for tick in ticks}
+    boxes = sorted((tick.get_window_extent().x0, tick.get_window_extent().x1) for tick in ticks)
+    assert all(after[0] > before[1] for before, after in pairwise(boxes))
+
+
+def test_known_methods_look_different():
+    names = [*METHOD_LABELS]
+    assert len({style.method_style(name) for name in names}) == len(names)
+    assert {point.method for point in published.POINTS} <= set(names)
+    assert style.method_style("mine") == style.method_style("mine") != style.method_style("yours")
 
 
 def test_hostile_names_draw(store):

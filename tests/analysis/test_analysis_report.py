@@ -121,6 +121,62 @@ def test_several_groups_have_their_own_files_and_stale_ones_go(store, tmp_path, 
     assert sorted(path.name for path in (out / "tables").glob("*.md")) == ["budget.md", "cells.md", "table3.md"]
 
 
+def test_folders_show_only_their_last_part(store, tmp_path, capsys):
+    s = store(backbone="/models/gpt2-large", task="/data/me/tickets", cells=[("lora", None, 8), ("lopt1", 20, 5)])
+    s.confirm("lora", None, 8, 0.9, cell="/data/me/tickets lora r=8", test_split_size=6000)
+    s.confirm("lopt1", 20, 5, 0.8, cell="/data/me/tickets lopt1")
+    s.search("lopt1", 20, 5, cell="/data/me/tickets lopt1", status="failed", error={"type": "E", "message": "no"})
+    s.search(
+        "lopt1", 20, 5, cell="/data/me/tickets lopt1",
+        evaluations=[{"step": 10, "selection_accuracy": 0.5, "top_class_share": 1.0}],
+    )  # fmt: skip
+    _, html, markdown, said = report(s.write(), tmp_path, capsys)
+    for text in (html, markdown, said):
+        assert "/data/me" not in text and "/models" not in text
+        assert "tickets with gpt2-large" in text
+    assert "tickets lopt1, learning rate" in html and "in tickets lopt1" in html
+
+
+def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsys):
+    cells = [("lora", None, 8), ("lopt1", 20, 5)]
+    paths = [str(store(name=task, task=task, backbone="t5-base", cells=cells).write()) for task in ("rte", "cb")]
+    out = tmp_path / "out"
+    assert main([*paths, "--out", str(out)]) == 0
+    html, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert [path.name for path in sorted((out / "tables").glob("table2*.md"))] == ["table2.md"]
+    for text in (html, markdown):
+        assert text.count("Six methods on five tasks") == 1
+        assert text.index("All tasks with t5-base") < text.index("Six methods") < text.index("rte with t5-base")
+    other = store(name="other", task="cb", backbone="embedded", cells=cells).write()
+    assert main([*paths, str(other), "--out", str(out)]) == 0
+    names = {path.name for path in (out / "tables").glob("table2*.md")}
+    assert names == {"table2--t5-base.md", "table2--embedded--cb.md"}
+
+
+def test_groups_that_are_called_alike_do_not_share_files(store, tmp_path, capsys):
+    paths = [
+        str(store(name=f"run{i}", task=task, cells=[("lora", None, 8)]).write())
+        for i, task in enumerate(("/data/Билеты", "/data/Счета", "/a/tickets", "/b/tickets"))
+    ]
+    assert main([*paths, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "tables").glob("cells*.md")) == [
+        "cells--embedded--a-tickets.md",
+        "cells--embedded--b-tickets.md",
+        "cells--embedded--other-2.md",
+        "cells--embedded--other.md",
+    ]
+
+
+def test_few_shot_is_said(store, tmp_path, capsys):
+    s = store(task="rte", backbone="t5-base", cells=[])
+    for method, length, rank in (("lora", None, 8), ("lopt1", 20, 5)):
+        s.confirm(method, length, rank, 0.8, config__shots=16)
+    _, html, markdown, said = report(s.write(), tmp_path, capsys)
+    for text in (html, markdown):
+        assert "few-shot runs (shots = 16)" in text and "not compared with the published numbers" in text
+    assert "On rte with t5-base (16-shot)" in said
+
+
 def test_headline_claims_no_more_than_the_data(store):
     s = store(name="a", test_n=600)
     s.confirm("prompt_tuning", 10, None, 0.90, selection_accuracy=0.90)

@@ -6,7 +6,7 @@ from analysis import published, render
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
-from analysis.tables import budget, cells, table1, table3
+from analysis.tables import budget, cells, table1, table2, table3
 
 PAPER = {
     "backbone": "gpt2-large",
@@ -82,6 +82,127 @@ def test_table1_does_not_apply_without_lopt2(full_run):
     assert isinstance(table1.compute(only_group(full_run)), Missing)
 
 
+def test_table3_does_not_apply_to_table2s_own_cells(store, table2_cells):
+    assert isinstance(table3.compute(only_group(store(cells=table2_cells).write())), Missing)
+
+
+T5 = {"backbone": "t5-base", "width": 768, "test_split": "validation"}
+SCORED = {"sst2": (872, 872), "boolq": (1635, 3270), "rte": (139, 277), "wic": (319, 638), "cb": (28, 56)}
+
+
+def t5_groups(store, of, table2_cells, **changes):
+    """Groups of T5-base, one a task, with all six methods confirmed at 80 %."""
+    paths = []
+    for task, test_n in of.items():
+        s = store(name=task.rsplit("/", 1)[-1], task=task, cells=table2_cells, **T5)
+        s.test_n, s.split_size = test_n, test_n
+        for method, length, rank in table2_cells:
+            s.confirm(method, length, rank, 0.8, **changes)
+        paths.append(s.write())
+    return groups(load(paths))
+
+
+def test_table2_has_a_row_a_method_and_a_column_a_task(store, table2_cells):
+    found = t5_groups(store, {"rte": 139, "cb": 28}, table2_cells)
+    table = table2.render(table2.compute(found))
+    assert [column.title for column in table.columns[2:]] == ["params", "SST-2 %", "BoolQ %", "RTE %", "WiC %", "CB %"]
+    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    assert list(dict.fromkeys(name for name, _ in rows)) == [
+        "Fine-tuning", "LoRA", "PT (n=100)", "DePT", "LoPT-1", "LoPT-2"
+    ]  # fmt: skip
+    assert rows["LoRA", "published"] == ("3.8M", "94.3", "81.3", "75.5", "68.3", "92.9")
+    assert rows["LoRA", "ours (N)"] == ("3,538,944", "", "", "80.0 (1)", "", "80.0 (1)")
+    assert rows["LoRA", "95 % CI"][:3] == ("", "", "") and rows["LoRA", "95 % CI"][3] == "[72.6, 85.8]"
+    assert rows["LoRA", "difference, pp"] == ("", "", "", "+4.5", "", "-12.9")
+    assert rows["LoPT-1", "difference, pp"] == ("", "", "", "subset of split", "", "subset of split")
+    notes = " ".join(table.notes)
+    assert "LoRA r=32 (RTE, CB); DePT n=40 r=45 (RTE, CB)" in notes and "RTE 139, CB 28" in notes
+    assert published.MIXED_PROTOCOLS in table.notes
+
+
+def test_table2_takes_of_several_settings_the_best_on_selection(store):
+    s = store(task="sst2", test_n=872, split_size=872, cells=[("fine_tuning", None, None)], **T5)
+    s.confirm("lora", None, 8, 0.95, selection_accuracy=0.80)
+    s.confirm("lora", None, 32, 0.90, selection_accuracy=0.85)
+    row = next(row for row in table2.compute(groups(load([s.write()]))).rows if row.cell == "LoRA")
+    assert (row.entries[0].size, row.entries[0].difference) == ("r=32", "-4.3")
+
+
+def test_table2_has_a_column_for_another_task_without_published_numbers(store, table2_cells):
+    found = t5_groups(store, {"/data/me/tickets": 300}, table2_cells)
+    table = table2.render(table2.compute(found))
+    assert table.columns[-1].title == "tickets %"
+    assert {row[-1] for row in table.rows} == {"", "80.0 (1)", "[75.1, 84.1]"}
+    assert not any("difference" in row[1] for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        ([("lora", None, 8), ("dept", 40, 45)], True),
+        ([("lopt1", 20, 5), ("lopt2", 20, 5)], True),
+        ([("lora", None, 8), ("lora", None, 32)], False),
+        ([("lopt1", 20, 5), ("prompt_tuning", 100, None)], False),
+        ([("lopt1", 10, 5), ("fine_tuning", None, None)], False),
+    ],
+)
+def test_table2_needs_two_of_its_methods(store, cells, shown):
+    info = table2.compute(groups(load([store(cells=cells).write()])))
+    assert isinstance(info, table2.Info) == shown
+
+
+@pytest.mark.parametrize("task", ["boolq", "rte", "wic", "cb"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_halved_rows_are_compared_with_halves_and_lopts_with_the_whole(store, task, whole, table2_cells):
+    (group,) = t5_groups(store, {task: SCORED[task][whole]}, table2_cells)
+    found = {}
+    for point in published.table("table2"):
+        if point.task == task:
+            cell = max((c for c in group.cells if c.method == point.method), key=lambda c: c.name)
+            found[point.method] = published.obstacle(group, cell, point)
+    halved, others = {"fine_tuning", "lora", "dept"}, {"prompt_tuning", "lopt1", "lopt2"}
+    if whole:
+        assert found == dict.fromkeys(halved, "other split") | dict.fromkeys(others, None)
+    else:
+        assert found == dict.fromkeys(halved, None) | dict.fromkeys(others, "subset of split")
+    drawn = {point.method for point in published.comparable(group)}
+    assert drawn == (others if whole else halved)
+
+
+def test_the_size_of_the_split_does_not_matter(store, table2_cells):
+    (group,) = t5_groups(store, {"rte": 139}, table2_cells, test_split_size=277)
+    point = next(p for p in published.table("table2") if (p.method, p.task) == ("dept", "rte"))
+    assert published.obstacle(group, group.find("dept", 40, 45), point) is None
+
+
+def test_few_shot_is_not_compared(store, table2_cells):
+    found = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
+    (group,) = [each for each in found if each.shots]
+    assert published.comparable(group) == ()
+    rows = table2.render(table2.compute([group])).rows
+    assert {row[5] for row in rows if row[1] == "difference, pp"} == {"few-shot"}
+
+
+def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
+    for changes, expected in (
+        ({"backbone": "/models/gpt2-large/"}, "-2.1"),
+        ({"task": "/data/me/sst2"}, "other backbone or task"),
+    ):
+        s = store(**(PAPER | changes), name=expected, cells=[("lopt1", 10, 2)])
+        s.confirm("lopt1", 10, 2, 0.90)
+        info = table3.compute(only_group(s.write()))
+        assert next(row for row in info.rows if row.cell == "n=10 r=2").difference == expected
+        caption = table3.render(info).caption
+        assert "/" not in caption and caption.endswith("sst2 with gpt2-large")
+
+
+def test_a_difference_of_nothing_has_no_minus(store):
+    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s.confirm("lopt1", 10, 2, 0.9208)
+    row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
+    assert row.difference == "+0.0"
+
+
 def test_budget_gives_the_line_of_the_seed_best_on_selection(store):
     s = store()
     s.confirm("lopt1", 10, 1, 0.95, selection_accuracy=0.80, config__seed=1)
@@ -144,6 +265,18 @@ def test_every_format_escapes():
     header = next(line for line in markdown.splitlines() if line.startswith("| "))
     assert header.replace(r"\|", "").count("|") == 3
     assert len(render.csv(table).splitlines()) == 2
+
+
+def test_a_repeated_text_is_written_once_save_in_csv():
+    table = render.Table(
+        caption="c",
+        columns=(render.Column(title="method", align="left", once=True), render.Column(title="x")),
+        rows=(("LoRA", "1"), ("LoRA", "1"), ("DePT", "1")),
+    )
+    assert render.csv(table) == "method,x\nLoRA,1\nLoRA,1\nDePT,1\n"
+    for text in (render.html(table), render.markdown(table), render.latex(table)):
+        assert (text.count("LoRA"), text.count("DePT")) == (1, 1)
+    assert render.html(table).count('<tr class="more">') == 1
 
 
 def test_latex_signs():
