@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,12 @@ class Prompt:
     config: TrialConfig
     factors: Mapping[str, Tensor]
     soft: SoftPrompt | None
-    test_accuracy: float | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """On the reported split, as recorded."""
+        return self.recorded.get("test_accuracy")
 
     @property
     def prompt_PH(self) -> Tensor:
@@ -162,11 +167,10 @@ def load_prompt(folder: str | Path) -> Prompt:
             )
     try:
         described = json.loads((folder / _DESCRIPTION).read_text())
-        config, tensors = TrialConfig.from_dict(described["config"]), load_file(folder / _TENSORS)
-    except ValueError:
-        raise
+        values, tensors = described["config"], load_file(folder / _TENSORS)
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}): copy it again") from None
+    config = TrialConfig.from_dict(values)
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
     soft, method = None, methods.get(config.method)
     if isinstance(method, PromptMethod):
@@ -177,7 +181,8 @@ def load_prompt(folder: str | Path) -> Prompt:
         if soft.length != config.length:
             raise ValueError(f"{folder} is damaged: the prompt has {soft.length} rows, its length is {config.length}")
         _check_remade(method, config, factors, soft, folder)
-    return Prompt(config, factors, soft, described.get("test_accuracy"))
+    recorded = {name: value for name, value in described.items() if name not in ("format", "key", "config")}
+    return Prompt(config, factors, soft, recorded)
 
 
 def _check_remade(
@@ -193,6 +198,8 @@ def _check_remade(
     pairs = ((remade.prompt, soft.prompt), (remade.update, soft.update))
     for made, stored in pairs:
         if (made is None) != (stored is None) or (
-            made is not None and stored is not None and not bool((made - stored).abs().max() <= 1e-4)
+            made is not None
+            and stored is not None
+            and not (made.shape == stored.shape and bool((made - stored).abs().max() <= 1e-4))
         ):
             raise ValueError(f"{folder} is damaged: its factors do not give its prompt")

@@ -243,7 +243,7 @@ def encode(
     A long input loses the end of `task.cut`, never a word of the template.
 
     Raises:
-        ValueError: the template alone is longer than `most`.
+        ValueError: the template, with the other columns in it, is longer than `most`.
     """
     cut = False
     fields = dict(fields)
@@ -257,9 +257,11 @@ def encode(
         # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
         inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
         if len(inside) <= excess:
+            others = ", ".join(name for name in task.columns if name != task.cut)
+            filled = f", with {others} in it," if others else ""
             raise ValueError(
-                f"the template {template!r} leaves no room for text in {most} tokens: shorten it or the prompt, or "
-                "raise max_tokens"
+                f"the template {template!r}{filled} leaves no room for {task.cut} in {most} tokens: shorten it or the "
+                "prompt, or raise max_tokens"
             )
         kept = fields[task.cut][: inside[-excess] - start].rstrip()
         shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]
@@ -416,7 +418,7 @@ def _of_length(
     if not inside.any():
         raise ValueError(
             f"train_min_tokens is {least} and train_max_tokens {longest}, but the training texts have "
-            f"{lengths.min()} to {lengths.max()} tokens"
+            f"{lengths.min()} to {lengths.max()} tokens: give other limits, or none"
         )
     return kept[inside], f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
 

@@ -6,6 +6,7 @@ runs in another process) can write that record at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -78,8 +79,26 @@ def tune_function(job: Mapping[str, Any]) -> None:
     from ray import tune
 
     set_threads(job["threads"])
-    for report in execute(job):
-        tune.report(report)
+    try:
+        for report in execute(job):
+            tune.report(report)
+    finally:
+        release_memory()
+
+
+def release_memory() -> None:
+    """Gives back what a trial has left free: the next one in this process runs in another thread, for which glibc keeps
+    memory apart, so that a worker would grow with every trial."""
+    import ctypes
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def set_threads(threads: int | None) -> None:
@@ -97,14 +116,16 @@ def prepare(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         the resolved configurations, or one `{"error": line}`.
     """
-    from lopt import backbones, data
+    from lopt import backbones, data, methods
     from lopt.training import resolve
 
     found = []
     try:
         for values in configs:
             config = resolve(TrialConfig.from_dict(values))
-            backbone = backbones.load(config.backbone, config.precision)
+            method = methods.get(config.method)
+            method.require()
+            backbone = backbones.load(config.backbone, method.weights_precision(config.precision))
             backbone.label_ids(config.label_words or ())
             data.prepare(config, backbone)
             found.append(config.to_dict())

@@ -1,9 +1,12 @@
-"""Six methods with small budgets on the benchmark tasks, with the embedded backbone: real text, real weights, two cores.
+"""Six methods with small budgets on the benchmark tasks, with the embedded backbone: real text, real weights, two
+cores.
 
-    LOPT_DATA_DIR=<mirror> python sweeps/run.py --space docs/runs/six_tasks.py --name six-tasks-sst2 --set task=sst2 --seeds 3
+    LOPT_DATA_DIR=<mirror> python sweeps/run.py --space docs/runs/six_tasks.py --name six-tasks-sst2
+    LOPT_DATA_DIR=<mirror> python sweeps/run.py --space docs/runs/six_tasks.py --name six-tasks-few-shot --profile demo
 
-Profile paper is SST-2: 60 steps of batch 16, three rates a method. Profile demo is every other task: few-shot, two rates a method,
-one confirm seed. Learning rates fall linearly and are searched around what sixty steps can use; the recipes are made for thousands.
+Profile paper is SST-2: 60 steps of batch 16, three rates a method, three confirm seeds. Profile demo is every other
+task: 32 examples of each class, 30 steps of batch 8, two rates a method, one confirm seed. Learning rates fall
+linearly and are searched around what so few steps can use; the recipes are made for thousands.
 """
 
 from sweeps.space import Cell, Real, Space, Spec
@@ -34,7 +37,7 @@ SST2 = {
     "train_max_tokens": 24,
     "label_words": (" bad", " great"),
 }
-FEW = {"batch_size": 8, "max_steps": 40, "eval_every": 20, "shots": 32, "test_examples": 500}
+FEW = {"batch_size": 8, "max_steps": 30, "eval_every": 10, "shots": 32, "test_examples": 500}
 
 
 def grid(axes):
@@ -65,7 +68,7 @@ def build(profile):
         grid=grid,
         trials=2 if few else 3,
         confirm_seeds=1 if few else 3,
-        grace_steps=20,
+        grace_steps=10 if few else 20,
     )
 
 

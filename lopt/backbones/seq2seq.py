@@ -22,7 +22,8 @@ class Seq2SeqBackbone(FrozenModel):
         self._sentinel_id = tokenizer.get_vocab().get(SENTINEL)
         if self._sentinel_id is None:
             raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; encoder-decoders of T5's kind have")
-        self._start_id = model.config.decoder_start_token_id
+        start_id = getattr(model.config, "decoder_start_token_id", None)
+        self._start_id = model.config.pad_token_id if start_id is None else start_id  # T5 starts with padding
         # Positions are relative, so a longer input is possible; T5 was trained on 512 tokens.
         window = int(getattr(model.config, "n_positions", None) or 512)
         super().__init__(name, revision, model, tokenizer, window=window)

@@ -115,6 +115,9 @@ class Method(ABC):
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
         """Raises ValueError when an option's value is invalid; every option is present."""
 
+    def require(self) -> None:  # noqa: B027  # most methods need nothing more
+        """Raises ValueError when a package that the method needs is missing."""
+
     def most_rank(self, length: int | None) -> int | None:
         """The largest rank at a length; None where there is no such bound."""
         return None

@@ -19,10 +19,15 @@ class WeightMethod(Method):
     """A plugin implements `attach` and `counts`."""
 
     uses_length = False
+    has_adapter = False  # whether PEFT has an adapter for what is trained; `adapter_config` then gives it
 
     @abstractmethod
     def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
         """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
+
+    def adapter_config(self, config: TrialConfig) -> Any:
+        """PEFT's own configuration of what is trained, for methods that have one."""
+        raise ValueError(f"{self.name} trains no adapter")
 
     def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch
@@ -30,7 +35,7 @@ class WeightMethod(Method):
         own = backbone.copy()
         factors = self.attach(own.model, config)
         if values is not None:
-            if set(values) != set(factors):
+            if {n: v.shape for n, v in values.items()} != {n: f.shape for n, f in factors.items()}:
                 raise ValueError(f"these weights are not those of {self.name} on backbone {config.backbone}")
             with torch.no_grad():
                 for name, value in values.items():

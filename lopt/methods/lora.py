@@ -32,9 +32,13 @@ class LoRA(WeightMethod):
     recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
     ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0}
+    has_adapter = True
 
     def check_options(self, options: dict[str, Any]) -> None:
         real_option("alpha", options["alpha"])
+
+    def require(self) -> None:
+        _peft()
 
     def counts(self, shape: Shape) -> Counts:
         if shape.model is None:
@@ -42,13 +46,16 @@ class LoRA(WeightMethod):
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in shape.model.adapted)
         return Counts(trainable=size, stored=size, materialised=0)
 
+    def adapter_config(self, config: TrialConfig) -> Any:
+        return _peft().LoraConfig(r=config.rank, lora_alpha=config.options["alpha"], lora_dropout=0.0, bias="none")
+
     def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
         import torch
 
         peft = _peft()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
-            peft.inject_adapter_in_model(adapter_config(config), model)
+            peft.inject_adapter_in_model(self.adapter_config(config), model)
         wanted = torch.float64 if config.precision == "fp64" else torch.float32
         factors = {}
         for position, (name, tensor) in enumerate(sorted(_adapters(model).items())):
@@ -59,11 +66,6 @@ class LoRA(WeightMethod):
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
             factors[name] = tensor
         return factors
-
-
-def adapter_config(config: TrialConfig) -> Any:
-    """PEFT's own configuration of this adapter."""
-    return _peft().LoraConfig(r=config.rank, lora_alpha=config.options["alpha"], lora_dropout=0.0, bias="none")
 
 
 def _adapters(model: Any) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ class Task:
                 raise ValueError(f"template {template!r} names {{{name}}}, which {self.name} has not; {self._fields()}")
         if self.cut not in fields:
             raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text itself")
-        if fields.count(self.cut) > 1:
+        if template.count("{" + self.cut + "}") > 1:  # {{text}}, which stands for itself, would be taken for the field
             raise ValueError(f"template {template!r} names {{{self.cut}}} twice; once is valid")
         if len(label_words) != len(self.classes) or not all(isinstance(w, str) and w for w in label_words):
             raise ValueError(

@@ -95,7 +95,7 @@ def _parsed(folder: Path, text: str) -> Task:
         label=found.get("label", LABEL),
         train=found["train"],
         report=found["report"],
-        load=lambda split: _rows(folder / split),
+        load=lambda split: rows_of(folder / split),
     )
     try:
         task.check_verbalizer(task.template, task.label_words)
@@ -104,7 +104,7 @@ def _parsed(folder: Path, text: str) -> Task:
     return task
 
 
-def _rows(path: Path) -> Iterable[Row]:
+def rows_of(path: Path) -> Iterable[Row]:
     """Rows of a file, by its suffix.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every method of `lopt/methods/` must keep."""
+"""What every method of `lopt/methods/` must keep: all of them, then prompt methods, then those that change weights."""
 
 from __future__ import annotations
 
@@ -7,112 +7,361 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from lopt import methods
+from lopt import backbones, count_parameters, load_prompt, methods, train
 from lopt.config import TrialConfig
-from lopt.methods import Shape
+from lopt.methods import Recipe, Shape
+from lopt.methods._prompt import PromptMethod
+from lopt.methods._weights import WeightMethod
+from lopt.ranges import Choice, Real, Whole
 from lopt.training import Trial
 
 METHODS = methods.names()
+PROMPT_METHODS = [name for name in METHODS if isinstance(methods.get(name), PromptMethod)]
+WEIGHT_METHODS = [name for name in METHODS if isinstance(methods.get(name), WeightMethod)]
+WIDTH = 32  # of the tiny backbone
 
 
-def shape_for(method, length=6, rank=2, width=32):
-    rank = rank if method.uses_rank else None
-    return Shape(length=length, rank=rank, width=width, options=method.check(length=length, rank=rank, options={}))
+def dimensions(name, length=6, rank=2):
+    """Length and rank, where the method has them."""
+    method = methods.get(name)
+    return {"length": length if method.uses_length else None, "rank": rank if method.uses_rank else None}
+
+
+def shape_for(name, length=6, rank=2, width=WIDTH):
+    of = dimensions(name, length, rank)
+    return Shape(width=width, **of, options=methods.get(name).check(**of, options={}), model=backbones.facts("tiny"))
 
 
 def config_for(name, **changes):
-    rank = 2 if methods.get(name).uses_rank else None
-    base = {"task": "toy", "backbone": "tiny", "length": 6, "rank": rank, "learning_rate": 0.1, "batch_size": 8}
+    rate = 0.1 if name in PROMPT_METHODS else 1e-3
+    base = {"task": "toy", "backbone": "tiny", **dimensions(name), "learning_rate": rate, "batch_size": 8}
     return TrialConfig(method=name, **{**base, "max_steps": 4, "eval_every": 2, "precision": "fp32", **changes})
 
 
-@pytest.mark.parametrize("name", METHODS)
-@given(length=st.integers(1, 60), rank=st.integers(1, 60), width=st.integers(1, 300))
-@settings(max_examples=25)
-def test_closed_form_equals_the_count(name, length, rank, width):
-    method = methods.get(name)
-    shape = shape_for(method, length, min(rank, length), width)
-    counts = method.counts(shape)
-    assert counts.trainable == method.closed_form(shape)
-    assert counts.materialised == length * width
-    assert counts.stored <= counts.trainable + counts.materialised
+def vocabulary():
+    return backbones.load("tiny", "fp32").vocabulary((" bad", " great"))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_prompt_has_its_shape_alone_and_for_many_trials_at_once(name):
-    method = methods.get(name)
-    shape = shape_for(method)
-    values = {n: torch.tensor(v) for n, v in method.initial_values(shape, 0).items()}
-    prompt_PH = method.prompt(values, shape.options)
-    assert prompt_PH.shape == (6, 32)
-    stacked = {n: torch.stack([v, 2 * v]) for n, v in values.items()}
-    prompt_KPH = method.prompt(stacked, shape.options)
-    torch.testing.assert_close(prompt_KPH[0], prompt_PH)
-    torch.testing.assert_close(prompt_KPH[1], method.prompt({n: 2 * v for n, v in values.items()}, shape.options))
+def initial_values(name, seed=0, **changes):
+    return methods.get(name).initial_values(shape_for(name, **changes), seed, vocabulary())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_initial_values_are_the_same_bits_for_a_seed_and_others_for_another(name):
-    method = methods.get(name)
-    shape = shape_for(method)
-    first, again, other = (method.initial_values(shape, seed) for seed in (3, 3, 4))
-    for factor, declared in method.factors(shape).items():
-        np.testing.assert_array_equal(first[factor], again[factor])
-        assert first[factor].shape == declared.shape
-        assert np.abs(first[factor]).max() <= declared.bound
-        if declared.trainable:
-            assert (first[factor] != other[factor]).any()
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_training_changes_the_declared_parameters_and_nothing_else(name):
-    trial = Trial(config_for(name))
-    before = {n: f.detach().clone() for n, f in trial.factors.items()}
-    frozen = {n: f.clone() for n, f in trial._frozen.items()}
-    checksum = trial.backbone.checksum()
+def trained(config):
+    trial = Trial(config)
     for _ in trial:
         pass
-    assert trial.backbone.checksum() == checksum
-    assert not any(p.requires_grad for p in trial.backbone.model.parameters())
-    for factor, value in trial.factors.items():
-        assert (value.detach() != before[factor]).any(), factor
-    for factor, value in trial._frozen.items():
-        torch.testing.assert_close(value, frozen[factor], rtol=0, atol=0)
+    return trial
+
+
+def held_by_optimiser(trial):
+    return {id(tensor): tensor for group in trial._optimizer.param_groups for tensor in group["params"]}
+
+
+# --- every method ----------------------------------------------------------------------------------------------
+
+
+def test_every_method_is_of_one_kind():
+    assert sorted(PROMPT_METHODS + WEIGHT_METHODS) == METHODS
+    assert PROMPT_METHODS
+    assert WEIGHT_METHODS
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_counted_parameters_are_those_the_optimiser_holds(name):
+def test_the_counted_parameters_are_those_the_optimiser_holds(name, tmp_path):
+    """From facts alone, from the trial, in the optimiser, in the record and on disk."""
     trial = Trial(config_for(name))
-    held = sum(p.numel() for group in trial._optimizer.param_groups for p in group["params"])
-    assert held == trial.counts.trainable
+    held = held_by_optimiser(trial)
+    assert set(held) == {id(factor) for factor in trial.factors.values()}
+    assert sum(tensor.numel() for tensor in held.values()) == trial.counts.trainable
+    assert methods.counts_of(trial.config) == trial.counts
+    of = dimensions(name)
+    assert count_parameters(method=name, **of, backbone="tiny") == trial.counts.trainable
+    record = trial.finish()
+    assert (record.trainable_parameters, record.stored_parameters) == (trial.counts.trainable, trial.counts.stored)
+    trial.best_prompt().save(tmp_path)
+    saved = load_file(tmp_path / "prompt.safetensors")
+    assert sum(t.numel() for n, t in saved.items() if n.startswith("factors.")) == trial.counts.stored
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_bits(name):
     records = []
-    for _ in range(2):
-        trial = Trial(config_for(name))
-        for _ in trial:
-            pass
-        records.append((trial.finish(), trial.best_prompt().prompt_PH, trial.predictions.logits))
-    (one, prompt_1, logits_1), (two, prompt_2, logits_2) = records
+    for seed in (0, 0, 1):
+        trial = trained(config_for(name, seed=seed))
+        records.append((trial.finish(), trial.best_prompt().factors, trial.predictions.logits))
+    (one, factors_1, logits_1), (two, factors_2, logits_2), (_, _, logits_3) = records
     assert [(e.selection_loss, e.train_loss) for e in one.evaluations] == [
         (e.selection_loss, e.train_loss) for e in two.evaluations
     ]
-    assert torch.equal(prompt_1, prompt_2)
+    assert set(factors_1) == set(factors_2)
+    assert all(torch.equal(factors_1[factor], factors_2[factor]) for factor in factors_1)
     np.testing.assert_array_equal(logits_1, logits_2)
+    assert (logits_1 != logits_3).any()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_reloaded_prompt_gives_exactly_the_recorded_accuracy(name, tmp_path):
-    from lopt import load_prompt, train
-
-    record = train(config_for(name), artifact=tmp_path / "prompt")
+def test_what_is_reloaded_gives_exactly_the_recorded_accuracy(name, tmp_path):
+    trial = trained(config_for(name))
+    record = trial.finish(artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
     found = prompt.evaluate()
     assert found.accuracy == record.test_accuracy == prompt.test_accuracy
     assert found.macro_f1 == record.test_macro_f1
-    assert set(prompt.factors) == {
-        n for n, f in methods.get(name).factors(methods.shape_of(prompt.config, 32)).items() if f.trainable
+    assert found.loss == record.test_loss
+    np.testing.assert_array_equal(found.logits, trial.predictions.logits)
+    assert set(prompt.factors) == set(trial.factors)
+    for factor, value in prompt.factors.items():
+        assert torch.equal(value, trial._best_factors[factor].cpu()), factor
+        assert not torch.equal(value, Trial(trial.config).factors[factor].cpu()), "what was reloaded is untrained"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_trained_is_fp32_over_a_bf16_model(name):
+    trial = trained(config_for(name, precision="bf16"))
+    assert {factor.dtype for factor in trial.factors.values()} == {torch.float32}
+    assert len(trial.evaluations) == 2
+    assert not trial.diverged
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_trial_that_says_nothing_takes_the_recipe(name):
+    method = methods.get(name)
+    fields = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
+    assert isinstance(method.recipe, Recipe)
+    config = TrialConfig(method=name, task="toy", backbone="tiny", rank=dimensions(name)["rank"])
+    assert {field: getattr(config, field) for field in fields} == {
+        field: getattr(method.recipe, field) for field in fields
     }
+    said = {
+        "learning_rate": 0.0123,
+        "optimizer": "adafactor",
+        "schedule": "constant",
+        "warmup": 0.5,
+        "weight_decay": 0.7,
+    }
+    other = config.replace(**said)
+    assert {field: getattr(other, field) for field in fields} == said
+    zero = config.replace(warmup=0.0, weight_decay=0.0)
+    assert (zero.warmup, zero.weight_decay) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ranges_of_the_free_search_hold_the_recipe_and_pass_the_checks(name):
+    method = methods.get(name)
+    assert set(method.ranges) <= {"learning_rate", "length", "rank", *method.OPTIONS}
+    assert ("length" in method.ranges) == method.uses_length
+    assert ("rank" in method.ranges) == method.uses_rank
+    rate = method.ranges["learning_rate"]
+    assert isinstance(rate, Real)
+    assert rate.low <= method.recipe.learning_rate <= rate.high
+    for option, values in method.ranges.items():
+        if option in method.OPTIONS:
+            ends = values.values if isinstance(values, Choice) else (values.low, values.high)
+            assert len(ends) > 1
+            for value in ends:
+                assert method.check(**dimensions(name), options={option: value})[option] == value
+        elif option != "learning_rate":
+            assert isinstance(values, Whole)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ranks_and_lengths_that_do_not_go_are_refused(name):
+    method, of = methods.get(name), dimensions(name)
+    wrong = [{**of, "length": None}] if method.uses_length else [{**of, "length": 4}]
+    wrong += [{**of, "rank": None}, {**of, "rank": 0}] if method.uses_rank else [{**of, "rank": 1}]
+    for values in wrong:
+        with pytest.raises(ValueError, match=r"length|rank") as caught:
+            method.check(**values, options={})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"unknown option 'no_such' of method {name}"):
+        method.check(**of, options={"no_such": 1})
+    if not method.uses_rank:
+        return
+    assert method.check(length=of["length"], rank=1, options={}) == dict(method.OPTIONS)
+    for length in (1, 6, 50) if method.uses_length else (None,):
+        most = method.most_rank(length)
+        method.check(length=length, rank=most or 500, options={})
+        if most is not None:
+            with pytest.raises(ValueError, match=f"rank is {most + 1}"):
+                method.check(length=length, rank=most + 1, options={})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(budget=st.integers(1, 300_000), width=st.sampled_from((32, 576, 768, 1280)))
+@settings(max_examples=40)
+def test_the_form_within_a_budget_is_valid_and_within_it(name, budget, width):
+    method = methods.get(name)
+    form = method.within(budget, width)
+    if name in WEIGHT_METHODS:
+        assert form is None
+    elif form is not None:
+        length, rank = form
+        assert (rank is not None) == method.uses_rank
+        assert count_parameters(method=name, length=length, rank=rank, width=width) <= budget
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_learning_rates_of_its_own_are_of_factors_it_has(name):
+    trial = Trial(config_for(name))
+    rates = trial.method.learning_rates(trial.config)
+    assert set(rates) <= set(trial.factors)
+    held = {id(t): group["rate"] for group in trial._optimizer.param_groups for t in group["params"]}
+    assert held == {id(f): rates.get(n, trial.config.learning_rate) for n, f in trial.factors.items()}
+
+
+# --- prompt methods --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+@given(length=st.integers(1, 60), rank=st.integers(1, 60), width=st.integers(1, 300))
+@settings(max_examples=25)
+def test_closed_form_equals_the_count(name, length, rank, width):
+    method = methods.get(name)
+    shape = shape_for(name, length, min(rank, length), width)
+    counts = method.counts(shape)
+    assert counts.trainable == method.closed_form(shape)
+    assert counts.stored == counts.trainable
+    soft = method.soft({n: torch.zeros(f.shape) for n, f in method.factors(shape).items()}, shape.options)
+    assert soft.prompt.shape == (length, width)
+    assert counts.materialised == length * width + (0 if soft.update is None else soft.update.numel())
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_the_prompt_has_its_shape_alone_and_for_many_trials_at_once(name):
+    method, options = methods.get(name), shape_for(name).options
+    generator = np.random.RandomState(0)  # not the initial values: zeros among them would hide a factor
+    declared = method.factors(shape_for(name))
+    values = {n: torch.tensor(generator.uniform(-0.5, 0.5, f.shape)) for n, f in declared.items()}
+    stacked = {n: torch.stack([v, 2 * v]) for n, v in values.items()}
+    for made in (method.prompt, method.update):
+        alone = made(values, options)
+        if alone is None:
+            assert made(stacked, options) is None
+            continue
+        assert alone.shape[-1] == WIDTH
+        together = made(stacked, options)
+        torch.testing.assert_close(together[0], alone)
+        torch.testing.assert_close(together[1], made({n: 2 * v for n, v in values.items()}, options))
+    assert method.prompt(values, options).shape == (6, WIDTH)
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_initial_values_are_the_same_bits_for_a_seed_and_others_for_another(name):
+    first, again, other = (initial_values(name, seed) for seed in (3, 3, 4))
+    declared = methods.get(name).factors(shape_for(name))
+    assert list(first) == list(declared)
+    for factor, value in first.items():
+        np.testing.assert_array_equal(value, again[factor])
+        assert value.shape == declared[factor].shape
+        assert value.dtype == np.float64
+        assert np.isfinite(value).all()
+        if np.ptp(value) > 0:  # zeros and ones are no draws
+            own_seed = declared[factor].seed is not None
+            assert (value == other[factor]).all() if own_seed else (value != other[factor]).any()
+    drawn = {n for n, v in first.items() if np.ptp(v) > 0}
+    assert any(declared[n].trainable for n in drawn)
+    assert {n for n, f in declared.items() if not f.trainable} <= drawn
+    assert any(np.ptp(v) > 0 and declared[n].trainable for n, v in first.items())
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_a_frozen_matrix_needs_no_vocabulary_and_is_remade_alone(name):
+    method, shape = methods.get(name), shape_for(name)
+    whole, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
+    assert set(alone) == {n for n, f in method.factors(shape).items() if not f.trainable}
+    for factor, value in alone.items():
+        np.testing.assert_array_equal(value, whole[factor])
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_training_changes_the_declared_matrices_and_nothing_else(name):
+    trial = Trial(config_for(name))
+    assert trial.backbone is backbones.load("tiny", "fp32")
+    before = {n: f.detach().clone() for n, f in trial.factors.items()}
+    drawn = initial_values(name, trial.config.seed)
+    checksum = trial.backbone.checksum()
+    for _ in trial:
+        pass
+    assert trial.backbone.checksum() == checksum
+    assert not any(p.requires_grad or p.grad is not None for p in trial.backbone.model.parameters())
+    assert set(trial.factors) == {n for n, f in trial.method.factors(shape_for(name)).items() if f.trainable}
+    for factor, value in trial.factors.items():
+        torch.testing.assert_close(before[factor], torch.tensor(drawn[factor]).float(), rtol=0, atol=0)
+        assert (value.detach() != before[factor]).any(), factor
+    # The frozen ones are still those of their seed: with them the factors give the prompt as it stands.
+    frozen = trial.method.frozen(trial.config, WIDTH, dtype=torch.float32)
+    remade, stands = trial.method.soft({**frozen, **trial.factors}, trial.config.options), trial.soft()
+    assert torch.equal(remade.prompt, stands.prompt)
+    assert (remade.update is None) == (stands.update is None)
+    assert remade.update is None or torch.equal(remade.update, stands.update)
+
+
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_every_prompt_method_stands_before_or_behind_the_text(name, tmp_path):
+    record = train(config_for(name, options={"placement": "suffix"}), artifact=tmp_path)
+    prompt = load_prompt(tmp_path)
+    assert prompt.soft.placement == "suffix"
+    assert prompt.evaluate().accuracy == record.test_accuracy
+    begun = {p: Trial(config_for(name, options={"placement": p})) for p in ("prefix", "suffix")}
+    losses = {p: trial.loss(np.arange(8)).item() for p, trial in begun.items()}
+    assert losses["prefix"] != losses["suffix"]
+    plain = Trial(config_for(name))
+    assert plain.loss(np.arange(8)).item() == losses["prefix"]
+    assert begun["prefix"].config.key == plain.config.key != begun["suffix"].config.key
+    with pytest.raises(ValueError, match=r"placement is 'sufix'; valid: prefix, suffix\. Did you mean 'suffix'"):
+        config_for(name, options={"placement": "sufix"})
+
+
+# --- methods that change weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
+def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
+    shared = backbones.load("tiny", "fp32")
+    checksum = shared.checksum()
+    trial = Trial(config_for(name))
+    own = trial.backbone
+    assert own is not shared
+    assert not {p.data_ptr() for p in own.model.parameters()} & {p.data_ptr() for p in shared.model.parameters()}
+    before = {n: t.detach().clone() for n, t in own.model.named_parameters()}
+    assert {n for n, p in own.model.named_parameters() if p.requires_grad} == set(trial.factors)
+    for _ in trial:
+        pass
+    assert trial.soft() is None
+    for parameter, value in own.model.named_parameters():
+        assert torch.equal(value, before[parameter]) == (parameter not in trial.factors), parameter
+    assert shared.checksum() == checksum
+    assert not any(p.requires_grad or p.grad is not None for p in shared.model.parameters())
+    assert backbones.load("tiny", "fp32") is shared
+
+
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
+def test_the_reported_weights_are_those_of_the_best_evaluation(name, tmp_path):
+    trial = trained(config_for(name))
+    prompt = trial.best_prompt()
+    assert prompt.soft is None
+    with pytest.raises(ValueError, match=f"method {name} has no prompt"):
+        _ = prompt.prompt_PH
+    prompt.save(tmp_path)
+    own = load_prompt(tmp_path).backbone
+    held = dict(own.model.named_parameters())
+    for factor, value in trial._best_factors.items():
+        assert torch.equal(held[factor].detach(), value), factor
+    assert own is not backbones.load("tiny", "fp32")
+
+
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
+def test_counting_weights_needs_a_model(name):
+    with pytest.raises(ValueError, match="give backbone, not width"):
+        count_parameters(method=name, **dimensions(name), width=WIDTH)
+    counts = methods.get(name).counts(shape_for(name))
+    assert (counts.stored, counts.materialised) == (counts.trainable, 0)
+
+
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
+def test_weights_of_another_method_are_refused(name):
+    method, config = methods.get(name), config_for(name)
+    with pytest.raises(ValueError, match=f"these weights are not those of {name} on backbone tiny"):
+        method.begin(backbones.load("tiny", "fp32"), config, {"lm_head.other": torch.zeros(1)})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lopt import backbones
+from lopt import backbones, count_parameters
 from lopt.backbones.causal import CausalBackbone
 from lopt.backbones.tiny import tokenizer
+from lopt.soft_prompt import SoftPrompt
 
 VOCABULARY, WIDTH, PROMPT = 300, 48, 7
 
@@ -62,7 +63,7 @@ def test_logits_and_gradient_equal_pefts_prompt_tuning(family, padding):
     peft = pytest.importorskip("peft")
     backbone, prompt = make_backbone(family), random_prompt()
     ids_BT, lengths_B, label_ids = inputs(backbone, padding)
-    logits_BC = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+    logits_BC = backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids)
     labels = torch.tensor([0, 1, 1])
     (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits_BC, labels), prompt)
 
@@ -83,19 +84,21 @@ def test_logits_and_gradient_equal_pefts_prompt_tuning(family, padding):
 
 def test_the_amount_of_padding_changes_nothing(backbone):
     prompt = random_prompt()
-    reference = backbone.label_logits(prompt, *inputs(backbone))
+    reference = backbone.label_logits(SoftPrompt(prompt=prompt), *inputs(backbone))
     for padding in (1, 8, 40):
         torch.testing.assert_close(
-            backbone.label_logits(prompt, *inputs(backbone, padding)), reference, rtol=0, atol=1e-12
+            backbone.label_logits(SoftPrompt(prompt=prompt), *inputs(backbone, padding)), reference, rtol=0, atol=1e-12
         )
 
 
 def test_one_by_one_equals_batched(backbone):
     prompt = random_prompt()
     ids_BT, lengths_B, label_ids = inputs(backbone)
-    together = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+    together = backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids)
     for row, length in enumerate(lengths_B):
-        alone = backbone.label_logits(prompt, ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids)
+        alone = backbone.label_logits(
+            SoftPrompt(prompt=prompt), ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids
+        )
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
 
 
@@ -105,7 +108,7 @@ def test_label_logits_are_rows_of_the_whole_head_on_a_hand_built_input(backbone)
     for row, length in enumerate(lengths_B):
         text_TH = backbone.model.get_input_embeddings()(ids_BT[row, :length])
         whole = backbone.model(inputs_embeds=torch.cat([prompt, text_TH])[None]).logits[0, -1]
-        ours = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)[row]
+        ours = backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids)[row]
         torch.testing.assert_close(ours, whole[label_ids], rtol=0, atol=1e-12)
 
 
@@ -119,9 +122,9 @@ def test_a_prompt_computed_once_for_all_rows_equals_one_a_row(backbone, dtype):
     found = []
     for share_from in (1, None):
         backbone.share_from_tokens = share_from
-        logits = backbone.label_logits(prompt, ids_BT, lengths_B, label_ids)
+        logits = backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids)
         found.append((logits, torch.autograd.grad(logits[:, 0].sum(), prompt)[0]))
-    one_a_row = backbone.label_logits(prompt.expand(3, -1, -1), ids_BT, lengths_B, label_ids)
+    one_a_row = backbone.label_logits(SoftPrompt(prompt=prompt.expand(3, -1, -1)), ids_BT, lengths_B, label_ids)
     for logits, gradient in found[1:]:
         torch.testing.assert_close(logits, found[0][0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
@@ -146,7 +149,7 @@ def test_a_head_that_scales_its_logits_is_computed_whole():
     scaled.load_state_dict(plain.state_dict())
     backbone = CausalBackbone("scaled", "test", scaled, tokenizer())
     reference = make_backbone("gpt2")
-    arguments = (random_prompt(), *inputs(reference))
+    arguments = (SoftPrompt(prompt=random_prompt()), *inputs(reference))
     torch.testing.assert_close(backbone.label_logits(*arguments), torch.tanh(reference.label_logits(*arguments)))
 
 
@@ -168,7 +171,7 @@ def test_a_local_folder_loads_and_gives_the_same_numbers(tmp_path, monkeypatch):
     tokenizer().save_pretrained(tmp_path / "mine")
     loaded = backbones.load(str(tmp_path / "mine"), "fp64")
     reference = make_backbone("llama")
-    arguments = (random_prompt(), *inputs(reference))
+    arguments = (SoftPrompt(prompt=random_prompt()), *inputs(reference))
     torch.testing.assert_close(loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=1e-4)
     assert backbones.facts(str(tmp_path / "mine")).width == WIDTH
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))
@@ -187,8 +190,50 @@ def test_known_backbones_need_no_weights():
     }
 
 
+CONFIGS = {  # as on the hub
+    "gpt2": GPT2Config(n_embd=768, n_layer=12, n_head=12),
+    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+    "embedded": LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_known_facts_are_those_of_the_model(name):
+    """Weights, and what LoRA trains of them, counted on a model that is made without memory."""
+    peft = pytest.importorskip("peft")
+    config, facts = CONFIGS[name], backbones.facts(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert (facts.width, facts.layers, facts.vocabulary, facts.window) == (
+        config.hidden_size, config.num_hidden_layers, config.vocab_size, config.max_position_embeddings,
+    )  # fmt: skip
+    assert not facts.seq2seq
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=8, fan_in_fan_out=name != "embedded"))
+    trained = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+    assert count_parameters(method="lora", rank=8, backbone=name) == trained
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_facts_of_a_folder_are_counted_from_its_config(tmp_path, family):
+    model = make_model(family, tie_word_embeddings=family == "gpt2")
+    model.config.save_pretrained(tmp_path)
+    facts = backbones.facts(str(tmp_path))
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    expected = {"gpt2": ((3, WIDTH, 3 * WIDTH),), "llama": ((3, WIDTH, WIDTH), (3, WIDTH, WIDTH // 2))}
+    assert facts.adapted == expected[family]
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "gpt3-large"])
-def test_an_unknown_backbone_is_one_line(name):
+def test_an_unknown_backbone_is_one_line(name, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable counts only before this is imported
     with pytest.raises(ValueError, match=r"backbone .*nowhere|neither known") as caught:
         backbones.facts(name)
     assert "\n" not in str(caught.value)

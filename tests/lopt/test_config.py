@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lopt import methods
 from lopt.config import FIELDS, TrialConfig
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2, "learning_rate": 0.1}
@@ -15,8 +16,39 @@ def test_defaults_are_filled_in_so_that_a_record_says_what_was_used():
     config = TrialConfig(**BASE)
     assert config.template == "{text} It was"
     assert config.label_words == (" bad", " great")
-    assert dict(config.options) == {"init_bound": 0.5}
+    assert dict(config.options) == {"init_bound": 0.5, "placement": "prefix"}
     assert config.key == TrialConfig(**BASE, template="{text} It was", options={"init_bound": 0.5}).key
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_what_is_not_said_is_the_methods_recipe(name):
+    method = methods.get(name)
+    config = TrialConfig(method=name, task="toy", backbone="tiny", rank=2 if method.uses_rank else None)
+    recipe = method.recipe
+    assert (config.learning_rate, config.optimizer, config.schedule, config.warmup, config.weight_decay) == (
+        recipe.learning_rate,
+        recipe.optimizer,
+        recipe.schedule,
+        recipe.warmup,
+        recipe.weight_decay,
+    )
+    assert config.length == (10 if method.uses_length else None)
+    said = {"learning_rate": 0.25, "optimizer": "adamw", "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125}
+    other = config.replace(**said)
+    assert {field: getattr(other, field) for field in said} == said
+
+
+def test_the_recipe_of_the_paper():
+    config = TrialConfig(method="lopt1", task="toy", backbone="tiny", rank=2)
+    assert (config.learning_rate, config.optimizer, config.schedule) == (0.3, "adafactor", "constant")
+    assert (config.warmup, config.weight_decay, config.length) == (0.0, 0.0, 10)
+
+
+def test_the_default_template_is_that_of_the_backbones_kind():
+    templates = {name: TrialConfig(method="prompt_tuning", task="rte", backbone=name).template
+                 for name in ("gpt2", "tiny", "t5-base")}  # fmt: skip
+    assert templates["t5-base"] == "sentence1: {premise} sentence2: {hypothesis} {mask}"
+    assert templates["gpt2"] == templates["tiny"] == "{premise} Question: {hypothesis} Yes or no? Answer:"
 
 
 def test_round_trip_keeps_the_key():
@@ -44,6 +76,7 @@ def test_a_configuration_is_frozen():
         {"options": {"init_bound": 0.1}},
         {"optimizer": "adamw"},
         {"schedule": "linear"},
+        {"warmup": 0.1},
         {"weight_decay": 1e-5},
         {"clip_norm": 2.0},
         {"batch_size": 8},
@@ -57,6 +90,8 @@ def test_a_configuration_is_frozen():
         {"train_max_tokens": 9},
         {"selection_examples": 9},
         {"test_examples": 9},
+        {"shots": 9},
+        {"holdout": "validation"},
         {"data_seed": 1},
         {"precision": "fp32"},
         {"data_revision": "x"},
@@ -74,6 +109,66 @@ def test_the_list_above_names_every_field():
     assert named == set(FIELDS)
 
 
+# Keys of trials that were recorded before warm-up, few-shot training, halved validation and the later options existed.
+_OLDER = [
+    ("c3a4ffa7f138e73f", BASE),
+    ("7be3b8db34bee80e", {**BASE, "method": "prompt_tuning", "rank": None}),
+    ("403a4dacea4d12ff", {**BASE, "method": "lopt2"}),
+    ("8ec3bbc12562e0f2", {**BASE, "optimizer": "adamw", "weight_decay": 1e-5, "schedule": "linear"}),
+    (
+        "48b3042266cb6489",
+        {"method": "lopt1", "task": "sst2", "backbone": "gpt2-large", "length": 20, "rank": 5, "learning_rate": 0.3,
+         "seed": 3, "precision": "bf16", "data_revision": "0123456789abcdef",
+         "model_revision": "hub:0123456789abcdef"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "values"), _OLDER, ids=[key for key, _ in _OLDER])
+def test_trials_of_older_runs_keep_their_keys(key, values):
+    assert TrialConfig(**values).key == key
+    now = {"warmup": 0.0, "shots": None, "holdout": "train", "options": {"placement": "prefix"}}
+    assert TrialConfig(**values, **now).key == key, "said or not, the key is the same"
+
+
+def test_what_came_later_counts_where_it_is_used():
+    tuned = {**BASE, "method": "prompt_tuning", "rank": None}
+    changed = [
+        TrialConfig(**tuned, options={"placement": "suffix"}),
+        TrialConfig(**tuned, options={"init": "vocabulary"}),
+        TrialConfig(**{**BASE, "method": "lopt2"}, options={"activation": "relu"}),
+    ]
+    plain = [TrialConfig(**tuned), TrialConfig(**{**BASE, "method": "lopt2"})]
+    assert len({config.key for config in changed + plain}) == 5
+
+
+def _task_folder(folder):
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(
+        'columns = ["text"]\nclasses = ["no", "yes"]\ntemplate = "{text} It was"\n'
+        'label_words = [" bad", " great"]\ntrain = "train.csv"\nreport = "test.csv"\n'
+    )
+    return folder
+
+
+def test_the_key_does_not_depend_on_where_a_folder_lies(tmp_path, monkeypatch):
+    here, there = (_task_folder(tmp_path / parent / "reviews") for parent in ("a", "b/c"))
+    other = _task_folder(tmp_path / "a" / "letters")
+    key = TrialConfig(**{**BASE, "task": str(here)}).key
+    assert TrialConfig(**{**BASE, "task": str(there)}).key == key
+    assert TrialConfig(**{**BASE, "task": f"{there}/"}).key == key
+    assert TrialConfig(**{**BASE, "task": str(other)}).key != key
+    assert TrialConfig(**{**BASE, "task": str(here), "data_revision": "another"}).key != key
+    models = [TrialConfig(**{**BASE, "backbone": f"/{parent}/my-gpt2"}).key for parent in ("a", "b/c")]
+    assert models[0] == models[1] != TrialConfig(**BASE).key
+
+    monkeypatch.chdir(tmp_path / "a")
+    relative = TrialConfig(**{**BASE, "task": "./reviews"})
+    assert relative.key == key
+    assert relative.task == str(here), "the whole path: a worker has another working directory"
+    assert TrialConfig.from_dict(relative.to_dict()) == relative
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -89,6 +184,21 @@ def test_the_list_above_names_every_field():
         ({"length": True}, ["length is True"]),
         ({"length": 2.5}, ["length is 2.5", "whole number"]),
         ({"batch_size": 0}, ["batch_size is 0"]),
+        ({"shots": 0}, ["shots is 0", "whole number, 1 or more"]),
+        ({"shots": 2.5}, ["shots is 2.5", "whole number, 1 or more"]),
+        ({"shots": True}, ["shots is True"]),
+        ({"shots": 4, "train_examples": 40}, ["shots is 4", "train_examples 40", "one of them"]),
+        ({"holdout": "test"}, ["holdout is 'test'", "train, validation"]),
+        ({"holdout": "valid"}, ["holdout is 'valid'", "Did you mean 'validation'"]),
+        ({"holdout": None}, ["holdout is None", "train, validation"]),
+        ({"warmup": 1.0}, ["warmup is 1.0", "0 or more and below 1"]),
+        ({"warmup": -0.1}, ["warmup is -0.1", "0 or more and below 1"]),
+        ({"warmup": float("nan")}, ["warmup is nan"]),
+        ({"warmup": "0.1"}, ["warmup is '0.1'"]),
+        ({"warmup": 500}, ["warmup is 500", "below 1"]),
+        ({"method": "lora"}, ["length is 4", "lora has no prompt", "leave it out"]),
+        ({"method": "fine_tuning", "length": None}, ["rank is 2", "fine_tuning has no rank"]),
+        ({"schedule": "cosine"}, ["schedule is 'cosine'", "constant, linear"]),
         ({"precision": "fp16"}, ["precision is 'fp16'", "bf16"]),
         ({"optimizer": "adam"}, ["optimizer is 'adam'", "Did you mean 'adamw'"]),
         ({"options": {"x0_seed": 1}}, ["unknown option 'x0_seed'", "init_bound"]),
@@ -96,6 +206,10 @@ def test_the_list_above_names_every_field():
         ({"template": "{txt} It was"}, ["{txt}", "{text}"]),
         ({"template": "It was"}, ["leaves out {text}"]),
         ({"template": "{text"}, ["cannot be read"]),
+        ({"template": "{text} {mask} {mask}"}, ["names {mask} twice"]),
+        ({"template": "{text} {text}"}, ["names {text} twice"]),
+        ({"template": "{{text}} {text}"}, ["names {text} twice"]),
+        ({"template": "{text!r}"}, ["formats a field"]),
         ({"label_words": (" a",)}, ["give 2", "negative, positive"]),
         ({"label_words": (" a", " a")}, ["cannot share a word"]),
     ],
@@ -112,8 +226,10 @@ def test_bad_values_are_named_with_what_is_valid(change, words):
 def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown setting 'lerning_rate'.*Did you mean 'learning_rate'"):
         TrialConfig.from_dict({**BASE, "lerning_rate": 1})
-    with pytest.raises(ValueError, match="a trial needs learning_rate"):
-        TrialConfig.from_dict({"method": "lopt1", "task": "toy"})
+    with pytest.raises(ValueError, match="a trial needs task: give it"):
+        TrialConfig.from_dict({"method": "lopt1", "rank": 2})
+    with pytest.raises(ValueError, match="a trial needs method, task: give them"):
+        TrialConfig.from_dict({"rank": 2})
 
 
 @given(rate=st.floats(1e-6, 10), seed=st.integers(0, 2**31), length=st.integers(2, 100))

@@ -6,11 +6,22 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks
-from lopt.data import Example, collate, encode, evaluation_batches, hold_out, load_split, prepare, stratified
+from lopt.data import (
+    Example,
+    collate,
+    encode,
+    evaluation_batches,
+    few,
+    halve,
+    hold_out,
+    load_split,
+    prepare,
+    stratified,
+)
 from lopt.tasks import movie_snippets
 
 
@@ -55,6 +66,16 @@ def test_bad_rows_are_named(mirror, columns, words):
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_class_is_named_or_numbered(mirror):
+    mirror(sentence=["a", "b"], label=["positive", " negative "])
+    assert [e.label for e in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    mirror(sentence=["a", "b"], label=["1", "0"])
+    assert [e.label for e in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    mirror(sentence=["a", "b"], label=[True, False])
+    with pytest.raises(ValueError, match=r"row 0: label is True; valid: 0 to 1 \(negative, positive\)"):
+        load_split(tasks.get("sst2"), "train")
 
 
 def test_missing_folder_file_and_damaged_file(mirror, tmp_path, monkeypatch):
@@ -102,6 +123,24 @@ def test_held_out_examples_are_a_tenth_and_at_most_5000():
     assert not np.array_equal(again, other)
 
 
+@settings(deadline=None)  # the first call imports torch
+@given(count=st.integers(2, 300), seed=st.integers(0, 99))
+def test_halves_are_disjoint_whole_and_fixed(count, seed):
+    selection, report = halve(count, seed)
+    assert len(selection) == count // 2
+    assert sorted([*selection, *report]) == list(range(count))
+    assert all(np.array_equal(a, b) for a, b in zip(halve(count, seed), (selection, report), strict=True))
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=100), shots=st.integers(1, 20), seed=st.integers(0, 99))
+def test_few_examples_of_each_class(labels, shots, seed):
+    labels = np.array(labels)
+    chosen = few(labels, shots, np.random.RandomState(seed))
+    assert len(set(chosen)) == len(chosen)
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert (labels[chosen] == label).sum() == min(shots, count)
+
+
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=300), size=st.integers(1, 20), seed=st.integers(0, 99))
 def test_an_epoch_of_batches_shows_no_example_twice(lengths, size, seed):
     lengths = np.array(lengths)
@@ -132,7 +171,8 @@ def test_evaluation_shows_every_example_once(lengths, size):
 
 def test_padding_is_on_the_right():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
-    encoded = data.encode_all(backbone, task, task.template, [Example(0, {"text": t}, 1) for t in ("warm film", "a")])
+    examples = [Example(0, {"text": text}, 1) for text in ("warm film", "a")]
+    encoded = data.encode_all(backbone.tokenizer, task, task.template, examples)
     ids_BT, lengths_B, labels_B = collate(encoded, np.array([1, 0]), backbone.pad_id)
     assert ids_BT.shape == (2, len("warm film It was"))
     assert (ids_BT[0, lengths_B[0] :] == backbone.pad_id).all()
@@ -148,8 +188,12 @@ def test_a_long_text_is_cut_and_the_template_is_not():
     ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=10)  # " It was" is 7 bytes
     assert backbone.tokenizer.decode(ids) == "abc It was"
     assert cut
-    with pytest.raises(ValueError, match="leaves no room"):
+    with pytest.raises(ValueError, match=r"'\{text\} It was' leaves no room for text in 7 tokens.*raise max_tokens"):
         encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=7)
+    task = tasks.get("rte")
+    pair = {"premise": "abcdefgh", "hypothesis": "a long one"}
+    with pytest.raises(ValueError, match=r", with hypothesis in it, leaves no room for premise in 20 tokens"):
+        encode(backbone.tokenizer, task, task.causal_template, pair, most=20)
 
 
 def test_cut_texts_are_counted_and_fit_the_window(tiny, mirror):
@@ -175,6 +219,48 @@ def test_subsets_are_stratified_and_the_same_for_every_seed(tiny):
     assert "a stratified 20 of 120" in one.protocol
 
 
+def test_few_shots_train_and_select_on_as_many_of_each_class(tiny):
+    backbone = backbones.load("tiny", "fp32")
+    found = prepare(tiny.replace(shots=5), backbone)
+    assert np.bincount(found.train.labels).tolist() == np.bincount(found.selection.labels).tolist() == [5, 5]
+    assert not set(found.train.example_ids) & set(found.selection.example_ids)
+    assert len(found.test) == 120
+    assert "selected on 10 of 40 examples held out of train" in found.protocol
+    assert "trained on 10 (5 of each class) training examples" in found.protocol
+    again = prepare(tiny.replace(shots=5, seed=3), backbone)
+    assert np.array_equal(again.train.example_ids, found.train.example_ids)
+    other = prepare(tiny.replace(shots=5, data_seed=3), backbone)
+    assert not np.array_equal(other.train.example_ids, found.train.example_ids)
+    said = prepare(tiny.replace(shots=5, selection_examples=30), backbone)
+    assert np.bincount(said.selection.labels).tolist() == [15, 15]
+    assert np.array_equal(said.train.example_ids, found.train.example_ids)
+
+
+def test_a_halved_validation_split_selects_on_one_half_and_reports_on_the_other(tiny):
+    found = prepare(tiny.replace(holdout="validation"), backbones.load("tiny", "fp32"))
+    assert [len(part) for part in (found.train, found.selection, found.test)] == [400, 60, 60]
+    assert sorted([*found.selection.example_ids, *found.test.example_ids]) == list(range(120))
+    assert found.report_size == 60
+    assert found.protocol == (
+        "selected on 60 of one half of validation (seed 42), trained on 400 of 400 training examples, "
+        "reported on the other half of validation"
+    )
+    cut = prepare(tiny.replace(holdout="validation", test_examples=20), backbones.load("tiny", "fp32"))
+    assert set(cut.test.example_ids) <= set(found.test.example_ids)
+    assert cut.protocol.endswith("(a stratified 20 of 60)")
+
+
+def test_the_text_is_cut_to_the_window_less_the_prompt_to_max_tokens_and_to_what_the_method_reads(tiny):
+    backbone = backbones.load("tiny", "fp32")
+    assert data.most_tokens(tiny, backbone) == backbone.window - tiny.length
+    assert data.most_tokens(tiny.replace(max_tokens=50), backbone) == 50
+    tuned = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
+    assert data.most_tokens(tuned, backbone) == backbone.window
+    dept = tiny.replace(method="dept", options={"update_tokens": 30})
+    assert data.most_tokens(dept, backbone) == 30
+    assert prepare(dept, backbone).train.lengths.max() == 30
+
+
 def test_training_texts_can_be_left_out_by_length_but_no_others(tiny):
     backbone = backbones.load("tiny", "fp32")
     whole, short = prepare(tiny, backbone), prepare(tiny.replace(train_max_tokens=40), backbone)
@@ -194,21 +280,3 @@ def test_movie_snippets_keep_duplicates_together():
     assert movie_snippets.split_of("A  fine Film!") == movie_snippets.split_of("a fine film")
     share = np.mean([movie_snippets.split_of(f"sentence {i}") == "test" for i in range(5000)])
     assert share == pytest.approx(0.2, abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["sst2", "ag_news"])
-def test_real_data_sets_load_and_tokenise(name, shared, monkeypatch):
-    monkeypatch.setenv("LOPT_DATA_DIR", str(shared / "data"))
-    task = tasks.get(name)
-    reported = load_split(task, task.report)
-    assert len(reported) == task.report_size
-    assert {e.label for e in reported} == set(range(len(task.classes)))
-
-
-def test_label_words_are_the_papers_tokens(shared):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / "gpt2")
-    expected = {"sst2": [4633, 3967], "ag_news": [4819, 5701, 1597, 3037]}
-    for name, ids in expected.items():
-        assert [tokenizer(word)["input_ids"] for word in tasks.get(name).label_words] == [[i] for i in ids]

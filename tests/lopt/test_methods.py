@@ -1,11 +1,19 @@
+"""Counts, formulas and initial values of each method, against the papers' numbers and NumPy."""
+
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lopt import count_parameters, methods
+from lopt import backbones, count_parameters, methods
+from lopt.config import TrialConfig
 from lopt.methods import Shape
+from lopt.training import Trial
 
 
 @pytest.mark.parametrize(
@@ -17,10 +25,43 @@ from lopt.methods import Shape
         ("lopt1", 20, 5, 768, 3_940),
         ("lopt2", 20, 5, 768, 7_680),
         ("prompt_tuning", 100, None, 768, 76_800),
+        # DePT's four splits of one budget, s = 256
+        ("dept", 80, 15, 768, 76_800),
+        ("dept", 60, 30, 768, 76_800),
+        ("dept", 40, 45, 768, 76_800),
+        ("dept", 20, 60, 768, 76_800),
+        # ULPT at n = 100, published as 27.1K, 7.9K, 3.1K and 1.7K
+        ("ulpt", 100, 256, 768, 27_136),
+        ("ulpt", 100, 64, 768, 7_936),
+        ("ulpt", 100, 16, 768, 3_136),
+        ("ulpt", 100, 2, 768, 1_736),
+        ("lopt1", 100, 5, 768, 4_340),
     ],
 )
 def test_counts_of_the_papers_tables(method, length, rank, width, expected):
     assert count_parameters(method=method, length=length, rank=rank, width=width) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "backbone", "expected"),
+    [
+        ("lora", 32, "t5-base", 3_538_944),  # q and v of 36 attentions, each 32 (768 + 768)
+        ("lora", 8, "gpt2-large", 36 * 8 * (1280 + 3 * 1280)),  # the fused q, k, v of 36 layers
+        ("lora", 4, "embedded", 30 * 4 * ((576 + 576) + (576 + 192))),  # v of three key-value heads
+        ("fine_tuning", None, "t5-base", 222_903_552),
+        ("fine_tuning", None, "gpt2-large", 774_030_080),
+    ],
+)
+def test_counts_of_methods_that_change_weights(method, rank, backbone, expected):
+    assert count_parameters(method=method, rank=rank, backbone=backbone) == expected
+
+
+def test_prompts_are_counted_on_a_named_backbone():
+    assert count_parameters(method="lopt1", length=10, rank=2, backbone="gpt2-large") == 2_580
+    assert count_parameters(method="dept", length=40, rank=45, backbone="t5-base") == 76_800
+    assert count_parameters(method="dept", length=40, rank=45, width=768, update_tokens=100) == 40 * 768 + 45 * 868
+    with pytest.raises(ValueError, match="give width, the embedding width d, or backbone"):
+        count_parameters(method="lopt1", length=10, rank=2)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +86,9 @@ def test_all_nine_deltas_of_table_3(length, rank, delta_percent):
         {"length": 10, "rank": 1, "width": -8},
         {"length": 10, "width": 8},
         {"length": 10, "rank": 1, "width": 8, "rnk": 2},
+        {"length": 10, "rank": True, "width": 8},
+        {"length": 10, "rank": 1.0, "width": 8},
+        {"rank": 1, "width": 8},
     ],
 )
 def test_wrong_shapes_are_refused(values):
@@ -94,3 +138,241 @@ def test_the_streams_of_initial_values_are_these():
     """NumPy froze RandomState's streams; if these bits ever change, stored X0-less prompts could not be re-made."""
     values, _ = _factors(methods.get("lopt2"), 3, 1, 4)
     np.testing.assert_allclose(values["X0"][0], np.random.RandomState([0, 2, 0]).uniform(-0.5, 0.5, 4), rtol=0)
+
+
+def test_the_rank_may_be_above_the_length_where_it_is_not_the_prompts():
+    for method, expected in (("dept", 2 * 8 + 5 * (256 + 8)), ("ulpt", 2 * 5 + 2 * 8)):
+        assert count_parameters(method=method, length=2, rank=5, width=8) == expected
+    for method in ("lopt1", "lopt2"):
+        with pytest.raises(ValueError, match="rank is 5 at length 2; give 1 to 2"):
+            count_parameters(method=method, length=2, rank=5, width=8)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("lopt1", "init_bound", 0),
+        ("lopt2", "activation", "tanh"),
+        ("lopt2", "x0_seed", -1),
+        ("lopt2", "u_bound", -0.1),
+        ("prompt_tuning", "init", "random"),
+        ("prompt_tuning", "init_bound", float("nan")),
+        ("dept", "update_tokens", 0),
+        ("dept", "update_learning_rate", 0),
+        ("dept", "alpha", True),
+        ("dept", "init", None),
+        ("ulpt", "projection_seed", 1.5),
+        ("lora", "alpha", float("inf")),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(method, option, value):
+    chosen = methods.get(method)
+    length, rank = (4 if chosen.uses_length else None), (2 if chosen.uses_rank else None)
+    with pytest.raises(ValueError, match=f"{option} is .*(give|valid)") as caught:
+        chosen.check(length=length, rank=rank, options={option: value})
+    assert "\n" not in str(caught.value)
+
+
+# --- formulas --------------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_lopt2(activation):
+    method = methods.get("lopt2")
+    options = method.check(length=6, rank=2, options={"activation": activation})
+    values = method.initial_values(Shape(length=6, rank=2, width=24, options=options), 7)
+    by_hand = ACTIVATIONS[activation](values["X0"] @ values["U"]) @ values["V"]
+    prompt = method.prompt({n: torch.tensor(v) for n, v in values.items()}, options)
+    np.testing.assert_allclose(prompt.numpy(), by_hand, rtol=0, atol=1e-14)
+    elu = method.prompt({n: torch.tensor(v) for n, v in values.items()}, {**options, "activation": "elu"})
+    assert torch.equal(prompt, elu) == (activation == "elu")
+
+
+def test_dept_is_a_prompt_and_a_scaled_product():
+    method = methods.get("dept")
+    draw = np.random.RandomState(0)
+    values = {"P": draw.randn(3, 8), "A": draw.randn(5, 4), "B": draw.randn(4, 8)}
+    tensors = {n: torch.tensor(v) for n, v in values.items()}
+    for alpha, scale in ((8.0, 4.0), (3.0, 1.5)):  # alpha / sqrt(r)
+        options = method.check(length=3, rank=4, options={"alpha": alpha, "update_tokens": 5})
+        soft = method.soft(tensors, options)
+        assert torch.equal(soft.prompt, tensors["P"])
+        np.testing.assert_allclose(soft.update.numpy(), scale * values["A"] @ values["B"], rtol=0, atol=1e-13)
+
+
+def test_ulpt_is_a_scaled_and_shifted_projection():
+    method = methods.get("ulpt")
+    draw = np.random.RandomState(0)
+    values = {"Z": draw.randn(3, 2), "s": draw.randn(8), "b": draw.randn(8), "P": draw.randn(2, 8)}
+    soft = method.soft({n: torch.tensor(v) for n, v in values.items()}, method.check(length=3, rank=2, options={}))
+    by_hand = (values["Z"] @ values["P"]) @ np.diag(values["s"]) + np.ones((3, 1)) * values["b"]
+    np.testing.assert_allclose(soft.prompt.numpy(), by_hand, rtol=0, atol=1e-14)
+    assert soft.update is None
+
+
+# --- initial values --------------------------------------------------------------------------------------------
+
+
+def _initial(name, length, rank, width=48, seed=3, label_words=(" bad", " great"), **options):
+    method = methods.get(name)
+    filled = method.check(length=length, rank=rank, options=options)
+    shape = Shape(length=length, rank=rank, width=width, options=filled)
+    return method.initial_values(shape, seed, backbones.load("tiny", "fp32").vocabulary(label_words))
+
+
+def _stream(seed, position, *, trainable=True):
+    return np.random.RandomState([seed, position, int(trainable)])
+
+
+def test_initial_values_are_the_papers_distributions_from_their_own_streams():
+    found = _initial("prompt_tuning", 40, None)
+    np.testing.assert_array_equal(found["X"], _stream(3, 0).uniform(-0.5, 0.5, (40, 48)))
+    found = _initial("lopt1", 40, 5, init_bound=0.25)
+    np.testing.assert_array_equal(found["U"], _stream(3, 0).uniform(-0.25, 0.25, (40, 5)))
+    np.testing.assert_array_equal(found["V"], _stream(3, 1).uniform(-0.25, 0.25, (5, 48)))
+    found = _initial("lopt2", 40, 5, x0_seed=11, x0_bound=2.0)
+    np.testing.assert_array_equal(found["U"], _stream(3, 0).uniform(-(48**-0.5), 48**-0.5, (48, 5)))
+    np.testing.assert_array_equal(found["V"], _stream(3, 1).uniform(-0.5, 0.5, (5, 48)))
+    np.testing.assert_array_equal(found["X0"], _stream(11, 2, trainable=False).uniform(-2.0, 2.0, (40, 48)))
+    np.testing.assert_array_equal(_initial("lopt2", 40, 5, u_bound=0.3)["U"], _stream(3, 0).uniform(-0.3, 0.3, (48, 5)))
+    found = _initial("dept", 40, 16, init="uniform", init_bound=0.1)
+    np.testing.assert_array_equal(found["P"], _stream(3, 0).uniform(-0.1, 0.1, (40, 48)))
+    np.testing.assert_array_equal(found["A"], _stream(3, 1).uniform(-0.25, 0.25, (256, 16)))  # 1/sqrt(r)
+    np.testing.assert_array_equal(found["B"], np.zeros((16, 48)))
+    found = _initial("ulpt", 40, 6, projection_seed=11)
+    np.testing.assert_array_equal(found["Z"], _stream(3, 0).normal(0, 1, (40, 6)))
+    np.testing.assert_array_equal(found["s"], np.ones(48))
+    np.testing.assert_array_equal(found["b"], np.zeros(48))
+    bound = math.sqrt(6 / (6 + 48))
+    np.testing.assert_array_equal(found["P"], _stream(11, 3, trainable=False).uniform(-bound, bound, (6, 48)))
+
+
+def test_kaiming_and_xavier_are_pytorchs_bounds():
+    torch.manual_seed(0)
+    kaiming = torch.nn.init.kaiming_uniform_(torch.empty(4000, 16), a=math.sqrt(5)).abs().max()
+    xavier = torch.nn.init.xavier_uniform_(torch.empty(6, 8000)).abs().max()
+    assert np.abs(_initial("dept", 1, 16, update_tokens=4000)["A"]).max() == pytest.approx(float(kaiming), rel=1e-3)
+    assert np.abs(_initial("ulpt", 1, 6, width=8000)["P"]).max() == pytest.approx(float(xavier), rel=1e-3)
+
+
+def _embedding():
+    backbone = backbones.load("tiny", "fp32")
+    return backbone, backbone.model.get_input_embeddings().weight.detach().double().numpy()
+
+
+def _token_of(row, weight_VH):
+    (found,) = np.flatnonzero((weight_VH == row).all(axis=1))
+    return int(found)
+
+
+@pytest.mark.parametrize(("name", "factor", "rank"), [("prompt_tuning", "X", None), ("dept", "P", 2)])
+def test_vocabulary_rows_are_rows_of_the_embedding(name, factor, rank):
+    backbone, weight_VH = _embedding()
+    tokens = {}
+    for seed in (0, 1):
+        found = _initial(name, 30, rank, width=32, seed=seed, init="vocabulary")[factor]
+        tokens[seed] = [_token_of(row, weight_VH) for row in found]
+        assert len(set(tokens[seed])) == 30, "a token is drawn once"
+        assert not set(tokens[seed]) & set(backbone.tokenizer.all_special_ids)
+    assert tokens[0] != tokens[1]
+    more = _initial(name, 400, rank, width=32, init="vocabulary")[factor]  # more rows than there are tokens
+    assert {_token_of(row, weight_VH) for row in more} <= set(range(1, len(weight_VH)))
+
+
+def test_ordinary_tokens_are_the_commonest_that_are_not_special():
+    backbone, _ = _embedding()
+    vocabulary = backbone.vocabulary(())
+    assert backbone.tokenizer.all_special_ids == [0]
+    assert vocabulary.ordinary_ids(10).tolist() == list(range(1, 11))
+    assert vocabulary.ordinary_ids(10**6).tolist() == list(range(1, len(backbone.tokenizer)))
+
+
+@pytest.mark.parametrize(("name", "factor", "rank"), [("prompt_tuning", "X", None), ("dept", "P", 2)])
+def test_label_words_come_first_each_as_the_mean_of_its_tokens(name, factor, rank):
+    backbone, weight_VH = _embedding()
+    words = (" bad", "fine", " great")  # on the tiny tokenizer one, four and one token
+    ids = [backbone.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    assert [len(each) for each in ids] == [1, 4, 1]
+    expected = np.stack([weight_VH[each].mean(axis=0) for each in ids])
+    found = _initial(name, 7, rank, width=32, init="label_words", label_words=words)[factor]
+    np.testing.assert_allclose(found[:3], expected, rtol=0, atol=1e-15)
+    drawn = _initial(name, 7, rank, width=32, init="vocabulary")[factor]
+    np.testing.assert_array_equal(found[3:], drawn[3:])
+    short = _initial(name, 2, rank, width=32, init="label_words", label_words=words)[factor]
+    np.testing.assert_allclose(short, expected[:2], rtol=0, atol=1e-15)
+
+
+def test_a_trial_begins_at_the_rows_of_its_own_label_words(tiny):
+    _, weight_VH = _embedding()
+    changes = {"method": "prompt_tuning", "rank": None, "label_words": (" great", " bad")}
+    trial = Trial(tiny.replace(**changes, options={"init": "label_words"}))
+    ids = [trial.backbone.tokenizer(word)["input_ids"][0] for word in (" great", " bad")]
+    np.testing.assert_allclose(trial.factors["X"][:2].detach().numpy(), weight_VH[ids], rtol=0, atol=1e-7)
+
+
+# --- forms within a budget, learning rates ---------------------------------------------------------------------
+
+
+def _lopt(rank):
+    """n = 4r, 20 at least and 100 at most."""
+    return max(20, min(100, 4 * rank)), rank
+
+
+NEXT_FORM = {  # one step larger; None for the largest
+    "prompt_tuning": lambda n, r: (n + 1, None),
+    "lopt1": lambda n, r: _lopt(r + 1) if r < 100 else None,
+    "lopt2": lambda n, r: _lopt(r + 1) if r < 100 else None,
+    "dept": lambda n, r: (n, r + 1),
+    "ulpt": lambda n, r: (100, r + 1) if r < 256 else None,
+}
+SMALLEST_FORM = {"prompt_tuning": (1, None), "lopt1": (20, 1), "lopt2": (20, 1), "dept": (1, 1), "ulpt": (100, 1)}
+
+
+@pytest.mark.parametrize("method", NEXT_FORM)
+@given(budget=st.integers(1, 400_000), width=st.integers(8, 4096))
+@settings(max_examples=100, deadline=None)
+def test_a_form_within_a_budget_uses_all_that_it_can(method, budget, width):
+    def count(form):
+        return count_parameters(method=method, length=form[0], rank=form[1], width=width)
+
+    form = methods.get(method).within(budget, width)
+    if form is None:
+        assert count(SMALLEST_FORM[method]) > budget
+    else:
+        assert count(form) <= budget
+        more = NEXT_FORM[method](*form)
+        assert more is None or count(more) > budget
+
+
+def test_forms_at_the_papers_budgets():
+    assert methods.get("prompt_tuning").within(76_800, 768) == (100, None)
+    assert methods.get("lopt1").within(3_940, 768) == (20, 5)
+    assert methods.get("lopt2").within(7_680, 768) == (20, 5)
+    assert methods.get("ulpt").within(27_136, 768) == (100, 256)
+    length, rank = methods.get("dept").within(76_800, 768)
+    assert 40 <= length <= 60
+    assert 30 <= rank <= 45
+    assert methods.get("lopt1").within(768, 768) is None
+
+
+def test_dept_trains_its_prompt_and_its_update_at_rates_of_their_own(tiny):
+    """Two groups; the schedule's share is taken of both."""
+    config = TrialConfig(
+        method="dept", task="toy", backbone="tiny", length=4, rank=2, max_steps=200, batch_size=4, precision="fp32",
+        options={"update_learning_rate": 5e-3},
+    )  # fmt: skip
+    assert (config.learning_rate, config.optimizer, config.schedule, config.warmup) == (0.3, "adamw", "linear", 0.017)
+    trial = Trial(config)
+    groups = trial._optimizer.param_groups
+    assert isinstance(trial._optimizer, torch.optim.AdamW)
+    held = [({n for n, f in trial.factors.items() if any(f is p for p in g["params"])}, g["rate"]) for g in groups]
+    assert held == [({"P"}, 0.3), ({"A", "B"}, 5e-3)]
+    for step, share in enumerate((0, 1 / 3, 2 / 3, 1, 196 / 197)):  # round(0.017 · 200) = 3 steps rise
+        trial.update()
+        assert [g["lr"] for g in groups] == pytest.approx([0.3 * share, 5e-3 * share], rel=1e-12), step

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions, macro_f1
-from lopt.optim import learning_rate_at, make_optimizer
+from lopt.optim import make_optimizer, share_of_rate
 
 BASE = {"method": "prompt_tuning", "task": "toy", "backbone": "tiny", "learning_rate": 0.3}
 
@@ -42,7 +43,7 @@ def test_adafactor_is_the_recipes():
     generator = np.random.RandomState(0)
     start, grads = generator.randn(4, 6), generator.randn(5, 4, 6)
     parameter = torch.tensor(start, requires_grad=True)
-    optimizer = make_optimizer(TrialConfig(**BASE), [parameter])
+    optimizer = make_optimizer(TrialConfig(**BASE), {"X": parameter}, {})
     value, rows, columns = start.copy(), np.zeros(4), np.zeros(6)
     for step, grad in enumerate(grads, start=1):
         parameter.grad = torch.tensor(grad)
@@ -59,6 +60,41 @@ def test_adafactor_is_the_recipes():
 
 def test_schedules():
     constant, linear = (TrialConfig(**BASE, schedule=s, max_steps=10) for s in ("constant", "linear"))
-    assert [learning_rate_at(constant, s) for s in (0, 9)] == [0.3, 0.3]
-    assert [learning_rate_at(linear, s) for s in (0, 5, 10)] == pytest.approx([0.3, 0.15, 0.0])
-    assert isinstance(make_optimizer(TrialConfig(**BASE, optimizer="adamw"), [torch.zeros(1)]), torch.optim.AdamW)
+    assert [share_of_rate(constant, s) for s in (0, 9)] == [1.0, 1.0]
+    assert [share_of_rate(linear, s) for s in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
+    assert isinstance(
+        make_optimizer(TrialConfig(**BASE, optimizer="adamw"), {"X": torch.zeros(1)}, {}), torch.optim.AdamW
+    )
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@given(steps=st.integers(1, 300), warmup=st.floats(0, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_schedules_with_warm_up_are_those_of_transformers(schedule, steps, warmup):
+    config = TrialConfig(**BASE, optimizer="adamw", schedule=schedule, warmup=warmup, max_steps=steps)
+    ours = make_optimizer(config, {"X": torch.zeros(1, requires_grad=True)}, {})
+    theirs = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.3)
+    rising = round(warmup * steps)
+    scheduler = (
+        get_linear_schedule_with_warmup(theirs, rising, steps)
+        if schedule == "linear"
+        else get_constant_schedule_with_warmup(theirs, rising)
+    )
+    for step in range(steps):
+        rate = ours.param_groups[0]["rate"] * share_of_rate(config, step)
+        assert rate == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
+        theirs.step()
+        scheduler.step()
+
+
+def test_factors_of_one_rate_share_a_group_and_weight_decay_is_passed_on():
+    factors = {name: torch.zeros(2, requires_grad=True) for name in ("P", "A", "B")}
+    for optimizer in ("adamw", "adafactor"):
+        config = TrialConfig(**BASE, optimizer=optimizer, weight_decay=0.25)
+        groups = make_optimizer(config, factors, {"A": 1e-3, "B": 1e-3}).param_groups
+        assert [group["rate"] for group in groups] == [group["lr"] for group in groups] == [0.3, 1e-3]
+        assert [[id(t) for t in group["params"]] for group in groups] == [
+            [id(factors["P"])],
+            [id(factors["A"]), id(factors["B"])],
+        ]
+        assert {group["weight_decay"] for group in groups} == {0.25}

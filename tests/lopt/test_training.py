@@ -45,7 +45,7 @@ def test_the_best_prompt_is_kept_not_the_last(tiny):
     prompts = [trial.best_prompt().prompt_PH]
     for _ in trial:
         with torch.no_grad():
-            prompts.append(trial.prompt().clone())
+            prompts.append(trial.soft().prompt.clone())
     scores = [(e.selection_accuracy, -e.selection_loss) for e in trial.evaluations]
     best = 1 + scores.index(max(scores))
     record = trial.finish()
@@ -86,7 +86,7 @@ def test_the_record_says_where_it_came_from(tiny):
     assert {"commit", "dirty", "versions", "hardware", "data_revision", "model_revision"} <= set(record.provenance)
     assert record.config["data_revision"] == record.provenance["data_revision"] != None  # noqa: E711
     assert record.key == resolve(tiny).key
-    assert record.protocol.startswith("selected on 40 examples held out of train")
+    assert record.protocol.startswith("selected on 40 of 40 examples held out of train")
     assert (record.trainable_parameters, record.stored_parameters, record.materialised_parameters) == (72, 72, 128)
 
 
@@ -176,6 +176,51 @@ def test_factors_that_do_not_give_the_prompt_are_refused(tiny, tmp_path):
         load_prompt(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("method", "length", "rank", "ending", "rows"),
+    [
+        ("lopt1", 4, 2, "U", 3),
+        ("lopt1", 4, 2, "U", 1),  # would be broadcast
+        ("dept", 4, 2, "A", 3),
+        ("lora", None, 2, "q_proj.lora_A.default.weight", 1),
+        ("fine_tuning", None, None, "embed_tokens.weight", 5),
+    ],
+)
+def test_factors_of_another_shape_are_refused_in_one_line(tiny, tmp_path, method, length, rank, ending, rows):
+    from safetensors.torch import load_file, save_file
+
+    train(tiny.replace(method=method, length=length, rank=rank, learning_rate=1e-3, options={}), artifact=tmp_path)
+    tensors = load_file(tmp_path / "prompt.safetensors")
+    name = next(n for n in tensors if n.endswith(ending))
+    tensors[name] = tensors[name][:rows].clone()
+    save_file(tensors, tmp_path / "prompt.safetensors")
+    with pytest.raises(ValueError, match=r"is damaged|not those of") as caught:
+        load_prompt(tmp_path).evaluate()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_text_is_cut_to_what_the_method_can_read(tiny):
+    """DePT's update has s rows: no input is longer, in any part, and the record says how many were cut."""
+    trial = Trial(tiny.replace(method="dept", options={"update_tokens": 40}))
+    parts = {"train": trial.data.train, "selection": trial.data.selection, "test": trial.data.test}
+    assert {name: int(part.lengths.max()) for name, part in parts.items()} == dict.fromkeys(parts, 40)
+    assert all(count > 0 for count in trial.finish().truncated.values())
+    assert trial.soft().update.shape == (40, 32)
+
+
+def test_every_part_of_the_optimiser_warms_up_and_falls(tiny):
+    """The rates of each update, of the factors and of those that have another rate, are shares of their own."""
+    config = tiny.replace(
+        method="dept", schedule="linear", warmup=0.34, learning_rate=0.4, options={"update_learning_rate": 1e-3}
+    )
+    trial, seen = Trial(config), []
+    for _ in range(config.max_steps):
+        trial.update()
+        seen.append([group["lr"] for group in trial._optimizer.param_groups])
+    shares = np.array([0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4])  # two of six steps rise
+    np.testing.assert_allclose(seen, np.outer(shares, [0.4, 1e-3]), rtol=0, atol=1e-15)
+
+
 def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
     trial = Trial(tiny)
     for change in ({"model_revision": "another"}, {"data_revision": "another"}):
@@ -190,11 +235,11 @@ def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
 def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
     """Each example's logits are its own: the canonical batches are a matter of speed."""
     trial = Trial(tiny)
-    encoded = trial.data.test
-    whole = artifact.predict_split(trial.backbone, trial.prompt().detach(), encoded, trial._label_ids)
+    encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
+    whole = artifact.predict_split(trial.backbone, soft, encoded, trial._label_ids)
     some = np.array([5, 50, 100])
     part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
-    alone = artifact.predict_split(trial.backbone, trial.prompt().detach(), part, trial._label_ids)
+    alone = artifact.predict_split(trial.backbone, soft, part, trial._label_ids)
     np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
 
 

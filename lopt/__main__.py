@@ -1,0 +1,253 @@
+"""What was trained, used from the command line:
+
+python -m lopt predict --prompt results/<run>/artifacts/<key> --text "A warm, funny film."
+python -m lopt export --prompt results/<run>/artifacts/<key> --to peft my-adapter
+
+Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written · 130 interrupted · 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lopt.artifact import Answer
+    from lopt.tasks import Task
+
+USAGE_ERROR = 2
+FILES = (".txt", ".csv", ".jsonl", ".parquet")
+_OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One subcommand. arguments: adds its own to the parser; run: does it and returns the exit code."""
+
+    summary: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; Python must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:  # the second: a file that cannot be opened, a folder that cannot be written
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        given = parser().parse_args(argv)
+    except SystemExit as stop:  # argparse prints its help, or its one line, itself
+        return int(stop.code or 0)
+    return COMMANDS[given.command].run(given)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m lopt", description="Use what was trained.", allow_abbrev=False)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"example: {command.example}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.arguments(one)
+    return made
+
+
+def _prompt_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--prompt", required=True, metavar="DIR", help="what was trained: results/<run>/artifacts/<key>, or your own"
+    )
+
+
+# --- predict ---------------------------------------------------------------------------------------------------
+
+
+def _predict_arguments(to: argparse.ArgumentParser) -> None:
+    _prompt_argument(to)
+    inputs = to.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
+        "--text",
+        action="append",
+        metavar="T",
+        help="an input; may be given several times. A task of several columns takes a JSON object of them",
+    )
+    inputs.add_argument(
+        "--file",
+        metavar="F",
+        help=".csv, .jsonl or .parquet with the task's columns; .txt with one text a line for a task of one column",
+    )
+    to.add_argument("--json", action="store_true", help="a JSON object a line: label, probabilities, input")
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from lopt import tasks
+    from lopt.artifact import load_prompt
+
+    prompt = load_prompt(given.prompt)
+    task = tasks.get(prompt.config.task)
+    named = _texts(given.text, task) if given.file is None else _rows(Path(given.file), task)
+    inputs = [_fields(where, row, task) for where, row in named]
+    answers = prompt.predict(inputs)
+    for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
+        print(line)
+    return 0
+
+
+def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Each input of the command line as columns, and what to call it."""
+    for text in texts:
+        where = f"--text {_shortened(text, 40)!r}"
+        if len(task.columns) == 1:
+            yield where, {task.columns[0]: text}
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, Mapping):
+            form = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)
+            raise ValueError(f"{where}: task {task.name} reads several columns; give a JSON object: {form}")
+        yield where, row
+
+
+def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Each row of a file, and what to call it; rows and lines count from 1."""
+    from lopt.tasks._folder import rows_of
+
+    if not path.is_file():
+        raise ValueError(f"--file {path} does not exist")
+    if path.suffix not in FILES:
+        raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(FILES)}")
+    if path.suffix != ".txt":
+        return [(f"{path}, row {n}", row) for n, row in enumerate(rows_of(path), start=1)]
+    if len(task.columns) > 1:
+        raise ValueError(
+            f"{path} holds one text a line, but task {task.name} reads {', '.join(task.columns)}: give .csv, .jsonl "
+            "or .parquet with these columns"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error})") from None
+    return [(f"{path}, line {n}", {task.columns[0]: line}) for n, line in enumerate(lines, start=1)]
+
+
+def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
+    """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
+    from lopt.data import as_fields
+
+    for column in task.columns:
+        if column not in row:
+            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
+    try:
+        fields = as_fields(task, row)
+        for text in fields.values():
+            text.encode()  # half a character, which a tokenizer cannot read
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} is no text in UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return fields
+
+
+def _as_json(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+    for answer, fields in zip(answers, inputs, strict=True):
+        yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
+
+
+def _as_text(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+    """`positive  0.93  (negative 0.07)  A warm, funny film.`: cut to the line of a terminal, else whole."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    longest = max(len(answer.label) for answer in answers)
+    heads = [_head(answer, longest) for answer in answers]
+    indent = max(map(len, heads))
+    for head, fields in zip(heads, inputs, strict=True):
+        text = _printable(" | ".join(fields.values()))
+        room = len(text) if width is None else max(_LEAST_TEXT, width - indent - 2)
+        yield f"{head:<{indent}}  {_shortened(text, room)}"
+
+
+def _head(answer: Answer, longest: int) -> str:
+    by_odds = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+    others = [f"{name} {share:.2f}" for name, share in by_odds if name != answer.label]
+    others[_OTHERS_SHOWN:] = ["…"] if len(others) > _OTHERS_SHOWN else []
+    return f"{answer.label:<{longest}}  {answer.probabilities[answer.label]:.2f}  ({', '.join(others)})"
+
+
+def _printable(text: str) -> str:
+    """One line that cannot steer a terminal and that this output's encoding holds."""
+    text = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+# --- export ----------------------------------------------------------------------------------------------------
+
+
+def _export_arguments(to: argparse.ArgumentParser) -> None:
+    _prompt_argument(to)
+    to.add_argument(
+        "--to", required=True, choices=("peft",), help="peft: an adapter that PeftModel.from_pretrained opens"
+    )
+    to.add_argument("out", metavar="OUT", help="folder to write; it is empty, or not there yet")
+
+
+def _export(given: argparse.Namespace) -> int:
+    from lopt.artifact import load_prompt
+    from lopt.export import export_to_peft
+
+    folder = export_to_peft(load_prompt(given.prompt), given.out)
+    written = json.loads((folder / "adapter_config.json").read_text())
+    print(f"{folder}: a {written['peft_type']} adapter of PEFT for {written['base_model_name_or_path']}")
+    for path in sorted(folder.iterdir()):
+        print(f"  {path.name}  {path.stat().st_size:,} bytes")
+    print(f"{folder / 'README.md'} says how to load and use it")
+    return 0
+
+
+COMMANDS: Mapping[str, Command] = {
+    "predict": Command(
+        summary="label and probabilities of new inputs",
+        example='python -m lopt predict --prompt my-prompt --text "A warm, funny film." --text "Dull."',
+        arguments=_predict_arguments,
+        run=_predict,
+    ),
+    "export": Command(
+        summary="write what was trained as a PEFT adapter, with a model card",
+        example="python -m lopt export --prompt my-prompt --to peft my-adapter",
+        arguments=_export_arguments,
+        run=_export,
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

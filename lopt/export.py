@@ -1,0 +1,123 @@
+"""A trained prompt, or LoRA's weights, as an adapter of PEFT that its own `PeftModel.from_pretrained` opens."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lopt import backbones, methods
+from lopt.methods._weights import WeightMethod
+from lopt.model_card import model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.artifact import Prompt
+
+WEIGHTS, CARD = "adapter_model.safetensors", "README.md"
+_ADAPTER = "default"  # what PEFT calls an adapter that is given no name; it is in no file
+
+
+def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
+    """Writes adapter_config.json, adapter_model.safetensors and a model card to `folder`; returns it.
+
+    A prompt becomes PEFT's PROMPT_TUNING with X as it stands at the input, whatever it was made of; LoRA stays LoRA.
+    The base model is loaded, to see that its weights are those of training; they are not written.
+
+    Args:
+        folder: empty, or not there yet.
+
+    Raises:
+        ValueError: PEFT has no adapter for this method or placement; the base model cannot be had; `folder` holds
+            something; peft is not installed.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    _refuse(prompt)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; give a new folder")
+    _peft()
+    model = prompt.backbone.model
+    if not model.name_or_path:
+        raise ValueError(
+            f"backbone {prompt.config.backbone} is made in memory: PEFT loads a base model from a folder or the hub"
+        )
+    config, tensors = _adapter(prompt, model)
+    card = model_card(prompt, config.base_model_name_or_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return folder
+
+
+def _refuse(prompt: Prompt) -> None:
+    """Raises ValueError for what none of PEFT's adapters can express."""
+    name, soft = prompt.config.method, prompt.soft
+    method = methods.get(name)
+    if soft is None and not (isinstance(method, WeightMethod) and method.has_adapter):
+        raise ValueError(
+            f"{name} changes the model's own weights, and PEFT's adapters stand beside them: save the whole model with "
+            "load_prompt(DIR).backbone.model.save_pretrained(OUT)"
+        )
+    if soft is not None and soft.update is not None:
+        raise ValueError(
+            f"{name} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before them: "
+            "predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
+        )
+    if soft is not None and soft.placement != "prefix":
+        raise ValueError(
+            f"this prompt is a {soft.placement}, and PEFT's prompt tuning puts it before the text: predict with "
+            "load_prompt, or train with placement prefix"
+        )
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("export to PEFT needs the package peft: pip install peft") from None
+    return peft
+
+
+def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
+    """PEFT's configuration and tensors, float32, under the names that PEFT gives them on such a model.
+
+    PEFT wraps a model without memory for its weights, so nothing here is a copy of the base model.
+    """
+    import torch
+
+    peft = _peft()
+    task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    if prompt.soft is not None:
+        # One submodule: PEFT would double a prompt for an encoder-decoder, half of it for the decoder.
+        config = peft.PromptTuningConfig(
+            task_type=task_type, num_virtual_tokens=prompt.soft.length, num_transformer_submodules=1
+        )
+    else:
+        method = methods.get(prompt.config.method)
+        assert isinstance(method, WeightMethod)
+        config = method.adapter_config(prompt.config)
+        config.task_type = task_type
+    with torch.device("meta"):
+        skeleton = type(model)(copy.deepcopy(model.config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
+        wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER)
+    given = None
+    if prompt.soft is not None:
+        prompt_PH = prompt.soft.prompt.detach().float().cpu()
+        wrapped.prompt_encoder[_ADAPTER].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
+    else:
+        given = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}
+    tensors = peft.get_peft_model_state_dict(
+        wrapped, state_dict=given, adapter_name=_ADAPTER, save_embedding_layers=False
+    )
+    config.base_model_name_or_path = str(backbones.local_folder(model.name_or_path) or model.name_or_path)
+    config.inference_mode = True
+    if getattr(config, "target_modules", None):
+        config.target_modules = sorted(config.target_modules)  # a set has no order, and files should repeat
+    return config, {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,311 @@
+"""`python -m lopt`: predictions equal the library's and the recorded ones; wrong usage is one line and exit 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from lopt import __main__ as command
+from lopt import load_prompt, tasks
+from lopt.artifact import Answer, Prompt
+from lopt.config import TrialConfig
+from lopt.data import load_split
+from lopt.soft_prompt import SoftPrompt
+from lopt.training import Trial
+from tests.conftest import ROOT
+
+PROGRAM = [sys.executable, "-m", "lopt"]
+PAIR = {"premise": "A cat sat.", "hypothesis": "It stood."}
+
+
+def saved(folder, task, **more):
+    """A prompt as after training, on backbone tiny."""
+    config = TrialConfig(method="prompt_tuning", task=task, backbone="tiny", length=3, precision="fp32", **more)
+    values = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    return str(Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(folder))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("toy"), "toy")
+
+
+@pytest.fixture(scope="module")
+def rte(tmp_path_factory):
+    """Two columns."""
+    return saved(tmp_path_factory.mktemp("rte"), "rte")
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; its exit code, standard output and standard error."""
+
+    def done(*argv):
+        code = command.main(list(map(str, argv)))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return done
+
+
+def predicted(run, *argv):
+    code, out, err = run("predict", *argv, "--json")
+    assert (code, err) == (0, "")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def written(path, rows):
+    """Rows in a file of the kind that its suffix names."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        lines = [list(rows[0]), *(row.values() for row in rows)]
+        path.write_text("".join(",".join(f'"{cell}"' for cell in line) + "\r\n" for line in lines), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_predictions_are_the_librarys_and_the_recorded_ones(tiny, tmp_path, run):
+    trial = Trial(tiny.replace(selection_examples=16, test_examples=40))
+    for _ in trial:
+        pass
+    record = trial.finish(artifact=tmp_path / "prompt")
+    stored, split = trial.predictions, load_split(tasks.get("toy"), "validation")
+    rows = [{"text": split[i].fields["text"], "label": split[i].label} for i in stored.example_ids]
+    answers = predicted(run, "--prompt", tmp_path / "prompt", "--file", written(tmp_path / "reported.jsonl", rows))
+
+    classes = tasks.get("toy").classes
+    assert [classes.index(a["label"]) for a in answers] == stored.predicted.tolist()
+    assert len({a["label"] for a in answers}) == 2, "choose a rate at which the prompt does not say one thing"
+    hits = [classes.index(a["label"]) == row["label"] for a, row in zip(answers, rows, strict=True)]
+    assert (np.mean(hits), len(hits)) == (record.test_accuracy, record.test_n)
+    odds = np.exp(stored.logits - stored.logits.max(axis=1, keepdims=True))
+    found = np.array([list(a["probabilities"].values()) for a in answers])
+    assert found == pytest.approx(odds / odds.sum(axis=1, keepdims=True), abs=1e-12)
+
+    library = load_prompt(tmp_path / "prompt").predict([row["text"] for row in rows])
+    assert [(a["label"], a["probabilities"]) for a in answers] == [(a.label, a.probabilities) for a in library]
+    assert [a["input"]["text"] for a in answers] == [row["text"] for row in rows]
+
+
+def test_as_a_program_it_says_the_same(toy, run):
+    argv = ["predict", "--prompt", toy, "--text", "warm", "--text", "grim and dull"]
+    done = subprocess.run([*PROGRAM, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == run(*argv)
+
+
+def test_a_reader_that_has_seen_enough_is_left_in_peace():
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # where it is not, argparse itself says nothing
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*PROGRAM, "predict", "--help"], cwd=ROOT, env=buffered, text=True, **pipes) as started:
+        started.stdout.close()
+        assert started.stderr.read() == ""
+    assert started.returncode == 1
+
+
+def test_a_line_for_people(toy, run):
+    _, out, _ = run("predict", "--prompt", toy, "--text", " warm \x1b[31m and\nfresh ", "--text", "x" * 300)
+    first, second = out.splitlines()
+    answer = load_prompt(toy).predict(["warm \x1b[31m and\nfresh"])[0]
+    (other,) = (name for name in answer.probabilities if name != answer.label)
+    shares = {name: f"{share:.2f}" for name, share in answer.probabilities.items()}
+    assert first == f"{answer.label}  {shares[answer.label]}  ({other} {shares[other]})  warm ·[31m and fresh"
+    assert second.endswith("x" * 300), "whole where no terminal ends the line"
+
+
+def test_on_a_terminal_the_text_is_cut_to_the_line(toy, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(command.sys.stdout, "isatty", lambda: True)
+    _, out, _ = run("predict", "--prompt", toy, "--text", "fresh " * 20, "--text", "fresh")
+    first, second = out.splitlines()
+    assert len(first) == 60
+    assert first.endswith("…")
+    assert second.endswith("  fresh")
+    assert first.index("fresh") == second.index("fresh")
+
+
+def test_of_many_classes_the_likeliest_are_shown():
+    answer = Answer("c", {"a": 0.05, "b": 0.2, "c": 0.5, "d": 0.15, "e": 0.1})
+    assert command._head(answer, longest=3) == "c    0.50  (b 0.20, d 0.15, e 0.10, …)"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_files_of_several_columns(suffix, rte, tmp_path, run):
+    rows = [{"id": "7", **PAIR}, {"id": "8", "premise": "Zwölf Katzen.", "hypothesis": "Hunde, keine."}]
+    answers = predicted(run, "--prompt", rte, "--file", written(tmp_path / f"pairs{suffix}", rows))
+    assert [a["input"] for a in answers] == [{k: row[k] for k in PAIR} for row in rows]
+    expected = load_prompt(rte).predict([a["input"] for a in answers])
+    assert [a["probabilities"] for a in answers] == [e.probabilities for e in expected]
+    texts = [f"--text={json.dumps(row)}" for row in rows]
+    assert predicted(run, "--prompt", rte, *texts) == answers
+
+
+def test_a_text_file_has_one_text_a_line(toy, tmp_path, run):
+    (tmp_path / "texts.txt").write_bytes('\ufeffwarm\r\n{"not": "read"}\r\nline\u2028separator\r\n'.encode())
+    answers = predicted(run, "--prompt", toy, "--file", tmp_path / "texts.txt")
+    assert [a["input"]["text"] for a in answers] == ["warm", '{"not": "read"}', "line\u2028separator"]
+
+
+def wrong(run, *argv):
+    """The one line of a refusal."""
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    return err.removeprefix("error: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is no text in UTF-8")],
+)
+def test_a_text_that_is_none(text, said, toy, run):
+    assert said in wrong(run, "predict", "--prompt", toy, "--text", "fine", "--text", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A cat sat.", 'reads several columns; give a JSON object: {"premise": "…", "hypothesis": "…"}'),
+        ("[1]", "give a JSON object"),
+        ('{"premise": "A cat."}', "has no column 'hypothesis'; it has premise"),
+        ("{}", "has no column 'premise'; it has none"),
+        ('{"premise": "A cat.", "hypothesis": 3}', "hypothesis is 3; give text"),
+    ],
+)
+def test_a_text_without_the_columns(text, said, rte, run):
+    line = wrong(run, "predict", "--prompt", rte, "--text", text)
+    assert line.startswith(f"--text {text!r}"[:40])
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"premise,label\nx,1\n", "a.csv, row 1 has no column 'hypothesis'; it has premise, label"),
+        ("a.csv", b"premise,hypothesis\nx,y\nz\n", "a.csv, line 3: it has another number of fields"),
+        ("a.csv", b"premise,hypothesis\nx,y\nz, \n", "a.csv, row 2: hypothesis is ' '; give text"),
+        ("a.csv", b"premise,hypothesis\n", "a.csv holds no rows"),
+        ("a.csv", b"premise,hypothesis\n\xff,b\n", "a.csv is no CSV file in UTF-8"),
+        ("a.jsonl", b'{"premise": "x", "hypothesis": "y"}\n{"premise": "x"}\n', "row 2 has no column 'hypothesis'"),
+        ("a.jsonl", b"{\n", "a.jsonl, line 1 is no JSON"),
+        ("a.jsonl", b"3\n", "a.jsonl, line 1 is no JSON object"),
+        ("a.parquet", b"PAR0", "a.parquet is no Parquet file"),
+        ("a.txt", b"one\n", "task rte reads premise, hypothesis: give .csv, .jsonl or .parquet with these columns"),
+        ("a.tsv", b"one\n", "ends in .tsv; valid: .txt, .csv, .jsonl, .parquet"),
+        ("a", b"one\n", "ends in nothing; valid"),
+    ],
+)
+def test_a_file_that_cannot_be_read(name, content, said, rte, tmp_path, run):
+    (tmp_path / name).write_bytes(content)
+    assert said in wrong(run, "predict", "--prompt", rte, "--file", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is no text in UTF-8")],
+)
+def test_a_text_file_that_cannot_be_read(content, said, toy, tmp_path, run):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert said in wrong(run, "predict", "--prompt", toy, "--file", tmp_path / "a.txt")
+
+
+def test_no_such_file(toy, tmp_path, run):
+    assert wrong(run, "predict", "--prompt", toy, "--file", tmp_path / "no.csv").endswith("no.csv does not exist")
+    assert "does not exist" in wrong(run, "predict", "--prompt", toy, "--file", tmp_path)
+
+
+@pytest.mark.parametrize("action", [("predict", "--text", "a"), ("export", "--to", "peft", "OUT")])
+def test_a_prompt_that_is_none(action, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "holds no trained prompt" in wrong(run, *action, "--prompt", "nowhere")
+    folder = saved(tmp_path / "prompt", "toy")
+    whole = (tmp_path / "prompt" / "prompt.safetensors").read_bytes()
+    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(whole[:40])
+    assert "is damaged" in wrong(run, *action, "--prompt", folder)
+    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(whole)
+    (tmp_path / "prompt" / "prompt.json").write_text("{}")
+    assert "is damaged" in wrong(run, *action, "--prompt", folder)
+    assert not (tmp_path / "OUT").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ((), "COMMAND"),
+        (("tell",), "invalid choice: 'tell'"),
+        (("predict", "--text", "a"), "--prompt"),
+        (("predict", "--prompt", "p"), "one of the arguments --text --file is required"),
+        (("predict", "--prompt", "p", "--text", "a", "--file", "b"), "not allowed with argument"),
+        (("export", "--prompt", "p", "OUT"), "--to"),
+        (("export", "--prompt", "p", "--to", "gguf", "OUT"), "invalid choice: 'gguf'"),
+        (("export", "--prompt", "p", "--to", "peft"), "OUT"),
+    ],
+)
+def test_wrong_usage(argv, said, run):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_help_shows_an_example(run):
+    for name, each in command.COMMANDS.items():
+        code, out, _ = run(name, "--help")
+        assert code == 0
+        assert each.example in out
+
+
+def test_help_and_usage_need_no_torch():
+    code = "import sys; from lopt.__main__ import main; main(['predict', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_interrupted(toy, run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Prompt, "predict", interrupt)
+    assert run("predict", "--prompt", toy, "--text", "a") == (130, "", "interrupted\n")
+
+
+def test_export_says_what_was_written(tmp_path, run, capsys):
+    pytest.importorskip("peft")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lopt.backbones.tiny import tokenizer
+
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=32, **shape)).save_pretrained(
+        tmp_path / "base"
+    )
+    tokenizer().save_pretrained(tmp_path / "base")
+    values, base = torch.zeros(3, 32), str(tmp_path / "base")
+    config = TrialConfig(method="prompt_tuning", task="toy", backbone=base, length=3, precision="fp32")
+    record = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
+    Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", record=record)
+    argv = ("export", "--prompt", tmp_path / "prompt", "--to", "peft", tmp_path / "out")
+    capsys.readouterr()  # what saving a model prints
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "")
+    first, *files, last = out.splitlines()
+    assert first == f"{tmp_path / 'out'}: a PROMPT_TUNING adapter of PEFT for {base}"
+    assert [line.split()[0] for line in files] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert last.startswith(f"{tmp_path / 'out' / 'README.md'} ")
+    assert "Accuracy: 75.0% on 120 examples of `validation`" in (tmp_path / "out" / "README.md").read_text()
+    assert "is not empty; give a new folder" in wrong(run, *argv)
+
+
+def test_export_of_what_peft_has_not(tmp_path, run):
+    folder = saved(tmp_path / "prompt", "toy", options={"placement": "suffix"})
+    said = wrong(run, "export", "--prompt", folder, "--to", "peft", tmp_path / "out")
+    assert said.startswith("this prompt is a suffix")

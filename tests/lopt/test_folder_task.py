@@ -1,0 +1,340 @@
+"""The user's own task: a folder with a task.toml and files of rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from lopt import data, load_prompt, tasks, train
+from lopt.config import TrialConfig
+from lopt.data import load_split
+
+ENTRIES = {
+    "columns": ["subject", "body"],
+    "label": "queue",
+    "classes": ["money", "errors"],
+    "template": "{subject}: {body} It was",
+    "label_words": [" bad", " great"],
+    "train": "train.csv",
+    "report": "test.csv",
+}
+ROWS = [
+    {"subject": f"Ticket {i}", "body": "charged twice, again" if i % 2 else 'it says "error"\nand stops', "queue": name}
+    for i, name in enumerate(["errors", "money"] * 20)
+]
+
+
+def write_toml(folder, **changes):
+    """task.toml of `ENTRIES` with changes; None takes an entry out."""
+    entries = {name: value for name, value in {**ENTRIES, **changes}.items() if value is not None}
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in entries.items()]
+    (folder / "task.toml").write_text("".join(lines), encoding="utf-8")
+
+
+def write_rows(path, rows):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder task of 40 training and 12 reported rows in CSV."""
+    made = tmp_path / "tickets"
+    made.mkdir()
+    write_toml(made)
+    write_rows(made / "train.csv", ROWS)
+    write_rows(made / "test.csv", ROWS[:12])
+    return made
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_rows_are_the_same_from_every_kind_of_file(folder, suffix):
+    write_toml(folder, train=f"train.{suffix}")
+    write_rows(folder / f"train.{suffix}", ROWS)
+    found = load_split(tasks.get(str(folder)), f"train.{suffix}")
+    assert len(found) == 40
+    assert [e.label for e in found[:4]] == [1, 0, 1, 0]
+    assert dict(found[0].fields) == {"subject": "Ticket 0", "body": 'it says "error"\nand stops'}
+    assert [e.id for e in found] == list(range(40))
+
+
+def test_what_is_left_out_has_a_default(folder):
+    task = tasks.get(str(folder))
+    assert (task.title, task.cut, task.name) == ("tickets", "body", str(folder))
+    write_toml(folder, title="Support tickets", cut="subject", label=None)
+    task = tasks.get(str(folder))
+    assert (task.title, task.cut, task.label) == ("Support tickets", "subject", "label")
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "suffix", "expected"),
+    [
+        (["money", "errors"], ["errors", "money", " errors "], "csv", [1, 0, 1]),
+        (["money", "errors"], [1, 0, 1], "csv", [1, 0, 1]),
+        (["money", "errors"], [1, 0, 1], "parquet", [1, 0, 1]),
+        (["money", "errors"], [1, "money", 0], "jsonl", [1, 0, 0]),
+        (["False", "True"], [True, False, True], "parquet", [1, 0, 1]),
+        (["False", "True"], [True, False, True], "csv", [1, 0, 1]),
+        (["false", "true"], [True, False, True], "jsonl", [1, 0, 1]),
+        (["True", "False"], [True, False, True], "jsonl", [0, 1, 0]),
+        (["1", "2", "3", "4", "5"], [5, 1, 3], "csv", [4, 0, 2]),
+        (["1", "2", "3", "4", "5"], [5, 1, 3], "parquet", [4, 0, 2]),
+        (["1", "2", "3", "4", "5"], ["5", "1", "3"], "jsonl", [4, 0, 2]),
+        (["2", "1", "0"], [2, 0, 1], "csv", [0, 2, 1]),
+    ],
+)
+def test_a_class_is_a_name_a_number_or_a_truth_value(folder, classes, labels, suffix, expected):
+    words = [f" word{i}" for i in range(len(classes))]
+    write_toml(folder, classes=classes, label_words=words, train=f"some.{suffix}")
+    write_rows(folder / f"some.{suffix}", [{"subject": "a", "body": "b", "queue": label} for label in labels])
+    assert [e.label for e in load_split(tasks.get(str(folder)), f"some.{suffix}")] == expected
+
+
+@pytest.mark.parametrize(("classes", "label"), [(["1", "2"], 0), (["1", "2", "3", "4", "5"], 0), (["0", "1"], 2)])
+def test_of_classes_named_by_digits_a_position_means_nothing(folder, classes, label):
+    write_toml(folder, classes=classes, label_words=[f" word{i}" for i in range(len(classes))])
+    write_rows(folder / "train.csv", [{"subject": "a", "body": "b", "queue": q} for q in (classes[0], label)])
+    with pytest.raises(ValueError) as caught:
+        load_split(tasks.get(str(folder)), "train.csv")
+    assert one_line(caught).endswith(f"train.csv, row 1: queue is '{label}'; valid: {', '.join(classes)}")
+
+
+def test_files_as_other_programs_write_them(folder):
+    (folder / "train.csv").write_bytes(
+        b'\xef\xbb\xbfsubject,body,queue\r\n\xc3\xa4,"b,\r\nc",money\r\n\r\nd,e,errors\r\n'
+    )
+    found = load_split(tasks.get(str(folder)), "train.csv")
+    assert [(e.fields["subject"], e.label) for e in found] == [("ä", 0), ("d", 1)]
+    write_toml(folder, train="train.jsonl")
+    separated = {"subject": "one\u2028line\x85still", "body": "b", "queue": "money"}
+    line = json.dumps(separated, ensure_ascii=False)
+    (folder / "train.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}".encode())
+    assert [e.fields["subject"] for e in load_split(tasks.get(str(folder)), "train.jsonl")] == [
+        "one\u2028line\x85still"
+    ] * 2
+
+
+def test_a_mirror_of_the_benchmarks_does_not_hide_a_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
+    assert len(load_split(tasks.get(str(folder)), "train.csv")) == 40
+
+
+def test_a_folder_is_found_by_its_path_in_any_form(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    expected = tasks.get(str(folder))
+    for name in ("tickets", "./tickets", "./tickets/", "~/tickets", f"{folder}/../tickets"):
+        assert tasks.get(name) == expected
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"columns": None}, ["lacks columns", "columns, classes, template, label_words, train, report"]),
+        ({"train": None, "report": None}, ["lacks train, report"]),
+        ({"colums": ["a"]}, ["unknown entry 'colums'", "valid: columns, ", "Did you mean 'columns'"]),
+        ({"columns": "body"}, ["columns is 'body'", "a list of texts"]),
+        ({"columns": []}, ["columns is []", "a list of texts"]),
+        ({"columns": ["subject", 3]}, ["columns is ['subject', 3]", "a list of texts"]),
+        ({"columns": ["body", "body"]}, ["columns is ['body', 'body']", "once"]),
+        ({"columns": ["mask", "body"]}, ["column 'mask'", "rename it"]),
+        ({"columns": ["0", "body"]}, ["column '0'", "rename it"]),
+        ({"columns": ["mail.body", "body"]}, ["column 'mail.body'", "rename it", "[].!:"]),
+        ({"classes": ["money"]}, ["classes is ['money']", "two or more"]),
+        ({"classes": ["money", "money"]}, ["classes is ['money', 'money']", "once"]),
+        ({"classes": [0, 1]}, ["classes is [0, 1]", "a list of texts"]),
+        ({"template": ""}, ["template is ''", "give text"]),
+        ({"template": 3}, ["template is 3", "give text"]),
+        ({"template": "{text} It was"}, ["names {text}", "valid fields: {subject}, {body}, {mask}"]),
+        ({"template": "{subject} It was"}, ["leaves out {body}"]),
+        ({"template": "{body"}, ["cannot be read", "valid fields: {subject}, {body}, {mask}"]),
+        ({"label_words": [" bad"]}, ["label_words is [' bad']", "give 2", "money, errors"]),
+        ({"label_words": [" bad", " bad"]}, ["label_words is [' bad', ' bad']", "once"]),
+        ({"label": 1}, ["label is 1", "give text"]),
+        ({"label": "body"}, ["label is 'body'", "another column"]),
+        ({"title": " "}, ["title is ' '", "give text"]),
+        ({"cut": "text"}, ["cut is 'text'", "valid: subject, body"]),
+        ({"report": "train.csv"}, ["train and report are both 'train.csv'", "not trained on"]),
+    ],
+    ids=lambda value: None if isinstance(value, list) else ", ".join(value),
+)
+def test_a_bad_entry_is_named_with_what_is_valid(folder, changes, words):
+    write_toml(folder, **changes)
+    with pytest.raises(ValueError) as caught:
+        TrialConfig(method="lopt1", task=str(folder), backbone="tiny", rank=2)
+    message = one_line(caught)
+    for word in (str(folder / "task.toml"), *words):
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"columns = [\n", ["cannot be read", "end of document"]),
+        (b"columns", ["cannot be read", "Expected '='"]),
+        (b"title = \xff", ["cannot be read", "utf-8"]),
+    ],
+)
+def test_a_damaged_task_toml_is_named(folder, content, words):
+    (folder / "task.toml").write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        tasks.get(str(folder))
+    message = one_line(caught)
+    for word in (str(folder / "task.toml"), *words):
+        assert word in message
+
+
+def test_a_folder_without_task_toml_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError) as caught:
+            tasks.get(str(path))
+        assert one_line(caught).startswith(f"task '{path}' is no folder with a task.toml; it names columns, classes")
+
+
+def test_a_name_that_is_no_path_lists_the_built_in_tasks(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ValueError, match=r"unknown task 'ticket'; valid: ag_news, boolq, ") as caught:
+        tasks.get("ticket")
+    one_line(caught)
+    folder.rename(folder.with_name("toy"))
+    assert tasks.get("toy").title == "Toy (made up)", "a folder hides no built-in task"
+    assert tasks.get("./toy").title == "toy"
+
+
+_HEAD = b"subject,body,queue\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.csv", None, ["train.csv does not exist", "task.toml"]),
+        ("train.txt", _HEAD, ["train.txt ends in .txt", "valid: .parquet, .csv, .jsonl"]),
+        ("train", _HEAD, ["train ends in nothing", "valid: .parquet, .csv, .jsonl"]),
+        ("train.csv", b"", ["train.csv holds no rows"]),
+        ("train.csv", _HEAD, ["train.csv holds no rows"]),
+        ("train.jsonl", b"\n\n", ["train.jsonl holds no rows"]),
+        ("train.csv", b"subject;queue\na;money\n", ["train.csv has no column 'subject'", "it has subject;queue"]),
+        ("train.csv", _HEAD + b"a,b,money\na,b\n", ["train.csv, line 3", "another number of fields"]),
+        ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "another number of fields"]),
+        ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is no CSV file in UTF-8", "','"]),
+        ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is no CSV file in UTF-8", "0xe4"]),
+        ("train.csv", _HEAD + b"a,b,1\na,b,other\n", ["train.csv, row 1: queue is 'other'", "0 to 1 (money, errors)"]),
+        ("train.csv", _HEAD + b"a,b,2\n", ["train.csv, row 0: queue is '2'", "0 to 1 (money, errors)"]),
+        ("train.csv", _HEAD + b"a, ,money\n", ["train.csv, row 0: body is ' '", "give text"]),
+        ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is no JSON"]),
+        ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is no JSON object"]),
+        ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is no text in UTF-8", "0xff"]),
+        (
+            "train.jsonl",
+            b'{"subject": "a", "body": "b", "queue": 0}\n{"subject": "a", "queue": 0}\n',
+            ["train.jsonl, row 1 has no column 'body'", "it has subject, queue"],
+        ),
+        (
+            "train.jsonl",
+            b'{"subject": "a", "body": 5, "queue": 0}\n',
+            ["train.jsonl, row 0: body is 5", "give text"],
+        ),
+        (
+            "train.jsonl",
+            b'{"subject": "a", "body": "b", "queue": true}\n',
+            ["train.jsonl, row 0: queue is True", "0 to 1 (money, errors)"],
+        ),
+        ("train.parquet", b"PAR1 cut off", ["train.parquet is no Parquet file", "copy it again"]),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_named_with_what_is_valid(folder, name, content, words):
+    write_toml(folder, train=name)
+    (folder / "train.csv").unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        data.data_revision(str(folder))
+    message = one_line(caught)
+    for word in words:
+        assert word in message
+    assert re.search(rf"tickets/{re.escape(name)}\b", message)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def trial(folder, **changes):
+    return TrialConfig(
+        **{
+            "method": "lopt1", "task": str(folder), "backbone": "tiny", "length": 4, "rank": 2, "batch_size": 8,
+            "max_steps": 4, "eval_every": 2, "precision": "fp32", **changes,
+        }
+    )  # fmt: skip
+
+
+def test_a_folder_trains_is_scored_and_predicts(folder, tmp_path):
+    record = train(trial(folder), artifact=tmp_path / "prompt")
+    assert record.status == "complete"
+    assert (record.test_n, record.selection_n, record.test_split) == (12, 4, "test.csv")
+    assert record.config["task"] == str(folder)
+    assert record.protocol.endswith("reported on test.csv")
+    prompt = load_prompt(tmp_path / "prompt")
+    assert prompt.evaluate().accuracy == record.test_accuracy
+    answers = prompt.predict(
+        [{"subject": "Bill", "body": "charged twice"}, {"subject": "Crash", "body": "it stops " * 99}]
+    )
+    assert [answer.label in ("money", "errors") for answer in answers] == [True, True]
+    assert all(list(answer.probabilities) == ["money", "errors"] for answer in answers)
+    with pytest.raises(ValueError, match="subject"):
+        prompt.predict(["one text, where two columns are needed"])
+
+
+def test_a_change_of_task_toml_is_seen(folder):
+    before = trial(folder)
+    revision = data.data_revision(str(folder))
+    assert before.template == "{subject}: {body} It was"
+    write_toml(folder, template="{body} ({subject}) It was")
+    after = trial(folder)
+    assert after.template == "{body} ({subject}) It was"
+    assert after.key != before.key
+    assert data.data_revision(str(folder)) == revision, "the text is the same"
+
+    write_toml(folder, classes=["errors", "money"])
+    assert data.data_revision(str(folder)) != revision, "the same word now means another class"
+    write_toml(folder, cut="subject")
+    assert data.data_revision(str(folder)) != revision, "a long input now loses other text"
+    write_rows(folder / "more.csv", [*ROWS, *ROWS])
+    write_toml(folder, train="more.csv")
+    record = train(trial(folder))
+    assert record.selection_n == 8
+    assert record.provenance["data_revision"] != revision
+
+
+def test_equal_folders_in_two_places_are_one_task(folder, tmp_path):
+    there = tmp_path / "elsewhere" / "tickets"
+    there.mkdir(parents=True)
+    for file in folder.iterdir():
+        (there / file.name).write_bytes(file.read_bytes())
+    assert data.data_revision(str(there)) == data.data_revision(str(folder))
+    one, two = train(trial(folder)), train(trial(there))
+    assert one.key == two.key
+    assert one.test_loss == two.test_loss

@@ -1,0 +1,458 @@
+"""Twenty training steps of every method against loops written plainly here, in fp64 with sdpa.
+
+The side under test is `lopt.training.Trial`. The other side takes from it the token ids of the batches and the initial
+values of what is trained; model, input, loss, gradient, clipping, optimiser and schedule are its own. For prompt
+methods torch gives the gradient at the model's input only: from there to the factors the chain rule is NumPy's, below.
+PEFT is a second, whole reference for prompt tuning and LoRA.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import processors
+from transformers import (
+    Adafactor,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    get_linear_schedule_with_warmup,
+)
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from lopt.backbones.tiny import tokenizer as byte_tokenizer
+from lopt.config import TrialConfig
+from lopt.data import collate, training_batches
+from lopt.training import Trial
+
+STEPS, BATCH, LENGTH, TOKENS, WIDTH, SEED = 20, 4, 5, 32, 32, 3
+CLIP = 0.05  # passed by the gradients of many steps
+TOLERANCE = 1e-8
+FAMILIES = ("gpt2", "llama", "t5")
+SENTINEL = "<extra_id_0>"
+
+
+# --- a tiny model folder ---------------------------------------------------------------------------------------
+
+
+def make_tokenizer(family):
+    if family != "t5":
+        return byte_tokenizer()
+    made = byte_tokenizer().backend_tokenizer
+    made.add_special_tokens(["</s>", SENTINEL])
+    end = ("</s>", made.token_to_id("</s>"))
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
+
+
+def make_model(family):
+    torch.manual_seed(0)
+    if family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=280, n_embd=WIDTH, n_layer=2, n_head=4, n_positions=64))
+    elif family == "llama":
+        config = LlamaConfig(
+            vocab_size=280, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    else:
+        config = T5Config(
+            vocab_size=280, d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        )
+        model = T5ForConditionalGeneration(config)
+    if family != "t5":  # whose attention is not scaled down: larger weights would make twenty steps chaotic
+        with torch.no_grad():  # the others' random weights, as they come, barely mix their inputs
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+    model.set_attn_implementation("sdpa")
+    return model.double().eval()
+
+
+@pytest.fixture(autouse=True)
+def _norms_in_fp64(monkeypatch):
+    """On both sides. As they come, these norms take their variance in fp32: differences of 1e-16, which any two orders
+    of a sum have, become 1e-8 where a value rounds to its neighbour there (measured with T5: 1e-7 after twenty steps).
+    """
+
+    def norm(self, hidden_states):
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    monkeypatch.setattr(T5LayerNorm, "forward", norm)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
+    for family, folder in made.items():
+        make_model(family).save_pretrained(folder)
+        make_tokenizer(family).save_pretrained(folder)
+    return made
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+# --- the side under test ---------------------------------------------------------------------------------------
+
+
+def begin(folders, family, method, **changes):
+    options = {"length": LENGTH, **changes} if method not in ("lora", "fine_tuning") else changes
+    config = TrialConfig(
+        method=method, task="toy", backbone=str(folders[family]), seed=SEED, precision="fp64", batch_size=BATCH,
+        max_steps=STEPS, eval_every=STEPS, max_tokens=TOKENS, clip_norm=CLIP, **options,
+    )  # fmt: skip
+    return Trial(config, phase="search")
+
+
+def values_of(trial):
+    return {name: factor.detach().numpy().copy() for name, factor in trial.factors.items()}
+
+
+def train(trial):
+    """Losses of all steps, and the factors after them."""
+    losses = [float(trial.update()) for _ in range(STEPS)]
+    return np.array(losses), values_of(trial)
+
+
+# --- the other side --------------------------------------------------------------------------------------------
+
+
+def batches_of(trial):
+    order = training_batches(trial.data.train.lengths, BATCH, SEED)
+    return [collate(trial.data.train, positions, 0) for positions in itertools.islice(order, STEPS)]
+
+
+def ids_of(family, words):
+    vocabulary = make_tokenizer(family).get_vocab()
+    return [vocabulary[word] for word in words]
+
+
+def cross_entropy(family, logits_BSV, position_B, labels_B):
+    """Mean over the batch of log Σ exp(z) - z_label, z the logits of the label words at their positions."""
+    logits_BC = logits_BSV[torch.arange(len(labels_B)), position_B][:, ids_of(family, [" bad", " great"])]
+    return (logits_BC.exp().sum(dim=1).log() - logits_BC[torch.arange(len(labels_B)), labels_B]).mean()
+
+
+def reads_at(family, last_B):
+    """Where the label is read: after the last token, or at the decoder's second step."""
+    return torch.ones_like(last_B) if family == "t5" else last_B
+
+
+def decoder_input(family, rows):
+    if family != "t5":
+        return {}
+    return {"decoder_input_ids": torch.tensor([[0, *ids_of(family, [SENTINEL])]] * rows)}
+
+
+def loss_of_text(family, model, batch, before=0):
+    """The loss of a model that is given token ids; `before`: what it puts in front of them itself."""
+    ids_BT, lengths_B, labels_B = batch
+    mask_BT = (torch.arange(ids_BT.shape[1])[None] < lengths_B[:, None]).long()
+    out = model(input_ids=ids_BT, attention_mask=mask_BT, **decoder_input(family, len(ids_BT)))
+    return cross_entropy(family, out.logits, reads_at(family, before + lengths_B - 1), labels_B)
+
+
+def loss_of_input(family, model, batch, prompt_PH, update_SH, placement):
+    """The loss of a model that is given embeddings, put together one row after another."""
+    ids_BT, lengths_B, labels_B = batch
+    rows, masks = [], []
+    for ids_T, length in zip(ids_BT, lengths_B.tolist(), strict=True):
+        text_TH = model.get_input_embeddings()(ids_T[:length])
+        if update_SH is not None:
+            rows_changed = min(length, len(update_SH))
+            text_TH = torch.cat([text_TH[:rows_changed] + update_SH[:rows_changed], text_TH[rows_changed:]])
+        padding_H = torch.zeros(len(ids_T) - length, WIDTH, dtype=torch.float64)
+        parts = [prompt_PH, text_TH] if placement == "prefix" else [text_TH, prompt_PH]
+        rows.append(torch.cat([*parts, padding_H]))
+        masks.append([1] * (length + len(prompt_PH)) + [0] * len(padding_H))
+    out = model(
+        inputs_embeds=torch.stack(rows), attention_mask=torch.tensor(masks), **decoder_input(family, len(ids_BT))
+    )
+    return cross_entropy(family, out.logits, reads_at(family, lengths_B + len(prompt_PH) - 1), labels_B)
+
+
+class PromptTuning:
+    """X."""
+
+    def forward(self, values):
+        return values["X"], None
+
+    def backward(self, values, d_x, d_e):
+        return {"X": d_x}
+
+
+class LoPT1:
+    """X = U V."""
+
+    def forward(self, values):
+        return values["U"] @ values["V"], None
+
+    def backward(self, values, d_x, d_e):
+        return {"U": d_x @ values["V"].T, "V": values["U"].T @ d_x}
+
+
+class LoPT2:
+    """X = σ(X0 U) V; X0 is U[-0.5, 0.5] of stream (x0_seed, its place among the factors, frozen)."""
+
+    def __init__(self, activation, x0_seed):
+        self.x0 = np.random.RandomState([x0_seed, 2, 0]).uniform(-0.5, 0.5, (LENGTH, WIDTH))
+        normal_cdf = np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))))
+        self.sigma, self.slope = {
+            "elu": (lambda x: np.where(x > 0, x, np.expm1(x)), lambda x: np.where(x > 0, 1, np.exp(x))),
+            "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(float)),
+            "gelu": (
+                lambda x: x * normal_cdf(x),
+                lambda x: normal_cdf(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+            ),
+        }[activation]
+
+    def forward(self, values):
+        return self.sigma(self.x0 @ values["U"]) @ values["V"], None
+
+    def backward(self, values, d_x, d_e):
+        hidden = self.x0 @ values["U"]
+        d_hidden = (d_x @ values["V"].T) * self.slope(hidden)
+        return {"U": self.x0.T @ d_hidden, "V": self.sigma(hidden).T @ d_x}
+
+
+class DePT:
+    """X = P, and scale·A B is added to the text; scale = α/√r."""
+
+    def __init__(self, alpha, rank):
+        self.scale = alpha / math.sqrt(rank)
+
+    def forward(self, values):
+        return values["P"], self.scale * values["A"] @ values["B"]
+
+    def backward(self, values, d_x, d_e):
+        return {"P": d_x, "A": self.scale * d_e @ values["B"].T, "B": self.scale * values["A"].T @ d_e}
+
+
+class ULPT:
+    """X = (Z P)·diag(s) + b; P is Xavier-uniform of stream (projection_seed, its place among the factors, frozen)."""
+
+    def __init__(self, rank, projection_seed):
+        bound = math.sqrt(6 / (rank + WIDTH))
+        self.p = np.random.RandomState([projection_seed, 3, 0]).uniform(-bound, bound, (rank, WIDTH))
+
+    def forward(self, values):
+        return (values["Z"] @ self.p) * values["s"][None] + values["b"][None], None
+
+    def backward(self, values, d_x, d_e):
+        projected = values["Z"] @ self.p
+        return {
+            "Z": (d_x * values["s"][None]) @ self.p.T,
+            "s": (d_x * projected).sum(axis=0),
+            "b": d_x.sum(axis=0),
+        }
+
+
+def adafactor(parameters, rate):
+    return Adafactor(
+        parameters, lr=rate, scale_parameter=False, relative_step=False, warmup_init=False, clip_threshold=1.0,
+        decay_rate=-0.8, eps=(1e-30, 1e-3), weight_decay=0.0,
+    )  # fmt: skip
+
+
+def constant(optimizer):
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def linear(rising):
+    return lambda optimizer: get_linear_schedule_with_warmup(optimizer, rising, STEPS)
+
+
+def train_by_hand(family, method, values, batches, optimizer_of, scheduler_of, placement="prefix"):
+    """Losses, factors after all steps, and the gradients' norms before clipping."""
+    model = make_model(family).requires_grad_(False)
+    factors = {name: torch.tensor(value) for name, value in values.items()}
+    optimizer = optimizer_of(factors)
+    scheduler = scheduler_of(optimizer)
+    losses, norms = [], []
+    for batch in batches:
+        values = {name: factor.numpy() for name, factor in factors.items()}
+        prompt, update = (
+            None if made is None else torch.tensor(made, requires_grad=True) for made in method.forward(values)
+        )
+        loss = loss_of_input(family, model, batch, prompt, update, placement)
+        loss.backward()
+        gradients = method.backward(values, prompt.grad.numpy(), None if update is None else update.grad.numpy())
+        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
+        for name, gradient in gradients.items():
+            factors[name].grad = torch.tensor(gradient * min(1.0, CLIP / (norm + 1e-6)))
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        norms.append(norm)
+    return np.array(losses), {name: factor.numpy() for name, factor in factors.items()}, np.array(norms)
+
+
+def train_in_torch(parameters, loss_of, batches, optimizer, scheduler):
+    """The same of a loop in which torch gives all gradients; without the factors."""
+    losses, norms = [], []
+    for batch in batches:
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, CLIP)))
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    return np.array(losses), np.array(norms)
+
+
+def agree(ours, theirs, before):
+    """Losses and factors are equal, and the run was one in which they could differ."""
+    (losses, factors), (their_losses, their_factors, norms) = ours, theirs
+    assert (norms > CLIP).any(), "no gradient was clipped"
+    assert np.ptp(losses) > 1e-2, "the losses do not move"
+    assert set(factors) == set(their_factors) == set(before)
+    moved = max(np.abs(factors[name] - before[name]).max() for name in factors)
+    assert moved > 1e-3, "nothing is trained"
+    np.testing.assert_allclose(losses, their_losses, rtol=0, atol=TOLERANCE)
+    for name, value in factors.items():
+        np.testing.assert_allclose(value, their_factors[name], rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+# --- prompt methods against NumPy ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["prefix", "suffix"])
+@pytest.mark.parametrize("method", ["prompt_tuning", "lopt1"])
+def test_prompt_tuning_and_lopt1(folders, family, method, placement):
+    rank = {} if method == "prompt_tuning" else {"rank": 2}
+    trial = begin(folders, family, method, **rank, learning_rate=0.1, options={"placement": placement})
+    before, by_hand = values_of(trial), PromptTuning() if method == "prompt_tuning" else LoPT1()
+    theirs = train_by_hand(
+        family, by_hand, before, batches_of(trial), lambda f: adafactor(list(f.values()), 0.1), constant, placement
+    )
+    agree(train(trial), theirs, before)
+
+
+@pytest.mark.parametrize("activation", ["elu", "relu", "gelu"])
+def test_lopt2(folders, family, activation):
+    trial = begin(
+        folders, family, "lopt2", rank=2, learning_rate=0.03, options={"activation": activation, "x0_seed": 7}
+    )
+    before = values_of(trial)
+    theirs = train_by_hand(
+        family, LoPT2(activation, 7), before, batches_of(trial), lambda f: adafactor(list(f.values()), 0.03), constant
+    )
+    agree(train(trial), theirs, before)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "placement"),
+    [(12, "prefix"), (48, "prefix"), (48, "suffix")],
+    ids=["text-cut", "text-shorter", "suffix"],
+)
+def test_dept(folders, family, tokens, placement):
+    """s below the longest text, which is cut to it, and above every text: the rows beyond it get no gradient."""
+    options = {"update_tokens": tokens, "update_learning_rate": 0.02, "alpha": 5.0, "placement": placement}
+    trial = begin(folders, family, "dept", rank=3, learning_rate=0.1, warmup=0.1, options=options)
+    before, batches = values_of(trial), batches_of(trial)
+    longest = max(int(lengths.max()) for _, lengths, _ in batches)
+    assert longest == min(tokens, TOKENS)
+
+    def optimizer(factors):
+        groups = [
+            {"params": [factors["P"]], "lr": 0.1},
+            {"params": [factors["A"], factors["B"]], "lr": 0.02},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+
+    theirs = train_by_hand(family, DePT(5.0, 3), before, batches, optimizer, linear(2), placement)
+    ours = train(trial)
+    agree(ours, theirs, before)
+    for name in ("P", "A", "B"):
+        assert np.abs(ours[1][name] - before[name]).max() > 1e-3
+    np.testing.assert_array_equal(ours[1]["A"][longest:], before["A"][longest:])
+
+
+def test_ulpt(folders, family):
+    trial = begin(
+        folders, family, "ulpt", rank=3, learning_rate=0.2, warmup=0.15, options={"projection_seed": 11}
+    )  # fmt: skip
+    before = values_of(trial)
+    theirs = train_by_hand(
+        family, ULPT(3, 11), before, batches_of(trial),
+        lambda f: torch.optim.AdamW(f.values(), lr=0.2, weight_decay=0.0), linear(3),
+    )  # fmt: skip
+    ours = train(trial)
+    agree(ours, theirs, before)
+    assert all(np.abs(ours[1][name] - before[name]).max() > 1e-3 for name in ("Z", "s", "b"))
+
+
+# --- against PEFT, and a plain loop ----------------------------------------------------------------------------
+
+
+def test_prompt_tuning_against_peft(folders, family):
+    peft = pytest.importorskip("peft")
+    trial = begin(folders, family, "prompt_tuning", learning_rate=0.1)
+    before, batches = values_of(trial), batches_of(trial)
+    task = (
+        {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 1} if family == "t5" else {"task_type": "CAUSAL_LM"}
+    )
+    config = peft.PromptTuningConfig(num_virtual_tokens=LENGTH, **task)
+    wrapped = peft.get_peft_model(make_model(family), config).double().eval()  # it makes its own weights fp32
+    weight = wrapped.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        weight.copy_(torch.tensor(before["X"]))
+    optimizer = adafactor([weight], 0.1)
+    losses, norms = train_in_torch(
+        [weight], lambda batch: loss_of_text(family, wrapped, batch, LENGTH), batches, optimizer, constant(optimizer)
+    )
+    agree(train(trial), (losses, {"X": weight.detach().numpy()}, norms), before)
+
+
+def test_lora_against_peft(folders, family):
+    peft = pytest.importorskip("peft")
+    trial = begin(
+        folders, family, "lora", rank=3, learning_rate=5e-3, weight_decay=0.1, warmup=0.1, options={"alpha": 7.0}
+    )
+    before, batches = values_of(trial), batches_of(trial)
+    config = peft.LoraConfig(r=3, lora_alpha=7.0, lora_dropout=0.0, bias="none", fan_in_fan_out=family == "gpt2")
+    wrapped = peft.get_peft_model(make_model(family), config).eval()
+    theirs = {n.removeprefix("base_model.model."): p for n, p in wrapped.named_parameters() if p.requires_grad}
+    assert set(theirs) == set(before)
+    assert {p.dtype for p in theirs.values()} == {torch.float64}
+    with torch.no_grad():
+        for name, parameter in theirs.items():
+            assert parameter.shape == before[name].shape
+            parameter.copy_(torch.tensor(before[name]))
+    optimizer = torch.optim.AdamW(theirs.values(), lr=5e-3, weight_decay=0.1)
+    losses, norms = train_in_torch(
+        list(theirs.values()), lambda batch: loss_of_text(family, wrapped, batch), batches, optimizer,
+        linear(2)(optimizer),
+    )  # fmt: skip
+    ours = train(trial)
+    agree(ours, (losses, {n: p.detach().numpy() for n, p in theirs.items()}, norms), before)
+    assert all((value != before[name]).any() for name, value in ours[1].items())
+
+
+def test_fine_tuning_against_a_plain_loop(folders, family):
+    trial = begin(folders, family, "fine_tuning", learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+    before, batches, model = values_of(trial), batches_of(trial), make_model(family)
+    theirs = dict(model.named_parameters())
+    for name, parameter in theirs.items():
+        np.testing.assert_array_equal(parameter.detach().numpy(), before[name])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    losses, norms = train_in_torch(
+        list(model.parameters()), lambda batch: loss_of_text(family, model, batch), batches, optimizer,
+        linear(2)(optimizer),
+    )  # fmt: skip
+    agree(train(trial), (losses, {n: p.detach().numpy() for n, p in theirs.items()}, norms), before)

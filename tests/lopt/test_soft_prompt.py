@@ -1,0 +1,202 @@
+"""Where prompt and update stand: against inputs built by hand, row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from lopt.backbones.causal import CausalBackbone
+from lopt.backbones.tiny import tokenizer
+from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+
+WIDTH = 5
+
+
+def text_by_hand(text_TH, length, update_SH):
+    """The real tokens of one row, with the update added to the first S of them."""
+    row = [text_TH[i].clone() for i in range(length)]
+    if update_SH is not None:
+        for i in range(min(length, len(update_SH))):
+            row[i] = row[i] + update_SH[i]
+    return row
+
+
+def input_by_hand(text_TH, length, prompt_PH, update_SH, placement):
+    """The real part of one row's input, `[length + P, H]`."""
+    text, prompt = text_by_hand(text_TH, length, update_SH), list(prompt_PH)
+    return torch.stack(prompt + text if placement == "prefix" else text + prompt)
+
+
+@st.composite
+def cases(draw):
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    return {
+        "lengths": lengths,
+        "padding": draw(st.integers(0, 3)),
+        "prompt": draw(st.integers(1, 6)),
+        "update": draw(st.one_of(st.none(), st.integers(1, 14))),
+        "placement": draw(st.sampled_from(PLACEMENTS)),
+        "one_a_row": draw(st.booleans()),
+        "update_one_a_row": draw(st.booleans()),
+    }
+
+
+@given(case=cases())
+@settings(max_examples=150, deadline=None)
+def test_prompt_and_text_stand_as_built_by_hand(case):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    lengths_B = torch.tensor(case["lengths"])
+    rows, tokens = len(lengths_B), int(lengths_B.max()) + case["padding"]
+    text_BTH, length = random(rows, tokens, WIDTH), case["prompt"]
+    prompt = random(*([rows] if case["one_a_row"] else []), length, WIDTH)
+    update = None
+    if case["update"] is not None:
+        update = random(*([rows] if case["update_one_a_row"] else []), case["update"], WIDTH)
+    soft = SoftPrompt(prompt=prompt, update=update, placement=case["placement"])
+    assert soft.length == length
+    before = text_BTH.clone()
+
+    updated, placed = soft.updated(text_BTH), soft.placed(text_BTH, lengths_B)
+    assert torch.equal(text_BTH, before)
+    assert updated.shape == text_BTH.shape
+    assert placed.shape == (rows, tokens + length, WIDTH)
+    assert bool(placed.isfinite().all())
+    for row, real in enumerate(case["lengths"]):
+        own_prompt = prompt[row] if case["one_a_row"] else prompt
+        own_update = update[row] if update is not None and update.ndim == 3 else update
+        by_hand = torch.stack(text_by_hand(text_BTH[row], real, own_update))
+        assert torch.equal(updated[row, :real], by_hand)
+        by_hand = input_by_hand(text_BTH[row], real, own_prompt, own_update, case["placement"])
+        assert torch.equal(placed[row, : real + length], by_hand)
+
+
+def test_padding_takes_no_gradient_from_the_prompt():
+    """Each row of the prompt stands once in the real part of each input, so the gradient of their sum is the number
+    of rows, wherever the prompt stands."""
+    lengths_B = torch.tensor([2, 5, 3])
+    for placement in PLACEMENTS:
+        prompt = torch.zeros(4, WIDTH, requires_grad=True)
+        placed = SoftPrompt(prompt=prompt, placement=placement).placed(torch.randn(3, 6, WIDTH), lengths_B)
+        real = sum(placed[row, : 4 + length].sum() for row, length in enumerate(lengths_B))
+        real.backward()
+        assert torch.equal(prompt.grad, torch.full((4, WIDTH), 3.0))
+
+
+def test_the_sum_is_rounded_once_to_the_texts_type():
+    """Factors are fp32 over a bf16 model: the update is added before rounding, not rounded by itself."""
+    text_BTH = torch.full((1, 2, WIDTH), 1.0, dtype=torch.bfloat16)
+    update = torch.full((2, WIDTH), 2.0**-8 + 2.0**-18)  # half a unit in the last place of 1, and too little for bf16
+    soft = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
+    assert soft.updated(text_BTH).dtype == soft.placed(text_BTH, torch.tensor([2])).dtype == torch.bfloat16
+    assert torch.equal(soft.updated(text_BTH), (text_BTH.float() + update).bfloat16())
+    assert bool((soft.updated(text_BTH) > text_BTH).all())
+    assert torch.equal(SoftPrompt(prompt=torch.ones(3, WIDTH)).updated(text_BTH), text_BTH)
+
+
+def test_map_changes_every_tensor_and_keeps_the_placement():
+    soft = SoftPrompt(prompt=torch.ones(2, WIDTH), update=torch.ones(3, WIDTH), placement="suffix")
+    doubled = soft.map(lambda tensor: 2 * tensor)
+    assert torch.equal(doubled.prompt, 2 * soft.prompt)
+    assert torch.equal(doubled.update, 2 * soft.update)
+    assert doubled.placement == "suffix"
+    assert SoftPrompt(prompt=torch.ones(2, WIDTH)).map(lambda tensor: tensor).update is None
+
+
+# --- through a causal backbone ---------------------------------------------------------------------------------
+
+
+def causal(family):
+    torch.manual_seed(0)
+    if family == "gpt2":
+        config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+        model = GPT2LMHeadModel(config)
+    else:
+        config = LlamaConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():  # random weights as they come barely mix their inputs
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    model.set_attn_implementation("sdpa")
+    return CausalBackbone(family, "test", model.double(), tokenizer())
+
+
+@pytest.mark.parametrize("update", [None, 3, 12], ids=["plain", "update-shorter", "update-longer"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_causal_model_sees_the_hand_built_input_without_padding(family, placement, update):
+    """Label logits and the gradients of prompt and update; the label is read after the last thing in the row."""
+    backbone = causal(family)
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randn(4, 32, generator=generator, dtype=torch.float64, requires_grad=True)
+    delta = None
+    if update is not None:
+        delta = torch.randn(update, 32, generator=generator, dtype=torch.float64, requires_grad=True)
+    lengths_B = torch.tensor([9, 4, 6])
+    ids_BT = torch.randint(1, 257, (3, 11), generator=generator)  # the padding holds tokens, too: nothing may see them
+    label_ids = backbone.label_ids([" bad", " great"])
+    soft = SoftPrompt(prompt=prompt, update=delta, placement=placement)
+    leaves = [prompt] if delta is None else [prompt, delta]
+
+    logits_BC = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    by_hand = []
+    for row, length in enumerate(lengths_B.tolist()):
+        text_TH = backbone.model.get_input_embeddings()(ids_BT[row])
+        row_SH = input_by_hand(text_TH, length, prompt, delta, placement)
+        by_hand.append(backbone.model(inputs_embeds=row_SH[None]).logits[0, -1][label_ids])
+    weight_BC = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad((logits_BC * weight_BC).sum(), leaves)
+    theirs = torch.autograd.grad((torch.stack(by_hand) * weight_BC).sum(), leaves)
+    torch.testing.assert_close(logits_BC, torch.stack(by_hand), rtol=0, atol=1e-10)
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert expected.abs().max() > 1e-6
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_placements_differ_and_one_prompt_a_row_is_its_own(family):
+    backbone = causal(family)
+    generator = torch.Generator().manual_seed(2)
+    prompts_BPH = torch.randn(3, 4, 32, generator=generator, dtype=torch.float64)
+    ids_BT, lengths_B = torch.randint(1, 257, (3, 8), generator=generator), torch.tensor([8, 5, 2])
+    label_ids = backbone.label_ids([" bad", " great"])
+    found = {}
+    for placement in PLACEMENTS:
+        together = backbone.label_logits(
+            SoftPrompt(prompt=prompts_BPH, placement=placement), ids_BT, lengths_B, label_ids
+        )
+        found[placement] = together
+        for row in range(3):
+            soft = SoftPrompt(prompt=prompts_BPH[row], placement=placement)
+            alone = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)[row]
+            torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-12)
+    assert (found["prefix"] - found["suffix"]).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_shared_prefix_carries_the_update(family):
+    """A prefix computed once for all rows: the text that follows still gets its update."""
+    backbone = causal(family)
+    generator = torch.Generator().manual_seed(3)
+    soft = SoftPrompt(
+        prompt=torch.randn(4, 32, generator=generator, dtype=torch.float64),
+        update=torch.randn(6, 32, generator=generator, dtype=torch.float64),
+    )
+    ids_BT, lengths_B = torch.randint(1, 257, (3, 8), generator=generator), torch.tensor([8, 5, 2])
+    label_ids = backbone.label_ids([" bad", " great"])
+    plain = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    backbone.share_from_tokens = 1
+    shared = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)  # Llama's norms compute in fp32
+    without = backbone.label_logits(SoftPrompt(prompt=soft.prompt), ids_BT, lengths_B, label_ids)
+    assert (plain - without).abs().max() > 1e-2

@@ -1,0 +1,323 @@
+"""The benchmark tasks on the real tokenizers and data sets; each test skips where those are absent.
+
+`golden/templates.txt` shows what the models are given. After a change of a template, rewrite it and see what changed:
+
+    LOPT_REWRITE_GOLDEN=1 python -m pytest tests/lopt/test_tasks.py -k golden; git diff tests/lopt/golden
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lopt import tasks
+from lopt.config import TrialConfig
+from lopt.data import Example, encode, encode_all, load_split, prepare, render
+
+GOLDEN = Path(__file__).parent / "golden" / "templates.txt"
+MODELS = {"gpt2": "gpt2", "t5": "t5-base"}
+# Rows as the data sets have them. These were made up: the data sets' licences do not let theirs be copied.
+MADE_UP = {
+    "sst2": {"sentence": "a slow start , but the last half hour is a joy"},
+    "ag_news": {
+        "text": "Harbour City wins the cup: A late goal settled a dull final on Sunday, its captain's last match."
+    },
+    "boolq": {
+        "question": "can you row from the mill to the sea",
+        "passage": "The river Elm is 40 km long. Below the mill it is tidal, and boats can pass to the sea.",
+    },
+    "rte": {"premise": "Ann Miller opened the new library in May.", "hypothesis": "The library is old."},
+    "wic": {
+        "word": "bank",
+        "sentence1": "We sat on the bank of the river.",
+        "sentence2": "She works at a bank in town.",
+    },
+    "cb": {
+        "premise": "A: Do they grow tea here? B: I doubt that anyone does, it is too cold.",
+        "hypothesis": "someone grows tea here",
+    },
+}
+ROWS = {
+    "sst2": (67_349, 872),
+    "ag_news": (54_971, 7_600),
+    "boolq": (9_427, 3_270),
+    "rte": (2_490, 277),
+    "wic": (5_428, 638),
+    "cb": (250, 56),
+}
+HALVES = {"boolq": (1635, 1635), "rte": (138, 139), "wic": (319, 319), "cb": (28, 28)}
+
+
+@pytest.fixture(scope="module")
+def backbones(shared):
+    """GPT-2 and T5 with their real tokenizers and vocabularies, and narrow random weights."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+    from lopt.backbones.causal import CausalBackbone
+    from lopt.backbones.seq2seq import Seq2SeqBackbone
+
+    gpt2 = GPT2Config(n_embd=8, n_layer=1, n_head=1)
+    t5 = T5Config(
+        vocab_size=32128,
+        d_model=8,
+        d_kv=8,
+        d_ff=8,
+        num_layers=1,
+        num_heads=1,
+        decoder_start_token_id=0,
+        n_positions=512,
+    )
+    made = {}
+    for name, kind, model in (
+        ("gpt2", CausalBackbone, GPT2LMHeadModel(gpt2)),
+        ("t5", Seq2SeqBackbone, T5ForConditionalGeneration(t5)),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / MODELS[name])
+        made[name] = kind(name, "narrow and random", model, tokenizer)
+    return made
+
+
+@pytest.fixture
+def real_data(shared, monkeypatch):
+    monkeypatch.setenv("LOPT_DATA_DIR", str(shared / "data"))
+
+
+def completed(backbones, model, task):
+    """The task's default template for a model, as the model reads it."""
+    return backbones[model].complete(task.template_for(MODELS[model]))
+
+
+# --- templates and tokens --------------------------------------------------------------------------------------------
+
+
+def shown(backbones) -> str:
+    """What `golden/templates.txt` holds."""
+    lines = [
+        "What the models are given: each benchmark task's default template on a made-up example, as the tokenizers of",
+        "GPT-2 and T5 read it (their signs for a space are Ġ and ▁), and each label word with its id. GPT-2's label is",
+        "read after the last token; T5's at the second step of its decoder, which is given <pad> <extra_id_0>.",
+        "After a change of a template, rewrite this file and look at what changed:",
+        "    LOPT_REWRITE_GOLDEN=1 python -m pytest tests/lopt/test_tasks.py -k golden; git diff tests/lopt/golden",
+    ]
+    for name, fields in MADE_UP.items():
+        task = tasks.get(name)
+        lines += ["", "", f"{task.title} ({name}): {', '.join(task.classes)}"]
+        lines += [f"    {column}: {text}" for column, text in fields.items()]
+        for model, backbone in backbones.items():
+            template = completed(backbones, model, task)
+            encoded = encode_all(backbone.tokenizer, task, template, [Example(0, fields, 0)]).token_ids[0]
+            ids = backbone.label_ids(task.label_words).tolist()
+            words = "   ".join(f"{word!r} {i}" for word, i in zip(task.label_words, ids, strict=True))
+            for title, text in (
+                ("text", render(task, template, fields)[0]),
+                ("tokens", " ".join(backbone.tokenizer.convert_ids_to_tokens(encoded))),
+                ("ids", " ".join(map(str, encoded))),
+                ("words", words),
+            ):
+                head = f"  {model if title == 'text' else '':<6}{title:<8}"
+                lines += textwrap.wrap(
+                    text, 120, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+                )
+    return "\n".join(lines) + "\n"
+
+
+def test_templates_tokens_and_label_words_are_those_of_the_golden_file(backbones):
+    made = shown(backbones)
+    if os.environ.get("LOPT_REWRITE_GOLDEN"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(made, encoding="utf-8")
+        pytest.skip(f"{GOLDEN.name} was written, not compared: see git diff")
+    assert made.splitlines() == GOLDEN.read_text(encoding="utf-8").splitlines()
+
+
+def test_made_up_examples_are_none_of_the_data_sets(real_data):
+    for name, fields in MADE_UP.items():
+        task = tasks.get(name)
+        for split in (task.train, task.report):
+            there = {example.fields[task.cut].lower() for example in load_split(task, split)}
+            assert fields[task.cut].lower() not in there, name
+
+
+@pytest.mark.parametrize(
+    ("model", "ids"),
+    [
+        ("gpt2", {" negative": 4633, " positive": 3967, " politics": 4819, " sports": 5701, " business": 1597,
+                  " technology": 3037, " yes": 3763, " no": 645, " maybe": 3863}),
+        ("t5", {" yes": 4273, " no": 150, " maybe": 2087, " negative": 2841, " positive": 1465}),
+    ],
+)  # fmt: skip
+def test_label_words_are_the_papers_tokens(backbones, model, ids):
+    tokenizer = backbones[model].tokenizer
+    assert {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in ids} == {
+        w: [i] for w, i in ids.items()
+    }
+    assert backbones[model].label_ids(list(ids)).tolist() == list(ids.values())
+
+
+def test_gpt2_tells_a_word_in_running_text_from_one_without_its_space(backbones):
+    tokenizer = backbones["gpt2"].tokenizer
+    for word in {word for name in ROWS for word in tasks.get(name).label_words}:
+        assert word.startswith(" ")
+        assert tokenizer(word)["input_ids"][0] != tokenizer(word.strip())["input_ids"][0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ROWS)
+def test_label_words_are_single_tokens_that_differ(backbones, model, name):
+    words = tasks.get(name).label_words
+    assert len(set(backbones[model].label_ids(words).tolist())) == len(words)
+    pieces = backbones[model].tokenizer(list(words), add_special_tokens=False)["input_ids"]
+    assert {len(ids) for ids in pieces} == {1}
+
+
+def test_words_that_share_their_first_token_are_refused(backbones):
+    with pytest.raises(ValueError, match=r"share their first token for t5 \(.*' nope': \d+.*choose words that differ"):
+        backbones["t5"].label_ids([" nope", " nopeless"])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_t5s_sentinel_stands_where_the_label_is_missing_and_is_given_to_the_decoder(backbones, name):
+    task, backbone = tasks.get(name), backbones["t5"]
+    sentinel = backbone.tokenizer.get_vocab()["<extra_id_0>"]
+    assert sentinel == 32099
+    assert backbone._decoder_ids(2).tolist() == [[0, sentinel]] * 2
+    template = completed(backbones, "t5", task)
+    ids = encode_all(backbone.tokenizer, task, template, [Example(0, MADE_UP[name], 0)]).token_ids[0]
+    assert ids.count(sentinel) == 1
+    assert ids[-2:] == (sentinel, backbone.tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_gpt2s_label_follows_the_template_without_a_space_of_its_own(backbones, name):
+    task, backbone = tasks.get(name), backbones["gpt2"]
+    template = completed(backbones, "gpt2", task)
+    assert "{mask}" not in template and template == template.rstrip()
+    text = render(task, template, MADE_UP[name])[0]
+    ids = backbone.tokenizer(text)["input_ids"]
+    for word in task.label_words:
+        assert backbone.tokenizer(text + word)["input_ids"] == [*ids, *backbone.tokenizer(word)["input_ids"]]
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_data_sets_load_whole(name, real_data):
+    task = tasks.get(name)
+    train, reported = load_split(task, task.train), load_split(task, task.report)
+    assert (len(train), len(reported)) == ROWS[name]
+    assert len(reported) == task.report_size
+    for examples in (train, reported):
+        assert {e.label for e in examples} == set(range(len(task.classes)))
+        assert [e.id for e in examples] == list(range(len(examples)))
+        assert all(e.fields.keys() == set(task.columns) for e in examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("sst2", [428, 444]), ("boolq", [1237, 2033]), ("rte", [146, 131]), ("wic", [319, 319]), ("cb", [23, 28, 5])],
+)
+def test_classes_are_counted_in_the_order_of_the_label_words(name, counts, real_data):
+    task = tasks.get(name)
+    assert np.bincount([e.label for e in load_split(task, task.report)]).tolist() == counts
+
+
+def trial(name, **changes):
+    return TrialConfig(
+        **{
+            "method": "lopt1",
+            "task": name,
+            "backbone": "gpt2",
+            "length": 20,
+            "rank": 5,
+            "train_examples": 50,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_halves_of_validation_are_those_of_the_quoted_papers(name, backbones, real_data):
+    found = prepare(trial(name, holdout="validation"), backbones["gpt2"])
+    order = torch.randperm(ROWS[name][1], generator=torch.Generator().manual_seed(42)).tolist()
+    half = ROWS[name][1] // 2
+    assert sorted(found.selection.example_ids) == sorted(order[:half])
+    assert sorted(found.test.example_ids) == sorted(order[half:])
+    assert (len(found.selection), len(found.test)) == HALVES[name]
+    assert found.report_size == HALVES[name][1]
+    assert not set(found.selection.example_ids) & set(found.test.example_ids)
+    assert "selected on" in found.protocol and "of one half of validation (seed 42)" in found.protocol
+    assert found.protocol.endswith("reported on the other half of validation")
+
+
+def test_a_class_with_fewer_examples_than_shots_gives_all_and_the_protocol_says_so(backbones, real_data):
+    half = {"train_examples": None, "holdout": "validation"}
+    found = prepare(trial("cb", shots=20, **half), backbones["gpt2"])
+    assert np.bincount(found.train.labels).tolist() == [20, 20, 16]
+    assert "trained on 56 (20 of each class; only 16 of neutral) training examples" in found.protocol
+
+    held_out = prepare(trial("cb", **half), backbones["gpt2"]).selection
+    few = prepare(trial("cb", shots=4, **half), backbones["gpt2"])
+    assert np.bincount(few.train.labels).tolist() == [4, 4, 4]
+    assert "trained on 12 (4 of each class) training examples" in few.protocol
+    expected = np.minimum(4, np.bincount(held_out.labels, minlength=3))
+    assert np.bincount(few.selection.labels, minlength=3).tolist() == expected.tolist()
+    assert set(few.selection.example_ids) <= set(held_out.example_ids)
+    assert f"selected on {expected.sum()} of one half of validation" in few.protocol
+
+    # Held out of the training split, the selection examples are not there to train on.
+    carved = prepare(trial("cb", train_examples=None, shots=16), backbones["gpt2"])
+    neutral = np.bincount(carved.train.labels)[2]
+    assert neutral < 16
+    assert f"only {neutral} of neutral)" in carved.protocol
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("name", "most"), [("boolq", 64), ("rte", 64), ("cb", 96), ("wic", 64)])
+def test_a_long_input_loses_the_end_of_its_passage_and_nothing_else(name, most, model, backbones, real_data):
+    task, backbone = tasks.get(name), backbones[model]
+    tokenizer, template = backbone.tokenizer, completed(backbones, model, task)
+    examples = load_split(task, task.report)[:600]
+    were_cut = 0
+    for example in examples:
+        text, (start, end) = render(task, template, example.fields)
+        whole = tokenizer(text, return_offsets_mapping=True)
+        before = [i for i, (a, b) in zip(whole["input_ids"], whole["offset_mapping"], strict=True) if a < b <= start]
+        after = [i for i, (a, b) in zip(whole["input_ids"], whole["offset_mapping"], strict=True) if a >= end or a == b]
+        ids, cut = encode(tokenizer, task, template, example.fields, most)
+        ids, were_cut = list(ids), were_cut + cut
+        assert cut == (len(whole["input_ids"]) > most)
+        if not cut:
+            assert ids == whole["input_ids"]
+            continue
+        assert most - 12 <= len(ids) <= most, "no more is cut than must be"
+        assert ids[: len(before)] == before
+        assert ids[len(ids) - len(after) :] == after
+        passage = tokenizer.decode(whole["input_ids"][len(before) : len(whole["input_ids"]) - len(after)])
+        kept = tokenizer.decode(ids[len(before) : len(ids) - len(after)])
+        assert kept and passage.startswith(kept)
+        if model == "gpt2":  # bytes are its tokens, so decoding gives the text itself
+            shorter = tokenizer.decode(ids)
+            assert text.startswith(shorter[: len(shorter) - (len(text) - end)])
+            assert shorter.endswith(text[end:])
+        else:
+            assert tokenizer.convert_ids_to_tokens(ids)[-2:] == ["<extra_id_0>", "</s>"]
+    assert were_cut > (100 if name in ("boolq", "rte") else 0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cut_inputs_are_counted_in_what_a_trial_reads(model, backbones, real_data):
+    sizes = {"selection_examples": 50, "test_examples": 200}
+    config = trial("boolq", backbone=MODELS[model], max_tokens=64, holdout="validation", **sizes)
+    found = prepare(config, backbones[model])
+    for part in (found.train, found.selection, found.test):
+        assert part.lengths.max() <= 64
+    assert found.test.truncated > len(found.test) / 2
+    whole = prepare(config.replace(max_tokens=None), backbones[model])
+    assert whole.test.lengths.max() <= backbones[model].window - 20
+    assert whole.test.truncated < 5
