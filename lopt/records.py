@@ -19,7 +19,7 @@ from typing import Any
 SCHEMA_VERSION = 1
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "ray", "optuna", "datasets", "pyarrow")
+_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
 class NewerSchemaError(ValueError):

@@ -127,6 +127,7 @@ class Space:
     def check(self) -> None:
         """Raises ValueError on any value of a list, or end of a range, that a trial would refuse."""
         for cell in self.cells:
+            self._check_names(cell)
             for name, made in cell.search.items():
                 method, dot, field_name = name.rpartition(".")
                 low = {**self._low(cell), **({"method": method} if dot else {})}
@@ -138,6 +139,18 @@ class Space:
                     self.config(cell, point, seed=0)
             for first in cell.first:
                 self.config(cell, {**self._low(cell), **first}, seed=0)
+
+    def _check_names(self, cell: Cell) -> None:
+        """Raises ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
+        valid = {*FIELDS, *methods.options()}
+        for name in {**self.base, **cell.fixed, **cell.search, **{n: v for p in cell.first for n, v in p.items()}}:
+            method, dot, own = name.rpartition(".")
+            if own not in valid or (dot and method not in methods.names()):
+                hint = nearest(own, valid)
+                raise ValueError(
+                    f"space {self.name}, cell {cell.name}: unknown name {name!r}; valid are the fields of "
+                    f"TrialConfig and the options of methods.{hint}"
+                )
 
     def settings(self, cell: Cell) -> list[TrialConfig]:
         """The cell's example with each backbone, task and precision that its trials can have."""
@@ -183,6 +196,10 @@ class Space:
         """Hash of what may not change between two commands on one run: all but the number of confirm seeds."""
         free = ("confirm_seeds", "title")
         described = {name: value for name, value in self.to_dict().items() if name not in free}
+        # What a folder says of its task can change under the same name.
+        examples = [self.example(cell) for cell in self.cells]
+        folders = {e.task: [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
+        described |= {"folders": folders} if folders else {}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: its threads only get into each other's way at the sizes of these tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from lopt import data
 from lopt.config import TrialConfig
 

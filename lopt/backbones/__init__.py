@@ -163,9 +163,12 @@ def facts(name: str) -> Facts:
     return _facts_from_config(name)
 
 
-@lru_cache(maxsize=32)
 def _facts_from_config(name: str) -> Facts:
-    folder = local_folder(name)
+    return _read_facts(name, local_folder(name))
+
+
+@lru_cache(maxsize=32)
+def _read_facts(name: str, folder: Path | None) -> Facts:
     try:
         if folder is not None:
             path = folder / "config.json"

@@ -48,7 +48,16 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> tuple[int, tuple[tuple[int
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
-    return sum(p.numel() for p in model.parameters()), adapted_projections(model)
+    size = sum(p.numel() for p in model.parameters())
+    if config.get("is_encoder_decoder") and not getattr(made, "scale_decoder_outputs", True) and _is_tied(model):
+        # T5 v1.1 has a head of its own, which transformers ties until it reads the weights.
+        size += model.get_output_embeddings().weight.numel()
+    return size, adapted_projections(model)
+
+
+def _is_tied(model: Any) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def adapted_projections(model: Any) -> tuple[tuple[int, int, int], ...]:

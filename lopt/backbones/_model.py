@@ -50,6 +50,11 @@ class FrozenModel(ABC):
         self.model = model.eval().requires_grad_(False)
         weight_VH = model.get_input_embeddings().weight
         self.width = int(weight_VH.shape[1])
+        if len(tokenizer) > len(weight_VH):
+            raise ValueError(
+                f"backbone {name!r}: its tokenizer has {len(tokenizer):,} tokens and its embeddings only "
+                f"{len(weight_VH):,} rows; they do not belong together"
+            )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
         self.autocast: Any = None

@@ -26,6 +26,12 @@ class CausalBackbone(FrozenModel):
         super().__init__(name, revision, model, tokenizer, window=window)
         # fp64 is for proofs, so it takes the plain path; some norms compute in fp32 and would show the difference.
         self.share_from_tokens = _SHARE_FROM_TOKENS if self.dtype != torch.float64 else None
+        with torch.no_grad():
+            if not self._ignores_what_follows():
+                raise ValueError(
+                    f"backbone {name!r} looks at the tokens that follow, as encoders such as BERT do: give a decoder "
+                    "(GPT-2, Llama and kin) or an encoder-decoder of T5's kind"
+                )
 
     def complete(self, template: str) -> str:
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
@@ -34,6 +40,15 @@ class CausalBackbone(FrozenModel):
                 f"template {template!r}: a causal model reads the label after the last token, so {{mask}} stands last"
             )
         return completed
+
+    def _ignores_what_follows(self) -> bool:
+        import torch
+
+        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
+        whole_TH = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[0, :4].float()
+        part_TH = self.model.base_model(input_ids=ids_BT[:, :4], use_cache=False).last_hidden_state[0].float()
+        rounding = 0.05 if self.dtype == torch.bfloat16 else 1e-3
+        return bool((whole_TH - part_TH).norm() <= rounding * part_TH.norm())
 
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         call, position_B = self._inputs(soft, ids_BT, lengths_B)

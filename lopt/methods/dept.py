@@ -88,7 +88,7 @@ class DePT(PromptMethod):
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
         """Half of the budget for the prompt, as in the paper's (40, 45) and (60, 30) at 76,800."""
-        length = max(1, budget // (2 * width))
+        length = max(1, min(budget // (2 * width), (budget - self.OPTIONS["update_tokens"] - width) // width))
         rank = (budget - length * width) // (self.OPTIONS["update_tokens"] + width)
         return (length, rank) if rank >= 1 else None
 

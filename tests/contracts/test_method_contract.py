@@ -338,6 +338,29 @@ def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", WEIGHT_METHODS)
+def test_with_bf16_the_model_computes_in_bf16_and_what_is_trained_stays_fp32(name, tmp_path):
+    def computed_in(backbone):
+        seen = set()
+        for module in backbone.model.modules():
+            if type(module).__name__.endswith(("Linear", "Conv1D")):
+                module.register_forward_hook(lambda _, inputs, output: seen.add(output.dtype))
+        return seen
+
+    trial = Trial(config_for(name, precision="bf16"))
+    seen = computed_in(trial.backbone)
+    assert trial.update().dtype == torch.float32
+    assert seen == {torch.bfloat16}
+    assert {factor.grad.dtype for factor in trial.factors.values()} == {torch.float32}
+    for _ in trial:
+        pass
+    record = trial.finish(artifact=tmp_path)
+    prompt = load_prompt(tmp_path)
+    seen = computed_in(prompt.backbone)
+    assert prompt.evaluate().accuracy == record.test_accuracy
+    assert seen == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
 def test_the_reported_weights_are_those_of_the_best_evaluation(name, tmp_path):
     trial = trained(config_for(name))
     prompt = trial.best_prompt()

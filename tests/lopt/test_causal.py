@@ -159,6 +159,22 @@ def test_label_words_that_share_a_token_are_refused():
         backbone.label_ids([" fine", " fun"])
 
 
+def test_a_model_that_looks_ahead_is_refused():
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    with pytest.raises(ValueError, match=r"'bert' looks at the tokens that follow.*give a decoder"):
+        CausalBackbone("bert", "test", BertLMHeadModel(config), tokenizer())
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embeddings_is_refused():
+    small = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match=r"tokenizer has 269 tokens and its embeddings only 100 rows"):
+        CausalBackbone("small", "test", small, tokenizer())
+
+
 def test_the_checksum_follows_every_weight(backbone):
     before = backbone.checksum()
     with torch.no_grad():

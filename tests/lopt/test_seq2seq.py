@@ -280,7 +280,8 @@ def save(folder, kind="tied", dtype=torch.float64):
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_a_local_folder_loads_as_an_encoder_decoder(tmp_path, monkeypatch, kind):
-    name = save(tmp_path / "mine", kind)
+    own = f"encoder-decoder-{kind}"  # facts are remembered by name
+    name = save(tmp_path / own, kind)
     facts, loaded, reference = backbones.facts(name), backbones.load(name, "fp64"), make_backbone(kind)
     assert isinstance(loaded, Seq2SeqBackbone)
     assert (facts.seq2seq, facts.width, facts.layers, facts.window) == (True, WIDTH, 2, 512)
@@ -291,8 +292,8 @@ def test_a_local_folder_loads_as_an_encoder_decoder(tmp_path, monkeypatch, kind)
     )
     assert facts.adapted == ((12, WIDTH, WIDTH),)
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))
-    assert backbones.facts("mine").seq2seq
-    assert backbones.model_revision("mine") == loaded.revision
+    assert backbones.facts(own).seq2seq
+    assert backbones.model_revision(own) == loaded.revision
 
 
 @pytest.mark.parametrize("written_by", ["hub", "transformers"])

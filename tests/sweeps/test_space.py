@@ -15,6 +15,10 @@ from sweeps.run import main
 from sweeps.space import Choice, Real, Whole
 
 ROOT = Path(__file__).resolve().parents[2]
+TASK_TOML = (
+    'columns = ["body"]\nclasses = ["bug", "other"]\ntemplate = "{body} This is about"\n'
+    'label_words = [" errors", " other"]\ntrain = "train.csv"\nreport = "test.csv"\n'
+)
 
 
 def dry(capsys, *arguments):
@@ -122,7 +126,8 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
     made = space.load("table2", "paper")
     planned = plan.make_plan(made)
     counts = {
-        "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940, "lopt2": 7_680
+        "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940,
+        "lopt2": 7_680,
     }  # fmt: skip
     assert {(c.example.task, c.example.method): c.trainable for c in planned.cells} == {
         (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
@@ -148,10 +153,7 @@ def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small()
 def test_folders_become_absolute_and_are_named_by_their_last_part(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "data" / "tickets"
     folder.mkdir(parents=True)
-    (folder / "task.toml").write_text(
-        'columns = ["body"]\nclasses = ["bug", "other"]\ntemplate = "{body} This is about"\n'
-        'label_words = [" errors", " other"]\ntrain = "train.csv"\nreport = "test.csv"\n'
-    )
+    (folder / "task.toml").write_text(TASK_TOML)
     monkeypatch.chdir(tmp_path)
     made = settings.with_settings(space.load("ablation", "demo"), {"task": "data/tickets", "backbone": "tiny"})
     assert made.example(made.cells[0]).task == str(folder)
@@ -247,6 +249,31 @@ def test_a_space_of_ones_own_is_a_file(tmp_path, capsys):
     code, printed = dry(capsys, "--space", str(mine))
     assert code == 2
     assert "gives no space" in printed.err
+
+
+def test_a_misspelt_name_of_a_space_is_refused(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from sweeps.space import Cell, Real, Space, Spec\n"
+        "def build(profile):\n"
+        "    cell = Cell(name='one', fixed={'method': 'lopt1', 'rank': 3}, search={'learning_rate': Real(0.01, 1)})\n"
+        "    return Space(name='mine', title='Mine', profile=profile, base={'task': 'toy', 'maxsteps': 7},"
+        " grid=lambda axes: (cell,), trials=2, confirm_seeds=1, grace_steps=100)\n"
+        "SPEC = Spec('mine', build)\n"
+    )
+    code, printed = dry(capsys, "--space", str(mine))
+    assert code == 2
+    assert "unknown name 'maxsteps'" in printed.err
+    assert "Did you mean 'max_steps'" in printed.err
+
+
+def test_a_changed_task_folder_is_another_sweep(tmp_path):
+    (tmp_path / "task.toml").write_text(TASK_TOML)
+    chosen = {"task": str(tmp_path), "backbone": "tiny"}
+    before = settings.with_settings(space.load("smoke", "paper"), chosen).identity()
+    assert settings.with_settings(space.load("smoke", "paper"), chosen).identity() == before
+    (tmp_path / "task.toml").write_text(TASK_TOML.replace("This is about", "It was about"))
+    assert settings.with_settings(space.load("smoke", "paper"), chosen).identity() != before
 
 
 def test_no_script_shadows_a_module():
