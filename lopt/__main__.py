@@ -159,7 +159,7 @@ def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
     """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
-    from lopt.data import as_fields
+    from lopt.encoding import as_fields
 
     for column in task.columns:
         if column not in row:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods, tasks
+from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
-from lopt.data import Encoded, as_fields, collate, encode, evaluation_batches, most_tokens, prepare
+from lopt.data import most_tokens, prepare
+from lopt.encoding import Encoded, as_fields, encode
 from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
 from lopt.records import dumps

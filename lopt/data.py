@@ -1,4 +1,4 @@
-"""Text in, batches out: load a task, hold out the selection part, tokenise once, batch by length.
+"""Which examples a trial reads: load a task, hold out what selects, draw subsets, tokenise once.
 
 Nothing here depends on a trial but through its seed, so all trials of a sweep see the same examples.
 """
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,44 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lopt import methods, tasks
+from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.tasks import Row, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from lopt.backbones import Backbone
     from lopt.config import TrialConfig
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 5000
-_POOL_BATCHES = 50  # batches sorted by length together: large enough for little padding, small enough to mix
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled example: its id in the split, the text of each column, the number of its class."""
-
-    id: int
-    fields: Mapping[str, str]
-    label: int
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenised split: token ids of each example, its class and id, and how many texts were cut to fit."""
-
-    token_ids: tuple[tuple[int, ...], ...]
-    labels: np.ndarray
-    example_ids: np.ndarray
-    truncated: int
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, `[N]`."""
-        return np.array([len(ids) for ids in self.token_ids])
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
 
 
 @dataclass(frozen=True)
@@ -224,79 +196,6 @@ def data_revision(task: str) -> str:
     return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR"))[2]
 
 
-# --- tokenising ------------------------------------------------------------------------------------------------
-
-
-def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, tuple[int, int]]:
-    """The template filled in, and the span of characters that `task.cut` takes in it."""
-    head, tail = template.split("{" + task.cut + "}")
-    before = head.format(**fields)
-    text = before + fields[task.cut] + tail.format(**fields)
-    return text, (len(before), len(before) + len(fields[task.cut]))
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, task: Task, template: str, fields: Mapping[str, str], most: int
-) -> tuple[tuple[int, ...], bool]:
-    """Token ids of one example, at most `most`, and whether its text was cut.
-
-    A long input loses the end of `task.cut`, never a word of the template.
-
-    Raises:
-        ValueError: the template, with the other columns in it, is longer than `most`.
-    """
-    cut = False
-    fields = dict(fields)
-    while True:
-        text, (start, end) = render(task, template, fields)
-        made = tokenizer(text, return_offsets_mapping=True)
-        ids = made["input_ids"]
-        excess = len(ids) - most
-        if excess <= 0:
-            return tuple(ids), cut
-        # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
-        inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
-        if len(inside) <= excess:
-            others = ", ".join(name for name in task.columns if name != task.cut)
-            filled = f", with {others} in it," if others else ""
-            raise ValueError(
-                f"the template {template!r}{filled} leaves no room for {task.cut} in {most} tokens: shorten it or the "
-                "prompt, or raise max_tokens"
-            )
-        kept = fields[task.cut][: inside[-excess] - start].rstrip()
-        shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]
-        fields[task.cut], cut = shorter, True
-
-
-def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
-    """Tokenises examples whole, however long."""
-    texts = [render(task, template, e.fields)[0] for e in examples]
-    return Encoded(
-        token_ids=tuple(map(tuple, tokenizer(texts)["input_ids"])) if texts else (),
-        labels=np.array([e.label for e in examples]),
-        example_ids=np.array([e.id for e in examples]),
-        truncated=0,
-    )
-
-
-def cut_to(
-    encoded: Encoded,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    template: str,
-    examples: Sequence[Example],
-    most: int,
-) -> Encoded:
-    """The same examples in at most `most` tokens each; counts the texts that were cut."""
-    long = np.flatnonzero(encoded.lengths > most)
-    if not len(long):
-        return encoded
-    ids = list(encoded.token_ids)
-    for position in map(int, long):
-        ids[position], _ = encode(tokenizer, task, template, examples[position].fields, most)
-    return dataclasses.replace(encoded, token_ids=tuple(ids), truncated=len(long))
-
-
 def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
     """The most tokens of template and text in one input of a trial.
 
@@ -421,60 +320,3 @@ def _of_length(
             f"{lengths.min()} to {lengths.max()} tokens: give other limits, or none"
         )
     return kept[inside], f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
-
-
-# --- batching --------------------------------------------------------------------------------------------------
-
-
-def training_batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of positions `[B]`; a function of the lengths and the seed alone.
-
-    Each epoch is a fresh permutation, cut into pools that are sorted by length, so that a batch holds texts of about
-    one length; the batches of an epoch come in random order. What does not fill a batch waits for another epoch.
-    """
-    count = len(lengths)
-    batch_size = min(batch_size, count)
-    epoch = 0
-    while True:
-        draw = np.random.RandomState([seed, epoch])
-        order = draw.permutation(count)[: count - count % batch_size]
-        pools = [order[i : i + _POOL_BATCHES * batch_size] for i in range(0, len(order), _POOL_BATCHES * batch_size)]
-        batches = [
-            pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, batch_size) for pool in pools if len(pool)
-        ]
-        yield from draw.permutation(np.concatenate(batches))
-        epoch += 1
-
-
-def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Every position once, longest first, in batches `[<=B]`; always the same."""
-    order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def collate(encoded: Encoded, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids `[B, T]` padded on the right, token counts `[B]`, classes `[B]`."""
-    import torch
-
-    rows = [encoded.token_ids[i] for i in positions]
-    ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-    return ids, torch.tensor([len(r) for r in rows]), torch.from_numpy(encoded.labels[positions])
-
-
-def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """The columns of one new input: a plain string stands for the only column of a task.
-
-    Raises:
-        ValueError: a column is missing or not text, or a string is given to a task of several columns.
-    """
-    if isinstance(text, str):
-        if len(task.columns) > 1:
-            raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")
-        text = {task.columns[0]: text}
-    for column in task.columns:
-        if not isinstance(text.get(column), str) or not text[column].strip():
-            raise ValueError(f"{column} is {text.get(column)!r}; give text")
-    return {column: text[column].strip() for column in task.columns}

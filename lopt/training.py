@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods
 from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
+from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
-from lopt.data import collate, data_revision, prepare, training_batches
+from lopt.data import data_revision, prepare
 from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks
-from lopt.data import (
-    Example,
-    collate,
-    encode,
-    evaluation_batches,
-    few,
-    halve,
-    hold_out,
-    load_split,
-    prepare,
-    stratified,
-)
+from lopt.batches import collate, evaluation_batches, training_batches
+from lopt.data import few, halve, hold_out, load_split, prepare, stratified
+from lopt.encoding import Example, encode, encode_all
 from lopt.tasks import movie_snippets
 
 
@@ -146,17 +137,17 @@ def test_an_epoch_of_batches_shows_no_example_twice(lengths, size, seed):
     lengths = np.array(lengths)
     full = min(size, len(lengths))
     an_epoch = len(lengths) // full
-    batches = list(itertools.islice(data.training_batches(lengths, size, seed), 2 * an_epoch))
+    batches = list(itertools.islice(training_batches(lengths, size, seed), 2 * an_epoch))
     for epoch in (batches[:an_epoch], batches[an_epoch:]):
         shown = np.concatenate(epoch)
         assert len(set(shown)) == len(shown) == an_epoch * full
-    again = itertools.islice(data.training_batches(lengths, size, seed), 2 * an_epoch)
+    again = itertools.islice(training_batches(lengths, size, seed), 2 * an_epoch)
     assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
 def test_batches_hold_texts_of_about_one_length():
     lengths = np.random.RandomState(0).randint(5, 60, 3200)
-    batches = list(itertools.islice(data.training_batches(lengths, 16, 0), 200))
+    batches = list(itertools.islice(training_batches(lengths, 16, 0), 200))
     padded = sum(lengths[b].max() * len(b) for b in batches)
     assert lengths[np.concatenate(batches)].sum() / padded > 0.95
     means = [lengths[b].mean() for b in batches]
@@ -172,7 +163,7 @@ def test_evaluation_shows_every_example_once(lengths, size):
 def test_padding_is_on_the_right():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
     examples = [Example(0, {"text": text}, 1) for text in ("warm film", "a")]
-    encoded = data.encode_all(backbone.tokenizer, task, task.template, examples)
+    encoded = encode_all(backbone.tokenizer, task, task.template, examples)
     ids_BT, lengths_B, labels_B = collate(encoded, np.array([1, 0]), backbone.pad_id)
     assert ids_BT.shape == (2, len("warm film It was"))
     assert (ids_BT[0, lengths_B[0] :] == backbone.pad_id).all()

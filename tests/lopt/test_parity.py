@@ -30,8 +30,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from lopt.backbones.tiny import tokenizer as byte_tokenizer
+from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
-from lopt.data import collate, training_batches
 from lopt.training import Trial
 
 STEPS, BATCH, LENGTH, TOKENS, WIDTH, SEED = 20, 4, 5, 32, 32, 3

@@ -17,7 +17,8 @@ import torch
 
 from lopt import tasks
 from lopt.config import TrialConfig
-from lopt.data import Example, encode, encode_all, load_split, prepare, render
+from lopt.data import load_split, prepare
+from lopt.encoding import Example, encode, encode_all, render
 
 GOLDEN = Path(__file__).parent / "golden" / "templates.txt"
 MODELS = {"gpt2": "gpt2", "t5": "t5-base"}
