@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,20 +43,81 @@ class SoftPrompt:
         update = pad(self.update, (0, 0, 0, missing))  # a negative pad cuts: an input shorter than S
         return (text_BTH + update).to(text_BTH.dtype)
 
-    def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> Tensor:
-        """Prompt and text in one, `[B, P+T, H]`. The real tokens of row b are its first `lengths_B[b]`, so that with
-        the prompt they are its first `lengths_B[b] + P`; what follows is padding."""
+    def shared_prefix(self, rows: int) -> tuple[Tensor, list[int]] | None:
+        """Prefixes `[K, P, H]` that several rows share, and whose each row is; None where there is no such thing."""
+        if self.placement != "prefix" or self.prompt.ndim != 2:
+            return None
+        return self.prompt[None], [0] * rows
+
+    def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt and text in one, `[B, P+T, H]`, and how many of a row's places are real: the real tokens of row b are
+        its first `lengths_B[b]`, so with the prompt its first `lengths_B[b] + P`; what follows is padding."""
         import torch
+
+        ends_B = lengths_B + self.length
 
         rows, tokens = text_BTH.shape[:2]
         text_BTH = self.updated(text_BTH)
         prompt_BPH = self.prompt.to(text_BTH.dtype).expand(rows, -1, -1)
         if self.placement == "prefix":
-            return torch.cat([prompt_BPH, text_BTH], dim=1)
+            return torch.cat([prompt_BPH, text_BTH], dim=1), ends_B
         joined = torch.cat([text_BTH, prompt_BPH], dim=1)
         place_S = torch.arange(tokens + self.length, device=text_BTH.device)[None]
         ends_B1 = lengths_B.to(text_BTH.device)[:, None]
         source_BS = torch.where(place_S < ends_B1, place_S, tokens + place_S - ends_B1)
         # Beyond the prompt the source runs over the end: those places hold padding, whatever the value.
         source_BS = source_BS.clamp(max=tokens + self.length - 1)
-        return joined.gather(1, source_BS[..., None].expand(-1, -1, joined.shape[2]))
+        return joined.gather(1, source_BS[..., None].expand(-1, -1, joined.shape[2])), ends_B
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedPrompts:
+    """Soft prompts of several trials, one of them for each row of a batch; the same interface as one.
+
+    prompts: K of them, of any lengths and placements. owners: which of them each row has, `[B]`.
+    """
+
+    prompts: Sequence[SoftPrompt]
+    owners: Sequence[int]
+
+    def shared_prefix(self, rows: int) -> tuple[Tensor, list[int]] | None:
+        """See `SoftPrompt.shared_prefix`; K prefixes of one length."""
+        import torch
+
+        if len({soft.length for soft in self.prompts}) > 1 or any(s.placement != "prefix" for s in self.prompts):
+            return None
+        return torch.stack([soft.prompt for soft in self.prompts]), list(self.owners)
+
+    def updated(self, text_BTH: Tensor) -> Tensor:
+        """See `SoftPrompt.updated`; each row with the update of its own prompt."""
+        import torch
+
+        if all(soft.update is None for soft in self.prompts):
+            return text_BTH
+        rows = [
+            soft.updated(text_BTH[row : row + 1])
+            for row, soft in enumerate(self.prompts[owner] for owner in self.owners)
+        ]
+        return torch.cat(rows)
+
+    def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SoftPrompt.placed`; rows are as long as the longest needs."""
+        import torch
+
+        rows, tokens, width = text_BTH.shape
+        device = text_BTH.device
+        text_BTH = self.updated(text_BTH)
+        source_FH = torch.cat([text_BTH.reshape(-1, width), *(s.prompt.to(text_BTH.dtype) for s in self.prompts)])
+        sizes_K = torch.tensor([soft.length for soft in self.prompts])
+        begins_K = rows * tokens + sizes_K.cumsum(0) - sizes_K  # of each prompt in the source
+        is_prefix_K = torch.tensor([soft.placement == "prefix" for soft in self.prompts])
+        owner_B = torch.tensor(self.owners)
+        sizes_B1, begins_B1 = (x[owner_B].to(device)[:, None] for x in (sizes_K, begins_K))
+        lengths_B1 = lengths_B.to(device)[:, None]
+        before_B1 = torch.where(is_prefix_K[owner_B].to(device)[:, None], 0, lengths_B1)  # text before the prompt
+        place_S = torch.arange(tokens + int(sizes_K[owner_B].max()), device=device)[None]
+        in_prompt_BS = (place_S >= before_B1) & (place_S < before_B1 + sizes_B1)
+        text_BS = torch.where(place_S < before_B1, place_S, place_S - sizes_B1).clamp(0, tokens - 1)
+        text_BS = text_BS + tokens * torch.arange(rows, device=device)[:, None]
+        index_BS = torch.where(in_prompt_BS, begins_B1 + place_S - before_B1, text_BS)
+        return source_FH[index_BS], lengths_B + sizes_B1[:, 0].to(lengths_B.device)

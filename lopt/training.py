@@ -27,6 +27,7 @@ from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from lopt.soft_prompt import SoftPrompt
@@ -73,12 +74,14 @@ class Trial:
         loaded = backbones.load(config.backbone, self.method.weights_precision(config.precision))
         self.data = prepare(config, loaded)
         check_revisions(config, self.data.revision, loaded.revision)
-        self._label_ids = loaded.label_ids(config.label_words or ())
+        self.label_ids = loaded.label_ids(config.label_words or ())
         tuned = self.method.begin(loaded, config)
         self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
+        self._losses: list[Tensor] = []  # since the last evaluation
+        self._train_loss = math.nan
         self.evaluations: list[Evaluation] = []
         self.best: Evaluation | None = None
         self._best_factors: dict[str, Tensor] = {}
@@ -88,59 +91,82 @@ class Trial:
         """What stands at the input as the factors are, differentiable; None for methods that change weights."""
         return self._soft()
 
-    def loss(self, positions: Any) -> Tensor:
+    def draw(self) -> np.ndarray:
+        """Positions of the next batch in the training examples, `[B]`."""
+        positions = next(self._batches)
+        self.tokens += int(self.data.train.lengths[positions].sum()) + len(positions) * (self.config.length or 0)
+        return positions
+
+    def loss(self, positions: np.ndarray) -> Tensor:
         """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats."""
         from torch.nn.functional import cross_entropy
 
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        self.tokens += int(lengths_B.sum()) + len(positions) * (self.config.length or 0)
-        logits_BC = self.backbone.label_logits(self.soft(), ids_BT, lengths_B, self._label_ids)
+        logits_BC = self.backbone.label_logits(self.soft(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
     def update(self) -> Tensor:
         """One optimiser step on the next batch; its loss before the step."""
+        loss = self.loss(self.draw())
+        self.clear_gradients()
+        loss.backward()
+        self.apply_gradients(loss.detach())
+        return loss.detach()
+
+    def clear_gradients(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def apply_gradients(self, loss: Tensor) -> None:
+        """One optimiser step with the gradients that the factors hold; `loss` is the batch's, before the step."""
         import torch
 
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * share_of_rate(self.config, self.step)
-        loss = self.loss(next(self._batches))
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
         self._optimizer.step()
+        self._losses.append(loss)
         self.step += 1
-        return loss.detach()
+
+    @property
+    def over(self) -> bool:
+        """Whether no update is left to do."""
+        return self.diverged or self.step >= self.config.max_steps
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for an evaluation. A loss or a factor that is not finite ends the trial instead."""
+        if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
+            return False
+        self._train_loss = float(sum(self._losses) / len(self._losses))  # the one synchronisation with the device
+        self._losses.clear()
+        finite = all(bool(f.isfinite().all()) for f in self.factors.values())
+        self.diverged = not (math.isfinite(self._train_loss) and finite)
+        return not self.diverged
 
     def __iter__(self) -> Iterator[Evaluation]:
         """Trains to `max_steps`, yielding each evaluation; ends early when the loss or a factor is not finite."""
-        while self.step < self.config.max_steps and not self.diverged:
-            target = min(self.config.max_steps, (self.step // self.config.eval_every + 1) * self.config.eval_every)
-            losses = [self.update() for _ in range(target - self.step)]
-            train_loss = float(sum(losses) / len(losses))  # the one synchronisation with the device
-            finite = all(bool(f.isfinite().all()) for f in self.factors.values())
-            if not (math.isfinite(train_loss) and finite):
-                self.diverged = True
-                return
-            evaluation = self._evaluate(train_loss)
-            if evaluation is None:
-                self.diverged = True
-                return
-            yield evaluation
-
-    def _evaluate(self, train_loss: float) -> Evaluation | None:
-        """None when a logit is not finite."""
         import torch
 
-        with torch.no_grad():
-            soft = self.soft()
-        found = predict_split(self.backbone, soft, self.data.selection, self._label_ids)
+        while not self.over:
+            self.update()
+            if self.due:
+                with torch.no_grad():
+                    soft = self.soft()
+                found = predict_split(self.backbone, soft, self.data.selection, self.label_ids)
+                evaluation = self.judge(found)
+                if evaluation is not None:
+                    yield evaluation
+
+    def judge(self, found: Predictions) -> Evaluation | None:
+        """Takes down what the prompt, as it stands, says of the selection examples; None when that is not finite."""
         if not math.isfinite(found.loss):
+            self.diverged = True
             return None
         evaluation = Evaluation(
             step=self.step,
             selection_accuracy=found.accuracy,
             selection_loss=found.loss,
-            train_loss=train_loss,
+            train_loss=self._train_loss,
             selection_macro_f1=found.macro_f1,
             top_class_share=found.top_class_share,
             wall_time_s=round(time.monotonic() - self._began, 3),

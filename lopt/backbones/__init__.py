@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lopt.methods._initial import Vocabulary
-    from lopt.soft_prompt import SoftPrompt
+    from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,9 @@ class Backbone(Protocol):
         """First token of each label word, `[C]`; ValueError when two words share it."""
         ...
 
-    def label_logits(self, soft: SoftPrompt | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor) -> Tensor:
+    def label_logits(
+        self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor
+    ) -> Tensor:
         """Logits of the label words at the label position, float32 or wider, `[B, C]`.
 
         soft: what stands at the input, or None for nothing. Padding is on the right and changes nothing.

@@ -66,10 +66,11 @@ class CausalBackbone(FrozenModel):
     def _inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
         """Arguments of the model's forward, and the label position in its output.
 
-        A prefix that all rows share is the same to every one of them, for a causal model's first positions do not see
-        what follows: its keys and values can be computed once and not B times. That takes a pass of its own over the
-        weights, so it is done where it saves enough tokens.
+        A prefix that several rows share is the same to every one of them, for a causal model's first positions do not
+        see what follows: its keys and values can be computed once and not once a row. That takes a pass of its own over
+        the weights, so it is done where it saves enough tokens.
         """
+        import torch
         from transformers import DynamicCache
 
         text_BTH = self.model.get_input_embeddings()(ids_BT)
@@ -77,22 +78,20 @@ class CausalBackbone(FrozenModel):
         if soft is None:
             call = {"inputs_embeds": text_BTH, "position_ids": self._positions(0, tokens, size), "use_cache": False}
             return call, lengths_B - 1
-        before = soft.length
-        saved = (size - 1) * before if soft.prompt.ndim == 2 and soft.placement == "prefix" else 0
-        if self.share_from_tokens is None or saved < self.share_from_tokens:
-            call = {
-                "inputs_embeds": soft.placed(text_BTH, lengths_B),
-                "position_ids": self._positions(0, before + tokens, size),
-                "use_cache": False,
-            }
-            return call, before + lengths_B - 1
+        shared = soft.shared_prefix(size) if self.share_from_tokens is not None else None
+        if shared is None or (size - len(shared[0])) * shared[0].shape[1] < self.share_from_tokens:
+            inputs_BSH, ends_B = soft.placed(text_BTH, lengths_B)
+            positions = self._positions(0, inputs_BSH.shape[1], size)
+            return {"inputs_embeds": inputs_BSH, "position_ids": positions, "use_cache": False}, ends_B - 1
+        prompts_KPH, owners = shared
+        count, before = prompts_KPH.shape[:2]
         cache = DynamicCache(config=self.model.config)
         self.model.base_model(
-            inputs_embeds=soft.prompt.to(self.dtype)[None],
-            position_ids=self._positions(0, before, 1),
+            inputs_embeds=prompts_KPH.to(self.dtype),
+            position_ids=self._positions(0, before, count),
             past_key_values=cache,
         )
-        cache.batch_repeat_interleave(size)
+        cache.batch_select_indices(torch.tensor(owners, device=self.device))
         call = {
             "inputs_embeds": soft.updated(text_BTH),
             "position_ids": self._positions(before, tokens, size),

@@ -41,7 +41,7 @@ class Seq2SeqBackbone(FrozenModel):
 
         embedded = self.model.get_input_embeddings()(ids_BT)
         if soft is not None:
-            embedded, lengths_B = soft.placed(embedded, lengths_B), lengths_B + soft.length
+            embedded, lengths_B = soft.placed(embedded, lengths_B)
         mask_BS = torch.arange(embedded.shape[1], device=self.device)[None] < lengths_B[:, None]
         return {"inputs_embeds": embedded, "attention_mask": mask_BS.long()}
 

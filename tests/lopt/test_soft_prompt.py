@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lopt.backbones.causal import CausalBackbone
 from lopt.backbones.tiny import tokenizer
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.soft_prompt import PLACEMENTS, PackedPrompts, SoftPrompt
 
 WIDTH = 5
 
@@ -63,7 +63,9 @@ def test_prompt_and_text_stand_as_built_by_hand(case):
     assert soft.length == length
     before = text_BTH.clone()
 
-    updated, placed = soft.updated(text_BTH), soft.placed(text_BTH, lengths_B)
+    updated = soft.updated(text_BTH)
+    placed, ends_B = soft.placed(text_BTH, lengths_B)
+    assert ends_B.tolist() == [real + length for real in case["lengths"]]
     assert torch.equal(text_BTH, before)
     assert updated.shape == text_BTH.shape
     assert placed.shape == (rows, tokens + length, WIDTH)
@@ -83,7 +85,7 @@ def test_padding_takes_no_gradient_from_the_prompt():
     lengths_B = torch.tensor([2, 5, 3])
     for placement in PLACEMENTS:
         prompt = torch.zeros(4, WIDTH, requires_grad=True)
-        placed = SoftPrompt(prompt=prompt, placement=placement).placed(torch.randn(3, 6, WIDTH), lengths_B)
+        placed, _ = SoftPrompt(prompt=prompt, placement=placement).placed(torch.randn(3, 6, WIDTH), lengths_B)
         real = sum(placed[row, : 4 + length].sum() for row, length in enumerate(lengths_B))
         real.backward()
         assert torch.equal(prompt.grad, torch.full((4, WIDTH), 3.0))
@@ -94,7 +96,7 @@ def test_the_sum_is_rounded_once_to_the_texts_type():
     text_BTH = torch.full((1, 2, WIDTH), 1.0, dtype=torch.bfloat16)
     update = torch.full((2, WIDTH), 2.0**-8 + 2.0**-18)  # half a unit in the last place of 1, and too little for bf16
     soft = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
-    assert soft.updated(text_BTH).dtype == soft.placed(text_BTH, torch.tensor([2])).dtype == torch.bfloat16
+    assert soft.updated(text_BTH).dtype == soft.placed(text_BTH, torch.tensor([2]))[0].dtype == torch.bfloat16
     assert torch.equal(soft.updated(text_BTH), (text_BTH.float() + update).bfloat16())
     assert bool((soft.updated(text_BTH) > text_BTH).all())
     assert torch.equal(SoftPrompt(prompt=torch.ones(3, WIDTH)).updated(text_BTH), text_BTH)
@@ -200,3 +202,28 @@ def test_the_shared_prefix_carries_the_update(family):
     torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)  # Llama's norms compute in fp32
     without = backbone.label_logits(SoftPrompt(prompt=soft.prompt), ids_BT, lengths_B, label_ids)
     assert (plain - without).abs().max() > 1e-2
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from(PLACEMENTS), st.sampled_from([None, 2, 9])), min_size=1, max_size=4
+    ),
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=5),
+)
+def test_packed_prompts_give_each_row_what_its_own_prompt_gives_it_alone(kinds, rows):
+    prompts = [
+        SoftPrompt(
+            prompt=torch.randn(length, WIDTH),
+            update=None if update is None else torch.randn(update, WIDTH),
+            placement=placement,
+        )
+        for length, placement, update in kinds
+    ]
+    owners = [owner % len(prompts) for _, owner in rows]
+    lengths_B = torch.tensor([length for length, _ in rows])
+    text_BTH = torch.randn(len(rows), int(lengths_B.max()) + 1, WIDTH)
+    placed, ends_B = PackedPrompts(prompts=prompts, owners=owners).placed(text_BTH, lengths_B)
+    for row, owner in enumerate(owners):
+        alone, (end,) = prompts[owner].placed(text_BTH[row : row + 1], lengths_B[row : row + 1])
+        assert int(ends_B[row]) == int(end)
+        assert torch.equal(placed[row, : int(end)], alone[0, : int(end)])

@@ -1,0 +1,252 @@
+"""Several trials in one forward and backward pass over one frozen backbone: the fast path, equal to `training.Trial`.
+
+The backbone is frozen, so trials meet along the batch dimension only: their examples are stacked, each row with the
+prompt of its own trial, and each trial receives exactly its own gradient. A trial keeps its own batches, learning
+rate, optimiser, seed and step; trials enter and leave between steps.
+
+    engine = Engine()
+    engine.admit(Trial(config)) ...
+    for trial, evaluation in engine:      # at every trial's own evaluations; `engine.evict(trial)` stops one early
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lopt.metrics import Predictions
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.backbones import Backbone
+    from lopt.records import Evaluation
+    from lopt.training import Trial
+
+MOST_TOKENS = 4096  # in one pass, padding included; halved when memory runs out
+_FEWEST_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One example of one trial: which trial (its place among those packed), its tokens, its place in the trial's
+    batch."""
+
+    owner: int
+    token_ids: tuple[int, ...]
+    place: int
+
+
+class Engine:
+    """Trials in training over one backbone.
+
+    Args:
+        most_tokens: of prompt and text in one pass. Where memory runs out the pass is split, and the size that fits is
+            kept from then on (`most_tokens` holds it).
+
+    Raises:
+        ValueError: `admit` of a trial that changes weights, or of another backbone.
+    """
+
+    def __init__(self, *, most_tokens: int = MOST_TOKENS) -> None:
+        self.trials: list[Trial] = []
+        self.most_tokens = most_tokens
+        self._backbone: Backbone | None = None
+
+    def admit(self, trial: Trial) -> None:
+        """Takes a trial in; it takes part from the next step on."""
+        if trial.soft() is None:
+            raise ValueError(
+                f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
+            )
+        if self._backbone is not None and trial.backbone is not self._backbone:
+            raise ValueError(
+                f"this engine runs on {self._backbone.name}; the trial's backbone is another copy or model "
+                f"({trial.backbone.name})"
+            )
+        self._backbone = trial.backbone
+        self.trials.append(trial)
+
+    def evict(self, trial: Trial) -> None:
+        """Lets a trial go; what it has trained stays with it."""
+        self.trials.remove(trial)
+
+    def __iter__(self) -> Iterator[tuple[Trial, Evaluation | None]]:
+        """Trains until no trial is left, yielding each trial at each of its evaluations; one that has diverged comes
+        with None. A trial that is over leaves by itself, before it is yielded; between two yields any may enter or
+        leave."""
+        while self.trials:
+            self.step()
+            ready = [trial for trial in self.trials if trial.due]
+            judged = self._judged(ready)
+            ended = [trial for trial in self.trials if trial.over]
+            for trial in ended:
+                self.evict(trial)
+            yield from judged
+            yield from ((trial, None) for trial in ended if trial.diverged and trial not in ready)
+
+    def step(self) -> None:
+        """One update of every trial, each on its own next batch."""
+        import torch
+
+        trials = list(self.trials)
+        drawn = [trial.draw() for trial in trials]
+        made = [_tensors(trial.soft()) for trial in trials]  # with the graph to the factors
+        leaves = [[t.detach().requires_grad_() for t in tensors] for tensors in made]
+        softs = [_with_tensors(trial.soft(), tensors) for trial, tensors in zip(trials, leaves, strict=True)]
+        gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
+        like = leaves[0][0]
+        losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
+        sizes_K = torch.tensor([len(positions) for positions in drawn], dtype=like.dtype, device=like.device)
+        rows = [
+            _Row(owner, trial.data.train.token_ids[position], place)
+            for owner, (trial, positions) in enumerate(zip(trials, drawn, strict=True))
+            for place, position in enumerate(positions)
+        ]
+        labels = [trial.data.train.labels[positions] for trial, positions in zip(trials, drawn, strict=True)]
+
+        def learn(some: Sequence[_Row]) -> None:
+            owners = sorted({row.owner for row in some})
+            wanted = [tensor for owner in owners for tensor in leaves[owner]]
+            owner_R = torch.tensor([row.owner for row in some], device=losses_K.device)
+            shares_R = self._row_losses(trials, softs, some, labels) / sizes_K[owner_R]
+            # All of a pass or, when memory runs out, nothing of it.
+            of_wanted = iter(torch.autograd.grad(shares_R.sum(), wanted))
+            for owner in owners:
+                for gradient in gradients[owner]:
+                    gradient += next(of_wanted)
+            losses_K.index_add_(0, owner_R, shares_R.detach().to(losses_K.dtype))
+
+        self._in_passes(rows, softs, learn)
+        for trial, tensors, gradient, loss in zip(trials, made, gradients, losses_K, strict=True):
+            trial.clear_gradients()
+            torch.autograd.backward(tensors, gradient)
+            trial.apply_gradients(loss)
+
+    def _judged(self, ready: Sequence[Trial]) -> list[tuple[Trial, Evaluation | None]]:
+        """Evaluates trials on their selection examples, all in the same passes."""
+        import torch
+
+        if not ready:
+            return []
+        with torch.no_grad():
+            softs = [_with_tensors(soft, _tensors(soft)) for soft in (trial.soft() for trial in ready)]
+        logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
+        rows = [
+            _Row(owner, token_ids, place)
+            for owner, trial in enumerate(ready)
+            for place, token_ids in enumerate(trial.data.selection.token_ids)
+        ]
+
+        def predict(some: Sequence[_Row]) -> None:
+            with torch.inference_mode():
+                found_RC, columns = self._logits(ready, softs, some)
+            found = found_RC.cpu().numpy()
+            for row, row_logits in zip(some, found, strict=True):
+                logits[row.owner][row.place] = row_logits[columns[row.owner]]
+
+        self._in_passes(rows, softs, predict)
+        judged = []
+        for trial, logits_NC in zip(ready, logits, strict=True):
+            selection = trial.data.selection
+            found = Predictions(selection.example_ids, selection.labels, logits_NC)
+            judged.append((trial, trial.judge(found)))
+        return judged
+
+    def _in_passes(
+        self, rows: Iterable[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
+    ) -> None:
+        """Runs rows in passes of rows of about one length, whose prompts have one length and placement."""
+        groups: dict[tuple[int, str], list[_Row]] = {}
+        for row in rows:
+            groups.setdefault((softs[row.owner].length, softs[row.owner].placement), []).append(row)
+        for (length, _), group in sorted(groups.items()):
+            group.sort(key=lambda row: len(row.token_ids))
+            while group:
+                size = self._fitting(group, length)
+                try:
+                    run(group[-size:])
+                except (RuntimeError, MemoryError) as error:
+                    if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or size == 1:
+                        raise
+                    self.most_tokens //= 2
+                    _free_memory()
+                    continue
+                del group[-size:]
+
+    def _fitting(self, group: Sequence[_Row], length: int) -> int:
+        """How many of the longest rows make a pass."""
+        return max(1, min(len(group), self.most_tokens // (length + len(group[-1].token_ids))))
+
+    def _row_losses(
+        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]
+    ) -> Tensor:
+        """Cross-entropy of each row over its own trial's classes, `[R]`."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        logits_RC, columns = self._logits(trials, softs, rows)
+        by_classes: dict[tuple[int, ...], list[int]] = {}
+        for number, row in enumerate(rows):
+            by_classes.setdefault(tuple(columns[row.owner]), []).append(number)
+        losses_R = logits_RC.new_zeros(len(rows))
+        for classes, numbers in by_classes.items():
+            gold = torch.tensor([labels[rows[n].owner][rows[n].place] for n in numbers], device=logits_RC.device)
+            places = torch.tensor(numbers, device=logits_RC.device)
+            found = cross_entropy(logits_RC[places][:, list(classes)], gold, reduction="none")
+            losses_R = losses_R.index_copy(0, places, found)
+        return losses_R
+
+    def _logits(
+        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row]
+    ) -> tuple[Tensor, dict[int, list[int]]]:
+        """Logits `[R, C]` of the label words of all trials among the rows, and each trial's columns in them."""
+        import torch
+
+        assert self._backbone is not None
+        owners = sorted({row.owner for row in rows})
+        packed = PackedPrompts(
+            prompts=[softs[owner] for owner in owners], owners=[owners.index(row.owner) for row in rows]
+        )
+        lengths = np.array([len(row.token_ids) for row in rows])
+        ids = np.full((len(rows), lengths.max()), self._backbone.pad_id, dtype=np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : lengths[number]] = row.token_ids
+        ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
+        words = {owner: trials[owner].label_ids.tolist() for owner in owners}
+        every = sorted({word for some in words.values() for word in some})
+        label_ids = torch.tensor(every, device=self._backbone.device)
+        logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
+        return logits_RC, {owner: [every.index(word) for word in some] for owner, some in words.items()}
+
+
+def _tensors(soft: SoftPrompt | None) -> list[Tensor]:
+    assert soft is not None
+    return [soft.prompt] if soft.update is None else [soft.prompt, soft.update]
+
+
+def _with_tensors(soft: SoftPrompt | None, tensors: Sequence[Tensor]) -> SoftPrompt:
+    assert soft is not None
+    update = tensors[1] if len(tensors) > 1 else None
+    return SoftPrompt(prompt=tensors[0], update=update, placement=soft.placement)
+
+
+def _is_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,268 @@
+"""Packed trials against the same trials alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lopt.config import TrialConfig
+from lopt.engine import Engine
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
+from lopt.training import Trial
+from tests.tiny_models import FAMILIES, make_model, make_tokenizer
+
+TOLERANCE = 1e-9
+MIXED = (
+    {"method": "prompt_tuning", "length": 4, "learning_rate": 0.1, "batch_size": 8, "eval_every": 25, "seed": 1},
+    {"method": "lopt1", "length": 6, "rank": 2, "learning_rate": 0.2, "batch_size": 4, "eval_every": 10, "seed": 2},
+    {"method": "lopt2", "length": 6, "rank": 1, "learning_rate": 0.03, "batch_size": 6, "eval_every": 50, "seed": 3},
+    {"method": "dept", "length": 3, "rank": 4, "learning_rate": 0.05, "batch_size": 5, "eval_every": 20, "seed": 4},
+    {"method": "ulpt", "length": 5, "rank": 4, "learning_rate": 0.1, "batch_size": 8, "eval_every": 25, "seed": 5},
+    {"method": "lopt1", "length": 4, "rank": 3, "learning_rate": 0.1, "batch_size": 8, "eval_every": 25, "seed": 6,
+     "options": {"placement": "suffix"}},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
+    for family, folder in made.items():
+        make_model(family).save_pretrained(folder)
+        make_tokenizer(family).save_pretrained(folder)
+    return made
+
+
+def begin(backbone, changes, steps=50, precision="fp64", **more):
+    config = TrialConfig(
+        task="toy", backbone=str(backbone), max_steps=steps, precision=precision, selection_examples=12, max_tokens=32,
+        **{**changes, **more},
+    )  # fmt: skip
+    return Trial(config, phase="search")
+
+
+def alone(trial):
+    for _ in trial:
+        pass
+    return trial
+
+
+def assert_equal(packed, reference, tolerance=TOLERANCE):
+    assert packed.step == reference.step
+    assert packed.tokens == reference.tokens
+    assert [e.step for e in packed.evaluations] == [e.step for e in reference.evaluations]
+    for ours, theirs in zip(packed.evaluations, reference.evaluations, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, abs=tolerance)
+        assert ours.selection_loss == pytest.approx(theirs.selection_loss, abs=tolerance)
+        assert ours.selection_accuracy == theirs.selection_accuracy
+    torch.testing.assert_close(
+        packed.best_prompt().prompt_PH, reference.best_prompt().prompt_PH, rtol=0, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_packed_trials_equal_trials_alone(folders, family):
+    """Mixed methods, lengths, ranks, rates, batch sizes, placements; entering at different steps, one leaving early."""
+    references = [alone(begin(folders[family], changes)) for changes in MIXED[:-1]]
+    stopped = begin(folders[family], MIXED[-1])
+    next(iter(stopped))
+    trials = [begin(folders[family], changes) for changes in MIXED]
+    engine, waiting, seen = Engine(most_tokens=700), trials[2:], []
+    engine.admit(trials[0])
+    engine.admit(trials[1])
+    for trial, evaluation in engine:
+        seen.append((trials.index(trial), evaluation.step))
+        if trial is trials[-1] and evaluation.step == 25:
+            engine.evict(trial)
+        if waiting:
+            engine.admit(waiting.pop(0))
+    assert not engine.trials
+    assert len({step for _, step in seen}) > 3
+    for packed, reference in zip(trials, [*references, stopped], strict=True):
+        assert_equal(packed, reference)
+
+
+def test_t5_at_equal_padded_shape(folders, monkeypatch):
+    """T5's attention sees the padding's shape in the order of its sums, so all rows are brought to one length here."""
+    import lopt.engine
+    from lopt import batches, training
+
+    def padded(original):
+        def collate(encoded, positions, pad_id):
+            ids_BT, lengths_B, labels_B = original(encoded, positions, pad_id)
+            return torch.nn.functional.pad(ids_BT, (0, 40 - ids_BT.shape[1]), value=pad_id), lengths_B, labels_B
+
+        return collate
+
+    monkeypatch.setattr(training, "collate", padded(batches.collate))
+    same = [{**changes, "length": 5, "options": {}} for changes in MIXED if changes["method"] != "dept"]
+    references = [begin(folders["t5"], changes, steps=20) for changes in same]
+    for reference in references:
+        for _ in range(20):
+            reference.update()
+    original = lopt.engine.Engine._logits
+
+    def logits(self, trials, softs, rows):
+        longest = lopt.engine._Row(rows[0].owner, (0,) * 40, 0)  # one more row sets the padded length
+        found, columns = original(self, trials, softs, [*rows, longest])
+        return found[: len(rows)], columns
+
+    monkeypatch.setattr(lopt.engine.Engine, "_logits", logits)
+    trials = [begin(folders["t5"], changes, steps=20) for changes in same]
+    engine = Engine()
+    for trial in trials:
+        engine.admit(trial)
+    for _ in range(20):
+        engine.step()
+    for packed, reference in zip(trials, references, strict=True):
+        for name, factor in packed.factors.items():
+            torch.testing.assert_close(factor, reference.factors[name], rtol=0, atol=TOLERANCE)
+
+
+def test_first_gradients_of_t5_at_any_padding(folders):
+    for changes in MIXED:
+        trial, reference = begin(folders["t5"], changes), begin(folders["t5"], changes)
+        reference.update()
+        engine = Engine()
+        engine.admit(trial)
+        engine.admit(begin(folders["t5"], MIXED[1]))
+        engine.step()
+        for name, factor in trial.factors.items():
+            assert factor.grad.abs().max() > 0 or name == "A"  # DePT's B begins at zero
+            torch.testing.assert_close(factor.grad, reference.factors[name].grad, rtol=0, atol=1e-6)
+
+
+def test_a_prefix_computed_once_for_all_rows_of_a_trial():
+    """The fp32 fast path: K prompts of one length, each once, against one for each row."""
+    trials = [begin("tiny", {**changes, "length": 6, "options": {}}, precision="fp32") for changes in MIXED[1:3]]
+    backbone, label_ids = trials[0].backbone, trials[0].label_ids
+    rows = [ids for trial in trials for ids in trial.data.train.token_ids[:4]]
+    lengths_B = torch.tensor([len(ids) for ids in rows])
+    ids_BT = torch.zeros(8, int(lengths_B.max()), dtype=torch.long)
+    for row, ids in enumerate(rows):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+    packed = PackedPrompts(prompts=[trial.soft() for trial in trials], owners=[0] * 4 + [1] * 4)
+    found = {}
+    kept = backbone.share_from_tokens
+    try:
+        for share_from in (1, None):
+            backbone.share_from_tokens = share_from
+            logits = backbone.label_logits(packed, ids_BT, lengths_B, label_ids)
+            gradients = torch.autograd.grad(logits[:, 0].sum(), [trial.factors["V"] for trial in trials])
+            packed = PackedPrompts(prompts=[trial.soft() for trial in trials], owners=packed.owners)
+            found[share_from] = (logits, *gradients)
+    finally:
+        backbone.share_from_tokens = kept
+    for one, other in zip(found[1], found[None], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")]
+)
+def test_when_memory_runs_out_the_pass_is_split_and_the_size_that_fits_is_kept(folders, monkeypatch, error):
+    references = [alone(begin(folders["gpt2"], changes, steps=10)) for changes in MIXED[:3]]
+    trials = [begin(folders["gpt2"], changes, steps=10) for changes in MIXED[:3]]
+    backbone, refused = trials[0].backbone, []
+    original = type(backbone).label_logits
+
+    def limited(self, soft, ids_BT, lengths_B, label_ids_C):
+        if ids_BT.numel() > 150:
+            refused.append(ids_BT.numel())
+            raise error
+        return original(self, soft, ids_BT, lengths_B, label_ids_C)
+
+    monkeypatch.setattr(type(backbone), "label_logits", limited)
+    engine = Engine()
+    for trial in trials:
+        engine.admit(trial)
+    for _ in engine:
+        pass
+    assert 0 < len(refused) < 10, "the smaller size is remembered"
+    assert engine.most_tokens < 4096
+    for packed, reference in zip(trials, references, strict=True):
+        assert_equal(packed, reference)
+
+
+def test_another_error_is_not_taken_for_want_of_memory(folders, monkeypatch):
+    trial = begin(folders["gpt2"], MIXED[0])
+    monkeypatch.setattr(type(trial.backbone), "label_logits", lambda *_: 1 / 0)
+    engine = Engine()
+    engine.admit(trial)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_trial_that_diverges_touches_no_other(folders, value):
+    reference = alone(begin(folders["gpt2"], MIXED[0]))
+    sick, well = begin(folders["gpt2"], MIXED[1]), begin(folders["gpt2"], MIXED[0])
+    engine = Engine()
+    engine.admit(sick)
+    engine.admit(well)
+    with torch.no_grad():
+        sick.factors["U"][0, 0] = value
+    outcomes = [(trial, evaluation) for trial, evaluation in engine]
+    assert [evaluation for trial, evaluation in outcomes if trial is sick] == [None]
+    assert sick.diverged
+    assert sick.finish().status == "diverged"
+    assert_equal(well, reference)
+
+
+def test_a_prompt_that_gives_logits_which_are_not_finite_at_evaluation_diverges_too(folders, monkeypatch):
+    trial = begin(folders["gpt2"], MIXED[0], steps=25)
+    engine = Engine()
+    engine.admit(trial)
+    monkeypatch.setattr(
+        Engine,
+        "_in_passes",
+        lambda self, rows, softs, run, original=Engine._in_passes: original(self, rows, softs, run),
+    )
+    judge = Trial.judge
+
+    def spoilt(self, found):
+        return judge(self, type(found)(found.example_ids, found.gold, np.full_like(found.logits, np.nan)))
+
+    monkeypatch.setattr(Trial, "judge", spoilt)
+    assert [evaluation for _, evaluation in engine] == [None]
+    assert trial.diverged
+
+
+def test_trials_of_other_tasks_and_label_words_share_a_pass(folders):
+    words = {"label_words": (" yes", " no"), "template": "{text} So"}
+    changes = [MIXED[0], {**MIXED[1], **words}]
+    references = [alone(begin(folders["gpt2"], each, steps=20)) for each in changes]
+    trials = [begin(folders["gpt2"], each, steps=20) for each in changes]
+    engine = Engine()
+    for trial in trials:
+        engine.admit(trial)
+    for _ in engine:
+        pass
+    for packed, reference in zip(trials, references, strict=True):
+        assert_equal(packed, reference)
+
+
+def test_who_cannot_share_is_refused(folders):
+    engine = Engine()
+    with pytest.raises(ValueError, match="fine_tuning changes the model's weights"):
+        engine.admit(begin("tiny", {"method": "fine_tuning", "learning_rate": 0.1}, precision="fp32"))
+    engine.admit(begin(folders["gpt2"], MIXED[0]))
+    with pytest.raises(ValueError, match="this engine runs on .*gpt2"):
+        engine.admit(begin(folders["llama"], MIXED[0]))
+
+
+def test_a_packed_trial_is_confirmed_like_any_other(folders, tmp_path):
+    """The score on the reported split comes from the saved artifact, alone."""
+    config = begin(folders["gpt2"], MIXED[1], steps=10).config
+    trial, other = Trial(config), Trial(config.replace(seed=9))
+    engine = Engine()
+    engine.admit(trial)
+    engine.admit(other)
+    for _ in engine:
+        pass
+    record = trial.finish(artifact=tmp_path / "one")
+    from lopt import load_prompt
+
+    assert record.status == "complete"
+    assert load_prompt(tmp_path / "one").evaluate().accuracy == record.test_accuracy
+    assert isinstance(trial.soft(), SoftPrompt)
