@@ -14,7 +14,6 @@ from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
-from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
 from lopt.records import dumps
 from lopt.soft_prompt import SoftPrompt
@@ -125,7 +124,7 @@ class Prompt:
         return backbone.label_ids(self.config.label_words or ())
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Writes factors and prompt to `folder`; `record` (counts, accuracies) goes into its description."""
+        """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -137,9 +136,13 @@ class Prompt:
                 tensors["update"] = self.soft.update
         # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
         save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / _TENSORS)
-        described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), **(record or {})}
-        (folder / _DESCRIPTION).write_text(dumps(described))
-        return folder
+        return self.describe(folder, record or {})
+
+    def describe(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
+        """Writes the description beside the tensors: the configuration and `record` (counts, accuracies)."""
+        described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), **record}
+        (Path(folder) / _DESCRIPTION).write_text(dumps(described))
+        return Path(folder)
 
 
 def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
@@ -154,7 +157,8 @@ def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
 
 
 def load_prompt(folder: str | Path) -> Prompt:
-    """Opens a trained prompt; weights of the backbone are loaded when it first predicts.
+    """Opens what was trained, a prompt or the weights of LoRA and fine-tuning; the backbone is loaded when it first
+    predicts.
 
     Raises:
         ValueError: no prompt is there, or its files do not belong together.
@@ -174,34 +178,31 @@ def load_prompt(folder: str | Path) -> Prompt:
         raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(values)
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
-    soft, method = None, methods.get(config.method)
-    if isinstance(method, PromptMethod):
-        if "prompt" not in tensors:
-            raise ValueError(f"{folder} is damaged: it holds no prompt")
-        placement = config.options["placement"]
-        soft = SoftPrompt(prompt=tensors["prompt"], update=tensors.get("update"), placement=placement)
-        if soft.length != config.length:
-            raise ValueError(f"{folder} is damaged: the prompt has {soft.length} rows, its length is {config.length}")
-        _check_remade(method, config, factors, soft, folder)
+    soft = _checked(config, factors, tensors, folder)
     recorded = {name: value for name, value in described.items() if name not in ("format", "key", "config")}
     return Prompt(config, factors, soft, recorded)
 
 
-def _check_remade(
-    method: PromptMethod, config: TrialConfig, factors: Mapping[str, Tensor], soft: SoftPrompt, folder: Path
-) -> None:
-    """Raises ValueError when the factors, with the frozen ones re-made from their seeds, do not give what is stored."""
-    width = int(soft.prompt.shape[1])
+def _checked(
+    config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path
+) -> SoftPrompt | None:
+    """The stored prompt; ValueError when the factors, with frozen ones re-made from their seeds, give another one."""
+    stored = tensors.get("prompt")
+    width = int(stored.shape[-1]) if stored is not None else 0
     try:
-        frozen = method.frozen(config, width, dtype=soft.prompt.dtype)
-        remade = method.soft({**frozen, **factors}, config.options)
-    except (KeyError, RuntimeError):
+        made = methods.get(config.method).made(config, factors, width)
+    except (KeyError, RuntimeError, StopIteration):
         raise ValueError(f"{folder} is damaged: a factor is missing, or has another shape") from None
-    pairs = ((remade.prompt, soft.prompt), (remade.update, soft.update))
-    for made, stored in pairs:
-        if (made is None) != (stored is None) or (
-            made is not None
-            and stored is not None
-            and not (made.shape == stored.shape and bool((made - stored).abs().max() <= 1e-4))
-        ):
+    if made is None:
+        return None
+    if stored is None:
+        raise ValueError(f"{folder} is damaged: it holds no prompt")
+    if stored.shape[0] != config.length:
+        raise ValueError(f"{folder} is damaged: the prompt has {stored.shape[0]} rows, its length is {config.length}")
+    soft = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=made.placement)
+    for remade, kept in ((made.prompt, soft.prompt), (made.update, soft.update)):
+        if remade is None and kept is None:
+            continue
+        if remade is None or kept is None or remade.shape != kept.shape or (remade - kept).abs().max() > 1e-4:
             raise ValueError(f"{folder} is damaged: its factors do not give its prompt")
+    return soft

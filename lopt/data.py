@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +219,7 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     drawn, protocol, revision, report_size = _draw(
         task,
         _Parts(**{f.name: getattr(config, f.name) for f in dataclasses.fields(_Parts)}),
-        backbone.tokenizer,
+        _Reader(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
         template,
         os.environ.get("LOPT_DATA_DIR"),
     )
@@ -244,16 +244,24 @@ class _Parts:
     data_seed: int
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A tokenizer, known by its model: one model in two precisions reads alike."""
+
+    model: str
+    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+
+
 _Drawn = tuple[Encoded, list[Example]]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=12)
 def _draw(
-    task: Task, parts: _Parts, tokenizer: PreTrainedTokenizerBase, template: str, source: str | None
+    task: Task, parts: _Parts, reader: _Reader, template: str, source: str | None
 ) -> tuple[tuple[_Drawn, ...], str, str, int]:
     """Train, selection and reported examples, tokenised whole; the protocol in words, the data's revision, and the size
     of the reported part before a subset is taken."""
-    seed = parts.data_seed
+    seed, tokenizer = parts.data_seed, reader.tokenizer
     training, reported, revision = _load(task, source)
     labels = np.array([e.label for e in training])
     if parts.holdout == "validation":

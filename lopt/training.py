@@ -21,7 +21,6 @@ from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
 from lopt.data import data_revision, prepare
-from lopt.methods._prompt import PromptMethod
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
@@ -174,22 +173,14 @@ class Trial:
         self.evaluations.append(evaluation)
         if self.best is None or _better(evaluation, self.best):
             self.best = evaluation
-            self._best_factors = {name: f.detach().clone() for name, f in self.factors.items()}
+            self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
         return evaluation
 
     def best_prompt(self) -> Prompt:
         """What was trained, as of the best evaluation; the current state before any."""
-        import torch
-
-        best = self._best_factors or {name: f.detach().clone() for name, f in self.factors.items()}
-        factors, soft = {name: f.cpu() for name, f in best.items()}, None
-        if isinstance(self.method, PromptMethod):
-            # On the CPU, as `load_prompt` re-makes it: the saved prompt is the one that is scored.
-            dtype = next(iter(factors.values())).dtype
-            frozen = self.method.frozen(self.config, self.backbone.width, dtype=dtype)
-            with torch.no_grad():
-                soft = self.method.soft({**frozen, **factors}, self.config.options).map(lambda t: t.contiguous())
-        return Prompt(self.config, factors, soft)
+        factors = self._best_factors or {name: f.detach().cpu().clone() for name, f in self.factors.items()}
+        # Made on the CPU, as `load_prompt` re-makes it: the saved prompt is the one that is scored.
+        return Prompt(self.config, factors, self.method.made(self.config, factors, self.backbone.width))
 
     def finish(
         self, *, artifact: str | Path | None = None, cell: str | None = None, stratum: str | None = None
@@ -239,6 +230,8 @@ class Trial:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(artifact) if artifact else Path(scratch)
             self.best_prompt().save(folder)
+            self._optimizer.state.clear()  # fine-tuning needs the room for the model that is scored
+            self.clear_gradients()
             prompt = load_prompt(folder)
             found = self.predictions = prompt.evaluate()
             scored = {
@@ -251,7 +244,7 @@ class Trial:
                 "majority_accuracy": majority_share(found),
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.save(folder, record={**scored, **counts})
+            prompt.describe(folder, {**scored, **counts})
         return scored
 
 

@@ -92,12 +92,21 @@ class CellStudy(OptunaSearch):
         )
 
     def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next point that is not known yet; None when the study keeps to known ones (a short list of values)."""
-        for _ in range(_ASK_AGAIN):
-            point = self.suggest(trial_id) or {}
-            if not is_known(point):
-                return point
-            self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
+        """The next point that is not known yet; None when every value of a short list has been tried.
+
+        A sampler that keeps to known points is overruled by chance.
+        """
+        usual = self._study.sampler
+        try:
+            for attempt in range(2 * _ASK_AGAIN):
+                if attempt == _ASK_AGAIN:
+                    self._study.sampler = optuna.samplers.RandomSampler(seed=len(self._study.trials))
+                point = self.suggest(trial_id) or {}
+                if not is_known(point):
+                    return point
+                self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
+        finally:
+            self._study.sampler = usual
         return None
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:

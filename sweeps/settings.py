@@ -36,8 +36,9 @@ def with_seeds(space: Space, seeds: int | None) -> Space:
 
 def _with_setting(space: Space, key: str, text: str) -> Space:
     names = {name for cell in space.cells for name in cell.search}
+    own = {f"{name}.{option}" for name in _methods(space) & {*methods.names()} for option in methods.get(name).OPTIONS}
     valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names} - _NEVER)
-    if key not in valid:
+    if key not in valid and key not in own:
         raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid)}.{nearest(key, valid)}")
     if key in SPACE_FIELDS:
         return dataclasses.replace(space, **{key: _value(text)})
@@ -86,7 +87,7 @@ def _refuse_foreign_option(space: Space, key: str) -> None:
     """An option goes to the methods that have it; one at least must."""
     if key in methods.options() and key not in FIELDS:
         present = sorted(_methods(space))
-        if not any(key in methods.get(name).OPTIONS for name in present):
+        if not any(key in methods.get(name).OPTIONS for name in present if name in methods.names()):
             owners = ", ".join(name for name in methods.names() if key in methods.get(name).OPTIONS)
             raise ValueError(f"{key} is an option of {owners}; space {space.name} runs {', '.join(present)}")
 
@@ -114,8 +115,6 @@ def _with_range(space: Space, key: str, made: Range) -> Space:
         names = _names(cell, key)
         search = {**cell.search, **dict.fromkeys(names, made)}
         first = tuple(p for p in cell.first if all(_inside(p.get(name), made) for name in names))
-        if key == "method" and isinstance(made, Choice):  # what belongs to methods left out goes with them
-            search = {n: r for n, r in search.items() if "." not in n or n.partition(".")[0] in made.values}
         return dataclasses.replace(cell, search=search, first=first)
 
     return _map_cells(space, change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -67,7 +68,7 @@ class Space:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Cells of the grid, in the order of the table."""
-        made = self.grid(self.axes)
+        made = tuple(_of_its_methods(cell) for cell in self.grid(self.axes))
         twice = [c.name for c in made if [d.name for d in made].count(c.name) > 1]
         if not made or twice:
             raise ValueError(f"space {self.name} has {'no cells' if not made else f'two cells named {twice[0]!r}'}")
@@ -152,7 +153,7 @@ class Space:
                     f"TrialConfig and the options of methods.{hint}"
                 )
 
-    def settings(self, cell: Cell) -> list[TrialConfig]:
+    def examples(self, cell: Cell) -> list[TrialConfig]:
         """The cell's example with each backbone, task and precision that its trials can have."""
         example = self.example(cell)
         made = [example]
@@ -201,6 +202,16 @@ class Space:
         folders = {e.task: [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
         described |= {"folders": folders} if folders else {}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _of_its_methods(cell: Cell) -> Cell:
+    """The cell without ranges and points of methods that it does not choose among."""
+    chosen = cell.search.get("method")
+    if not isinstance(chosen, Choice):
+        return cell
+    search = {n: made for n, made in cell.search.items() if "." not in n or n.partition(".")[0] in chosen.values}
+    first = tuple(point for point in cell.first if point.get("method", chosen.values[0]) in chosen.values)
+    return dataclasses.replace(cell, search=search, first=first)
 
 
 def searched(cell: Cell, name: str) -> list[str]:

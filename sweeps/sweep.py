@@ -114,7 +114,7 @@ class Sweep:
         Raises:
             ValueError: something is missing or does not fit, or finished trials used other data or weights.
         """
-        examples = [config for cell in self.plan.space.cells for config in self.plan.space.settings(cell)]
+        examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
         found = run_prepare([config.to_dict() for config in examples])
         if "error" in found[0]:
@@ -136,7 +136,7 @@ class Sweep:
     def _baseline_configs(self) -> list[TrialConfig]:
         """One configuration for each baseline that is not in the store yet."""
         have = {(b["backbone"], b["task"]) for b in self.store.baselines()}
-        every = [config for cell in self.plan.space.cells for config in self.plan.space.settings(cell)]
+        every = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
         wanted = {(config.backbone, config.task): config for config in reversed(every)}
         return [config for key, config in wanted.items() if key not in have]
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,24 +42,22 @@ class Facts:
     seq2seq: bool = False
     size: int | None = None
     projections: tuple[tuple[int, int, int], ...] | None = None
-    counted: Callable[[], tuple[int, tuple[tuple[int, int, int], ...]]] | None = field(
-        default=None, compare=False, repr=False
-    )
+    count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
+    project: Callable[[], tuple[tuple[int, int, int], ...]] | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Number of weights, embeddings included and tied ones once."""
-        return self.size if self.size is not None else self._count()[0]
+        if self.size is None and self.count is None:
+            raise ValueError("the number of this model's weights is not known")
+        return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
-    @property
+    @cached_property
     def adapted(self) -> tuple[tuple[int, int, int], ...]:
         """(how many, fan_in, fan_out) of the projections that LoRA adapts."""
-        return self.projections if self.projections is not None else self._count()[1]
-
-    def _count(self) -> tuple[int, tuple[tuple[int, int, int], ...]]:
-        if self.counted is None:
-            raise ValueError("the number of this model's weights is not known")
-        return self.counted()
+        if self.projections is None and self.project is None:
+            raise ValueError("the projections that LoRA adapts in this model are not known")
+        return self.projections if self.projections is not None else self.project()  # type: ignore[misc]
 
 
 class Backbone(Protocol):

@@ -30,12 +30,13 @@ def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
         vocabulary=first("vocab_size"),
         window=first("max_position_embeddings", "n_positions", "n_ctx", default=512 if seq2seq else 2048),
         seq2seq=seq2seq,
-        counted=lambda: _on_meta(name, config),
+        count=lambda: _size(name, config),
+        project=lambda: adapted_projections(_on_meta(name, config)),
     )
 
 
-def _on_meta(name: str, config: Mapping[str, Any]) -> tuple[int, tuple[tuple[int, int, int], ...]]:
-    """Number of weights, and the projections that LoRA adapts, of a model made without memory for its weights."""
+def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
+    """The model that a config describes, without memory for its weights."""
     import torch
     import transformers
     from transformers import AutoConfig
@@ -44,25 +45,28 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> tuple[int, tuple[tuple[int
         made = AutoConfig.for_model(**config)
         family = transformers.AutoModelForSeq2SeqLM if made.is_encoder_decoder else transformers.AutoModelForCausalLM
         with torch.device("meta"):
-            model = family.from_config(made)
+            return family.from_config(made)
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
+
+
+def _size(name: str, config: Mapping[str, Any]) -> int:
+    model = _on_meta(name, config)
     size = sum(p.numel() for p in model.parameters())
-    if config.get("is_encoder_decoder") and not getattr(made, "scale_decoder_outputs", True) and _is_tied(model):
-        # T5 v1.1 has a head of its own, which transformers ties until it reads the weights.
-        size += model.get_output_embeddings().weight.numel()
-    return size, adapted_projections(model)
-
-
-def _is_tied(model: Any) -> bool:
     head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    if model.config.is_encoder_decoder and not getattr(model.config, "scale_decoder_outputs", True) and tied:
+        size += head.weight.numel()  # T5 v1.1 has a head of its own, which transformers ties until it reads the weights
+    return size
 
 
 def adapted_projections(model: Any) -> tuple[tuple[int, int, int], ...]:
     """(how many, fan_in, fan_out) of the modules that PEFT's LoRA adapts by default in this family of models."""
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
+    try:
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
+    except ImportError:
+        raise ValueError("counting LoRA's parameters on this model needs the package peft: pip install peft") from None
 
     names = targets.get(model.config.model_type)
     if not names:

@@ -88,7 +88,6 @@ class FrozenModel(ABC):
         return torch.tensor(first, device=self.device)
 
     def label_logits(self, soft: Any, ids_BT: Any, lengths_B: Any, label_ids_C: Any) -> Any:
-        import torch
 
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         with self._kernels():
@@ -96,7 +95,7 @@ class FrozenModel(ABC):
                 logits_BC = self._whole_logits(soft, ids_BT, lengths_B)[:, label_ids_C]
             else:
                 logits_BC = self._label_rows(self._state(soft, ids_BT, lengths_B), label_ids_C)
-        return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
+        return _widened(logits_BC)
 
     def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
         return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)
@@ -120,9 +119,11 @@ class FrozenModel(ABC):
 
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        rows_CH = head.weight[label_ids_C]
-        hidden_BH = hidden_BH * self.head_scale
-        return torch.nn.functional.linear(hidden_BH, rows_CH, None if bias is None else bias[label_ids_C])
+        rows_CH = _widened(head.weight[label_ids_C])
+        bias_C = None if bias is None else _widened(bias[label_ids_C])
+        # In fp32: in bf16 a logit of 11 has steps of 1/16, and one or two examples in a hundred would be exact ties.
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.nn.functional.linear(_widened(hidden_BH) * self.head_scale, rows_CH, bias_C)
 
     def _rows_of_head_suffice(self) -> bool:
         """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
@@ -151,6 +152,13 @@ class FrozenModel(ABC):
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))
             yield
+
+
+def _widened(tensor: Any) -> Any:
+    """In fp32, or wider as it is."""
+    import torch
+
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def torch_dtype(precision: str) -> Any:

@@ -112,6 +112,11 @@ class Method(ABC):
     def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
         """What is trained, at its initial values or at given ones. The backbone handed in is never changed."""
 
+    def made(self, config: TrialConfig, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
+        """What stands at the input, made on the CPU of trained factors and of frozen ones, re-made from their seeds;
+        None for methods that change weights."""
+        return None
+
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
         """Raises ValueError when an option's value is invalid; every option is present."""
 

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers
+MOST_CUSTOMARY_RANK = LONGEST // LENGTH_PER_RANK  # far beyond it LoPT has more parameters than the prompt itself
 
 
 def customary_length(rank: int) -> int:
-    """The length at which a rank is customary in LoPT: n = 4r, 20 at least and 100 at most."""
-    return max(SHORTEST, min(LONGEST, LENGTH_PER_RANK * rank))
+    """The length at which a rank is customary in LoPT: n = 4r, 20 at least."""
+    return max(SHORTEST, LENGTH_PER_RANK * rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,13 @@ class PromptMethod(Method):
         shape = Shape(width=width, length=config.length, rank=config.rank, options=config.options)
         values = self.initial_values(shape, config.seed, frozen_only=True)
         return {name: torch.tensor(value, dtype=dtype) for name, value in values.items()}
+
+    def made(self, config: TrialConfig, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
+        import torch
+
+        frozen = self.frozen(config, width, dtype=next(iter(factors.values())).dtype)
+        with torch.no_grad():
+            return self.soft({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
 
     def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Shape, real_option
 from lopt.methods._initial import uniform
-from lopt.methods._prompt import LONGEST, Factor, PromptMethod, customary_length
+from lopt.methods._prompt import MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
 from lopt.ranges import Whole
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LoPT1(PromptMethod):
         return tensors["U"] @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        fitting = [r for r in range(1, LONGEST + 1) if r * (customary_length(r) + width) <= budget]
+        fitting = [r for r in range(1, MOST_CUSTOMARY_RANK + 1) if r * (customary_length(r) + width) <= budget]
         return (customary_length(fitting[-1]), fitting[-1]) if fitting else None
 
 

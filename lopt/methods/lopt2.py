@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Shape, choice_option, real_option, seed_option
 from lopt.methods._initial import uniform
-from lopt.methods._prompt import LONGEST, Factor, PromptMethod, customary_length
+from lopt.methods._prompt import MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
 from lopt.ranges import Whole
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LoPT2(PromptMethod):
         return activation(tensors["X0"] @ tensors["U"]) @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        rank = min(LONGEST, budget // (2 * width))
+        rank = min(MOST_CUSTOMARY_RANK, budget // (2 * width))
         return (customary_length(rank), rank) if rank else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Shape, choice_option, real_option
 from lopt.methods._initial import INITIAL, rows_or_uniform
-from lopt.methods._prompt import Factor, PromptMethod
+from lopt.methods._prompt import LONGEST, Factor, PromptMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class PromptTuning(PromptMethod):
         return tensors["X"]
 
     def within(self, budget: int, width: int) -> tuple[int, None] | None:
-        length = budget // width
+        length = min(LONGEST, budget // width)
         return (length, None) if length else None
 
 

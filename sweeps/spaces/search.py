@@ -26,6 +26,7 @@ _PAPERS: dict[str, dict[str, int]] = {
     "ulpt": {"length": 100, "rank": 16},
     "lora": {"rank": 8},
 }
+_ASKED_FOR: dict[str, dict[str, int]] = {"fine_tuning": {}}  # takes part with --set method=...,fine_tuning
 
 
 def _own(method: str, longest: int) -> dict[str, Range]:
@@ -40,16 +41,17 @@ def _own(method: str, longest: int) -> dict[str, Range]:
 def _paper(method: str, longest: int) -> dict[str, Any]:
     """The papers' setting as a point of the search."""
     spec = methods.get(method)
-    values = {"learning_rate": spec.recipe.learning_rate, **spec.OPTIONS, **_PAPERS[method]}
+    values = {"learning_rate": spec.recipe.learning_rate, **spec.OPTIONS, **(_PAPERS | _ASKED_FOR)[method]}
     values |= {"length": min(values["length"], longest)} if "length" in values else {}
     return {"method": method, **{f"{method}.{name}": values[name] for name in spec.ranges}}
 
 
 def _grid(longest: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     search: dict[str, Range] = {"method": Choice(tuple(_PAPERS))}
-    for method in _PAPERS:
+    every = (*_PAPERS, *_ASKED_FOR)
+    for method in every:
         search |= _own(method, longest)
-    return (Cell(name="search", search=search, first=tuple(_paper(method, longest) for method in _PAPERS)),)
+    return (Cell(name="search", search=search, first=tuple(_paper(method, longest) for method in every)),)
 
 
 def build(profile: str) -> Space:

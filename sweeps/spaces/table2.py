@@ -20,13 +20,17 @@ from sweeps.spaces import ablation
 _SHAPES: dict[str, dict[str, Any]] = {
     "fine_tuning": {},
     "lora": {"rank": 32, "alpha": 32.0},
-    "prompt_tuning": {"length": 100},
+    # The same beginning as DePT's prompt: rows of the vocabulary (Lester et al. 2021).
+    "prompt_tuning": {"length": 100, "init": "vocabulary"},
     "dept": {"length": 40, "rank": 45},
     "lopt1": {"length": 20, "rank": 5},
     "lopt2": {"length": 20, "rank": 5},
+    "ulpt": {"length": 100, "rank": 16},  # not in the paper's table: --set method=lopt1,ulpt
 }
+_ROWS = ("fine_tuning", "lora", "prompt_tuning", "dept", "lopt1", "lopt2")
 _HALVED = ("boolq", "rte", "wic", "cb")
-_PAPER = {"backbone": "t5-base", "max_steps": 20_000, "eval_every": 500}
+# 256 tokens are DePT's s: every method reads the same text.
+_PAPER = {"backbone": "t5-base", "max_steps": 20_000, "eval_every": 500, "max_tokens": 256}
 _DEMO = {name: value for name, value in ablation.DEMO.items() if name not in ("task", "optimizer", "batch_size")}
 
 
@@ -36,7 +40,9 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
         halved = task in _HALVED
         protocol = {"batch_size": 8 if halved else 16, "holdout": "validation" if halved else "train"}
         for method in axes["method"]:
-            shape = _SHAPES.get(method, {})
+            if method not in _SHAPES:
+                raise ValueError(f"method {method!r} has no row in table2; valid: {', '.join(_SHAPES)}")
+            shape = _SHAPES[method]
             search, recipe = learning_rates(method)
             size = "".join(
                 f" {short}={shape[name]}" for name, short in (("length", "n"), ("rank", "r")) if name in shape
@@ -60,7 +66,7 @@ def build(profile: str) -> Space:
         title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
         profile=profile,
         base=_DEMO if demo else _PAPER,
-        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED), "method": tuple(_SHAPES)},
+        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED), "method": _ROWS},
         grid=_grid,
         trials=shared.trials,
         confirm_seeds=shared.confirm_seeds,

@@ -131,6 +131,19 @@ def test_a_prompt_computed_once_for_all_rows_equals_one_a_row(backbone, dtype):
     torch.testing.assert_close(one_a_row, found[1][0], rtol=0, atol=0)
 
 
+def test_label_logits_of_a_bf16_model_are_not_rounded_to_bf16():
+    """A logit of 11 has steps of 1/16 there, so that examples would be exact ties; the model's last state stays bf16."""
+    backbone = CausalBackbone("llama", "test", make_model("llama").to(torch.bfloat16), tokenizer())
+    ids_BT, lengths_B, label_ids = inputs(backbone)
+    logits_BC = backbone.label_logits(None, ids_BT, lengths_B, label_ids)
+    with torch.no_grad():
+        states_BTH = backbone.model.base_model(input_ids=ids_BT).last_hidden_state
+    states_BH = states_BTH[torch.arange(3), lengths_B - 1].double()
+    rows_CH = backbone.model.get_output_embeddings().weight[label_ids].double()
+    torch.testing.assert_close(logits_BC.double(), states_BH @ rows_CH.T, rtol=1e-5, atol=1e-5)
+    assert (logits_BC != logits_BC.bfloat16().float()).any()
+
+
 def test_without_a_prompt_it_is_the_plain_model(backbone):
     ids_BT, lengths_B, label_ids = inputs(backbone)
     plain = backbone.model(input_ids=ids_BT[:1]).logits[0, -1, label_ids]

@@ -320,14 +320,14 @@ def test_a_trial_begins_at_the_rows_of_its_own_label_words(tiny):
 
 
 def _lopt(rank):
-    """n = 4r, 20 at least and 100 at most."""
-    return max(20, min(100, 4 * rank)), rank
+    """n = 4r, 20 at least."""
+    return max(20, 4 * rank), rank
 
 
 NEXT_FORM = {  # one step larger; None for the largest
-    "prompt_tuning": lambda n, r: (n + 1, None),
-    "lopt1": lambda n, r: _lopt(r + 1) if r < 100 else None,
-    "lopt2": lambda n, r: _lopt(r + 1) if r < 100 else None,
+    "prompt_tuning": lambda n, r: (n + 1, None) if n < 100 else None,
+    "lopt1": lambda n, r: _lopt(r + 1) if r < 25 else None,
+    "lopt2": lambda n, r: _lopt(r + 1) if r < 25 else None,
     "dept": lambda n, r: (n, r + 1),
     "ulpt": lambda n, r: (100, r + 1) if r < 256 else None,
 }
@@ -348,6 +348,16 @@ def test_a_form_within_a_budget_uses_all_that_it_can(method, budget, width):
         assert count(form) <= budget
         more = NEXT_FORM[method](*form)
         assert more is None or count(more) > budget
+
+
+@given(budget=st.integers(1, 400_000), width=st.integers(512, 4096))
+@settings(max_examples=60, deadline=None)
+def test_a_customary_low_rank_form_is_smaller_than_the_prompt_it_makes(budget, width):
+    for name in ("lopt1", "lopt2"):
+        form = methods.get(name).within(budget, width)
+        if form is not None:
+            length, rank = form
+            assert count_parameters(method=name, length=length, rank=rank, width=width) < length * width
 
 
 def test_forms_at_the_papers_budgets():

@@ -236,10 +236,10 @@ def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
     """Each example's logits are its own: the canonical batches are a matter of speed."""
     trial = Trial(tiny)
     encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
-    whole = artifact.predict_split(trial.backbone, soft, encoded, trial._label_ids)
+    whole = artifact.predict_split(trial.backbone, soft, encoded, trial.label_ids)
     some = np.array([5, 50, 100])
     part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
-    alone = artifact.predict_split(trial.backbone, soft, part, trial._label_ids)
+    alone = artifact.predict_split(trial.backbone, soft, part, trial.label_ids)
     np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
 
 

@@ -228,6 +228,20 @@ def test_the_free_search_tries_the_papers_settings_first_and_keeps_each_method_i
         assert {n.partition(".")[0] for n in trial.params} == {"method", method}, "no parameter of another method"
 
 
+def test_a_sampler_that_keeps_to_known_points_does_not_end_the_search():
+    """A method whose points are all alike, and best: TPE proposes it again and again."""
+    chosen = {"method": "lopt1,fine_tuning", "fine_tuning.learning_rate": "0.001", "trials": "60"}
+    made = settings.with_settings(space.load("search", "demo"), {**chosen, "backbone": "tiny", "task": "toy"})
+
+    def outcome(job):
+        return ("complete", 0.99 if job["config"]["method"] == "fine_tuning" else 0.5)
+
+    driver = Driver(made, outcome).run()
+    searched = [j["config"]["method"] for _, j in driver.jobs if j["phase"] == "search"]
+    assert len(searched) == 60
+    assert searched.count("fine_tuning") == 1
+
+
 def test_replayed_trials_of_the_free_search_are_those_that_were_asked():
     made = settings.with_settings(space.load("search", "demo"), {"trials": "12", "backbone": "tiny", "task": "toy"})
     driver = Driver(made, by_rate).run()
