@@ -132,11 +132,11 @@ def test_a_prompt_computed_once_for_all_rows_equals_one_a_row(backbone, dtype):
 
 
 def test_label_logits_of_a_bf16_model_are_not_rounded_to_bf16():
-    """A logit of 11 has steps of 1/16 there, so that examples would be exact ties; the model's last state stays bf16."""
+    """A logit of 11 has steps of 1/16 there, so that examples would be exact ties; the last state stays bf16."""
     backbone = CausalBackbone("llama", "test", make_model("llama").to(torch.bfloat16), tokenizer())
     ids_BT, lengths_B, label_ids = inputs(backbone)
-    logits_BC = backbone.label_logits(None, ids_BT, lengths_B, label_ids)
-    with torch.no_grad():
+    with torch.no_grad():  # the same attention kernel in both
+        logits_BC = backbone.label_logits(None, ids_BT, lengths_B, label_ids)
         states_BTH = backbone.model.base_model(input_ids=ids_BT).last_hidden_state
     states_BH = states_BTH[torch.arange(3), lengths_B - 1].double()
     rows_CH = backbone.model.get_output_embeddings().weight[label_ids].double()
