@@ -137,7 +137,7 @@ def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str,
 
 def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Each row of a file, and what to call it; rows and lines count from 1."""
-    from lopt.tasks._folder import rows_of
+    from lopt.rows import rows_of
 
     if not path.is_file():
         raise ValueError(f"--file {path} does not exist")

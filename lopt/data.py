@@ -19,6 +19,7 @@ import numpy as np
 
 from lopt import methods, tasks
 from lopt.encoding import Encoded, Example, cut_to, encode_all
+from lopt.rows import rows_of
 from lopt.tasks import Row, Task
 
 if TYPE_CHECKING:
@@ -63,26 +64,12 @@ def load_split(task: Task, split: str) -> list[Example]:
         if not path.is_file():
             have = sorted(str(p.relative_to(named)) for p in Path(named).glob("*/*.parquet"))
             raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(have) or 'no parquet file'}")
-        rows, source = parquet_rows(path), str(path)
+        rows, source = rows_of(path), str(path)
     elif task.load is not None:
         rows, source = task.load(split), f"{Path(task.name).name}/{split}"
     else:
         rows, source = _hub_rows(task, split)
     return [_example(task, row, number, source) for number, row in enumerate(rows)]
-
-
-def parquet_rows(path: Path) -> Iterable[Row]:
-    """Rows of a Parquet file; ValueError when it cannot be read."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
-    try:
-        return parquet.read_table(path).to_pylist()
-    except OSError as error:  # pyarrow's ArrowInvalid for a damaged file is a ValueError already
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no Parquet file ({str(error).splitlines()[0]}): copy it again") from None
 
 
 def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:

@@ -13,15 +13,13 @@ report = "test.csv"                            # scored once, at the end
 
 from __future__ import annotations
 
-import csv
-import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from lopt.registry import nearest
+from lopt.rows import rows_of
 from lopt.tasks import Row, Task
 
 FILE, LABEL = "task.toml", "label"
@@ -95,7 +93,7 @@ def _parsed(folder: Path, text: str) -> Task:
         label=found.get("label", LABEL),
         train=found["train"],
         report=found["report"],
-        load=lambda split: rows_of(folder / split),
+        load=lambda split: _named_rows(folder / split),
     )
     try:
         task.check_verbalizer(task.template, task.label_words)
@@ -104,55 +102,7 @@ def _parsed(folder: Path, text: str) -> Task:
     return task
 
 
-def rows_of(path: Path) -> Iterable[Row]:
-    """Rows of a file, by its suffix.
-
-    Raises:
-        ValueError: no such file, another kind of file, or one that cannot be read.
-    """
+def _named_rows(path: Path) -> Iterable[Row]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {FILE} beside it names it")
-    readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
-    if path.suffix not in readers:
-        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; valid: {', '.join(readers)}")
-    rows = list(readers[path.suffix](path))
-    if not rows:
-        raise ValueError(f"{path} holds no rows")
-    return rows
-
-
-def _parquet(path: Path) -> Iterable[Row]:
-    from lopt.data import parquet_rows
-
-    return parquet_rows(path)
-
-
-def _csv(path: Path) -> Iterable[Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: it has another number of fields than the first line"
-                    )
-                yield row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8 ({error})") from None
-
-
-def _json_lines(path: Path) -> Iterable[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a text may hold other line ends
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error})") from None
-        if not isinstance(row, Mapping):
-            raise ValueError(f"{path}, line {number} is no JSON object")
-        yield row
+    return rows_of(path)
