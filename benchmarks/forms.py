@@ -50,10 +50,10 @@ def main() -> int:
         )  # fmt: skip
         trial = Trial(config)
         backbone = trial.backbone
-        plain = backbone._attention
+        plain = backbone._kernels
 
         def use(share, attention, backbone=backbone):
-            backbone.share_from_tokens, backbone._attention = share, attention
+            backbone.share_from_tokens, backbone._kernels = share, attention
 
         forms = {
             "a row, plain": lambda: use(None, plain),  # noqa: B023  # called before the next length
