@@ -82,7 +82,7 @@ class Engine:
         leave."""
         while self.trials:
             self.step()
-            ready = [trial for trial in self.trials if trial.due]
+            ready = [trial for trial in self.trials if trial.pause()]
             judged = self._judged(ready)
             ended = [trial for trial in self.trials if trial.over]
             for trial in ended:

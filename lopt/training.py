@@ -131,9 +131,9 @@ class Trial:
         """Whether no update is left to do."""
         return self.diverged or self.step >= self.config.max_steps
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for an evaluation. A loss or a factor that is not finite ends the trial instead."""
+    def pause(self) -> bool:
+        """Whether it is time for an evaluation, which takes in the losses since the last one. A loss or a factor that is
+        not finite ends the trial instead."""
         if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
             return False
         self._train_loss = float(sum(self._losses) / len(self._losses))  # the one synchronisation with the device
@@ -148,7 +148,7 @@ class Trial:
 
         while not self.over:
             self.update()
-            if self.due:
+            if self.pause():
                 with torch.no_grad():
                     soft = self.soft()
                 found = predict_split(self.backbone, soft, self.data.selection, self.label_ids)
