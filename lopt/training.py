@@ -132,8 +132,8 @@ class Trial:
         return self.diverged or self.step >= self.config.max_steps
 
     def pause(self) -> bool:
-        """Whether it is time for an evaluation, which takes in the losses since the last one. A loss or a factor that is
-        not finite ends the trial instead."""
+        """Whether it is time for an evaluation, which takes in the losses since the last one. A loss or a factor that
+        is not finite ends the trial instead."""
         if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
             return False
         self._train_loss = float(sum(self._losses) / len(self._losses))  # the one synchronisation with the device
