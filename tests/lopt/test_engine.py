@@ -10,7 +10,6 @@ from lopt.config import TrialConfig
 from lopt.engine import Engine
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
-from tests.tiny_models import FAMILIES, make_model, make_tokenizer
 
 TOLERANCE = 1e-9
 MIXED = (
@@ -22,15 +21,6 @@ MIXED = (
     {"method": "lopt1", "length": 4, "rank": 3, "learning_rate": 0.1, "batch_size": 8, "eval_every": 25, "seed": 6,
      "options": {"placement": "suffix"}},
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
-    for family, folder in made.items():
-        make_model(family).save_pretrained(folder)
-        make_tokenizer(family).save_pretrained(folder)
-    return made
 
 
 def begin(backbone, changes, steps=50, precision="fp64", **more):

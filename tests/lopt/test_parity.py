@@ -45,15 +45,6 @@ def _norms_in_fp64(monkeypatch):
     monkeypatch.setattr(T5LayerNorm, "forward", norm)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
-    for family, folder in made.items():
-        make_model(family).save_pretrained(folder)
-        make_tokenizer(family).save_pretrained(folder)
-    return made
-
-
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
