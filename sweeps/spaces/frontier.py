@@ -1,7 +1,7 @@
 """The Pareto question itself: every prompt method at a grid of parameter budgets, on one task.
 
-    python sweeps/run.py --space frontier                  # gpt2-large, SST-2, 5,000 steps: a GPU cluster, a day
-    python sweeps/run.py --space frontier --profile demo   # embedded backbone, movie snippets: two cores, half an hour
+    python sweeps/run.py --space frontier                  # gpt2-large, SST-2, 5,000 steps: a GPU cluster (not timed)
+    python sweeps/run.py --space frontier --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
 One cell a method and budget, at the method's customary form with at most that many trainable parameters; a method that
 cannot be so small has no cell there. Each cell searches its learning rates, the recipe of its own paper first.

@@ -1,7 +1,7 @@
 """The free search: how few parameters are enough, over method, length, rank and learning rates at once.
 
     python sweeps/run.py --space search                  # gpt2-large, SST-2: a GPU cluster, hours
-    python sweeps/run.py --space search --profile demo   # embedded backbone, movie snippets: two cores, half an hour
+    python sweeps/run.py --space search --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
 One study (TPE) proposes all trials, each method in its own ranges; the settings of the papers come first. Trials
 compete within a factor of two of parameter count, so that the smallest prompts are not stopped because of the largest,

@@ -1,7 +1,7 @@
 """Table 2: fine-tuning, LoRA, prompt tuning, DePT, LoPT-1 and LoPT-2 on five tasks.
 
-    python sweeps/run.py --space table2                  # t5-base, 20,000 steps: a GPU cluster, a day or more
-    python sweeps/run.py --space table2 --profile demo   # embedded backbone, movie snippets: two cores, about an hour
+    python sweeps/run.py --space table2                  # t5-base, 20,000 steps: a GPU cluster (not timed)
+    python sweeps/run.py --space table2 --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
 Six methods by five tasks (one in the demo), each at the paper's size and with the same number of trials; its learning
 rates are searched, the recipe of its own paper first. RTE, BoolQ, WiC and CB select on one half of the validation
