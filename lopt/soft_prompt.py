@@ -37,17 +37,21 @@ class SoftPrompt:
         """Embeddings of the text with the update added, `[B, T, H]`; tokens beyond S keep theirs."""
         if self.update is None:
             return text_BTH
-        from torch.nn.functional import pad
+        return (text_BTH + _to_length(self.update, text_BTH.shape[1])).to(text_BTH.dtype)
 
-        missing = text_BTH.shape[1] - self.update.shape[-2]
-        update = pad(self.update, (0, 0, 0, missing))  # a negative pad cuts: an input shorter than S
-        return (text_BTH + update).to(text_BTH.dtype)
-
-    def shared_prefix(self, rows: int) -> tuple[Tensor, list[int]] | None:
-        """Prefixes `[K, P, H]` that several rows share, and whose each row is; None where there is no such thing."""
-        if self.placement != "prefix" or self.prompt.ndim != 2:
-            return None
-        return self.prompt[None], [0] * rows
+    def packed(self, rows: int) -> PackedPrompts:
+        """The same as the prompts of so many rows."""
+        if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
+            return PackedPrompts(prompts=[self], owners=[0] * rows)
+        prompts = [
+            SoftPrompt(
+                prompt=self.prompt if self.prompt.ndim == 2 else self.prompt[row],
+                update=self.update if self.update is None or self.update.ndim == 2 else self.update[row],
+                placement=self.placement,
+            )
+            for row in range(rows)
+        ]
+        return PackedPrompts(prompts=prompts, owners=range(rows))
 
     def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and text in one, `[B, P+T, H]`, and how many of a row's places are real: the real tokens of row b are
@@ -80,25 +84,28 @@ class PackedPrompts:
     prompts: Sequence[SoftPrompt]
     owners: Sequence[int]
 
-    def shared_prefix(self, rows: int) -> tuple[Tensor, list[int]] | None:
-        """See `SoftPrompt.shared_prefix`; K prefixes of one length."""
-        import torch
+    def packed(self, rows: int) -> PackedPrompts:
+        """See `SoftPrompt.packed`."""
+        return self
 
-        if len({soft.length for soft in self.prompts}) > 1 or any(s.placement != "prefix" for s in self.prompts):
-            return None
-        return torch.stack([soft.prompt for soft in self.prompts]), list(self.owners)
+    def of_rows(self, rows: Sequence[int]) -> PackedPrompts:
+        """The prompts of some rows, in their order."""
+        return PackedPrompts(prompts=self.prompts, owners=[self.owners[row] for row in rows])
 
     def updated(self, text_BTH: Tensor) -> Tensor:
         """See `SoftPrompt.updated`; each row with the update of its own prompt."""
         import torch
 
-        if all(soft.update is None for soft in self.prompts):
+        used = sorted(set(self.owners))
+        updates = [self.prompts[owner].update for owner in used]
+        if all(update is None for update in updates):
             return text_BTH
-        rows = [
-            soft.updated(text_BTH[row : row + 1])
-            for row, soft in enumerate(self.prompts[owner] for owner in self.owners)
-        ]
-        return torch.cat(rows)
+        tokens, width = text_BTH.shape[1:]
+        nothing_0H = self.prompts[used[0]].prompt.new_zeros(0, width)
+        padded_KTH = torch.stack([_to_length(nothing_0H if u is None else u, tokens) for u in updates])
+        place = {owner: number for number, owner in enumerate(used)}
+        owner_B = torch.tensor([place[owner] for owner in self.owners], device=text_BTH.device)
+        return (text_BTH + padded_KTH[owner_B]).to(text_BTH.dtype)
 
     def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `SoftPrompt.placed`; rows are as long as the longest needs."""
@@ -121,3 +128,10 @@ class PackedPrompts:
         text_BS = text_BS + tokens * torch.arange(rows, device=device)[:, None]
         index_BS = torch.where(in_prompt_BS, begins_B1 + place_S - before_B1, text_BS)
         return source_FH[index_BS], lengths_B + sizes_B1[:, 0].to(lengths_B.device)
+
+
+def _to_length(update_SH: Tensor, tokens: int) -> Tensor:
+    """Zeros for the tokens beyond S; an input shorter than S takes the first rows."""
+    from torch.nn.functional import pad
+
+    return pad(update_SH, (0, 0, 0, tokens - update_SH.shape[-2]))

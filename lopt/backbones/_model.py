@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.backbones import local_folder
+from lopt.backbones._fused import fuse, unfuse
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class FrozenModel(ABC):
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
         self.autocast: Any = None
+        if self.dtype != torch.float64:  # which is for proofs
+            fuse(self.model)
         with torch.no_grad():
             self._whole_head = not self._rows_of_head_suffice()
 
@@ -103,6 +106,7 @@ class FrozenModel(ABC):
     def copy(self) -> Self:
         made = copy.copy(self)
         made.model = copy.deepcopy(self.model)
+        unfuse(made.model)
         return made
 
     def checksum(self) -> str:

@@ -1,37 +1,46 @@
 """Decoder-only models: GPT-2, Llama and kin, any `AutoModelForCausalLM` that takes `inputs_embeds`.
 
-Positions are explicit and padding is on the right: a causal model's label position never sees it, so no attention mask
-is needed. A prefix stands before everything; a suffix after the last token, where the label is then read.
+A prefix stands before everything; a suffix after the last token, where the label is then read. There are two forms of a
+pass: the plain one pads all rows to one length, on the right, where a causal model's label position never sees it, so
+that no attention mask is needed; the flat one (`_flat`) gives the same faster, and is taken where it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lopt.backbones import Backbone, Facts
+from lopt.backbones._flat import FlatForm
 from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
-
-# Measured on two cores (LOG.md): at 150 saved tokens a batch both forms take the same time, at 450 one pass takes 0.6.
-_SHARE_FROM_TOKENS = 256
+from lopt.soft_prompt import PLACEMENTS, SoftPrompt
 
 
 class CausalBackbone(FrozenModel):
-    """A frozen causal language model."""
+    """A frozen causal language model. flat: how its passes are run; None takes the plain form."""
+
+    flat: FlatForm | None = None
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
 
         window = int(getattr(model.config, "max_position_embeddings", None) or 2048)
         super().__init__(name, revision, model, tokenizer, window=window)
-        # fp64 is for proofs, so it takes the plain path; some norms compute in fp32 and would show the difference.
-        self.share_from_tokens = _SHARE_FROM_TOKENS if self.dtype != torch.float64 else None
         with torch.no_grad():
             if not self._ignores_what_follows():
                 raise ValueError(
                     f"backbone {name!r} looks at the tokens that follow, as encoders such as BERT do: give a decoder "
                     "(GPT-2, Llama and kin) or an encoder-decoder of T5's kind"
                 )
+            # fp64 is for proofs, so it takes the plain form; some norms compute in fp32 and would show the difference.
+            form = FlatForm(self.model, self.pad_id)
+            if self.dtype != torch.float64 and self._flat_form_holds(form):
+                self.flat = form
+
+    def copy(self) -> Self:
+        made = super().copy()
+        made.flat = None  # its weights will change, and with them what is kept of texts
+        return made
 
     def complete(self, template: str) -> str:
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
@@ -50,7 +59,34 @@ class CausalBackbone(FrozenModel):
         rounding = 0.05 if self.dtype == torch.bfloat16 else 1e-3
         return bool((whole_TH - part_TH).norm() <= rounding * part_TH.norm())
 
+    def _flat_form_holds(self, form: FlatForm) -> bool:
+        """Whether the flat form gives what the plain one gives: not with attention of a special kind."""
+        import torch
+
+        config = self.model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if getattr(config, "sliding_window", None) or kinds != {"full_attention"}:
+            return False
+        some = (100 + torch.arange(14, device=self.device)).view(2, 7)  # ordinary tokens; the first are often special
+        ids_BT, lengths_B = some % len(self.model.get_input_embeddings().weight), torch.tensor([7, 4])
+        prompt_PH = self.model.get_input_embeddings()(ids_BT[0, :3])
+        rounding = 0.5 if self.dtype == torch.bfloat16 else 1e-3  # other places of rounding, through all layers
+        for placement in PLACEMENTS:
+            soft = SoftPrompt(prompt=prompt_PH, placement=placement)
+            plain_BH = self._plain_state(soft, ids_BT, lengths_B).float()
+            try:
+                flat_BH = form.state(soft, ids_BT, lengths_B).float()
+            except (TypeError, RuntimeError, AttributeError):  # a model that does not hand its attention what is needed
+                return False
+            if not (flat_BH - plain_BH).norm() <= rounding * plain_BH.norm():
+                return False
+        return True
+
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        form = self._plain_state if self.flat is None else self.flat.state
+        return form(soft, ids_BT, lengths_B)
+
+    def _plain_state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         call, position_B = self._inputs(soft, ids_BT, lengths_B)
         return self.model.base_model(**call).last_hidden_state[self._rows(ids_BT), position_B]
 
@@ -64,46 +100,14 @@ class CausalBackbone(FrozenModel):
         return torch.arange(len(ids_BT), device=self.device)
 
     def _inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
-        """Arguments of the model's forward, and the label position in its output.
-
-        A prefix that several rows share is the same to every one of them, for a causal model's first positions do not
-        see what follows: its keys and values can be computed once and not once a row. That takes a pass of its own over
-        the weights, so it is done where it saves enough tokens.
-        """
-        import torch
-        from transformers import DynamicCache
-
-        text_BTH = self.model.get_input_embeddings()(ids_BT)
-        size, tokens = ids_BT.shape
-        if soft is None:
-            call = {"inputs_embeds": text_BTH, "position_ids": self._positions(0, tokens, size), "use_cache": False}
-            return call, lengths_B - 1
-        shared = soft.shared_prefix(size) if self.share_from_tokens is not None else None
-        if shared is None or (size - len(shared[0])) * shared[0].shape[1] < self.share_from_tokens:
-            inputs_BSH, ends_B = soft.placed(text_BTH, lengths_B)
-            positions = self._positions(0, inputs_BSH.shape[1], size)
-            return {"inputs_embeds": inputs_BSH, "position_ids": positions, "use_cache": False}, ends_B - 1
-        prompts_KPH, owners = shared
-        count, before = prompts_KPH.shape[:2]
-        cache = DynamicCache(config=self.model.config)
-        self.model.base_model(
-            inputs_embeds=prompts_KPH.to(self.dtype),
-            position_ids=self._positions(0, before, count),
-            past_key_values=cache,
-        )
-        cache.batch_select_indices(torch.tensor(owners, device=self.device))
-        call = {
-            "inputs_embeds": soft.updated(text_BTH),
-            "position_ids": self._positions(before, tokens, size),
-            "past_key_values": cache,
-            "use_cache": True,
-        }
-        return call, lengths_B - 1
-
-    def _positions(self, first: int, count: int, rows: int) -> Any:
+        """Arguments of the model's forward, and the label position in its output."""
         import torch
 
-        return torch.arange(first, first + count, device=self.device).expand(rows, -1)
+        inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
+        if soft is not None:
+            inputs_BSH, ends_B = soft.placed(inputs_BSH, lengths_B)
+        positions = torch.arange(inputs_BSH.shape[1], device=self.device).expand(len(ids_BT), -1)
+        return {"inputs_embeds": inputs_BSH, "position_ids": positions, "use_cache": False}, ends_B - 1
 
 
 class CausalSpec:

@@ -1,0 +1,156 @@
+"""Attention inside the blocks of a flat pass, by way of transformers' interface for attention functions."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lopt.backbones._blocks import Block, Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "lopt_flat"
+
+
+@cache
+def register() -> None:
+    """Makes the attention known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside the blocks of a layout.
+
+    Args:
+        query: `[1, H_q, N, D]`. key, value: `[1, H_kv, N, D]`.
+
+    Returns:
+        `[1, N, H_q, D]`
+    """
+    import torch
+
+    if layout.kept is not None:
+        layout.kept.append(torch.stack([key[0], value[0]]))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    run = _attended if query.device.type == "cpu" else _attended_by_kernels
+    return run(query[0], key[0], value[0], layout, module.layer_idx, scale)[None], None
+
+
+def _attended_by_kernels(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float) -> Tensor:
+    """PyTorch's own kernels, block by block: `[N, H_q, D]`."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    done = []
+    for number, block in enumerate(layout.blocks):
+        queries = block.of(query)
+        attended_RHTD = scaled_dot_product_attention(
+            queries,
+            block.with_past(key, 0, layer),
+            block.with_past(value, 1, layer),
+            attn_mask=layout.mask(number, queries),
+            scale=scale,
+            enable_gqa=len(query) != len(key),
+        )
+        done.append(attended_RHTD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(done)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float) -> Tensor:
+    return _function().apply(query, key, value, layout, layer, scale)
+
+
+@cache
+def _function() -> Any:
+    """All blocks in one function with a backward pass of its own, for the CPU: the fused kernel there is slow backwards
+    at these lengths, and autograd would fill a gradient with zeros for every block that is cut out.
+
+    Scores and their softmax are computed in fp32 at least; the softmax is kept in the model's type.
+    """
+    import torch
+
+    class BlockAttention(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float
+        ) -> Tensor:
+            heads, tokens, dimension = query.shape
+            made = query.new_empty(tokens, heads, dimension)
+            wide = torch.promote_types(query.dtype, torch.float32)
+            kept = []
+            for number, block in enumerate(layout.blocks):
+                queries = _grouped(block.of(query), len(key))
+                keys, values = block.with_past(key, 0, layer), block.with_past(value, 1, layer)
+                scores = torch.matmul(queries.to(wide) * scale, keys.to(wide).transpose(2, 3))
+                scores.view(*scores.shape[:2], -1, block.tokens, scores.shape[3]).add_(
+                    layout.mask(number, scores)[:, :, None]
+                )
+                kept.append(torch.softmax(scores, dim=3, dtype=wide).to(query.dtype))
+                _write(made, block, torch.matmul(kept[-1], values))
+            ctx.save_for_backward(query, key, value, made, *kept)
+            ctx.layout, ctx.layer, ctx.scale = layout, layer, scale
+            return made
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Any:
+            query, key, value, made, *kept = ctx.saved_tensors
+            d_made = gradients[0]
+            d_query, d_key, d_value = (
+                heads.new_empty(heads.shape[1], heads.shape[0], heads.shape[2]) for heads in (query, key, value)
+            )
+            delta = (d_made.to(torch.promote_types(made.dtype, torch.float32)) * made).sum(2, keepdim=True)
+            for block, weights in zip(ctx.layout.blocks, kept, strict=True):
+                queries, d_out, delta_1 = (
+                    _grouped(block.of(heads), len(key))
+                    for heads in (query, d_made.transpose(0, 1), delta.transpose(0, 1).to(made.dtype))
+                )
+                keys, values = block.with_past(key, 0, ctx.layer), block.with_past(value, 1, ctx.layer)
+                d_scores = torch.matmul(d_out, values.transpose(2, 3)).sub_(delta_1).mul_(weights)
+                _write(d_query, block, torch.matmul(d_scores, keys).mul_(ctx.scale))
+                _write_with_past(d_key, block, torch.matmul(d_scores.transpose(2, 3), queries).mul_(ctx.scale))
+                _write_with_past(d_value, block, torch.matmul(weights.transpose(2, 3), d_out))
+            return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
+
+    return BlockAttention
+
+
+def _grouped(rows_RHTD: Tensor, groups: int) -> Tensor:
+    """Heads that share keys side by side: `[R, G, H/G * T, D]`."""
+    rows, _, _, dimension = rows_RHTD.shape
+    return rows_RHTD.reshape(rows, groups, -1, dimension)
+
+
+def _write(made_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
+    """Puts a block's rows into their place in the sequence."""
+    _, heads, dimension = made_NHD.shape
+    into = made_NHD[block.begin : block.end].view(block.rows, block.tokens, heads, dimension)
+    into.copy_(grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2))
+
+
+def _write_with_past(made_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:
+    """Puts the gradient of a block's own keys or values into their place; that of shared ones is added to theirs, which
+    stand earlier in the sequence."""
+    import torch
+
+    before = gradient_RHSD.shape[2] - block.tokens
+    _write(made_NHD, block, gradient_RHSD[:, :, before:])
+    shared = block.shared
+    if shared is not None:
+        assert block.owners_R is not None
+        is_owner_KR = block.owners_R[None] == torch.arange(shared.rows, device=made_NHD.device)[:, None]
+        of_rows_RX = gradient_RHSD[:, :, :before].transpose(1, 2).flatten(1)
+        summed_KX = is_owner_KR.to(made_NHD.dtype) @ of_rows_RX
+        made_NHD[shared.begin : shared.end] += summed_KX.view(-1, *made_NHD.shape[1:])

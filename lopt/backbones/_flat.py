@@ -1,0 +1,205 @@
+"""The flat form of a causal pass: the tokens of all rows in one line, almost without padding.
+
+Linear layers and norms see tokens one by one; only attention needs to know which of them belong together (`_blocks`).
+So rows of any length and of any trials go through the weights at once; a prefix is computed once for all rows that
+share it, and a text in front of a suffix not at all when it has been met before (`_texts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lopt.backbones import _attention
+from lopt.backbones._blocks import Block, Layout, cut
+from lopt.backbones._texts import TextStates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.soft_prompt import PackedPrompts, SoftPrompt
+
+_TEXT_TOKENS = 2048  # of texts in one pass without gradients
+
+
+class FlatForm:
+    """Passes of a frozen causal model in the flat form."""
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self.model, self.pad_id = model, pad_id
+        weight_VH = model.get_input_embeddings().weight
+        self.device, self.dtype = weight_VH.device, weight_VH.dtype
+        _attention.register()
+
+    def state(self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Last hidden state at the label position, `[B, H]`."""
+        import torch
+
+        ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
+        packed = None if soft is None else soft.packed(len(ids))
+        line = _Line(self.device)
+        rows = np.arange(len(ids))
+        if packed is None:
+            self._add_texts(line, rows, ids, lengths)
+        else:
+            softs = [packed.prompts[owner] for owner in packed.owners]
+            is_suffix = np.array([soft.placement == "suffix" for soft in softs])
+            is_updated = np.array([soft.update is not None for soft in softs])
+            sizes = np.array([soft.length for soft in softs])
+            for size in np.unique(sizes):
+                self._add_prefixed(line, packed, rows[~is_suffix & (sizes == size)], ids, lengths)
+                self._add_suffixes(line, packed, rows[is_suffix & ~is_updated & (sizes == size)], ids, lengths)
+            self._add_whole(line, packed, rows[is_suffix & is_updated], ids, lengths)
+        last_NH = self._run(line)
+        return last_NH[torch.from_numpy(line.labels(len(ids))).to(self.device)]
+
+    def _add_texts(self, line: _Line, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
+        for part, longest in self._blocks(rows, lengths):
+            block = line.add(self._embedded(ids[part, :longest]))
+            line.mark(block, part, lengths[part])
+
+    def _add_prefixed(
+        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Rows whose prompts, all of one length, stand in front; each prompt once."""
+        import torch
+
+        if not len(rows):
+            return
+        owners, place = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
+        prompts = line.add(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
+        places = dict(zip(rows.tolist(), place.tolist(), strict=True))
+        for part, longest in self._blocks(rows, lengths):
+            text_RTH = packed.of_rows(part).updated(self._embedded(ids[part, :longest]))
+            owners_R = torch.tensor([places[row] for row in part.tolist()], device=self.device)
+            block = line.add(text_RTH, first=prompts.tokens, shared=prompts, owners_R=owners_R)
+            line.mark(block, part, lengths[part])
+
+    def _add_suffixes(
+        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Rows whose prompts, all of one length, stand behind texts that no trial changes: the prompts alone."""
+        import torch
+
+        for part, _ in self._blocks(rows, lengths):
+            past, past_lengths_R = self.texts.of([tuple(ids[row, : lengths[row]].tolist()) for row in part])
+            used = sorted({packed.owners[row] for row in part})
+            prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in used]).to(self.dtype)
+            place = torch.tensor([used.index(packed.owners[row]) for row in part], device=self.device)
+            block = line.add(prompts_KPH[place], first=past_lengths_R, past=past, past_lengths=past_lengths_R)
+            line.mark(block, part, np.full(len(part), block.tokens))
+
+    def _add_whole(
+        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Rows of text and suffix that have nothing in common."""
+        import torch
+
+        sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
+        for part, _ in self._blocks(rows, lengths + sizes):
+            text_RTH = self._embedded(ids[part, : lengths[part].max()])
+            inputs_RSH, ends_R = packed.of_rows(part).placed(text_RTH, torch.from_numpy(lengths[part]))
+            line.mark(line.add(inputs_RSH), part, ends_R.numpy())
+
+    def _blocks(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows cut into blocks of about one length, and each block's longest."""
+        if len(rows):
+            order = rows[np.argsort(lengths[rows], kind="stable")]
+            for first, beyond in cut(lengths[order], self.device.type):
+                yield order[first:beyond], int(lengths[order[beyond - 1]])
+
+    def _embedded(self, ids: np.ndarray) -> Tensor:
+        import torch
+
+        return self.model.get_input_embeddings()(torch.from_numpy(ids).to(self.device))
+
+    def _run(self, line: _Line, kept: list[Tensor] | None = None) -> Tensor:
+        """Last hidden states of a line, `[N, H]`."""
+        config = self.model.config
+        usual, config._attn_implementation = config._attn_implementation, _attention.NAME
+        try:
+            made = self.model.base_model(
+                inputs_embeds=line.inputs()[None],
+                position_ids=line.positions()[None],
+                use_cache=False,
+                layout=Layout(line.blocks, kept),
+            )
+        finally:
+            config._attn_implementation = usual
+        return made.last_hidden_state[0]
+
+    @cached_property
+    def texts(self) -> TextStates:
+        """Keys and values of texts in front of a suffix."""
+        ((layers, _, heads, _, dimension),) = [states.shape for states in self._text_states([(self.pad_id,)])]
+        return TextStates((layers, heads, dimension), self.dtype, self.device, self._text_states)
+
+    def _text_states(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Keys and values of texts, `[L, 2, H_kv, T, D]` each."""
+        import torch
+
+        made: dict[int, Tensor] = {}
+        lengths = np.array([len(text) for text in texts])
+        order = np.argsort(lengths, kind="stable")
+        with torch.no_grad():
+            while len(order):
+                size = max(1, _TEXT_TOKENS // lengths[order[-1]])
+                now, order = order[-size:], order[:-size]
+                line, kept, parts = _Line(self.device), [], []
+                for part, longest in self._blocks(now, lengths):
+                    ids = np.full((len(part), longest), self.pad_id)
+                    for row, text in enumerate(part):
+                        ids[row, : lengths[text]] = texts[text]
+                    parts.append((line.add(self._embedded(ids)), part))
+                self._run(line, kept)
+                states_L2HND = torch.stack(kept)
+                for block, part in parts:
+                    for row, text in enumerate(part.tolist()):
+                        begin = block.begin + row * block.tokens
+                        made[text] = states_L2HND[..., begin : begin + lengths[text], :].clone()
+        return [made[text] for text in range(len(texts))]
+
+
+class _Line:
+    """A pass as it grows: blocks, their embeddings, positions, and where each row's label is read."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.blocks: list[Block] = []
+        self._inputs: list[Tensor] = []
+        self._positions: list[Tensor] = []
+        self._labels: dict[int, int] = {}
+
+    def add(self, inputs_RTH: Tensor, *, first: int | Tensor = 0, **before: Any) -> Block:
+        """Appends a block; `first` is the position of its rows' first token, or of each row's."""
+        import torch
+
+        rows, tokens, _ = inputs_RTH.shape
+        begin = self.blocks[-1].end if self.blocks else 0
+        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
+        self._positions.append((first_R1 + torch.arange(tokens, device=self.device)).flatten())
+        self._inputs.append(inputs_RTH.flatten(0, 1))
+        self.blocks.append(Block(begin=begin, rows=rows, tokens=tokens, **before))
+        return self.blocks[-1]
+
+    def mark(self, block: Block, rows: np.ndarray, ends: np.ndarray) -> None:
+        """The label of these rows of the batch, which are the block's, is read at their last token."""
+        last = block.begin + np.arange(block.rows) * block.tokens + ends - 1
+        self._labels.update(zip(rows.tolist(), last.tolist(), strict=True))
+
+    def labels(self, rows: int) -> np.ndarray:
+        """Where the label of each row of the batch is read, `[B]`."""
+        return np.array([self._labels[row] for row in range(rows)])
+
+    def inputs(self) -> Tensor:
+        import torch
+
+        return torch.cat(self._inputs)
+
+    def positions(self) -> Tensor:
+        import torch
+
+        return torch.cat(self._positions)
