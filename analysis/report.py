@@ -21,7 +21,7 @@ if __name__ == "__main__":  # as a script, python puts this folder first: put th
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import notes, render, style
+from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
@@ -155,6 +155,8 @@ def _table(spec: TableSpec, table: Table, folder: Path, stem: str) -> Item:
 
 
 def _figure(spec: PlotSpec, info: object, folder: Path, stem: str) -> Item:
+    from analysis import style  # matplotlib, which --help can do without
+
     style.save(spec.draw(info), folder / stem)
     caption = spec.caption(info)
     svg = style.inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), stem, caption)

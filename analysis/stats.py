@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 Z95 = 1.959963984540054
 
 
@@ -52,6 +50,8 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     if seeds == 1:
         low, high = wilson(mean, test_n)
     else:
+        from scipy.special import stdtrit  # takes longer than --help
+
         between = math.fsum((each - mean) ** 2 for each in accuracies) / (seeds - 1)
         a, b = between / seeds, mean * (1 - mean) / test_n
         share = a / (a + b) if a + b else 0.0

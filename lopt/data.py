@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from lopt import methods, tasks
 from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.rows import rows_of
 from lopt.tasks import Row, Task
+from lopt.tokens import TokenIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,7 +105,7 @@ def _example(task: Task, row: Row, number: int, source: str) -> Example:
     label = _class_number(task, row[task.label])
     if label is None:
         valid = ", ".join(task.classes)
-        if not _named_by_digits(task):
+        if not _named_by_digits(task.classes):
             valid = f"0 to {len(task.classes) - 1} ({valid})"
         raise ValueError(f"{source}, row {number}: {task.label} is {row[task.label]!r}; valid: {valid}")
     return Example(id=number, fields=fields, label=label)
@@ -112,12 +113,15 @@ def _example(task: Task, row: Row, number: int, source: str) -> Example:
 
 def _class_number(task: Task, value: Any) -> int | None:
     """The number of a class given by name, else by number; None for neither."""
+    by_digits = _named_by_digits(task.classes)
+    if type(value) is int and 0 <= value < len(task.classes) and not by_digits:  # almost every row: at once
+        return value
     name = str(value).strip()
     if isinstance(value, bool) and name not in task.classes:
         name = name.lower()  # as JSON writes it
     if name in task.classes:
         return task.classes.index(name)
-    if _named_by_digits(task):  # of classes 1 to 5, 0 is not the first
+    if by_digits:  # of classes 1 to 5, 0 is not the first
         return None
     if isinstance(value, str) and value.strip().isdecimal():  # CSV holds text only
         value = int(value)
@@ -125,8 +129,9 @@ def _class_number(task: Task, value: Any) -> int | None:
     return value if whole and 0 <= value < len(task.classes) else None
 
 
-def _named_by_digits(task: Task) -> bool:
-    return any(name.isdecimal() for name in task.classes)
+@lru_cache(maxsize=32)
+def _named_by_digits(classes: tuple[str, ...]) -> bool:
+    return any(name.isdecimal() for name in classes)
 
 
 def stratified(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
@@ -172,9 +177,10 @@ def _load(task: Task, source: str | None) -> tuple[list[Example], list[Example],
     digest = hashlib.sha256()
     if len(task.columns) > 1:  # which of them is cut decides what of a long input is read
         digest.update(task.cut.encode())
+    to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make one for each example
     for examples in splits:
         for example in examples:
-            digest.update(json.dumps([dict(example.fields), example.label], sort_keys=True).encode())
+            digest.update(to_json([example.fields, example.label]).encode())
     return *splits, digest.hexdigest()[:16]
 
 
@@ -202,19 +208,14 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     Raises:
         ValueError: see `load_split`, `encode` and `most_tokens`.
     """
-    task, template = tasks.get(config.task), backbone.complete(config.template or "")
-    drawn, protocol, revision, report_size = _draw(
-        task,
+    return _prepare(
+        most_tokens(config, backbone),
+        tasks.get(config.task),
         _Parts(**{f.name: getattr(config, f.name) for f in dataclasses.fields(_Parts)}),
         _Reader(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
-        template,
+        backbone.complete(config.template or ""),
         os.environ.get("LOPT_DATA_DIR"),
     )
-    most = most_tokens(config, backbone)
-    train, selection, test = (
-        cut_to(encoded, backbone.tokenizer, task, template, examples, most) for encoded, examples in drawn
-    )
-    return TaskData(train, selection, test, protocol, task.report, report_size, revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +240,16 @@ class _Reader:
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
 
 
+@lru_cache(maxsize=12)
+def _prepare(most: int, task: Task, parts: _Parts, reader: _Reader, template: str, source: str | None) -> TaskData:
+    """`_draw`, cut to `most` tokens."""
+    drawn, protocol, revision, report_size = _draw(task, parts, reader, template, source)
+    train, selection, test = (
+        cut_to(encoded, reader.tokenizer, task, template, examples, most) for encoded, examples in drawn
+    )
+    return TaskData(train, selection, test, protocol, task.report, report_size, revision)
+
+
 _Drawn = tuple[Encoded, list[Example]]
 
 
@@ -261,7 +272,11 @@ def _draw(
         report, pool = np.arange(len(reported)), training
         held = f"{len(held_out):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
         whole = task.report
-    kept, left_out = _of_length(parts, tokenizer, task, template, training, kept)
+    trainable, left_out = None, ""
+    if parts.train_min_tokens is not None or parts.train_max_tokens is not None:
+        trainable = encode_all(tokenizer, task, template, [training[i] for i in kept])
+        inside, left_out = _of_length(parts, trainable.lengths)
+        trainable, kept = _part(trainable, inside), kept[inside]
     pooled = np.array([e.label for e in pool])[held_out]
     if parts.shots is not None:
         chosen = kept[few(labels[kept], parts.shots, np.random.RandomState([seed, 1]))]
@@ -284,7 +299,11 @@ def _draw(
     drawn = []
     for examples, positions in ((training, chosen), (pool, held_out), (reported, scored)):
         some = [examples[i] for i in positions]
-        drawn.append((encode_all(tokenizer, task, template, some), some))
+        if positions is chosen and trainable is not None:
+            encoded = _part(trainable, np.searchsorted(kept, chosen))
+        else:
+            encoded = encode_all(tokenizer, task, template, some)
+        drawn.append((encoded, some))
     return tuple(drawn), protocol, revision, len(report)
 
 
@@ -295,23 +314,19 @@ def _subset(labels: np.ndarray, positions: np.ndarray, size: int | None, seed: i
     return positions[stratified(labels[positions], size, np.random.RandomState([seed, stream]))]
 
 
-def _of_length(
-    parts: _Parts,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    template: str,
-    training: Sequence[Example],
-    kept: np.ndarray,
-) -> tuple[np.ndarray, str]:
-    """The training positions whose texts have a length that is asked for, and that in words."""
+def _of_length(parts: _Parts, lengths: np.ndarray) -> tuple[np.ndarray, str]:
+    """The positions of training texts that have a length that is asked for, and that in words."""
     least, longest = parts.train_min_tokens, parts.train_max_tokens
-    if least is None and longest is None:
-        return kept, ""
-    lengths = encode_all(tokenizer, task, template, [training[i] for i in kept]).lengths
-    inside = (lengths >= (least or 0)) & (lengths <= (longest or lengths.max()))
-    if not inside.any():
+    inside = np.flatnonzero((lengths >= (least or 0)) & (lengths <= (longest or lengths.max())))
+    if not len(inside):
         raise ValueError(
             f"train_min_tokens is {least} and train_max_tokens {longest}, but the training texts have "
             f"{lengths.min()} to {lengths.max()} tokens: give other limits, or none"
         )
-    return kept[inside], f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
+    return inside, f" of {least or lengths.min()} to {longest or lengths.max()} tokens"
+
+
+def _part(whole: Encoded, positions: np.ndarray) -> Encoded:
+    """Some of the examples of a split that is not cut."""
+    token_ids = TokenIds.of([whole.token_ids[i] for i in positions])
+    return Encoded(token_ids, whole.labels[positions], whole.example_ids[positions], truncated=0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lopt.tasks import Task
+from lopt.tokens import TokenIds, cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,14 +30,16 @@ class Example:
 class Encoded:
     """A tokenised split: token ids of each example, its class and id, and how many texts were cut to fit."""
 
-    token_ids: tuple[tuple[int, ...], ...]
+    token_ids: Sequence[tuple[int, ...]]
     labels: np.ndarray
     example_ids: np.ndarray
     truncated: int
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each example, `[N]`."""
+        if isinstance(self.token_ids, TokenIds):
+            return self.token_ids.lengths
         return np.array([len(ids) for ids in self.token_ids])
 
     def __len__(self) -> int:
@@ -87,7 +91,7 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, ex
     """Tokenises examples whole, however long."""
     texts = [render(task, template, e.fields)[0] for e in examples]
     return Encoded(
-        token_ids=tuple(map(tuple, tokenizer(texts)["input_ids"])) if texts else (),
+        token_ids=cached(tokenizer, ["whole", *texts], lambda: tokenizer(texts)["input_ids"] if texts else ()),
         labels=np.array([e.label for e in examples]),
         example_ids=np.array([e.id for e in examples]),
         truncated=0,
@@ -103,13 +107,17 @@ def cut_to(
     most: int,
 ) -> Encoded:
     """The same examples in at most `most` tokens each; counts the texts that were cut."""
-    long = np.flatnonzero(encoded.lengths > most)
-    if not len(long):
+    long = np.flatnonzero(encoded.lengths > most).tolist()
+    if not long:
         return encoded
+    fields = [examples[i].fields for i in long]
+    texts = (each[name] for each in fields for name in task.columns)
+    parts = ["cut", template, task.cut, str(most), *task.columns, *texts]
+    short = cached(tokenizer, parts, lambda: [encode(tokenizer, task, template, each, most)[0] for each in fields])
     ids = list(encoded.token_ids)
-    for position in map(int, long):
-        ids[position], _ = encode(tokenizer, task, template, examples[position].fields, most)
-    return dataclasses.replace(encoded, token_ids=tuple(ids), truncated=len(long))
+    for position, cut in zip(long, short, strict=True):
+        ids[position] = cut
+    return dataclasses.replace(encoded, token_ids=TokenIds.of(ids), truncated=len(long))
 
 
 def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:

@@ -10,18 +10,19 @@ import pytest
 # Before torch is imported: its threads only get into each other's way at the sizes of these tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lopt import data
+from lopt import data, tokens
 from lopt.config import TrialConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests see the built-in sources only, unless they ask for others."""
     for name in ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(tokens, "folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
     data._load.cache_clear()
 
 

@@ -49,6 +49,16 @@ def test_runs_as_a_script_without_torch_or_ray(full_run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys; from analysis.report import main; assert main(['--help']) == 0\n"
+        "slow = {'torch', 'ray', 'transformers', 'matplotlib', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_file_hides_a_module():
     names = {path.stem for path in (ROOT / "analysis").glob("*.py")}
     assert not names & {*sys.stdlib_module_names, "jinja2", "markupsafe", "matplotlib", "numpy", "pandas", "scipy"}

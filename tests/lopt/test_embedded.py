@@ -29,6 +29,27 @@ def test_the_weights_are_those_of_the_package_and_load_without_it():
     assert backbone.tokenizer("Hello it was great")["input_ids"] == [19556, 357, 436, 1109]
 
 
+def test_the_bf16_folder_gives_the_bits_of_the_other(tmp_path, monkeypatch):
+    from lopt.backbones import embedded
+    from lopt.backbones._model import from_source
+    from lopt.backbones.causal import CausalBackbone
+
+    whole, rounded = embedded.folder(), embedded.folder("bf16")
+    assert rounded != whole
+    one, two = (
+        from_source(CausalBackbone, "AutoModelForCausalLM", "embedded", "", f, "bf16") for f in (whole, rounded)
+    )
+    assert one.checksum() == two.checksum()
+    assert [(n, b.tolist()) for n, b in one.model.named_buffers()] == [
+        (n, b.tolist()) for n, b in two.model.named_buffers()
+    ]
+    assert one.tokenizer.backend_tokenizer.to_str() == two.tokenizer.backend_tokenizer.to_str()
+
+    (tmp_path / whole.name).symlink_to(whole)
+    (tmp_path / f"{whole.name}-bf16.lock").mkdir()  # no lock can be had, as in a folder that is read-only
+    assert embedded._rounded(tmp_path / whole.name) == tmp_path / whole.name
+
+
 def test_movie_snippets_are_complete():
     task = tasks.get("movie_snippets")
     splits = {split: load_split(task, split) for split in ("train", "test")}

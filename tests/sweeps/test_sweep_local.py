@@ -201,6 +201,7 @@ def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, caps
             pyarrow.parquet.write_table(table, tmp_path / "mirror" / "toy" / f"{split}.parquet")
         data._load.cache_clear()
         data._draw.cache_clear()
+        data._prepare.cache_clear()
 
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "mirror"))
     mirror("one")
