@@ -76,7 +76,8 @@ def _command() -> str:
 def headline(about: Mapping[str, Any]) -> str:
     """Hardware and versions in one line."""
     hardware, versions = about["hardware"], about["versions"]
-    machine = hardware.get("gpu") or f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
+    threads = f"{hardware['threads']} threads" if "threads" in hardware else f"{hardware['cpus']} processors"
+    machine = hardware.get("gpu") or f"{hardware.get('cpu')}, {threads}"
     named = ("torch", "transformers", "peft", "accelerate", "ray")
     return f"{machine}; " + ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
 
