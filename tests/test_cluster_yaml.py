@@ -180,7 +180,7 @@ def test_project_is_copied_and_installed_with_the_tested_versions(config: dict[s
     assert any("-c constraints.txt -e '.[cluster]'" in command for command in config["setup_commands"])
     assert config["rsync_filter"] == [".gitignore"]
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {".venv/", "results/"} <= set(ignored)
+    assert {".venv/", "/results/"} <= set(ignored)
     assert not [line for line in ignored if line.startswith("!")], "rsync does not read negated patterns as git does"
 
 

@@ -1,0 +1,114 @@
+"""Every benchmark's short path: that it runs and keeps what it measured, never how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _common, gpu, limit, step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _short_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/some.py", "--data", "/somewhere/data"])
+
+
+def result(folder, script):
+    (line,) = (folder / f"{script}.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert found["command"] == "python benchmarks/some.py --data data", "no paths of this machine"
+    assert {"date", "commit", "dirty", "versions", "hardware", "load", "settings"} <= set(found)
+    return found
+
+
+def test_in_turns_goes_forth_and_back():
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}
+    assert _common.in_turns(contenders, 2) == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
+    assert calls == list("abccba")
+
+
+def test_ratios_are_of_medians_with_the_rounds_around_them():
+    assert _common.ratios([4.0, 6.0, 50.0], [2.0, 3.0, 2.0]) == (3.0, 2.0, 25.0)
+
+
+@pytest.mark.parametrize("name, millions", [("gpt2-large", 708), ("t5-base", 198)])
+def test_block_parameters_leave_embeddings_and_head_out(name, millions):
+    import torch
+
+    with torch.device("meta"):
+        model, _ = gpu.model_of(name, dry=False)
+    assert round(limit.block_parameters(model) / 1e6) == millions
+
+
+def test_limit(tmp_path, capsys):
+    assert limit.main(["--quick", "--out", str(tmp_path)]) == 0
+    raw = result(tmp_path, "limit")["raw"]
+    assert {len(values) for values in raw.values()} == {2}
+    assert "64 x 64 x 64 bf16" in raw
+    assert "TFLOP/s" in capsys.readouterr().out
+
+
+def test_step(tmp_path, capsys):
+    pytest.importorskip("peft")
+    pytest.importorskip("accelerate")
+    only = ("autocast", "K=4", "suffix solo")
+    assert step.main(["--quick", "--out", str(tmp_path), *(part for name in only for part in ("--only", name))]) == 0
+    (found,) = result(tmp_path, "step")["tasks"].values()
+    names = ["Trainer fp32", "Trainer bf16 autocast", "engine K=4 bf16", "suffix solo bf16"]
+    assert sorted(found["contenders"]) == sorted(names)
+    for contender in found["contenders"].values():
+        assert [len(steps) for steps in contender["passes_s"]] == [2, 2]
+        assert len(contender["first_pass_s"]) == 2
+        assert contender["median_s"] > 0
+    assert "another placement" in capsys.readouterr().out
+
+
+def test_gpu_without_a_gpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().out.count("\n") == 1
+    assert gpu.main(["--dry", "--processes", "", "--out", str(tmp_path)]) == 0
+    found = result(tmp_path, "gpu")["models"]
+    assert set(found) == {"gpt2-large", "t5-base"}
+    for model in found.values():
+        assert {"our loop, one trial", "engine K=1", "engine K=2"} <= set(model["runs"])
+
+
+def test_a_smoke_test_is_kept_only_where_a_folder_is_given(monkeypatch, tmp_path):
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    _common.keep("limit", {}, None, smoke=True)
+    assert not list(tmp_path.iterdir())
+    _common.keep("limit", {}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["limit.jsonl"]
+
+
+@pytest.mark.ray
+def test_sweep(tmp_path):
+    pytest.importorskip("peft")
+    pytest.importorskip("accelerate")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/sweep.py", "--quick", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads((tmp_path / "sweep.jsonl").read_text())["runs"]
+    assert {name: found[0]["trials"] for name, found in runs.items()} == {
+        "plain Ray Tune": 3,
+        "ours, prefix": 3,
+        "ours, suffix": 3,
+    }
+
+
+@pytest.mark.ray
+def test_processes_side_by_side():
+    command = [sys.executable, "benchmarks/gpu.py", "--dry", "--models", "gpt2-large", "--processes", "1,2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "loop, 2 processes" in done.stdout
