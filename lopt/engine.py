@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lopt.records import Evaluation
     from lopt.training import Trial
 
-MOST_TOKENS = 4096  # in one pass, padding included; halved when memory runs out
+MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
 
 
@@ -46,16 +46,16 @@ class Engine:
     """Trials in training over one backbone.
 
     Args:
-        most_tokens: of prompt and text in one pass. Where memory runs out the pass is split, and the size that fits is
-            kept from then on (`most_tokens` holds it).
+        most_tokens: in one pass; None takes what suits the device. Where memory runs out the pass is split, and the
+            size that fits is kept from then on (`most_tokens` holds it).
 
     Raises:
         ValueError: `admit` of a trial that changes weights, or of another backbone.
     """
 
-    def __init__(self, *, most_tokens: int = MOST_TOKENS) -> None:
+    def __init__(self, *, most_tokens: int | None = None) -> None:
         self.trials: list[Trial] = []
-        self.most_tokens = most_tokens
+        self.most_tokens = most_tokens or 0  # until the first trial tells the device
         self._backbone: Backbone | None = None
 
     def admit(self, trial: Trial) -> None:
@@ -70,6 +70,7 @@ class Engine:
                 f"({trial.backbone.name})"
             )
         self._backbone = trial.backbone
+        self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
         self.trials.append(trial)
 
     def evict(self, trial: Trial) -> None:
@@ -161,27 +162,23 @@ class Engine:
     def _in_passes(
         self, rows: Iterable[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
     ) -> None:
-        """Runs rows in passes of rows of about one length, whose prompts have one length and placement."""
-        groups: dict[tuple[int, str], list[_Row]] = {}
-        for row in rows:
-            groups.setdefault((softs[row.owner].length, softs[row.owner].placement), []).append(row)
-        for (length, _), group in sorted(groups.items()):
-            group.sort(key=lambda row: len(row.token_ids))
-            while group:
-                size = self._fitting(group, length)
-                try:
-                    run(group[-size:])
-                except (RuntimeError, MemoryError) as error:
-                    if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or size == 1:
-                        raise
-                    self.most_tokens //= 2
-                    _free_memory()
-                    continue
-                del group[-size:]
-
-    def _fitting(self, group: Sequence[_Row], length: int) -> int:
-        """How many of the longest rows make a pass."""
-        return max(1, min(len(group), self.most_tokens // (length + len(group[-1].token_ids))))
+        """Runs rows in passes of about one size, the longest rows first; rows of one pass have about one length."""
+        assert self._backbone is not None
+        tokens = self._backbone.row_tokens
+        sized = sorted(((tokens(softs[row.owner], len(row.token_ids)), row) for row in rows), key=lambda each: each[0])
+        while sized:
+            sizes = np.cumsum([size for size, _ in reversed(sized)])
+            passes = -(-int(sizes[-1]) // self.most_tokens)
+            count = int(np.searchsorted(sizes, sizes[-1] / passes)) + 1
+            try:
+                run([row for _, row in sized[-count:]])
+            except (RuntimeError, MemoryError) as error:
+                if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or count == 1:
+                    raise
+                self.most_tokens //= 2
+                _free_memory()
+                continue
+            del sized[-count:]
 
     def _row_losses(
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]

@@ -91,6 +91,10 @@ class Backbone(Protocol):
         """
         ...
 
+    def row_tokens(self, soft: SoftPrompt, length: int) -> int:
+        """Tokens that a row of so long a text takes in a pass of several rows, for the size of passes."""
+        ...
+
     def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
         """Token embeddings, for initial values."""
         ...

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 _TEXT_TOKENS = 2048  # of texts in one pass without gradients
+_READ_TOKENS = 8  # tokens whose keys and values are read in the time of computing one
 
 
 class FlatForm:
@@ -56,6 +57,12 @@ class FlatForm:
         last_NH = self._run(line)
         return last_NH[torch.from_numpy(line.labels(len(ids))).to(self.device)]
 
+    def row_tokens(self, soft: SoftPrompt, length: int) -> int:
+        """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
+        if soft.placement == "prefix":
+            return length  # the prompt is there once for many rows
+        return soft.length + (length if soft.update is not None else length // _READ_TOKENS)
+
     def _add_texts(self, line: _Line, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
         for part, longest in self._blocks(rows, lengths):
             block = line.add(self._embedded(ids[part, :longest]))
@@ -73,7 +80,7 @@ class FlatForm:
         prompts = line.add(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
         places = dict(zip(rows.tolist(), place.tolist(), strict=True))
         for part, longest in self._blocks(rows, lengths):
-            text_RTH = packed.of_rows(part).updated(self._embedded(ids[part, :longest]))
+            text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(ids[part, :longest]))
             owners_R = torch.tensor([places[row] for row in part.tolist()], device=self.device)
             block = line.add(text_RTH, first=prompts.tokens, shared=prompts, owners_R=owners_R)
             line.mark(block, part, lengths[part])
@@ -101,7 +108,7 @@ class FlatForm:
         sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
         for part, _ in self._blocks(rows, lengths + sizes):
             text_RTH = self._embedded(ids[part, : lengths[part].max()])
-            inputs_RSH, ends_R = packed.of_rows(part).placed(text_RTH, torch.from_numpy(lengths[part]))
+            inputs_RSH, ends_R = packed.of_rows(part.tolist()).placed(text_RTH, torch.from_numpy(lengths[part]))
             line.mark(line.add(inputs_RSH), part, ends_R.numpy())
 
     def _blocks(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -148,7 +155,8 @@ class FlatForm:
             while len(order):
                 size = max(1, _TEXT_TOKENS // lengths[order[-1]])
                 now, order = order[-size:], order[:-size]
-                line, kept, parts = _Line(self.device), [], []
+                kept: list[Tensor] = []
+                line, parts = _Line(self.device), []
                 for part, longest in self._blocks(now, lengths):
                     ids = np.full((len(part), longest), self.pad_id)
                     for row, text in enumerate(part):

@@ -20,9 +20,12 @@ def fuse(model: Any) -> None:
 
     with torch.no_grad():
         for module in model.modules():
+            if any(weight.requires_grad for weight in module.parameters(recurse=False)):
+                continue
             for applies, form in ((_is_rms_norm, _rms_norm), (_is_gelu, _gelu)):
-                if applies(module) and _agree(module, form(type(module))):
-                    module.__class__ = form(type(module))
+                kind: Any = type(module)
+                if applies(module) and _agree(module, form(kind)):
+                    module.__class__ = form(kind)
 
 
 def unfuse(model: Any) -> None:

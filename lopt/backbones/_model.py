@@ -100,6 +100,9 @@ class FrozenModel(ABC):
                 logits_BC = self._label_rows(self._state(soft, ids_BT, lengths_B), label_ids_C)
         return _widened(logits_BC)
 
+    def row_tokens(self, soft: Any, length: int) -> int:
+        return soft.length + length
+
     def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
         return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)
 

@@ -50,6 +50,11 @@ class CausalBackbone(FrozenModel):
             )
         return completed
 
+    def row_tokens(self, soft: Any, length: int) -> int:
+        if self.flat is None:
+            return super().row_tokens(soft, length)
+        return self.flat.row_tokens(soft, length)
+
     def _ignores_what_follows(self) -> bool:
         import torch
 

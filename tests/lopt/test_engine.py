@@ -8,7 +8,7 @@ import torch
 
 from lopt.config import TrialConfig
 from lopt.engine import Engine
-from lopt.soft_prompt import PackedPrompts, SoftPrompt
+from lopt.soft_prompt import SoftPrompt
 from lopt.training import Trial
 
 TOLERANCE = 1e-9
@@ -122,31 +122,6 @@ def test_first_gradients_of_t5_at_any_padding(folders):
             torch.testing.assert_close(factor.grad, reference.factors[name].grad, rtol=0, atol=1e-6)
 
 
-def test_a_prefix_computed_once_for_all_rows_of_a_trial():
-    """The fp32 fast path: K prompts of one length, each once, against one for each row."""
-    trials = [begin("tiny", {**changes, "length": 6, "options": {}}, precision="fp32") for changes in MIXED[1:3]]
-    backbone, label_ids = trials[0].backbone, trials[0].label_ids
-    rows = [ids for trial in trials for ids in trial.data.train.token_ids[:4]]
-    lengths_B = torch.tensor([len(ids) for ids in rows])
-    ids_BT = torch.zeros(8, int(lengths_B.max()), dtype=torch.long)
-    for row, ids in enumerate(rows):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-    packed = PackedPrompts(prompts=[trial.soft() for trial in trials], owners=[0] * 4 + [1] * 4)
-    found = {}
-    kept = backbone.share_from_tokens
-    try:
-        for share_from in (1, None):
-            backbone.share_from_tokens = share_from
-            logits = backbone.label_logits(packed, ids_BT, lengths_B, label_ids)
-            gradients = torch.autograd.grad(logits[:, 0].sum(), [trial.factors["V"] for trial in trials])
-            packed = PackedPrompts(prompts=[trial.soft() for trial in trials], owners=packed.owners)
-            found[share_from] = (logits, *gradients)
-    finally:
-        backbone.share_from_tokens = kept
-    for one, other in zip(found[1], found[None], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")]
 )
@@ -251,3 +226,27 @@ def test_a_packed_trial_is_confirmed_like_any_other(folders, tmp_path):
     assert record.status == "complete"
     assert load_prompt(tmp_path / "one").evaluate().accuracy == record.test_accuracy
     assert isinstance(trial.soft(), SoftPrompt)
+
+
+@pytest.mark.slow
+def test_first_gradients_on_the_embedded_backbone():
+    """fp32, real weights and texts, all methods, both placements: packed against alone."""
+    settings = {"task": "movie_snippets", "train_examples": 64, "selection_examples": 8, "test_examples": 8}
+    for changes in MIXED:
+        changes = {**changes, "batch_size": 4, "max_steps": 2, "eval_every": 2, "precision": "fp32", **settings}
+        trial, reference, other = (
+            Trial(TrialConfig(**{**changes, "seed": seed}), phase="search") for seed in (1, 1, 2)
+        )
+        reference.backbone.flat, flat = None, reference.backbone.flat
+        try:
+            reference.loss(reference.draw()).backward()
+        finally:
+            reference.backbone.flat = flat
+        engine = Engine()
+        engine.admit(trial)
+        engine.admit(other)
+        trial.apply_gradients = lambda loss: None
+        engine.step()
+        for name, factor in trial.factors.items():
+            expected = reference.factors[name].grad
+            assert (factor.grad - expected).norm() <= 1e-4 * expected.norm()

@@ -185,25 +185,6 @@ def test_placements_differ_and_one_prompt_a_row_is_its_own(family):
     assert (found["prefix"] - found["suffix"]).abs().min() > 1e-6
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_the_shared_prefix_carries_the_update(family):
-    """A prefix computed once for all rows: the text that follows still gets its update."""
-    backbone = causal(family)
-    generator = torch.Generator().manual_seed(3)
-    soft = SoftPrompt(
-        prompt=torch.randn(4, 32, generator=generator, dtype=torch.float64),
-        update=torch.randn(6, 32, generator=generator, dtype=torch.float64),
-    )
-    ids_BT, lengths_B = torch.randint(1, 257, (3, 8), generator=generator), torch.tensor([8, 5, 2])
-    label_ids = backbone.label_ids([" bad", " great"])
-    plain = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
-    backbone.share_from_tokens = 1
-    shared = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
-    torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)  # Llama's norms compute in fp32
-    without = backbone.label_logits(SoftPrompt(prompt=soft.prompt), ids_BT, lengths_B, label_ids)
-    assert (plain - without).abs().max() > 1e-2
-
-
 @given(
     st.lists(
         st.tuples(st.integers(1, 4), st.sampled_from(PLACEMENTS), st.sampled_from([None, 2, 9])), min_size=1, max_size=4

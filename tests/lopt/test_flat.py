@@ -1,0 +1,292 @@
+"""The flat form of causal passes against the plain one, and its parts: blocks, attention, fused norms, kept texts."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers.activations import NewGELUActivation
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from lopt.backbones import _fused, _texts
+from lopt.backbones._attention import attend
+from lopt.backbones._blocks import Block, Layout, cut
+from lopt.backbones._flat import FlatForm
+from lopt.backbones.causal import CausalBackbone
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
+from tests.tiny_models import WIDTH, make_model, make_tokenizer
+
+KINDS = (("prefix", 4, None), ("prefix", 4, 5), ("prefix", 6, None), ("suffix", 4, None), ("suffix", 3, 20),
+         ("suffix", 3, None))  # fmt: skip
+OWNERS = [0, 1, 2, 3, 4, 5, 0, 3, 2]
+
+
+def backbone_of(family, dtype=torch.float32):
+    return CausalBackbone(family, "test", make_model(family).to(dtype), make_tokenizer(family))
+
+
+@pytest.fixture
+def fp64_norms(monkeypatch):
+    """Llama's norms take their variance in fp32 as they come, in which any two orders of a sum differ."""
+
+    def norm(self, hidden_states):
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+
+
+def packed(dtype, owners=OWNERS):
+    torch.manual_seed(1)
+
+    def leaf(tokens):
+        return None if tokens is None else (0.3 * torch.randn(tokens, WIDTH, dtype=dtype)).requires_grad_()
+
+    prompts = [
+        SoftPrompt(prompt=leaf(length), update=leaf(update), placement=placement) for placement, length, update in KINDS
+    ]
+    return PackedPrompts(prompts=prompts, owners=owners)
+
+
+def batch(rows=9, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    lengths_B = torch.randint(2, 13, (rows,), generator=draw)
+    lengths_B[0] = 12
+    return torch.randint(1, 200, (rows, 12), generator=draw), lengths_B
+
+
+def logits_and_gradients(backbone, soft, ids_BT, lengths_B):
+    found_BC = backbone.label_logits(soft, ids_BT, lengths_B, torch.tensor([3, 7]))
+    used = [soft.prompts[owner] for owner in sorted(set(soft.owners))]
+    leaves = [tensor for each in used for tensor in (each.prompt, each.update) if tensor is not None]
+    losses = torch.nn.functional.cross_entropy(found_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
+    return [found_BC.detach(), *torch.autograd.grad(losses, leaves)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_all_kinds_of_prompts_in_one_pass_equal_the_plain_form(family, fp64_norms):
+    """fp64: prefixes, suffixes, updates, several lengths; logits and every gradient."""
+    backbone, soft = backbone_of(family, torch.float64), packed(torch.float64)
+    assert backbone.flat is None, "fp64 takes the plain form by itself"
+    plain = logits_and_gradients(backbone, soft, *batch())
+    backbone.flat = FlatForm(backbone.model, backbone.pad_id)
+    flat = logits_and_gradients(backbone, soft, *batch())
+    for ours, theirs in zip(flat, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-6), (torch.bfloat16, 0.04)])
+def test_the_flat_form_is_taken_and_equals_the_plain_one_to_rounding(family, dtype, rounding):
+    backbone, soft = backbone_of(family, dtype), packed(torch.float32)
+    assert backbone.flat is not None
+    flat = logits_and_gradients(backbone, soft, *batch())
+    backbone.flat = None
+    plain = logits_and_gradients(backbone, soft, *batch())
+    for ours, theirs in zip(flat, plain, strict=True):
+        assert (ours - theirs).norm() <= rounding * theirs.norm()
+
+
+def test_one_prompt_one_a_row_and_none_take_the_flat_form():
+    backbone = backbone_of("llama")
+    ids_BT, lengths_B = batch(5)
+    label_ids = torch.tensor([3, 7])
+    shared = SoftPrompt(prompt=0.3 * torch.randn(4, WIDTH))
+    a_row = SoftPrompt(prompt=shared.prompt.expand(5, -1, -1))
+    with torch.no_grad():
+        flat = [backbone.label_logits(soft, ids_BT, lengths_B, label_ids) for soft in (None, shared, a_row)]
+        backbone.flat = None
+        plain = [backbone.label_logits(soft, ids_BT, lengths_B, label_ids) for soft in (None, shared, a_row)]
+    for ours, theirs in zip(flat, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_pytorchs_own_kernels_give_the_same():
+    """What runs on a GPU, run here: attention block by block through scaled_dot_product_attention."""
+    from lopt.backbones import _attention
+
+    torch.manual_seed(0)
+    prompts = Block(begin=0, rows=2, tokens=3)
+    texts = Block(begin=6, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
+    past = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
+    after = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
+    layout = Layout([prompts, texts, after])
+    heads = [torch.randn(count, 24, 8, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
+    gradient = torch.randn(24, 4, 8, dtype=torch.float64)
+    found = []
+    for run in (_attention._attended, _attention._attended_by_kernels):
+        made = run(*heads, Layout(layout.blocks), 0, 0.3)
+        found.append([made.detach(), *torch.autograd.grad(made, heads, gradient)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_the_attentions_backward_pass_is_its_derivative():
+    torch.manual_seed(0)
+    prompts = Block(begin=0, rows=2, tokens=2)
+    texts = Block(begin=4, rows=3, tokens=2, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
+    module = type("Module", (), {"layer_idx": 0})()
+
+    def run(query, key, value):
+        return attend(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
+
+    heads = [torch.randn(1, count, 10, 3, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
+    assert torch.autograd.gradcheck(run, heads)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
+def test_blocks_cover_all_rows_at_the_least_price(lengths):
+    lengths = sorted(lengths)
+    found = cut(lengths, "cpu")
+    assert [row for first, beyond in found for row in range(first, beyond)] == list(range(len(lengths)))
+
+    def price(blocks):
+        return sum((beyond - first) * lengths[beyond - 1] + 48 for first, beyond in blocks)
+
+    singles = [(row, row + 1) for row in range(len(lengths))]
+    halves = [(0, len(lengths) // 2), (len(lengths) // 2, len(lengths))] if len(lengths) > 1 else [(0, 1)]
+    assert price(found) <= min(price([(0, len(lengths))]), price(singles), price(halves))
+
+
+# --- texts in front of a suffix --------------------------------------------------------------------------------------
+
+
+def suffixes():
+    return packed(torch.float32, owners=[3, 5, 3, 5, 3, 5])
+
+
+def test_texts_are_computed_once_and_shared_between_prompts_and_passes():
+    backbone = backbone_of("llama")
+    ids_BT, lengths_B = batch(6)
+    texts = backbone.flat.texts
+    computed, used_bytes = texts.computed, texts.used_bytes  # when the backbone was loaded
+    first = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
+    distinct = len({tuple(ids[:length]) for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)})
+    assert texts.computed == computed + distinct
+    again = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
+    assert texts.computed == computed + distinct
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+    element = 2 * 2 * 2 * (WIDTH // 4) * 4  # layers, keys and values, heads, width of a head, bytes
+    assert texts.used_bytes == used_bytes + element * int(lengths_B.sum())
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 2000])
+def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_bytes):
+    backbone = backbone_of("llama")
+    expected = logits_and_gradients(backbone, suffixes(), *batch(6))
+    backbone.flat.texts.limit_bytes = limit_bytes
+    backbone.flat.texts._kept.clear()
+    backbone.flat.texts.used_bytes = 0
+    before = backbone.flat.texts.computed
+    for _ in range(2):
+        found = logits_and_gradients(backbone, suffixes(), *batch(6))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert backbone.flat.texts.used_bytes <= limit_bytes
+    assert backbone.flat.texts.computed > before + 6
+
+
+def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_texts.os, "posix_fallocate", full)
+    backbone = backbone_of("gpt2")
+    logits_and_gradients(backbone, suffixes(), *batch(6))
+    assert backbone.flat.texts.used_bytes == 0
+
+
+def test_the_limit_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "0.001")
+    assert _texts._limit_bytes(torch.device("cpu")) == 1_000_000
+    monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "much")
+    with pytest.raises(ValueError, match="LOPT_TEXT_CACHE_GB is 'much'; give a number of gigabytes"):
+        _texts._limit_bytes(torch.device("cpu"))
+
+
+# --- when the plain form is taken ------------------------------------------------------------------------------------
+
+
+def test_a_model_with_a_sliding_window_takes_the_plain_form():
+    config = MistralConfig(
+        vocab_size=280, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, sliding_window=8,
+    )  # fmt: skip
+    backbone = CausalBackbone("mistral", "test", MistralForCausalLM(config), make_tokenizer("llama"))
+    assert backbone.flat is None
+
+
+def test_a_copy_whose_weights_change_takes_the_plain_form_and_its_own_norms():
+    backbone = backbone_of("llama")
+    copied = backbone.copy()
+    assert copied.flat is None
+    assert type(copied.model.model.norm) is LlamaRMSNorm
+    assert type(backbone.model.model.norm) is not LlamaRMSNorm
+
+
+# --- fused parts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, T5LayerNorm])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_fused_norms_equal_the_originals_forwards_and_backwards(kind, dtype, rounding):
+    torch.manual_seed(0)
+    original = kind(48).to(dtype).requires_grad_(False)
+    original.weight.uniform_(0.5, 1.5)
+    fused = copy.deepcopy(original)
+    _fused.fuse(fused)
+    assert type(fused) is not kind
+    assert isinstance(fused, kind)
+    found = []
+    for module in (original, fused):
+        inputs = (3 * torch.randn(2, 7, 48, generator=torch.Generator().manual_seed(1))).to(dtype).requires_grad_()
+        outputs = module(inputs)
+        gradient = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        found.append((outputs.detach().float(), torch.autograd.grad(outputs, inputs, gradient)[0].float()))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= rounding * theirs.norm()
+    _fused.unfuse(fused)
+    assert type(fused) is kind
+
+
+def test_gpt2s_gelu_is_pytorchs():
+    fused, inputs = NewGELUActivation(), torch.linspace(-6, 6, 200)
+    expected = fused(inputs)
+    _fused.fuse(fused)
+    assert type(fused) is not NewGELUActivation
+    torch.testing.assert_close(fused(inputs), expected)
+
+
+def test_a_norm_of_another_kind_is_left_alone():
+    class OffsetRMSNorm(LlamaRMSNorm):
+        def forward(self, hidden_states):
+            return super().forward(hidden_states) + hidden_states
+
+    norm = OffsetRMSNorm(16).requires_grad_(False)
+    _fused.fuse(norm)
+    assert type(norm) is OffsetRMSNorm
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_trained_weight_gets_its_gradient(when):
+    norm = LlamaRMSNorm(16).requires_grad_(when == "before")
+    _fused.fuse(norm)
+    norm.requires_grad_()
+    norm(torch.randn(2, 16)).sum().backward()
+    assert norm.weight.grad is not None
+    assert np.isfinite(norm.weight.grad.numpy()).all()
+
+
+def test_a_scale_that_depends_on_the_layer_reaches_the_attention():
+    config = GPT2Config(
+        vocab_size=280, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=64, scale_attn_by_inverse_layer_idx=True
+    )
+    backbone = CausalBackbone("gpt2", "test", GPT2LMHeadModel(config), make_tokenizer("gpt2"))
+    assert backbone.flat is not None
