@@ -27,7 +27,9 @@ def config_of(tiny, method, optimizer="adafactor", **changes):
     if method == "lora" and importlib.util.find_spec("peft") is None:
         pytest.skip("needs peft")
     shape = {"length": None, "rank": None, **SHAPES[method]}
-    return tiny.replace(method=method, options={}, optimizer=optimizer, warmup=0.2, schedule="linear", **shape, **changes)
+    return tiny.replace(
+        method=method, options={}, optimizer=optimizer, warmup=0.2, schedule="linear", **shape, **changes
+    )
 
 
 def assert_same(one, other):
