@@ -32,7 +32,7 @@ def connect() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """What trials can have of the cluster. node_cpus: of the smallest node that offers any. on_demand: more may come."""
+    """What trials can have of the cluster. node_cpus: of the smallest node with any. on_demand: more may come."""
 
     gpus: int
     cpus: int

@@ -321,7 +321,7 @@ def start_keeper() -> Any:
     ).remote()
 
 
-def follow(job: Job) -> Generator[Report]:
+def follow(job: Job) -> Generator[Report, None, None]:
     """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
     from the trial's checkpoint."""
     import ray
