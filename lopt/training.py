@@ -211,6 +211,7 @@ class Trial:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(on_cpu, Path(scratch) / path.name, metadata={"trial": json.dumps(described)})
+            os.chmod(Path(scratch) / path.name, 0o644)
             os.replace(Path(scratch) / path.name, path)
 
     def restore(self, path: str | Path) -> None:

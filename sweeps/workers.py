@@ -321,17 +321,23 @@ def start_keeper() -> Any:
     ).remote()
 
 
+def place() -> tuple[str, str | None]:
+    """This process's node, and the GPU that Ray has given it a share of; None without one."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
+
+
 def follow(job: Job) -> Generator[Report, None, None]:
     """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
     from the trial's checkpoint."""
     import ray
 
-    keeper, node = ray.get_actor(KEEPER), ray.get_runtime_context().get_node_id()
-    device = next((str(number) for number in ray.get_gpu_ids()), None)
+    keeper, here = ray.get_actor(KEEPER), place()
     reached, deaths = 0, 0
     while True:
         try:
-            worker: Any = ray.get(keeper.worker.remote(node, device))
+            worker: Any = ray.get(keeper.worker.remote(*here))
             name = ray.get(worker.admit.remote(job))
             try:
                 while (report := ray.get(worker.next.remote(name))) is not None:
