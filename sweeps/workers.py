@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 KEEPER = "keeper"  # its name in the sweep's namespace
 SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
+IDLE_S = 300.0  # a worker without a trial ends after so long
 DEATHS = 3  # of workers, without any step between them: the trial is then the likely cause
 _PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
 _CALLS = 256  # that a worker answers at a time: one waits for each trial
@@ -158,8 +160,14 @@ class Worker:
                 self._changed.notify_all()
 
     def until_death(self) -> None:
-        """Never returns: its end is the worker's."""
-        threading.Event().wait()
+        """Never returns: its end is the worker's, which goes when it has had no trial for long, for a cluster takes no
+        machine back on which an actor lives."""
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < IDLE_S:
+            time.sleep(IDLE_S / 100)
+            if self._seats or self._building.locked():
+                idle_since = time.monotonic()
+        os._exit(0)
 
     # --- in the threads of calls -------------------------------------------------------------------------------
 
@@ -197,7 +205,8 @@ class Worker:
         while True:
             tasks, seats = self._turn()
             for task in tasks:
-                task()
+                with contextlib.suppress(Exception):  # this thread must not end: clients wait for it
+                    task()
             if seats:
                 self._step(seats)
 
@@ -218,19 +227,17 @@ class Worker:
     def _step(self, seats: list[_Seat]) -> None:
         """One step of the seats' trials, and what has become of them."""
         began, by_trial = time.monotonic(), {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
-        for engine in self._seated(list(by_trial)):
-            try:
-                outcomes = engine.advance()
-            except Exception as error:  # the engine's own; what a trial raises is an outcome already
-                outcomes = [(trial, error) for trial in engine.trials]
-            with self._changed:
-                for trial, outcome in outcomes:
-                    seat = by_trial[trial]
-                    seat.training, seat.held_until = False, 0.0 if trial.over else math.inf
-                    seat.outcomes.append(outcome)
-                self._changed.notify_all()
+        try:
+            outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
+        except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
+            outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
             self._step_s = time.monotonic() - began
+            for trial, outcome in outcomes:
+                seat = by_trial[trial]
+                seat.training, seat.held_until = False, 0.0 if trial.over else math.inf
+                seat.outcomes.append(outcome)
+            self._changed.notify_all()
 
     def _seated(self, trials: list[Trial]) -> list[Engine]:
         """The engines, one a backbone, with exactly these trials in them."""

@@ -220,6 +220,26 @@ def test_evicting_wakes_a_client_that_waits(six, tmp_path, monkeypatch):
     assert drive(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
 
 
+def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "IDLE_S", 0.5)
+    ended = threading.Event()
+    monkeypatch.setattr(workers.os, "_exit", lambda code: ended.set())
+    worker = Worker()
+    name = worker.admit(job_of(six[0], tmp_path))
+    threading.Thread(target=worker.until_death, daemon=True).start()
+    assert not ended.wait(1)
+    worker.evict(name)
+    assert ended.wait(10)
+
+
+def test_a_fault_of_the_engine_ends_its_trials_and_not_the_worker(six, tmp_path, monkeypatch):
+    worker = Worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "advance", lambda self: 1 / 0)
+        assert [r[-1]["status"] for r in together(worker, [job_of(c, tmp_path) for c in six[:2]])] == ["failed"] * 2
+    assert drive(worker, job_of(six[2], tmp_path))[-1]["status"] == "complete"
+
+
 def wait_until(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():
