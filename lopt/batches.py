@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 _POOL_BATCHES = 50  # batches sorted by length together: large enough for little padding, small enough to mix
 
 
-def training_batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of positions `[B]`; a function of the lengths and the seed alone.
+def training_batches(lengths: np.ndarray, batch_size: int, seed: int, skip: int = 0) -> Iterator[np.ndarray]:
+    """Endless batches of positions `[B]`, without the first `skip`; a function of the lengths and the seed alone.
 
     Each epoch is a fresh permutation, cut into pools that are sorted by length, so that a batch holds texts of about
     one length; the batches of an epoch come in random order. What does not fill a batch waits for another epoch.
     """
     count = len(lengths)
     batch_size = min(batch_size, count)
-    epoch = 0
+    epoch, skip = divmod(skip, count // batch_size)
     while True:
         draw = np.random.RandomState([seed, epoch])
         order = draw.permutation(count)[: count - count % batch_size]
@@ -31,8 +31,8 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterato
         batches = [
             pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, batch_size) for pool in pools if len(pool)
         ]
-        yield from draw.permutation(np.concatenate(batches))
-        epoch += 1
+        yield from draw.permutation(np.concatenate(batches))[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

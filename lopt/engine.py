@@ -6,15 +6,16 @@ rate, optimiser, seed and step; trials enter and leave between steps.
 
     engine = Engine()
     engine.admit(Trial(config)) ...
-    for trial, evaluation in engine:      # at every trial's own evaluations; `engine.evict(trial)` stops one early
+    for trial, outcome in engine:         # at every trial's own evaluations; `engine.evict(trial)` stops one early
         ...
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
     from lopt.records import Evaluation
     from lopt.training import Trial
 
+# What has become of a trial: an evaluation; None, it has diverged; what it raised.
+Outcome = Union["Evaluation", None, Exception]
+
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,29 +82,39 @@ class Engine:
         """Lets a trial go; what it has trained stays with it."""
         self.trials.remove(trial)
 
-    def __iter__(self) -> Iterator[tuple[Trial, Evaluation | None]]:
+    def __iter__(self) -> Iterator[tuple[Trial, Outcome]]:
         """Trains until no trial is left, yielding each trial at each of its evaluations; one that has diverged comes
-        with None. A trial that is over leaves by itself, before it is yielded; between two yields any may enter or
-        leave."""
+        with None, one that has failed with what it raised. A trial that is over leaves by itself, before it is
+        yielded; between two yields any may enter or leave."""
         while self.trials:
-            self.step()
-            ready = [trial for trial in self.trials if trial.pause()]
-            judged = self._judged(ready)
-            ended = [trial for trial in self.trials if trial.over]
-            for trial in ended:
-                self.evict(trial)
-            yield from judged
-            yield from ((trial, None) for trial in ended if trial.diverged and trial not in ready)
+            yield from self.advance()
 
-    def step(self) -> None:
-        """One update of every trial, each on its own next batch."""
+    def advance(self) -> list[tuple[Trial, Outcome]]:
+        """One update of every trial and the evaluations that are due: what iterating yields."""
+        failed = self.step()
+        outcomes: dict[Trial, Outcome] = {}
+        going = [trial for trial in self.trials if trial not in failed]
+        paused = _each(going, lambda trial: trial.pause(), failed)
+        outcomes.update(self._judged([trial for trial, ready in paused.items() if ready], failed))
+        outcomes.update((trial, None) for trial in paused if trial.diverged)
+        outcomes.update(failed)
+        for trial in [trial for trial in self.trials if trial.over or trial in failed]:
+            self.evict(trial)
+        return list(outcomes.items())
+
+    def step(self) -> dict[Trial, Exception]:
+        """One update of every trial, each on its own next batch. What a trial's own part of it raises, or a pass that
+        it is in, is its failure alone: returned, for `advance` to let the trial go."""
         import torch
 
-        trials = list(self.trials)
-        drawn = [trial.draw() for trial in trials]
-        made = [_tensors(trial.soft()) for trial in trials]  # with the graph to the factors
+        failed: dict[Trial, Exception] = {}
+        begun = _each(self.trials, lambda trial: (trial.draw(), trial.soft()), failed)
+        if not begun:
+            return failed
+        trials, drawn = list(begun), [positions for positions, _ in begun.values()]
+        made = [_tensors(soft) for _, soft in begun.values()]  # with the graph to the factors
         leaves = [[t.detach().requires_grad_() for t in tensors] for tensors in made]
-        softs = [_with_tensors(trial.soft(), tensors) for trial, tensors in zip(trials, leaves, strict=True)]
+        softs = [_with_tensors(soft, tensors) for (_, soft), tensors in zip(begun.values(), leaves, strict=True)]
         gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
         like = leaves[0][0]
         losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
@@ -123,20 +138,27 @@ class Engine:
                     gradient += next(of_wanted)
             losses_K.index_add_(0, owner_R, shares_R.detach().to(losses_K.dtype))
 
-        self._in_passes(rows, softs, learn)
-        for trial, tensors, gradient, loss in zip(trials, made, gradients, losses_K, strict=True):
-            trial.clear_gradients()
-            torch.autograd.backward(tensors, gradient)
-            trial.apply_gradients(loss)
+        def forget() -> None:
+            for tensor in (losses_K, *itertools.chain.from_iterable(gradients)):
+                tensor.zero_()
 
-    def _judged(self, ready: Sequence[Trial]) -> list[tuple[Trial, Evaluation | None]]:
+        def update(trial: Trial) -> None:
+            place = trials.index(trial)
+            trial.clear_gradients()
+            torch.autograd.backward(made[place], gradients[place])
+            trial.apply_gradients(losses_K[place])
+
+        self._surviving(trials, rows, softs, learn, failed, again=forget)
+        _each([trial for trial in trials if trial not in failed], update, failed)
+        return failed
+
+    def _judged(self, ready: Sequence[Trial], failed: dict[Trial, Exception]) -> dict[Trial, Outcome]:
         """Evaluates trials on their selection examples, all in the same passes."""
         import torch
 
-        if not ready:
-            return []
         with torch.no_grad():
-            softs = [_with_tensors(soft, _tensors(soft)) for soft in (trial.soft() for trial in ready)]
+            made = _each(ready, lambda trial: trial.soft(), failed)
+        ready, softs = list(made), [_with_tensors(soft, _tensors(soft)) for soft in made.values()]
         logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
         rows = [
             _Row(owner, token_ids, place)
@@ -151,34 +173,62 @@ class Engine:
             for row, row_logits in zip(some, found, strict=True):
                 logits[row.owner][row.place] = row_logits[columns[row.owner]]
 
-        self._in_passes(rows, softs, predict)
-        judged = []
-        for trial, logits_NC in zip(ready, logits, strict=True):
+        def judge(trial: Trial) -> Evaluation | None:
             selection = trial.data.selection
-            found = Predictions(selection.example_ids, selection.labels, logits_NC)
-            judged.append((trial, trial.judge(found)))
-        return judged
+            return trial.judge(Predictions(selection.example_ids, selection.labels, logits[ready.index(trial)]))
+
+        self._surviving(ready, rows, softs, predict, failed)
+        return dict(_each([trial for trial in ready if trial not in failed], judge, failed))
+
+    def _surviving(
+        self,
+        trials: Sequence[Trial],
+        rows: Sequence[_Row],
+        softs: Sequence[SoftPrompt],
+        run: Callable[[Sequence[_Row]], None],
+        failed: dict[Trial, Exception],
+        again: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
+        in_pass: list[int] = []
+
+        def noted(some: Sequence[_Row]) -> None:
+            in_pass[:] = {row.owner for row in some}
+            run(some)
+            in_pass.clear()
+
+        while rows:
+            try:
+                self._in_passes(rows, softs, noted)
+                return
+            except Exception as error:
+                failed.update((trials[owner], error) for owner in in_pass or {row.owner for row in rows})
+                rows = [row for row in rows if trials[row.owner] not in failed]
+                again()
 
     def _in_passes(
         self, rows: Iterable[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
     ) -> None:
         """Runs rows in passes of about one size, the longest rows first; rows of one pass have about one length."""
         assert self._backbone is not None
-        tokens = self._backbone.row_tokens
-        sized = sorted(((tokens(softs[row.owner], len(row.token_ids)), row) for row in rows), key=lambda each: each[0])
-        while sized:
-            sizes = np.cumsum([size for size, _ in reversed(sized)])
-            passes = -(-int(sizes[-1]) // self.most_tokens)
-            count = int(np.searchsorted(sizes, sizes[-1] / passes)) + 1
+        sized = [(self._backbone.row_tokens(softs[row.owner], len(row.token_ids)), row) for row in rows]
+        sized.sort(key=lambda each: each[0], reverse=True)
+        tokens = np.cumsum([0, *(size for size, _ in sized)])
+        begin = 0
+        while begin < len(sized):
+            left = tokens[-1] - tokens[begin]
+            passes = -(-int(left) // self.most_tokens)
+            end = min(len(sized), int(np.searchsorted(tokens, tokens[begin] + left / passes)))
+            end = max(end, begin + 1)
             try:
-                run([row for _, row in sized[-count:]])
+                run([row for _, row in sized[begin:end]])
             except (RuntimeError, MemoryError) as error:
-                if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or count == 1:
+                if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or end == begin + 1:
                     raise
                 self.most_tokens //= 2
                 _free_memory()
                 continue
-            del sized[-count:]
+            begin = end
 
     def _row_losses(
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]
@@ -220,6 +270,17 @@ class Engine:
         label_ids = torch.tensor(every, device=self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
         return logits_RC, {owner: [every.index(word) for word in some] for owner, some in words.items()}
+
+
+def _each(trials: Iterable[Trial], act: Callable[[Trial], T], failed: dict[Trial, Exception]) -> dict[Trial, T]:
+    """What `act` makes of each trial; what it raises is that trial's failure, and the others go on."""
+    made = {}
+    for trial in trials:
+        try:
+            made[trial] = act(trial)
+        except Exception as error:
+            failed[trial] = error
+    return made
 
 
 def _tensors(soft: SoftPrompt | None) -> list[Tensor]:

@@ -8,11 +8,14 @@ record = trial.finish()
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +178,80 @@ class Trial:
             self.best = evaluation
             self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
         return evaluation
+
+    def save(self, path: str | Path) -> None:
+        """Writes a checkpoint: everything that `restore` needs to go on as if nothing had happened, in one
+        safetensors file, all of it or nothing."""
+        import torch
+        from safetensors.torch import save_file
+
+        state = self._optimizer.state_dict()["state"]
+        tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
+        tensors |= {f"best {name}": factor for name, factor in self._best_factors.items()}
+        numbers: dict[str, Any] = {}
+        for place, values in state.items():
+            for name, value in values.items():
+                (tensors if torch.is_tensor(value) else numbers)[f"state {place} {name}"] = value
+        if self._losses:
+            tensors["losses"] = torch.stack(self._losses)
+        described = {
+            "key": self.config.key,
+            "step": self.step,
+            "tokens": self.tokens,
+            "diverged": self.diverged,
+            "train_loss": self._train_loss,
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "best": self.evaluations.index(self.best) if self.best else None,
+            "state": numbers,
+            "elapsed_s": time.monotonic() - self._began,
+            "started_at": self.started_at,
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(on_cpu, Path(scratch) / path.name, metadata={"trial": json.dumps(described)})
+            os.chmod(Path(scratch) / path.name, 0o644)
+            os.replace(Path(scratch) / path.name, path)
+
+    def restore(self, path: str | Path) -> None:
+        """Goes on from a checkpoint; a trial that has not begun.
+
+        Raises:
+            ValueError: the file is damaged, or another trial's; this one is then as it was.
+        """
+        import torch
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                found = json.loads(file.metadata()["trial"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            if found["key"] != self.config.key:
+                raise ValueError(f"{path} belongs to trial {found['key']}")
+            factors = {name: tensors[f"factor {name}"] for name in self.factors}
+            evaluations = [Evaluation(**values) for values in found["evaluations"]]
+            best = None if found["best"] is None else evaluations[found["best"]]
+            best_factors = {name: tensors[f"best {name}"] for name in self.factors} if best else {}
+            state: dict[int, dict[str, Any]] = {}
+            for name, value in (tensors | found["state"]).items():
+                if name.startswith("state "):
+                    _, place, entry = name.split(" ", 2)
+                    state.setdefault(int(place), {})[entry] = value
+            step, tokens, began = int(found["step"]), int(found["tokens"]), time.monotonic() - found["elapsed_s"]
+        except (SafetensorError, OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+        with torch.no_grad():
+            for name, factor in self.factors.items():
+                factor.copy_(factors[name])
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        self._batches = training_batches(self.data.train.lengths, self.config.batch_size, self.config.seed, skip=step)
+        self.step, self.tokens, self.diverged = step, tokens, found["diverged"]
+        device = next(iter(self.factors.values())).device
+        self._losses = list(tensors["losses"].to(device)) if "losses" in tensors else []
+        self._train_loss, self.evaluations, self.best = found["train_loss"], evaluations, best
+        self._best_factors = best_factors
+        self._began, self.started_at = began, found["started_at"]
 
     def best_prompt(self) -> Prompt:
         """What was trained, as of the best evaluation; the current state before any."""

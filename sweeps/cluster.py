@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,43 +30,102 @@ def connect() -> None:
     )
 
 
-def placement(
-    cluster: Mapping[str, float],
-    *,
-    trials_per_gpu: int | None,
-    max_concurrent: int | None,
-    max_gpu_hours: float | None,
-) -> tuple[dict[str, float], int]:
-    """Resources of one trial, and how many run at once.
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """What trials can have of the cluster. node_cpus: of the smallest node with any. on_demand: more may come."""
+
+    gpus: int
+    cpus: int
+    nodes: int
+    node_cpus: int
+    on_demand: bool
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether trials run on GPUs: a head that offers nothing has workers that come on demand, with GPUs."""
+        return bool(self.gpus or not self.cpus)
+
+
+def machines(nodes: list[dict[str, Any]], *, max_gpu_hours: float | None) -> Machines:
+    """What Ray's `nodes` offer together.
 
     Raises:
         ValueError: an option about GPUs on a machine that has none.
     """
-    gpus, cpus = cluster.get("GPU", 0), int(cluster.get("CPU", 0))
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    given = {"--trials-per-gpu": trials_per_gpu, "--max-gpu-hours": max_gpu_hours}
-    for name, value in given.items():
-        if value is not None and not gpus and not joined:
-            raise ValueError(f"{name} is given, but there is no GPU here: leave it out")
-    # A head that offers nothing has workers that come on demand.
-    if gpus or trials_per_gpu or (joined and not cpus):
-        packed = trials_per_gpu or 1
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus, joined = int(sum(r.get("GPU", 0) for r in alive)), bool(os.environ.get("RAY_ADDRESS"))
+    if max_gpu_hours is not None and not gpus and not joined:
+        raise ValueError("--max-gpu-hours is given, but there is no GPU here: leave it out")
+    cpus = [int(r["CPU"]) for r in alive if r.get("CPU", 0) >= 1]
+    return Machines(
+        gpus=gpus, cpus=sum(cpus), nodes=max(1, len(cpus)), node_cpus=min(cpus, default=1), on_demand=joined
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What one trial reserves, alone and where `packed` of them share a backbone, and how many run at once.
+
+    threads, shared_threads: of the processor, for a trial alone and for all that share; None leaves them.
+    """
+
+    solo: Mapping[str, float]
+    shared: Mapping[str, float]
+    packed: int
+    concurrent: int
+    threads: int | None
+    shared_threads: int | None
+
+    @property
+    def baseline(self) -> Mapping[str, float]:
+        """Of a zero-shot baseline, which runs beside trials: as alone, but no more of a GPU than one that shares."""
+        return {**self.solo, **{name: share for name, share in self.shared.items() if name == "gpu"}}
+
+    def of(self, shares_backbone: bool) -> Mapping[str, float]:
+        return self.shared if shares_backbone else self.solo
+
+    def group(self, job: Mapping[str, Any]) -> Any:
+        """What Ray Tune reserves for a job."""
+        from ray import tune
+
+        wanted = self.of(job["shared"])
+        return tune.PlacementGroupFactory([{name.upper(): share for name, share in wanted.items() if share}])
+
+
+def placement(
+    here: Machines, packed: int, *, trials_per_gpu: int | None = None, max_concurrent: int | None = None
+) -> Placement:
+    """`packed` trials that share a backbone on each device; others alone, or `trials_per_gpu` of them on a GPU."""
+    if here.has_gpus:
         # An autoscaled cluster may have no GPU yet: enough trials must wait for it to start some.
-        resources, concurrent = {"cpu": 1.0, "gpu": 1 / packed}, max_concurrent or max(int(gpus), 8) * packed
+        concurrent = max(here.gpus, 8 if here.on_demand else 1) * packed
+        solo, shared = {"cpu": 1.0, "gpu": _share(1, trials_per_gpu or 1)}, {"gpu": _share(1, packed)}
+        threads, shared_threads = None, None
     else:
-        cpus = max(1, cpus)
-        concurrent = min(max_concurrent or cpus, cpus)
-        resources = {"cpu": float(max(1, cpus // concurrent)), "gpu": 0.0}
-    # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(concurrent))
-    return resources, concurrent
+        alone = min(max_concurrent or here.cpus, here.cpus)
+        threads, shared_threads = max(1, min(here.node_cpus, here.cpus // alone)), here.node_cpus
+        concurrent = max(here.nodes * packed, alone)
+        solo, shared = {"cpu": float(threads)}, {"cpu": _share(here.node_cpus, packed)}
+    return Placement(
+        solo=solo,
+        shared=shared,
+        packed=packed,
+        concurrent=min(concurrent, max_concurrent or concurrent),
+        threads=threads,
+        shared_threads=shared_threads,
+    )
+
+
+def _share(whole: int, parts: int) -> float:
+    """Rounded down to Ray's unit: a sixth six times must not be more than the whole."""
+    return math.floor(whole / parts * 10_000) / 10_000
 
 
 def once(function: Callable[..., Any], resources: Mapping[str, float]) -> Any:
     """A remote function whose process ends with its task, and gives the backbone's memory back."""
     import ray
 
-    wrap: Any = ray.remote(max_calls=1, num_cpus=resources["cpu"], num_gpus=resources["gpu"])
+    wrap: Any = ray.remote(max_calls=1, num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
     return wrap(function)
 
 

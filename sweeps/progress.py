@@ -28,21 +28,23 @@ class Progress:
         self.total, self.done, self._steps_left = total, done, steps_left
         self.counts: Counter[str] = Counter()
         self._steps: dict[str, int] = {}
+        self._jobs: dict[str, Mapping[str, Any]] = {}
         self._finished_steps = 0
         self._best: tuple[float, str] | None = None
         self._began, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
     def started(self, trial_id: str, job: Mapping[str, Any]) -> None:
-        self._steps[trial_id] = 0
+        self._steps[trial_id], self._jobs[trial_id] = 0, job
         self._draw()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
         self._steps[trial_id] = int(report[TIME])
-        self._draw()
+        note = report.get("note")
+        self._draw(event=f"{_what(self._jobs[trial_id])}: {note}" if note else None)
 
     def ended(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if trial_id in self._steps:
-            del self._steps[trial_id]
+            del self._steps[trial_id], self._jobs[trial_id]
             self._finished_steps += record.steps if record else 0
         self.done += 1
         self.counts[record.status if record else "failed"] += 1
@@ -93,12 +95,16 @@ def _on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
+def _what(job: Mapping[str, Any]) -> str:
     config = job["config"]
     text = f"{job['phase']} {job['cell']}"
     if job["cell"] == "search":
         text += f": {config['method']} n={config['length']}" + (f" r={config['rank']}" if config["rank"] else "")
-    text += f", lr {config['learning_rate']:.3g}: "
+    return text + f", lr {config['learning_rate']:.3g}"
+
+
+def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
+    text = f"{_what(job)}: "
     if record is None:
         return text + "failed, its process died"
     if record.status == "failed":

@@ -46,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
         help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5",
     )
     made.add_argument("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
-    made.add_argument("--trials-per-gpu", type=_count, metavar="K", help="trials that share a GPU (default 1)")
+    made.add_argument(
+        "--trials-per-gpu",
+        type=_count,
+        metavar="K",
+        help="trials that share a GPU, or a machine without one (default: as many as keep it busy)",
+    )
     made.add_argument("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
     made.add_argument("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
     made.add_argument(

@@ -6,13 +6,14 @@ parameter count; a trial never stops because of another stratum's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from lopt.records import TrialRecord
+from lopt.records import Evaluation, TrialRecord
 from sweeps.trial import METRIC, TIME
 
 
@@ -57,6 +58,9 @@ class StratifiedASHA(FIFOScheduler):
         asha = self._asha(trial)
         if asha is None or result.get("status") != "running":
             return TrialScheduler.CONTINUE
+        if result.get("restored"):  # rungs that it passed under an earlier command
+            record = TrialRecord.from_dict(json.loads(result["record"]))
+            self._fill(asha, trial, record, record.evaluations[:-1])
         decision = asha.on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
             self._on_stop(trial.trial_id, result)
@@ -81,13 +85,22 @@ class StratifiedASHA(FIFOScheduler):
                 continue
             ghost: Any = SimpleNamespace(trial_id=record.key, config={"phase": "search", "stratum": record.stratum})
             self.on_trial_add(no_controller, ghost)
-            best = 0.0
-            for evaluation in record.evaluations:
-                best = max(best, evaluation.selection_accuracy)
-                asha = self._asha(ghost)
-                if asha is not None and evaluation.step < record.max_steps:
-                    asha.on_trial_result(no_controller, ghost, {TIME: evaluation.step, METRIC: best})
+            asha = self._asha(ghost)
+            if asha is not None:
+                self._fill(asha, ghost, record, record.evaluations)
             self.on_trial_remove(None, ghost)
+
+    @staticmethod
+    def _fill(
+        asha: AsyncHyperBandScheduler, trial: Any, record: TrialRecord, evaluations: Iterable[Evaluation]
+    ) -> None:
+        """Tells the rungs of a trial's past; what they decide of it is past, too."""
+        no_controller: Any = None
+        best = 0.0
+        for evaluation in evaluations:
+            best = max(best, evaluation.selection_accuracy)
+            if evaluation.step < record.max_steps:
+                asha.on_trial_result(no_controller, trial, {TIME: evaluation.step, METRIC: best})
 
     def debug_string(self) -> str:
         return f"ASHA in {len(self._strata)} strata"

@@ -2,6 +2,7 @@
 
 <out>/<run>/manifest.json  baselines.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
+            checkpoints/<key>.safetensors  of trials that are not over
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -122,11 +124,26 @@ class Store:
         self.path(key)
         return self.folder / "artifacts" / key
 
+    def checkpoint(self, key: str) -> Path:
+        self.path(key)
+        return self.folder / "checkpoints" / f"{key}.safetensors"
+
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
-        """Writes predictions first: a record's presence says that everything of the trial is there."""
+        """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoint,
+        now of no use, goes."""
         if predictions is not None:
             self._write_predictions(record.key, predictions)
         write_atomically(self.path(record.key), dumps(record.to_dict()).encode())
+        self.checkpoint(record.key).unlink(missing_ok=True)
+
+    def clear_checkpoints(self, *, complete: bool) -> None:
+        """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
+        folder = self.folder / "checkpoints"
+        if complete:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def read(self, key: str) -> TrialRecord | None:
         """The record of one trial, or None when there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -10,14 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps.plan import Plan
 from sweeps.progress import Progress, clock
 from sweeps.store import FINAL, Store
 from sweeps.trial import METRIC, baseline, execute, prepare, tune_function
+
+if TYPE_CHECKING:
+    from sweeps.cluster import Placement
 
 COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
 
@@ -26,7 +31,8 @@ COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
 class Options:
     """How to run, as opposed to what: nothing here changes a result.
 
-    trials_per_gpu: None means one, and a processor where there is no GPU. max_concurrent: None fills the machine.
+    trials_per_gpu: that share a GPU, or a node without one; None lets the worker find out. max_concurrent: None fills
+    the machine.
     max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them.
     """
 
@@ -44,7 +50,10 @@ class Sweep:
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
         self._began = time.monotonic()
-        self._started_trials, self._gpu_s, self._gpus_a_trial = 0, 0.0, 0.0
+        self._started_trials, self._gpu_s = 0, 0.0
+        self._placement: Placement | None = None  # None in local mode
+        self._keeper: Any = None  # the workers live as long as this handle
+        self._spent_before: dict[str, float] = {}  # seconds of a trial that an earlier command has spent
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
@@ -73,6 +82,7 @@ class Sweep:
                 print("\ninterrupted", flush=True)
             finally:
                 if self._running:
+                    self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status)
             return self._summary(status)
@@ -108,17 +118,19 @@ class Sweep:
 
     # --- parts that both backends share ------------------------------------------------------------------------
 
-    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-        """Settles precision and revisions of every backbone and task in the sweep, where trials will run.
+    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> int:
+        """Settles precision and revisions of every backbone and task in the sweep, where trials will run. Returns how
+        many trials should share a backbone there.
 
         Raises:
             ValueError: something is missing or does not fit, or finished trials used other data or weights.
         """
         examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
-        found = run_prepare([config.to_dict() for config in examples])
-        if "error" in found[0]:
-            raise ValueError(found[0]["error"])
+        prepared = run_prepare([config.to_dict() for config in examples])
+        if "error" in prepared:
+            raise ValueError(prepared["error"])
+        found = prepared["configs"]
         for config, values in zip(examples, found, strict=True):
             self._settled[_settled_by(config)] = {name: values[name] for name in _SETTLED}
         for old in (record.config for record in self.store.records()):
@@ -129,6 +141,7 @@ class Sweep:
                         f"run {self.store.run!r} holds trials of {name.replace('_', ' ')} {old[name]}; here it is "
                         f"{same[0][name]}: give --name for a new run, or what it began with"
                     )
+        return prepared["packed"]
 
     def _settle(self, config: TrialConfig) -> TrialConfig:
         return config.replace(**self._settled[_settled_by(config)])
@@ -161,13 +174,16 @@ class Sweep:
         )
         return searcher.counts() == (0, 0)
 
-    def _parts(self, finished: list[TrialRecord], failed: list[TrialRecord], threads: int | None) -> tuple[Any, Any]:
+    def _parts(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> tuple[Any, Any]:
         """Searcher and scheduler, wired to store and progress."""
         from sweeps.scheduler import StratifiedASHA
         from sweeps.search import SweepSearcher
 
         space = self.plan.space
-        place = {"out": str(self.store.folder.parent), "run": self.store.run, "threads": threads}
+        place: dict[str, Any] = {"out": str(self.store.folder.parent), "run": self.store.run}
+        if self._placement is not None:
+            threads = {"threads": self._placement.threads, "shared_threads": self._placement.shared_threads}
+            place |= {"share": True, **threads}
         searcher = SweepSearcher(
             space,
             settle=self._settle,
@@ -176,7 +192,7 @@ class Sweep:
             failed=failed,
             read=self.store.read,
             on_start=self._on_start,
-            on_report=lambda trial_id, report: self.progress.reported(trial_id, report),
+            on_report=self._on_report,
             on_end=self._on_end,
             may_start=self._may_start,
         )
@@ -205,6 +221,12 @@ class Sweep:
             self.progress.total += 1  # a free search learns only now what it confirms
         self.progress.started(trial_id, job)
 
+    def _on_report(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        if trial_id not in self._spent_before:
+            spent = json.loads(report["record"])["wall_time_s"] if report["restored"] else 0.0
+            self._spent_before[trial_id] = spent
+        self.progress.reported(trial_id, report)
+
     def _on_end(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if record is None:
             from lopt.training import failed_record
@@ -218,8 +240,15 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
-        self._gpu_s += record.wall_time_s * self._gpus_a_trial
+        spent = record.wall_time_s - self._spent_before.pop(trial_id, 0.0)
+        self._gpu_s += max(0.0, spent) * self._gpus_of(job)
         self.progress.ended(trial_id, job, record)
+
+    def _gpus_of(self, job: Mapping[str, Any]) -> float:
+        """GPUs that a job's trial reserves."""
+        if self._placement is None:
+            return 0.0
+        return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
 
     def _may_start(self) -> bool:
         limits, elapsed = self.options, time.monotonic() - self._began
@@ -237,7 +266,7 @@ class Sweep:
 
         self._settle_with(prepare)
         self._start()
-        searcher, scheduler = self._parts(finished, failed, threads=None)
+        searcher, scheduler = self._parts(finished, failed)
         self._add_baselines([baseline(self._settle(config).to_dict()) for config in self._baseline_configs()])
         number = 0
         while isinstance(job := searcher.suggest(trial_id := f"local-{number}"), dict):
@@ -256,7 +285,7 @@ class Sweep:
 
     def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
         """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
-        from sweeps import cluster
+        from sweeps import cluster, workers
 
         cluster.connect()
         import ray
@@ -264,30 +293,34 @@ class Sweep:
 
         try:
             options = self.options
-            resources, concurrent = cluster.placement(
-                ray.cluster_resources(),
-                trials_per_gpu=options.trials_per_gpu,
-                max_concurrent=options.max_concurrent,
-                max_gpu_hours=options.max_gpu_hours,
+            here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
+            given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
+            prepare_there = cluster.once(prepare, cluster.placement(here, 1, **given).solo)
+            packed = self._settle_with(lambda configs: ray.get(prepare_there.remote(configs)))
+            self._placement = placed = cluster.placement(here, options.trials_per_gpu or packed, **given)
+            print(
+                f"trials that share a backbone: {placed.packed} on each {'GPU' if here.has_gpus else 'node'}",
+                flush=True,
             )
-            self._gpus_a_trial = resources["gpu"]
-            threads = None if resources["gpu"] else int(resources["cpu"])
-            prepare_there, baseline_there = cluster.once(prepare, resources), cluster.once(baseline, resources)
-            self._settle_with(lambda configs: ray.get(prepare_there.remote(configs)))
             self._start()
-            searcher, scheduler = self._parts(finished, failed, threads)
+            self._keeper = workers.start_keeper()
+            searcher, scheduler = self._parts(finished, failed)
+            baseline_there = cluster.once(baseline, placed.baseline)
             baselines = [
-                baseline_there.remote(self._settle(config).to_dict(), threads) for config in self._baseline_configs()
+                baseline_there.remote(self._settle(config).to_dict(), placed.threads)
+                for config in self._baseline_configs()
             ]
+            # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
+            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
             tuner = tune.Tuner(
-                tune.with_resources(tune_function, resources),
+                tune.with_resources(tune_function, placed.group),
                 tune_config=tune.TuneConfig(
                     metric=METRIC,
                     mode="max",
                     search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=-1,
-                    max_concurrent_trials=concurrent,
+                    max_concurrent_trials=placed.concurrent,
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(

@@ -1,5 +1,8 @@
 """One trial of a sweep: trains, reports at every evaluation, writes its record when it ends.
 
+A trial that shares its backbone trains in its device's worker (`sweeps.workers`); its own process only passes reports
+on, and imports no torch. Any other trains in its own process.
+
 Every report carries the record as it would be if the trial stopped there, so that whoever stops it (Ray's scheduler
 runs in another process) can write that record at once.
 """
@@ -8,21 +11,44 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
+
+if TYPE_CHECKING:
+    from lopt.engine import Outcome
+    from lopt.training import Trial
 
 METRIC, TIME = "selection_accuracy", "step"
 
 Job = dict[str, Any]  # JSON; see make_job
+Report = dict[str, Any]  # JSON; see Execution
 
 
 def make_job(
-    config: TrialConfig, *, phase: str, cell: str, stratum: str, out: str, run: str, threads: int | None = None
+    config: TrialConfig,
+    *,
+    phase: str,
+    cell: str,
+    stratum: str,
+    out: str,
+    run: str,
+    share: bool = False,
+    threads: int | None = None,
+    shared_threads: int | None = None,
 ) -> Job:
-    """What a worker needs to run one trial. `threads` is how many processor threads it may use; None leaves them."""
+    """What is needed to run one trial.
+
+    Args:
+        share: whether a trial that can share its backbone does.
+        threads, shared_threads: how many processor threads a trial alone, and all that share a backbone, may use; None
+            leaves them.
+    """
+    shared = share and methods.get(config.method).shares_backbone
     return {
         "config": config.to_dict(),
         "phase": phase,
@@ -30,54 +56,133 @@ def make_job(
         "stratum": stratum,
         "out": out,
         "run": run,
-        "threads": threads,
+        "shared": shared,
+        "threads": shared_threads if shared else threads,
     }
 
 
-def execute(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Runs a job; yields a report at every evaluation, and a last one whose status is no longer "running".
+class Execution:
+    """A job as it goes: its trial, and what is written and reported of it, whoever trains it.
 
-    A report: status, step, selection_accuracy (the best so far), record (JSON).
+    A report: status, step, selection_accuracy (the best so far), record (JSON), restored (whether the trial has just
+    come from a checkpoint), note (what a user should know, or "").
+
+    Attributes:
+        key: of the trial. trial: None before `begin`, and where it could not be made. over: nothing is left to train.
     """
-    from lopt.training import Trial, failed_record
-    from sweeps.store import FINAL, Store
 
-    store, started = Store(job["out"], job["run"]), now()
-    config, place = TrialConfig.from_dict(job["config"]), {"cell": job["cell"], "stratum": job["stratum"]}
-    earlier = store.read(config.key)
-    if earlier is not None and earlier.status in FINAL:  # a worker that is restarted after its last write
-        yield _report(earlier, earlier.status)
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        from sweeps.store import Store
+
+        self.config = TrialConfig.from_dict(job["config"])
+        self.trial: Trial | None = None
+        self.over = False
+        self._phase, self._place = job["phase"], {"cell": job["cell"], "stratum": job["stratum"]}
+        self._store, self._started, self._note = Store(job["out"], job["run"]), now(), ""
+
+    @property
+    def key(self) -> str:
+        return self.trial.config.key if self.trial else self.config.key
+
+    def begin(self) -> Report | None:
+        """Makes the trial, at its newest checkpoint if it has one. A report if there is something to say at once: it
+        goes on, it cannot be made, or it was over already (a worker that is restarted after its last write)."""
+        from lopt.training import Trial
+        from sweeps.store import FINAL
+
+        earlier = self._store.read(self.config.key)
+        if earlier is not None and earlier.status in FINAL:
+            return self._said(earlier, earlier.status)
+        try:
+            self.trial = Trial(self.config, phase=self._phase)
+            checkpoint = self._store.checkpoint(self.key)
+            if not checkpoint.is_file():
+                return None
+            try:
+                self.trial.restore(checkpoint)
+            except Exception as error:
+                self._note = f"begins anew: {' '.join(str(error).split())}"
+                self.trial = Trial(self.config, phase=self._phase)
+                return None
+        except Exception as error:  # an outcome like any other: recorded, and the sweep goes on
+            return self.fail(error)
+        self._note = f"continues at step {self.trial.step:,}"
+        return self._said(self.trial.finish(**self._place), "running", restored=True)
+
+    def report(self, outcome: Outcome) -> Report:
+        """What is to be reported of what has become of the trial, after the files that belong to it: a checkpoint at
+        an evaluation that is not the last, else artifact and record."""
+        trial = self.trial
+        assert trial is not None
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            if not trial.over:
+                trial.save(self._store.checkpoint(self.key))
+                return self._said(trial.finish(**self._place), "running")
+            record = trial.finish(artifact=self._store.artifact(self.key), **self._place)
+        except Exception as error:
+            return self.fail(error)
+        return self._ended(record)
+
+    def fail(self, error: BaseException) -> Report:
+        """The report of a trial that raised `error`, or that others died of, after its record."""
+        from lopt.training import failed_record
+
+        if self.trial is not None:
+            return self._ended(self.trial.failed(error, **self._place))
+        started = {"phase": self._phase, "started_at": self._started}
+        return self._ended(failed_record(self.config, error, **started, **self._place))
+
+    def _ended(self, record: TrialRecord) -> Report:
+        predictions = self.trial.predictions if self.trial and record.status == "complete" else None
+        self._store.write(record, predictions)
+        return self._said(record, record.status)
+
+    def _said(self, record: TrialRecord, status: str, *, restored: bool = False) -> Report:
+        self.over = status != "running"
+        note, self._note = self._note, ""
+        return {
+            "status": status,
+            TIME: record.steps,
+            METRIC: record.selection_accuracy if record.selection_accuracy is not None else 0.0,
+            "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
+            "restored": restored,
+            "note": note,
+        }
+
+
+def execute(job: Mapping[str, Any]) -> Iterator[Report]:
+    """Runs a job alone; yields a report at every evaluation, and a last one whose status is no longer "running"."""
+    run = Execution(job)
+    report = run.begin()
+    if report is not None:
+        yield report
+    if run.over or run.trial is None:
         return
-    trial, predictions = None, None
+    outcome: Outcome = None
     try:
-        trial = Trial(config, phase=job["phase"])
-        for _ in trial:
-            if trial.step < trial.config.max_steps:
-                yield _report(trial.finish(**place), "running")
-        record = trial.finish(artifact=store.artifact(trial.config.key), **place)
-        predictions = trial.predictions
-    except Exception as error:  # an outcome like any other: recorded, and the sweep goes on
-        if trial is None:
-            record = failed_record(config, error, phase=job["phase"], started_at=started, **place)
-        else:
-            record = trial.failed(error, **place)
-    store.write(record, predictions)
-    yield _report(record, record.status)
+        for evaluation in run.trial:
+            if not run.trial.over:
+                yield run.report(evaluation)
+                if run.over:
+                    return
+    except Exception as error:
+        outcome = error
+    yield run.report(outcome)
 
 
-def _report(record: TrialRecord, status: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        TIME: record.steps,
-        METRIC: record.selection_accuracy if record.selection_accuracy is not None else 0.0,
-        "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
-    }
-
-
-def tune_function(job: Mapping[str, Any]) -> None:
+def tune_function(job: Job) -> None:
     """The Ray Tune trainable."""
     from ray import tune
 
+    if job["shared"]:
+        from sweeps.workers import follow
+
+        with contextlib.closing(follow(job)) as reports:
+            for report in reports:
+                tune.report(report)
+        return
     set_threads(job["threads"])
     try:
         for report in execute(job):
@@ -109,17 +214,21 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def prepare(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def prepare(configs: list[dict[str, Any]]) -> dict[str, Any]:
     """Fetches what the trials need, settles precision and revisions where a trial would run, and tries on every
     configuration what would fail in all its trials: weights, label words, data, lengths.
 
     Returns:
-        the resolved configurations, or one `{"error": line}`.
+        configs, resolved, and packed, how many trials should share a backbone here; or error, a line.
     """
-    from lopt import backbones, data, methods
+    from lopt import backbones, data
+    from lopt.engine import MOST_TOKENS
     from lopt.training import resolve
+    from sweeps import workers
 
-    found = []
+    found: list[dict[str, Any]] = []
+    tokens: list[float] = []
+    good, room = 0, math.inf
     try:
         for values in configs:
             config = resolve(TrialConfig.from_dict(values))
@@ -127,11 +236,15 @@ def prepare(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             method.require()
             backbone = backbones.load(config.backbone, method.weights_precision(config.precision))
             backbone.label_ids(config.label_words or ())
-            data.prepare(config, backbone)
+            read = data.prepare(config, backbone)
             found.append(config.to_dict())
+            if method.shares_backbone:
+                tokens.append(workers.tokens_a_step(backbone, config, read))
+                good = MOST_TOKENS[backbone.device.type]
+                room = min(room, workers.room(backbone, read, config.length or 0))
     except (ValueError, OSError) as error:
-        return [{"error": " ".join(str(error).split())}]
-    return found
+        return {"error": " ".join(str(error).split())}
+    return {"configs": found, "packed": workers.packed(sum(tokens) / len(tokens), good, room) if tokens else 1}
 
 
 def baseline(values: dict[str, Any], threads: int | None = None) -> dict[str, Any]:

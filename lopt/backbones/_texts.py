@@ -54,10 +54,13 @@ class TextStates:
         import torch
 
         missing = sorted({text for text in texts if text not in self._kept}, key=len)
-        found = dict(zip(missing, self._compute(missing), strict=True)) if missing else {}
+        found = {}
+        with torch.inference_mode(False), torch.no_grad():  # what an evaluation leaves here serves training, too
+            if missing:
+                found = dict(zip(missing, self._compute(missing), strict=True))
+            for text, states in found.items():
+                self._keep(text, states)
         self.computed += len(missing)
-        for text, states in found.items():
-            self._keep(text, states)
         layers, heads, dimension = self.shape
         longest = max(map(len, texts))
         size = (layers, 2, len(texts), heads, longest, dimension)

@@ -19,6 +19,7 @@ class WeightMethod(Method):
     """A plugin implements `attach` and `counts`."""
 
     uses_length = False
+    shares_backbone = False
     has_adapter = False  # whether PEFT has an adapter for what is trained; `adapter_config` then gives it
 
     @abstractmethod

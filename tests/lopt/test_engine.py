@@ -149,13 +149,47 @@ def test_when_memory_runs_out_the_pass_is_split_and_the_size_that_fits_is_kept(f
         assert_equal(packed, reference)
 
 
-def test_another_error_is_not_taken_for_want_of_memory(folders, monkeypatch):
-    trial = begin(folders["gpt2"], MIXED[0])
-    monkeypatch.setattr(type(trial.backbone), "label_logits", lambda *_: 1 / 0)
+def test_another_error_is_not_taken_for_want_of_memory_and_fails_the_trials_of_its_pass(folders, monkeypatch):
+    reference = alone(begin(folders["gpt2"], MIXED[2], steps=10))
+    trials = [begin(folders["gpt2"], changes, steps=10) for changes in (MIXED[0], MIXED[0], MIXED[2])]
+    original = type(trials[0].backbone).label_logits
+
+    def broken(self, soft, *arguments):
+        if soft.prompts[0].length == MIXED[0]["length"] and trials[2].step >= 2:
+            raise ZeroDivisionError
+        return original(self, soft, *arguments)
+
+    monkeypatch.setattr(type(trials[0].backbone), "label_logits", broken)
     engine = Engine()
-    engine.admit(trial)
-    with pytest.raises(ZeroDivisionError):
-        engine.step()
+    for trial in trials:
+        engine.admit(trial)
+    outcomes = list(engine)
+    assert [t for t, outcome in outcomes if isinstance(outcome, ZeroDivisionError)] == trials[:2]
+    assert engine.most_tokens == Engine().most_tokens
+    assert [t.step for t in trials] == [2, 2, 10]
+    assert_equal(trials[2], reference)
+
+
+@pytest.mark.parametrize("part", ["draw", "soft", "apply_gradients", "pause", "judge"])
+def test_what_one_trial_raises_fails_that_trial_alone(folders, monkeypatch, part):
+    reference = alone(begin(folders["gpt2"], MIXED[0]))
+    sick, well = begin(folders["gpt2"], MIXED[1]), begin(folders["gpt2"], MIXED[0])
+    honest = getattr(sick, part)
+
+    def broken(*arguments):
+        if sick.step >= 10:
+            raise ArithmeticError("on purpose")
+        return honest(*arguments)
+
+    monkeypatch.setattr(sick, part, broken)
+    engine = Engine()
+    engine.admit(sick)
+    engine.admit(well)
+    outcomes = list(engine)
+    failures = [(trial, str(outcome)) for trial, outcome in outcomes if isinstance(outcome, Exception)]
+    assert failures == [(sick, "on purpose")]
+    assert sick.failed(ArithmeticError()).steps == sick.step
+    assert_equal(well, reference)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -177,6 +177,16 @@ def test_texts_are_computed_once_and_shared_between_prompts_and_passes():
     assert texts.used_bytes == used_bytes + element * int(lengths_B.sum())
 
 
+def test_texts_met_in_an_evaluation_serve_training():
+    backbone = backbone_of("llama")
+    expected = logits_and_gradients(backbone, suffixes(), *batch(6))
+    fresh = backbone_of("llama")
+    with torch.inference_mode():
+        fresh.label_logits(suffixes(), *batch(6), torch.tensor([3, 7]))
+    for one, other in zip(logits_and_gradients(fresh, suffixes(), *batch(6)), expected, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("limit_bytes", [0, 2000])
 def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_bytes):
     backbone = backbone_of("llama")

@@ -45,6 +45,15 @@ def test_plain_lines_without_a_terminal(record, capsys):
     assert "its process died" in lines[-1]
 
 
+def test_a_note_is_an_event(capsys):
+    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+    progress.started("a", JOB)
+    progress.reported("a", {"step": 3, "note": "continues at step 3"})
+    progress.reported("a", {"step": 6, "note": ""})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [line.split("| ")[1] for line in lines] == ["search lopt1 n=4 r=2, lr 0.1: continues at step 3"]
+
+
 def test_one_line_on_a_terminal(record, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")

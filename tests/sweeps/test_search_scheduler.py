@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from ray.tune.search import Searcher
 from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import Evaluation, TrialRecord
+from lopt.training import Trial
 from sweeps import settings, space
 from sweeps.scheduler import StratifiedASHA
 from sweeps.search import CellStudy, SweepSearcher, winner
@@ -366,6 +369,32 @@ def test_replayed_rungs_decide_like_those_that_were_lived_through(tiny):
             asha.on_trial_add(None, one)
             outcomes.append(asha.on_trial_result(None, one, report(4, accuracy)))
         assert outcomes[0] == outcomes[1]
+
+
+def test_a_restored_trial_fills_the_rungs_that_it_passed_before(tiny):
+    """Its first report comes late; what it had at the earlier rungs is in the record that the report carries."""
+    made = Trial(tiny.replace(max_steps=18, eval_every=2), phase="search")
+    for evaluation in made:
+        if evaluation.step == 8:
+            break
+    record = made.finish(cell="a", stratum="a")
+    accuracies = [e.selection_accuracy for e in record.evaluations]
+    result = {**report(8, max(accuracies)), "restored": True, "record": json.dumps(record.to_dict())}
+    asha, one = make_asha(), trial("one", "a")
+    asha.on_trial_add(None, one)
+    assert asha.on_trial_result(None, one, result) == TrialScheduler.CONTINUE
+    (bracket,) = asha._asha(one)._brackets
+    rungs = {milestone: recorded.get("one") for milestone, recorded in bracket._rungs}
+    assert rungs == {2: accuracies[0], 6: max(accuracies[:3]), 18: None}
+
+    best = trial("best", "a")
+    asha.on_trial_add(None, best)
+    asha.on_trial_result(None, best, report(6, 1.0))
+    worst = trial("worst", "a")
+    asha.on_trial_add(None, worst)
+    late = dataclasses.replace(record, evaluations=record.evaluations[:3])
+    result = {**report(6, 0.0), "restored": True, "record": json.dumps(late.to_dict())}
+    assert asha.on_trial_result(None, worst, result) == TrialScheduler.STOP, "its last evaluation counts"
 
 
 def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):

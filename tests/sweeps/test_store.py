@@ -150,3 +150,22 @@ def test_json_has_no_nan(store, tiny):
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.write(TrialRecord.from_dict(values))
     json.dumps(trial.finish().to_dict(), allow_nan=False)
+
+
+def test_a_record_takes_its_checkpoint_away_and_the_end_of_a_sweep_all_of_them(store, record):
+    path = store.checkpoint(record.key)
+    other = store.checkpoint("0" * 16)
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    other.write_text("")
+    store.write(record)
+    assert not path.exists()
+    store.clear_checkpoints(complete=False)
+    assert other.exists(), "what can be continued stays"
+    store.clear_checkpoints(complete=True)
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    store.clear_checkpoints(complete=False)
+    assert not path.parent.exists(), "an empty folder goes"
+    with pytest.raises(ValueError, match="16 hexadecimal digits"):
+        store.checkpoint("../secret")

@@ -97,6 +97,37 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(tmp_path, mon
     assert {name: keys(tmp_path)[name] for name in done} == done
 
 
+def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, monkeypatch, capsys):
+    honest, steps = Trial.update, []
+
+    def update(self):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        steps.append(self.step)
+        return honest(self)
+
+    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "update", update)
+        assert sweep(tmp_path) == 130
+        assert len(list(checkpoints.iterdir())) == 1
+    capsys.readouterr()
+    assert sweep(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "continues at step 4" in out
+    assert out.count("continues at") == 1
+    assert not checkpoints.exists()
+    assert main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    found, whole = (
+        {
+            r.key: (r.status, r.steps, r.tokens, r.selection_loss, r.test_loss)
+            for r in Store(out, "smoke-paper").records()
+        }
+        for out in (tmp_path, tmp_path / "whole")
+    )
+    assert found == whole
+
+
 def test_failures_are_recorded_tried_again_and_exit_3(tmp_path, monkeypatch, capsys):
     honest = Trial.update
 

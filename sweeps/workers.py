@@ -1,0 +1,375 @@
+"""Workers: one process for each GPU (for each node without one) that trains all trials there over one backbone.
+
+    driver ──owns──> Keeper ──owns──> Worker, one a device <──admit, next, evict── follow, in each trial's process
+
+A trial's own process only passes reports on. A trial that has reported is held until its client asks for the next
+report, which means that the scheduler lets it go on; meanwhile the others train. Whoever is owned goes with its owner,
+so nothing is left of a sweep whose driver dies, also on a cluster that stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lopt import methods
+from sweeps.trial import TIME, Execution, Job, Report, release_memory, set_threads
+
+if TYPE_CHECKING:
+    from lopt.backbones import Backbone
+    from lopt.config import TrialConfig
+    from lopt.data import TaskData
+    from lopt.engine import Engine, Outcome
+    from lopt.training import Trial
+
+KEEPER = "keeper"  # its name in the sweep's namespace
+SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
+IDLE_S = 300.0  # a worker without a trial ends after so long
+DEATHS = 3  # of workers, without any step between them: the trial is then the likely cause
+_PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
+_CALLS = 256  # that a worker answers at a time: one waits for each trial
+
+MOST_PACKED = 16
+_SHARE_OF_MEMORY = 0.8
+
+
+# --- how many trials share a device --------------------------------------------------------------------------------
+
+
+def packed(tokens_a_step: float, good_pass: float, room: float = math.inf) -> int:
+    """How many trials train together: as many as fill a good pass, and no more than memory has room for.
+
+    Args:
+        tokens_a_step: of one trial, prompt and text. good_pass, room: in tokens.
+    """
+    return max(1, min(math.ceil(good_pass / tokens_a_step), math.floor(min(room / tokens_a_step, MOST_PACKED))))
+
+
+def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
+    """Tokens of an average batch of one trial, as the backbone counts them."""
+    soft = methods.get(config.method).begin(backbone, config).soft()
+    assert soft is not None
+    lengths, counts = np.unique(data.train.lengths, return_counts=True)
+    tokens = [backbone.row_tokens(soft, int(length)) for length in lengths]
+    return min(config.batch_size, len(data.train)) * float(np.average(tokens, weights=counts))
+
+
+def room(backbone: Backbone, data: TaskData, length: int) -> float:
+    """Tokens that fit into one forward and backward pass on the backbone's device; no bound is known on a CPU."""
+    import torch
+
+    from lopt.batches import collate
+    from lopt.soft_prompt import SoftPrompt
+
+    if backbone.device.type != "cuda":
+        return math.inf
+    ids_BT, lengths_B, _ = collate(data.train, data.train.lengths.argsort()[-8:], backbone.pad_id)
+    prompt = torch.zeros(length, backbone.width, device=backbone.device, requires_grad=True)
+    label_ids = torch.arange(2, device=backbone.device)
+    torch.cuda.reset_peak_memory_stats(backbone.device)
+    before = torch.cuda.memory_allocated(backbone.device)
+    backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids).sum().backward()
+    tokens = len(ids_BT) * (length + ids_BT.shape[1])
+    bytes_a_token = (torch.cuda.max_memory_allocated(backbone.device) - before) / tokens
+    free, _ = torch.cuda.mem_get_info(backbone.device)
+    return _SHARE_OF_MEMORY * free / max(1.0, bytes_a_token)
+
+
+# --- the worker ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A trial in a worker. training: its client waits for its next report, so it takes part in steps."""
+
+    run: Execution
+    reports: list[Report]  # to be had without training
+    quiet_since: float = math.inf  # its client has not been heard of
+    held_until: float = 0.0  # the others wait for it so long
+    training: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)  # none or one
+    gone: bool = False
+
+
+class Worker:
+    """Trains all trials admitted to it, over as many backbones as they have.
+
+    One thread does everything that touches a model: PyTorch's default type and its choice of attention kernels are
+    the whole process's. Trials are made, reported and written down in the threads of their clients' calls.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards all of the following
+        self._seats: dict[str, _Seat] = {}
+        self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
+        self._step_s = 0.0
+        self._building = threading.Lock()  # one trial at a time is made
+        self._numbers = itertools.count()
+        self._engines: dict[int, Engine] = {}  # by id of their backbone; of the training thread alone
+        threading.Thread(target=self._train, daemon=True, name="training").start()
+
+    # --- what clients call -------------------------------------------------------------------------------------
+
+    def admit(self, job: Job) -> str:
+        """Makes a trial, at its newest checkpoint if it has one; it trains from the first `next` on. Returns what
+        `next` and `evict` know it by."""
+        run = Execution(job)
+        with self._building:
+            with self._changed:
+                for name in [name for name, seat in self._seats.items() if seat.run.config.key == run.config.key]:
+                    self.evict(name)  # its client has died, or it would not come again
+            self._in_turn(lambda: self._load(job))
+            report = run.begin()
+        name = f"{run.key}-{next(self._numbers)}"
+        with self._changed:
+            self._seats[name] = seat = _Seat(run, [] if report is None else [report])
+            self._hold(seat)
+        return name
+
+    def next(self, name: str) -> Report | None:
+        """Lets a trial train up to its next report; None where it has been let go."""
+        with self._changed:
+            seat = self._seats.get(name)
+            if seat is None:
+                return None
+            seat.quiet_since = math.inf
+            if not seat.reports:
+                seat.training = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: seat.outcomes or seat.gone)
+                if seat.gone:
+                    return None
+        try:
+            return seat.reports.pop() if seat.reports else self._report(seat.run, seat.outcomes.pop())
+        finally:
+            with self._changed:
+                self._hold(seat)
+
+    def evict(self, name: str) -> None:
+        """Lets a trial go, and its memory."""
+        with self._changed:
+            seat = self._seats.pop(name, None)
+            if seat is not None:
+                seat.gone = True
+                if self._release not in self._tasks:
+                    self._tasks.append(self._release)
+                self._changed.notify_all()
+
+    def until_death(self) -> None:
+        """Never returns: its end is the worker's, which goes when it has had no trial for long, for a cluster takes no
+        machine back on which an actor lives."""
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < IDLE_S:
+            time.sleep(IDLE_S / 100)
+            if self._seats or self._building.locked():
+                idle_since = time.monotonic()
+        os._exit(0)
+
+    # --- in the threads of calls -------------------------------------------------------------------------------
+
+    def _report(self, run: Execution, outcome: Outcome) -> Report:
+        assert run.trial is not None
+        if run.trial.over and not isinstance(outcome, Exception):  # the saved prompt is scored: by the model
+            return self._in_turn(lambda: run.report(outcome))
+        return run.report(outcome)
+
+    def _hold(self, seat: _Seat) -> None:
+        """The client has what it asked for; the next step waits a little for it to ask again."""
+        seat.quiet_since = time.monotonic()
+        patience = max(_LEAST_PATIENCE_S, _PATIENCE * self._step_s)
+        seat.held_until = 0.0 if seat.run.over else seat.quiet_since + patience
+        self._changed.notify_all()
+
+    def _in_turn(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns, in the training thread."""
+        future: Future[Any] = Future()
+
+        def task() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._changed:
+            self._tasks.append(task)
+            self._changed.notify_all()
+        return future.result()
+
+    # --- in the training thread --------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        while True:
+            tasks, seats = self._turn()
+            for task in tasks:
+                with contextlib.suppress(Exception):  # this thread must not end: clients wait for it
+                    task()
+            if seats:
+                self._step(seats)
+
+    def _turn(self) -> tuple[list[Callable[[], None]], list[_Seat]]:
+        """Waits until there is something to do: tasks, or the seats of the trials that take part in a step."""
+        with self._changed:
+            while True:
+                at = time.monotonic()
+                for name in [name for name, seat in self._seats.items() if at - seat.quiet_since > SILENCE_S]:
+                    self.evict(name)
+                training = [seat for seat in self._seats.values() if seat.training]
+                held = [s.held_until for s in self._seats.values() if not s.training and s.held_until > at]
+                if self._tasks or (training and not held):
+                    tasks, self._tasks = self._tasks, []
+                    return tasks, [] if held else training
+                self._changed.wait(min([*held, at + SILENCE_S / 10]) - at)
+
+    def _step(self, seats: list[_Seat]) -> None:
+        """One step of the seats' trials, and what has become of them."""
+        began, by_trial = time.monotonic(), {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
+        try:
+            outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
+        except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
+            outcomes = [(trial, error) for trial in by_trial]
+        with self._changed:
+            self._step_s = time.monotonic() - began
+            for trial, outcome in outcomes:
+                seat = by_trial[trial]
+                seat.training, seat.held_until = False, 0.0 if trial.over else math.inf
+                seat.outcomes.append(outcome)
+            self._changed.notify_all()
+
+    def _seated(self, trials: list[Trial]) -> list[Engine]:
+        """The engines, one a backbone, with exactly these trials in them."""
+        from lopt.engine import Engine
+
+        for engine in self._engines.values():
+            for trial in set(engine.trials).difference(trials):
+                engine.evict(trial)
+        for trial in trials:
+            backbone = trial.backbone
+            if id(backbone) not in self._engines:
+                self._engines[id(backbone)] = Engine()
+            if trial not in self._engines[id(backbone)].trials:
+                self._engines[id(backbone)].admit(trial)
+        return [engine for engine in self._engines.values() if engine.trials]
+
+    def _load(self, job: Job) -> None:
+        """Loads what a trial needs of torch's global state; what cannot be had is the trial's failure, later."""
+        from lopt import backbones
+
+        set_threads(job["threads"])
+        config = job["config"]
+        with contextlib.suppress(Exception):
+            precision = methods.get(config["method"]).weights_precision(config["precision"])
+            backbones.load(config["backbone"], precision)
+
+    def _release(self) -> None:
+        """Gives back the memory of trials that have gone; the engine of a backbone that nobody uses, too."""
+        with self._changed:
+            staying = {seat.run.trial for seat in self._seats.values()}
+        for engine in self._engines.values():
+            for trial in set(engine.trials) - staying:
+                engine.evict(trial)
+        used = {id(trial.backbone) for trial in staying if trial is not None}
+        self._engines = {name: engine for name, engine in self._engines.items() if name in used}
+        release_memory()
+
+
+# --- on Ray ----------------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Owns the workers of a sweep; a Ray actor that the driver owns."""
+
+    def __init__(self) -> None:
+        self._workers: dict[tuple[str, str | None], tuple[Any, Any]] = {}
+
+    def worker(self, node: str, device: str | None) -> Any:
+        """The live worker of a GPU, or of a node without one; started when there is none."""
+        import ray
+
+        handle, death = self._workers.get((node, device), (None, None))
+        if handle is None or ray.wait([death], timeout=0)[0]:
+            handle = _start(node, device)
+            self._workers[node, device] = handle, handle.until_death.remote()
+        return handle
+
+
+def _start(node: str, device: str | None) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    actor: Any = ray.remote(Worker)
+    # It reserves nothing: its trials do.
+    return actor.options(
+        num_cpus=0,
+        num_gpus=0,
+        max_concurrency=_CALLS,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        runtime_env=None if device is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": device}},
+    ).remote()
+
+
+def start_keeper() -> Any:
+    """The sweep's keeper, on this node; it lives as long as the handle returned."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    actor: Any = ray.remote(Keeper)
+    return actor.options(
+        name=KEEPER,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+    ).remote()
+
+
+def place() -> tuple[str, str | None]:
+    """This process's node, and the GPU that Ray has given it a share of; None without one."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
+
+
+def follow(job: Job) -> Generator[Report, None, None]:
+    """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
+    from the trial's checkpoint."""
+    import ray
+
+    keeper, here = ray.get_actor(KEEPER), place()
+    reached, deaths = 0, 0
+    while True:
+        try:
+            worker: Any = ray.get(keeper.worker.remote(*here))
+            name = ray.get(worker.admit.remote(job))
+            try:
+                while (report := ray.get(worker.next.remote(name))) is not None:
+                    if report[TIME] > reached:
+                        reached, deaths = report[TIME], 0
+                    yield report
+                    if report["status"] != "running":
+                        return
+            finally:
+                worker.evict.remote(name)  # not waited for: Ray gives this process two seconds to take the next trial
+        except ray.exceptions.RayActorError as error:
+            deaths += 1
+            if deaths == DEATHS:
+                yield _given_up(job, reached, error)
+                return
+            time.sleep(1)  # until the keeper knows of it, too
+
+
+def _given_up(job: Mapping[str, Any], step: int, error: Exception) -> Report:
+    """Records a trial that workers die of."""
+    reason = " ".join(str(error).split())[:200]
+    run = Execution(job)
+    return run.fail(RuntimeError(f"the worker died {DEATHS} times, the last time after step {step:,} ({reason})"))

@@ -1,0 +1,416 @@
+"""A worker's own logic, without Ray: the class as it is, clients as threads."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lopt import methods
+from lopt.engine import Engine
+from lopt.records import TrialRecord
+from lopt.training import Trial, resolve
+from sweeps import trial as trials
+from sweeps import workers
+from sweeps.cluster import Machines, machines, placement
+from sweeps.store import Store
+from sweeps.workers import Worker, packed, room, tokens_a_step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def job_of(config, tmp_path, run="r", phase="search"):
+    place = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run}
+    return trials.make_job(resolve(config), share=True, **place)
+
+
+def drive(worker, job, most=math.inf):
+    """A client: the reports of a job, at most so many; then it leaves."""
+    name, reports = worker.admit(job), []
+    try:
+        while len(reports) < most:
+            reports.append(worker.next(name))
+            if reports[-1]["status"] != "running":
+                break
+    finally:
+        worker.evict(name)
+    return reports
+
+
+def together(worker, jobs):
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(lambda job: drive(worker, job), jobs))
+
+
+def what(report):
+    """A report without what depends on time, and losses to nine digits: packing adds in another order."""
+    record = json.loads(report["record"])
+    for name in ("wall_time_s", "started_at", "provenance"):
+        record.pop(name)
+    for evaluation in record["evaluations"]:
+        evaluation.pop("wall_time_s")
+        evaluation.update({name: round(evaluation[name], 9) for name in ("selection_loss", "train_loss")})
+    return {**report, "record": {**record, "selection_loss": round(record["selection_loss"], 9)}}
+
+
+@pytest.fixture
+def six(tiny):
+    """Trials of several methods and lengths, fp64, so that packing changes nothing that can be seen."""
+    base = tiny.replace(precision="fp64", max_steps=12, eval_every=4)
+    some = [base.replace(seed=seed) for seed in range(3)]
+    return [
+        *some,
+        base.replace(method="prompt_tuning", rank=None, options={}),
+        base.replace(method="lopt2", options={}),
+        base.replace(length=6),
+    ]
+
+
+def test_trials_in_a_worker_say_and_leave_what_they_do_alone(six, tmp_path):
+    found = together(Worker(), [job_of(config, tmp_path) for config in six])
+    for config, reports in zip(six, found, strict=True):
+        alone = list(trials.execute(job_of(config, tmp_path, run="alone")))
+        assert [r["status"] for r in reports] == ["running", "running", "complete"]
+        assert [what(r) for r in reports] == [what(r) for r in alone]
+        said = TrialRecord.from_dict(json.loads(reports[-1]["record"]))
+        assert Store(tmp_path, "r").read(said.key) == said
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
+
+
+def test_a_confirmed_trial_leaves_artifact_predictions_and_score(tiny, tmp_path):
+    from lopt import load_prompt
+
+    (reports,) = together(Worker(), [job_of(tiny, tmp_path, phase="confirm")])
+    record, store = json.loads(reports[-1]["record"]), Store(tmp_path, "r")
+    assert load_prompt(store.artifact(record["key"])).evaluate().accuracy == record["test_accuracy"]
+    assert (store.folder / "predictions" / f"{record['key']}.parquet").is_file()
+
+
+def test_a_trial_that_is_held_does_not_train_and_the_others_do(six, tmp_path):
+    worker = Worker()
+    name = worker.admit(job_of(six[0], tmp_path))
+    assert worker.next(name)["step"] == 4
+    assert drive(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
+    assert worker._seats[name].run.trial.step == 4
+    assert worker.next(name)["step"] == 8
+    worker.evict(name)
+    assert worker.next(name) is None
+
+
+def test_trials_that_report_together_go_on_together(six, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 5.0)
+    sizes, honest = [], Engine.advance
+
+    def advance(self):
+        sizes.append(len(self.trials))
+        return honest(self)
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    worker, names = Worker(), []
+    for config in six:
+        names.append(worker.admit(job_of(config, tmp_path)))
+    for step in (4, 8, 12):
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert {report["step"] for report in pool.map(worker.next, names)} == {step}
+    assert sizes == [6] * 12
+
+
+def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
+    job = job_of(six[0], tmp_path)
+    whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
+    first = drive(Worker(), job, most=2)
+    store, key = Store(tmp_path, "r"), json.loads(first[0]["record"])["key"]
+    assert store.checkpoint(key).is_file()
+    rest = drive(Worker(), job)
+    assert [(r["step"], r["status"], r["restored"]) for r in rest] == [(8, "running", True), (12, "complete", False)]
+    assert [r["note"] for r in rest] == ["continues at step 8", ""]
+    assert what(rest[-1]) == what(whole[-1])
+    assert not store.checkpoint(key).exists()
+    again = drive(Worker(), job)
+    assert [r["status"] for r in again] == ["complete"], "a trial that is over does not run again"
+
+
+def test_a_damaged_checkpoint_is_said_and_ignored(six, tmp_path):
+    job = job_of(six[0], tmp_path)
+    key = resolve(six[0]).key
+    path = Store(tmp_path, "r").checkpoint(key)
+    path.parent.mkdir(parents=True)
+    path.write_text("nothing")
+    reports = drive(Worker(), job)
+    assert [r["step"] for r in reports] == [4, 8, 12]
+    assert reports[0]["note"].startswith("begins anew: ")
+    assert "is damaged" in reports[0]["note"]
+    assert reports[1]["note"] == ""
+
+
+def test_one_trial_that_fails_leaves_a_record_and_no_checkpoint_and_the_others_go_on(six, tmp_path, monkeypatch):
+    honest = Trial.apply_gradients
+
+    def apply_gradients(self, loss):
+        if self.config.seed == 1 and self.step == 6:
+            raise ArithmeticError("on purpose")
+        honest(self, loss)
+
+    monkeypatch.setattr(Trial, "apply_gradients", apply_gradients)
+    found = together(Worker(), [job_of(config, tmp_path) for config in six])
+    assert [reports[-1]["status"] for reports in found] == ["complete", "failed", *["complete"] * 4]
+    store, record = Store(tmp_path, "r"), json.loads(found[1][-1]["record"])
+    assert (record["steps"], record["error"]["message"]) == (6, "on purpose")
+    assert store.read(record["key"]).status == "failed"
+    assert not store.checkpoint(record["key"]).exists()
+
+
+def test_a_trial_that_cannot_be_made_is_a_failure(tiny, tmp_path):
+    (report,) = drive(Worker(), job_of(tiny.replace(length=300), tmp_path))
+    assert report["status"] == "failed"
+    assert "window" in json.loads(report["record"])["error"]["message"]
+
+
+def test_a_diverged_trial(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trial, "judge", lambda self, found: setattr(self, "diverged", True))
+    (report,) = drive(Worker(), job_of(tiny, tmp_path))
+    assert report["status"] == "diverged"
+
+
+def test_two_backbones_in_one_worker(tiny, tmp_path):
+    jobs = [job_of(tiny.replace(precision=p), tmp_path) for p in ("fp32", "fp64")]
+    worker = Worker()
+    assert [reports[-1]["status"] for reports in together(worker, jobs)] == ["complete"] * 2
+    wait_until(lambda: not worker._engines)
+
+
+def test_who_is_silent_or_comes_again_is_let_go(six, tmp_path, monkeypatch):
+    worker, job = Worker(), job_of(six[0], tmp_path)
+    first = worker.admit(job)
+    second = worker.admit(job)
+    assert worker.next(first) is None
+    assert worker.next(second)["step"] == 4
+    monkeypatch.setattr(workers, "SILENCE_S", 0.2)
+    other = worker.admit(job_of(six[1], tmp_path))  # wakes it up
+    wait_until(lambda: not worker._seats)
+    assert worker.next(second) is None
+    assert worker.next(other) is None
+
+
+def test_evicting_wakes_a_client_that_waits(six, tmp_path, monkeypatch):
+    going, honest = threading.Event(), Engine.advance
+
+    def advance(self):
+        going.wait()
+        return honest(self)
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    worker = Worker()
+    name = worker.admit(job_of(six[0], tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(worker.next, name)
+        wait_until(lambda: worker._seats[name].training)
+        worker.evict(name)
+        assert report.result(10) is None
+    going.set()
+    assert drive(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
+
+
+def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "IDLE_S", 0.5)
+    ended = threading.Event()
+    monkeypatch.setattr(workers.os, "_exit", lambda code: ended.set())
+    worker = Worker()
+    name = worker.admit(job_of(six[0], tmp_path))
+    threading.Thread(target=worker.until_death, daemon=True).start()
+    assert not ended.wait(1)
+    worker.evict(name)
+    assert ended.wait(10)
+
+
+def test_a_fault_of_the_engine_ends_its_trials_and_not_the_worker(six, tmp_path, monkeypatch):
+    worker = Worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "advance", lambda self: 1 / 0)
+        assert [r[-1]["status"] for r in together(worker, [job_of(c, tmp_path) for c in six[:2]])] == ["failed"] * 2
+    assert drive(worker, job_of(six[2], tmp_path))[-1]["status"] == "complete"
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# --- the client --------------------------------------------------------------------------------------------------
+
+
+class Dead(Exception):
+    """RayActorError."""
+
+
+class Remote:
+    """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` then calls."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __getattr__(self, name):
+        method = getattr(self.target, name)
+        if name == "evict":  # nobody waits for it
+            return SimpleNamespace(remote=method)
+        return SimpleNamespace(remote=lambda *arguments: lambda: method(*arguments))
+
+
+@pytest.fixture
+def ray_of(monkeypatch):
+    """A Ray of this process, in which the keeper gives the workers that are handed in, one after the other."""
+
+    def make(some):
+        left = iter(some)
+        fake = SimpleNamespace(
+            get=lambda call: call(),
+            get_actor=lambda name: Remote(SimpleNamespace(worker=lambda node, device: Remote(next(left)))),
+            get_gpu_ids=list,
+            get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
+            exceptions=SimpleNamespace(RayActorError=Dead),
+        )
+        monkeypatch.setitem(sys.modules, "ray", fake)
+
+    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
+    return make
+
+
+class Mortal(Worker):
+    """Dies at its `life`-th answer."""
+
+    def __init__(self, life):
+        super().__init__()
+        self.life = life
+
+    def next(self, name):
+        self.life -= 1
+        if self.life < 0:
+            raise Dead("the actor is dead")
+        return super().next(name)
+
+
+def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(six, tmp_path, ray_of):
+    ray_of([Mortal(1), Mortal(2), Mortal(9)])
+    reports = list(workers.follow(job_of(six[0], tmp_path)))
+    assert [(r["step"], r["note"]) for r in reports] == [
+        (4, ""),
+        (4, "continues at step 4"),
+        (8, ""),
+        (8, "continues at step 8"),
+        (12, ""),
+    ]
+
+
+def test_a_trial_that_workers_die_of_is_given_up(six, tmp_path, ray_of):
+    ray_of([Mortal(2), *(Mortal(1) for _ in range(9))])
+    reports = list(workers.follow(job_of(six[0], tmp_path)))
+    assert [r["step"] for r in reports] == [4, 8, 8, 8, 0]
+    record = Store(tmp_path, "r").read(resolve(six[0]).key)
+    assert record.status == "failed"
+    assert "died 3 times, the last time after step 8" in record.error["message"]
+    assert not Store(tmp_path, "r").checkpoint(record.key).exists()
+
+
+def test_a_client_that_is_closed_evicts_its_trial(six, tmp_path, ray_of):
+    worker = Worker()
+    ray_of([worker])
+    reports = workers.follow(job_of(six[0], tmp_path))
+    assert next(reports)["step"] == 4
+    assert worker._seats
+    reports.close()
+    assert not worker._seats
+
+
+# --- how many, and where -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "good", "room", "expected"),
+    [
+        (16 * (10 + 30), 2048, math.inf, 4),  # 3.2 trials fill a pass: the fourth makes it full
+        (640, 1920, math.inf, 3),
+        (100, 16384, math.inf, 16),  # never more than 16
+        (5000, 2048, math.inf, 1),
+        (640, 16384, 3000, 4),  # no more than memory holds
+        (640, 16384, 100, 1),
+    ],
+)
+def test_how_many_trials_fill_a_pass(tokens, good, room, expected):
+    assert packed(tokens, good, room) == expected
+
+
+def test_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
+    trial = Trial(tiny)
+    lengths = trial.data.train.lengths
+    batch = min(tiny.batch_size, len(lengths))
+    prefix = tokens_a_step(trial.backbone, tiny, trial.data)
+    assert prefix == pytest.approx(batch * lengths.mean())  # the prompt is there once for all rows
+    suffix = tokens_a_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
+    assert suffix < batch * (tiny.length + lengths.mean() / 7)  # texts are read, not computed
+
+
+def test_a_cpu_has_room(tiny):
+    trial = Trial(tiny)
+    assert room(trial.backbone, trial.data, 4) == math.inf
+
+
+def test_what_a_trial_reserves():
+    one = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
+    placed = placement(one, 6)
+    assert (placed.shared, placed.solo, placed.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
+    assert (placed.shared_threads, placed.threads) == (8, 1)
+    assert placement(one, 16).concurrent == 16
+    capped = placement(one, 6, max_concurrent=2)
+    assert (capped.solo, capped.concurrent, capped.threads) == ({"cpu": 4.0}, 2, 4)
+    gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
+    placed = placement(gpus, 6)
+    assert (placed.shared, placed.solo, placed.concurrent) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0}, 12)
+    assert placed.baseline == {"cpu": 1.0, "gpu": 0.1666}
+    assert (placed.threads, placed.shared_threads) == (None, None)
+    assert placement(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
+    cpus = placement(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
+    assert cpus.solo == {"cpu": 2.0}, "no more than one machine has"
+    empty = placement(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
+    assert (empty.shared, empty.concurrent) == ({"gpu": 0.25}, 32)
+
+
+def test_what_a_cluster_offers(monkeypatch):
+    def node(alive=True, **resources):
+        return {"Alive": alive, "Resources": resources}
+
+    found = machines([node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()], max_gpu_hours=None)
+    assert found == Machines(gpus=2, cpus=12, nodes=2, node_cpus=4, on_demand=False)
+    with pytest.raises(ValueError, match="--max-gpu-hours"):
+        machines([node(CPU=2.0)], max_gpu_hours=1.0)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert machines([node()], max_gpu_hours=1.0) == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
+
+
+def test_which_methods_share_a_backbone(tiny, tmp_path):
+    sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
+    assert sharing == set(methods.names()) - {"lora", "fine_tuning"}
+    place = {"phase": "search", "cell": "c", "stratum": "s", "out": str(tmp_path), "run": "r"}
+    assert trials.make_job(tiny, threads=1, shared_threads=2, **place)["shared"] is False
+    assert trials.make_job(tiny, threads=1, shared_threads=2, share=True, **place)["threads"] == 2
+    whole = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
+    job = trials.make_job(whole, threads=1, shared_threads=2, share=True, **place)
+    assert (job["shared"], job["threads"]) == (False, 1)
+
+
+def test_what_a_trials_process_imports_is_without_torch():
+    code = (
+        "import sys, lopt.config, lopt.methods, sweeps.trial, sweeps.store, sweeps.workers; lopt.methods.get('lopt1');"
+        "print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
