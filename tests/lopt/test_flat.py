@@ -31,17 +31,6 @@ def backbone_of(family, dtype=torch.float32):
     return CausalBackbone(family, "test", make_model(family).to(dtype), make_tokenizer(family))
 
 
-@pytest.fixture
-def fp64_norms(monkeypatch):
-    """Llama's norms take their variance in fp32 as they come, in which any two orders of a sum differ."""
-
-    def norm(self, hidden_states):
-        variance = hidden_states.pow(2).mean(-1, keepdim=True)
-        return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
-
-
 def packed(dtype, owners=OWNERS):
     torch.manual_seed(1)
 
