@@ -1,72 +1,91 @@
-"""How two choices inside a training step pay on this machine: python benchmarks/forms.py [--threads 1] [--steps 8]
+"""What each choice inside a training step pays on this machine: python benchmarks/forms.py [--threads 2] [--steps 6]
 
-The attention kernel on the CPU (plain against fused), and a prompt computed once against once a row, at three n.
-The forms take turns on the same batches in one process; printed is the ratio of their median seconds a step.
+One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) in several forms, in turns on the same batches in
+one process; printed is the ratio of the median seconds of a step to those of the plain form, at three lengths n.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks import _common
 
-def seconds(trial, forms, steps):
-    """Median seconds of a step in each form, in turns on the same batches."""
-    batches = list(itertools.islice(trial._batches, steps + 1))
-    found = {name: [] for name in forms}
-    for number, positions in enumerate(batches):
-        for name, use in forms.items():
+AS_IT_RUNS = "flat, norms fused"
+
+
+def forms(backbone: Any) -> dict[str, Callable[[], None]]:
+    """Switches, each of which sets all choices."""
+    from lopt.backbones import _attention, _fused
+
+    flat, own = backbone.flat, _attention._attended
+
+    def switch(form: Any, fused: bool, attention: Any = own) -> None:
+        backbone.flat = form
+        (_fused.fuse if fused else _fused.unfuse)(backbone.model)
+        _attention._attended = attention
+
+    return {
+        "plain": lambda: switch(None, False),
+        "plain, norms fused": lambda: switch(None, True),
+        "flat": lambda: switch(flat, False),
+        AS_IT_RUNS: lambda: switch(flat, True),
+        "flat, norms fused, PyTorch's attention": lambda: switch(flat, True, _attention._attended_by_kernels),
+    }
+
+
+def seconds(trial: Any, switches: dict[str, Callable[[], None]], steps: int) -> dict[str, list[float]]:
+    """Seconds of each step in each form, the first left out."""
+    found: dict[str, list[float]] = {}
+    for number, positions in enumerate(itertools.islice(trial._batches, steps + 1)):
+        for name, use in switches.items():
             use()
             began = time.perf_counter()
             trial.loss(positions).backward()
-            if number:  # the first is a warm-up
-                found[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in found.items()}
+            if number:
+                found.setdefault(name, []).append(time.perf_counter() - began)
+    return found
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8)
-    given = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--task", default="movie_snippets")
+    _common.add_out(parser)
+    given = parser.parse_args(argv)
     import torch
 
     from lopt import TrialConfig
     from lopt.training import Trial
 
     torch.set_num_threads(given.threads)
+    about = _common.context()
+    print(_common.headline(about))
+    results = {}
     for length in (10, 20, 30):
         config = TrialConfig(
-            method="lopt1", task="movie_snippets", length=length, rank=2, learning_rate=0.1, max_tokens=48,
-            train_examples=2000, selection_examples=64, test_examples=64,
+            method="lopt1", task=given.task, backbone=given.backbone, length=length, rank=2, learning_rate=0.1,
+            max_tokens=48, train_examples=160, selection_examples=32, test_examples=32,
         )  # fmt: skip
         trial = Trial(config)
-        backbone = trial.backbone
-        plain = backbone._kernels
-
-        def use(share, attention, backbone=backbone):
-            backbone.share_from_tokens, backbone._kernels = share, attention
-
-        forms = {
-            "a row, plain": lambda: use(None, plain),  # noqa: B023  # called before the next length
-            "a row, fused": lambda: use(None, contextlib.nullcontext),
-            "once, plain": lambda: use(1, plain),  # noqa: B023
-        }
-        found = seconds(trial, forms, given.steps)
-        base = found["a row, plain"]
-        print(
-            f"n={length}, batch {config.batch_size}, {trial.config.precision}, {given.threads} thread(s): "
-            + ", ".join(f"{name} {value / base:.2f}" for name, value in found.items()),
-            flush=True,
-        )
+        switches = forms(trial.backbone)
+        timed = results[length] = seconds(trial, switches, given.steps)
+        switches[AS_IT_RUNS]()
+        base = statistics.median(timed["plain"])
+        shares = (f"{name} {statistics.median(times) / base:.2f}" for name, times in timed.items())
+        print(f"n={length}, {trial.config.precision}, {given.threads} thread(s): {'; '.join(shares)}", flush=True)
+    _common.keep("forms", {**about, "seconds": results}, given.out, smoke=given.backbone != "embedded")
     return 0
 
 

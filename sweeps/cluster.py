@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +75,6 @@ class Placement:
     threads: int | None
     shared_threads: int | None
 
-    @property
-    def baseline(self) -> Mapping[str, float]:
-        """Of a zero-shot baseline, which runs beside trials: as alone, but no more of a GPU than one that shares."""
-        return {**self.solo, **{name: share for name, share in self.shared.items() if name == "gpu"}}
-
     def of(self, shares_backbone: bool) -> Mapping[str, float]:
         return self.shared if shares_backbone else self.solo
 
@@ -127,19 +121,6 @@ def once(function: Callable[..., Any], resources: Mapping[str, float]) -> Any:
 
     wrap: Any = ray.remote(max_calls=1, num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
     return wrap(function)
-
-
-def collected(references: list[Any]) -> list[dict[str, Any]]:
-    """What the references hold; those that failed are named and left out."""
-    import ray
-
-    found = []
-    for reference in references:
-        try:
-            found.append(ray.get(reference))
-        except ray.exceptions.RayError as error:  # the report does without; trials are not affected
-            print(f"no zero-shot baseline: {str(error).splitlines()[-1]}", file=sys.stderr)
-    return found
 
 
 def _quiet() -> None:

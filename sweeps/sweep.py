@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from lopt.records import TrialRecord, now
 from sweeps.plan import Plan
 from sweeps.progress import Progress, clock
 from sweeps.store import FINAL, Store
-from sweeps.trial import METRIC, baseline, execute, prepare, tune_function
+from sweeps.trial import METRIC, execute, prepare, tune_function
 
 if TYPE_CHECKING:
     from sweeps.cluster import Placement
@@ -118,16 +119,16 @@ class Sweep:
 
     # --- parts that both backends share ------------------------------------------------------------------------
 
-    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> int:
-        """Settles precision and revisions of every backbone and task in the sweep, where trials will run. Returns how
-        many trials should share a backbone there.
+    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
+        """Settles precision and revisions of every backbone and task in the sweep, where trials will run; what
+        `prepare` found.
 
         Raises:
             ValueError: something is missing or does not fit, or finished trials used other data or weights.
         """
         examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
-        prepared = run_prepare([config.to_dict() for config in examples])
+        prepared = run_prepare([config.to_dict() for config in examples], self._without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
         found = prepared["configs"]
@@ -141,25 +142,27 @@ class Sweep:
                         f"run {self.store.run!r} holds trials of {name.replace('_', ' ')} {old[name]}; here it is "
                         f"{same[0][name]}: give --name for a new run, or what it began with"
                     )
-        return prepared["packed"]
+        return prepared
 
     def _settle(self, config: TrialConfig) -> TrialConfig:
         return config.replace(**self._settled[_settled_by(config)])
 
-    def _baseline_configs(self) -> list[TrialConfig]:
-        """One configuration for each baseline that is not in the store yet."""
+    def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
+        """One example for each baseline that is not in the store yet."""
         have = {(b["backbone"], b["task"]) for b in self.store.baselines()}
-        every = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
-        wanted = {(config.backbone, config.task): config for config in reversed(every)}
-        return [config for key, config in wanted.items() if key not in have]
+        wanted = {(config.backbone, config.task): place for place, config in reversed(list(enumerate(examples)))}
+        return [place for key, place in wanted.items() if key not in have]
 
-    def _add_baselines(self, found: list[dict[str, Any]]) -> None:
-        if found:
-            self.store.write_baselines([*self.store.baselines(), *found])
+    def _add_baselines(self, prepared: Mapping[str, Any]) -> None:
+        if prepared["baselines"]:
+            self.store.write_baselines([*self.store.baselines(), *prepared["baselines"]])
+        for problem in prepared["problems"]:
+            print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
     def _nothing_left(self, finished: list[TrialRecord]) -> bool:
         """Whether every trial is finished already, known without starting anything."""
-        if self._baseline_configs():
+        examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
+        if self._without_baseline(examples):
             return False
         from sweeps.search import SweepSearcher
 
@@ -264,10 +267,10 @@ class Sweep:
         """In this process, one trial at a time."""
         from ray.tune.schedulers import TrialScheduler
 
-        self._settle_with(prepare)
+        prepared = self._settle_with(prepare)
         self._start()
+        self._add_baselines(prepared)
         searcher, scheduler = self._parts(finished, failed)
-        self._add_baselines([baseline(self._settle(config).to_dict()) for config in self._baseline_configs()])
         number = 0
         while isinstance(job := searcher.suggest(trial_id := f"local-{number}"), dict):
             number += 1
@@ -295,21 +298,21 @@ class Sweep:
             options = self.options
             here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
             given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
-            prepare_there = cluster.once(prepare, cluster.placement(here, 1, **given).solo)
-            packed = self._settle_with(lambda configs: ray.get(prepare_there.remote(configs)))
-            self._placement = placed = cluster.placement(here, options.trials_per_gpu or packed, **given)
+            alone = cluster.placement(here, 1, **given)
+            prepare_there = cluster.once(prepare, alone.solo)
+            prepared = self._settle_with(
+                lambda configs, wanted: ray.get(prepare_there.remote(configs, wanted, alone.shared_threads))
+            )
+            packed = options.trials_per_gpu or prepared["packed"]
+            self._placement = placed = cluster.placement(here, packed, **given)
             print(
                 f"trials that share a backbone: {placed.packed} on each {'GPU' if here.has_gpus else 'node'}",
                 flush=True,
             )
             self._start()
+            self._add_baselines(prepared)
             self._keeper = workers.start_keeper()
             searcher, scheduler = self._parts(finished, failed)
-            baseline_there = cluster.once(baseline, placed.baseline)
-            baselines = [
-                baseline_there.remote(self._settle(config).to_dict(), placed.threads)
-                for config in self._baseline_configs()
-            ]
             # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
             os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
             tuner = tune.Tuner(
@@ -332,7 +335,6 @@ class Sweep:
             )
             tuner.fit()
             self.progress.close()
-            self._add_baselines(cluster.collected(baselines))
             return "stopped" if searcher.held_back else "complete"
         finally:
             ray.shutdown()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lopt import methods
@@ -214,19 +214,26 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def prepare(configs: list[dict[str, Any]]) -> dict[str, Any]:
+def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: int | None = None) -> dict[str, Any]:
     """Fetches what the trials need, settles precision and revisions where a trial would run, and tries on every
     configuration what would fail in all its trials: weights, label words, data, lengths.
 
+    Args:
+        wanted: which of the configurations give a zero-shot baseline.
+
     Returns:
-        configs, resolved, and packed, how many trials should share a backbone here; or error, a line.
+        configs, resolved; packed, how many trials should share a backbone here; baselines, and what was raised instead
+        of one. Or error, a line.
     """
     from lopt import backbones, data
     from lopt.engine import MOST_TOKENS
-    from lopt.training import resolve
+    from lopt.training import resolve, zero_shot
     from sweeps import workers
 
+    set_threads(threads)
     found: list[dict[str, Any]] = []
+    baselines: list[dict[str, Any]] = []
+    problems: list[str] = []
     tokens: list[float] = []
     good, room = 0, math.inf
     try:
@@ -244,13 +251,10 @@ def prepare(configs: list[dict[str, Any]]) -> dict[str, Any]:
                 room = min(room, workers.room(backbone, read, config.length or 0))
     except (ValueError, OSError) as error:
         return {"error": " ".join(str(error).split())}
-    return {"configs": found, "packed": workers.packed(sum(tokens) / len(tokens), good, room) if tokens else 1}
-
-
-def baseline(values: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
-    """Zero-shot and majority-class accuracy for a configuration's backbone and task."""
-    from lopt.training import zero_shot
-
-    set_threads(threads)
-
-    return zero_shot(TrialConfig.from_dict(values))
+    for place in wanted:
+        try:
+            baselines.append(zero_shot(TrialConfig.from_dict(found[place])))
+        except Exception as error:  # the report does without; trials are not affected
+            problems.append(f"{type(error).__name__}: {error}")
+    packed = workers.packed(sum(tokens) / len(tokens), good, room) if tokens else 1
+    return {"configs": found, "packed": packed, "baselines": baselines, "problems": problems}

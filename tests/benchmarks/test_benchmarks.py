@@ -112,3 +112,13 @@ def test_processes_side_by_side():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loop, 2 processes" in done.stdout
+
+
+def test_forms_prints_every_form_beside_the_plain_one(tmp_path, capsys):
+    from benchmarks import forms
+
+    tiny = ["--backbone", "tiny", "--task", "toy", "--steps", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert forms.main(tiny) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("n=") and "plain 1.00" in line and "flat, norms fused" in line for line in lines) == 3
+    assert (tmp_path / "forms.jsonl").is_file()

@@ -375,7 +375,6 @@ def test_what_a_trial_reserves():
     gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
     placed = placement(gpus, 6)
     assert (placed.shared, placed.solo, placed.concurrent) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0}, 12)
-    assert placed.baseline == {"cpu": 1.0, "gpu": 0.1666}
     assert (placed.threads, placed.shared_threads) == (None, None)
     assert placement(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
     cpus = placement(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
