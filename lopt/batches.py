@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,14 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndar
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def on_device(values: Any, device: Any) -> Tensor:
+    """Numbers as a tensor on a device; to a GPU they go while the processor does other work."""
+    import torch
+
+    tensor = torch.as_tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def collate(encoded: Encoded, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

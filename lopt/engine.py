@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
+from lopt.batches import on_device
 from lopt.metrics import Predictions
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
@@ -118,7 +119,7 @@ class Engine:
         gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
         like = leaves[0][0]
         losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
-        sizes_K = torch.tensor([len(positions) for positions in drawn], dtype=like.dtype, device=like.device)
+        sizes_K = on_device([len(positions) for positions in drawn], like.device).to(like.dtype)
         rows = [
             _Row(owner, trial.data.train.token_ids[position], place)
             for owner, (trial, positions) in enumerate(zip(trials, drawn, strict=True))
@@ -129,7 +130,7 @@ class Engine:
         def learn(some: Sequence[_Row]) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
-            owner_R = torch.tensor([row.owner for row in some], device=losses_K.device)
+            owner_R = on_device([row.owner for row in some], losses_K.device)
             shares_R = self._row_losses(trials, softs, some, labels) / sizes_K[owner_R]
             # All of a pass or, when memory runs out, nothing of it.
             of_wanted = iter(torch.autograd.grad(shares_R.sum(), wanted))
@@ -234,7 +235,6 @@ class Engine:
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]
     ) -> Tensor:
         """Cross-entropy of each row over its own trial's classes, `[R]`."""
-        import torch
         from torch.nn.functional import cross_entropy
 
         logits_RC, columns = self._logits(trials, softs, rows)
@@ -243,8 +243,8 @@ class Engine:
             by_classes.setdefault(tuple(columns[row.owner]), []).append(number)
         losses_R = logits_RC.new_zeros(len(rows))
         for classes, numbers in by_classes.items():
-            gold = torch.tensor([labels[rows[n].owner][rows[n].place] for n in numbers], device=logits_RC.device)
-            places = torch.tensor(numbers, device=logits_RC.device)
+            gold = on_device([int(labels[rows[n].owner][rows[n].place]) for n in numbers], logits_RC.device)
+            places = on_device(numbers, logits_RC.device)
             found = cross_entropy(logits_RC[places][:, list(classes)], gold, reduction="none")
             losses_R = losses_R.index_copy(0, places, found)
         return losses_R
@@ -265,9 +265,9 @@ class Engine:
         for number, row in enumerate(rows):
             ids[number, : lengths[number]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
-        words = {owner: trials[owner].label_ids.tolist() for owner in owners}
+        words = {owner: trials[owner].label_words for owner in owners}
         every = sorted({word for some in words.values() for word in some})
-        label_ids = torch.tensor(every, device=self._backbone.device)
+        label_ids = on_device(every, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
         return logits_RC, {owner: [every.index(word) for word in some] for owner, some in words.items()}
 

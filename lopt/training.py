@@ -77,6 +77,7 @@ class Trial:
         self.data = prepare(config, loaded)
         check_revisions(config, self.data.revision, loaded.revision)
         self.label_ids = loaded.label_ids(config.label_words or ())
+        self.label_words = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
         self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))

@@ -16,6 +16,7 @@ import numpy as np
 from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut
 from lopt.backbones._texts import TextStates
+from lopt.batches import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,6 @@ class FlatForm:
 
     def state(self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Last hidden state at the label position, `[B, H]`."""
-        import torch
-
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
         packed = None if soft is None else soft.packed(len(ids))
         line = _Line(self.device)
@@ -55,7 +54,7 @@ class FlatForm:
                 self._add_suffixes(line, packed, rows[is_suffix & ~is_updated & (sizes == size)], ids, lengths)
             self._add_whole(line, packed, rows[is_suffix & is_updated], ids, lengths)
         last_NH = self._run(line)
-        return last_NH[torch.from_numpy(line.labels(len(ids))).to(self.device)]
+        return last_NH[on_device(line.labels(len(ids)), self.device)]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
         """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
@@ -81,7 +80,7 @@ class FlatForm:
         places = dict(zip(rows.tolist(), place.tolist(), strict=True))
         for part, longest in self._blocks(rows, lengths):
             text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(ids[part, :longest]))
-            owners_R = torch.tensor([places[row] for row in part.tolist()], device=self.device)
+            owners_R = on_device([places[row] for row in part.tolist()], self.device)
             block = line.add(text_RTH, first=prompts.tokens, shared=prompts, owners_R=owners_R)
             line.mark(block, part, lengths[part])
 
@@ -95,7 +94,7 @@ class FlatForm:
             past, past_lengths_R = self.texts.of([tuple(ids[row, : lengths[row]].tolist()) for row in part])
             used = sorted({packed.owners[row] for row in part})
             prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in used]).to(self.dtype)
-            place = torch.tensor([used.index(packed.owners[row]) for row in part], device=self.device)
+            place = on_device([used.index(packed.owners[row]) for row in part], self.device)
             block = line.add(prompts_KPH[place], first=past_lengths_R, past=past, past_lengths=past_lengths_R)
             line.mark(block, part, np.full(len(part), block.tokens))
 
@@ -119,9 +118,7 @@ class FlatForm:
                 yield order[first:beyond], int(lengths[order[beyond - 1]])
 
     def _embedded(self, ids: np.ndarray) -> Tensor:
-        import torch
-
-        return self.model.get_input_embeddings()(torch.from_numpy(ids).to(self.device))
+        return self.model.get_input_embeddings()(on_device(ids, self.device))
 
     def _run(self, line: _Line, kept: list[Tensor] | None = None) -> Tensor:
         """Last hidden states of a line, `[N, H]`."""

@@ -91,8 +91,6 @@ class FrozenModel(ABC):
         return torch.tensor(first, device=self.device)
 
     def label_logits(self, soft: Any, ids_BT: Any, lengths_B: Any, label_ids_C: Any) -> Any:
-
-        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         with self._kernels():
             if self._whole_head:
                 logits_BC = self._whole_logits(soft, ids_BT, lengths_B)[:, label_ids_C]

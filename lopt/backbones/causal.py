@@ -108,6 +108,7 @@ class CausalBackbone(FrozenModel):
         """Arguments of the model's forward, and the label position in its output."""
         import torch
 
+        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
         if soft is not None:
             inputs_BSH, ends_B = soft.placed(inputs_BSH, lengths_B)

@@ -39,6 +39,7 @@ class Seq2SeqBackbone(FrozenModel):
     def _encoder_inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> dict[str, Any]:
         import torch
 
+        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         embedded = self.model.get_input_embeddings()(ids_BT)
         if soft is not None:
             embedded, lengths_B = soft.placed(embedded, lengths_B)
