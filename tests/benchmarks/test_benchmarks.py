@@ -122,3 +122,15 @@ def test_forms_prints_every_form_beside_the_plain_one(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("n=") and "plain 1.00" in line and "flat, norms fused" in line for line in lines) == 3
     assert (tmp_path / "forms.jsonl").is_file()
+
+
+def test_equal_compares_packed_trials_with_the_same_alone(tmp_path, capsys):
+    from benchmarks import equal
+
+    tiny = ["--backbone", "tiny", "--task", "toy", "--steps", "3", "--seeds", "2", "--out", str(tmp_path)]
+    assert equal.main(tiny) == 0
+    assert "packed" in capsys.readouterr().out
+    (line,) = (tmp_path / "equal.jsonl").read_text().splitlines()
+    result = json.loads(line)
+    assert result["alone"] == result["packed"]
+    assert result["first_loss_difference"] < 1e-4
