@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "lopt_flat"
+# Arguments of transformers' attention functions that change what is computed.
+_SPECIAL = ("softcap", "sliding_window", "position_bias", "s_aux")
 
 
 @cache
@@ -30,7 +32,8 @@ def attend(
     *,
     layout: Layout,
     scaling: float | None = None,
-    **_: Any,
+    dropout: float = 0.0,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention inside the blocks of a layout.
 
@@ -39,9 +42,15 @@ def attend(
 
     Returns:
         `[1, N, H_q, D]`
+
+    Raises:
+        ValueError: the model asks for attention of a special kind.
     """
     import torch
 
+    special = [name for name in _SPECIAL if more.get(name) is not None]
+    if special or dropout:
+        raise ValueError(f"attention with {', '.join(special) or 'dropout'} has no flat form")
     if layout.kept is not None:
         layout.kept.append(torch.stack([key[0], value[0]]))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

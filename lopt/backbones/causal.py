@@ -81,7 +81,12 @@ class CausalBackbone(FrozenModel):
             plain_BH = self._plain_state(soft, ids_BT, lengths_B).float()
             try:
                 flat_BH = form.state(soft, ids_BT, lengths_B).float()
-            except (TypeError, RuntimeError, AttributeError):  # a model that does not hand its attention what is needed
+            except (
+                TypeError,
+                ValueError,
+                RuntimeError,
+                AttributeError,
+            ):  # a model that does not hand its attention what is needed
                 return False
             if not (flat_BH - plain_BH).norm() <= rounding * plain_BH.norm():
                 return False

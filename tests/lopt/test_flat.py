@@ -222,6 +222,13 @@ def test_a_model_with_a_sliding_window_takes_the_plain_form():
     assert backbone.flat is None
 
 
+@pytest.mark.parametrize("special", [{"softcap": 50.0}, {"dropout": 0.1}, {"sliding_window": 8}])
+def test_attention_of_a_special_kind_is_refused(special):
+    heads = [torch.randn(1, 2, 3, 4) for _ in range(3)]
+    with pytest.raises(ValueError, match="has no flat form"):
+        attend(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
+
+
 def test_a_copy_whose_weights_change_takes_the_plain_form_and_its_own_norms():
     backbone = backbone_of("llama")
     copied = backbone.copy()
