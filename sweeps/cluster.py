@@ -119,7 +119,7 @@ def once(function: Callable[..., Any], resources: Mapping[str, float]) -> Any:
     """A remote function whose process ends with its task, and gives the backbone's memory back."""
     import ray
 
-    wrap: Any = ray.remote(max_calls=1, num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
+    wrap: Any = ray.remote(max_calls=1, num_cpus=resources.get("cpu", 0), num_gpus=resources.get("gpu", 0))
     return wrap(function)
 
 

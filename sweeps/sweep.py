@@ -299,10 +299,16 @@ class Sweep:
             here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
             given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
             alone = cluster.placement(here, 1, **given)
-            prepare_there = cluster.once(prepare, alone.solo)
-            prepared = self._settle_with(
-                lambda configs, wanted: ray.get(prepare_there.remote(configs, wanted, alone.shared_threads))
-            )
+            self._keeper = workers.start_keeper()
+
+            def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
+                asked = configs, wanted, alone.shared_threads
+                if all(methods.get(config["method"]).shares_backbone for config in configs):
+                    return workers.prepare_there(self._keeper, alone.shared, *asked)
+                # A trial that trains alone wants the whole device: nothing stays there.
+                return ray.get(cluster.once(prepare, alone.solo).remote(*asked))
+
+            prepared = self._settle_with(prepare_there)
             packed = options.trials_per_gpu or prepared["packed"]
             self._placement = placed = cluster.placement(here, packed, **given)
             print(
@@ -311,7 +317,6 @@ class Sweep:
             )
             self._start()
             self._add_baselines(prepared)
-            self._keeper = workers.start_keeper()
             searcher, scheduler = self._parts(finished, failed)
             # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
             os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
