@@ -94,13 +94,17 @@ def ours(pairs: dict[str, str], placement: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         changes = [part for name, value in pairs.items() for part in ("--set", f"{name}={value}")]
         command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *changes]
+        began = time.time()
         wall_s = timed([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
-        records = [json.loads(path.read_text()) for path in (Path(folder) / "twelve" / "trials").glob("*.json")]
+        written = {path: path.stat().st_mtime for path in (Path(folder) / "twelve" / "trials").glob("*.json")}
+        records = [json.loads(path.read_text()) for path in written]
+        searched = max(at for at, record in zip(written.values(), records, strict=True) if record["phase"] == "search")
     search = [r for r in records if r["phase"] == "search"]
     confirm = [r for r in records if r["phase"] == "confirm"]
     complete = [r for r in search if r["status"] == "complete"]
     return {
         "wall_s": wall_s,
+        "searched_s": searched - began,
         "trials": len(search),
         "steps": sum(r["steps"] for r in search),
         "accuracies": [r["evaluations"][-1]["selection_accuracy"] for r in complete],
@@ -171,18 +175,22 @@ def main(argv: list[str] | None = None) -> int:
         ratio, least, most = _common.ratios([run["wall_s"] for run in found[PLAIN]], walls)
         accuracies = [accuracy for run in runs for accuracy in run["accuracies"]]
         steps, confirm = (statistics.median(run.get(n, 0) for run in runs) for n in ("steps", "confirm_steps"))
+        searched = statistics.median(run.get("searched_s", run["wall_s"]) for run in runs)
         rows.append([
-            name, f"{statistics.median(walls):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{steps:.0f}",
+            name, f"{statistics.median(walls):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{searched:.0f}",
+            f"{steps:.0f}",
             f"{confirm:.0f}", str(len(accuracies)), f"{max(accuracies, default=0):.3f}",
             f"{statistics.mean(accuracies or [0]):.3f}",
         ])  # fmt: skip
-    header = ["", "wall s", "times as fast", "search steps", "confirm steps", "whole trials", "best", "mean accuracy"]
+    header = ["", "wall s", "times as fast", "searched s", "search steps", "confirm steps", "whole trials", "best",
+              "mean accuracy"]  # fmt: skip
     plain_in, ours_in = "bf16 autocast" if given.plain_bf16 else "fp32", found["ours, prefix"][0]["precision"]
     print(f"\n{given.task}, {len(rates)} trials of at most {given.steps} steps of batch {config.batch_size}")
     print(f"plain in {plain_in}, ours in {ours_in}")
     print(_common.table(header, rows))
     print(
         "wall s: the whole command; ours includes its confirm trial (its steps beside) and the zero-shot baseline.\n"
+        "searched s: from its start to the end of the last search trial.\n"
         "accuracy: at the last step, of trials that were not stopped, on the same held-out examples on all sides.\n"
         "Which trials ASHA stops differs, as initial values and order of arrival do; with --grace as many as --steps\n"
         "it stops none."

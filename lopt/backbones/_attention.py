@@ -129,8 +129,10 @@ def _function() -> Any:
                 keys, values = block.with_past(key, 0, ctx.layer), block.with_past(value, 1, ctx.layer)
                 d_scores = torch.matmul(d_out, values.transpose(2, 3)).sub_(delta_1).mul_(weights)
                 _write(d_query, block, torch.matmul(d_scores, keys).mul_(ctx.scale))
-                _write_with_past(d_key, block, torch.matmul(d_scores.transpose(2, 3), queries).mul_(ctx.scale))
-                _write_with_past(d_value, block, torch.matmul(weights.transpose(2, 3), d_out))
+                given = 0 if block.past is None else block.past.shape[4]  # of which nobody wants the gradient
+                seen = (of[..., given:].transpose(2, 3) for of in (d_scores, weights))
+                _write_with_past(d_key, block, torch.matmul(next(seen), queries).mul_(ctx.scale))
+                _write_with_past(d_value, block, torch.matmul(next(seen), d_out))
             return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
 
     return BlockAttention
