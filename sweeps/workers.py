@@ -47,12 +47,12 @@ _SHARE_OF_MEMORY = 0.8
 
 
 def packed(tokens_a_step: float, good_pass: float, room: float = math.inf) -> int:
-    """How many trials train together: as many as fill a good pass, and no more than memory has room for.
+    """How many trials train together: as many as a good pass holds, and no more than memory has room for.
 
     Args:
         tokens_a_step: of one trial, prompt and text. good_pass, room: in tokens.
     """
-    return max(1, min(math.ceil(good_pass / tokens_a_step), math.floor(min(room / tokens_a_step, MOST_PACKED))))
+    return max(1, math.floor(min(good_pass / tokens_a_step, room / tokens_a_step, MOST_PACKED)))
 
 
 def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
