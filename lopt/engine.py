@@ -12,8 +12,10 @@ rate, optimiser, seed and step; trials enter and leave between steps.
 
 from __future__ import annotations
 
-import itertools
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, Union
 
@@ -35,6 +37,8 @@ Outcome = Union["Evaluation", None, Exception]
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
+_MOST_LANES = 4
+_FEWEST_TOKENS_A_LANE = 256
 T = TypeVar("T")
 
 
@@ -54,18 +58,25 @@ class Engine:
     Args:
         most_tokens: in one pass; None takes what suits the device. Where memory runs out the pass is split, and the
             size that fits is kept from then on (`most_tokens` holds it).
+        lanes: passes that run side by side, each with its share of the processor's threads, which wait for one another
+            less than all of them do in one pass; None takes what suits the device: one on a GPU.
 
     Raises:
         ValueError: `admit` of a trial that changes weights, or of another backbone.
     """
 
-    def __init__(self, *, most_tokens: int | None = None) -> None:
+    def __init__(self, *, most_tokens: int | None = None, lanes: int | None = None) -> None:
         self.trials: list[Trial] = []
+        self.lanes = lanes or 0  # until the first trial tells the device
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()  # between lanes
         self.most_tokens = most_tokens or 0  # until the first trial tells the device
         self._backbone: Backbone | None = None
 
     def admit(self, trial: Trial) -> None:
         """Takes a trial in; it takes part from the next step on."""
+        import torch
+
         if trial.soft() is None:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
@@ -77,6 +88,9 @@ class Engine:
             )
         self._backbone = trial.backbone
         self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
+        if not self.lanes:
+            alone = self._backbone.device.type != "cpu" or not self._backbone.side_by_side
+            self.lanes = 1 if alone else min(torch.get_num_threads(), _MOST_LANES)
         self.trials.append(trial)
 
     def evict(self, trial: Trial) -> None:
@@ -116,9 +130,7 @@ class Engine:
         made = [_tensors(soft) for _, soft in begun.values()]  # with the graph to the factors
         leaves = [[t.detach().requires_grad_() for t in tensors] for tensors in made]
         softs = [_with_tensors(soft, tensors) for (_, soft), tensors in zip(begun.values(), leaves, strict=True)]
-        gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
         like = leaves[0][0]
-        losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
         sizes_K = on_device([len(positions) for positions in drawn], like.device).to(like.dtype)
         rows = [
             _Row(owner, trial.data.train.token_ids[position], place)
@@ -126,22 +138,17 @@ class Engine:
             for place, position in enumerate(positions)
         ]
         labels = [trial.data.train.labels[positions] for trial, positions in zip(trials, drawn, strict=True)]
+        learned: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
 
         def learn(some: Sequence[_Row]) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
-            owner_R = on_device([row.owner for row in some], losses_K.device)
+            owner_R = on_device([row.owner for row in some], like.device)
             shares_R = self._row_losses(trials, softs, some, labels) / sizes_K[owner_R]
             # All of a pass or, when memory runs out, nothing of it.
             of_wanted = iter(torch.autograd.grad(shares_R.sum(), wanted))
-            for owner in owners:
-                for gradient in gradients[owner]:
-                    gradient += next(of_wanted)
-            losses_K.index_add_(0, owner_R, shares_R.detach().to(losses_K.dtype))
-
-        def forget() -> None:
-            for tensor in (losses_K, *itertools.chain.from_iterable(gradients)):
-                tensor.zero_()
+            of_owners = {owner: [next(of_wanted) for _ in leaves[owner]] for owner in owners}
+            learned[some[0].owner, some[0].place] = owner_R, shares_R.detach().to(like.dtype), of_owners
 
         def update(trial: Trial) -> None:
             place = trials.index(trial)
@@ -149,7 +156,14 @@ class Engine:
             torch.autograd.backward(made[place], gradients[place])
             trial.apply_gradients(losses_K[place])
 
-        self._surviving(trials, rows, softs, learn, failed, again=forget)
+        self._surviving(trials, rows, softs, learn, failed, again=learned.clear)
+        gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
+        losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
+        for _, (owner_R, shares_R, of_owners) in sorted(learned.items()):  # in one order, whoever was first
+            losses_K.index_add_(0, owner_R, shares_R)
+            for owner, found in of_owners.items():
+                for gradient, part in zip(gradients[owner], found, strict=True):
+                    gradient += part
         _each([trial for trial in trials if trial not in failed], update, failed)
         return failed
 
@@ -191,45 +205,68 @@ class Engine:
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
-        in_pass: list[int] = []
-
-        def noted(some: Sequence[_Row]) -> None:
-            in_pass[:] = {row.owner for row in some}
-            run(some)
-            in_pass.clear()
-
         while rows:
-            try:
-                self._in_passes(rows, softs, noted)
+            broken = self._in_passes(rows, softs, run)
+            if not broken:
                 return
-            except Exception as error:
-                failed.update((trials[owner], error) for owner in in_pass or {row.owner for row in rows})
-                rows = [row for row in rows if trials[row.owner] not in failed]
-                again()
+            failed.update((trials[owner], error) for owner, error in broken.items())
+            rows = [row for row in rows if row.owner not in broken]
+            again()
 
     def _in_passes(
         self, rows: Iterable[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
-    ) -> None:
-        """Runs rows in passes of about one size, the longest rows first; rows of one pass have about one length."""
+    ) -> dict[int, Exception]:
+        """Runs rows in passes of about one size, the longest rows first; rows of one pass have about one length.
+        Returns what passes have raised, by the owners of their rows."""
+        waiting = self._passes(rows, softs)
+        broken: dict[int, Exception] = {}
+
+        def lane() -> None:
+            while waiting and not broken:
+                with self._lock:
+                    if not waiting:
+                        return
+                    some = waiting.popleft()
+                try:
+                    run(some)
+                except Exception as error:
+                    with self._lock:
+                        if _is_memory(error) and self.most_tokens > _FEWEST_TOKENS and len(some) > 1:
+                            self.most_tokens //= 2
+                            waiting.extendleft((some[len(some) // 2 :], some[: len(some) // 2]))
+                        else:
+                            broken.update((row.owner, error) for row in some)
+                    _free_memory()
+
+        if self.lanes == 1 or len(waiting) == 1:
+            lane()
+        else:
+            for done in [self._threads().submit(lane) for _ in range(self.lanes)]:
+                done.result()
+        return broken
+
+    def _passes(self, rows: Iterable[_Row], softs: Sequence[SoftPrompt]) -> deque[list[_Row]]:
         assert self._backbone is not None
         sized = [(self._backbone.row_tokens(softs[row.owner], len(row.token_ids)), row) for row in rows]
         sized.sort(key=lambda each: each[0], reverse=True)
         tokens = np.cumsum([0, *(size for size, _ in sized)])
-        begin = 0
-        while begin < len(sized):
-            left = tokens[-1] - tokens[begin]
-            passes = -(-int(left) // self.most_tokens)
-            end = min(len(sized), int(np.searchsorted(tokens, tokens[begin] + left / passes)))
-            end = max(end, begin + 1)
-            try:
-                run([row for _, row in sized[begin:end]])
-            except (RuntimeError, MemoryError) as error:
-                if not _is_memory(error) or self.most_tokens <= _FEWEST_TOKENS or end == begin + 1:
-                    raise
-                self.most_tokens //= 2
-                _free_memory()
-                continue
-            begin = end
+        every = int(tokens[-1])
+        count = -(-every // self.most_tokens)
+        count = max(count, min(-(-count // self.lanes) * self.lanes, every // _FEWEST_TOKENS_A_LANE))
+        ends = np.searchsorted(tokens, every / count * np.arange(1, count)).tolist()
+        begins = [0, *ends]
+        made = ([row for _, row in sized[begin:end]] for begin, end in zip(begins, [*ends, len(sized)], strict=True))
+        return deque(some for some in made if some)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        import torch
+
+        if self._pool is None:
+            each = max(1, torch.get_num_threads() // self.lanes)
+            self._pool = ThreadPoolExecutor(
+                self.lanes, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(each,)
+            )
+        return self._pool
 
     def _row_losses(
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]

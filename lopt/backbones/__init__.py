@@ -74,6 +74,11 @@ class Backbone(Protocol):
     model: Any
     autocast: Any  # None, or the type in which a copy whose weights are trained computes
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several threads may run passes at the same time."""
+        ...
+
     def complete(self, template: str) -> str:
         """The template as this kind of model reads it: `{mask}`, where the label is read, made literal."""
         ...

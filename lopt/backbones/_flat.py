@@ -7,6 +7,8 @@ share it, and a text in front of a suffix not at all when it has been met before
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ class FlatForm:
         self.model, self.pad_id = model, pad_id
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
+        self._running, self._lock = 0, threading.Lock()
+        self._usual_attention = ""
         _attention.register()
 
     def state(self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -122,18 +126,30 @@ class FlatForm:
 
     def _run(self, line: _Line, kept: list[Tensor] | None = None) -> Tensor:
         """Last hidden states of a line, `[N, H]`."""
-        config = self.model.config
-        usual, config._attn_implementation = config._attn_implementation, _attention.NAME
-        try:
+        with self._own_attention():
             made = self.model.base_model(
                 inputs_embeds=line.inputs()[None],
                 position_ids=line.positions()[None],
                 use_cache=False,
                 layout=Layout(line.blocks, kept),
             )
-        finally:
-            config._attn_implementation = usual
         return made.last_hidden_state[0]
+
+    @contextlib.contextmanager
+    def _own_attention(self) -> Iterator[None]:
+        """The model's attention is `_attention` as long as any thread is in here."""
+        config = self.model.config
+        with self._lock:
+            if not self._running:
+                self._usual_attention, config._attn_implementation = config._attn_implementation, _attention.NAME
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    config._attn_implementation = self._usual_attention
 
     @cached_property
     def texts(self) -> TextStates:

@@ -64,6 +64,10 @@ class FrozenModel(ABC):
         with torch.no_grad():
             self._whole_head = not self._rows_of_head_suffice()
 
+    @property
+    def side_by_side(self) -> bool:
+        return False  # the choice of attention kernels is the whole process's
+
     @abstractmethod
     def complete(self, template: str) -> str:
         """See `lopt.backbones.Backbone`."""
@@ -152,7 +156,7 @@ class FrozenModel(ABC):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with contextlib.ExitStack() as stack:
-            if self.device.type == "cpu" and torch.is_grad_enabled():
+            if self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))

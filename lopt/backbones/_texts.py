@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,15 @@ class TextStates:
         self.computed = 0  # texts, however often
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._file = _File() if device.type == "cpu" else None
+        self._lock = threading.Lock()
 
     def of(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Keys and values of texts, `[L, 2, N, H_kv, S, D]`, zero where a text is shorter than S, and their lengths
         `[N]`."""
+        with self._lock:
+            return self._of(texts)
+
+    def _of(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         import torch
 
         missing = sorted({text for text in texts if text not in self._kept}, key=len)

@@ -42,6 +42,10 @@ class CausalBackbone(FrozenModel):
         made.flat = None  # its weights will change, and with them what is kept of texts
         return made
 
+    @property
+    def side_by_side(self) -> bool:
+        return self.flat is not None
+
     def complete(self, template: str) -> str:
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
         if "{mask}" in completed:

@@ -122,6 +122,29 @@ def test_first_gradients_of_t5_at_any_padding(folders):
             torch.testing.assert_close(factor.grad, reference.factors[name].grad, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("placement", ["prefix", "suffix"])
+def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
+    """To rounding, for passes are cut otherwise; and in any order of arrival with the same bits."""
+
+    def trained(lanes):
+        changes = [{**c, "options": {"placement": placement}} for c in MIXED[:3]]
+        trials = [begin("tiny", each, steps=10, precision="fp32") for each in changes]
+        assert trials[0].backbone.side_by_side
+        engine = Engine(most_tokens=150, lanes=lanes)
+        for trial in trials:
+            engine.admit(trial)
+        for _, outcome in engine:
+            assert not isinstance(outcome, Exception)
+        return [factor for trial in trials for factor in trial.factors.values()]
+
+    one, *others = trained(1), trained(2), trained(2), trained(3)
+    for other in others:
+        for ours, theirs in zip(other, one, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(others[0], others[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")]
 )
