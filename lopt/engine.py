@@ -230,13 +230,14 @@ class Engine:
                 try:
                     run(some)
                 except Exception as error:
+                    half = len(some) // 2
                     with self._lock:
-                        if _is_memory(error) and self.most_tokens > _FEWEST_TOKENS and len(some) > 1:
+                        if half and _is_memory(error) and self.most_tokens > _FEWEST_TOKENS:
                             self.most_tokens //= 2
-                            waiting.extendleft((some[len(some) // 2 :], some[: len(some) // 2]))
+                            waiting.extendleft((some[half:], some[:half]))
+                            _free_memory()
                         else:
                             broken.update((row.owner, error) for row in some)
-                    _free_memory()
 
         if self.lanes == 1 or len(waiting) == 1:
             lane()
@@ -302,7 +303,7 @@ class Engine:
         for number, row in enumerate(rows):
             ids[number, : lengths[number]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
-        words = {owner: trials[owner].label_words for owner in owners}
+        words = {owner: trials[owner].label_tokens for owner in owners}
         every = sorted({word for some in words.values() for word in some})
         label_ids = on_device(every, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)

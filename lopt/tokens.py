@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from lopt.files import write_atomically
 from lopt.packages import cache_dir
 
 if TYPE_CHECKING:
@@ -111,17 +111,9 @@ def _read(path: Path) -> TokenIds | None:
 def _write(path: Path, ids: TokenIds) -> None:
     made = io.BytesIO()
     np.savez(made, flat=ids.flat, lengths=ids.lengths)
-    scratch = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_bytes(made.getbuffer())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # read-only or full
+        write_atomically(path, made.getbuffer())
         _evict(path.parent)
-    except OSError:  # read-only or full
-        return
 
 
 def _evict(place: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 import traceback
@@ -24,6 +23,7 @@ from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
 from lopt.data import data_revision, prepare
+from lopt.files import write_atomically
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
@@ -77,7 +77,7 @@ class Trial:
         self.data = prepare(config, loaded)
         check_revisions(config, self.data.revision, loaded.revision)
         self.label_ids = loaded.label_ids(config.label_words or ())
-        self.label_words = tuple(self.label_ids.tolist())  # the same, for the processor
+        self.label_tokens = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
         self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
@@ -184,7 +184,7 @@ class Trial:
         """Writes a checkpoint: everything that `restore` needs to go on as if nothing had happened, in one
         safetensors file, all of it or nothing."""
         import torch
-        from safetensors.torch import save_file
+        from safetensors.torch import save as serialized
 
         state = self._optimizer.state_dict()["state"]
         tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
@@ -207,13 +207,8 @@ class Trial:
             "elapsed_s": time.monotonic() - self._began,
             "started_at": self.started_at,
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(on_cpu, Path(scratch) / path.name, metadata={"trial": json.dumps(described)})
-            os.chmod(Path(scratch) / path.name, 0o644)
-            os.replace(Path(scratch) / path.name, path)
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(Path(path), serialized(on_cpu, metadata={"trial": json.dumps(described)}))
 
     def restore(self, path: str | Path) -> None:
         """Goes on from a checkpoint; a trial that has not begun.

@@ -137,7 +137,7 @@ _SCHEDULES = {"constant": "constant", "linear": "falling"}
 
 def _training(plan: Plan) -> str:
     """Batch, optimiser, schedule and rates; of a space with several methods, what they have in common."""
-    examples = [config for cell in plan.space.cells for config in plan.space.examples(cell)]
+    examples = plan.space.all_examples
     batches = " or ".join(str(size) for size in sorted({c.batch_size for c in examples}))
     if len({c.method for c in examples}) > 1 and len({(c.optimizer, c.schedule) for c in examples}) > 1:
         return f"batch {batches}, each method's own optimiser, schedule and learning rates"

@@ -162,6 +162,11 @@ class Space:
             made = [config.replace(**{name: v}) for config in made for v in values] if values else made
         return made
 
+    @property
+    def all_examples(self) -> list[TrialConfig]:
+        """`examples` of every cell, in their order."""
+        return [config for cell in self.cells for config in self.examples(cell)]
+
     def stratum(self, cell: Cell, config: TrialConfig) -> str:
         """Which trials this one competes with."""
         if not self.by_size:

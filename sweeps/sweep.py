@@ -7,25 +7,22 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
+from sweeps import summary
 from sweeps.plan import Plan
-from sweeps.progress import Progress, clock
+from sweeps.progress import Progress
 from sweeps.store import FINAL, Store
 from sweeps.trial import METRIC, execute, prepare, tune_function
 
 if TYPE_CHECKING:
     from sweeps.cluster import Placement
-
-COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +71,7 @@ class Sweep:
             if records and not failed and self._nothing_left(finished):
                 self.store.write_table()
                 self._write_manifest("complete")
-                return self._summary("complete")
+                return self._end("complete")
             backend = self._local if self.options.local_mode else self._on_ray
             status = "interrupted"
             try:
@@ -86,7 +83,12 @@ class Sweep:
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status)
-            return self._summary(status)
+            return self._end(status)
+
+    def _end(self, status: str) -> int:
+        text, code = summary.of(self.plan, self.store, status, seconds=time.monotonic() - self._began)
+        print(text)
+        return code
 
     def _refuse_other_settings(self) -> None:
         manifest = self.store.manifest()
@@ -126,7 +128,7 @@ class Sweep:
         Raises:
             ValueError: something is missing or does not fit, or finished trials used other data or weights.
         """
-        examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
+        examples = self.plan.space.all_examples
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
         prepared = run_prepare([config.to_dict() for config in examples], self._without_baseline(examples))
         if "error" in prepared:
@@ -161,8 +163,7 @@ class Sweep:
 
     def _nothing_left(self, finished: list[TrialRecord]) -> bool:
         """Whether every trial is finished already, known without starting anything."""
-        examples = [config for cell in self.plan.space.cells for config in self.plan.space.examples(cell)]
-        if self._without_baseline(examples):
+        if self._without_baseline(self.plan.space.all_examples):
             return False
         from sweeps.search import SweepSearcher
 
@@ -345,40 +346,6 @@ class Sweep:
             ray.shutdown()
             shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
 
-    # --- the end -----------------------------------------------------------------------------------------------
-
-    def _summary(self, status: str) -> int:
-        records = self.store.records() if (self.store.folder / "trials").is_dir() else []
-        counts = Counter(record.status for record in records)
-        missing = self._unconfirmed(records)
-        print(
-            f"{status}: {len(records)} trials ({', '.join(f'{n} {s}' for s, n in sorted(counts.items())) or 'none'}) "
-            f"in {clock(time.monotonic() - self._began)}; results in {_shown(self.store.folder)}"
-        )
-        if status == "interrupted":
-            print("the same command continues; finished trials are kept")
-            return INTERRUPTED
-        if status == "stopped":
-            print("stopped at a budget; the same command with a larger one, or none, continues")
-            return BUDGET
-        if counts["failed"]:
-            kinds = Counter(f"{(r.error or {}).get('type')}" for r in records if r.status == "failed")
-            print(
-                f"failed: {', '.join(f'{n} × {kind}' for kind, n in kinds.items())}; the same command tries them again"
-            )
-        if missing:
-            print(f"no confirmed trial: {', '.join(missing)}")
-        print(f"report: python analysis/report.py {_shown(self.store.folder)}")
-        return INCOMPLETE if counts["failed"] or missing else COMPLETE
-
-    def _unconfirmed(self, records: list[TrialRecord]) -> list[str]:
-        """Cells (sizes, in a free search) without a confirmed trial."""
-        confirmed = {r.stratum for r in records if r.phase == "confirm" and r.status == "complete"}
-        if self.plan.space.by_size:
-            able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
-            return sorted(able - confirmed) or ([] if confirmed else ["any size"])
-        return [cell.name for cell in self.plan.cells if cell.name not in confirmed]
-
 
 _SETTLED = ("precision", "data_revision", "model_revision")
 
@@ -399,10 +366,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if cells[0] != cells[1]:
         found.append(f"{len(cells[0])} cells → {len(cells[1])} cells, or others")
     return found[:4]
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What one more block costs in every layer, as so many tokens of padding: measured (LOG.md).
+# What one more block may cost in every layer, as so many tokens of padding: guessed, not measured.
 _BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
 
 

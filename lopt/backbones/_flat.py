@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 _TEXT_TOKENS = 2048  # of texts in one pass without gradients
-_READ_TOKENS = 8  # tokens whose keys and values are read in the time of computing one
+_READ_TOKENS = 8  # tokens read in the time of computing one: guessed, and it only sizes passes
 
 
 class FlatForm:

@@ -85,13 +85,8 @@ class CausalBackbone(FrozenModel):
             plain_BH = self._plain_state(soft, ids_BT, lengths_B).float()
             try:
                 flat_BH = form.state(soft, ids_BT, lengths_B).float()
-            except (
-                TypeError,
-                ValueError,
-                RuntimeError,
-                AttributeError,
-            ):  # a model that does not hand its attention what is needed
-                return False
+            except (TypeError, ValueError, RuntimeError, AttributeError):
+                return False  # attention of a special kind, or one that is not handed what it needs
             if not (flat_BH - plain_BH).norm() <= rounding * plain_BH.norm():
                 return False
         return True

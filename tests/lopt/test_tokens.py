@@ -94,7 +94,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(place, tokenizer, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("os.replace", full)
     assert list(tokens.cached(tokenizer, ["a"], make()[0])) == [(1, 2, 3), (), (4,)]
     assert not list(place.iterdir()), "no half-written file stays"
 

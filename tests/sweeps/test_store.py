@@ -11,7 +11,7 @@ import pytest
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
 from lopt.training import Trial, train
-from sweeps.store import Store, write_atomically
+from sweeps.store import Store
 
 COLUMNS = [
     "key", "phase", "status", "method",
@@ -82,16 +82,6 @@ def test_a_failed_record_is_kept_under_another_name(store, record):
         store.set_aside(record)
         assert (store.folder / "trials" / f"{record.key}.failed-{number}.json").exists()
     assert store.records() == []
-
-
-def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    write_atomically(path, b"old")
-    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_readers_never_see_half_a_record(store, record):

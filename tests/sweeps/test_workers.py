@@ -20,7 +20,6 @@ from lopt.records import TrialRecord
 from lopt.training import Trial, resolve
 from sweeps import trial as trials
 from sweeps import workers
-from sweeps.cluster import Machines, machines, placement
 from sweeps.store import Store
 from sweeps.workers import Worker, packed, room, tokens_a_step
 
@@ -362,37 +361,6 @@ def test_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
 def test_a_cpu_has_room(tiny):
     trial = Trial(tiny)
     assert room(trial.backbone, trial.data, 4) == math.inf
-
-
-def test_what_a_trial_reserves():
-    one = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
-    placed = placement(one, 6)
-    assert (placed.shared, placed.solo, placed.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
-    assert (placed.shared_threads, placed.threads) == (8, 1)
-    assert placement(one, 16).concurrent == 16
-    capped = placement(one, 6, max_concurrent=2)
-    assert (capped.solo, capped.concurrent, capped.threads) == ({"cpu": 4.0}, 2, 4)
-    gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
-    placed = placement(gpus, 6)
-    assert (placed.shared, placed.solo, placed.concurrent) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0}, 12)
-    assert (placed.threads, placed.shared_threads) == (None, None)
-    assert placement(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
-    cpus = placement(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
-    assert cpus.solo == {"cpu": 2.0}, "no more than one machine has"
-    empty = placement(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
-    assert (empty.shared, empty.concurrent) == ({"gpu": 0.25}, 32)
-
-
-def test_what_a_cluster_offers(monkeypatch):
-    def node(alive=True, **resources):
-        return {"Alive": alive, "Resources": resources}
-
-    found = machines([node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()], max_gpu_hours=None)
-    assert found == Machines(gpus=2, cpus=12, nodes=2, node_cpus=4, on_demand=False)
-    with pytest.raises(ValueError, match="--max-gpu-hours"):
-        machines([node(CPU=2.0)], max_gpu_hours=1.0)
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert machines([node()], max_gpu_hours=1.0) == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
 
 
 def test_which_methods_share_a_backbone(tiny, tmp_path):

@@ -1,57 +1,18 @@
-"""Studies, winners and early stopping, against Optuna's own account and Ray's own ASHA."""
+"""Which trial runs next: studies and winners."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from types import SimpleNamespace
 
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lopt import methods
 from lopt.config import TrialConfig
-from lopt.records import Evaluation, TrialRecord
-from lopt.training import Trial
 from sweeps import settings, space
-from sweeps.scheduler import StratifiedASHA
 from sweeps.search import CellStudy, SweepSearcher, winner
-from sweeps.trial import METRIC, TIME
-
-
-def make_record(config, status="complete", accuracy=0.7, phase="search", cell=None, stratum=None, loss=0.5, steps=12):
-    evaluations = tuple(
-        Evaluation(
-            step=step,
-            selection_accuracy=accuracy,
-            selection_loss=loss,
-            train_loss=0.5,
-            top_class_share=0.5,
-            wall_time_s=1.0,
-        )
-        for step in range(4, steps + 1, 4)
-        if accuracy is not None
-    )
-    return TrialRecord(
-        key=config.key,
-        config=config.to_dict(),
-        phase=phase,
-        status=status,
-        cell=cell,
-        stratum=stratum or cell,
-        width=32,
-        trainable_parameters=72,
-        stored_parameters=72,
-        materialised_parameters=128,
-        steps=steps,
-        max_steps=12,
-        evaluations=evaluations,
-        selection_accuracy=accuracy,
-        selection_loss=loss,
-        started_at=f"2026-01-01T00:00:{config.key[:2]}",
-    )
+from sweeps.trial import METRIC
+from tests.sweeps.records import make_record
 
 
 class Driver:
@@ -274,127 +235,6 @@ def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
     assert winner([diverged]) is None
     tied = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
     assert winner([high, tied]) == tied, "equal accuracy: the lower loss"
-
-
-# --- early stopping ----------------------------------------------------------------------------------------------
-
-
-def trial(name, stratum, phase="search"):
-    return SimpleNamespace(trial_id=name, config={"stratum": stratum, "phase": phase})
-
-
-def report(step, accuracy, status="running"):
-    return {TIME: step, METRIC: accuracy, "status": status}
-
-
-def make_asha(**changes):
-    return StratifiedASHA(**{"grace_steps": 2, "reduction_factor": 3, "max_steps": 18, **changes})
-
-
-def test_a_stratum_decides_as_rays_asha_alone_would():
-    import random
-
-    draw = random.Random(0)
-    ours = make_asha()
-    theirs = {
-        s: AsyncHyperBandScheduler(
-            time_attr=TIME, metric=METRIC, mode="max", grace_period=2, reduction_factor=3, max_t=18
-        )
-        for s in "ab"
-    }
-    decisions = []
-    for number in range(60):
-        one = trial(str(number), "ab"[number % 2])
-        skill = draw.random() * (1 if number % 2 else 0.3)  # one stratum is much weaker
-        ours.on_trial_add(None, one)
-        theirs[one.config["stratum"]].on_trial_add(None, one)
-        for step in range(2, 18, 2):
-            result = report(step, skill * step)
-            got = ours.on_trial_result(None, one, result)
-            assert got == theirs[one.config["stratum"]].on_trial_result(None, one, result)
-            if got == TrialScheduler.STOP:
-                break
-        decisions.append((one.config["stratum"], got))
-    for stratum in "ab":
-        share = sum(d == TrialScheduler.CONTINUE for s, d in decisions if s == stratum) / 30
-        assert 0.03 < share < 0.5, "each stratum keeps some and stops most"
-
-
-def test_a_strong_stratum_never_stops_a_weak_one():
-    asha = make_asha()
-    for number in range(9):
-        strong = trial(f"s{number}", "strong")
-        asha.on_trial_add(None, strong)
-        asha.on_trial_result(None, strong, report(2, 0.9))
-    weak = trial("w", "weak")
-    asha.on_trial_add(None, weak)
-    assert asha.on_trial_result(None, weak, report(2, 0.1)) == TrialScheduler.CONTINUE
-
-
-def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_rung():
-    stopped = []
-    asha = make_asha(on_stop=lambda trial_id, result: stopped.append(trial_id))
-    for number in range(9):
-        one = trial(f"g{number}", "a")
-        asha.on_trial_add(None, one)
-        asha.on_trial_result(None, one, report(2, 0.9))
-    confirm, last = trial("c", "a", phase="confirm"), trial("l", "a")
-    for one in (confirm, last):
-        asha.on_trial_add(None, one)
-    assert asha.on_trial_result(None, confirm, report(2, 0.0)) == TrialScheduler.CONTINUE
-    assert asha.on_trial_result(None, last, report(18, 0.0, "complete")) == TrialScheduler.CONTINUE
-    bad = trial("b", "a")
-    asha.on_trial_add(None, bad)
-    assert asha.on_trial_result(None, bad, report(2, 0.0)) == TrialScheduler.STOP
-    assert stopped == ["b"]
-
-
-def test_replayed_rungs_decide_like_those_that_were_lived_through(tiny):
-    lived, replayed = (make_asha(grace_steps=4, max_steps=12) for _ in range(2))
-    records = [
-        make_record(tiny.replace(learning_rate=0.01 * (i + 1)), accuracy=0.5 + i / 20, cell="c", stratum="a")
-        for i in range(6)
-    ]
-    for record in records:
-        one = trial(record.key, "a")
-        lived.on_trial_add(None, one)
-        for evaluation in record.evaluations[:-1]:
-            lived.on_trial_result(None, one, report(evaluation.step, evaluation.selection_accuracy))
-    replayed.replay(records)
-    for number in range(40):
-        accuracy = 0.4 + number / 80
-        outcomes = []
-        for asha in (lived, replayed):
-            one = trial(f"n{number}", "a")
-            asha.on_trial_add(None, one)
-            outcomes.append(asha.on_trial_result(None, one, report(4, accuracy)))
-        assert outcomes[0] == outcomes[1]
-
-
-def test_a_restored_trial_fills_the_rungs_that_it_passed_before(tiny):
-    """Its first report comes late; what it had at the earlier rungs is in the record that the report carries."""
-    made = Trial(tiny.replace(max_steps=18, eval_every=2), phase="search")
-    for evaluation in made:
-        if evaluation.step == 8:
-            break
-    record = made.finish(cell="a", stratum="a")
-    accuracies = [e.selection_accuracy for e in record.evaluations]
-    result = {**report(8, max(accuracies)), "restored": True, "record": json.dumps(record.to_dict())}
-    asha, one = make_asha(), trial("one", "a")
-    asha.on_trial_add(None, one)
-    assert asha.on_trial_result(None, one, result) == TrialScheduler.CONTINUE
-    (bracket,) = asha._asha(one)._brackets
-    rungs = {milestone: recorded.get("one") for milestone, recorded in bracket._rungs}
-    assert rungs == {2: accuracies[0], 6: max(accuracies[:3]), 18: None}
-
-    best = trial("best", "a")
-    asha.on_trial_add(None, best)
-    asha.on_trial_result(None, best, report(6, 1.0))
-    worst = trial("worst", "a")
-    asha.on_trial_add(None, worst)
-    late = dataclasses.replace(record, evaluations=record.evaluations[:3])
-    result = {**report(6, 0.0), "restored": True, "record": json.dumps(late.to_dict())}
-    assert asha.on_trial_result(None, worst, result) == TrialScheduler.STOP, "its last evaluation counts"
 
 
 def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):

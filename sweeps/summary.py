@@ -1,0 +1,54 @@
+"""The last words of a sweep, and the exit code that goes with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from lopt.records import TrialRecord
+from sweeps.plan import Plan
+from sweeps.progress import clock
+from sweeps.store import Store
+
+COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
+
+
+def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, int]:
+    """What a sweep of `seconds` leaves behind, in lines, and its exit code.
+
+    status: "complete" when nothing was left to start, "stopped" at a budget, "interrupted".
+    """
+    records = store.records() if (store.folder / "trials").is_dir() else []
+    counts = Counter(record.status for record in records)
+    kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
+    lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {_shown(store.folder)}"]
+    if status == "interrupted":
+        return "\n".join([*lines, "the same command continues; finished trials are kept"]), INTERRUPTED
+    if status == "stopped":
+        lines.append("stopped at a budget; the same command with a larger one, or none, continues")
+        return "\n".join(lines), BUDGET
+    if counts["failed"]:
+        errors = Counter(f"{(r.error or {}).get('type')}" for r in records if r.status == "failed")
+        named = ", ".join(f"{n} × {error}" for error, n in errors.items())
+        lines.append(f"failed: {named}; the same command tries them again")
+    missing = _unconfirmed(plan, records)
+    if missing:
+        lines.append(f"no confirmed trial: {', '.join(missing)}")
+    lines.append(f"report: python analysis/report.py {_shown(store.folder)}")
+    return "\n".join(lines), INCOMPLETE if counts["failed"] or missing else COMPLETE
+
+
+def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
+    """Cells (sizes, in a free search) without a confirmed trial."""
+    confirmed = {r.stratum for r in records if r.phase == "confirm" and r.status == "complete"}
+    if plan.space.by_size:
+        able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
+        return sorted(able - confirmed) or ([] if confirmed else ["any size"])
+    return [cell.name for cell in plan.cells if cell.name not in confirmed]
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
