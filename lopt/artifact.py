@@ -14,6 +14,7 @@ from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
+from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.records import dumps
 from lopt.soft_prompt import SoftPrompt
@@ -36,15 +37,19 @@ class Answer:
 
 
 def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
-    """Label-word logits of a whole split: fixed batches in a fixed order, so a repetition gives the same bits."""
+    """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits."""
     import numpy as np
     import torch
 
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
-    with torch.inference_mode():
-        for positions in evaluation_batches(encoded.lengths, EVALUATION_BATCH):
-            ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
+
+    def predict(positions: np.ndarray) -> None:
+        ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
+        with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
+
+    with Lanes(backbone) as lanes:
+        lanes.each(predict, evaluation_batches(encoded.lengths, EVALUATION_BATCH))
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 

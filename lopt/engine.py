@@ -15,13 +15,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
 from lopt.batches import on_device
+from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
@@ -37,7 +37,6 @@ Outcome = Union["Evaluation", None, Exception]
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
-_MOST_LANES = 4
 _FEWEST_TOKENS_A_LANE = 256
 T = TypeVar("T")
 
@@ -58,8 +57,7 @@ class Engine:
     Args:
         most_tokens: in one pass; None takes what suits the device. Where memory runs out the pass is split, and the
             size that fits is kept from then on (`most_tokens` holds it).
-        lanes: passes that run side by side, each with its share of the processor's threads, which wait for one another
-            less than all of them do in one pass; None takes what suits the device: one on a GPU.
+        lanes: passes that run side by side (`lopt.lanes`); None takes what suits the backbone.
 
     Raises:
         ValueError: `admit` of a trial that changes weights, or of another backbone.
@@ -67,16 +65,14 @@ class Engine:
 
     def __init__(self, *, most_tokens: int | None = None, lanes: int | None = None) -> None:
         self.trials: list[Trial] = []
-        self.lanes = lanes or 0  # until the first trial tells the device
-        self._pool: ThreadPoolExecutor | None = None
+        self._wanted_lanes = lanes
+        self._lanes: Lanes | None = None  # until the first trial tells the device
         self._lock = threading.Lock()  # between lanes
         self.most_tokens = most_tokens or 0  # until the first trial tells the device
         self._backbone: Backbone | None = None
 
     def admit(self, trial: Trial) -> None:
         """Takes a trial in; it takes part from the next step on."""
-        import torch
-
         if trial.soft() is None:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
@@ -88,9 +84,7 @@ class Engine:
             )
         self._backbone = trial.backbone
         self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
-        if not self.lanes:
-            alone = self._backbone.device.type != "cpu" or not self._backbone.side_by_side
-            self.lanes = 1 if alone else min(torch.get_num_threads(), _MOST_LANES)
+        self._lanes = self._lanes or Lanes(self._backbone, self._wanted_lanes)
         self.trials.append(trial)
 
     def evict(self, trial: Trial) -> None:
@@ -239,35 +233,22 @@ class Engine:
                         else:
                             broken.update((row.owner, error) for row in some)
 
-        if self.lanes == 1 or len(waiting) == 1:
-            lane()
-        else:
-            for done in [self._threads().submit(lane) for _ in range(self.lanes)]:
-                done.result()
+        assert self._lanes is not None
+        self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
     def _passes(self, rows: Iterable[_Row], softs: Sequence[SoftPrompt]) -> deque[list[_Row]]:
-        assert self._backbone is not None
+        assert self._backbone is not None and self._lanes is not None
         sized = [(self._backbone.row_tokens(softs[row.owner], len(row.token_ids)), row) for row in rows]
         sized.sort(key=lambda each: each[0], reverse=True)
         tokens = np.cumsum([0, *(size for size, _ in sized)])
         every = int(tokens[-1])
-        count = -(-every // self.most_tokens)
-        count = max(count, min(-(-count // self.lanes) * self.lanes, every // _FEWEST_TOKENS_A_LANE))
+        count, lanes = -(-every // self.most_tokens), self._lanes.count
+        count = max(count, min(-(-count // lanes) * lanes, every // _FEWEST_TOKENS_A_LANE))
         ends = np.searchsorted(tokens, every / count * np.arange(1, count)).tolist()
         begins = [0, *ends]
         made = ([row for _, row in sized[begin:end]] for begin, end in zip(begins, [*ends, len(sized)], strict=True))
         return deque(some for some in made if some)
-
-    def _threads(self) -> ThreadPoolExecutor:
-        import torch
-
-        if self._pool is None:
-            each = max(1, torch.get_num_threads() // self.lanes)
-            self._pool = ThreadPoolExecutor(
-                self.lanes, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(each,)
-            )
-        return self._pool
 
     def _row_losses(
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]

@@ -1,0 +1,67 @@
+"""Passes side by side, each with its share of the processor's threads, which wait for one another less than all of them
+do in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from lopt.backbones import Backbone
+
+MOST_LANES = 4
+T = TypeVar("T")
+
+
+class Lanes:
+    """Threads that run passes of a backbone.
+
+    Args:
+        count: None takes what suits the backbone: one for each thread of the process, at most four, where passes may
+            run side by side on a processor; else one, which is the caller's own thread.
+    """
+
+    def __init__(self, backbone: Backbone, count: int | None = None) -> None:
+        import torch
+
+        alone = backbone.device.type != "cpu" or not backbone.side_by_side
+        self.count = count or (1 if alone else min(torch.get_num_threads(), MOST_LANES))
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def each(self, act: Callable[[T], None], pieces: Iterable[T]) -> None:
+        """`act` on every piece, by whichever lane is free. What one raises is raised here once no lane works any more;
+        pieces that have not begun by then are left out."""
+        pieces = list(pieces)
+        if self.count == 1 or len(pieces) < 2:
+            for piece in pieces:
+                act(piece)
+            return
+        works = [self._threads().submit(act, piece) for piece in pieces]
+        try:
+            wait(works, return_when=FIRST_EXCEPTION)
+        finally:
+            for work in works:
+                work.cancel()
+            wait(works)
+        for work in works:
+            if not work.cancelled():
+                work.result()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        import torch
+
+        if self._pool is None:
+            each = max(1, torch.get_num_threads() // self.count)
+            self._pool = ThreadPoolExecutor(
+                self.count, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(each,)
+            )
+        return self._pool
