@@ -4,8 +4,9 @@ do in one pass.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -40,21 +41,31 @@ class Lanes:
     def each(self, act: Callable[[T], None], pieces: Iterable[T]) -> None:
         """`act` on every piece, by whichever lane is free. What one raises is raised here once no lane works any more;
         pieces that have not begun by then are left out."""
-        pieces = list(pieces)
-        if self.count == 1 or len(pieces) < 2:
-            for piece in pieces:
-                act(piece)
-            return
-        works = [self._threads().submit(act, piece) for piece in pieces]
+        waiting = deque(pieces)
+
+        def lane() -> None:
+            try:
+                while waiting:
+                    try:
+                        piece = waiting.popleft()
+                    except IndexError:  # another lane was faster
+                        return
+                    act(piece)
+            except BaseException:
+                waiting.clear()
+                raise
+
+        count = min(self.count, len(waiting))
+        if count < 2:
+            return lane()
+        works = [self._threads().submit(lane) for _ in range(count)]
         try:
-            wait(works, return_when=FIRST_EXCEPTION)
-        finally:
-            for work in works:
-                work.cancel()
+            wait(works)
+        finally:  # also after Ctrl-C
+            waiting.clear()
             wait(works)
         for work in works:
-            if not work.cancelled():
-                work.result()
+            work.result()
 
     def _threads(self) -> ThreadPoolExecutor:
         import torch
