@@ -57,7 +57,8 @@ class Lanes:
 
         count = min(self.count, len(waiting))
         if count < 2:
-            return lane()
+            lane()
+            return
         works = [self._threads().submit(lane) for _ in range(count)]
         try:
             wait(works)
