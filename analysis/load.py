@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records import SCHEMA_VERSION, Trial, fraction, integer, mapping, row, text
+from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, row, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ class Run:
     path: Path
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
+    audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
 
     @property
     def name(self) -> str:
@@ -48,6 +49,14 @@ class Run:
     @property
     def status(self) -> str:
         return str(self.manifest.get("status", "unknown"))
+
+    @property
+    def shown(self) -> str:
+        """The folder as a user in the current folder would type it."""
+        try:
+            return self.path.resolve().relative_to(Path.cwd()).as_posix()
+        except ValueError:
+            return self.path.as_posix()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +136,7 @@ def load(paths: Sequence[Path]) -> Results:
                 continue
             try:
                 record = json.loads(file.read_text(encoding="utf-8"))
-                trial = row(record, _shown(path))
+                trial = row(record, run.shown)
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
                 continue
@@ -151,22 +160,16 @@ def load(paths: Sequence[Path]) -> Results:
     )
 
 
-def _shown(path: Path) -> str:
-    """The folder as a user in the current folder would type it."""
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return path.as_posix()
-
-
 def _load_run(path: Path) -> Run:
     file = path / "manifest.json"
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMA_VERSION}")
+        if manifest.get("schema_version") not in SCHEMAS:
+            raise ValueError(
+                f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
+            )
         space = mapping(manifest, "space")
-        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)))
+        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)), audits=_audits(path / "audits.json"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(
             f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
@@ -194,6 +197,11 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
             )
         )
     return cells
+
+
+def _audits(file: Path) -> dict[str, int]:
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: int(audit["step"]) for key, audit in found.items()}
 
 
 def _load_baselines(file: Path) -> list[Baseline]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import published
+from analysis import audit, published
 from analysis.cells import Group
 from analysis.load import Results, Run
 from analysis.records import Trial
@@ -77,7 +77,7 @@ def failures(groups: Sequence[Group]) -> list[Failure]:
 
 
 def frozen(groups: Sequence[Group]) -> list[str]:
-    """Trials that predicted one class at every evaluation: what they train does nothing."""
+    """Trials that predicted one class, or the same of every example, at every evaluation: training did nothing."""
     return [
         f"{_cell(group, t)}, learning rate {t.learning_rate}, seed {t.seed} ({t.phase}, {t.status}, {t.key})"
         for group in groups
@@ -100,6 +100,14 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
                 f"{group.title}: few-shot runs (shots = {group.shots}). They are not compared with the published "
                 "numbers, which come from all of the training data."
             )
+    for run in results.runs:
+        rungs = (run.manifest.get("space") or {}).get("rungs") or [None]
+        own = [trial for trial in results.trials if trial.run == run.shown]
+        if said := audit.text(audit.audit(own, run.audits, rungs[0])):
+            found.append(said if len(results.runs) == 1 else f"{run.name}: {said}")
+    if reused := sum(trial.reused_from is not None for trial in results.trials):
+        sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
+        found.append(f"{reused:,} trials were not run for this sweep but taken from {sources}.")
     if any(group.task == "movie_snippets" for group in groups):
         found.append(
             "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "

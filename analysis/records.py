@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMAS = (1, 2)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
@@ -22,6 +22,7 @@ class Evaluation:
     step: int
     selection_accuracy: float | None
     top_class_share: float | None
+    predictions: str | None  # hash of the predicted classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Trial:
     wall_time_s: float | None
     protocol: str
     truncated: int
+    reused_from: str | None  # the run that trained it, where that is another one
     dirty: bool
     commit: str
     error_type: str | None
@@ -75,15 +77,20 @@ class Trial:
 
     @property
     def frozen(self) -> bool:
-        """Whether every evaluation predicted one class only: the prompt is not being used."""
-        return bool(self.evaluations) and all(e.top_class_share == 1.0 for e in self.evaluations)
+        """Whether training changed nothing: every evaluation predicted one class only, or they are several and all
+        predicted the same."""
+        if not self.evaluations:
+            return False
+        said = {e.predictions for e in self.evaluations}
+        same = len(self.evaluations) > 1 and len(said) == 1 and None not in said
+        return same or all(e.top_class_share == 1.0 for e in self.evaluations)
 
 
 def row(record: dict[str, Any], run: str = "") -> Trial:
     """Flatten one record. Raises ValueError naming the field that is missing or out of range."""
     version = record.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r}, this report reads {SCHEMA_VERSION}")
+    if version not in SCHEMAS:
+        raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
     config = mapping(record, "config")
     provenance, error = record.get("provenance") or {}, record.get("error") or {}
     free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
@@ -118,6 +125,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         wall_time_s=number(record, "wall_time_s"),
         protocol=str(record.get("protocol") or ""),
         truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
+        reused_from=provenance.get("reused_from"),
         dirty=bool(provenance.get("dirty")),
         commit=str(provenance.get("commit") or ""),
         error_type=str(error.get("type") or "unknown") if error else None,
@@ -127,6 +135,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
                 step=int(each["step"]),
                 selection_accuracy=fraction(each, "selection_accuracy"),
                 top_class_share=fraction(each, "top_class_share"),
+                predictions=each.get("predictions"),
             )
             for each in record.get("evaluations") or ()
         ),

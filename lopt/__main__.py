@@ -2,8 +2,10 @@
 
 python -m lopt predict --prompt results/<run>/artifacts/<key> --text "A warm, funny film."
 python -m lopt export --prompt results/<run>/artifacts/<key> --to peft my-adapter
+python -m lopt run --config results/<run>/trials/<key>.json
 
-Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written · 130 interrupted · 1 anything else.
+Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written · 3 a trial that `run` runs has failed ·
+130 interrupted · 1 anything else.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
+    from lopt.config import TrialConfig
+    from lopt.records import TrialRecord
+    from lopt.replay import Replayed
     from lopt.tasks import Task
 
-USAGE_ERROR = 2
+USAGE_ERROR, FAILED = 2, 3
 FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
 
@@ -234,6 +240,80 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
+# --- run -------------------------------------------------------------------------------------------------------
+
+
+def _run_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json, or the "
+        "fields of a configuration as a JSON object"
+    )  # fmt: skip
+    to.add_argument("--artifact", metavar="DIR", help="folder for the trained prompt (default: not kept)")
+    to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")
+
+
+def _run_again(given: argparse.Namespace) -> int:
+    from lopt import replay
+    from lopt.records import dumps
+
+    config, record = replay.read(given.config)
+    say = (lambda line: None) if given.json else print
+    say(f"{_trial(config)}{f'; recorded: {record.status} at step {record.steps:,}' if record else ''}")
+    say(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
+    made = None
+    try:
+        for found in replay.again(config, record, artifact=given.artifact):
+            if isinstance(found, replay.Replayed):
+                made = found
+                continue
+            new, old = found
+            before = (f"{100 * old.selection_accuracy:.1f} %", f"{old.selection_loss:.6f}") if old else ("–", "–")
+            say(
+                f"{new.step:>7,}  {100 * new.selection_accuracy:>6.1f} %  {before[0]:>8}  "
+                f"{new.selection_loss:>9.6f}  {before[1]:>9}"
+            )
+    except Exception as error:
+        if record is None and isinstance(error, ValueError | OSError):
+            raise
+        traceback.print_exc()  # it is what the trial is run again for
+        expected = (record.error or {}).get("type") if record else None
+        said = f", as recorded ({expected})" if expected == type(error).__name__ else ""
+        print(f"failed: {type(error).__name__}{said}", file=sys.stderr)
+        return FAILED
+    assert made is not None
+    if given.json:
+        print(dumps(made.record.to_dict()), end="")
+        return 0
+    tested = "" if made.record.test_accuracy is None else f", {100 * made.record.test_accuracy:.2f} % on the test split"
+    say(f"{made.record.status} at step {made.record.steps:,}{tested}")
+    if record is not None:
+        say(_beside(made, record, replay.differing(config, made.record, record)))
+    return 0
+
+
+def _trial(config: TrialConfig) -> str:
+    shape = "".join(f" {n}={v}" for n, v in (("n", config.length), ("r", config.rank)) if v)
+    return (
+        f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
+        f"on {config.backbone}, {config.task}"
+    )
+
+
+def _beside(made: Replayed, record: TrialRecord, differing: Sequence[str]) -> str:
+    """How far a trial that ran again is from its record."""
+    why = f"; not as it was: {', '.join(differing)}" if differing else ""
+    if made.accuracy_difference is None or made.loss_difference is None:
+        return f"nothing to compare: the record has no evaluation{why}"
+    if made.record.status != record.status:
+        return f"another outcome than recorded: {record.status}{why}"
+    if made.accuracy_difference == 0 and made.loss_difference == 0:
+        return "equal to its record"
+    return (
+        f"differs from its record by at most {100 * made.accuracy_difference:.2f} percentage points and "
+        f"{made.loss_difference:.2g} nats{why}"
+    )
+
+
 COMMANDS: Mapping[str, Command] = {
     "predict": Command(
         summary="label and probabilities of new inputs",
@@ -246,6 +326,12 @@ COMMANDS: Mapping[str, Command] = {
         example="python -m lopt export --prompt my-prompt --to peft my-adapter",
         arguments=_export_arguments,
         run=_export,
+    ),
+    "run": Command(
+        summary="train one trial again and say how far it is from its record",
+        example="python -m lopt run --config results/smoke-paper/trials/0123456789abcdef.json",
+        arguments=_run_arguments,
+        run=_run_again,
     ),
 }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
+from lopt import memory
 from lopt.batches import on_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
@@ -226,10 +227,10 @@ class Engine:
                 except Exception as error:
                     half = len(some) // 2
                     with self._lock:
-                        if half and _is_memory(error) and self.most_tokens > _FEWEST_TOKENS:
+                        if half and memory.ran_out(error) and self.most_tokens > _FEWEST_TOKENS:
                             self.most_tokens //= 2
                             waiting.extendleft((some[half:], some[:half]))
-                            _free_memory()
+                            memory.free()
                         else:
                             broken.update((row.owner, error) for row in some)
 
@@ -311,19 +312,3 @@ def _with_tensors(soft: SoftPrompt | None, tensors: Sequence[Tensor]) -> SoftPro
     assert soft is not None
     update = tensors[1] if len(tensors) > 1 else None
     return SoftPrompt(prompt=tensors[0], update=update, placement=soft.placement)
-
-
-def _is_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

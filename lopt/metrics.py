@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,11 @@ class Predictions:
     def top_class_share(self) -> float:
         """Share of the class predicted most often; 1 at every evaluation means a prompt that says one thing."""
         return float(np.bincount(self.predicted).max() / len(self.predicted))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the predicted classes: the same at two evaluations when no prediction has changed."""
+        return hashlib.sha256(self.predicted.astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:

@@ -22,6 +22,9 @@ class Real:
     def __str__(self) -> str:
         return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
 
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -38,6 +41,9 @@ class Whole:
     def __str__(self) -> str:
         return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
 
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and value == int(value) and self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -47,6 +53,13 @@ class Choice:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
+
+    def holds(self, value: Any) -> bool:
+        return value in self.values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Range = Real | Whole | Choice

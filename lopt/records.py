@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: an evaluation's `predictions`
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
@@ -29,7 +29,7 @@ class NewerSchemaError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One look at the held-out examples. Accuracies and shares are fractions, losses in nats, time in seconds
-    since the trial began."""
+    since the trial began. predictions: hash of the predicted classes; None in records of schema 1."""
 
     step: int
     selection_accuracy: float
@@ -38,6 +38,7 @@ class Evaluation:
     top_class_share: float
     wall_time_s: float
     selection_macro_f1: float | None = None
+    predictions: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +103,10 @@ class TrialRecord:
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
         version = values.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise (NewerSchemaError if isinstance(version, int) else ValueError)(
-                f"record of schema {version!r}; this program reads {SCHEMA_VERSION}"
+        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            raise (NewerSchemaError if newer else ValueError)(
+                f"record of schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"
             )
         try:
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))

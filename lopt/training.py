@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, methods
+from lopt import backbones, memory, methods
 from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.soft_prompt import SoftPrompt
+
+
+# A loss so many times that of guessing, and of the trial's first evaluation, has exploded.
+_EXPLOSION = 20
 
 
 def resolve(config: TrialConfig) -> TrialConfig:
@@ -83,6 +87,7 @@ class Trial:
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
+        self._most_rows = 0  # of a batch at a time; 0 is all of it, until memory runs out
         self._losses: list[Tensor] = []  # since the last evaluation
         self._train_loss = math.nan
         self.evaluations: list[Evaluation] = []
@@ -110,11 +115,29 @@ class Trial:
 
     def update(self) -> Tensor:
         """One optimiser step on the next batch; its loss before the step."""
-        loss = self.loss(self.draw())
-        self.clear_gradients()
-        loss.backward()
-        self.apply_gradients(loss.detach())
-        return loss.detach()
+        loss = self._learn(self.draw())
+        self.apply_gradients(loss)
+        return loss
+
+    def _learn(self, positions: np.ndarray) -> Tensor:
+        """Leaves the gradient of a batch's mean loss on the factors; the loss. Where memory runs out the batch goes in
+        parts, and the size that fits is kept from then on."""
+        while True:
+            self.clear_gradients()
+            size = min(self._most_rows or len(positions), len(positions))
+            shares = []
+            try:
+                for begin in range(0, len(positions), size):
+                    part = positions[begin : begin + size]
+                    share = self.loss(part) * (len(part) / len(positions))
+                    share.backward()
+                    shares.append(share.detach())
+                return sum(shares[1:], shares[0])
+            except Exception as error:
+                if not memory.ran_out(error) or size == 1:
+                    raise
+                self._most_rows = size // 2
+            memory.free()
 
     def clear_gradients(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -131,23 +154,29 @@ class Trial:
         self.step += 1
 
     @property
+    def elapsed_s(self) -> float:
+        """Since the trial began, without the time between a checkpoint and its restoration."""
+        return time.monotonic() - self._began
+
+    @property
     def over(self) -> bool:
         """Whether no update is left to do."""
         return self.diverged or self.step >= self.config.max_steps
 
     def pause(self) -> bool:
-        """Whether it is time for an evaluation, which takes in the losses since the last one. A loss or a factor that
-        is not finite ends the trial instead."""
+        """Whether it is time for an evaluation, which takes in the losses since the last one. A loss that has exploded,
+        or a loss or factor that is not finite, ends the trial instead."""
         if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
             return False
         self._train_loss = float(sum(self._losses) / len(self._losses))  # the one synchronisation with the device
         self._losses.clear()
         finite = all(bool(f.isfinite().all()) for f in self.factors.values())
-        self.diverged = not (math.isfinite(self._train_loss) and finite)
+        usual = max(math.log(len(self.label_tokens)), self.evaluations[0].train_loss if self.evaluations else 0.0)
+        self.diverged = not (finite and self._train_loss <= _EXPLOSION * usual)
         return not self.diverged
 
     def __iter__(self) -> Iterator[Evaluation]:
-        """Trains to `max_steps`, yielding each evaluation; ends early when the loss or a factor is not finite."""
+        """Trains to `max_steps`, yielding each evaluation; ends early when the trial diverges."""
         import torch
 
         while not self.over:
@@ -172,7 +201,8 @@ class Trial:
             train_loss=self._train_loss,
             selection_macro_f1=found.macro_f1,
             top_class_share=found.top_class_share,
-            wall_time_s=round(time.monotonic() - self._began, 3),
+            predictions=found.digest,
+            wall_time_s=round(self.elapsed_s, 3),
         )
         self.evaluations.append(evaluation)
         if self.best is None or _better(evaluation, self.best):
@@ -204,7 +234,7 @@ class Trial:
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
             "best": self.evaluations.index(self.best) if self.best else None,
             "state": numbers,
-            "elapsed_s": time.monotonic() - self._began,
+            "elapsed_s": self.elapsed_s,
             "started_at": self.started_at,
         }
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -292,7 +322,7 @@ class Trial:
             selection_n=len(self.data.selection),
             truncated={name: part.truncated for name, part in parts.items()},
             protocol=self.data.protocol,
-            wall_time_s=round(time.monotonic() - self._began, 3),
+            wall_time_s=round(self.elapsed_s, 3),
             tokens=self.tokens,
             started_at=self.started_at,
             provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),

@@ -45,6 +45,30 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5",
     )
+    made.add_argument("--fresh", action="store_true", help="begin anew; what the run holds is kept as <run>-before-N")
+    made.add_argument(
+        "--reuse",
+        action="append",
+        nargs="?",
+        const="all",
+        default=[],
+        metavar="RUN",
+        help="take finished trials of the same key from another run under --out (without a name: from all of them)",
+    )
+    made.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="let the search begin with what another run under --out has learned, of whatever task or backbone",
+    )
+    made.add_argument(
+        "--audit",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="run this share of the trials that early stopping would stop to the end, to see what it costs",
+    )
     made.add_argument("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
     made.add_argument(
         "--trials-per-gpu",
@@ -56,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
     made.add_argument(
         "--max-wall-time", type=_duration, metavar="T", help="start none after T (90s, 30m, 2h), then exit 4"
+    )
+    made.add_argument(
+        "--max-trial-time", type=_duration, metavar="T", help="a trial that takes longer has failed; the others go on"
     )
     made.add_argument("--max-gpu-hours", type=_hours, metavar="H", help="start none after H GPU-hours, then exit 4")
     return made
@@ -98,6 +125,8 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         return 0
     from sweeps.sweep import Options, Sweep
 
+    if given.fresh and (aside := store.put_aside()):
+        print(f"run {store.run} begins anew; what it held is kept as {aside}")
     print(plan.text(made, store.run), flush=True)
     options = Options(
         local_mode=given.local_mode,
@@ -106,6 +135,10 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         max_trials=given.max_trials,
         max_wall_time_s=given.max_wall_time,
         max_gpu_hours=given.max_gpu_hours,
+        max_trial_time_s=given.max_trial_time,
+        reuse=tuple(given.reuse),
+        warm_start=tuple(given.warm_start),
+        audit=given.audit,
     )
     return Sweep(made, store, options, ["python", "sweeps/run.py", *arguments]).run()
 
@@ -135,6 +168,16 @@ def _hours(text: str) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of hours above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number from 0 to 1")
     return value
 
 

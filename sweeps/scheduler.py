@@ -6,9 +6,10 @@ parameter count; a trial never stops because of another stratum's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
@@ -23,6 +24,10 @@ class StratifiedASHA(FIFOScheduler):
     Args:
         grace_steps, reduction_factor, max_steps: of every stratum.
         on_stop: called with the last report of a trial that is stopped.
+        audit: share of the trials to be stopped that run to the end instead, chosen by their keys. Nobody competes with
+            what they reach from there on.
+        audited: the steps at which trials of earlier commands would have been stopped, by their keys.
+        on_audit: called with the record, so far, of a trial that would have been stopped.
     """
 
     def __init__(
@@ -32,6 +37,9 @@ class StratifiedASHA(FIFOScheduler):
         reduction_factor: int,
         max_steps: int,
         on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        audit: float = 0.0,
+        audited: Mapping[str, int] = MappingProxyType({}),
+        on_audit: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
         super().__init__()
         self._rules: dict[str, Any] = {
@@ -43,7 +51,9 @@ class StratifiedASHA(FIFOScheduler):
             "max_t": max_steps,
         }
         self._strata: dict[str, AsyncHyperBandScheduler] = {}
-        self._on_stop = on_stop
+        self._on_stop, self._on_audit = on_stop, on_audit
+        self._audit, self._audited = audit, dict(audited)
+        self._excused: set[str] = set()  # ids of trials that run on to be audited
 
     def _asha(self, trial: Any) -> AsyncHyperBandScheduler | None:
         if trial.config["phase"] == "confirm":
@@ -59,10 +69,19 @@ class StratifiedASHA(FIFOScheduler):
         if asha is None or result.get("status") != "running":
             return TrialScheduler.CONTINUE
         if result.get("restored"):  # rungs that it passed under an earlier command
-            record = TrialRecord.from_dict(json.loads(result["record"]))
+            record = _record(result)
             self._fill(asha, trial, record, record.evaluations[:-1])
+            if record.key in self._audited:
+                self._excused.add(trial.trial_id)
+        if trial.trial_id in self._excused:
+            return TrialScheduler.CONTINUE
         decision = asha.on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
+            if self._audit and _draw((record := _record(result)).key) < self._audit:
+                self._audited[record.key] = record.steps
+                self._excused.add(trial.trial_id)
+                self._on_audit(record)
+                return TrialScheduler.CONTINUE
             self._on_stop(trial.trial_id, result)
         return decision
 
@@ -90,17 +109,26 @@ class StratifiedASHA(FIFOScheduler):
                 self._fill(asha, ghost, record, record.evaluations)
             self.on_trial_remove(None, ghost)
 
-    @staticmethod
     def _fill(
-        asha: AsyncHyperBandScheduler, trial: Any, record: TrialRecord, evaluations: Iterable[Evaluation]
+        self, asha: AsyncHyperBandScheduler, trial: Any, record: TrialRecord, evaluations: Iterable[Evaluation]
     ) -> None:
         """Tells the rungs of a trial's past; what they decide of it is past, too."""
         no_controller: Any = None
+        last = self._audited.get(record.key, record.max_steps - 1)
         best = 0.0
         for evaluation in evaluations:
             best = max(best, evaluation.selection_accuracy)
-            if evaluation.step < record.max_steps:
+            if evaluation.step <= last:
                 asha.on_trial_result(no_controller, trial, {TIME: evaluation.step, METRIC: best})
 
     def debug_string(self) -> str:
         return f"ASHA in {len(self._strata)} strata"
+
+
+def _record(result: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord.from_dict(json.loads(result["record"]))
+
+
+def _draw(key: str) -> float:
+    """A number in [0, 1) that depends on a trial's key alone."""
+    return int(hashlib.sha256(f"audit {key}".encode()).hexdigest()[:13], 16) / 16**13

@@ -24,7 +24,8 @@ from ray.tune.search.optuna import OptunaSearch
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
-from sweeps.space import Cell, Space
+from sweeps.earlier import teaches
+from sweeps.space import Cell, Space, point_of
 from sweeps.trial import METRIC, TIME, make_job
 
 SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
@@ -55,6 +56,7 @@ class CellStudy(OptunaSearch):
                 n_startup_trials=max(2, min(10, trials // 2)),
                 seed=seed,
             )
+        self.cell = cell
         self._distributions = {name: distribution(made) for name, made in cell.search.items()}
         self._first = cell.first
         self._reported: dict[str, int] = {}
@@ -77,9 +79,19 @@ class CellStudy(OptunaSearch):
         for point in self._first:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
 
+    def learn(self, lessons: Iterable[TrialRecord]) -> None:
+        """Adds trials of other runs: the best of their points is tried after the cell's first, then the sampler goes on
+        from what they found. They count as no trials of the cell."""
+        lessons = list(lessons)
+        if best := winner(lessons):
+            point = point_of(self.cell, TrialConfig.from_dict(best.config))
+            self._study.enqueue_trial(point, skip_if_exists=True)
+        for record in lessons:
+            self.replay(record)
+
     def replay(self, record: TrialRecord) -> None:
         """Adds a finished trial as if it had just been told."""
-        params = {name: value for name in self._distributions if (value := _parameter(record, name)) is not None}
+        params = point_of(self.cell, TrialConfig.from_dict(record.config))
         state = _STATES.get(record.status, TrialState.FAIL)
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -147,14 +159,6 @@ def _suggest(trial: optuna.Trial, name: str, made: BaseDistribution) -> None:
         trial.suggest_int(name, made.low, made.high, log=made.log)
 
 
-def _parameter(record: TrialRecord, name: str) -> Any:
-    """What a record's trial had for a searched name; None when the name belongs to another method."""
-    method, dot, field_name = name.rpartition(".")
-    if dot and record.config["method"] != method:
-        return None
-    return record.config.get(field_name, record.config["options"].get(field_name))
-
-
 def _best_so_far(record: TrialRecord) -> dict[int, float]:
     best, found = 0.0, {}
     for evaluation in record.evaluations:
@@ -218,6 +222,8 @@ class SweepSearcher(Searcher):
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
         may_start: whether a budget allows another trial.
+        take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
+        lessons: search trials of other runs, for the sampler alone.
     """
 
     def __init__(
@@ -233,16 +239,20 @@ class SweepSearcher(Searcher):
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
         on_end: Callable[[str, Mapping[str, Any], TrialRecord | None], None] = lambda trial_id, job, record: None,
         may_start: Callable[[], bool] = lambda: True,
+        take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
+        lessons: Iterable[TrialRecord] = (),
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.space, self._settle, self._place, self._read = space, settle, dict(place), read
         self._on_start, self._on_report, self._on_end, self._may_start = on_start, on_report, on_end, may_start
+        self._take = take
         self._done = {record.key: record for record in finished}
         self._running: dict[str, _Running] = {}
         self._confirm: deque[tuple[_CellState, TrialConfig, str]] = deque()
         self._retry: deque[tuple[_CellState, TrialConfig]] = deque()
         self.held_back = False  # a budget kept a trial from starting
         self.cells = [self._state(cell, number) for number, cell in enumerate(space.cells)]
+        lessons = list(lessons)
         by_name = {state.cell.name: state for state in self.cells}
         for record in failed:
             state = by_name.get(record.cell or "")
@@ -256,6 +266,7 @@ class SweepSearcher(Searcher):
         for state in self.cells:
             if state.study:
                 state.study.enqueue_first()  # after the replays, so that none that has run is queued again
+                state.study.learn(record for record in lessons if teaches(state.cell, record))
             self._when_searched(state)
 
     def _state(self, cell: Cell, number: int) -> _CellState:
@@ -263,9 +274,9 @@ class SweepSearcher(Searcher):
         study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
         state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
-            if record.phase == "search" and record.cell == cell.name and state.started < trials:
+            if record.phase == "search" and record.cell == cell.name:
                 state.records.append(record)
-                state.started += 1
+                state.started = min(trials, state.started + 1)
                 if study:
                     study.replay(record)
             elif record.phase == "confirm" and record.cell == cell.name:
@@ -366,7 +377,12 @@ class SweepSearcher(Searcher):
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
                 config = TrialConfig.from_dict(best.config).replace(seed=seed)
-                if config.key not in self._done:
+                if config.key in self._done:
+                    continue
+                taken = self._take(config.key, state.cell.name, stratum)
+                if taken is not None:
+                    self._done[config.key] = taken
+                else:
                     self._confirm.append((state, config, stratum))
 
     def counts(self) -> tuple[int, int]:

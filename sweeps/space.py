@@ -18,6 +18,7 @@ from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # for space fi
 from lopt.registry import nearest
 
 PROFILES = ("paper", "demo")
+SETTLED = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
 
 
@@ -167,6 +168,27 @@ class Space:
         """`examples` of every cell, in their order."""
         return [config for cell in self.cells for config in self.examples(cell)]
 
+    def misfit(self, cell: Cell, config: TrialConfig) -> str:
+        """Why a trial is none of the cell's, in words; empty when it is one."""
+        point = point_of(cell, config)
+        outside = [
+            f"{name} {value!r} is outside {cell.search[name]}"
+            for name, value in point.items()
+            if not cell.search[name].holds(value)
+        ]
+        if outside:
+            return outside[0]
+        try:
+            of_cell = self.config(cell, point, seed=config.seed)
+        except ValueError as error:
+            return str(error)
+        have, want = config.to_dict(), of_cell.to_dict()
+        for name in SETTLED if want["precision"] == "auto" else SETTLED[:2]:
+            have[name] = want[name]
+        for name in ("task", "backbone"):  # a folder by its name, as in a trial's key
+            have[name], want[name] = Path(have[name]).name, Path(want[name]).name
+        return next((f"{name} {have[name]!r}, not {want[name]!r}" for name in want if have[name] != want[name]), "")
+
     def stratum(self, cell: Cell, config: TrialConfig) -> str:
         """Which trials this one competes with."""
         if not self.by_size:
@@ -217,6 +239,18 @@ def _of_its_methods(cell: Cell) -> Cell:
     search = {n: made for n, made in cell.search.items() if "." not in n or n.partition(".")[0] in chosen.values}
     first = tuple(point for point in cell.first if point.get("method", chosen.values[0]) in chosen.values)
     return dataclasses.replace(cell, search=search, first=first)
+
+
+def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
+    """What a trial has for each searched name of a cell; without names that belong to another method."""
+    found = {}
+    for name in cell.search:
+        method, dot, field_name = name.rpartition(".")
+        if not dot or config.method == method:
+            value = getattr(config, field_name, None) if field_name in FIELDS else config.options.get(field_name)
+            if value is not None:
+                found[name] = value
+    return found
 
 
 def searched(cell: Cell, name: str) -> list[str]:

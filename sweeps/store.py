@@ -1,6 +1,6 @@
 """Results on disk: one immutable JSON record a trial, and what is derived from them.
 
-<out>/<run>/manifest.json  baselines.json  trials.parquet
+<out>/<run>/manifest.json  baselines.json  audits.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
             checkpoints/<key>.safetensors  of trials that are not over
 """
@@ -97,6 +97,17 @@ class Store:
         path = self.folder / "baselines.json"
         return json.loads(path.read_text()) if path.is_file() else []
 
+    def audits(self) -> dict[str, dict[str, float]]:
+        """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
+        until then."""
+        path = self.folder / "audits.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def add_audit(self, record: TrialRecord) -> None:
+        """Notes that a trial, of which this is the record so far, would have been stopped here."""
+        found = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
+        write_atomically(self.folder / "audits.json", dumps({**self.audits(), record.key: found}).encode())
+
     # --- records -----------------------------------------------------------------------------------------------
 
     def path(self, key: str) -> Path:
@@ -119,6 +130,31 @@ class Store:
             self._write_predictions(record.key, predictions)
         write_atomically(self.path(record.key), dumps(record.to_dict()).encode())
         self.checkpoint(record.key).unlink(missing_ok=True)
+
+    def adopt(self, record: TrialRecord, other: Store) -> None:
+        """Makes another run's finished trial this run's: its files, then its record."""
+        predictions = Path("predictions", f"{record.key}.parquet")
+        if (other.folder / predictions).is_file():
+            write_atomically(self.folder / predictions, (other.folder / predictions).read_bytes())
+        if other.artifact(record.key).is_dir():
+            shutil.copytree(other.artifact(record.key), self.artifact(record.key), dirs_exist_ok=True)
+        self.write(record)
+
+    def put_aside(self) -> str | None:
+        """Renames the run, with all that is in it, to make room for a new one of its name: `<run>-before-N`, returned;
+        None when there is nothing to keep.
+
+        Raises:
+            ValueError: another command works on it.
+        """
+        if not self.folder.is_dir():
+            return None
+        number = 1
+        while (aside := self.folder.with_name(f"{self.run}-before-{number}")).exists():
+            number += 1
+        with self.held():
+            self.folder.rename(aside)
+        return aside.name
 
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""

@@ -27,15 +27,25 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, i
     if status == "stopped":
         lines.append("stopped at a budget; the same command with a larger one, or none, continues")
         return "\n".join(lines), BUDGET
-    if counts["failed"]:
-        errors = Counter(f"{(r.error or {}).get('type')}" for r in records if r.status == "failed")
-        named = ", ".join(f"{n} × {error}" for error, n in errors.items())
-        lines.append(f"failed: {named}; the same command tries them again")
+    lines += _failures(store, [record for record in records if record.status == "failed"])
     missing = _unconfirmed(plan, records)
     if missing:
         lines.append(f"no confirmed trial: {', '.join(missing)}")
     lines.append(f"report: python analysis/report.py {_shown(store.folder)}")
     return "\n".join(lines), INCOMPLETE if counts["failed"] or missing else COMPLETE
+
+
+def _failures(store: Store, failed: list[TrialRecord]) -> list[str]:
+    """Failed trials by what they raised, most frequent first, each with the command that runs one of them again."""
+    kinds: dict[str, list[TrialRecord]] = {}
+    for record in failed:
+        kinds.setdefault(str((record.error or {}).get("type")), []).append(record)
+    lines = ["failed; the same command tries them again:"] if failed else []
+    for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
+        message = " ".join(str((some[0].error or {}).get("message")).split())
+        lines.append(f"  {len(some)} × {kind}: {message[:200]}")
+        lines.append(f"    to see one: python -m lopt run --config {_shown(store.path(some[0].key))}")
+    return lines
 
 
 def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:

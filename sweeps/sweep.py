@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
+from sweeps.earlier import OtherRuns, changes, fitting, lessons
 from sweeps.plan import Plan
 from sweeps.progress import Progress
 from sweeps.store import FINAL, Store
@@ -31,7 +33,10 @@ class Options:
 
     trials_per_gpu: that share a GPU, or a node without one; None lets the worker find out. max_concurrent: None fills
     the machine.
-    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them.
+    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them. max_trial_time_s: a trial that takes longer
+    has failed.
+    reuse, warm_start: other runs whose finished trials are taken, and from which the search learns. audit: share of the
+    trials to be stopped early that run to the end.
     """
 
     local_mode: bool = False
@@ -40,6 +45,10 @@ class Options:
     max_trials: int | None = None
     max_wall_time_s: float | None = None
     max_gpu_hours: float | None = None
+    max_trial_time_s: float | None = None
+    reuse: tuple[str, ...] = ()
+    warm_start: tuple[str, ...] = ()
+    audit: float = 0.0
 
 
 class Sweep:
@@ -55,6 +64,8 @@ class Sweep:
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
+        self._others = OtherRuns(store, ())
+        self._lessons: list[TrialRecord] = []
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -63,12 +74,18 @@ class Sweep:
             ValueError: the run holds other settings, is in use, or data or weights cannot be had.
         """
         with self.store.held():
-            self._refuse_other_settings()
+            changed = changes(self.store, self.plan.space)
             records = self.store.records()
+            self._others = OtherRuns(self.store, self.options.reuse)
+            self._lessons = lessons(self.store, self.options.warm_start)
             finished = [r for r in records if r.status in FINAL]
             failed = [r for r in records if r.status == "failed"]
-            self._announce(finished, failed)
-            if records and not failed and self._nothing_left(finished):
+            misfits: Counter[str] = Counter()
+            if changed:
+                finished, misfits = fitting(self.plan.space, finished)
+                failed, _ = fitting(self.plan.space, failed)
+            self._announce(finished, failed, changed, misfits)
+            if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
                 self._write_manifest("complete")
                 return self._end("complete")
@@ -90,18 +107,13 @@ class Sweep:
         print(text)
         return code
 
-    def _refuse_other_settings(self) -> None:
-        manifest = self.store.manifest()
-        if manifest is None or manifest.get("identity") == self.plan.space.identity():
-            return
-        old, new = manifest.get("space", {}), self.plan.space.to_dict()
-        changed = _differences(old, new)
-        raise ValueError(
-            f"run {self.store.run!r} holds space {old.get('name')} with other settings "
-            f"({'; '.join(changed) or 'changed'}): give --name for a new run, or the settings it began with"
-        )
-
-    def _announce(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> None:
+    def _announce(
+        self, finished: list[TrialRecord], failed: list[TrialRecord], changed: list[str], misfits: Counter[str]
+    ) -> None:
+        if changed:
+            print(f"the space has changed since run {self.store.run} began: {'; '.join(changed)}", flush=True)
+        for reason, count in misfits.most_common():
+            print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
         if finished or failed:
             again = f"; {len(failed)} failed, tried again" if failed else ""
             print(f"continuing run {self.store.run}: {len(finished)} trials are finished{again}", flush=True)
@@ -181,13 +193,15 @@ class Sweep:
     def _parts(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> tuple[Any, Any]:
         """Searcher and scheduler, wired to store and progress."""
         from sweeps.scheduler import StratifiedASHA
-        from sweeps.search import SweepSearcher
+        from sweeps.search import SEARCH_SEED, SweepSearcher
 
         space = self.plan.space
         place: dict[str, Any] = {"out": str(self.store.folder.parent), "run": self.store.run}
+        place |= {"limit_s": self.options.max_trial_time_s}
         if self._placement is not None:
             threads = {"threads": self._placement.threads, "shared_threads": self._placement.shared_threads}
             place |= {"share": True, **threads}
+        finished = [*finished, *self._others.search_records(space, self._settle, finished, SEARCH_SEED)]
         searcher = SweepSearcher(
             space,
             settle=self._settle,
@@ -199,7 +213,15 @@ class Sweep:
             on_report=self._on_report,
             on_end=self._on_end,
             may_start=self._may_start,
+            take=self._others.take,
+            lessons=self._lessons,
         )
+        if self.options.reuse:
+            runs = ", ".join(self._others.taken) or f"none of the {len(self._others)} found there fits"
+            total = self.plan.search_trials + (self.plan.confirm_trials or 0)
+            print(f"reused {self._others.taken.total()} of {total} trials ({runs})", flush=True)
+        if self.options.warm_start:
+            print(f"the search begins with what {len(self._lessons)} trials of other runs have shown", flush=True)
         waiting_search, waiting_confirm = searcher.counts()
         self.progress = Progress(
             total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
@@ -211,6 +233,9 @@ class Sweep:
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
             on_stop=lambda trial_id, report: self.store.write(TrialRecord.from_dict(json.loads(report["record"]))),
+            audit=self.options.audit,
+            audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
+            on_audit=self.store.add_audit,
         )
         scheduler.replay(finished)
         return searcher, scheduler
@@ -353,16 +378,3 @@ _SETTLED = ("precision", "data_revision", "model_revision")
 def _settled_by(config: TrialConfig) -> tuple[str, str, str]:
     """What precision and revisions depend on."""
     return config.backbone, config.task, config.precision
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two spaces, in words; at most four."""
-    found = []
-    before, after = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
-    for name in after:
-        if name not in ("base", "cells", "confirm_seeds", "title") and before.get(name) != after[name]:
-            found.append(f"{name} {before.get(name)} → {after[name]}")
-    cells = [[c.get("name") for c in space.get("cells", [])] for space in (old, new)]
-    if cells[0] != cells[1]:
-        found.append(f"{len(cells[0])} cells → {len(cells[1])} cells, or others")
-    return found[:4]

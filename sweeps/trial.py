@@ -40,10 +40,12 @@ def make_job(
     share: bool = False,
     threads: int | None = None,
     shared_threads: int | None = None,
+    limit_s: float | None = None,
 ) -> Job:
     """What is needed to run one trial.
 
     Args:
+        limit_s: a trial that takes longer has failed, at its next evaluation.
         share: whether a trial that can share its backbone does.
         threads, shared_threads: how many processor threads a trial alone, and all that share a backbone, may use; None
             leaves them.
@@ -58,6 +60,7 @@ def make_job(
         "run": run,
         "shared": shared,
         "threads": shared_threads if shared else threads,
+        "limit_s": limit_s,
     }
 
 
@@ -78,6 +81,7 @@ class Execution:
         self.trial: Trial | None = None
         self.over = False
         self._phase, self._place = job["phase"], {"cell": job["cell"], "stratum": job["stratum"]}
+        self._limit_s = job["limit_s"] or math.inf
         self._store, self._started, self._note = Store(job["out"], job["run"]), now(), ""
 
     @property
@@ -118,6 +122,10 @@ class Execution:
             if isinstance(outcome, Exception):
                 raise outcome
             if not trial.over:
+                if trial.elapsed_s > self._limit_s:
+                    raise TimeoutError(
+                        f"it took longer than {self._limit_s:,.0f} s (--max-trial-time), and was at step {trial.step:,}"
+                    )
                 trial.save(self._store.checkpoint(self.key))
                 return self._said(trial.finish(**self._place), "running")
             record = trial.finish(artifact=self._store.artifact(self.key), **self._place)
@@ -195,13 +203,10 @@ def release_memory() -> None:
     """Gives back what a trial has left free: the next one in this process runs in another thread, for which glibc keeps
     memory apart, so that a worker would grow with every trial."""
     import ctypes
-    import gc
 
-    import torch
+    from lopt import memory
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    memory.free()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

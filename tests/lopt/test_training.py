@@ -55,6 +55,48 @@ def test_the_best_prompt_is_kept_not_the_last(tiny):
     assert best < 30, "choose a rate at which the last prompt is not the best"
 
 
+@pytest.mark.parametrize(("times", "expected"), [(19.0, "complete"), (21.0, "diverged")])
+def test_a_loss_that_explodes_is_a_divergence(tiny, monkeypatch, times, expected):
+    """Against the loss of the first evaluation, where that is more than guessing."""
+    trial = Trial(tiny.replace(max_steps=9))
+    honest = trial.loss
+    usual = 2.0  # nats, more than ln 2
+    monkeypatch.setattr(
+        trial, "loss", lambda positions: honest(positions) * 0 + usual * (times if 3 <= trial.step < 6 else 1)
+    )
+    for _ in trial:
+        pass
+    assert trial.finish().status == expected
+
+
+def test_a_batch_that_does_not_fit_goes_in_parts_with_the_same_gradient(tiny, monkeypatch):
+    whole, parts = (Trial(tiny.replace(precision="fp64", max_steps=6)) for _ in range(2))
+    honest, sizes = parts.loss, []
+
+    def loss(positions):
+        if len(positions) > 3:
+            raise MemoryError("too many rows")
+        sizes.append(len(positions))
+        return honest(positions)
+
+    monkeypatch.setattr(parts, "loss", loss)
+    for _ in range(2):
+        torch.testing.assert_close(parts.update(), whole.update(), rtol=0, atol=1e-12)
+    assert sizes == [2] * 8, "the size that fits is kept"
+    for name, factor in whole.factors.items():
+        torch.testing.assert_close(parts.factors[name], factor, rtol=0, atol=1e-12)
+    monkeypatch.setattr(parts, "loss", lambda positions: (_ for _ in ()).throw(MemoryError("not even one")))
+    with pytest.raises(MemoryError, match="not even one"):
+        parts.update()
+
+
+def test_every_evaluation_says_whether_a_prediction_has_changed(tiny):
+    learned = train(tiny.replace(max_steps=30, learning_rate=0.5))
+    frozen = train(tiny.replace(max_steps=30, learning_rate=1e-12))
+    assert len({e.predictions for e in learned.evaluations}) > 1
+    assert len({e.predictions for e in frozen.evaluations}) == 1
+
+
 def test_divergence_is_an_outcome(tiny, monkeypatch):
     trial = Trial(tiny.replace(max_steps=9))
     honest, calls = trial.loss, []
@@ -92,8 +134,9 @@ def test_the_record_says_where_it_came_from(tiny):
 
 def test_records_of_newer_or_broken_schemas_are_refused(tiny):
     values = train(tiny).to_dict()
-    with pytest.raises(ValueError, match="schema 2"):
-        TrialRecord.from_dict({**values, "schema_version": 2})
+    for version in (3, 0, None, "2"):
+        with pytest.raises(ValueError, match=f"schema {version!r}; this program reads 1 to 2"):
+            TrialRecord.from_dict({**values, "schema_version": version})
     with pytest.raises(ValueError, match="not a trial record"):
         TrialRecord.from_dict({**values, "surprise": 1})
     with pytest.raises(ValueError, match="status is 'done'"):

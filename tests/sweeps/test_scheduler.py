@@ -6,10 +6,11 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from lopt.training import Trial
-from sweeps.scheduler import StratifiedASHA
+from sweeps.scheduler import StratifiedASHA, _draw
 from sweeps.trial import METRIC, TIME
 from tests.sweeps.records import make_record
 
@@ -130,3 +131,37 @@ def test_a_restored_trial_fills_the_rungs_that_it_passed_before(tiny):
     late = dataclasses.replace(record, evaluations=record.evaluations[:3])
     result = {**report(6, 0.0), "restored": True, "record": json.dumps(late.to_dict())}
     assert asha.on_trial_result(None, worst, result) == TrialScheduler.STOP, "its last evaluation counts"
+
+
+def test_an_audited_trial_goes_on_without_competing(tiny):
+    audits = []
+    asha = make_asha(audit=1.0, on_audit=audits.append, on_stop=lambda *_: pytest.fail("nobody is stopped"))
+    for number in range(9):
+        one = trial(f"g{number}", "a")
+        asha.on_trial_add(None, one)
+        asha.on_trial_result(None, one, report(2, 0.9))
+    record = make_record(tiny, accuracy=0.1, steps=4, cell="a")
+    bad = trial("b", "a")
+    asha.on_trial_add(None, bad)
+    for step in (2, 6):
+        result = {**report(step, 0.1), "record": json.dumps(dataclasses.replace(record, steps=step).to_dict())}
+        assert asha.on_trial_result(None, bad, result) == TrialScheduler.CONTINUE
+    assert [(r.key, r.steps) for r in audits] == [(record.key, 2)], "where it would have been stopped, once"
+    (bracket,) = asha._asha(bad)._brackets
+    assert "b" not in dict(bracket._rungs)[6], "no rung beyond"
+
+    # Under a later command: restored, and replayed when it is over.
+    for audited in ({record.key: 2}, {}):
+        again, restored = make_asha(audited=audited), trial("r", "a")
+        again.replay([make_record(tiny.replace(seed=s), accuracy=0.9, cell="a") for s in range(1, 9)])
+        again.on_trial_add(None, restored)
+        late = make_record(tiny, accuracy=0.1, steps=8, cell="a")
+        result = {**report(8, 0.1), "restored": True, "record": json.dumps(late.to_dict())}
+        expected = TrialScheduler.CONTINUE if audited else TrialScheduler.STOP
+        assert again.on_trial_result(None, restored, result) == expected
+
+
+def test_who_is_audited_depends_on_the_key_alone_and_the_share_is_kept():
+    chosen = [_draw(f"{number:016x}") for number in range(2000)]
+    assert chosen == [_draw(f"{number:016x}") for number in range(2000)]
+    assert 0.08 < sum(draw < 0.1 for draw in chosen) / 2000 < 0.12

@@ -18,7 +18,7 @@ from tests.sweeps.records import make_record
 class Driver:
     """A sweep without training: `outcome(job)` says how each trial ends."""
 
-    def __init__(self, made, outcome, finished=(), failed=()):
+    def __init__(self, made, outcome, finished=(), failed=(), lessons=()):
         self.records = {r.key: r for r in finished}
         self.outcome, self.jobs, self.number = outcome, [], 0
         self.searcher = SweepSearcher(
@@ -28,6 +28,7 @@ class Driver:
             finished=list(finished),
             failed=list(failed),
             read=self.records.get,
+            lessons=lessons,
         )
 
     def start(self):

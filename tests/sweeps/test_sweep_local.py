@@ -266,3 +266,34 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*SMALL, "--out", str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_audited_trials_run_to_the_end_and_are_noted(tmp_path):
+    more = ["--set", "trials=6", "--set", "max_steps=12", "--set", "grace_steps=2", "--out", str(tmp_path)]
+    base = ["--space", "smoke", "--local-mode", *more]
+    assert main(base) == 0
+    store = Store(tmp_path, "smoke-paper")
+    stopped = {r.key for r in store.records() if r.status == "stopped"}
+    assert stopped, "choose a setting in which some are stopped"
+    assert store.audits() == {}
+    assert main([*base, "--name", "audited", "--audit", "1"]) == 0
+    store = Store(tmp_path, "audited")
+    records = {r.key: r for r in store.records()}
+    assert {r.status for r in records.values()} == {"complete"}
+    audits = store.audits()
+    assert set(audits) <= set(records) and audits
+    for key, audit in audits.items():
+        best = max(e.selection_accuracy for e in records[key].evaluations if e.step <= audit["step"])
+        assert audit["selection_accuracy"] == best
+
+
+def test_a_trial_that_takes_too_long_has_failed_and_the_summary_says_how_to_see_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Trial, "elapsed_s", property(lambda self: 100.0 if self.config.method == "lopt2" else 0.0))
+    assert sweep(tmp_path, "--max-trial-time", "90s") == 3
+    out = capsys.readouterr().out
+    failed = [r for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
+    assert {(r.config["method"], r.error["type"]) for r in failed} == {("lopt2", "TimeoutError")}
+    assert "2 × TimeoutError: it took longer than 90 s (--max-trial-time), and was at step 2" in out
+    assert "python -m lopt run --config" in out
+    assert any(r.key in out for r in failed)
+    assert sweep(tmp_path, "--max-trial-time", "200s") == 0, "failed trials are tried again"

@@ -1,0 +1,102 @@
+"""Early stopping audited: what became of the trials that it would have stopped, and how well rungs foretell the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from analysis.records import Trial
+from analysis.stats import wilson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """stopped: search trials that early stopping stopped, or would have. audited: of these, how many ran to the end.
+    false_kills: of these, how many then beat every other trial of their cell: stopping would have lost the winner.
+    correlation: Spearman's, of the best held-out accuracy until `rung` steps with that at the end, in the mean over
+    `cells` cells of at least three whole trials; None without any.
+    """
+
+    stopped: int
+    audited: int
+    false_kills: int
+    rung: int | None
+    correlation: float | None
+    cells: int
+
+    @property
+    def false_kill_interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the rate of false kills."""
+        return wilson(self.false_kills / self.audited, self.audited)
+
+
+def audit(trials: Sequence[Trial], steps: Mapping[str, int], rung: int | None) -> Audit:
+    """The audit of a sweep's search trials.
+
+    Args:
+        steps: of trials that ran to the end although they would have been stopped, the step of that, by key.
+        rung: the first step at which a trial may be stopped.
+    """
+    search = [trial for trial in trials if trial.phase == "search"]
+    whole = [trial for trial in search if trial.status == "complete" and trial.selection_accuracy is not None]
+    audited = [trial for trial in whole if trial.key in steps]
+    cells: dict[str, list[Trial]] = {}
+    for trial in whole:
+        cells.setdefault(trial.cell, []).append(trial)
+    kills = sum(_wins(trial, cells[trial.cell]) for trial in audited)
+    found = [_correlation(some, rung) for some in cells.values() if rung is not None and len(some) > 2]
+    known = [each for each in found if each is not None]
+    return Audit(
+        stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
+        audited=len(audited),
+        false_kills=kills,
+        rung=rung,
+        correlation=fmean(known) if known else None,
+        cells=len(known),
+    )
+
+
+def text(found: Audit) -> str | None:
+    """The audit in a sentence; None where nothing was stopped."""
+    if not found.stopped:
+        return None
+    stopped = f"{found.stopped:,} search trial{'s' * (found.stopped != 1)}"
+    if not found.audited:
+        said = f"Early stopping cut {stopped}; none was run to the end to see what that cost (--audit 0.1 does)."
+    else:
+        low, high = found.false_kill_interval
+        rate = f"{100 * found.false_kills / found.audited:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        said = (
+            f"Early stopping picked {stopped}; {found.audited} of them ran to the end all the same, and "
+            f"{found.false_kills} would have won {'its' if found.false_kills == 1 else 'their'} cell: "
+            f"a false-kill rate of {rate}."
+        )
+    if found.correlation is not None:
+        said += (
+            f" Of the trials that ran to the end, accuracy at step {found.rung:,} and at the end have a rank "
+            f"correlation of {found.correlation:.2f} (mean over {found.cells} cell{'s' * (found.cells != 1)})."
+        )
+    return said
+
+
+def _wins(trial: Trial, cell: Sequence[Trial]) -> bool:
+    """Whether a trial beats all others of its cell, of which there are some."""
+    others = [other.selection_accuracy or 0.0 for other in cell if other is not trial]
+    return bool(others) and (trial.selection_accuracy or 0.0) > max(others)
+
+
+def _correlation(trials: Sequence[Trial], rung: int | None) -> float | None:
+    """None where all are equal."""
+    from scipy.stats import spearmanr  # takes longer than --help
+
+    pairs = []
+    for trial in trials:
+        until = [e.selection_accuracy for e in trial.evaluations if e.step <= (rung or 0)]
+        known = [accuracy for accuracy in until if accuracy is not None]
+        if known:
+            pairs.append((max(known), trial.selection_accuracy))
+    early, late = ([pair[side] for pair in pairs] for side in (0, 1))
+    if len(pairs) < 3 or len(set(early)) == 1 or len(set(late)) == 1:
+        return None
+    return float(spearmanr(early, late).statistic)

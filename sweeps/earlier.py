@@ -1,0 +1,182 @@
+"""What earlier commands and other runs have left, and which of it a space can use."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lopt.config import TrialConfig
+from lopt.records import TrialRecord
+from sweeps.space import Cell, Space, point_of
+from sweeps.store import FINAL, Store
+
+EVERY_RUN = "all"
+
+
+def changes(store: Store, space: Space) -> list[str]:
+    """What of the space has changed since the run began and may: its cells, their ranges, trials a cell.
+
+    Raises:
+        ValueError: other settings have changed, under which the finished trials would not be comparable.
+    """
+    manifest = store.manifest()
+    if manifest is None or manifest.get("identity") == space.identity():
+        return []
+    old, new = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
+    changed = _differences(old, new)
+    if changed and _same_rules(old, new):
+        return changed
+    raise ValueError(
+        f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changed) or 'changed'}): "
+        "give --name for a new run, --fresh to begin this one anew, or the settings it began with"
+    )
+
+
+def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
+    """Records of one run under a space that may have changed since: those of its trials, and why the others are none,
+    counted."""
+    cells = {cell.name: cell for cell in space.cells}
+    fit, why = [], Counter[str]()
+    for record in records:
+        cell = cells.get(record.cell or "")
+        if cell is None:
+            why[f"cell {record.cell} is no longer there"] += 1
+        elif misfit := space.misfit(cell, TrialConfig.from_dict(record.config)):
+            why[f"{cell.name}: {misfit}"] += 1
+        else:
+            fit.append(record)
+    return fit, why
+
+
+class OtherRuns:
+    """Finished trials of other runs, for a sweep that would otherwise run them again.
+
+    Args:
+        store: of the sweep; what is taken is copied there.
+        runs: names of runs beside it, or "all".
+
+    Raises:
+        ValueError: a run that does not exist.
+    """
+
+    def __init__(self, store: Store, runs: Sequence[str]) -> None:
+        self._store = store
+        self._records: dict[str, tuple[TrialRecord, Store]] = {}
+        self.taken: Counter[str] = Counter()  # by run
+        for other in _stores(store, runs):
+            for record in other.records():
+                if record.status in FINAL:
+                    self._records.setdefault(record.key, (record, other))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def search_records(
+        self, space: Space, settle: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
+    ) -> list[TrialRecord]:
+        """Takes search trials of the space, up to its number a cell; those it has already are counted."""
+        counts = Counter(record.cell for record in have if record.phase == "search")
+        found = []
+        for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
+            config = TrialConfig.from_dict(record.config)
+            if record.phase != "search" or config.seed != seed:
+                continue
+            for cell in space.cells:
+                wanted = counts[cell.name] < (space.trials if cell.search else 1)
+                if (
+                    wanted
+                    and not space.misfit(cell, config)
+                    and _of_cell(space, cell, config, settle).key == record.key
+                ):
+                    taken = self.take(record.key, cell.name, space.stratum(cell, config))
+                    if taken is not None:
+                        counts[cell.name] += 1
+                        found.append(taken)
+                    break
+        return found
+
+    def take(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
+        """The finished trial of that key, now the store's own; None when there is none."""
+        record, other = self._records.get(key, (None, None))
+        if record is None or other is None or self._store.read(key) is not None:
+            return None
+        made = {**record.provenance, "reused_from": other.run}
+        record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=made)
+        self._store.adopt(record, other)
+        self.taken[other.run] += 1
+        return record
+
+
+def lessons(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
+    """What a searcher can learn from other runs: their search trials that have an accuracy.
+
+    Raises:
+        ValueError: a run that does not exist.
+    """
+    return [
+        record
+        for other in _stores(store, runs)
+        for record in other.records()
+        if record.phase == "search" and record.status in ("complete", "stopped")
+    ]
+
+
+def teaches(cell: Cell, record: TrialRecord) -> bool:
+    """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges."""
+    config = TrialConfig.from_dict(record.config)
+    point = point_of(cell, config)
+    shape = {name: cell.fixed[name] for name in ("method", "length", "rank") if name in cell.fixed}
+    return (
+        bool(point)
+        and all(getattr(config, name) == value for name, value in shape.items())
+        and all(cell.search[name].holds(value) for name, value in point.items())
+        and ("method" in shape or "method" in point)
+    )
+
+
+def _of_cell(
+    space: Space, cell: Cell, config: TrialConfig, settle: Callable[[TrialConfig], TrialConfig]
+) -> TrialConfig:
+    return settle(space.config(cell, point_of(cell, config), seed=config.seed))
+
+
+def _stores(store: Store, runs: Sequence[str]) -> list[Store]:
+    out: Path = store.folder.parent
+    if EVERY_RUN in runs:
+        every = (path.parent for path in sorted(out.glob("*/manifest.json")))
+        return [Store(out, folder.name) for folder in every if folder != store.folder]
+    found = [Store(out, run) for run in dict.fromkeys(runs)]
+    for other in found:
+        if not (other.folder / "manifest.json").is_file():
+            raise ValueError(f"run {other.run!r} is not in {out}: give the name of a folder there that holds a run")
+        if other.folder == store.folder:
+            raise ValueError(f"run {other.run!r} is the run itself, which continues anyway: name another one")
+    return found
+
+
+def _same_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two spaces differ only in which trials they have, not in how one is run and judged."""
+    return all(old.get(n) == new[n] for n in new if n not in ("cells", "trials_per_cell", "confirm_seeds", "title"))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two spaces, in words; four of it."""
+    found = []
+    before, after = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
+    for name in after:
+        if name not in ("base", "cells", "confirm_seeds", "title") and before.get(name) != after[name]:
+            found.append(f"{name} {before.get(name)} → {after[name]}")
+    cells = [{c.get("name"): c for c in space.get("cells", [])} for space in (old, new)]
+    gone, come = ([name for name in cells[a] if name not in cells[1 - a]] for a in (0, 1))
+    found += [f"{word} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}" for word, names in
+              (("without cells", gone), ("new cells", come)) if names]  # fmt: skip
+    for name in [name for name in cells[1] if name in cells[0]]:
+        ranges = [cells[side][name].get("search", {}) for side in (0, 1)]
+        found += [f"{name}: {n} {ranges[0].get(n)} → {r}" for n, r in ranges[1].items() if ranges[0].get(n) != r]
+        if cells[0][name].get("first") != cells[1][name].get("first"):
+            found.append(f"{name}: other first points")
+    return [*found[:4], *([f"{len(found) - 4} more"] if len(found) > 4 else [])]

@@ -1,0 +1,73 @@
+"""The audit of early stopping: false kills, and rungs against the end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from scipy.stats import spearmanr
+
+from analysis import notes
+from analysis.audit import audit, text
+from analysis.cells import groups
+from analysis.load import load
+
+
+def evaluations(*accuracies):
+    return [
+        {"step": 10 * n, "selection_accuracy": a, "selection_loss": 0.5, "train_loss": 0.5, "top_class_share": 0.6,
+         "wall_time_s": 1.0}
+        for n, a in enumerate(accuracies, start=1)
+    ]  # fmt: skip
+
+
+def write(store, curves, audited=()):
+    """A run of one cell; `audited` are the places of the curves that would have been stopped at step 10."""
+    s = store()
+    keys = [
+        s.search(
+            "lopt1", 10, 1, selection_accuracy=max(curve), evaluations=evaluations(*curve),
+            status="complete" if len(curve) == 3 else "stopped", config__learning_rate=0.01 * n,
+        )["key"]
+        for n, curve in enumerate(curves, start=1)
+    ]  # fmt: skip
+    path = s.write()
+    if audited:
+        (path / "audits.json").write_text(
+            json.dumps({keys[n]: {"step": 10, "selection_accuracy": curves[n][0]} for n in audited})
+        )
+    return load([path])
+
+
+CURVES = [(0.6, 0.7, 0.8), (0.7, 0.75, 0.85), (0.5, 0.6, 0.65), (0.4, 0.5, 0.9), (0.45,)]
+
+
+def test_a_trial_that_would_have_won_is_a_false_kill(store):
+    results = write(store, CURVES, audited=[2, 3])
+    found = audit(results.trials, results.runs[0].audits, 10)
+    assert (found.stopped, found.audited, found.false_kills) == (3, 2, 1)
+    expected = spearmanr([0.6, 0.7, 0.5, 0.4], [0.8, 0.85, 0.65, 0.9]).statistic
+    assert found.correlation == pytest.approx(expected)
+    said = text(found)
+    assert "2 of them ran to the end all the same, and 1 would have won its cell" in said
+    assert "50 % (95 % interval 9 to 91 %)" in said
+    (note,) = [n for n in notes.notes(results, groups(results)) if n.startswith("Early stopping")]
+    assert "false-kill rate" in note
+
+
+def test_without_an_audit_it_is_said_that_nobody_knows(store):
+    results = write(store, CURVES)
+    said = text(audit(results.trials, results.runs[0].audits, 10))
+    assert "cut 1 search trial; none was run to the end" in said
+    assert "false-kill rate" not in said
+
+
+def test_a_tie_is_no_false_kill_and_equal_trials_have_no_correlation(store):
+    results = write(store, [(0.5, 0.5, 0.8)] * 3, audited=[0])
+    found = audit(results.trials, results.runs[0].audits, 10)
+    assert (found.false_kills, found.correlation, found.cells) == (0, None, 0)
+
+
+def test_nothing_stopped_nothing_said(store):
+    results = write(store, [(0.5, 0.6, 0.8)])
+    assert text(audit(results.trials, {}, 10)) is None

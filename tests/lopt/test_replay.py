@@ -1,0 +1,98 @@
+"""`python -m lopt run`: one trial again, beside its record."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lopt.__main__ import main
+from lopt.records import dumps
+from lopt.training import Trial
+
+
+@pytest.fixture
+def recorded(tiny, tmp_path):
+    """A function that trains a trial, for so many evaluations, and writes its record."""
+
+    def made(evaluations=None, phase="confirm", **changes):
+        trial = Trial(tiny.replace(**changes), phase=phase)
+        for number, _ in enumerate(trial, start=1):
+            if number == evaluations:
+                break
+        path = tmp_path / "record.json"
+        path.write_text(dumps(trial.finish(cell="c", stratum="c").to_dict()))
+        return path
+
+    return made
+
+
+def test_it_is_equal_to_its_record(recorded, capsys):
+    assert main(["run", "--config", str(recorded())]) == 0
+    out = capsys.readouterr().out
+    assert "recorded: complete at step" in out
+    assert "on the test split" in out
+    assert out.splitlines()[-1] == "equal to its record"
+
+
+def test_it_says_how_far_it_is_from_its_record(recorded, capsys):
+    path = recorded()
+    values = json.loads(path.read_text())
+    values["evaluations"][0]["selection_loss"] += 0.25
+    values["evaluations"][1]["selection_accuracy"] = 0.0
+    values["provenance"]["versions"]["torch"] = "0.1"
+    path.write_text(dumps(values))
+    assert main(["run", "--config", str(path), "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["evaluations"][1]["selection_accuracy"]
+    assert main(["run", "--config", str(path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"differs from its record by at most {100 * accuracy:.2f} percentage points and 0.25 nats")
+    assert "torch 0.1 →" in last
+
+
+def test_a_stopped_trial_runs_as_far_as_it_came(recorded, capsys):
+    assert main(["run", "--config", str(recorded(evaluations=1, phase="search"))]) == 0
+    out = capsys.readouterr().out
+    assert "stopped at step 3" in out
+    assert out.splitlines()[-1] == "equal to its record"
+
+
+def test_a_failed_trial_shows_where(recorded, capsys, monkeypatch):
+    path = recorded()
+    values = {**json.loads(path.read_text()), "status": "failed", "evaluations": []}
+    values["error"] = {"type": "ZeroDivisionError", "message": "x", "traceback": "x"}
+    path.write_text(dumps(values))
+    monkeypatch.setattr(Trial, "loss", lambda *_: 1 / 0)
+    assert main(["run", "--config", str(path)]) == 3
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "1 / 0" in error
+    assert error.splitlines()[-1] == "failed: ZeroDivisionError, as recorded (ZeroDivisionError)"
+
+
+def test_a_bare_configuration_is_trained_and_its_prompt_kept(tiny, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny.to_dict()))
+    assert main(["run", "--config", str(path), "--artifact", str(tmp_path / "prompt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "complete"
+    assert main(["predict", "--prompt", str(tmp_path / "prompt"), "--text", "good"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "no JSON object"),
+        ("{}", "a trial needs method, task"),
+        ('{"schema_version": 99}', "schema 99"),
+        ('{"method": "lopt9", "task": "toy"}', "lopt9"),
+    ],
+)
+def test_what_is_no_record_is_one_line(tmp_path, capsys, content, says):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_text(content)
+    assert main(["run", "--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.strip().splitlines()) == 1

@@ -1,0 +1,144 @@
+"""What earlier commands and other runs have left: changed spaces, --fresh, --reuse, --warm-start."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas
+import pytest
+
+from lopt import load_prompt
+from lopt.training import Trial
+from sweeps import settings, space
+from sweeps.earlier import fitting, teaches
+from sweeps.run import main
+from sweeps.search import SEARCH_SEED
+from sweeps.store import Store
+from tests.sweeps.records import make_record
+from tests.sweeps.test_search import Driver, by_rate
+
+SMALL = ["--space", "smoke", "--local-mode", "--set", "max_steps=6"]
+
+
+def sweep(out, *more):
+    return main([*SMALL, "--out", str(out), *more])
+
+
+def written(out, run="smoke-paper"):
+    return {p.name: p.stat().st_mtime_ns for p in (out / run / "trials").iterdir()}
+
+
+def test_more_trials_and_cells_continue_a_run(tmp_path, capsys):
+    assert sweep(tmp_path, "--set", "trials=2") == 0
+    before = written(tmp_path)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=3") == 0
+    out = capsys.readouterr().out
+    assert "the space has changed since run smoke-paper began: trials_per_cell 2 → 3" in out
+    assert "no longer counted" not in out
+    after = written(tmp_path)
+    assert {name: after[name] for name in before} == before, "nothing runs twice"
+    table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet")
+    assert dict(table[table.phase == "search"].groupby("cell").size()) == dict.fromkeys(set(table.cell), 3)
+    assert sweep(tmp_path, "--set", "trials=3", "--set", "length=4,6") == 0
+    assert "new cells prompt_tuning n=6" in capsys.readouterr().out
+    table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet")
+    assert len(set(table.cell)) == 6
+
+
+def test_what_no_longer_fits_is_said_and_kept(tmp_path, capsys):
+    assert sweep(tmp_path, "--set", "trials=3") == 0
+    before = written(tmp_path)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=3", "--set", "learning_rate=0.2:0.4") == 0
+    out = capsys.readouterr().out
+    assert "learning_rate 0.001 … 1 (log) → 0.2 … 0.4" in out
+    assert "kept, but no longer counted" in out
+    assert "is outside 0.2 … 0.4" in out
+    assert set(before) <= set(written(tmp_path))
+    store = Store(tmp_path, "smoke-paper")
+    made = settings.with_settings(space.load("smoke", "paper"), {"max_steps": "6", "learning_rate": "0.2:0.4"})
+    fit, why = fitting(made, store.records())
+    assert len(fit) + why.total() == len(store.records())
+    searched = [r for r in fit if r.phase == "search"]
+    assert len(searched) == 9
+    assert all(0.2 <= r.config["learning_rate"] <= 0.4 for r in fit)
+
+
+def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
+    assert sweep(tmp_path, "--set", "trials=1") == 0
+    before = written(tmp_path)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=1", "--set", "grace_steps=2") == 2
+    assert "--fresh to begin this one anew" in capsys.readouterr().err
+    assert written(tmp_path) == before
+    assert sweep(tmp_path, "--set", "trials=1", "--set", "grace_steps=2", "--fresh") == 0
+    assert "kept as smoke-paper-before-1" in capsys.readouterr().out
+    assert written(tmp_path, "smoke-paper-before-1") == before
+    assert not set(written(tmp_path).values()) & set(before.values())
+    assert sweep(tmp_path, "--fresh", "--name", "other", "--set", "trials=1") == 0, "nothing to keep"
+    assert not (tmp_path / "other-before-1").exists()
+
+
+def test_reuse_takes_finished_trials_of_the_same_key(tmp_path, capsys, monkeypatch):
+    assert sweep(tmp_path, "--set", "trials=2") == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "update", lambda self: pytest.fail("it should not train"))
+        assert sweep(tmp_path, "--set", "trials=2", "--name", "again", "--reuse", "smoke-paper") == 0
+    assert "reused 9 of 9 trials (smoke-paper)" in capsys.readouterr().out
+    store = Store(tmp_path, "again")
+    assert set(written(tmp_path, "again")) == set(written(tmp_path))
+    for record in store.records():
+        assert record.provenance["reused_from"] == "smoke-paper"
+        if record.phase == "confirm":
+            assert load_prompt(store.artifact(record.key)).test_accuracy == record.test_accuracy
+            assert (store.folder / "predictions" / f"{record.key}.parquet").is_file()
+    assert sweep(tmp_path, "--set", "trials=3", "--name", "more", "--reuse") == 0, "of all runs"
+    found = re.search(r"reused (\d+) of 12 trials", capsys.readouterr().out)
+    assert 6 <= int(found[1]) <= 9, "all search trials, and those confirmed that are still the best"
+
+
+def test_reuse_takes_nothing_of_other_settings(tmp_path, capsys):
+    assert sweep(tmp_path, "--set", "trials=1") == 0
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=1", "--set", "batch_size=4", "--name", "other", "--reuse") == 0
+    assert "reused 0 of 6 trials (none of the 6 found there fits)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--reuse", "--warm-start"])
+@pytest.mark.parametrize(("run", "says"), [("nowhere", "'nowhere' is not in"), ("../x", "run name '../x'")])
+def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys, flag, run, says):
+    assert sweep(tmp_path, flag, run) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_warm_start_teaches_the_search_and_takes_no_trial_from_it(tmp_path, capsys):
+    assert sweep(tmp_path, "--set", "trials=3") == 0
+    capsys.readouterr()
+    # Another batch size: nothing to reuse, much to learn.
+    more = ["--set", "trials=2", "--set", "batch_size=4", "--name", "warm", "--warm-start", "smoke-paper"]
+    assert sweep(tmp_path, *more) == 0
+    assert "the search begins with what 9 trials of other runs have shown" in capsys.readouterr().out
+    records = Store(tmp_path, "warm").records()
+    assert sum(r.phase == "search" for r in records) == 6
+    assert json.loads((tmp_path / "warm" / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
+    made = space.load("smoke", "paper")
+    (cell, *_) = made.cells
+    config = made.config(cell, {"learning_rate": 0.3}, seed=SEARCH_SEED).replace(batch_size=4)
+    rates = (0.001, 0.02, 0.1, 0.5)
+    lessons = [
+        make_record(config.replace(learning_rate=rate), accuracy=0.5 + rate / 10 if rate < 0.3 else 0.4, cell="x")
+        for rate in rates
+    ]
+    assert [teaches(each, lessons[0]) for each in made.cells] == [True, False, False]
+    driver = Driver(made, by_rate, lessons=lessons).run()
+    tried = [j["config"]["learning_rate"] for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
+    assert tried[:2] == [0.3, 0.1]
+    assert len(tried) == 3, "lessons take no trial's place"
