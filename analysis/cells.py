@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from analysis import predictions
 from analysis.load import Baseline, PlannedCell, Results
 from analysis.records import Trial
-from analysis.stats import Estimate, estimate
+from analysis.stats import Estimate, crossed, estimate
 
 METHOD_LABELS = {
     "prompt_tuning": "Prompt tuning",
@@ -94,6 +95,7 @@ class Group:
     trials: tuple[Trial, ...]
     zero_shot_accuracy: float | None
     majority_accuracy: float | None
+    margin: float  # of "as good as the full prompt"
 
     @property
     def title(self) -> str:
@@ -144,6 +146,7 @@ def groups(results: Results) -> tuple[Group, ...]:
             tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
             results.baselines,
             (backbones[key[0]], tasks[key[1]]),
+            results.margin,
         )
         for key in keys
     ]
@@ -151,7 +154,11 @@ def groups(results: Results) -> tuple[Group, ...]:
 
 
 def _group(
-    planned: list[PlannedCell], trials: tuple[Trial, ...], baselines: Iterable[Baseline], names: tuple[str, str]
+    planned: list[PlannedCell],
+    trials: tuple[Trial, ...],
+    baselines: Iterable[Baseline],
+    names: tuple[str, str],
+    margin: float,
 ) -> Group:
     planned = [_settled(cell, trials) for cell in planned]
     everything: list[PlannedCell | Trial] = [*planned, *trials]
@@ -176,6 +183,7 @@ def _group(
         trials=trials,
         zero_shot_accuracy=next((b.zero_shot_accuracy for b in mine if b.zero_shot_accuracy is not None), None),
         majority_accuracy=next((each for each in majority if each is not None), None),
+        margin=margin,
     )
 
 
@@ -219,8 +227,12 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
 
 
 def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
+    """From the single predictions where they are there, else from the accuracies alone, which gives wider intervals."""
     scores = [t.test_accuracy for t in confirmed if t.test_accuracy is not None]
-    return estimate(scores, confirmed[0].test_n or 0) if scores else None
+    if not scores:
+        return None
+    matrix = predictions.correct(confirmed) if len(scores) > 1 else None
+    return estimate(scores, confirmed[0].test_n or 0) if matrix is None else crossed(matrix)
 
 
 def _mean_selection(trials: Sequence[Trial]) -> float | None:

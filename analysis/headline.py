@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
+from analysis.comparisons import Comparison, comparisons, full_prompt
 from analysis.frontier import best_within
+from analysis.registry import Missing
 from analysis.render import percent
 
 WITHIN = 0.01  # "as good as the full prompt" on the selection data
@@ -28,9 +30,7 @@ def headline(group: Group) -> Headline:
     """
     confirmed = group.confirmed
     best = best_within(confirmed, max((c.trainable_parameters or 0 for c in confirmed), default=0))
-    full = max(
-        (c for c in confirmed if c.method == "prompt_tuning"), key=lambda c: c.selection_accuracy or 0.0, default=None
-    )
+    full = full_prompt(group)
     small = _smallest_enough(confirmed, full) if full else None
     if not confirmed:
         answer = (
@@ -83,7 +83,11 @@ def _compare(group: Group, small: Cell, full: Cell) -> str:
 
 def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | None) -> list[str]:
     details = []
-    if small and full and small.accuracy and full.accuracy and small is not full:
+    found = comparisons(group)
+    tested = None if isinstance(found, Missing) else next((each for each in found if each.cell is small), None)
+    if tested:
+        details.append(_tested(tested, group.margin))
+    elif small and full and small.accuracy and full.accuracy and small is not full:
         ours, theirs = small.accuracy, full.accuracy
         bounds = f"[{percent(ours.low)}, {percent(ours.high)}] and [{percent(theirs.low)}, {percent(theirs.high)}]"
         if ours.overlaps(theirs):
@@ -96,6 +100,7 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
                 else "the difference is more than noise"
             )
             details.append(f"The 95 % intervals do not overlap ({bounds}){', ' if alone else ': '}{rest}.")
+    if small and full and small is not full:
         details.append(
             "The cell is the smallest whose selection accuracy is within 1 pp of the full prompt's."
             if small.selection_accuracy is not None
@@ -117,6 +122,15 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
             text += " The interval reaches down to that: training has not been shown to help."
         details.append(text)
     return details
+
+
+def _tested(found: Comparison, margin: float) -> str:
+    gap = found.verdict.difference
+    bounds = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    return (
+        f"As good as the full prompt within {100 * margin:g} pp? {str(found.verdict).capitalize()}. On the same test "
+        f"examples the difference is {100 * gap.mean:+.1f} pp, 95 % interval {bounds}."
+    )
 
 
 def _searching(group: Group) -> str:

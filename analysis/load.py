@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.noninferiority import MARGIN
 from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, row, text
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Results:
     unreadable: tuple[str, ...]  # "name: why"
     superseded: int  # old failures, tried again since
     repeated: int  # records of a key that another pooled run holds too
+    margin: float  # of accuracy, within which a smaller prompt counts as good as the full one
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -117,7 +119,7 @@ def resolve(names: Sequence[str], root: Path) -> list[Path]:
     return paths
 
 
-def load(paths: Sequence[Path]) -> Results:
+def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one."""
     runs: list[Run] = []
     chosen: dict[str, Trial] = {}
@@ -157,6 +159,7 @@ def load(paths: Sequence[Path]) -> Results:
         unreadable=tuple(unreadable),
         superseded=superseded,
         repeated=repeated,
+        margin=margin,
     )
 
 

@@ -25,11 +25,24 @@ from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
+from analysis.noninferiority import MARGIN
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
 
 # the order of the page; plugins that are not named here come after these
-_ORDER = ("pareto", "budget", "table3", "table1", "table2", "rank", "learning_rate", "curves", "cells")
+_ORDER = (
+    "pareto",
+    "budget",
+    "forest",
+    "noninferiority",
+    "table3",
+    "table1",
+    "table2",
+    "rank",
+    "learning_rate",
+    "curves",
+    "cells",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +214,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first run)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of runs (default: results)")
+    parser.add_argument(
+        "--margin", type=_margin, default=MARGIN, metavar="PP",
+        help="percentage points within which a smaller prompt counts as good as the full one (default 1); choose it "
+        "before you see results",
+    )  # fmt: skip
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
     try:
         paths = resolve(arguments.runs, arguments.results)
-        results = load(paths)
+        results = load(paths, arguments.margin)
         out = arguments.out or paths[0] / "report"
         try:
             sections = build(results, out)
@@ -218,6 +236,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(summary(results, sections, out))
     return 0
+
+
+def _margin(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no margin; give percentage points above 0, such as 1")
+    return value / 100
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Z95 = 1.959963984540054
 
@@ -59,6 +63,46 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
         low, high = max(0.0, mean - half), min(1.0, mean + half)
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
+
+
+def spread(correct_SN: np.ndarray) -> tuple[float, float]:
+    """How several seeds scored on the same examples differ.
+
+    Args:
+        correct_SN: 1 where a seed was right on an example, `[seeds, examples]`; two seeds at least.
+
+    Returns:
+        Variance of the accuracy between seeds, and of being right on one example. The former is not less than the
+        latter makes it: seeds whose accuracies happen to agree are no sign that seeds do not matter.
+    """
+    within = float(correct_SN.var(axis=0, ddof=1).mean())
+    return max(float(correct_SN.mean(axis=1).var(ddof=1)), within / correct_SN.shape[1]), within
+
+
+def crossed(correct_SN: np.ndarray) -> Estimate:
+    """Mean over seeds with a 95 % interval, from which examples each seed got right: `[seeds, examples]`.
+
+    Seeds and examples are both drawn, and crossed: Var = a + b with a = s²/S of the variance s² between the accuracies
+    of the S seeds, and b the variance between the examples' rates of being right, without what the seeds put into it,
+    over n. Half width: t(v) · sqrt(a + b) in logits, v by Welch and Satterthwaite as in `estimate`, whose b is
+    larger, for want of the single examples.
+    """
+    seeds, n = correct_SN.shape
+    mean = float(correct_SN.mean())
+    if seeds == 1 or mean in (0.0, 1.0):
+        low, high = wilson(mean, n)  # without any variance to see, that of the examples' number
+        return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=n)
+    from scipy.special import expit, logit, stdtrit  # takes longer than --help
+
+    between, within = spread(correct_SN)
+    a = between / seeds
+    b = max(0.0, float(correct_SN.mean(axis=0).var(ddof=1)) - within / seeds) / n
+    share = a / (a + b)
+    freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, n - 1))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b) / (mean * (1 - mean))
+    return Estimate(
+        mean=mean, low=float(expit(logit(mean) - half)), high=float(expit(logit(mean) + half)), seeds=seeds, test_n=n
+    )
 
 
 def describe(estimates: Sequence[Estimate]) -> str:

@@ -1,0 +1,57 @@
+"""Much smaller prompts beside the full one, seed by seed and example by example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis import predictions
+from analysis.cells import Cell, Group
+from analysis.noninferiority import Verdict, difference, verdicts
+from analysis.registry import Missing
+
+RATIO = 5  # times fewer parameters than the full prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A cell beside the full prompt; ratio: how many times fewer parameters it trains."""
+
+    cell: Cell
+    full: Cell
+    ratio: float
+    verdict: Verdict
+
+
+def full_prompt(group: Group) -> Cell | None:
+    """The confirmed cell of prompt tuning with the best selection accuracy."""
+    known = [cell for cell in group.confirmed if cell.method == "prompt_tuning"]
+    return max(known, key=lambda cell: cell.selection_accuracy or 0.0, default=None)
+
+
+def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
+    """Every confirmed cell of at least five times fewer parameters beside the full prompt, smallest first; the tests
+    count as one family."""
+    full = full_prompt(group)
+    if full is None or not full.trainable_parameters:
+        return Missing("it needs a confirmed full prompt (prompt_tuning)")
+    small = [c for c in group.confirmed if 0 < (c.trainable_parameters or 0) * RATIO <= full.trainable_parameters]
+    if not small:
+        return Missing(f"it needs a confirmed cell of {RATIO} times fewer parameters than the full prompt")
+    if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small):
+        return Missing("it needs two confirm seeds at least, of the full prompt and of a smaller cell (--seeds 3)")
+    found = []
+    for cell in small:
+        both = predictions.common(cell.confirmed, full.confirmed) if len(cell.confirmed) > 1 else None
+        if both is not None:
+            found.append((cell, difference(*both)))
+    if not found:
+        return Missing("it needs the predictions of confirmed trials on the same test examples")
+    return tuple(
+        Comparison(
+            cell=cell,
+            full=full,
+            ratio=full.trainable_parameters / (cell.trainable_parameters or 1),
+            verdict=verdict,
+        )
+        for (cell, _), verdict in zip(found, verdicts([each for _, each in found], group.margin), strict=True)
+    )

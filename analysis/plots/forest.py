@@ -1,0 +1,81 @@
+"""Forest plot: how far each much smaller prompt is from the full one, beside the margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.cells import Group
+from analysis.comparisons import Comparison, comparisons
+from analysis.registry import Missing, PlotSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    comparisons: tuple[Comparison, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    found = comparisons(group)
+    return found if isinstance(found, Missing) else Info(group=group, comparisons=found)
+
+
+def draw(info: Info) -> Figure:
+    rows = len(info.comparisons)
+    margin = 100 * info.group.margin
+    with matplotlib.rc_context(style.RC):
+        figure = Figure(figsize=(7.2, 1.05 + 0.32 * rows))
+        axes = figure.add_axes((0.24, 0.55 / figure.get_figheight(), 0.5, 1 - 0.95 / figure.get_figheight()))
+        ends = [100 * end for c in info.comparisons for end in (c.verdict.difference.low, c.verdict.difference.high)]
+        low, high = min([*ends, -margin]), max([*ends, 0.0])
+        room = 0.06 * (high - low)
+        axes.set_xlim(low - room, high + room)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.axvspan(low - room, -margin, color=style.MUTED, alpha=0.12, linewidth=0)
+        axes.axvline(-margin, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
+        axes.axvline(0, color=style.INK, linewidth=0.8)
+        for row, each in enumerate(info.comparisons):
+            found = each.verdict.difference
+            colour, marker = style.method_style(each.cell.method)
+            axes.plot([100 * found.low, 100 * found.high], [row, row], color=colour, linewidth=1.4)
+            axes.plot(100 * found.mean, row, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+            axes.annotate(
+                each.verdict.outcome,
+                (1.02, row),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8.5,
+                color=style.INK if each.verdict.outcome != "inconclusive" else style.MUTED,
+                annotation_clip=False,
+            )
+        axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.0f}× fewer" for c in info.comparisons])
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("accuracy less the full prompt's, percentage points")
+        axes.annotate(
+            f"margin −{margin:g}",
+            (-margin, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=style.MUTED,
+        )
+        return figure
+
+
+def caption(info: Info) -> str:
+    full = info.comparisons[0].full
+    return (
+        f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
+        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin is non-inferior; the "
+        "verdicts hold for all tests together (Holm)."
+    )
+
+
+SPEC = PlotSpec(name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption)

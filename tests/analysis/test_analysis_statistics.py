@@ -1,0 +1,202 @@
+"""Intervals and verdicts on simulated data with known truth: seeds and examples are both drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.cells import groups
+from analysis.comparisons import comparisons
+from analysis.headline import headline
+from analysis.load import load
+from analysis.noninferiority import Difference, difference, holm, verdicts
+from analysis.registry import Missing
+from analysis.stats import crossed, estimate
+
+RATE, ITEMS, SHARED = 0.85, 1.0, 0.8  # accuracy; standard deviation of an example's logit; of that, what methods share
+
+
+class World:
+    """Examples of differing difficulty, and seeds whose accuracies spread by `spread` (a fraction)."""
+
+    def __init__(self, spread, draw):
+        self.draw = draw
+        self.base = math.log(RATE / (1 - RATE)) * math.sqrt(1 + 0.35 * ITEMS**2)
+        self.many = draw.normal(0, ITEMS, 50_000)
+        self.seeds = spread / ((self.rate(0.05) - self.rate(-0.05)) / 0.1)
+
+    def rate(self, effect):
+        """Accuracy over all examples of a seed of this effect."""
+        return float((1 / (1 + np.exp(-(self.base + effect + self.many)))).mean())
+
+    def truth(self, effect=0.0):
+        """Accuracy over all seeds and examples."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(15)
+        return float(sum(w * self.rate(effect + self.seeds * x) for x, w in zip(nodes, weights)) / weights.sum())
+
+    def effect_of(self, gap):
+        """Of a method that is `gap` worse."""
+        low, high = -3.0, 0.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.truth(middle) < self.truth() - gap else (low, middle)
+        return high
+
+    def scored(self, seeds, items, effect=0.0):
+        effects = effect + self.draw.normal(0, self.seeds, (seeds, 1))
+        return (self.draw.random((seeds, len(items))) < 1 / (1 + np.exp(-(self.base + effects + items)))).astype(float)
+
+    def pair(self, seeds, n, effect):
+        common = self.draw.normal(0, ITEMS * math.sqrt(SHARED), n)
+        own = ITEMS * math.sqrt(1 - SHARED)
+        return [self.scored(seeds, common + self.draw.normal(0, own, n), each) for each in (effect, 0.0)]
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.02, 0.04])
+@pytest.mark.parametrize("n", [56, 872])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread):
+    draws = 400
+    world = World(spread, np.random.default_rng(seeds * n))
+    truth = world.truth()
+    runs = [world.scored(seeds, world.draw.normal(0, ITEMS, n)) for _ in range(draws)]
+    found = [crossed(run) for run in runs]
+    covered = sum(each.low <= truth <= each.high for each in found) / draws
+    error = math.sqrt(0.93 * 0.07 / draws)
+    assert covered >= 0.93 - 2 * error
+    oracle = 2 * 1.96 * np.std([run.mean() for run in runs])
+    width = np.mean([each.high - each.low for each in found]) / oracle
+    assert width <= (1.5 if seeds >= 5 else 2.5)
+    if seeds < 5:
+        return
+    wide = np.mean([e.high - e.low for e in (estimate(list(r.mean(1)), n) for r in runs[:100])])
+    narrow = np.mean([e.high - e.low for e in found[:100]])
+    assert narrow < 1.1 * wide, "the single predictions do not make it wider"
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.04])
+@pytest.mark.parametrize("n", [56, 872])
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_the_verdicts_err_in_one_case_of_twenty_at_most(seeds, n, spread):
+    draws, margin = 250, 0.01
+    world = World(spread, np.random.default_rng(seeds + n))
+
+    def outcomes(gap):
+        effect = world.effect_of(gap)
+        found = (verdicts([difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws))
+        return Counter(found)
+
+    at_the_margin = outcomes(margin)
+    allowed = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
+    assert at_the_margin["non-inferior"] <= allowed
+    assert at_the_margin["inferior"] <= allowed
+    assert outcomes(0.04)["non-inferior"] <= draws * 0.03, "a method truly 3 pp beyond the margin"
+
+
+def test_enough_data_decide():
+    world = World(0.005, np.random.default_rng(0))
+    equal = [verdicts([difference(*world.pair(10, 5000, 0.0))])[0].outcome for _ in range(40)]
+    worse = [verdicts([difference(*world.pair(10, 872, world.effect_of(0.04)))])[0].outcome for _ in range(40)]
+    assert Counter(equal)["non-inferior"] > 30
+    assert Counter(worse)["inferior"] > 35
+
+
+def test_the_seeds_that_an_inconclusive_verdict_asks_for_would_mostly_do():
+    world = World(0.01, np.random.default_rng(1))
+    known = difference(*world.pair(300, 5000, 0.0))
+    (verdict,) = verdicts([dataclasses.replace(known, mean=0.0, error=0.01, freedom=4.0, seeds_a=3, seeds_b=3)])
+    assert verdict.outcome == "inconclusive"
+    many = 3 + verdict.more_seeds
+    later = [verdicts([difference(*world.pair(many, 5000, 0.0))])[0].outcome for _ in range(60)]
+    assert 60 * 0.6 <= Counter(later)["non-inferior"] <= 60 * 0.97
+
+
+def test_too_few_examples_are_said_to_be_too_few():
+    world = World(0.001, np.random.default_rng(2))
+    found = [verdicts([difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
+    assert any(v.outcome == "inconclusive" and v.more_seeds is None for v in found)
+    assert any("more test examples might" in str(v) for v in found)
+
+
+def test_identical_seeds_are_no_certainty_and_no_crash():
+    same = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
+    found = difference(same, same)
+    assert (found.mean, found.error) == (0.0, pytest.approx(1 / 56))
+    assert verdicts([found])[0].outcome == "inconclusive", "56 examples without a difference show little"
+    assert crossed(np.ones((3, 56))).low < 0.95
+    with pytest.raises(ValueError, match="same examples and two seeds"):
+        difference(same[:1], same)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_as_its_definition(p_values):
+    adjusted = holm(p_values)
+    order = np.argsort(p_values, kind="stable")
+    running = 0.0
+    for rank, place in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
+        assert adjusted[place] == pytest.approx(running)
+
+
+def simulated(store, gaps, *, seeds=3, n=872, spread=0.005, draw_seed=0):
+    """A run: a full prompt and smaller ones, worse by these gaps."""
+    world = World(spread, np.random.default_rng(draw_seed))
+    s = store(test_n=n, split_size=n)
+    items = world.draw.normal(0, ITEMS, n)
+    for place, gap in enumerate((0.0, *gaps)):
+        method, rank = ("lopt1", place) if place else ("prompt_tuning", None)
+        rows = world.scored(seeds, items, world.effect_of(gap) if gap else 0.0)
+        for seed, row in enumerate(rows):
+            s.predict(s.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), row > 0)
+    (group,) = groups(load([s.write()]))
+    return group
+
+
+def test_a_method_truly_worse_is_never_called_as_good(store):
+    group = simulated(store, [0.04], seeds=5)
+    (found,) = comparisons(group)
+    assert found.verdict.outcome == "inferior"
+    assert any("Inferior" in each for each in headline(group).details)
+
+
+def test_one_seed_has_no_test_and_no_claim(store):
+    group = simulated(store, [0.0], seeds=1)
+    found = comparisons(group)
+    assert isinstance(found, Missing) and "two confirm seeds" in found.reason
+    assert "Exploratory" in headline(group).exploratory
+
+
+def test_without_predictions_there_is_no_test(store):
+    s = store()
+    for method, rank in (("prompt_tuning", None), ("lopt1", 1)):
+        for seed in range(3):
+            s.confirm(method, 10, rank, 0.8 + seed / 100, config__seed=seed)
+    (group,) = groups(load([s.write()]))
+    assert "predictions" in comparisons(group).reason
+    assert group.confirmed[0].accuracy.seeds == 3
+
+
+def test_predictions_that_do_not_give_the_recorded_accuracy_are_not_used(store):
+    s = store()
+    for seed in range(3):
+        record = s.predict(s.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
+        s.put({**record, "test_accuracy": 0.5})
+    (group,) = groups(load([s.write()]))
+    (cell,) = [c for c in group.cells if c.accuracy]
+    assert cell.accuracy.mean == pytest.approx(0.5)
+
+
+def test_the_margin_is_the_users(store):
+    group = simulated(store, [0.02], seeds=10, n=2000)
+    run = Path(group.confirmed[0].confirmed[0].run)
+    for margin, expected in ((0.001, "inferior"), (0.08, "non-inferior")):
+        (again,) = groups(load([run], margin))
+        assert comparisons(again)[0].verdict.outcome == expected
+    assert isinstance(comparisons(group)[0].verdict.difference, Difference)
