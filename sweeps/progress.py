@@ -66,6 +66,12 @@ class Progress:
             self._best = (accuracy, str(job["cell"]))
         self._draw(event=_event(job, record))
 
+    def let_go(self, trial_id: str) -> None:
+        """A trial that a budget has stopped at an evaluation."""
+        text = f"{_what(self._jobs[trial_id])}: stopped at the budget, can go on"
+        self._forget(trial_id)
+        self._draw(event=text)
+
     def _forget(self, trial_id: str) -> None:
         del self._steps[trial_id], self._jobs[trial_id]
         self._reports.pop(trial_id, None)

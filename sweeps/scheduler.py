@@ -22,7 +22,9 @@ class StratifiedASHA(FIFOScheduler):
 
     Args:
         grace_steps, reduction_factor, max_steps: of every stratum.
-        on_stop: called with the last report of a trial that is stopped.
+        on_stop: called with the last report of a trial that is stopped because others are better.
+        over_budget: asked at every report; when it says so, every trial ends there, confirm trials, too. Such a trial
+            leaves its checkpoint and no record: another command goes on with it.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class StratifiedASHA(FIFOScheduler):
         reduction_factor: int,
         max_steps: int,
         on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        over_budget: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._rules: dict[str, Any] = {
@@ -43,7 +46,7 @@ class StratifiedASHA(FIFOScheduler):
             "max_t": max_steps,
         }
         self._strata: dict[str, AsyncHyperBandScheduler] = {}
-        self._on_stop = on_stop
+        self._on_stop, self._over_budget = on_stop, over_budget
 
     def _asha(self, trial: Any) -> AsyncHyperBandScheduler | None:
         if trial.config["phase"] == "confirm":
@@ -55,16 +58,20 @@ class StratifiedASHA(FIFOScheduler):
             asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        asha = self._asha(trial)
-        if asha is None or result.get("status") != "running":
+        if result.get("status") != "running":
             return TrialScheduler.CONTINUE
+        if (asha := self._asha(trial)) and self._is_worse(asha, tune_controller, trial, result):
+            self._on_stop(trial.trial_id, result)
+            return TrialScheduler.STOP
+        return TrialScheduler.STOP if self._over_budget() else TrialScheduler.CONTINUE
+
+    def _is_worse(
+        self, asha: AsyncHyperBandScheduler, tune_controller: Any, trial: Any, result: dict[str, Any]
+    ) -> bool:
         if result.get("restored"):  # rungs that it passed under an earlier command
             record = TrialRecord.from_dict(json.loads(result["record"]))
             self._fill(asha, trial, record, record.evaluations[:-1])
-        decision = asha.on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP:
-            self._on_stop(trial.trial_id, result)
-        return decision
+        return asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         # Every rung a trial passed has its value from on_trial_result; the end is no rung.

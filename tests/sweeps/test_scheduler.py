@@ -130,3 +130,17 @@ def test_a_restored_trial_fills_the_rungs_that_it_passed_before(tiny):
     late = dataclasses.replace(record, evaluations=record.evaluations[:3])
     result = {**report(6, 0.0), "restored": True, "record": json.dumps(late.to_dict())}
     assert asha.on_trial_result(None, worst, result) == TrialScheduler.STOP, "its last evaluation counts"
+
+
+def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse():
+    over, worse = [], []
+    asha = make_asha(over_budget=lambda: bool(over), on_stop=lambda trial_id, result: worse.append(trial_id))
+    trials = [trial("a", "s"), trial("b", "s", "confirm")]
+    for each in trials:
+        asha.on_trial_add(None, each)
+        assert asha.on_trial_result(None, each, report(4, 0.5)) == TrialScheduler.CONTINUE
+    over.append(True)
+    for each in trials:
+        assert asha.on_trial_result(None, each, report(5, 0.5)) == TrialScheduler.STOP
+        assert asha.on_trial_result(None, each, report(18, 0.5, "complete")) == TrialScheduler.CONTINUE
+    assert worse == []
