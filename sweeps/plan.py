@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
+from sweeps import sizes
 from sweeps.space import Space
 
 
@@ -64,6 +65,8 @@ class Plan:
             "confirm_trials": self.confirm_trials,
             "most_steps": self.most_steps,
             "expected_steps": round(self.expected_steps),
+            "most_tokens": sizes.most_tokens(self),
+            "disk_bytes": asdict(sizes.disk(self)),
         }
 
 
@@ -115,6 +118,7 @@ def text(plan: Plan, run: str) -> str:
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
         f"  steps      about {round(plan.expected_steps, -2):,.0f}, at most {plan.most_steps:,}"
         + (" and the confirm trials" if confirm is None else ""),
+        *sizes.text(plan),
         "",
     ]
     width = max(4, *(len(cell.name) for cell in plan.cells))

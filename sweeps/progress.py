@@ -29,7 +29,9 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self._steps: dict[str, int] = {}
         self._jobs: dict[str, Mapping[str, Any]] = {}
-        self._finished_steps = 0
+        self._reports: Counter[str] = Counter()  # of each running trial
+        self._made = 0  # steps, those under an earlier command left out
+        self._made_at: float | None = None  # when the last of them were reported; None while the pace is unknown
         self._best: tuple[float, str] | None = None
         self._began, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
@@ -38,14 +40,25 @@ class Progress:
         self._draw()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        self._steps[trial_id] = int(report[TIME])
+        if report.get("restored"):
+            self._steps[trial_id] = int(report[TIME])
+        else:
+            self._reports[trial_id] += 1
+            self._step(trial_id, int(report[TIME]), known=self._reports[trial_id] > 1)
         note = report.get("note")
         self._draw(event=f"{_what(self._jobs[trial_id])}: {note}" if note else None)
 
+    def _step(self, trial_id: str, step: int, *, known: bool) -> None:
+        self._made += max(0, step - self._steps[trial_id])
+        self._steps[trial_id] = step
+        if known or self._made_at is not None:
+            self._made_at = time.monotonic()
+
     def ended(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if trial_id in self._steps:
-            del self._steps[trial_id], self._jobs[trial_id]
-            self._finished_steps += record.steps if record else 0
+            if record:
+                self._step(trial_id, record.steps, known=True)
+            self._forget(trial_id)
         self.done += 1
         self.counts[record.status if record else "failed"] += 1
         accuracy = record.selection_accuracy if record else None
@@ -53,11 +66,23 @@ class Progress:
             self._best = (accuracy, str(job["cell"]))
         self._draw(event=_event(job, record))
 
+    def let_go(self, trial_id: str) -> None:
+        """A trial that a budget has stopped at an evaluation."""
+        text = f"{_what(self._jobs[trial_id])}: stopped at the budget, can go on"
+        self._forget(trial_id)
+        self._draw(event=text)
+
+    def _forget(self, trial_id: str) -> None:
+        del self._steps[trial_id], self._jobs[trial_id]
+        self._reports.pop(trial_id, None)
+
     def time_left_s(self) -> float | None:
-        """From the pace so far; None before the first steps were reported."""
-        made = self._finished_steps + sum(self._steps.values())
-        elapsed = time.monotonic() - self._began
-        return self._steps_left(self._steps) * elapsed / made if made else None
+        """From the pace up to the last report; None until a trial has reported twice or ended, for before that most of
+        the time went into the start."""
+        if self._made_at is None or not self._made:
+            return None
+        pace = (self._made_at - self._began) / self._made
+        return max(0.0, self._steps_left(self._steps) * pace - (time.monotonic() - self._made_at))
 
     def line(self) -> str:
         parts = [f"{self.done}/{self.total} done", f"{len(self._steps)} running", f"{self.counts['stopped']} stopped"]

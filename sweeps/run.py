@@ -79,12 +79,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
     made.add_argument("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
     made.add_argument(
-        "--max-wall-time", type=_duration, metavar="T", help="start none after T (90s, 30m, 2h), then exit 4"
+        "--max-wall-time",
+        type=_duration,
+        metavar="T",
+        help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4",
+    )
+    made.add_argument(
+        "--max-gpu-hours",
+        type=_hours,
+        metavar="H",
+        help="after H GPU-hours end running trials at their next evaluation, then exit 4",
     )
     made.add_argument(
         "--max-trial-time", type=_duration, metavar="T", help="a trial that takes longer has failed; the others go on"
     )
-    made.add_argument("--max-gpu-hours", type=_hours, metavar="H", help="start none after H GPU-hours, then exit 4")
     return made
 
 

@@ -23,11 +23,13 @@ class StratifiedASHA(FIFOScheduler):
 
     Args:
         grace_steps, reduction_factor, max_steps: of every stratum.
-        on_stop: called with the last report of a trial that is stopped.
         audit: share of the trials to be stopped that run to the end instead, chosen by their keys. Nobody competes with
             what they reach from there on.
         audited: the steps at which trials of earlier commands would have been stopped, by their keys.
         on_audit: called with the record, so far, of a trial that would have been stopped.
+        on_stop: called with the last report of a trial that is stopped because others are better.
+        over_budget: asked at every report; when it says so, every trial ends there, confirm trials, too. Such a trial
+            leaves its checkpoint and no record: another command goes on with it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class StratifiedASHA(FIFOScheduler):
         audit: float = 0.0,
         audited: Mapping[str, int] = MappingProxyType({}),
         on_audit: Callable[[TrialRecord], None] = lambda record: None,
+        over_budget: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._rules: dict[str, Any] = {
@@ -51,7 +54,7 @@ class StratifiedASHA(FIFOScheduler):
             "max_t": max_steps,
         }
         self._strata: dict[str, AsyncHyperBandScheduler] = {}
-        self._on_stop, self._on_audit = on_stop, on_audit
+        self._on_stop, self._on_audit, self._over_budget = on_stop, on_audit, over_budget
         self._audit, self._audited = audit, dict(audited)
         self._excused: set[str] = set()  # ids of trials that run on to be audited
 
@@ -65,25 +68,30 @@ class StratifiedASHA(FIFOScheduler):
             asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        asha = self._asha(trial)
-        if asha is None or result.get("status") != "running":
+        if result.get("status") != "running":
             return TrialScheduler.CONTINUE
+        if (asha := self._asha(trial)) and self._is_worse(asha, tune_controller, trial, result):
+            self._on_stop(trial.trial_id, result)
+            return TrialScheduler.STOP
+        return TrialScheduler.STOP if self._over_budget() else TrialScheduler.CONTINUE
+
+    def _is_worse(
+        self, asha: AsyncHyperBandScheduler, tune_controller: Any, trial: Any, result: dict[str, Any]
+    ) -> bool:
         if result.get("restored"):  # rungs that it passed under an earlier command
             record = _record(result)
             self._fill(asha, trial, record, record.evaluations[:-1])
             if record.key in self._audited:
                 self._excused.add(trial.trial_id)
         if trial.trial_id in self._excused:
-            return TrialScheduler.CONTINUE
-        decision = asha.on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP:
-            if self._audit and _draw((record := _record(result)).key) < self._audit:
-                self._audited[record.key] = record.steps
-                self._excused.add(trial.trial_id)
-                self._on_audit(record)
-                return TrialScheduler.CONTINUE
-            self._on_stop(trial.trial_id, result)
-        return decision
+            return False
+        worse = asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
+        if worse and self._audit and _draw((record := _record(result)).key) < self._audit:
+            self._audited[record.key] = record.steps
+            self._excused.add(trial.trial_id)
+            self._on_audit(record)
+            return False
+        return worse
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         # Every rung a trial passed has its value from on_trial_result; the end is no rung.

@@ -177,7 +177,7 @@ class _CellState:
     trials: int
     started: int = 0
     running: int = 0
-    retries: int = 0  # failed trials that wait to be tried again
+    retries: int = 0  # trials that wait to be tried again, or to go on
     confirming: bool = False
     records: list[TrialRecord] = field(default_factory=list)
 
@@ -221,6 +221,7 @@ class SweepSearcher(Searcher):
         failed: records that are to be tried again.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
+        on_let_go: told of a trial that a budget has stopped at an evaluation.
         may_start: whether a budget allows another trial.
         take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
         lessons: search trials of other runs, for the sampler alone.
@@ -238,6 +239,7 @@ class SweepSearcher(Searcher):
         on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
         on_end: Callable[[str, Mapping[str, Any], TrialRecord | None], None] = lambda trial_id, job, record: None,
+        on_let_go: Callable[[str], None] = lambda trial_id: None,
         may_start: Callable[[], bool] = lambda: True,
         take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         lessons: Iterable[TrialRecord] = (),
@@ -245,7 +247,7 @@ class SweepSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.space, self._settle, self._place, self._read = space, settle, dict(place), read
         self._on_start, self._on_report, self._on_end, self._may_start = on_start, on_report, on_end, may_start
-        self._take = take
+        self._on_let_go, self._take = on_let_go, take
         self._done = {record.key: record for record in finished}
         self._running: dict[str, _Running] = {}
         self._confirm: deque[tuple[_CellState, TrialConfig, str]] = deque()
@@ -343,8 +345,24 @@ class SweepSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         running = self._running.get(trial_id)
-        if running is not None:
-            self._end(trial_id, self._read(running.config.key) or _carried(result))
+        if running is None:
+            return
+        record = self._read(running.config.key) or _carried(result)
+        if record is None and result and not error:  # it could have gone on: whoever else stops it writes a record
+            self._let_go(trial_id)
+        else:
+            self._end(trial_id, record)
+
+    def _let_go(self, trial_id: str) -> None:
+        """The trial waits again, for a command with a budget left, which finds its checkpoint."""
+        running = self._running.pop(trial_id)
+        running.state.running -= 1
+        if running.phase == "confirm":
+            self._confirm.appendleft((running.state, running.config, running.stratum))
+        else:
+            running.state.retries += 1
+            self._retry.append((running.state, running.config))
+        self._on_let_go(trial_id)
 
     def _end(self, trial_id: str, record: TrialRecord | None) -> None:
         """`record` is None when the trial was cut off and left nothing."""

@@ -126,6 +126,16 @@ class Space:
     def _low(cell: Cell) -> dict[str, Any]:
         return {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
 
+    def largest(self, cell: Cell) -> list[TrialConfig]:
+        """The cell's trial at the high ends of its ranges, one of each method that it chooses among."""
+        point = {name: made.values[0] if isinstance(made, Choice) else made.high for name, made in cell.search.items()}
+        for name, made in cell.search.items():
+            if isinstance(made, Choice) and all(isinstance(value, int) for value in made.values):
+                point[name] = max(made.values)
+        chosen = cell.search.get("method")
+        names = chosen.values if isinstance(chosen, Choice) else [{**self.base, **cell.fixed}.get("method")]
+        return [self.config(cell, {**point, "method": name}, seed=0) for name in names]
+
     def check(self) -> None:
         """Raises ValueError on any value of a list, or end of a range, that a trial would refuse."""
         for cell in self.cells:

@@ -25,7 +25,7 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, i
     if status == "interrupted":
         return "\n".join([*lines, "the same command continues; finished trials are kept"]), INTERRUPTED
     if status == "stopped":
-        lines.append("stopped at a budget; the same command with a larger one, or none, continues")
+        lines.append("stopped at a budget; the same command continues, unfinished trials from their last evaluation")
         return "\n".join(lines), BUDGET
     lines += _failures(store, [record for record in records if record.status == "failed"])
     missing = _unconfirmed(plan, records)

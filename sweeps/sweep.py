@@ -33,8 +33,8 @@ class Options:
 
     trials_per_gpu: that share a GPU, or a node without one; None lets the worker find out. max_concurrent: None fills
     the machine.
-    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them. max_trial_time_s: a trial that takes longer
-    has failed.
+    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them; beyond the latter two, running trials end at
+    their next evaluation, from which another command goes on. max_trial_time_s: a trial that takes longer has failed.
     reuse, warm_start: other runs whose finished trials are taken, and from which the search learns. audit: share of the
     trials to be stopped early that run to the end.
     """
@@ -60,7 +60,8 @@ class Sweep:
         self._started_trials, self._gpu_s = 0, 0.0
         self._placement: Placement | None = None  # None in local mode
         self._keeper: Any = None  # the workers live as long as this handle
-        self._spent_before: dict[str, float] = {}  # seconds of a trial that an earlier command has spent
+        self._gpus: dict[str, float] = {}  # that a running trial reserves
+        self._counted_s: dict[str, float] = {}  # of a running trial, in _gpu_s or under an earlier command
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
@@ -212,6 +213,7 @@ class Sweep:
             on_start=self._on_start,
             on_report=self._on_report,
             on_end=self._on_end,
+            on_let_go=lambda trial_id: self.progress.let_go(trial_id),
             may_start=self._may_start,
             take=self._others.take,
             lessons=self._lessons,
@@ -236,13 +238,14 @@ class Sweep:
             audit=self.options.audit,
             audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
             on_audit=self.store.add_audit,
+            over_budget=self._over_budget,
         )
         scheduler.replay(finished)
         return searcher, scheduler
 
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
-        self._began_at[trial_id] = now()
+        self._began_at[trial_id], self._gpus[trial_id] = now(), self._gpus_of(job)
         before = self.store.read(TrialConfig.from_dict(job["config"]).key)
         if before is not None and before.status == "failed":
             self.store.set_aside(before)
@@ -251,10 +254,14 @@ class Sweep:
         self.progress.started(trial_id, job)
 
     def _on_report(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        if trial_id not in self._spent_before:
-            spent = json.loads(report["record"])["wall_time_s"] if report["restored"] else 0.0
-            self._spent_before[trial_id] = spent
+        seconds = json.loads(report["record"])["wall_time_s"]
+        if not report["restored"]:
+            self._spend(trial_id, seconds)
+        self._counted_s[trial_id] = seconds
         self.progress.reported(trial_id, report)
+
+    def _spend(self, trial_id: str, seconds: float) -> None:
+        self._gpu_s += max(0.0, seconds - self._counted_s.get(trial_id, 0.0)) * self._gpus.get(trial_id, 0.0)
 
     def _on_end(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if record is None:
@@ -269,8 +276,7 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
-        spent = record.wall_time_s - self._spent_before.pop(trial_id, 0.0)
-        self._gpu_s += max(0.0, spent) * self._gpus_of(job)
+        self._spend(trial_id, record.wall_time_s)
         self.progress.ended(trial_id, job, record)
 
     def _gpus_of(self, job: Mapping[str, Any]) -> float:
@@ -280,11 +286,14 @@ class Sweep:
         return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
 
     def _may_start(self) -> bool:
+        most = self.options.max_trials
+        return not self._over_budget() and (most is None or self._started_trials < most)
+
+    def _over_budget(self) -> bool:
+        """Whether running trials are to end, too."""
         limits, elapsed = self.options, time.monotonic() - self._began
-        return not (
-            (limits.max_trials is not None and self._started_trials >= limits.max_trials)
-            or (limits.max_wall_time_s is not None and elapsed >= limits.max_wall_time_s)
-            or (limits.max_gpu_hours is not None and self._gpu_s >= limits.max_gpu_hours * 3600)
+        return (limits.max_wall_time_s is not None and elapsed >= limits.max_wall_time_s) or (
+            limits.max_gpu_hours is not None and self._gpu_s >= limits.max_gpu_hours * 3600
         )
 
     # --- backends ----------------------------------------------------------------------------------------------

@@ -65,6 +65,38 @@ def test_one_line_on_a_terminal(record, capsys, monkeypatch):
     assert all(len(part) <= 60 for part in re.split("[\r\n]", printed))
 
 
+def test_no_time_is_left_to_tell_before_the_pace_is_known(monkeypatch):
+    """Here a start of 100 s, then two steps in a second."""
+    at = 0.0
+    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: at)
+    progress = Progress(total=3, done=0, steps_left=lambda made: 60.0 - sum(made.values()))
+    progress.started("a", JOB)
+    progress.started("b", JOB)
+    at = 100.0
+    progress.reported("b", {"step": 20, "restored": True})
+    at = 105.0
+    progress.reported("a", {"step": 10})
+    progress.reported("b", {"step": 30})
+    assert progress.time_left_s() is None
+    assert "left" not in progress.line()
+    at = 110.0
+    progress.reported("a", {"step": 20})
+    assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), "the first 20 of b were not made here"
+    at = 120.0
+    assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30 - 10)
+    at = 500.0
+    assert progress.time_left_s() == 0.0
+
+
+def test_a_trial_that_has_ended_tells_the_pace(record):
+    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+    progress.started("a", JOB)
+    progress.reported("a", {"step": 3})
+    assert progress.time_left_s() is None
+    progress.ended("a", JOB, record)
+    assert progress.time_left_s() is not None
+
+
 def test_clock():
     assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 

@@ -165,3 +165,17 @@ def test_who_is_audited_depends_on_the_key_alone_and_the_share_is_kept():
     chosen = [_draw(f"{number:016x}") for number in range(2000)]
     assert chosen == [_draw(f"{number:016x}") for number in range(2000)]
     assert 0.08 < sum(draw < 0.1 for draw in chosen) / 2000 < 0.12
+
+
+def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse():
+    over, worse = [], []
+    asha = make_asha(over_budget=lambda: bool(over), on_stop=lambda trial_id, result: worse.append(trial_id))
+    trials = [trial("a", "s"), trial("b", "s", "confirm")]
+    for each in trials:
+        asha.on_trial_add(None, each)
+        assert asha.on_trial_result(None, each, report(4, 0.5)) == TrialScheduler.CONTINUE
+    over.append(True)
+    for each in trials:
+        assert asha.on_trial_result(None, each, report(5, 0.5)) == TrialScheduler.STOP
+        assert asha.on_trial_result(None, each, report(18, 0.5, "complete")) == TrialScheduler.CONTINUE
+    assert worse == []

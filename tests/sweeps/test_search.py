@@ -247,3 +247,30 @@ def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
     fresh = CellStudy(cell, trials=3, seed=0)
     fresh.enqueue_first()
     assert fresh.suggest("x")["learning_rate"] == 0.3
+
+
+@pytest.mark.parametrize("after", [0, 4, 9, 10])
+def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
+    """The confirm trials are those from number 9 on."""
+    allowed, let_go, ended = [True], [], []
+    driver = Driver(space.load("smoke", "paper"), by_rate)
+    driver.searcher._may_start = lambda: allowed[0]
+    driver.searcher._on_let_go = let_go.append
+    driver.searcher._on_end = lambda trial_id, job, record: ended.append(record)
+    for _ in range(after):
+        driver.end(*driver.start())
+    trial_id, job = driver.start()
+    whole = driver.searcher.counts()
+    allowed[0] = False
+    driver.searcher.on_trial_complete(trial_id, {"status": "running", METRIC: 0.5})
+    assert driver.start() == Searcher.FINISHED
+    assert driver.searcher.held_back
+    assert driver.searcher.counts() == whole
+    assert let_go == [trial_id]
+    assert None not in ended
+    allowed[0] = True
+    driver.run()
+    keys = [TrialConfig.from_dict(j["config"]).key for _, j in driver.jobs]
+    assert keys.count(TrialConfig.from_dict(job["config"]).key) == 2, "it goes on once"
+    assert len(driver.records) == 12
+    assert not driver.searcher.held_back

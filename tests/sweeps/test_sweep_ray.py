@@ -96,6 +96,19 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_continues(tmp_path):
 
 
 @pytest.mark.ray
+def test_a_budget_of_time_ends_running_trials_which_go_on_later(tmp_path):
+    endless = ("--set", "max_steps=1000000", "--set", "eval_every=40", "--set", "grace_steps=1000000")
+    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
+    for again in (False, True):
+        code, out = finish(start(tmp_path, *endless, "--max-wall-time=25s"))
+        assert code == 4, out
+        assert records(tmp_path) == []
+        assert list(checkpoints.glob("*.safetensors"))
+        assert "stopped at the budget, can go on" in out
+        assert ("continues at step" in out) == again
+
+
+@pytest.mark.ray
 def test_a_driver_killed_outright_loses_no_finished_trial(tmp_path):
     process = start(tmp_path, *LONGER)
     wait_for(lambda: len(records(tmp_path)) >= 3, process)
