@@ -1,10 +1,18 @@
-"""Fewer parameters against higher accuracy: the Pareto front, and what to use within a budget."""
+"""Fewer parameters against higher accuracy: the Pareto front, how sure it is, and what to use within a budget."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from analysis.cells import Cell
+from analysis import predictions
+from analysis.cells import Cell, Group
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DRAWS = 2000
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -18,6 +26,60 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
             front.append(i)
     return front
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area that (parameters, accuracy) points dominate, up to a reference of more parameters and less accuracy; in
+    doublings of the parameters times accuracy. A point beyond the reference adds nothing."""
+    most, least = math.log2(reference[0]), reference[1]
+    known = [(math.log2(n), a) for n, a in points if n < reference[0] and a > least]
+    area, height = 0.0, least
+    for size, accuracy in (known[i] for i in pareto(known)):
+        area += (most - size) * max(0.0, accuracy - height)
+        height = max(height, accuracy)
+    return area
+
+
+def reference_of(group: Group) -> tuple[float, float]:
+    """For the hypervolume: twice the largest confirmed cell's parameters, and the accuracy without training (else of
+    the commonest class, else 0)."""
+    most = max(cell.trainable_parameters or 1 for cell in group.confirmed)
+    floors = (group.zero_shot_accuracy, group.majority_accuracy, 0.0)
+    return 2.0 * most, next(floor for floor in floors if floor is not None)
+
+
+def accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Accuracies that other seeds and test examples might have given, `[draws, cells]`.
+
+    Where all cells left predictions of the same examples: a bootstrap over the seeds of each, and over the examples of
+    all at once. Else each cell's own interval, as a normal variable.
+    """
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    matrices = predictions.common(*(cell.confirmed for cell in cells))
+    if matrices is None:
+        means = [cell.accuracy.mean if cell.accuracy else math.nan for cell in cells]
+        halves = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]
+        return draw.normal(means, np.asarray(halves) / 1.96, (draws, len(cells)))
+    examples = matrices[0].shape[1]
+    weights_DN = draw.multinomial(examples, np.full(examples, 1 / examples), draws) / examples
+    made = []
+    for matrix_SN in matrices:
+        seeds = len(matrix_SN)
+        shares_DS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
+        made.append((shares_DS * (weights_DN @ matrix_SN.T)).sum(axis=1))
+    return np.stack(made, axis=1)
+
+
+def membership(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]:
+    """How often each cell is on the frontier, over the draws."""
+    import numpy as np
+
+    counts = np.zeros(len(sizes))
+    for row in accuracies_DC.tolist():
+        counts[pareto(list(zip(sizes, row, strict=True)))] += 1
+    return (counts / len(accuracies_DC)).tolist()
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:

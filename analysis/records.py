@@ -57,6 +57,7 @@ class Trial:
     test_split_size: int | None
     majority_accuracy: float | None
     wall_time_s: float | None
+    tokens: int | None
     protocol: str
     truncated: int
     reused_from: str | None  # the run that trained it, where that is another one
@@ -123,6 +124,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_split_size=integer(record, "test_split_size"),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
+        tokens=integer(record, "tokens"),
         protocol=str(record.get("protocol") or ""),
         truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
         reused_from=provenance.get("reused_from"),

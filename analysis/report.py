@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -21,7 +21,7 @@ if __name__ == "__main__":  # as a script, python puts this folder first: put th
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import notes, render
+from analysis import compare, notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
@@ -31,18 +31,9 @@ from analysis.render import Table
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = (
-    "pareto",
-    "budget",
-    "forest",
-    "noninferiority",
-    "table3",
-    "table1",
-    "table2",
-    "rank",
-    "learning_rate",
-    "curves",
-    "cells",
-)
+    "pareto", "budget", "frontier", "forest", "noninferiority", "table3", "table1", "table2", "rank", "learning_rate",
+    "curves", "cells", "cost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +103,20 @@ def build(results: Results, out: Path) -> list[Section]:
         "caveats": notes.caveats(),
         "provenance": [notes.provenance(run) for run in results.runs],
     }
+    _write_pages("report", context, out)
+    return sections
+
+
+def _write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
+    """`name`.html and `name`.md from their templates."""
     templates = FileSystemLoader(Path(__file__).parent / "templates")
-    for name, escape in (("report.html", True), ("report.md", False)):
+    for page, escape in ((f"{name}.html", True), (f"{name}.md", False)):
         env = Environment(
             loader=templates, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         env.filters |= {"table_html": render.html, "table_md": render.markdown}
         env.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.unbroken}
-        (out / name).write_text(env.get_template(f"{name}.j2").render(context), encoding="utf-8")
-    return sections
+        (out / page).write_text(env.get_template(f"{page}.j2").render(context), encoding="utf-8")
 
 
 def _section(
@@ -212,6 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder or a name under --results; default: the newest"
     )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="two runs beside each other; writes compare.md and compare.html"
+    )
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first run)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of runs (default: results)")
     parser.add_argument(
@@ -223,7 +222,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
+    if arguments.compare and arguments.runs:
+        print(f"report: --compare takes its two runs itself; leave out {' '.join(arguments.runs)}", file=sys.stderr)
+        return 2
     try:
+        if arguments.compare:
+            return _compare(arguments)
         paths = resolve(arguments.runs, arguments.results)
         results = load(paths, arguments.margin)
         out = arguments.out or paths[0] / "report"
@@ -235,6 +239,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"report: {error}", file=sys.stderr)
         return 2
     print(summary(results, sections, out))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    paths = [resolve([name], arguments.results)[0] for name in arguments.compare]
+    if paths[0].resolve() == paths[1].resolve():
+        raise ReportError(f"--compare {' '.join(arguments.compare)} names one run twice: give two")
+    both = [load([path], arguments.margin) for path in paths]
+    names = (both[0].runs[0].name, both[1].runs[0].name)
+    found = compare.compare(groups(both[0]), groups(both[1]), names)
+    made = [compare.table(each) for each in found]
+    warnings = [f"{name}: {text}" for name, each in zip(names, both, strict=True) for text in
+                notes.warnings(each, groups(each))]  # fmt: skip
+    out = arguments.out or paths[0] / "report"
+    context = {"title": f"{names[0]} and {names[1]}", "tables": made, "warnings": warnings}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_pages("compare", context, out)
+    except OSError as error:
+        raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
+    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {out / 'compare.html'}"]))
     return 0
 
 

@@ -1,10 +1,12 @@
 """The front and the budgets against brute force."""
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cells import Cell, groups
-from analysis.frontier import best_within, budgets, pareto
+from analysis.frontier import accuracies, best_within, budgets, hypervolume, membership, pareto, reference_of
 from analysis.load import load
 from analysis.records import row
 from analysis.stats import estimate
@@ -60,3 +62,55 @@ def test_best_within_equals_brute_force(made):
         found = best_within(cells, budget)
         usable = [(score, -size) for size, score in made if size <= budget]
         assert (found and found.trainable_parameters) == (-max(usable)[1] if usable else None)
+
+
+def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
+    from optuna._hypervolume import compute_hypervolume
+    from optuna.study._multi_objective import _is_pareto_front
+
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        many = int(draw.integers(1, 30))
+        found = list(zip(2.0 ** draw.integers(5, 18, many), draw.integers(40, 100, many) / 100, strict=True))
+        losses = np.array([[np.log2(n), -a] for n, a in found])
+        on_front = _is_pareto_front(losses, assume_unique_lexsorted=False)
+        assert set(pareto(found)) == set(np.flatnonzero(on_front))
+        reference = 2.0**16, 0.5
+        inside = losses[(losses[:, 0] < 16) & (losses[:, 1] < -0.5)]
+        expected = compute_hypervolume(inside, np.array([16.0, -0.5])) if len(inside) else 0.0
+        assert hypervolume(found, reference) == pytest.approx(expected)
+
+
+def run(store, draw, rates, *, seeds=3, n=400, **options):
+    s = store(test_n=n, **options)
+    difficulty = draw.random(n)
+    for (method, length, rank), rate in rates.items():
+        for seed in range(seeds):
+            record = s.confirm(method, length, rank, 0.0, config__seed=seed, selection_accuracy=rate)
+            s.predict(record, difficulty < rate + draw.normal(0, 0.02, n))
+    return s.write()
+
+
+RATES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.795, ("prompt_tuning", 10, None): 0.9}
+
+
+def test_how_often_a_cell_is_on_the_frontier(store):
+    (group,) = groups(load([run(store, np.random.default_rng(0), RATES)]))
+    drawn = accuracies(group.confirmed, draws=500)
+    assert drawn.shape == (500, 4)
+    np.testing.assert_allclose(drawn.mean(0), [c.accuracy.mean for c in group.confirmed], atol=0.01)
+    shares = membership([c.trainable_parameters for c in group.confirmed], drawn)
+    assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on it; others are far apart"
+    assert 0 < shares[2] < 0.6, "as good as a smaller one: rarely"
+    assert reference_of(group) == (2 * 5760, 0.58) or reference_of(group)[0] == 2 * 5760
+
+
+def test_without_predictions_each_cells_own_interval_is_drawn_from(store):
+    s = store()
+    for rank, accuracy in ((1, 0.8), (2, 0.81)):
+        s.confirm("lopt1", 10, rank, accuracy)
+    (group,) = groups(load([s.write()]))
+    drawn = accuracies(group.confirmed, draws=4000)
+    np.testing.assert_allclose(drawn.mean(0), [0.8, 0.81], atol=0.003)
+    half = (group.confirmed[0].accuracy.high - group.confirmed[0].accuracy.low) / 2
+    assert drawn[:, 0].std() == pytest.approx(half / 1.96, rel=0.1)

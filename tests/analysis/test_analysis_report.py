@@ -128,7 +128,12 @@ def test_several_groups_have_their_own_files_and_stale_ones_go(store, tmp_path, 
     assert main([str(a.write()), str(b.write()), "--out", str(out)]) == 0
     assert (out / "tables" / "table3--gpt2-large--sst2.md").is_file()
     assert main([str(a.path), "--out", str(out)]) == 0
-    assert sorted(path.name for path in (out / "tables").glob("*.md")) == ["budget.md", "cells.md", "table3.md"]
+    assert sorted(path.name for path in (out / "tables").glob("*.md")) == [
+        "budget.md",
+        "cells.md",
+        "cost.md",
+        "table3.md",
+    ]
 
 
 def test_folders_show_only_their_last_part(store, tmp_path, capsys):

@@ -1,0 +1,128 @@
+"""Two runs beside each other: cells that both confirmed, what only one has, and the area under their frontiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis import predictions
+from analysis.cells import Cell, Group
+from analysis.frontier import hypervolume, reference_of
+from analysis.noninferiority import Difference, difference
+from analysis.render import Column, Table, count, interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A cell of both runs. difference: of the second less the first, on the same examples; None where there are not two
+    seeds of each with predictions of the same examples."""
+
+    first: Cell
+    second: Cell
+    difference: Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One backbone and task of two runs."""
+
+    title: str
+    names: tuple[str, str]
+    pairs: tuple[Pair, ...]
+    only: tuple[tuple[Cell, ...], tuple[Cell, ...]]
+    hypervolumes: tuple[float, float] | None
+    reference: tuple[float, float] | None
+
+
+def compare(first: Sequence[Group], second: Sequence[Group], names: tuple[str, str]) -> list[Compared]:
+    """Every backbone, task and number of shots that either run has."""
+    keys = dict.fromkeys((g.backbone, g.task, g.shots) for g in (*first, *second))
+    made = []
+    for key in keys:
+        both = [next((g for g in groups if (g.backbone, g.task, g.shots) == key), None) for groups in (first, second)]
+        made.append(_compared(both[0], both[1], names))
+    return made
+
+
+def _compared(first: Group | None, second: Group | None, names: tuple[str, str]) -> Compared:
+    known = [group for group in (first, second) if group is not None]
+    cells = [{_identity(c): c for c in group.confirmed} if group else {} for group in (first, second)]
+    pairs = tuple(_pair(cells[0][each], cells[1][each]) for each in cells[0] if each in cells[1])
+    only = [tuple(c for each, c in cells[side].items() if each not in cells[1 - side]) for side in (0, 1)]
+    volumes, reference = None, None
+    if first and second and first.confirmed and second.confirmed:
+        points = [reference_of(group) for group in (first, second)]
+        reference = max(most for most, _ in points), min(floor for _, floor in points)
+        volumes = _volume(first, reference), _volume(second, reference)
+    return Compared(
+        title=known[0].title,
+        names=names,
+        pairs=pairs,
+        only=(only[0], only[1]),
+        hypervolumes=volumes,
+        reference=reference,
+    )
+
+
+def _identity(cell: Cell) -> tuple[str, int | None, int | None, str]:
+    return cell.method, cell.length, cell.rank, cell.name
+
+
+def _pair(first: Cell, second: Cell) -> Pair:
+    several = min(len(first.confirmed), len(second.confirmed)) > 1
+    both = predictions.common(second.confirmed, first.confirmed) if several else None
+    return Pair(first=first, second=second, difference=difference(*both) if both else None)
+
+
+def _volume(group: Group, reference: tuple[float, float]) -> float:
+    points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in group.confirmed if c.accuracy]
+    return hypervolume(points, reference)
+
+
+def table(found: Compared) -> Table:
+    """The cells of both, then what only one has."""
+    rows = [
+        (
+            pair.first.label,
+            count(pair.first.trainable_parameters),
+            interval(pair.first.accuracy),
+            interval(pair.second.accuracy),
+            _shown(pair),
+        )
+        for pair in found.pairs
+    ]
+    for side, cells in enumerate(found.only):
+        for cell in cells:
+            shown = ("not there", interval(cell.accuracy)) if side else (interval(cell.accuracy), "not there")
+            rows.append((cell.label, count(cell.trainable_parameters), *shown, "–"))
+    notes = [
+        f"Difference: {found.names[1]} less {found.names[0]}, percentage points, with its 95 % interval over seeds and "
+        "test examples, which both share; without one where a run has a single seed, or predictions are missing.",
+    ]
+    if found.hypervolumes and found.reference:
+        most, floor = found.reference
+        one, other = found.hypervolumes
+        notes.append(
+            f"Hypervolume up to {most:,.0f} parameters and {100 * floor:.1f} %: {found.names[0]} {one:.3f}, "
+            f"{found.names[1]} {other:.3f} ({other - one:+.3f})."
+        )
+    return Table(
+        caption=f"{found.names[0]} and {found.names[1]}: {found.title}",
+        columns=(
+            Column(title="cell", align="left"),
+            Column(title="params"),
+            Column(title=f"{found.names[0]}: test % [95 % CI] (N)"),
+            Column(title=f"{found.names[1]}: test % [95 % CI] (N)"),
+            Column(title="difference, pp [95 % CI]"),
+        ),
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _shown(pair: Pair) -> str:
+    gap = pair.difference
+    if gap is None:
+        first, second = pair.first.accuracy, pair.second.accuracy
+        return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"
+    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"

@@ -1,0 +1,97 @@
+"""Which cells are on the frontier, how surely, and by which count of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.cells import Cell, Group
+from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
+from analysis.registry import Missing, TableSpec
+from analysis.render import Column, Table, count, interval, percent
+from analysis.stats import describe
+
+_LEAST = 0.05  # cells that are on the frontier more rarely have no row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """shares: how often the cell is on the frontier by parameters trained, stored, and at the input; None where a count
+    is not known."""
+
+    cell: Cell
+    counts: tuple[int | None, ...]
+    shares: tuple[float | None, ...]
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    rows: tuple[Row, ...]
+    hypervolume: float
+    reference: tuple[float, float]
+
+
+def compute(group: Group) -> Info | Missing:
+    cells = [cell for cell in group.confirmed if cell.accuracy]
+    if len(cells) < 2:
+        return Missing("it needs two confirmed cells")
+    counts = [_counts(cell) for cell in cells]
+    drawn = accuracies(cells)
+    shares: list[list[float | None]] = []
+    for sizes in zip(*counts, strict=True):
+        known = [size for size in sizes if size is not None]
+        shares.append([*membership(known, drawn)] if len(known) == len(cells) else [None] * len(cells))
+    points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in cells if c.accuracy]
+    front, reference = set(pareto(points)), reference_of(group)
+    rows = tuple(
+        Row(cell=cell, counts=counts[i], shares=tuple(each[i] for each in shares), on_front=i in front)
+        for i, cell in enumerate(cells)
+        if i in front or any(each[i] is not None and (each[i] or 0) >= _LEAST for each in shares)
+    )
+    return Info(group=group, rows=rows, hypervolume=hypervolume(points, reference), reference=reference)
+
+
+def _counts(cell: Cell) -> tuple[int | None, int | None, int | None]:
+    trial = cell.best_trial
+    stored, at_input = (trial.stored_parameters, trial.materialised_parameters) if trial else (None, None)
+    return cell.trainable_parameters, stored, at_input
+
+
+def render(info: Info) -> Table:
+    most, floor = info.reference
+    return Table(
+        caption=f"The frontier, and how sure it is: {info.group.title}",
+        columns=(
+            Column(title="cell", align="left"),
+            Column(title="trained"),
+            Column(title="stored"),
+            Column(title="at input"),
+            Column(title="test % [95 % CI] (N)"),
+            Column(title="on the frontier by trained"),
+            Column(title="by stored"),
+            Column(title="by input"),
+        ),
+        rows=tuple(
+            (
+                f"{row.cell.label}{' *' if row.on_front else ''}",
+                *(count(number) for number in row.counts),
+                interval(row.cell.accuracy),
+                *("–" if share is None else f"{100 * share:.0f} %" for share in row.shares),
+            )
+            for row in info.rows
+        ),
+        notes=(
+            "* on the frontier of the means. The shares say how often a cell would be on it: "
+            f"{DRAWS:,} draws of the seeds and of the test examples (where predictions are missing, of each cell's own "
+            f"interval). Cells below {100 * _LEAST:.0f} % have no row.",
+            "Trained, stored (frozen random matrices come back from their seed) and at the input of the model: three "
+            "counts of one prompt's parameters; which of them matters is the user's to say.",
+            f"Hypervolume {info.hypervolume:.3f}: accuracy times doublings of the trained parameters, up to "
+            f"{most:,.0f} parameters and {percent(floor)} %.",
+            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+        ),
+    )
+
+
+SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render)
