@@ -40,6 +40,7 @@ class Run:
     path: Path
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
+    probe: dict[str, Any]  # what was predicted, and when; empty without
 
     @property
     def name(self) -> str:
@@ -166,12 +167,21 @@ def _load_run(path: Path) -> Run:
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMA_VERSION}")
         space = mapping(manifest, "space")
-        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)))
+        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)), probe=_probe(path / "probe.json"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(
             f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which writes it anew, or give another run"
         ) from None
+
+
+def _probe(file: Path) -> dict[str, Any]:
+    """What `sweeps/run.py --probe` wrote; nothing where it is missing or damaged, for no result depends on it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _planned(space: dict[str, Any]) -> list[PlannedCell]:

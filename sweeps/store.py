@@ -1,6 +1,6 @@
 """Results on disk: one immutable JSON record a trial, and what is derived from them.
 
-<out>/<run>/manifest.json  baselines.json  trials.parquet
+<out>/<run>/manifest.json  baselines.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
             checkpoints/<key>.safetensors  of trials that are not over
 """
@@ -71,9 +71,17 @@ class Store:
             raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
 
     def write_manifest(
-        self, *, status: str, space: Mapping[str, Any], identity: str, command: list[str], profile: str
+        self,
+        *,
+        status: str,
+        space: Mapping[str, Any],
+        identity: str,
+        command: list[str],
+        profile: str,
+        elapsed_s: float = 0.0,
     ) -> None:
-        """Status is running, complete, interrupted, or stopped at a budget."""
+        """Status is running, complete, interrupted, or stopped at a budget. `elapsed_s` is added to what earlier
+        commands took."""
         before = self.manifest() or {}
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -83,11 +91,19 @@ class Store:
             "command": command,
             "started_at": before.get("started_at", now()),
             "updated_at": now(),
+            "elapsed_s": round(before.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
             "provenance": provenance(),
         }
         write_atomically(self.folder / "manifest.json", dumps(content).encode())
+
+    def write_prediction(self, found: Mapping[str, Any]) -> None:
+        """What is left of the run will take, `sweeps.probe` says; with what it has taken so far, to compare later."""
+        before = (self.manifest() or {}).get("elapsed_s", 0.0)
+        content = {"prediction": dict(found), "elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "probe.json", dumps(content).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Zero-shot and majority-class accuracy of each backbone and task."""
