@@ -2,7 +2,7 @@
 
 <out>/<run>/manifest.json  baselines.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>.safetensors  of trials that are not over
+            checkpoints/<key>.safetensors  of trials that are not over    begun.json  what these are
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lopt.config import TrialConfig
 from lopt.files import write_atomically
 from lopt.metrics import Predictions
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
@@ -136,11 +137,30 @@ class Store:
         write_atomically(self.path(record.key), dumps(record.to_dict()).encode())
         self.checkpoint(record.key).unlink(missing_ok=True)
 
+    def write_begun(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Jobs of trials that have begun and are not over: a sampler would not propose the same again."""
+        write_atomically(self.folder / "begun.json", dumps([dict(job) for job in jobs]).encode())
+
+    def begun(self) -> list[dict[str, Any]]:
+        """Those that another command can go on with; their configurations name checkpoints."""
+        path = self.folder / "begun.json"
+        try:
+            jobs = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return []
+        keys = [TrialConfig.from_dict(job["config"]).key for job in jobs]
+        return [
+            job
+            for key, job in zip(keys, jobs, strict=True)
+            if self.checkpoint(key).is_file() and not self.path(key).exists()
+        ]
+
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
         folder = self.folder / "checkpoints"
         if complete:
             shutil.rmtree(folder, ignore_errors=True)
+            (self.folder / "begun.json").unlink(missing_ok=True)
         else:
             with contextlib.suppress(OSError):
                 folder.rmdir()

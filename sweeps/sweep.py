@@ -58,6 +58,7 @@ class Sweep:
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
+        self._begun: dict[str, Mapping[str, Any]] = {}  # search trials that are not over
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -233,6 +234,7 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
+            begun=self.store.begun(),
             read=self.store.read,
             on_start=self._on_start,
             on_report=self._on_report,
@@ -259,6 +261,9 @@ class Sweep:
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
         self._began_at[trial_id], self._gpus[trial_id] = now(), self._gpus_of(job)
+        if job["phase"] == "search":
+            self._begun[trial_id] = {"cell": job["cell"], "config": job["config"]}
+            self.store.write_begun(self._begun.values())
         before = self.store.read(TrialConfig.from_dict(job["config"]).key)
         if before is not None and before.status == "failed":
             self.store.set_aside(before)
@@ -289,6 +294,7 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
+        self._begun.pop(trial_id, None)
         self._spend(trial_id, record.wall_time_s)
         self.progress.ended(trial_id, job, record)
 
