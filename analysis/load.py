@@ -42,6 +42,7 @@ class Run:
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
     audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
+    probe: dict[str, Any]  # what was predicted, and when; empty without
 
     @property
     def name(self) -> str:
@@ -172,12 +173,27 @@ def _load_run(path: Path) -> Run:
                 f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
             )
         space = mapping(manifest, "space")
-        return Run(path=path, manifest=manifest, cells=tuple(_planned(space)), audits=_audits(path / "audits.json"))
+        return Run(
+            path=path,
+            manifest=manifest,
+            cells=tuple(_planned(space)),
+            audits=_audits(path / "audits.json"),
+            probe=_probe(path / "probe.json"),
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(
             f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which writes it anew, or give another run"
         ) from None
+
+
+def _probe(file: Path) -> dict[str, Any]:
+    """What `sweeps/run.py --probe` wrote; nothing where it is missing or damaged, for no result depends on it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _planned(space: dict[str, Any]) -> list[PlannedCell]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import audit, published
+from analysis import audit, published, render
 from analysis.cells import Group
 from analysis.load import Results, Run
 from analysis.records import Trial
@@ -134,6 +134,23 @@ def caveats() -> tuple[str, ...]:
     return published.CAVEATS
 
 
+def _time(run: Run) -> str | None:
+    """What the run took, all its commands together, beside what was predicted."""
+    took, predicted = run.manifest.get("elapsed_s"), run.probe.get("prediction")
+    try:
+        if not predicted:
+            return render.clock(took) if took else None
+        low, high = (render.clock(predicted["seconds"][end]) for end in ("low", "high"))
+        spent = (took or 0.0) - run.probe["elapsed_before_s"]
+        actual = f"took {render.clock(spent)}{'' if run.status == 'complete' else ' so far'}"
+        return (
+            f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
+            f"started with {predicted['trials_done']} of {predicted['trials']} trials"
+        )
+    except (KeyError, TypeError):
+        return None
+
+
 def provenance(run: Run) -> Provenance:
     manifest = run.manifest
     made = manifest.get("provenance") or {}
@@ -146,6 +163,7 @@ def provenance(run: Run) -> Provenance:
         "confirm seeds": space.get("confirm_seeds"),
         "started": manifest.get("started_at"),
         "updated": manifest.get("updated_at"),
+        "time": _time(run),
         "commit": f"{made.get('commit') or 'unknown'}{dirty}",
         **{f"hardware: {key}": value for key, value in (made.get("hardware") or {}).items()},
         **{f"version: {key}": value for key, value in (made.get("versions") or {}).items()},

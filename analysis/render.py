@@ -167,6 +167,12 @@ def percent(fraction: float | None, missing: str = "–") -> str:
     return missing if fraction is None else f"{100 * fraction:.1f}"
 
 
+def clock(seconds: float) -> str:
+    """h:mm:ss or m:ss."""
+    hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
     """Mean [low, high] (N), in percent."""
     if estimate is None:

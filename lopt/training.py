@@ -177,17 +177,21 @@ class Trial:
 
     def __iter__(self) -> Iterator[Evaluation]:
         """Trains to `max_steps`, yielding each evaluation; ends early when the trial diverges."""
+        while not self.over:
+            evaluation = self.advance()
+            if evaluation is not None:
+                yield evaluation
+
+    def advance(self) -> Evaluation | None:
+        """One update, and the evaluation that is due after it."""
         import torch
 
-        while not self.over:
-            self.update()
-            if self.pause():
-                with torch.no_grad():
-                    soft = self.soft()
-                found = predict_split(self.backbone, soft, self.data.selection, self.label_ids)
-                evaluation = self.judge(found)
-                if evaluation is not None:
-                    yield evaluation
+        self.update()
+        if not self.pause():
+            return None
+        with torch.no_grad():
+            soft = self.soft()
+        return self.judge(predict_split(self.backbone, soft, self.data.selection, self.label_ids))
 
     def judge(self, found: Predictions) -> Evaluation | None:
         """Takes down what the prompt, as it stands, says of the selection examples; None when that is not finite."""

@@ -7,6 +7,7 @@ Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -34,7 +35,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
     made.add_argument("--out", default="results", help="folder of all runs (default results)")
     made.add_argument("--dry-run", action="store_true", help="print the plan; needs neither network nor weights")
-    made.add_argument("--json", action="store_true", help="with --dry-run: the plan as JSON")
+    made.add_argument(
+        "--probe",
+        action="store_true",
+        help="measure for some seconds what trials cost where they would train, and print how long the sweep will take",
+    )
+    made.add_argument(
+        "--price-per-hour", type=_price, metavar="P", help="with --probe: of all machines together, for the cost"
+    )
+    made.add_argument("--json", action="store_true", help="with --dry-run or --probe: as JSON")
     made.add_argument(
         "--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)"
     )
@@ -128,14 +137,15 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
     chosen = settings.with_seeds(chosen, given.seeds)
     made = plan.make_plan(chosen)
     store = Store(given.out, given.name or f"{chosen.name}-{chosen.profile}")
+    if given.dry_run and given.probe:
+        raise ValueError("--dry-run measures nothing and --probe does: give one of them")
+    if given.price_per_hour is not None and not given.probe:
+        raise ValueError("--price-per-hour goes with --probe")
     if given.dry_run:
         print(dumps(made.to_dict()) if given.json else plan.text(made, store.run))
         return 0
     from sweeps.sweep import Options, Sweep
 
-    if given.fresh and (aside := store.put_aside()):
-        print(f"run {store.run} begins anew; what it held is kept as {aside}")
-    print(plan.text(made, store.run), flush=True)
     options = Options(
         local_mode=given.local_mode,
         trials_per_gpu=given.trials_per_gpu,
@@ -148,7 +158,21 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         warm_start=tuple(given.warm_start),
         audit=given.audit,
     )
-    return Sweep(made, store, options, ["python", "sweeps/run.py", *arguments]).run()
+    sweep = Sweep(made, store, options, ["python", "sweeps/run.py", *arguments])
+    if given.probe and given.json:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = sweep.probe(given.price_per_hour)
+        print(dumps({"plan": made.to_dict(), "prediction": found}))
+        return 0
+    if given.fresh and not given.probe and (aside := store.put_aside()):
+        print(f"run {store.run} begins anew; what it held is kept as {aside}")
+    print(plan.text(made, store.run), flush=True)
+    if given.probe:
+        from sweeps import probe
+
+        print(probe.text(sweep.probe(given.price_per_hour)))
+        return 0
+    return sweep.run()
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
@@ -170,12 +194,20 @@ def _count(text: str) -> int:
 
 
 def _hours(text: str) -> float:
+    return _above_zero(text, "number of hours")
+
+
+def _price(text: str) -> float:
+    return _above_zero(text, "price")
+
+
+def _above_zero(text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} above 0")
     return value
 
 

@@ -1,8 +1,8 @@
 """Results on disk: one immutable JSON record a trial, and what is derived from them.
 
-<out>/<run>/manifest.json  baselines.json  audits.json  trials.parquet
+<out>/<run>/manifest.json  baselines.json  audits.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>.safetensors  of trials that are not over
+            checkpoints/<key>.safetensors  of trials that are not over    begun.json  what these are
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lopt.config import TrialConfig
 from lopt.files import write_atomically
 from lopt.metrics import Predictions
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
@@ -71,9 +72,17 @@ class Store:
             raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
 
     def write_manifest(
-        self, *, status: str, space: Mapping[str, Any], identity: str, command: list[str], profile: str
+        self,
+        *,
+        status: str,
+        space: Mapping[str, Any],
+        identity: str,
+        command: list[str],
+        profile: str,
+        elapsed_s: float = 0.0,
     ) -> None:
-        """Status is running, complete, interrupted, or stopped at a budget."""
+        """Status is running, complete, interrupted, or stopped at a budget. `elapsed_s` is added to what earlier
+        commands took."""
         before = self.manifest() or {}
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -83,11 +92,19 @@ class Store:
             "command": command,
             "started_at": before.get("started_at", now()),
             "updated_at": now(),
+            "elapsed_s": round(before.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
             "provenance": provenance(),
         }
         write_atomically(self.folder / "manifest.json", dumps(content).encode())
+
+    def write_prediction(self, found: Mapping[str, Any]) -> None:
+        """What is left of the run will take, `sweeps.probe` says; with what it has taken so far, to compare later."""
+        before = (self.manifest() or {}).get("elapsed_s", 0.0)
+        content = {"prediction": dict(found), "elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "probe.json", dumps(content).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Zero-shot and majority-class accuracy of each backbone and task."""
@@ -156,11 +173,30 @@ class Store:
             self.folder.rename(aside)
         return aside.name
 
+    def write_begun(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Jobs of trials that have begun and are not over: a sampler would not propose the same again."""
+        write_atomically(self.folder / "begun.json", dumps([dict(job) for job in jobs]).encode())
+
+    def begun(self) -> list[dict[str, Any]]:
+        """Those that another command can go on with; their configurations name checkpoints."""
+        path = self.folder / "begun.json"
+        try:
+            jobs = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return []
+        keys = [TrialConfig.from_dict(job["config"]).key for job in jobs]
+        return [
+            job
+            for key, job in zip(keys, jobs, strict=True)
+            if self.checkpoint(key).is_file() and not self.path(key).exists()
+        ]
+
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
         folder = self.folder / "checkpoints"
         if complete:
             shutil.rmtree(folder, ignore_errors=True)
+            (self.folder / "begun.json").unlink(missing_ok=True)
         else:
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from sweeps.store import FINAL, Store
 from sweeps.trial import METRIC, execute, prepare, tune_function
 
 if TYPE_CHECKING:
-    from sweeps.cluster import Placement
+    from sweeps.cluster import Machines, Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Sweep:
         self._began_at: dict[str, str] = {}
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
+        self._begun: dict[str, Mapping[str, Any]] = {}  # search trials that are not over
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -100,11 +102,47 @@ class Sweep:
                 if self._running:
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
-                    self._write_manifest(status)
+                    self._write_manifest(status, elapsed_s=self._elapsed_s())
             return self._end(status)
 
+    def probe(self, price_per_hour: float | None = None) -> dict[str, Any]:
+        """Measures, where trials would train, what they cost, and predicts what is left of the sweep; the prediction,
+        which is also written to the run.
+
+        Raises:
+            ValueError: as `run`.
+        """
+        from sweeps import probe
+
+        with self.store.held():
+            finished = [record for record in self.store.records() if record.status in FINAL]
+            if changes(self.store, self.plan.space):
+                finished, _ = fitting(self.plan.space, finished)
+            examples = self.plan.space.all_examples
+            baselines = [examples[place] for place in self._without_baseline(examples)]
+            with contextlib.ExitStack() as stack:
+                if self.options.local_mode:
+                    self._settle_with(lambda configs, wanted: prepare(configs))
+                    ground = probe.in_this_process(self._elapsed_s())
+                else:
+                    here, placed, _ = stack.enter_context(self._prepared_on_ray(baselines=False))
+                    ground = probe.on_ray(self._keeper, here, placed, self._elapsed_s())
+                found = probe.predict(
+                    self.plan.space,
+                    ground,
+                    settle=self._settle,
+                    baselines=baselines,
+                    finished=finished,
+                    price_per_hour=price_per_hour,
+                )
+            self.store.write_prediction(found)
+            return found
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
     def _end(self, status: str) -> int:
-        text, code = summary.of(self.plan, self.store, status, seconds=time.monotonic() - self._began)
+        text, code = summary.of(self.plan, self.store, status, seconds=self._elapsed_s())
         print(text)
         return code
 
@@ -119,9 +157,10 @@ class Sweep:
             again = f"; {len(failed)} failed, tried again" if failed else ""
             print(f"continuing run {self.store.run}: {len(finished)} trials are finished{again}", flush=True)
 
-    def _write_manifest(self, status: str) -> None:
+    def _write_manifest(self, status: str, *, elapsed_s: float = 0.0) -> None:
         self.store.write_manifest(
             status=status,
+            elapsed_s=elapsed_s,
             space=self.plan.to_dict(),
             identity=self.plan.space.identity(),
             command=self.command,
@@ -209,6 +248,7 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
+            begun=self.store.begun(),
             read=self.store.read,
             on_start=self._on_start,
             on_report=self._on_report,
@@ -246,6 +286,9 @@ class Sweep:
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
         self._began_at[trial_id], self._gpus[trial_id] = now(), self._gpus_of(job)
+        if job["phase"] == "search":
+            self._begun[trial_id] = {"cell": job["cell"], "config": job["config"]}
+            self.store.write_begun(self._begun.values())
         before = self.store.read(TrialConfig.from_dict(job["config"]).key)
         if before is not None and before.status == "failed":
             self.store.set_aside(before)
@@ -276,6 +319,7 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
+        self._begun.pop(trial_id, None)
         self._spend(trial_id, record.wall_time_s)
         self.progress.ended(trial_id, job, record)
 
@@ -291,7 +335,7 @@ class Sweep:
 
     def _over_budget(self) -> bool:
         """Whether running trials are to end, too."""
-        limits, elapsed = self.options, time.monotonic() - self._began
+        limits, elapsed = self.options, self._elapsed_s()
         return (limits.max_wall_time_s is not None and elapsed >= limits.max_wall_time_s) or (
             limits.max_gpu_hours is not None and self._gpu_s >= limits.max_gpu_hours * 3600
         )
@@ -321,13 +365,14 @@ class Sweep:
         self.progress.close()
         return "stopped" if searcher.held_back else "complete"
 
-    def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
-        """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
+    @contextlib.contextmanager
+    def _prepared_on_ray(self, *, baselines: bool = True) -> Iterator[tuple[Machines, Placement, dict[str, Any]]]:
+        """The Ray cluster of RAY_ADDRESS, else a Ray of this machine's own, with everything there that trials need:
+        its machines, where a trial goes on them, and what `prepare` found."""
         from sweeps import cluster, workers
 
         cluster.connect()
         import ray
-        from ray import tune
 
         try:
             options = self.options
@@ -337,19 +382,28 @@ class Sweep:
             self._keeper = workers.start_keeper()
 
             def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
-                asked = configs, wanted, alone.shared_threads
+                asked = configs, wanted if baselines else [], alone.shared_threads
                 if all(methods.get(config["method"]).shares_backbone for config in configs):
-                    return workers.prepare_there(self._keeper, alone.shared, *asked)
+                    return workers.call_there(self._keeper, alone.shared, prepare, *asked)
                 # A trial that trains alone wants the whole device: nothing stays there.
                 return ray.get(cluster.once(prepare, alone.solo).remote(*asked))
 
             prepared = self._settle_with(prepare_there)
-            packed = options.trials_per_gpu or prepared["packed"]
-            self._placement = placed = cluster.placement(here, packed, **given)
+            placed = cluster.placement(here, options.trials_per_gpu or prepared["packed"], **given)
             print(
                 f"trials that share a backbone: {placed.packed} on each {'GPU' if here.has_gpus else 'node'}",
                 flush=True,
             )
+            yield here, placed, prepared
+        finally:
+            ray.shutdown()
+            shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
+
+    def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
+        with self._prepared_on_ray() as (_, placed, prepared):
+            from ray import tune
+
+            self._placement = placed
             self._start()
             self._add_baselines(prepared)
             searcher, scheduler = self._parts(finished, failed)
@@ -376,9 +430,6 @@ class Sweep:
             tuner.fit()
             self.progress.close()
             return "stopped" if searcher.held_back else "complete"
-        finally:
-            ray.shutdown()
-            shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
 
 
 _SETTLED = ("precision", "data_revision", "model_revision")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lopt import methods
-from sweeps.trial import TIME, Execution, Job, Report, prepare, release_memory, set_threads
+from sweeps.trial import TIME, Execution, Job, Report, release_memory, set_threads
 
 if TYPE_CHECKING:
     from lopt.backbones import Backbone
@@ -165,10 +165,10 @@ class Worker:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
 
-    def prepare(self, configs: list[dict[str, Any]], wanted: list[int], threads: int | None) -> dict[str, Any]:
-        """See `sweeps.trial.prepare`; what it loads stays for the trials."""
+    def call(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        """What a function (`sweeps.trial.prepare`) finds here; what it loads stays for the trials."""
         with self._building:
-            return self._in_turn(lambda: prepare(configs, wanted, threads))
+            return self._in_turn(lambda: function(*arguments))
 
     def until_death(self) -> None:
         """Never returns: its end is the worker's, which goes when it has had no trial for long, for a cluster takes no
@@ -345,15 +345,17 @@ def place() -> tuple[str, str | None]:
     return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
 
 
-def prepare_there(keeper: Any, resources: Mapping[str, float], *arguments: Any) -> dict[str, Any]:
-    """What `Worker.prepare` finds on a device that has these resources; the worker stays, with what it has loaded."""
+def call_there(
+    keeper: Any, resources: Mapping[str, float], function: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
+    """What a function finds on a device that has these resources; its worker stays, with what it has loaded."""
     import ray
 
     from sweeps.cluster import once
 
     where = ray.get(once(place, resources).remote())
     worker: Any = ray.get(keeper.worker.remote(*where))
-    return ray.get(worker.prepare.remote(*arguments))
+    return ray.get(worker.call.remote(function, *arguments))
 
 
 def follow(job: Job) -> Generator[Report, None, None]:

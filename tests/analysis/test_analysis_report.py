@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from analysis.cells import groups
 from analysis.headline import headline
 from analysis.load import load
@@ -235,3 +237,35 @@ def test_commands_are_shown_as_typed(store, tmp_path, capsys):
     _, html, _, _ = report(path, tmp_path, capsys)
     assert "sweeps/run.py --set &#39;task=a b&#39;" in html
     assert json.loads((path / "manifest.json").read_text())["command"][-1] == "task=a b"
+
+
+@pytest.mark.parametrize(
+    ("status", "elapsed_s", "words"),
+    [
+        ("complete", 582.0, "predicted 6:10 to 9:40, took 8:02; started with 3 of 40 trials"),
+        ("stopped", 200.0, "predicted 6:10 to 9:40, took 1:40 so far; started with 3 of 40 trials"),
+        ("stopped", 100.0, "predicted 6:10 to 9:40, not begun since; started with 3 of 40 trials"),
+    ],
+)
+def test_the_time_that_was_predicted_stands_beside_the_time_it_took(store, status, elapsed_s, words):
+    run = store()
+    run.confirm("lopt1", 10, 2, 0.8)
+    path = run.write(status, elapsed_s=elapsed_s)
+    assert main([str(path)]) == 0
+    assert "predicted" not in (path / "report" / "report.md").read_text()
+    seconds = {"low": 370.0, "median": 480.0, "high": 580.0}
+    prediction = {"seconds": seconds, "trials_done": 3, "trials": 40}
+    (path / "probe.json").write_text(json.dumps({"prediction": prediction, "elapsed_before_s": 100.0}))
+    assert main([str(path)]) == 0
+    for page in ("report.md", "report.html"):
+        assert words in (path / "report" / page).read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"prediction": {"seconds": 3}}', '{"prediction": 3}'])
+def test_a_damaged_prediction_costs_no_report(store, content):
+    run = store()
+    run.confirm("lopt1", 10, 2, 0.8)
+    path = run.write()
+    (path / "probe.json").write_text(content)
+    assert main([str(path)]) == 0
+    assert "predicted" not in (path / "report" / "report.md").read_text()

@@ -234,6 +234,23 @@ def test_a_budget_of_time_ends_the_running_trial_at_its_next_evaluation(tmp_path
     assert found == whole
 
 
+def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp_path, monkeypatch, capsys):
+    """The 20th search trial, the seventh of its cell: the sampler's own proposals would differ in a new process."""
+    command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Sweep, "_over_budget", lambda self: self._started_trials >= 20)
+        assert main(command) == 4
+    run = tmp_path / "smoke-paper"
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert not (run / "trials" / f"{checkpoint.stem}.json").exists()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("continues at") == 1
+    assert (run / "trials" / f"{checkpoint.stem}.json").exists()
+    assert len(keys(tmp_path)) == 27
+    assert not (run / "begun.json").exists()
+
+
 def test_gpu_hours_count_running_trials_and_not_what_another_command_has_spent(tmp_path):
     made = Sweep(None, Store(tmp_path, "r"), Options(max_gpu_hours=10 / 3600), [])
     made.progress = SimpleNamespace(reported=lambda trial_id, report: None)

@@ -1,0 +1,236 @@
+"""What a sweep will take, before it is run: what `sweeps.measure` finds where trials train, played through by
+`sweeps.forecast`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lopt import methods
+from lopt.config import TrialConfig
+from lopt.ranges import Choice, Range, Real
+from sweeps.progress import clock
+
+if TYPE_CHECKING:
+    from lopt.records import TrialRecord
+    from sweeps.cluster import Machines, Placement
+    from sweeps.space import Cell, Space
+
+_POINTS = 40  # of a cell whose trials differ in more than their rates
+# A shared machine differs more from hour to hour than from step to step; a range that holds everything says nothing.
+_LEAST_SPREAD, _MOST_SPREAD = 0.08, 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where a sweep runs.
+
+    devices: GPUs, or nodes without one. concurrent: trials at once. shared, alone: the share of a device that a trial
+    takes which shares its backbone, and any other; shared None where none does. start_s: until the first trial begins,
+    without baselines. measure: `sweeps.measure.measure` on these configurations, run there.
+    """
+
+    devices: int
+    concurrent: int
+    shared: float | None
+    alone: float
+    start_s: Callable[[], float]
+    measure: Callable[[list[TrialConfig]], Mapping[str, Any]]
+
+
+def predict(
+    space: Space,
+    ground: Ground,
+    *,
+    settle: Callable[[TrialConfig], TrialConfig],
+    baselines: Sequence[TrialConfig],
+    finished: Sequence[TrialRecord],
+    price_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """What is left of a sweep, as `probe.json` holds it.
+
+    Args:
+        settle: fills in precision and revisions. baselines: trials whose zero-shot baseline is still to be scored.
+        finished: records of earlier commands.
+    """
+    from sweeps.forecast import HIGH, LOW, Cost, forecast
+
+    kinds = [(cell, settle(config)) for cell in space.cells for config in samples(space, cell)]
+    found = ground.measure([config for _, config in kinds])
+    costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
+    score_s: dict[tuple[str, str], float] = {}
+    for (cell, config), seconds in zip(kinds, found["costs"], strict=True):
+        shared = ground.shared is not None and methods.get(config.method).shares_backbone
+        share = ground.shared if shared and ground.shared else ground.alone
+        stratum = space.stratum(cell, config)
+        costs[cell.name].append(
+            Cost(stratum=stratum, shared=shared, share=share, eval_every=config.eval_every, **seconds)
+        )
+        score_s[config.backbone, config.task] = seconds["score_s"]
+    start_s = ground.start_s() + sum(score_s.get((c.backbone, c.task), 0.0) for c in baselines)
+    spread = min(max(found["spread"], _LEAST_SPREAD), _MOST_SPREAD)
+    made = forecast(
+        space,
+        list(costs.values()),
+        devices=ground.devices,
+        concurrent=ground.concurrent,
+        spread=spread,
+        start_s=start_s,
+        finished=finished,
+    )
+    per_second = (price_per_hour or 0.0) / 3600
+    return {
+        "seconds": {"low": made.low_s, "median": made.median_s, "high": made.high_s},
+        "price": None
+        if price_per_hour is None
+        else {"per_hour": price_per_hour, "low": per_second * made.low_s, "high": per_second * made.high_s},
+        "trials_done": len(finished),
+        "trials": len(finished) + made.trials,
+        "steps": made.steps,
+        "start_s": start_s,
+        "devices": ground.devices,
+        "concurrent": ground.concurrent,
+        "spread": spread,
+        "measured": found["figures"],
+        "hardware": found["hardware"],
+        "assumptions": [
+            f"{round(100 * (HIGH - LOW))} % of the sweeps played with random qualities of trials end within the range",
+            f"all steps of a sweep are slower or faster by one factor, standard deviation {100 * spread:.0f} %",
+            "no trial fails, diverges or is tried again",
+            *([f"{ground.devices} devices like the one that was measured"] if ground.devices > 1 else []),
+        ],
+    }
+
+
+def in_this_process(elapsed_s: float) -> Ground:
+    """One trial at a time; see `on_ray`."""
+    from sweeps.measure import measure
+
+    return Ground(
+        devices=1,
+        concurrent=1,
+        shared=None,
+        alone=1.0,
+        start_s=lambda: elapsed_s,
+        measure=lambda configs: measure([config.to_dict() for config in configs], None, None),
+    )
+
+
+def on_ray(keeper: Any, here: Machines, placed: Placement, elapsed_s: float) -> Ground:
+    """The devices of Ray: trials that share a backbone are measured in a device's worker, others in processes of their
+    own, as many side by side as a device holds.
+
+    Args:
+        elapsed_s: since the command began, of which a sweep that begins needs as long.
+    """
+    import ray
+
+    from sweeps import cluster, workers
+    from sweeps.measure import measure
+
+    kind, whole = ("gpu", 1.0) if here.has_gpus else ("cpu", float(here.node_cpus))
+    shared, alone = placed.shared[kind] / whole, placed.solo[kind] / whole
+    devices = (here.gpus or placed.concurrent // placed.packed) if here.has_gpus else here.nodes
+
+    def measure_there(configs: list[TrialConfig]) -> dict[str, Any]:
+        costs: dict[str, dict[str, float]] = {}
+        parts: list[dict[str, Any]] = []
+        for shares in (True, False):
+            some = [config for config in configs if methods.get(config.method).shares_backbone == shares]
+            values = [config.to_dict() for config in some]
+            if shares and some:
+                asked = values, placed.packed, placed.shared_threads
+                parts.append(workers.call_there(keeper, placed.shared, measure, *asked))
+            elif some:
+                one = cluster.once(measure, placed.solo)
+                parts.append(_mean(ray.get([one.remote(values, None, placed.threads) for _ in range(int(1 / alone))])))
+            if some:
+                costs |= {config.key: each for config, each in zip(some, parts[-1]["costs"], strict=True)}
+        return {
+            "costs": [costs[config.key] for config in configs],
+            "figures": [figure for part in parts for figure in part["figures"]],
+            "spread": max(part["spread"] for part in parts),
+            "hardware": parts[0]["hardware"],
+        }
+
+    def start_s() -> float:
+        began = time.monotonic()
+        ray.get(cluster.once(start_like_a_trial, {}).remote())
+        return elapsed_s + (time.monotonic() - began) * max(1.0, placed.concurrent / max(1, here.cpus))
+
+    return Ground(
+        devices=max(1, devices),
+        concurrent=placed.concurrent,
+        shared=shared,
+        alone=alone,
+        start_s=start_s,
+        measure=measure_there,
+    )
+
+
+def _mean(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of what was measured side by side."""
+    each = zip(*(part["costs"] for part in parts), strict=True)
+    costs = [{name: float(np.mean([cost[name] for cost in some])) for name in some[0]} for some in each]
+    return {**parts[0], "costs": costs, "spread": max(part["spread"] for part in parts)}
+
+
+def start_like_a_trial() -> None:
+    """What a trial's process does before it begins."""
+    import ray.tune  # noqa: F401
+
+    import sweeps.workers  # noqa: F401
+
+
+def samples(space: Space, cell: Cell) -> list[TrialConfig]:
+    """Trials that stand for those of a cell: one, or points of its ranges where these differ in more than rates."""
+    if all(name.endswith("learning_rate") for name in cell.search):
+        return [space.example(cell)]
+    draw = np.random.default_rng(0)
+    return [
+        space.config(cell, {name: _drawn(made, draw) for name, made in cell.search.items()}, seed=0)
+        for _ in range(_POINTS)
+    ]
+
+
+def _drawn(made: Range, draw: np.random.Generator) -> Any:
+    if isinstance(made, Choice):
+        return made.values[draw.integers(len(made.values))]
+    low, high = (np.log([made.low, made.high]) if made.log else np.array([made.low, made.high])).tolist()
+    value = draw.uniform(low, high)
+    value = float(np.exp(value)) if made.log else value
+    return min(max(value if isinstance(made, Real) else round(value), made.low), made.high)
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """A prediction for a reader."""
+    seconds, price, left = found["seconds"], found["price"], found["trials"] - found["trials_done"]
+    hardware = found["hardware"]
+    on = hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
+    lines = [f"measured on {on}:"]
+    for figure in found["measured"]:
+        together = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
+        alone = f", alone {_short(figure['step_alone_s'])}" if figure["step_alone_s"] is not None else ""
+        lines.append(
+            f"  {figure['kind']}: a step of {together} {_short(figure['step_s'])} "
+            f"({_short(figure['step_low_s'])} to {_short(figure['step_high_s'])}{alone}), "
+            f"evaluation {_short(figure['evaluation_s'])}, "
+            f"canonical evaluation {_short(figure['canonical_evaluation_s'])}"
+        )
+    lines.append(f"  start-up {_short(found['start_s'])}")
+    money = f"; {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
+    begun = f"{found['trials_done']} trials are finished, " if found["trials_done"] else ""
+    lines.append(
+        f"prediction: {begun}{left} to run in {clock(seconds['low'])} to {clock(seconds['high'])}, "
+        f"probably about {clock(seconds['median'])}{money}"
+    )
+    return "\n".join([*lines, *(f"  ({assumption})" for assumption in found["assumptions"])])
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s" if seconds >= 0.1 else f"{1000 * seconds:.2g} ms"
