@@ -7,7 +7,6 @@ report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
+from lopt.errors import USAGE_ERROR, Parser, one_line
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = ("pareto", "budget", "table3", "table1", "table2", "rank", "learning_rate", "curves", "cells")
@@ -195,7 +195,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder or a name under --results; default: the newest"
     )
@@ -214,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+        print(f"report: {one_line(error)}", file=sys.stderr)
+        return USAGE_ERROR
     print(summary(results, sections, out))
     return 0
 
