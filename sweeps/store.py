@@ -62,13 +62,7 @@ class Store:
         Raises:
             ValueError: it is damaged.
         """
-        path = self.folder / "manifest.json"
-        if not path.is_file():
-            return None
-        try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
+        return self._json("manifest.json", dict)
 
     def write_manifest(
         self, *, status: str, space: Mapping[str, Any], identity: str, command: list[str], profile: str
@@ -94,8 +88,20 @@ class Store:
         write_atomically(self.folder / "baselines.json", dumps(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
-        path = self.folder / "baselines.json"
-        return json.loads(path.read_text()) if path.is_file() else []
+        return self._json("baselines.json", list) or []
+
+    def _json(self, name: str, kind: type) -> Any:
+        """A file beside the records, None where there is none; ValueError when it does not hold a `kind`."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            if not isinstance(found, kind):
+                raise ValueError(f"it holds a {type(found).__name__}")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
+        return found
 
     # --- records -----------------------------------------------------------------------------------------------
 
@@ -197,5 +203,5 @@ class Store:
 def _parse(path: Path) -> TrialRecord:
     try:
         return TrialRecord.from_dict(json.loads(path.read_text()))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
