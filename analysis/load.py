@@ -7,6 +7,8 @@ A record that cannot be read is named and skipped, a manifest that cannot be rea
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -14,10 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.noninferiority import MARGIN
-from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, row, text
+from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, optional_text, row, text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# What a damaged file may raise.
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class ReportError(ValueError):
@@ -112,7 +119,7 @@ def resolve(names: Sequence[str], root: Path) -> list[Path]:
         )
     paths: list[Path] = []
     for name in names or [str(known[0])]:
-        path = next((path for path in (Path(name), root / name) if (path / "manifest.json").is_file()), None)
+        path = next((path for path in (Path(name), root / name) if os.path.isfile(path / "manifest.json")), None)
         if path is None:
             raise ReportError(f"no run {name!r} (looked for manifest.json in {Path(name)} and {root / name}); {mend}")
         if path.resolve() not in [other.resolve() for other in paths]:
@@ -138,9 +145,9 @@ def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
                 superseded += 1
                 continue
             try:
-                record = json.loads(file.read_text(encoding="utf-8"))
+                record = _read(file)
                 trial = row(record, run.shown)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except _UNREADABLE as error:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
                 continue
             held = chosen.get(trial.key)
@@ -150,7 +157,7 @@ def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
         try:
             for baseline in _load_baselines(path / "baselines.json"):
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except _UNREADABLE as error:
             unreadable.append(f"{path.name}/baselines.json: {_why(error)}")
     return Results(
         runs=tuple(runs),
@@ -164,15 +171,32 @@ def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
     )
 
 
+def _read(file: Path) -> Any:
+    """A file's JSON, its texts such as a report can hold: without half characters and control characters."""
+    return _clean(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _CONTROL.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return {_clean(name): _clean(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
 def _load_run(path: Path) -> Run:
     file = path / "manifest.json"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = _read(file)
         if manifest.get("schema_version") not in SCHEMAS:
             raise ValueError(
                 f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
             )
         space = mapping(manifest, "space")
+        made = manifest.get("provenance") or {}
+        for holder, name in ((manifest, "provenance"), (made, "hardware"), (made, "versions")):
+            if holder.get(name) is not None:
+                mapping(holder, name)
         return Run(
             path=path,
             manifest=manifest,
@@ -180,7 +204,7 @@ def _load_run(path: Path) -> Run:
             audits=_audits(path / "audits.json"),
             probe=_probe(path / "probe.json"),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ReportError(
             f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which writes it anew, or give another run"
@@ -219,8 +243,12 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
 
 
 def _audits(file: Path) -> dict[str, int]:
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {key: int(audit["step"]) for key, audit in found.items()}
+    """Nothing where it is missing or damaged: then it is not said what early stopping cost."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {key: int(audit["step"]) for key, audit in found.items()}
+    except _UNREADABLE:
+        return {}
 
 
 def _load_baselines(file: Path) -> list[Baseline]:
@@ -230,21 +258,21 @@ def _load_baselines(file: Path) -> list[Baseline]:
         Baseline(
             backbone=text(each, "backbone"),
             task=text(each, "task"),
-            test_split=each.get("test_split"),
+            test_split=optional_text(each, "test_split"),
             test_n=integer(each, "test_n"),
             zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
             majority_accuracy=fraction(each, "majority_accuracy"),
         )
-        for each in json.loads(file.read_text(encoding="utf-8"))
+        for each in _read(file)
     ]
 
 
 def _updated_at(run: Path) -> float:
     file = run / "manifest.json"
     try:
-        return datetime.fromisoformat(json.loads(file.read_text(encoding="utf-8"))["updated_at"]).timestamp()
-    except (OSError, ValueError, TypeError, KeyError):
-        return file.stat().st_mtime
+        return datetime.fromisoformat(_read(file)["updated_at"]).timestamp()
+    except _UNREADABLE:
+        return file.lstat().st_mtime
 
 
 def _why(error: Exception) -> str:

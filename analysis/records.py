@@ -110,7 +110,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         learning_rate=number(config, "learning_rate"),
         seed=integer(config, "seed"),
         configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
-        trainable_parameters=integer(record, "trainable_parameters"),
+        trainable_parameters=integer(record, "trainable_parameters", least=1),
         stored_parameters=integer(record, "stored_parameters"),
         materialised_parameters=integer(record, "materialised_parameters"),
         steps=integer(record, "steps"),
@@ -120,7 +120,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_accuracy=fraction(record, "test_accuracy"),
         test_macro_f1=fraction(record, "test_macro_f1"),
         test_n=integer(record, "test_n"),
-        test_split=record.get("test_split"),
+        test_split=optional_text(record, "test_split"),
         test_split_size=integer(record, "test_split_size"),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
@@ -134,7 +134,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         error_message=str(error.get("message") or "") if error else None,
         evaluations=tuple(
             Evaluation(
-                step=int(each["step"]),
+                step=integer(each, "step") or 0,
                 selection_accuracy=fraction(each, "selection_accuracy"),
                 top_class_share=fraction(each, "top_class_share"),
                 predictions=each.get("predictions"),
@@ -156,6 +156,10 @@ def text(source: dict[str, Any], name: str) -> str:
     return value
 
 
+def optional_text(source: dict[str, Any], name: str) -> str | None:
+    return None if source.get(name) is None else text(source, name)
+
+
 def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
     if (value := source.get(name)) not in valid:
         raise ValueError(f"{name} is {value!r}, not one of {', '.join(valid)}")
@@ -171,8 +175,12 @@ def number(source: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def integer(source: dict[str, Any], name: str) -> int | None:
-    return None if (value := number(source, name)) is None else int(value)
+def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
+    if (value := number(source, name)) is None:
+        return None
+    if value < least or value != int(value):
+        raise ValueError(f"{name} is {source[name]!r}, not a whole number of {least} or more")
+    return int(value)
 
 
 def fraction(source: dict[str, Any], name: str) -> float | None:

@@ -49,6 +49,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after the end of a row, it and * would be read as arguments of that end
+    "*": "{*}",
     '"': r"\textquotedbl{}",
     "Δ": r"$\Delta$",
     "×": r"$\times$",

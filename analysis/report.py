@@ -28,6 +28,7 @@ from analysis.load import ReportError, Results, load, resolve
 from analysis.noninferiority import MARGIN
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
+from lopt.errors import USAGE_ERROR, Parser, one_line
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = (
@@ -204,7 +205,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder or a name under --results; default: the newest"
     )
@@ -236,8 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+        print(f"report: {one_line(error)}", file=sys.stderr)
+        return USAGE_ERROR
     print(summary(results, sections, out))
     return 0
 

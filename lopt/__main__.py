@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lopt.errors import USAGE_ERROR, Parser, one_line
+
 if TYPE_CHECKING:
     from lopt.artifact import Answer
     from lopt.config import TrialConfig
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from lopt.replay import Replayed
     from lopt.tasks import Task
 
-USAGE_ERROR, FAILED = 2, 3
+FAILED = 3
 FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
 
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:  # the second: a file that cannot be opened, a folder that cannot be written
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -69,7 +71,7 @@ def _run(argv: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m lopt", description="Use what was trained.", allow_abbrev=False)
+    made = Parser(prog="python -m lopt", description="Use what was trained.", allow_abbrev=False)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         one = commands.add_parser(
@@ -133,7 +135,7 @@ def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str,
             continue
         try:
             row = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, Mapping):
             form = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)

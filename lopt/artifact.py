@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 32
 _TENSORS, _DESCRIPTION = "prompt.safetensors", "prompt.json"
+_OWN = ("format", "key", "config", "classes")  # entries of a description that are no part of the record
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Prompt:
         method = methods.get(self.config.method)
         found = backbones.load(self.config.backbone, method.weights_precision(self.config.precision))
         check_revisions(self.config, self.config.data_revision, found.revision)
+        if self.soft is not None and self.soft.prompt.shape[1] != found.width:
+            raise ValueError(
+                f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {found.name} is {found.width}: give "
+                "the model that it was trained for"
+            )
         return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
 
     def evaluate(self) -> Predictions:
@@ -145,7 +151,8 @@ class Prompt:
 
     def describe(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
         """Writes the description beside the tensors: the configuration and `record` (counts, accuracies)."""
-        described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), **record}
+        classes = list(tasks.get(self.config.task).classes)
+        described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), "classes": classes, **record}
         (Path(folder) / _DESCRIPTION).write_text(dumps(described))
         return Path(folder)
 
@@ -182,9 +189,12 @@ def load_prompt(folder: str | Path) -> Prompt:
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(values)
+    now, then = list(tasks.get(config.task).classes), described.get("classes")
+    if then not in (None, now):  # the numbers of the classes would mean others
+        raise ValueError(f"{folder} was trained on classes {then}, but task {config.task} now has {now}: restore them")
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
     soft = _checked(config, factors, tensors, folder)
-    recorded = {name: value for name, value in described.items() if name not in ("format", "key", "config")}
+    recorded = {name: value for name, value in described.items() if name not in _OWN}
     return Prompt(config, factors, soft, recorded)
 
 
@@ -193,10 +203,14 @@ def _checked(
 ) -> SoftPrompt | None:
     """The stored prompt; ValueError when the factors, with frozen ones re-made from their seeds, give another one."""
     stored = tensors.get("prompt")
+    if stored is not None and stored.ndim != 2:
+        raise ValueError(f"{folder} is damaged: its prompt is no matrix")
+    if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError(f"{folder} is damaged: a tensor of it does not hold real numbers")
     width = int(stored.shape[-1]) if stored is not None else 0
     try:
         made = methods.get(config.method).made(config, factors, width)
-    except (KeyError, RuntimeError, StopIteration):
+    except (KeyError, IndexError, ValueError, RuntimeError, StopIteration):
         raise ValueError(f"{folder} is damaged: a factor is missing, or has another shape") from None
     if made is None:
         return None
@@ -208,6 +222,6 @@ def _checked(
     for remade, kept in ((made.prompt, soft.prompt), (made.update, soft.update)):
         if remade is None and kept is None:
             continue
-        if remade is None or kept is None or remade.shape != kept.shape or (remade - kept).abs().max() > 1e-4:
+        if remade is None or kept is None or remade.shape != kept.shape or not (remade - kept).abs().max() <= 1e-4:
             raise ValueError(f"{folder} is damaged: its factors do not give its prompt")
     return soft

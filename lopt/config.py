@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "bf16", "fp32", "fp64")
 OPTIMIZERS = ("adafactor", "adamw")
 SCHEDULES = ("constant", "linear")
 HOLDOUTS = ("train", "validation")
+MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
 # Fields and options that came after the first records. At these values, which are what was done before, they are left
 # out of the hash, so that older records keep their keys.
 _ADDED = {"warmup": 0.0, "shots": None, "holdout": "train"}
@@ -96,13 +97,22 @@ class TrialConfig:
     def __post_init__(self) -> None:
         from lopt import methods, tasks
 
-        for name in ("seed", "batch_size", "max_steps", "eval_every", "data_seed"):
-            _whole(name, getattr(self, name), 0 if name in ("seed", "data_seed") else 1)
+        for name in ("seed", "data_seed"):
+            _whole(name, getattr(self, name), 0, MOST_SEED)
+        for name in ("batch_size", "max_steps", "eval_every"):
+            _whole(name, getattr(self, name), 1)
         limits = ("max_tokens", "train_min_tokens", "train_max_tokens")
         subsets = ("train_examples", "selection_examples", "test_examples", "shots")
         for name in ("length", "rank", *limits, *subsets):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
+        for name in ("data_revision", "model_revision"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give text, or leave it out")
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
+        if not isinstance(self.label_words, list | tuple | None):  # a text would be taken for a word a letter
+            raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
         method, task = methods.get(self.method), tasks.get(self.task)
         self._set("task", task.name)  # of a folder its whole path, wherever the work goes on
         if method.uses_length and self.length is None:
@@ -157,6 +167,8 @@ class TrialConfig:
         Raises:
             ValueError: a key that is no field, naming the nearest valid one; a required field that is missing.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a trial is {values!r}; give a mapping of its settings")
         valid = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in valid:
@@ -174,15 +186,17 @@ class TrialConfig:
 FIELDS = tuple(f.name for f in dataclasses.fields(TrialConfig))
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
+    if value > most:
+        raise ValueError(f"{name} is above {most:,}; give a whole number, {least} to {most:,}")
 
 
 def _real(
     name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
 ) -> None:
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     outside = fine and (
         (above is not None and value <= above)
         or (least is not None and value < least)

@@ -9,10 +9,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,15 +100,15 @@ def _example(task: Task, row: Row, number: int, source: str) -> Example:
     fields = {}
     for column in task.columns:
         text = row[column]
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{source}, row {number}: {column} is {text!r}; give text, or take the row out")
+        if not isinstance(text, str) or not text.strip() or not tasks.in_utf8(text):
+            raise ValueError(f"{source}, row {number}: {column} is {shortened(text)}; give text, or take the row out")
         fields[column] = text.strip()
     label = _class_number(task, row[task.label])
     if label is None:
         valid = ", ".join(task.classes)
         if not _named_by_digits(task.classes):
             valid = f"0 to {len(task.classes) - 1} ({valid})"
-        raise ValueError(f"{source}, row {number}: {task.label} is {row[task.label]!r}; valid: {valid}")
+        raise ValueError(f"{source}, row {number}: {task.label} is {shortened(row[task.label])}; valid: {valid}")
     return Example(id=number, fields=fields, label=label)
 
 
@@ -116,6 +117,8 @@ def _class_number(task: Task, value: Any) -> int | None:
     by_digits = _named_by_digits(task.classes)
     if type(value) is int and 0 <= value < len(task.classes) and not by_digits:  # almost every row: at once
         return value
+    if not isinstance(value, str | int):  # a null is not the class "None"
+        return None
     name = str(value).strip()
     if isinstance(value, bool) and name not in task.classes:
         name = name.lower()  # as JSON writes it
@@ -123,7 +126,7 @@ def _class_number(task: Task, value: Any) -> int | None:
         return task.classes.index(name)
     if by_digits:  # of classes 1 to 5, 0 is not the first
         return None
-    if isinstance(value, str) and value.strip().isdecimal():  # CSV holds text only
+    if isinstance(value, str) and name.isdecimal() and len(name) < 10:  # CSV holds text only
         value = int(value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     return value if whole and 0 <= value < len(task.classes) else None
@@ -272,6 +275,7 @@ def _draw(
         report, pool = np.arange(len(reported)), training
         held = f"{len(held_out):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
         whole = task.report
+    _check_parts(task, labels, {"train on": kept, "select on": held_out, "report": report})
     trainable, left_out = None, ""
     if parts.train_min_tokens is not None or parts.train_max_tokens is not None:
         trainable = encode_all(tokenizer, task, template, [training[i] for i in kept])
@@ -292,6 +296,9 @@ def _draw(
     held_out = _subset(np.array([e.label for e in pool]), held_out, parts.selection_examples, seed, 2)
     scored = _subset(np.array([e.label for e in reported]), report, parts.test_examples, seed, 3)
     subset = "" if len(scored) == len(report) else f" (a stratified {len(scored):,} of {len(report):,})"
+    texts = {tuple(example.fields.values()) for example in training}
+    repeated = sum(tuple(reported[i].fields.values()) in texts for i in scored)
+    subset += f", {repeated:,} of which also stand in {task.train}" if repeated else ""
     protocol = (
         f"selected on {len(held_out):,} of {held}, trained on {trained} training examples{left_out}, "
         f"reported on {whole}{subset}"
@@ -305,6 +312,24 @@ def _draw(
             encoded = encode_all(tokenizer, task, template, some)
         drawn.append((encoded, some))
     return tuple(drawn), protocol, revision, len(report)
+
+
+def _check_parts(task: Task, labels: np.ndarray, parts: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError when a part has no example, or there is only one class to train on.
+
+    labels: of all training examples. parts: positions of the examples by what they are for; the first is trained on.
+    """
+    for purpose, positions in parts.items():
+        if not len(positions):
+            raise ValueError(
+                f"{task.train} and {task.report} of task {task.name} leave no example to {purpose}: give more rows"
+            )
+    found = np.unique(labels)
+    if len(found) == 1:
+        raise ValueError(
+            f"all {len(labels):,} rows of {task.train} of task {task.name} are of class {task.classes[found[0]]}; give "
+            "rows of two classes or more"
+        )
 
 
 def _subset(labels: np.ndarray, positions: np.ndarray, size: int | None, seed: int, stream: int) -> np.ndarray:

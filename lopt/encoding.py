@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
+
+
 @dataclass(frozen=True)
 class Example:
     """One labelled example: its id in the split, the text of each column, the number of its class."""
@@ -70,6 +73,8 @@ def encode(
         text, (start, end) = render(task, template, fields)
         made = tokenizer(text, return_offsets_mapping=True)
         ids = made["input_ids"]
+        if not ids:
+            raise ValueError(_NO_TOKENS.format(text))
         excess = len(ids) - most
         if excess <= 0:
             return tuple(ids), cut
@@ -90,8 +95,11 @@ def encode(
 def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long."""
     texts = [render(task, template, e.fields)[0] for e in examples]
+    token_ids = cached(tokenizer, ["whole", *texts], lambda: tokenizer(texts)["input_ids"] if texts else ())
+    if not token_ids.lengths.all():
+        raise ValueError(_NO_TOKENS.format(texts[int(token_ids.lengths.argmin())]))
     return Encoded(
-        token_ids=cached(tokenizer, ["whole", *texts], lambda: tokenizer(texts)["input_ids"] if texts else ()),
+        token_ids=token_ids,
         labels=np.array([e.label for e in examples]),
         example_ids=np.array([e.id for e in examples]),
         truncated=0,

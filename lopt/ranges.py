@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
+
+_LEAST, _MOST = -sys.float_info.max, sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,12 @@ class Real:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.low < self.high < math.inf and (self.low > 0 or not self.log)):
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (self.low, self.high))
+        if not (numbers and _LEAST <= self.low < self.high <= _MOST and (self.low > 0 or not self.log)):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
@@ -35,8 +41,12 @@ class Whole:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low < self.high):
+        numbers = all(isinstance(v, int) and not isinstance(v, bool) for v in (self.low, self.high))
+        if not (numbers and 1 <= self.low < self.high):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
@@ -47,9 +57,18 @@ class Whole:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values."""
+    """A list of values, each once."""
 
     values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        values = self.values
+        if not isinstance(values, list | tuple) or not values or any(values.count(value) > 1 for value in values):
+            raise ValueError(f"choice of {values!r}: give a tuple of one value or more, each once")
+        object.__setattr__(self, "values", tuple(values))
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.values
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))

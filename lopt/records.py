@@ -89,6 +89,9 @@ class TrialRecord:
             raise ValueError(f"phase is {self.phase!r}; valid: {', '.join(PHASES)}")
         if self.status not in STATUSES:
             raise ValueError(f"status is {self.status!r}; valid: {', '.join(STATUSES)}")
+        for name, kind in (("key", str), ("config", dict), ("started_at", str), ("error", dict | None)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+csv.field_size_limit(sys.maxsize)  # a text of more than 131,072 characters is a text
 
 
 def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
@@ -15,7 +19,7 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
     Raises:
         ValueError: no such file, another kind of file, or one that cannot be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist")
     readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
     if path.suffix not in readers:
@@ -32,17 +36,34 @@ def _parquet(path: Path) -> Iterable[Mapping[str, Any]]:
     except ImportError:
         raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
     try:
-        return parquet.read_table(path).to_pylist()
-    except OSError as error:  # pyarrow's ArrowInvalid for a damaged file is a ValueError already
+        table = parquet.read_table(path)
+        rows = table.to_pylist()
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no Parquet file ({str(error).splitlines()[0]}): copy it again") from None
+    except Exception as error:  # a damaged file raises whatever the part of pyarrow that meets the damage raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no Parquet file ({reason}): copy it again") from None
+    _refuse_repeated(table.schema.names, str(path))
+    return rows
+
+
+def _refuse_repeated(names: Sequence[str], where: str) -> None:
+    """Of two columns of one name, one would hide the other."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{where} has two columns {twice!r}; rename or remove one of them")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_repeated([name for name, _ in pairs], "its object")
+    return dict(pairs)
 
 
 def _csv(path: Path) -> Iterable[Mapping[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
+            _refuse_repeated(reader.fieldnames or (), str(path))
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError(
@@ -62,8 +83,8 @@ def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
+            row: Any = json.loads(line, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is no JSON ({error})") from None
         if not isinstance(row, Mapping):
             raise ValueError(f"{path}, line {number} is no JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,8 +49,11 @@ class Plan:
     @property
     def expected_steps(self) -> float:
         """Steps on average, if the trials of a cell are equally good."""
-        searched = (self.space.expected_steps(n + 1) for cell in self.cells for n in range(cell.trials))
-        return sum(searched) + (self.confirm_trials or 0) * self.space.max_steps
+        searched = sum(
+            cells * sum(self.space.expected_steps(n + 1) for n in range(trials))
+            for trials, cells in Counter(cell.trials for cell in self.cells).items()
+        )
+        return searched + (self.confirm_trials or 0) * self.space.max_steps
 
     def to_dict(self) -> dict[str, Any]:
         space = self.space.to_dict()

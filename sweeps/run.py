@@ -16,13 +16,13 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-USAGE_ERROR = 2
+from lopt.errors import USAGE_ERROR, Parser, one_line
 
 
 def parser() -> argparse.ArgumentParser:
     from sweeps import space
 
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="sweeps/run.py",
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; finished trials are never run twice.",
@@ -114,14 +114,14 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return _run(given, arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
     except BrokenPipeError:  # the reader, `head` say, has seen enough; Python must not complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a folder that cannot be written, a cluster that does not answer
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # the second: a folder that cannot be written, a cluster that does not answer
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -136,7 +136,7 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
     chosen = settings.with_settings(space.load(given.space, given.profile), _settings(given.set))
     chosen = settings.with_seeds(chosen, given.seeds)
     made = plan.make_plan(chosen)
-    store = Store(given.out, given.name or f"{chosen.name}-{chosen.profile}")
+    store = Store(given.out, f"{chosen.name}-{chosen.profile}" if given.name is None else given.name)
     if given.dry_run and given.probe:
         raise ValueError("--dry-run measures nothing and --probe does: give one of them")
     if given.price_per_hour is not None and not given.probe:
@@ -188,8 +188,8 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 or more")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 to 999,999,999")
     return int(text)
 
 

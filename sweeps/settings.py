@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
         ValueError: an unknown key (naming the nearest), a value of the wrong kind, a list where one value goes.
     """
     for key, text in settings.items():
+        if not text.strip():
+            raise ValueError(f"--set {key}= gives no value; give one, or none for what is done without it")
         space = _with_setting(space, key, text)
     space.check()
     return space
@@ -47,6 +50,8 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         return dataclasses.replace(space, base={**space.base, key: value})
     _refuse_foreign_option(space, key)
     values = tuple(_placed(key, _value(part)) for part in text.split(","))
+    if None in values and (key in space.axes or len(values) > 1):
+        raise ValueError(f"{key} is {text!r}; a list holds no empty value and no none")
     if key in space.axes:
         return dataclasses.replace(space, axes={**space.axes, key: values})
     is_searched = any(_names(cell, key) for cell in space.cells)
@@ -58,7 +63,7 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         fixed = _without_search(space, key, values[0]) if is_searched else space
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
     if is_searched:
-        return _with_range(space, key, Choice(values))
+        return _with_range(space, key, _made(key, Choice, values))
     lists = sorted({*space.axes, *names})
     raise ValueError(
         f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
@@ -97,31 +102,33 @@ def _placed(key: str, value: Any) -> Any:
     if key not in ("task", "backbone") or not isinstance(value, str):
         return value
     marker = {"task": "task.toml", "backbone": "config.json"}[key]
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
     built_in = tasks.names() if key == "task" else backbones.names()
-    return str(path.resolve()) if value not in built_in and (path / marker).is_file() else value
+    return str(path.resolve()) if value not in built_in and os.path.isfile(path / marker) else value
 
 
 def _range(key: str, text: str) -> Range:
     parts = [_value(part) for part in text.split(":")]
     if len(parts) != 2 or not all(isinstance(p, int | float) for p in parts):
         raise ValueError(f"{key} is {text!r}; a range is low:high, as in learning_rate=0.01:0.5")
-    low, high = parts
-    return Real(low, high, log=True) if key.endswith("learning_rate") else Whole(low, high, log=True)
+    return _made(key, Real if key.endswith("learning_rate") else Whole, *parts, True)
+
+
+def _made(key: str, kind: Callable[..., Range], *values: Any) -> Range:
+    try:
+        return kind(*values)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _with_range(space: Space, key: str, made: Range) -> Space:
     def change(cell: Cell) -> Cell:
         names = _names(cell, key)
         search = {**cell.search, **dict.fromkeys(names, made)}
-        first = tuple(p for p in cell.first if all(_inside(p.get(name), made) for name in names))
+        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in made for name in names))
         return dataclasses.replace(cell, search=search, first=first)
 
     return _map_cells(space, change)
-
-
-def _inside(value: Any, made: Range) -> bool:
-    return value is None or (value in made.values if isinstance(made, Choice) else made.low <= value <= made.high)
 
 
 def _without_search(space: Space, key: str, value: Any) -> Space:

@@ -7,9 +7,13 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, Protocol
 
 from lopt import methods, registry
@@ -20,6 +24,7 @@ from lopt.registry import nearest
 PROFILES = ("paper", "demo")
 SETTLED = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
+_MOST, _MOST_CELLS = 1_000_000, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,17 @@ class Cell:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Range]
     first: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        _line("name of a cell", self.name)
+        where = f"cell {self.name}"
+        if not isinstance(self.first, list | tuple):
+            raise ValueError(f"{where}: first is {self.first!r}; give a tuple of mappings")
+        for what, found in (("fixed", self.fixed), ("search", self.search), *(("first", p) for p in self.first)):
+            _names(f"{where}: {what}", found)
+        for name, made in self.search.items():
+            if not isinstance(made, Range):
+                raise ValueError(f"{where}: {name} is searched in {made!r}; valid: Real, Whole, Choice of lopt.ranges")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +76,40 @@ class Space:
     by_size: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("name", "title", "profile"):
+            _line(f"{name} of a space", getattr(self, name))
         for name in SPACE_FIELDS:
             least = 2 if name == "reduction_factor" else 1
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+                raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more (at most {_MOST:,})")
+        _names(f"space {self.name}: base", self.base)
+        _names(f"space {self.name}: axes", self.axes)
+        for name, values in self.axes.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"space {self.name}: axis {name} is {values!r}; give a tuple of values")
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Cells of the grid, in the order of the table."""
-        made = tuple(_of_its_methods(cell) for cell in self.grid(self.axes))
-        twice = [c.name for c in made if [d.name for d in made].count(c.name) > 1]
-        if not made or twice:
-            raise ValueError(f"space {self.name} has {'no cells' if not made else f'two cells named {twice[0]!r}'}")
-        return made
+        try:
+            found = tuple(islice(self.grid(self.axes), _MOST_CELLS + 1))
+        except ValueError:
+            raise
+        except Exception as error:  # the grid is the space's own code, its axes may be the user's values
+            axes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in self.axes.items()) or "none"
+            raise ValueError(
+                f"space {self.name} has no cells for these axes: {axes} ({type(error).__name__}: {error})"
+            ) from None
+        for cell in found:
+            if not isinstance(cell, Cell):
+                raise ValueError(f"space {self.name}: its grid gives {cell!r}; Cells are valid")
+        twice = [name for name, count in Counter(cell.name for cell in found).items() if count > 1]
+        if not found or twice:
+            raise ValueError(f"space {self.name} has {'no cells' if not found else f'two cells named {twice[0]!r}'}")
+        if len(found) > _MOST_CELLS:
+            raise ValueError(f"space {self.name} has more than {_MOST_CELLS:,} cells")
+        return tuple(_of_its_methods(cell) for cell in found)
 
     @property
     def max_steps(self) -> int:
@@ -113,10 +149,12 @@ class Space:
             known.pop("length", None)
         if not method.uses_rank:
             known.pop("rank", None)
-        elif searched(cell, "rank") and known.get("rank"):
+        elif searched(cell, "rank") and isinstance(known.get("rank"), int):
             most = method.most_rank(known.get("length"))
-            known["rank"] = min(known["rank"], most or known["rank"])
-        return TrialConfig.from_dict({**known, "options": {**known.get("options", {}), **options}})
+            known["rank"] = min(known["rank"], most) if isinstance(most, int) else known["rank"]
+        given = known.pop("options", {})
+        given = {**given, **options} if isinstance(given, Mapping) else given
+        return TrialConfig.from_dict({**known, "options": given})
 
     def example(self, cell: Cell) -> TrialConfig:
         """A valid trial of the cell, for planning: its first point, else the low ends."""
@@ -147,14 +185,23 @@ class Space:
                     point = {**low, name: value}
                     if field_name == "rank":
                         least = self.config(cell, low, seed=0).length
-                        point[f"{method}{dot}length"] = max(value, least) if least and value else least
+                        longer = isinstance(value, int) and least is not None
+                        point[f"{method}{dot}length"] = max(value, least) if longer else least
                     self.config(cell, point, seed=0)
             for first in cell.first:
+                for name, value in first.items():
+                    if name not in cell.search or (value is not None and value not in cell.search[name]):
+                        raise ValueError(
+                            f"space {self.name}, cell {cell.name}: first gives {name} the value {value!r}, which lies "
+                            f"outside of what is searched ({cell.search.get(name, 'nothing')})"
+                        )
                 self.config(cell, {**self._low(cell), **first}, seed=0)
 
     def _check_names(self, cell: Cell) -> None:
         """Raises ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
         valid = {*FIELDS, *methods.options()}
+        if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are of the whole space
+            raise ValueError(f"space {self.name}, cell {cell.name}: max_steps is one for all cells; give it in base")
         for name in {**self.base, **cell.fixed, **cell.search, **{n: v for p in cell.first for n, v in p.items()}}:
             method, dot, own = name.rpartition(".")
             if own not in valid or (dot and method not in methods.names()):
@@ -263,6 +310,17 @@ def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
     return found
 
 
+def _names(what: str, found: object) -> None:
+    """Raises ValueError when `found` is no mapping from names."""
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{what} is {found!r}; give a mapping from names")
+
+
+def _line(what: str, text: object) -> None:
+    if not isinstance(text, str) or not text.strip() or len(text.splitlines()) > 1:
+        raise ValueError(f"{what} is {text!r}; give text of one line")
+
+
 def searched(cell: Cell, name: str) -> list[str]:
     """Names under which a cell searches a field: its own, and one of each method that has another range."""
     return [each for each in cell.search if each.rpartition(".")[2] == name]
@@ -309,15 +367,16 @@ def load(name: str, profile: str) -> Space:
     if not name.endswith(".py"):
         return registry.find("sweeps.spaces", name, "space").build(profile)
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"space file {name!r} does not exist; valid names: {', '.join(names())}")
     described = importlib.util.spec_from_file_location(f"user_space_{path.stem}", path)
     assert described is not None and described.loader is not None
     module = importlib.util.module_from_spec(described)
     try:
         described.loader.exec_module(module)
-        return module.SPEC.build(profile)
-    except ValueError:
-        raise
-    except Exception as error:
+        made = module.SPEC.build(profile)
+    except (Exception, SystemExit) as error:  # the second would end this command with the file's exit code
         raise ValueError(f"space file {name!r} gives no space: {type(error).__name__}: {error}") from None
+    if not isinstance(made, Space):
+        raise ValueError(f"space file {name!r} gives no space: its SPEC builds {shortened(made)}")
+    return made

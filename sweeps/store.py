@@ -63,13 +63,7 @@ class Store:
         Raises:
             ValueError: it is damaged.
         """
-        path = self.folder / "manifest.json"
-        if not path.is_file():
-            return None
-        try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
+        return self._json("manifest.json", dict)
 
     def write_manifest(
         self,
@@ -111,14 +105,29 @@ class Store:
         write_atomically(self.folder / "baselines.json", dumps(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
-        path = self.folder / "baselines.json"
-        return json.loads(path.read_text()) if path.is_file() else []
+        return self._json("baselines.json", list) or []
+
+    def _json(self, name: str, kind: type) -> Any:
+        """A file beside the records, None where there is none; ValueError when it does not hold a `kind`."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            if not isinstance(found, kind):
+                raise ValueError(f"it holds a {type(found).__name__}")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
+        return found
 
     def audits(self) -> dict[str, dict[str, float]]:
         """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
         until then."""
-        path = self.folder / "audits.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            found = json.loads((self.folder / "audits.json").read_text())
+        except (OSError, ValueError):  # none yet, or damaged: then they are not known as such
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def add_audit(self, record: TrialRecord) -> None:
         """Notes that a trial, of which this is the record so far, would have been stopped here."""
@@ -269,5 +278,5 @@ class Store:
 def _parse(path: Path) -> TrialRecord:
     try:
         return TrialRecord.from_dict(json.loads(path.read_text()))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import methods
 from lopt.config import TrialConfig
+from lopt.errors import one_line
 from lopt.records import TrialRecord, now
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: 
                 good = MOST_TOKENS[backbone.device.type]
                 room = min(room, workers.room(backbone, read, config.length or 0))
     except (ValueError, OSError) as error:
-        return {"error": " ".join(str(error).split())}
+        return {"error": one_line(error)}
     for place in wanted:
         try:
             baselines.append(zero_shot(TrialConfig.from_dict(found[place])))

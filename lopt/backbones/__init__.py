@@ -151,10 +151,11 @@ def local_folder(name: str) -> Path | None:
     if mirror:
         if not Path(mirror).is_dir():
             raise ValueError(f"LOPT_MODEL_DIR is {mirror!r}, which is no folder; it holds <model name>/config.json")
-        if (Path(mirror) / name / "config.json").is_file():
+        if os.path.isfile(Path(mirror) / name / "config.json"):
             return (Path(mirror) / name).absolute()
-    if (Path(name).expanduser() / "config.json").is_file():
-        return Path(name).expanduser().absolute()
+    folder = Path(os.path.expanduser(name))
+    if os.path.isfile(folder / "config.json"):  # unlike Path's own, it bears a name that cannot be a path
+        return folder.absolute()
     if name.startswith((".", "/", "~")):
         raise ValueError(f"backbone {name!r} is no folder with a config.json")
     return None
@@ -185,8 +186,8 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(name, "config.json"))
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"backbone {name!r}: its config.json is damaged ({error})") from None
     except Exception as error:  # the hub's client raises many kinds; all mean the same here
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -15,10 +15,16 @@ def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
         ValueError: the config does not say what is needed.
     """
 
+    if not isinstance(config, Mapping):
+        raise ValueError(f"backbone {name!r}: its config.json is no JSON object")
+
     def first(*keys: str, default: int | None = None) -> int:
         for key in keys:
-            if isinstance(config.get(key), int):
-                return config[key]
+            value = config.get(key)
+            if isinstance(value, int) and not isinstance(value, bool):
+                if value < 1:
+                    raise ValueError(f"backbone {name!r}: {key} in its config.json is {value}; 1 or more is valid")
+                return value
         if default is not None:
             return default
         raise ValueError(f"backbone {name!r}: its config.json has none of {', '.join(keys)}")

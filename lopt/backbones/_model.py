@@ -51,9 +51,10 @@ class FrozenModel(ABC):
         self.model = model.eval().requires_grad_(False)
         weight_VH = model.get_input_embeddings().weight
         self.width = int(weight_VH.shape[1])
-        if len(tokenizer) > len(weight_VH):
+        tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # of a vocabulary with gaps, more than its len
+        if tokens > len(weight_VH):
             raise ValueError(
-                f"backbone {name!r}: its tokenizer has {len(tokenizer):,} tokens and its embeddings only "
+                f"backbone {name!r}: its tokenizer has {tokens:,} tokens and its embeddings only "
                 f"{len(weight_VH):,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
@@ -88,7 +89,12 @@ class FrozenModel(ABC):
     def label_ids(self, words: Sequence[str]) -> Any:
         import torch
 
-        first = [self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+        first = []
+        for word in words:
+            ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+            if not ids or self.tokenizer.unk_token_id in ids:
+                raise ValueError(f"label word {word!r} is unknown to the tokenizer of {self.name}; choose another")
+            first.append(ids[0])
         if len(set(first)) < len(first):
             pairs = ", ".join(f"{w!r}: {i}" for w, i in zip(words, first, strict=True))
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); choose words that differ")
@@ -185,15 +191,20 @@ def default_device() -> Any:
 
 
 def from_source(kind: type, auto: str, name: str, revision: str, source: str | Path, precision: str) -> Any:
-    """Loads a folder or hub name with the transformers class `auto`. Code from a hub is never executed."""
+    """Loads a folder or hub name with the transformers class `auto`. Code that comes with a model is never executed."""
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = getattr(transformers, auto).from_pretrained(
-            source, dtype=torch_dtype(precision), attn_implementation="sdpa"
+        # Said, not left open: transformers would ask on standard input.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, found = getattr(transformers, auto).from_pretrained(
+            source,
+            dtype=torch_dtype(precision),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -201,6 +212,12 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
             f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
             "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
         ) from error
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random ones
+        raise ValueError(
+            f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
+            f"{', …' if len(missing) > 3 else ''}): its config.json is another model's, or its files are incomplete"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
     return kind(name, revision, model.to(default_device()), tokenizer)

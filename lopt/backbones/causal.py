@@ -65,6 +65,8 @@ class CausalBackbone(FrozenModel):
         ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
         whole_TH = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[0, :4].float()
         part_TH = self.model.base_model(input_ids=ids_BT[:, :4], use_cache=False).last_hidden_state[0].float()
+        if not part_TH.isfinite().all():
+            raise ValueError(f"backbone {self.name!r} gives numbers that are not finite: its weights are damaged")
         rounding = 0.05 if self.dtype == torch.bfloat16 else 1e-3
         return bool((whole_TH - part_TH).norm() <= rounding * part_TH.norm())
 

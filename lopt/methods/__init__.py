@@ -7,6 +7,7 @@ package imports no torch: planning counts parameters without it.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -236,7 +237,7 @@ def counts_of(config: TrialConfig) -> Counts:
 
 def real_option(name: str, value: Any, meaning: str = "") -> None:
     """Validates an option that is a number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; give a number above 0{f' ({meaning})' if meaning else ''}")
 
 
@@ -248,5 +249,5 @@ def choice_option(name: str, value: Any, valid: tuple[str, ...]) -> None:
 
 def seed_option(name: str, value: Any) -> None:
     """Validates an option that is a seed."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} is {value!r}; give a whole number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ValueError(f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}")

@@ -5,6 +5,7 @@ Importing this package imports neither torch nor a data library.
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ class Task:
 
     def check_verbalizer(self, template: str | None, label_words: tuple[str, ...]) -> None:
         """Raises ValueError when a template field is no column, or the label words do not match the classes."""
-        if not isinstance(template, str):
-            raise ValueError(f"template is {template!r}; give text with {self._fields()}")
+        if not isinstance(template, str) or not in_utf8(template):
+            raise ValueError(f"template is {template!r}; give text in UTF-8 with {self._fields()}")
         try:
             parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
         except ValueError as error:
@@ -72,7 +73,8 @@ class Task:
             raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text itself")
         if template.count("{" + self.cut + "}") > 1:  # {{text}}, which stands for itself, would be taken for the field
             raise ValueError(f"template {template!r} names {{{self.cut}}} twice; once is valid")
-        if len(label_words) != len(self.classes) or not all(isinstance(w, str) and w for w in label_words):
+        fine = all(isinstance(word, str) and word.strip() and in_utf8(word) for word in label_words)
+        if len(label_words) != len(self.classes) or not fine:
             raise ValueError(
                 f"label_words is {list(label_words)!r}; give {len(self.classes)}, one for each of "
                 f"{', '.join(self.classes)}"
@@ -84,12 +86,21 @@ class Task:
         return "valid fields: " + ", ".join(f"{{{name}}}" for name in (*self.columns, "mask"))
 
 
+def in_utf8(text: str) -> bool:
+    """Whether a text has no half characters, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def get(name: object) -> Task:
     """The task named `name`, or described by the `task.toml` of a folder; ValueError lists the valid ones."""
-    if isinstance(name, str) and name not in names() and ("/" in name or Path(name).is_dir()):
+    if isinstance(name, str) and name not in names() and ("/" in name or os.path.isdir(name)):
         from lopt.tasks._folder import task_of
 
-        return task_of(Path(name).expanduser())
+        return task_of(Path(os.path.expanduser(name)))
     return registry.find("lopt.tasks", name, "task")
 
 

@@ -13,6 +13,7 @@ report = "test.csv"                            # scored once, at the end
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable
 from functools import lru_cache
@@ -35,7 +36,7 @@ def task_of(folder: Path) -> Task:
         ValueError: no task.toml, one that cannot be read, or an entry that is missing, unknown or invalid.
     """
     file = folder / FILE
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path's own, it bears a path that cannot be one
         raise ValueError(f"task {str(folder)!r} is no folder with a {FILE}; it names {', '.join(_REQUIRED)}")
     try:
         return _parsed(folder.resolve(), file.read_text(encoding="utf-8-sig"))
@@ -48,7 +49,7 @@ def _parsed(folder: Path, text: str) -> Task:
     file = folder / FILE
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the second: lists in lists in lists
         raise ValueError(f"{file} cannot be read: {error}") from None
     for key in found:
         if key not in _KEYS:
@@ -62,10 +63,13 @@ def _parsed(folder: Path, text: str) -> Task:
                 raise ValueError(f"{file}: {key} is {value!r}; give a list of texts")
             if len(set(value)) < len(value):
                 raise ValueError(f"{file}: {key} is {value!r}; each may stand there once")
-        elif not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{file}: {key} is {value!r}; give text")
+        elif not isinstance(value, str) or not value.strip() or (key == "title" and len(value.splitlines()) > 1):
+            raise ValueError(f"{file}: {key} is {value!r}; give text{' of one line' if key == 'title' else ''}")
     if len(found["classes"]) < 2:
         raise ValueError(f"{file}: classes is {found['classes']!r}; give two or more")
+    for name in found["classes"]:
+        if name != name.strip():  # as labels are read
+            raise ValueError(f"{file}: class {name!r} begins or ends with a blank; leave that out")
     for column in found["columns"]:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(
@@ -78,7 +82,7 @@ def _parsed(folder: Path, text: str) -> Task:
     cut = found.get("cut", found["columns"][-1])
     if cut not in found["columns"]:
         raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(found['columns'])}")
-    if found["train"] == found["report"]:
+    if (folder / found["train"]).resolve() == (folder / found["report"]).resolve():
         raise ValueError(
             f"{file}: train and report are both {found['train']!r}; report on text that was not trained on"
         )
@@ -103,6 +107,6 @@ def _parsed(folder: Path, text: str) -> Task:
 
 
 def _named_rows(path: Path) -> Iterable[Row]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist; {FILE} beside it names it")
     return rows_of(path)

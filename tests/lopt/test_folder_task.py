@@ -296,7 +296,7 @@ def test_a_folder_trains_is_scored_and_predicts(folder, tmp_path):
     assert record.status == "complete"
     assert (record.test_n, record.selection_n, record.test_split) == (12, 4, "test.csv")
     assert record.config["task"] == str(folder)
-    assert record.protocol.endswith("reported on test.csv")
+    assert record.protocol.endswith("reported on test.csv, 12 of which also stand in train.csv")
     prompt = load_prompt(tmp_path / "prompt")
     assert prompt.evaluate().accuracy == record.test_accuracy
     answers = prompt.predict(

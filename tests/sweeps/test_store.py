@@ -124,6 +124,21 @@ def test_one_command_at_a_time(store, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "5", "", "\ud800"])
+def test_files_beside_the_records_that_hold_something_else_are_named(store, content):
+    store.folder.mkdir(parents=True, exist_ok=True)
+    for name, read in (("manifest.json", store.manifest), ("baselines.json", store.baselines)):
+        (store.folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            read()
+
+
+@pytest.mark.parametrize("change", [{"config": 5}, {"key": None}, {"started_at": 1}, {"error": "E"}])
+def test_a_record_of_other_kinds_of_values_is_damaged(record, change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrialRecord.from_dict({**record.to_dict(), **change})
+
+
 def test_a_damaged_manifest_is_one_line(store):
     store.folder.mkdir()
     (store.folder / "manifest.json").write_text("{")

@@ -1,0 +1,22 @@
+"""What a command says of an error: one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+USAGE_ERROR = 2
+_HEAD, _TAIL = 700, 290  # characters kept of a long line: what came is at its beginning, how to mend it at its end
+
+
+def one_line(error: object) -> str:
+    """An error's text in one line that cannot steer a terminal; of a very long one the middle is left out."""
+    text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
+    return text if len(text) <= _HEAD + _TAIL + 3 else f"{text[:_HEAD]} … {text[-_TAIL:]}"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, without the lines of usage above its error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")

@@ -1,0 +1,75 @@
+"""What tests of bad input share: junk, and the one line that is due to it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+# The same examples in every run, so that a failure is one of the change that is tested.
+FIXED = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+
+
+def fixed(examples: int) -> settings:
+    return settings(max_examples=examples, **FIXED)
+
+
+# Every kind of character: half ones, controls, right-to-left, combining, beyond 16 bits.
+texts = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
+    ["", " ", "\0", "\ud800", "\ufeff", "\u202egnp.exe", "e\u0301", "😀", "\x1b[31m", "a\nb", "a\u2028b", "x" * 5000,
+     "~", "~no/x"]
+)  # fmt: skip
+numbers = (
+    st.integers(-3, 3)
+    | st.sampled_from([2**31, 2**32, 2**63, 2**64, 10**400, -(10**400)])
+    | st.floats()
+    | st.sampled_from([1e308, 1e-320, -0.0])
+)
+junk = st.recursive(
+    st.none() | st.booleans() | numbers | texts | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.integers(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
+    """What a call gives, or the text of its ValueError."""
+    try:
+        return call(), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def called(main, *argv) -> tuple[int, str, str]:
+    """A command's exit code, standard output and standard error; whatever it raises is raised."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(each) for each in argv])
+    return code, out.getvalue(), err.getvalue()
+
+
+def line_of(code: int, out: str, err: str) -> str:
+    """The one line that a command says of bad input."""
+    assert code == 2, (code, out, err)
+    (line,) = err.splitlines()
+    assert line.startswith(("error: ", "report: ")), line
+    assert len(line) < 1100
+    assert line.isprintable()
+    return line
+
+
+def refused(main, *argv, words=()) -> str:
+    """The line with which a command refuses; nothing else is printed, save what precedes the refusal of data."""
+    line = line_of(*called(main, *argv))
+    for word in words:
+        assert word in line, (word, line)
+    return line

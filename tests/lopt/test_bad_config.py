@@ -1,0 +1,108 @@
+"""Configurations of every kind: a valid trial that says what was given, or one line that names the field."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lopt.config import FIELDS, MOST_SEED, TrialConfig
+from lopt.errors import one_line
+from tests.bad_input import fixed, junk, texts
+
+BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2}
+OPTIONS = {
+    "lopt1": ("placement", "init_bound"),
+    "lopt2": ("activation", "u_bound", "x0_bound", "x0_seed"),
+    "dept": ("update_tokens", "alpha", "init", "update_learning_rate"),
+    "ulpt": ("projection_seed",),
+}
+
+
+def check(values, *names):
+    """Of a configuration that is taken: it is JSON, comes back equal, and holds what was given."""
+    try:
+        made = TrialConfig.from_dict(values)
+    except ValueError as error:
+        line = one_line(error)
+        assert any(name in line for name in names), line
+        assert line.isprintable() and len(line) < 1000
+        return
+    described = json.loads(json.dumps(made.to_dict(), allow_nan=False))
+    assert TrialConfig.from_dict(described) == made
+    assert int(made.key, 16) >= 0
+    for name in set(names) & set(FIELDS) - {"options", "label_words", "task"}:
+        assert values[name] is None or getattr(made, name) == values[name]
+        assert type(getattr(made, name)) is not bool
+
+
+@fixed(250)
+@given(name=st.sampled_from(FIELDS), value=junk)
+def test_any_value_of_any_field(name, value):
+    check({**BASE, name: value}, name, *(["rank", "length"] if name == "method" else []))
+
+
+@fixed(100)
+@given(method=st.sampled_from([*OPTIONS]), value=junk, data=st.data())
+def test_any_value_of_any_option(method, value, data):
+    name = data.draw(st.sampled_from(OPTIONS[method]))
+    check({**BASE, "method": method, "options": {name: value}}, name)
+
+
+@fixed(50)
+@given(values=st.dictionaries(texts, junk, min_size=1, max_size=3))
+def test_any_names(values):
+    check({**BASE, **values}, "unknown setting", *values)
+
+
+@fixed(50)
+@given(values=junk)
+def test_any_mapping_or_none(values):
+    check(values, "a trial", "unknown setting")
+
+
+@fixed(50)
+@given(words=st.lists(texts, max_size=3), template=texts)
+def test_any_words_and_templates(words, template):
+    check({**BASE, "label_words": words}, "label_words")
+    check({**BASE, "template": template + " {text}"}, "template")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 10**400}, ["learning_rate", "above 0"]),
+        ({"weight_decay": float("inf")}, ["weight_decay is inf", "0 or more"]),
+        ({"seed": MOST_SEED + 1}, ["seed", "0 to 4,294,967,295"]),
+        ({"data_seed": 2**40}, ["data_seed", "0 to 4,294,967,295"]),
+        ({"max_steps": 10**400}, ["max_steps", "1 to 2,147,483,647"]),
+        ({"options": 5}, ["options is 5", "a mapping"]),
+        ({"options": ["placement"]}, ["options is", "a mapping"]),
+        ({"label_words": "ab"}, ["label_words is 'ab'", "a list of texts"]),
+        ({"label_words": 5}, ["label_words is 5", "a list of texts"]),
+        ({"label_words": (" ", " great")}, ["label_words is", "give 2"]),
+        ({"label_words": (" \ud800", " great")}, ["label_words is", "give 2"]),
+        ({"template": "\ud800 {text}"}, ["template is", "UTF-8"]),
+        ({"data_revision": 5}, ["data_revision is 5", "text"]),
+        ({"task": "~nobody-has-this-name/task"}, ["no folder with a task.toml"]),
+        ({"task": "x/" + "y" * 5000}, ["no folder with a task.toml"]),
+        ({"backbone": "~nobody-has-this-name"}, ["no folder with a config.json"]),
+        ({"backbone": "/" + "y" * 5000}, ["no folder with a config.json"]),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_what_once_was_taken_or_raised_otherwise(change, words):
+    values = {**BASE, **change}
+    if "backbone" in change:  # only a task with a template of two kinds asks for the kind of model
+        values["task"] = "rte"
+    with pytest.raises(ValueError) as caught:
+        TrialConfig.from_dict(values)
+    for word in words:
+        assert word in one_line(caught.value)
+
+
+def test_a_long_or_many_lined_error_is_one_line():
+    line = one_line("first\n\x1b[2J" + "x" * 10_000 + " the end")
+    assert len(line) == 993 and line.startswith("first ·[2Jx") and line.endswith("x the end")
