@@ -56,7 +56,7 @@ class StratifiedASHA(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         asha = self._asha(trial)
-        if asha is None or result.get("status") != "running":
+        if asha is None or result.get("status") != "running" or result.get("store_error"):
             return TrialScheduler.CONTINUE
         if result.get("restored"):  # rungs that it passed under an earlier command
             record = TrialRecord.from_dict(json.loads(result["record"]))

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from lopt.records import TrialRecord, now
 from sweeps import summary
 from sweeps.plan import Plan
 from sweeps.progress import Progress
-from sweeps.store import FINAL, Store
+from sweeps.store import FINAL, Store, StoreError
 from sweeps.trial import METRIC, execute, prepare, tune_function
 
 if TYPE_CHECKING:
@@ -55,14 +57,25 @@ class Sweep:
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
+        self._broken: StoreError | None = None  # why results could no longer be kept
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
 
         Raises:
             ValueError: the run holds other settings, is in use, or data or weights cannot be had.
+            StoreError: results cannot be kept, and nothing has begun.
         """
-        with self.store.held():
+        try:
+            return self._run()
+        except StoreError as error:
+            if not self._running:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return summary.FAILED
+
+    def _run(self) -> int:
+        with self.store.held(self.command):
             self._refuse_other_settings()
             records = self.store.records()
             finished = [r for r in records if r.status in FINAL]
@@ -77,9 +90,12 @@ class Sweep:
             try:
                 status = backend(finished, failed)
             except KeyboardInterrupt:
+                if self._broken:
+                    raise self._broken from None
                 print("\ninterrupted", flush=True)
             finally:
                 if self._running:
+                    self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status)
@@ -167,7 +183,7 @@ class Sweep:
             return False
         from sweeps.search import SweepSearcher
 
-        place = {"out": str(self.store.folder.parent), "run": self.store.run}
+        place = {"out": self.store.out, "run": self.store.run}
         searcher = SweepSearcher(
             self.plan.space,
             settle=lambda config: config,
@@ -184,7 +200,7 @@ class Sweep:
         from sweeps.search import SweepSearcher
 
         space = self.plan.space
-        place: dict[str, Any] = {"out": str(self.store.folder.parent), "run": self.store.run}
+        place: dict[str, Any] = {"out": self.store.out, "run": self.store.run}
         if self._placement is not None:
             threads = {"threads": self._placement.threads, "shared_threads": self._placement.shared_threads}
             place |= {"share": True, **threads}
@@ -194,10 +210,10 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
-            read=self.store.read,
-            on_start=self._on_start,
-            on_report=self._on_report,
-            on_end=self._on_end,
+            read=self._or_end(self.store.read),
+            on_start=self._or_end(self._on_start),
+            on_report=self._or_end(self._on_report),
+            on_end=self._or_end(self._on_end),
             may_start=self._may_start,
         )
         waiting_search, waiting_confirm = searcher.counts()
@@ -210,10 +226,24 @@ class Sweep:
             grace_steps=space.grace_steps,
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
-            on_stop=lambda trial_id, report: self.store.write(TrialRecord.from_dict(json.loads(report["record"]))),
+            on_stop=self._or_end(self._on_stop),
         )
         scheduler.replay(finished)
         return searcher, scheduler
+
+    def _or_end(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, which ends the sweep where results cannot be kept. As an interrupt: Tune takes any exception for
+        a trial's."""
+
+        def called(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except StoreError as error:
+                self._broken = error
+                self.progress.close()
+                raise KeyboardInterrupt from error
+
+        return called
 
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
@@ -225,7 +255,13 @@ class Sweep:
             self.progress.total += 1  # a free search learns only now what it confirms
         self.progress.started(trial_id, job)
 
+    def _on_stop(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        self.store.write(TrialRecord.from_dict(json.loads(report["record"])))
+
     def _on_report(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        if report.get("store_error"):
+            raise StoreError(report["store_error"])
+        self.store.check()
         if trial_id not in self._spent_before:
             spent = json.loads(report["record"])["wall_time_s"] if report["restored"] else 0.0
             self._spent_before[trial_id] = spent
@@ -292,6 +328,8 @@ class Sweep:
         from sweeps import cluster, workers
 
         cluster.connect()
+        folder = self.store.folder
+        snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         import ray
         from ray import tune
 
@@ -333,8 +371,8 @@ class Sweep:
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
-                    name="ray",
-                    storage_path=str(self.store.folder),
+                    name=snapshots.name,
+                    storage_path=str(snapshots.parent),
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=1),
                 ),
@@ -344,7 +382,7 @@ class Sweep:
             return "stopped" if searcher.held_back else "complete"
         finally:
             ray.shutdown()
-            shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
+            shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
 
 
 _SETTLED = ("precision", "data_revision", "model_revision")
