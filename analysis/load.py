@@ -1,4 +1,4 @@
-"""Read a results store: `results/<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
+"""Read a results store, in a folder or behind a URL: `<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
 
 The JSON records are the truth; `trials.parquet` is derived from them and not read here.
 A record that cannot be read is named and skipped, a manifest that cannot be read is an error.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.records import SCHEMA_VERSION, Trial, fraction, integer, mapping, row, text
+from lopt.places import Place, Remote, contents, place, redacted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    path: Path
+    path: Place
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
 
@@ -78,19 +79,21 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def find_runs(root: Path) -> list[Path]:
+def find_runs(root: Place) -> list[Place]:
     """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
-    return sorted((path.parent for path in root.glob("*/manifest.json")), key=_updated_at, reverse=True)
+    found = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
+    return sorted(found, key=_updated_at, reverse=True)
 
 
-def resolve(names: Sequence[str], root: Path) -> list[Path]:
-    """The folders of the runs named (a folder, or a name under `root`); none named: the newest.
+def resolve(names: Sequence[str], root: Place) -> list[Place]:
+    """The runs named (a folder, a URL, or a name under `root`); none named: the newest.
 
     Raises ReportError where there is no such run.
     """
-    known = find_runs(root)
+    direct = {name: place(name) for name in names}
+    known = find_runs(root) if not names or not all(isinstance(p, Remote) for p in direct.values()) else []
     mend = (
-        f"valid: {', '.join(path.name for path in known)}, or a folder"
+        f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
         if known
         else f"{root} holds no runs: see --results"
     )
@@ -98,17 +101,19 @@ def resolve(names: Sequence[str], root: Path) -> list[Path]:
         raise ReportError(
             f"no runs under {root}: start one with `python sweeps/run.py --space NAME`, or give --results"
         )
-    paths: list[Path] = []
-    for name in names or [str(known[0])]:
-        path = next((path for path in (Path(name), root / name) if (path / "manifest.json").is_file()), None)
+    paths: list[Place] = [] if names else [known[0]]
+    for name, given in direct.items():
+        tries = [given] if isinstance(given, Remote) else [given, root / name]
+        path = next((path for path in tries if (path / "manifest.json").is_file()), None)
         if path is None:
-            raise ReportError(f"no run {name!r} (looked for manifest.json in {Path(name)} and {root / name}); {mend}")
+            looked = " and ".join(str(path) for path in tries)
+            raise ReportError(f"no run {redacted(name)!r} (looked for manifest.json in {looked}); {mend}")
         if path.resolve() not in [other.resolve() for other in paths]:
             paths.append(path)
     return paths
 
 
-def load(paths: Sequence[Path]) -> Results:
+def load(paths: Sequence[Place]) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one."""
     runs: list[Run] = []
     chosen: dict[str, Trial] = {}
@@ -119,14 +124,14 @@ def load(paths: Sequence[Path]) -> Results:
     for path in paths:
         run = _load_run(path)
         runs.append(run)
-        for file in sorted((path / "trials").glob("*.json")):
-            if file.name.startswith("."):
-                continue  # being written
-            if ".failed-" in file.name:
-                superseded += 1
-                continue
+        files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
+        current = [file for file in files if ".failed-" not in file.name]
+        superseded += len(files) - len(current)
+        for file, content in contents(sorted(current, key=lambda file: file.name)):
             try:
-                record = json.loads(file.read_text(encoding="utf-8"))
+                if isinstance(content, OSError):
+                    raise content
+                record = json.loads(content)
                 trial = row(record, _shown(path))
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
@@ -151,15 +156,11 @@ def load(paths: Sequence[Path]) -> Results:
     )
 
 
-def _shown(path: Path) -> str:
-    """The folder as a user in the current folder would type it."""
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return path.as_posix()
+def _shown(path: Place) -> str:
+    return shown(path.resolve())
 
 
-def _load_run(path: Path) -> Run:
+def _load_run(path: Place) -> Run:
     file = path / "manifest.json"
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -196,7 +197,7 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
     return cells
 
 
-def _load_baselines(file: Path) -> list[Baseline]:
+def _load_baselines(file: Place) -> list[Baseline]:
     if not file.is_file():
         return []
     return [
@@ -212,12 +213,12 @@ def _load_baselines(file: Path) -> list[Baseline]:
     ]
 
 
-def _updated_at(run: Path) -> float:
+def _updated_at(run: Place) -> float:
     file = run / "manifest.json"
     try:
         return datetime.fromisoformat(json.loads(file.read_text(encoding="utf-8"))["updated_at"]).timestamp()
     except (OSError, ValueError, TypeError, KeyError):
-        return file.stat().st_mtime
+        return file.stat().st_mtime if isinstance(file, Path) else 0.0
 
 
 def _why(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Turn runs into tables, figures and one page: `python analysis/report.py [RUN ...] [--out DIR]`.
 
-RUN is a folder or a name under results/; the default is the newest run, several are pooled. Writes
-report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png} to
---out (default: the first run's own report/). Exit codes: 0 done, 2 bad input.
+RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/; the default is the newest run, several
+are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png} to
+--out (default: the first run's own report/; of a run at a URL, RUN-report/ here). Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
+from lopt.places import Place, place, redacted
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = ("pareto", "budget", "table3", "table1", "table2", "rank", "learning_rate", "curves", "cells")
@@ -194,21 +195,38 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 
+def _out(given: str | None, run: Place) -> Path:
+    """Where the report is written, which is always a folder."""
+    found = place(given) if given else run / "report"
+    if isinstance(found, Path):
+        return found
+    if given:
+        raise ReportError(f"--out {found}: a report is written to a folder; give one, and copy it from there")
+    return Path(f"{run.name}-report")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a folder or a name under --results; default: the newest"
+        "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results; default: the newest"
     )
-    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first run)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of runs (default: results)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: report/ in the first run; RUN-report/ for a URL)"
+    )
+    parser.add_argument("--results", default="results", help="the folder or URL of all runs (default: results)")
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
     try:
-        paths = resolve(arguments.runs, arguments.results)
-        results = load(paths)
-        out = arguments.out or paths[0] / "report"
+        try:
+            paths = resolve(arguments.runs, place(arguments.results))
+            results = load(paths)
+            out = _out(arguments.out, paths[0])
+        except ReportError:
+            raise
+        except (OSError, ValueError) as error:  # of a URL that is none, or cannot be reached
+            raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
             sections = build(results, out)
         except OSError as error:
