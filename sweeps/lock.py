@@ -150,6 +150,9 @@ class _Lease(Hold):
         self._over = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hold, ()  # Tune copies all that its callbacks reach; a copy holds nothing
+
     def take(self) -> None:
         """Takes the next number once the highest is over.
 

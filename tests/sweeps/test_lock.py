@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(url, quick, monkeypat
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
         assert lease.lost() == ""
+        assert type(pickle.loads(pickle.dumps(lease))) is lock.Hold, "Tune copies what it reaches"
         assert b'"beat": 0' not in (folder / "lock" / "00000001.json").read_bytes()
 
 
