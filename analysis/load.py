@@ -1,4 +1,4 @@
-"""Read a results store: `results/<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
+"""Read a results store, in a folder or behind a URL: `<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
 
 The JSON records are the truth; `trials.parquet` is derived from them and not read here.
 A record that cannot be read is named and skipped, a manifest that cannot be read is an error.
@@ -7,7 +7,6 @@ A record that cannot be read is named and skipped, a manifest that cannot be rea
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.noninferiority import MARGIN
 from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, optional_text, row, text
+from lopt.places import Place, Remote, contents, place, redacted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    path: Path
+    path: Place
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
     audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
@@ -61,11 +61,8 @@ class Run:
 
     @property
     def shown(self) -> str:
-        """The folder as a user in the current folder would type it."""
-        try:
-            return self.path.resolve().relative_to(Path.cwd()).as_posix()
-        except ValueError:
-            return self.path.as_posix()
+        """As a user in the current folder would type it."""
+        return shown(self.path.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +94,21 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def find_runs(root: Path) -> list[Path]:
+def find_runs(root: Place) -> list[Place]:
     """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
-    return sorted((path.parent for path in root.glob("*/manifest.json")), key=_updated_at, reverse=True)
+    found = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
+    return sorted(found, key=_updated_at, reverse=True)
 
 
-def resolve(names: Sequence[str], root: Path) -> list[Path]:
-    """The folders of the runs named (a folder, or a name under `root`); none named: the newest.
+def resolve(names: Sequence[str], root: Place) -> list[Place]:
+    """The runs named (a folder, a URL, or a name under `root`); none named: the newest.
 
     Raises ReportError where there is no such run.
     """
-    known = find_runs(root)
+    direct = {name: place(name) for name in names}
+    known = find_runs(root) if not names or not all(isinstance(p, Remote) for p in direct.values()) else []
     mend = (
-        f"valid: {', '.join(path.name for path in known)}, or a folder"
+        f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
         if known
         else f"{root} holds no runs: see --results"
     )
@@ -117,17 +116,19 @@ def resolve(names: Sequence[str], root: Path) -> list[Path]:
         raise ReportError(
             f"no runs under {root}: start one with `python sweeps/run.py --space NAME`, or give --results"
         )
-    paths: list[Path] = []
-    for name in names or [str(known[0])]:
-        path = next((path for path in (Path(name), root / name) if os.path.isfile(path / "manifest.json")), None)
+    paths: list[Place] = [] if names else [known[0]]
+    for name, given in direct.items():
+        tries = [given] if isinstance(given, Remote) else [given, root / name]
+        path = next((path for path in tries if (path / "manifest.json").is_file()), None)
         if path is None:
-            raise ReportError(f"no run {name!r} (looked for manifest.json in {Path(name)} and {root / name}); {mend}")
+            looked = " and ".join(str(path) for path in tries)
+            raise ReportError(f"no run {redacted(name)!r} (looked for manifest.json in {looked}); {mend}")
         if path.resolve() not in [other.resolve() for other in paths]:
             paths.append(path)
     return paths
 
 
-def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
+def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one."""
     runs: list[Run] = []
     chosen: dict[str, Trial] = {}
@@ -138,14 +139,14 @@ def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
     for path in paths:
         run = _load_run(path)
         runs.append(run)
-        for file in sorted((path / "trials").glob("*.json")):
-            if file.name.startswith("."):
-                continue  # being written
-            if ".failed-" in file.name:
-                superseded += 1
-                continue
+        files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
+        current = [file for file in files if ".failed-" not in file.name]
+        superseded += len(files) - len(current)
+        for file, content in contents(sorted(current, key=lambda file: file.name)):
             try:
-                record = _read(file)
+                if isinstance(content, OSError):
+                    raise content
+                record = _parsed(content)
                 trial = row(record, run.shown)
             except _UNREADABLE as error:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
@@ -171,9 +172,13 @@ def load(paths: Sequence[Path], margin: float = MARGIN) -> Results:
     )
 
 
-def _read(file: Path) -> Any:
-    """A file's JSON, its texts such as a report can hold: without half characters and control characters."""
-    return _clean(json.loads(file.read_text(encoding="utf-8")))
+def _read(file: Place) -> Any:
+    return _parsed(file.read_bytes())
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON, its texts such as a report can hold: without half characters and control characters."""
+    return _clean(json.loads(content))
 
 
 def _clean(value: Any) -> Any:
@@ -184,7 +189,7 @@ def _clean(value: Any) -> Any:
     return {_clean(name): _clean(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def _load_run(path: Path) -> Run:
+def _load_run(path: Place) -> Run:
     file = path / "manifest.json"
     try:
         manifest = _read(file)
@@ -211,7 +216,7 @@ def _load_run(path: Path) -> Run:
         ) from None
 
 
-def _probe(file: Path) -> dict[str, Any]:
+def _probe(file: Place) -> dict[str, Any]:
     """What `sweeps/run.py --probe` wrote; nothing where it is missing or damaged, for no result depends on it."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -242,16 +247,16 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
     return cells
 
 
-def _audits(file: Path) -> dict[str, int]:
+def _audits(file: Place) -> dict[str, int]:
     """Nothing where it is missing or damaged: then it is not said what early stopping cost."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _read(file)
         return {key: int(audit["step"]) for key, audit in found.items()}
     except _UNREADABLE:
         return {}
 
 
-def _load_baselines(file: Path) -> list[Baseline]:
+def _load_baselines(file: Place) -> list[Baseline]:
     if not file.is_file():
         return []
     return [
@@ -267,12 +272,12 @@ def _load_baselines(file: Path) -> list[Baseline]:
     ]
 
 
-def _updated_at(run: Path) -> float:
+def _updated_at(run: Place) -> float:
     file = run / "manifest.json"
     try:
         return datetime.fromisoformat(_read(file)["updated_at"]).timestamp()
     except _UNREADABLE:
-        return file.lstat().st_mtime
+        return file.lstat().st_mtime if isinstance(file, Path) else 0.0
 
 
 def _why(error: Exception) -> str:

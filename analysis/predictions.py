@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.records import Trial
+from lopt.places import place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,11 +47,10 @@ def _correct(run: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
     import pyarrow
     import pyarrow.parquet
 
-    path = Path(run) / "predictions" / f"{key}.parquet"
-    if not path.is_file():
-        return None
+    path = place(run) / "predictions" / f"{key}.parquet"
     try:
-        table = pyarrow.parquet.read_table(path, columns=["example_id", "gold", "predicted"])
+        content = io.BytesIO(path.read_bytes())
+        table = pyarrow.parquet.read_table(content, columns=["example_id", "gold", "predicted"])
         ids, gold, predicted = (table.column(name).to_numpy() for name in table.column_names)
     except (OSError, pyarrow.ArrowException, KeyError):
         return None

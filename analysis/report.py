@@ -1,8 +1,8 @@
 """Turn runs into tables, figures and one page: `python analysis/report.py [RUN ...] [--out DIR]`.
 
-RUN is a folder or a name under results/; the default is the newest run, several are pooled. Writes
-report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png} to
---out (default: the first run's own report/). Exit codes: 0 done, 2 bad input.
+RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/; the default is the newest run, several
+are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png} to
+--out (default: the first run's own report/; of a run at a URL, RUN-report/ here). Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from analysis.noninferiority import MARGIN
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
 from lopt.errors import USAGE_ERROR, Parser, one_line
+from lopt.places import Place, place, redacted
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = (
@@ -204,16 +205,28 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 
+def _out(given: str | None, run: Place) -> Path:
+    """Where the report is written, which is always a folder."""
+    found = place(given) if given else run / "report"
+    if isinstance(found, Path):
+        return found
+    if given:
+        raise ReportError(f"--out {found}: a report is written to a folder; give one, and copy it from there")
+    return Path(f"{run.name}-report")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a folder or a name under --results; default: the newest"
+        "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results; default: the newest"
     )
     parser.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="two runs beside each other; writes compare.md and compare.html"
     )
-    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first run)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of runs (default: results)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: report/ in the first run; RUN-report/ for a URL)"
+    )
+    parser.add_argument("--results", default="results", help="the folder or URL of all runs (default: results)")
     parser.add_argument(
         "--margin", type=_margin, default=MARGIN, metavar="PP",
         help="percentage points within which a smaller prompt counts as good as the full one (default 1); choose it "
@@ -227,11 +240,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"report: --compare takes its two runs itself; leave out {' '.join(arguments.runs)}", file=sys.stderr)
         return 2
     try:
-        if arguments.compare:
-            return _compare(arguments)
-        paths = resolve(arguments.runs, arguments.results)
-        results = load(paths, arguments.margin)
-        out = arguments.out or paths[0] / "report"
+        try:
+            if arguments.compare:
+                return _compare(arguments)
+            paths = resolve(arguments.runs, place(arguments.results))
+            results = load(paths, arguments.margin)
+            out = _out(arguments.out, paths[0])
+        except ReportError:
+            raise
+        except (OSError, ValueError) as error:  # of a URL that is none, or cannot be reached
+            raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
             sections = build(results, out)
         except OSError as error:
@@ -244,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    paths = [resolve([name], arguments.results)[0] for name in arguments.compare]
+    paths = [resolve([name], place(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
         raise ReportError(f"--compare {' '.join(arguments.compare)} names one run twice: give two")
     both = [load([path], arguments.margin) for path in paths]
@@ -253,7 +271,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     made = [compare.table(each) for each in found]
     warnings = [f"{name}: {text}" for name, each in zip(names, both, strict=True) for text in
                 notes.warnings(each, groups(each))]  # fmt: skip
-    out = arguments.out or paths[0] / "report"
+    out = _out(arguments.out, paths[0])
     context = {"title": f"{names[0]} and {names[1]}", "tables": made, "warnings": warnings}
     try:
         out.mkdir(parents=True, exist_ok=True)

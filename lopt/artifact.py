@@ -16,6 +16,7 @@ from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
+from lopt.places import at_hand, place
 from lopt.records import dumps
 from lopt.soft_prompt import SoftPrompt
 
@@ -172,34 +173,43 @@ def load_prompt(folder: str | Path) -> Prompt:
     """Opens what was trained, a prompt or the weights of LoRA and fine-tuning; the backbone is loaded when it first
     predicts.
 
+    Args:
+        folder: or a URL, such as s3://bucket/results/<run>/artifacts/<key>.
+
     Raises:
         ValueError: no prompt is there, or its files do not belong together.
+        OSError: the URL's file system cannot be reached.
     """
+    source = place(folder)
+    with at_hand(source) as folder:
+        return _opened(folder, shown_as=str(source))
+
+
+def _opened(folder: Path, shown_as: str) -> Prompt:
     from safetensors.torch import load_file
 
-    folder = Path(folder)
     for name in (_TENSORS, _DESCRIPTION):
         if not (folder / name).is_file():
             raise ValueError(
-                f"{folder} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
+                f"{shown_as} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
             )
     try:
         described = json.loads((folder / _DESCRIPTION).read_text())
         values, tensors = described["config"], load_file(folder / _TENSORS)
     except Exception as error:  # a damaged file raises whatever its reader raises
-        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}): copy it again") from None
+        raise ValueError(f"{shown_as} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(values)
     now, then = list(tasks.get(config.task).classes), described.get("classes")
     if then not in (None, now):  # the numbers of the classes would mean others
         raise ValueError(f"{folder} was trained on classes {then}, but task {config.task} now has {now}: restore them")
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
-    soft = _checked(config, factors, tensors, folder)
+    soft = _checked(config, factors, tensors, shown_as)
     recorded = {name: value for name, value in described.items() if name not in _OWN}
     return Prompt(config, factors, soft, recorded)
 
 
 def _checked(
-    config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path
+    config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: str
 ) -> SoftPrompt | None:
     """The stored prompt; ValueError when the factors, with frozen ones re-made from their seeds, give another one."""
     stored = tensors.get("prompt")

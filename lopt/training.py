@@ -215,8 +215,11 @@ class Trial:
         return evaluation
 
     def save(self, path: str | Path) -> None:
-        """Writes a checkpoint: everything that `restore` needs to go on as if nothing had happened, in one
-        safetensors file, all of it or nothing."""
+        """Writes a checkpoint to `path`, all of it or nothing."""
+        write_atomically(Path(path), self.saved())
+
+    def saved(self) -> bytes:
+        """A checkpoint: everything that `restore` needs to go on as if nothing had happened, as a safetensors file."""
         import torch
         from safetensors.torch import save as serialized
 
@@ -242,7 +245,7 @@ class Trial:
             "started_at": self.started_at,
         }
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(Path(path), serialized(on_cpu, metadata={"trial": json.dumps(described)}))
+        return serialized(on_cpu, metadata={"trial": json.dumps(described)})
 
     def restore(self, path: str | Path) -> None:
         """Goes on from a checkpoint; a trial that has not begun.

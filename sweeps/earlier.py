@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lopt.config import TrialConfig
@@ -145,11 +144,11 @@ def _of_cell(
 
 
 def _stores(store: Store, runs: Sequence[str]) -> list[Store]:
-    out: Path = store.folder.parent
+    out = store.folder.parent
     if EVERY_RUN in runs:
-        every = (path.parent for path in sorted(out.glob("*/manifest.json")))
-        return [Store(out, folder.name) for folder in every if folder != store.folder]
-    found = [Store(out, run) for run in dict.fromkeys(runs)]
+        names = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
+        return [Store(store.out, name) for name in names if name != store.run]
+    found = [Store(store.out, run) for run in dict.fromkeys(runs)]
     for other in found:
         if not (other.folder / "manifest.json").is_file():
             raise ValueError(f"run {other.run!r} is not in {out}: give the name of a folder there that holds a run")

@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--space", required=True, help=f"{', '.join(space.names())}, or path/to/space.py")
     made.add_argument("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
     made.add_argument("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
-    made.add_argument("--out", default="results", help="folder of all runs (default results)")
+    made.add_argument(
+        "--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the plan; needs neither network nor weights")
     made.add_argument(
         "--probe",

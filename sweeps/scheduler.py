@@ -68,7 +68,7 @@ class StratifiedASHA(FIFOScheduler):
             asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result.get("status") != "running":
+        if result.get("status") != "running" or result.get("store_error"):
             return TrialScheduler.CONTINUE
         if (asha := self._asha(trial)) and self._is_worse(asha, tune_controller, trial, result):
             self._on_stop(trial.trial_id, result)

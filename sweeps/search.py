@@ -219,7 +219,6 @@ class SweepSearcher(Searcher):
         place: out, run and threads, for the jobs.
         finished: records of earlier commands; their trials are not run again.
         failed: records that are to be tried again.
-        begun: jobs of search trials that go on where an earlier command left them.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
         on_let_go: told of a trial that a budget has stopped at an evaluation.
@@ -236,7 +235,6 @@ class SweepSearcher(Searcher):
         place: Mapping[str, Any],
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
-        begun: Iterable[Mapping[str, Any]] = (),
         read: Callable[[str], TrialRecord | None],
         on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
@@ -267,12 +265,6 @@ class SweepSearcher(Searcher):
             state.started = min(state.trials, state.started + 1)
             state.retries += 1
             self._retry.append((state, TrialConfig.from_dict(record.config)))
-        for job in begun:
-            state, config = by_name.get(job["cell"]), TrialConfig.from_dict(job["config"])
-            if state is not None and state.started < state.trials and not space.misfit(state.cell, config):
-                state.started += 1
-                state.retries += 1
-                self._retry.append((state, config))
         for state in self.cells:
             if state.study:
                 state.study.enqueue_first()  # after the replays, so that none that has run is queued again

@@ -2,61 +2,110 @@
 
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>.safetensors  of trials that are not over    begun.json  what these are
+            checkpoints/<key>.safetensors  of trials that are not over
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from filelock import FileLock, Timeout
-
-from lopt.config import TrialConfig
-from lopt.files import write_atomically
 from lopt.metrics import Predictions
+from lopt.places import Place, at_hand, contents, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
+from sweeps import lock
 
 FINAL = ("complete", "stopped", "diverged")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class StoreError(OSError):
+    """Results cannot be read or written: one line with where, why and how to go on."""
+
+
+def _reached(method: Callable[Concatenate[Store, _P], _R]) -> Callable[Concatenate[Store, _P], _R]:
+    """The method, whose OSErrors are StoreErrors."""
+
+    @functools.wraps(method)
+    def reached(self: Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(self, *args, **kwargs)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise self._broken(" ".join((error.strerror or str(error) or type(error).__name__).split())) from error
+
+    return reached
 
 
 class Store:
-    """One run's results."""
+    """One run's results, in a folder or behind a URL (see `lopt.places`).
+
+    out: the folder of all runs, as given. folder: the run's.
+    """
 
     def __init__(self, out: str | Path, run: str) -> None:
         if not _NAME.fullmatch(run):
             raise ValueError(f"run name {run!r}: give letters, digits, '.', '_' and '-', the first a letter or digit")
-        self.run, self.folder = run, (Path(out) / run).absolute()
+        folder = place(out) / run
+        if isinstance(folder, Path):
+            folder = folder.absolute()
+            if not folder.resolve().is_relative_to(folder.parent.resolve()):
+                raise ValueError(
+                    f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: give that as --out"
+                )
+        # A URL stays as given, with its credentials: processes elsewhere open it, too.
+        self.out = str(folder.parent) if isinstance(folder, Path) else str(out)
+        self.run, self.folder = run, folder
+        self._hold = lock.Hold()
+
+    def __str__(self) -> str:
+        return shown(self.folder)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, command: list[str] | None = None) -> Iterator[None]:
         """Only one command at a time works on a run.
 
         Raises:
             ValueError: another one does.
+            StoreError: nothing can be written there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"run {self.run!r} is being worked on by another command: wait for it, or give --name"
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
+            self._hold = self._held(stack, command or [])
             yield
-        finally:
-            lock.release()
+
+    @_reached
+    def _held(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
+        return stack.enter_context(lock.held(self.folder, command))
+
+    @_reached
+    def check(self) -> None:
+        """What whoever holds the run can rely on, once it has a manifest.
+
+        Raises:
+            StoreError: the run is no longer there, or no longer this command's.
+        """
+        if lost := self._hold.lost():
+            raise self._broken(lost)
+        if not (self.folder / "manifest.json").is_file():
+            raise self._broken("the run's manifest.json is gone")
+
+    def _broken(self, reason: str) -> StoreError:
+        return StoreError(
+            f"results in {self} cannot be kept: {redacted(reason)}. Mend that; the same command continues"
+        )
 
     # --- manifest ----------------------------------------------------------------------------------------------
 
+    @_reached
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None before the first command.
 
@@ -65,6 +114,7 @@ class Store:
         """
         return self._json("manifest.json", dict)
 
+    @_reached
     def write_manifest(
         self,
         *,
@@ -83,7 +133,7 @@ class Store:
             "run": self.run,
             "profile": profile,
             "status": status,
-            "command": command,
+            "command": [redacted(word) for word in command],
             "started_at": before.get("started_at", now()),
             "updated_at": now(),
             "elapsed_s": round(before.get("elapsed_s", 0.0) + elapsed_s, 3),
@@ -91,19 +141,21 @@ class Store:
             "space": dict(space),
             "provenance": provenance(),
         }
-        write_atomically(self.folder / "manifest.json", dumps(content).encode())
+        write(self.folder / "manifest.json", dumps(content).encode())
 
+    @_reached
     def write_prediction(self, found: Mapping[str, Any]) -> None:
         """What is left of the run will take, `sweeps.probe` says; with what it has taken so far, to compare later."""
         before = (self.manifest() or {}).get("elapsed_s", 0.0)
         content = {"prediction": dict(found), "elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "probe.json", dumps(content).encode())
+        write(self.folder / "probe.json", dumps(content).encode())
 
+    @_reached
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Zero-shot and majority-class accuracy of each backbone and task."""
-        write_atomically(self.folder / "baselines.json", dumps(baselines).encode())
+        write(self.folder / "baselines.json", dumps(baselines).encode())
 
+    @_reached
     def baselines(self) -> list[dict[str, Any]]:
         return self._json("baselines.json", list) or []
 
@@ -129,43 +181,48 @@ class Store:
             return {}
         return found if isinstance(found, dict) else {}
 
+    @_reached
     def add_audit(self, record: TrialRecord) -> None:
         """Notes that a trial, of which this is the record so far, would have been stopped here."""
         found = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
-        write_atomically(self.folder / "audits.json", dumps({**self.audits(), record.key: found}).encode())
+        write(self.folder / "audits.json", dumps({**self.audits(), record.key: found}).encode())
 
     # --- records -----------------------------------------------------------------------------------------------
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str) -> Place:
         if not re.fullmatch(r"[0-9a-f]{16}", key):
             raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
         return self.folder / "trials" / f"{key}.json"
 
-    def artifact(self, key: str) -> Path:
+    def artifact(self, key: str) -> Place:
         self.path(key)
         return self.folder / "artifacts" / key
 
-    def checkpoint(self, key: str) -> Path:
+    def checkpoint(self, key: str) -> Place:
         self.path(key)
         return self.folder / "checkpoints" / f"{key}.safetensors"
 
+    @_reached
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
         """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoint,
         now of no use, goes."""
         if predictions is not None:
             self._write_predictions(record.key, predictions)
-        write_atomically(self.path(record.key), dumps(record.to_dict()).encode())
+        write(self.path(record.key), dumps(record.to_dict()).encode())
         self.checkpoint(record.key).unlink(missing_ok=True)
 
+    @_reached
     def adopt(self, record: TrialRecord, other: Store) -> None:
         """Makes another run's finished trial this run's: its files, then its record."""
-        predictions = Path("predictions", f"{record.key}.parquet")
-        if (other.folder / predictions).is_file():
-            write_atomically(self.folder / predictions, (other.folder / predictions).read_bytes())
-        if other.artifact(record.key).is_dir():
-            shutil.copytree(other.artifact(record.key), self.artifact(record.key), dirs_exist_ok=True)
+        predictions = other.folder / "predictions" / f"{record.key}.parquet"
+        if predictions.is_file():
+            write(self.folder / "predictions" / predictions.name, predictions.read_bytes())
+        with at_hand(other.artifact(record.key)) as made:
+            if made.is_dir():
+                self.write_artifact(record.key, made)
         self.write(record)
 
+    @_reached
     def put_aside(self) -> str | None:
         """Renames the run, with all that is in it, to make room for a new one of its name: `<run>-before-N`, returned;
         None when there is nothing to keep.
@@ -173,48 +230,45 @@ class Store:
         Raises:
             ValueError: another command works on it.
         """
-        if not self.folder.is_dir():
+        if self.manifest() is None:
             return None
         number = 1
         while (aside := self.folder.with_name(f"{self.run}-before-{number}")).exists():
             number += 1
         with self.held():
-            self.folder.rename(aside)
+            move(self.folder, aside)
         return aside.name
 
-    def write_begun(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Jobs of trials that have begun and are not over: a sampler would not propose the same again."""
-        write_atomically(self.folder / "begun.json", dumps([dict(job) for job in jobs]).encode())
+    @_reached
+    def write_checkpoint(self, key: str, content: bytes) -> None:
+        write(self.checkpoint(key), content)
 
-    def begun(self) -> list[dict[str, Any]]:
-        """Those that another command can go on with; their configurations name checkpoints."""
-        path = self.folder / "begun.json"
-        try:
-            jobs = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return []
-        keys = [TrialConfig.from_dict(job["config"]).key for job in jobs]
-        return [
-            job
-            for key, job in zip(keys, jobs, strict=True)
-            if self.checkpoint(key).is_file() and not self.path(key).exists()
-        ]
+    @_reached
+    def write_artifact(self, key: str, made: Path) -> None:
+        """Keeps the files of a folder; the description comes last."""
+        for file in sorted(made.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+            write(self.artifact(key) / file.name, file.read_bytes())
 
+    @_reached
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
         folder = self.folder / "checkpoints"
         if complete:
-            shutil.rmtree(folder, ignore_errors=True)
-            (self.folder / "begun.json").unlink(missing_ok=True)
-        else:
+            remove_all(folder)
+        elif isinstance(folder, Path):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
+    @_reached
     def read(self, key: str) -> TrialRecord | None:
         """The record of one trial, or None when there is none."""
         path = self.path(key)
-        return _parse(path) if path.is_file() else None
+        try:
+            return _parse(path.read_bytes())
+        except FileNotFoundError:
+            return None
 
+    @_reached
     def records(self) -> list[TrialRecord]:
         """All records, oldest first. A damaged one becomes `<key>.json.damaged`, as if its trial had not run.
 
@@ -222,11 +276,13 @@ class Store:
             ValueError: a record was written by a newer version of this program; nothing is touched.
         """
         found = []
-        for path in sorted((self.folder / "trials").glob("*.json")):
-            if not re.fullmatch(r"[0-9a-f]{16}\.json", path.name):
-                continue  # a record set aside
+        paths = (self.folder / "trials").glob("*.json")
+        wanted = sorted((p for p in paths if re.fullmatch(r"[0-9a-f]{16}\.json", p.name)), key=lambda p: p.name)
+        for path, content in contents(wanted):  # others have been set aside
+            if isinstance(content, OSError):
+                raise content
             try:
-                found.append(_parse(path))
+                found.append(_parse(content))
             except NewerSchemaError as error:
                 raise ValueError(f"{path}: {error}; use the version of this program that wrote the run") from None
             except ValueError as error:
@@ -234,27 +290,29 @@ class Store:
                 print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
         return sorted(found, key=lambda r: (r.started_at, r.key))
 
+    @_reached
     def set_aside(self, record: TrialRecord) -> None:
         """Renames a failed record to `<key>.failed-N.json`; its trial runs again."""
-        path, number = self.path(record.key), 1
+        path: Any = self.path(record.key)
+        number = 1
         while path.with_name(f"{record.key}.failed-{number}.json").exists():
             number += 1
         path.rename(path.with_name(f"{record.key}.failed-{number}.json"))
 
-    def write_table(self) -> Path:
+    @_reached
+    def write_table(self) -> Place:
         """Derives `trials.parquet` from the records."""
         import pandas
 
         path = self.folder / "trials.parquet"
         rows = [flatten(record.to_dict()) for record in self.records()]
-        scratch = path.with_name(".trials.parquet.new")
         table = pandas.DataFrame(rows)
         for column in ("length", "rank", "selection_step", "selection_n", "test_n", "test_split_size"):
             if column in table:
                 table[column] = table[column].astype("Int64")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(scratch, index=False)
-        os.replace(scratch, path)
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        write(path, buffer.getvalue())
         return path
 
     def _write_predictions(self, key: str, predictions: Predictions) -> None:
@@ -272,11 +330,11 @@ class Store:
         )
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
-        write_atomically(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
+        write(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
 
 
-def _parse(path: Path) -> TrialRecord:
+def _parse(content: bytes) -> TrialRecord:
     try:
-        return TrialRecord.from_dict(json.loads(path.read_text()))
+        return TrialRecord.from_dict(json.loads(content))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None

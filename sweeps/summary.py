@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
+from lopt.places import shown
 from lopt.records import TrialRecord
 from sweeps.plan import Plan
 from sweeps.progress import clock
 from sweeps.store import Store
 
-COMPLETE, INCOMPLETE, BUDGET, INTERRUPTED = 0, 3, 4, 130
+COMPLETE, FAILED, INCOMPLETE, BUDGET, INTERRUPTED = 0, 1, 3, 4, 130
 
 
 def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, int]:
@@ -18,10 +18,10 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, i
 
     status: "complete" when nothing was left to start, "stopped" at a budget, "interrupted".
     """
-    records = store.records() if (store.folder / "trials").is_dir() else []
+    records = store.records()
     counts = Counter(record.status for record in records)
     kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
-    lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {_shown(store.folder)}"]
+    lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {store}"]
     if status == "interrupted":
         return "\n".join([*lines, "the same command continues; finished trials are kept"]), INTERRUPTED
     if status == "stopped":
@@ -31,7 +31,7 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, i
     missing = _unconfirmed(plan, records)
     if missing:
         lines.append(f"no confirmed trial: {', '.join(missing)}")
-    lines.append(f"report: python analysis/report.py {_shown(store.folder)}")
+    lines.append(f"report: python analysis/report.py {store}")
     return "\n".join(lines), INCOMPLETE if counts["failed"] or missing else COMPLETE
 
 
@@ -44,7 +44,7 @@ def _failures(store: Store, failed: list[TrialRecord]) -> list[str]:
     for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         message = " ".join(str((some[0].error or {}).get("message")).split())
         lines.append(f"  {len(some)} × {kind}: {message[:200]}")
-        lines.append(f"    to see one: python -m lopt run --config {_shown(store.path(some[0].key))}")
+        lines.append(f"    to see one: python -m lopt run --config {shown(store.path(some[0].key))}")
     return lines
 
 
@@ -55,10 +55,3 @@ def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
         able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
         return sorted(able - confirmed) or ([] if confirmed else ["any size"])
     return [cell.name for cell in plan.cells if cell.name not in confirmed]
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from sweeps import summary
 from sweeps.earlier import OtherRuns, changes, fitting, lessons
 from sweeps.plan import Plan
 from sweeps.progress import Progress
-from sweeps.store import FINAL, Store
+from sweeps.store import FINAL, Store, StoreError
 from sweeps.trial import METRIC, execute, prepare, tune_function
 
 if TYPE_CHECKING:
@@ -68,15 +70,25 @@ class Sweep:
         self._began_at: dict[str, str] = {}
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
-        self._begun: dict[str, Mapping[str, Any]] = {}  # search trials that are not over
+        self._broken: StoreError | None = None  # why results could no longer be kept
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
 
         Raises:
             ValueError: the run holds other settings, is in use, or data or weights cannot be had.
+            StoreError: results cannot be kept, and nothing has begun.
         """
-        with self.store.held():
+        try:
+            return self._run()
+        except StoreError as error:
+            if not self._running:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return summary.FAILED
+
+    def _run(self) -> int:
+        with self.store.held(self.command):
             changed = changes(self.store, self.plan.space)
             records = self.store.records()
             self._others = OtherRuns(self.store, self.options.reuse)
@@ -97,9 +109,12 @@ class Sweep:
             try:
                 status = backend(finished, failed)
             except KeyboardInterrupt:
+                if self._broken:
+                    raise self._broken from None
                 print("\ninterrupted", flush=True)
             finally:
                 if self._running:
+                    self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status, elapsed_s=self._elapsed_s())
@@ -219,7 +234,7 @@ class Sweep:
             return False
         from sweeps.search import SweepSearcher
 
-        place = {"out": str(self.store.folder.parent), "run": self.store.run}
+        place = {"out": self.store.out, "run": self.store.run}
         searcher = SweepSearcher(
             self.plan.space,
             settle=lambda config: config,
@@ -236,7 +251,7 @@ class Sweep:
         from sweeps.search import SEARCH_SEED, SweepSearcher
 
         space = self.plan.space
-        place: dict[str, Any] = {"out": str(self.store.folder.parent), "run": self.store.run}
+        place: dict[str, Any] = {"out": self.store.out, "run": self.store.run}
         place |= {"limit_s": self.options.max_trial_time_s}
         if self._placement is not None:
             threads = {"threads": self._placement.threads, "shared_threads": self._placement.shared_threads}
@@ -248,11 +263,10 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
-            begun=self.store.begun(),
-            read=self.store.read,
-            on_start=self._on_start,
-            on_report=self._on_report,
-            on_end=self._on_end,
+            read=self._or_end(self.store.read),
+            on_start=self._or_end(self._on_start),
+            on_report=self._or_end(self._on_report),
+            on_end=self._or_end(self._on_end),
             on_let_go=lambda trial_id: self.progress.let_go(trial_id),
             may_start=self._may_start,
             take=self._others.take,
@@ -274,21 +288,32 @@ class Sweep:
             grace_steps=space.grace_steps,
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
-            on_stop=lambda trial_id, report: self.store.write(TrialRecord.from_dict(json.loads(report["record"]))),
+            on_stop=self._or_end(self._on_stop),
             audit=self.options.audit,
             audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
-            on_audit=self.store.add_audit,
+            on_audit=self._or_end(self.store.add_audit),
             over_budget=self._over_budget,
         )
         scheduler.replay(finished)
         return searcher, scheduler
 
+    def _or_end(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, which ends the sweep where results cannot be kept. As an interrupt: Tune takes any exception for
+        a trial's."""
+
+        def called(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except StoreError as error:
+                self._broken = error
+                self.progress.close()
+                raise KeyboardInterrupt from error
+
+        return called
+
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
         self._started_trials += 1
         self._began_at[trial_id], self._gpus[trial_id] = now(), self._gpus_of(job)
-        if job["phase"] == "search":
-            self._begun[trial_id] = {"cell": job["cell"], "config": job["config"]}
-            self.store.write_begun(self._begun.values())
         before = self.store.read(TrialConfig.from_dict(job["config"]).key)
         if before is not None and before.status == "failed":
             self.store.set_aside(before)
@@ -296,7 +321,13 @@ class Sweep:
             self.progress.total += 1  # a free search learns only now what it confirms
         self.progress.started(trial_id, job)
 
+    def _on_stop(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        self.store.write(TrialRecord.from_dict(json.loads(report["record"])))
+
     def _on_report(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        if report.get("store_error"):
+            raise StoreError(report["store_error"])
+        self.store.check()
         seconds = json.loads(report["record"])["wall_time_s"]
         if not report["restored"]:
             self._spend(trial_id, seconds)
@@ -319,7 +350,6 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
-        self._begun.pop(trial_id, None)
         self._spend(trial_id, record.wall_time_s)
         self.progress.ended(trial_id, job, record)
 
@@ -397,39 +427,48 @@ class Sweep:
             yield here, placed, prepared
         finally:
             ray.shutdown()
-            shutil.rmtree(self.store.folder / "ray", ignore_errors=True)
 
     def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
-        with self._prepared_on_ray() as (_, placed, prepared):
-            from ray import tune
+        folder = (
+            self.store.folder
+        )  # beside the results, or here, are Ray's own snapshots, of which nothing is read again
+        snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
+        try:
+            with self._prepared_on_ray() as (_, placed, prepared):
+                self._placement = placed
+                self._start()
+                self._add_baselines(prepared)
+                searcher, scheduler = self._parts(finished, failed)
+                self._tune(placed, searcher, scheduler, snapshots)
+                return "stopped" if searcher.held_back else "complete"
+        finally:
+            shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
 
-            self._placement = placed
-            self._start()
-            self._add_baselines(prepared)
-            searcher, scheduler = self._parts(finished, failed)
-            # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
-            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
-            tuner = tune.Tuner(
-                tune.with_resources(tune_function, placed.group),
-                tune_config=tune.TuneConfig(
-                    metric=METRIC,
-                    mode="max",
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    num_samples=-1,
-                    max_concurrent_trials=placed.concurrent,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="ray",
-                    storage_path=str(self.store.folder),
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=1),
-                ),
-            )
-            tuner.fit()
-            self.progress.close()
-            return "stopped" if searcher.held_back else "complete"
+    def _tune(self, placed: Placement, searcher: Any, scheduler: Any, snapshots: Path) -> None:
+        from ray import tune
+
+        # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
+        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
+        tuner = tune.Tuner(
+            tune.with_resources(tune_function, placed.group),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=placed.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=snapshots.name,
+                storage_path=str(snapshots.parent),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=1),
+            ),
+        )
+        tuner.fit()
+        self.progress.close()
 
 
 _SETTLED = ("precision", "data_revision", "model_revision")

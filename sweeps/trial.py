@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import methods
@@ -69,7 +71,8 @@ class Execution:
     """A job as it goes: its trial, and what is written and reported of it, whoever trains it.
 
     A report: status, step, selection_accuracy (the best so far), record (JSON), restored (whether the trial has just
-    come from a checkpoint), note (what a user should know, or "").
+    come from a checkpoint), note (what a user should know, or ""), store_error (why results cannot be kept, or "": an
+    end of the sweep and no failure of the trial).
 
     Attributes:
         key: of the trial. trial: None before `begin`, and where it could not be made. over: nothing is left to train.
@@ -92,10 +95,14 @@ class Execution:
     def begin(self) -> Report | None:
         """Makes the trial, at its newest checkpoint if it has one. A report if there is something to say at once: it
         goes on, it cannot be made, or it was over already (a worker that is restarted after its last write)."""
+        from lopt.places import at_hand
         from lopt.training import Trial
-        from sweeps.store import FINAL
+        from sweeps.store import FINAL, StoreError
 
-        earlier = self._store.read(self.config.key)
+        try:
+            earlier = self._store.read(self.config.key)
+        except StoreError as error:
+            return self._unkept(error)
         if earlier is not None and earlier.status in FINAL:
             return self._said(earlier, earlier.status)
         try:
@@ -104,7 +111,8 @@ class Execution:
             if not checkpoint.is_file():
                 return None
             try:
-                self.trial.restore(checkpoint)
+                with at_hand(checkpoint) as file:
+                    self.trial.restore(file)
             except Exception as error:
                 self._note = f"begins anew: {' '.join(str(error).split())}"
                 self.trial = Trial(self.config, phase=self._phase)
@@ -117,6 +125,8 @@ class Execution:
     def report(self, outcome: Outcome) -> Report:
         """What is to be reported of what has become of the trial, after the files that belong to it: a checkpoint at
         an evaluation that is not the last, else artifact and record."""
+        from sweeps.store import StoreError
+
         trial = self.trial
         assert trial is not None
         try:
@@ -127,9 +137,13 @@ class Execution:
                     raise TimeoutError(
                         f"it took longer than {self._limit_s:,.0f} s (--max-trial-time), and was at step {trial.step:,}"
                     )
-                trial.save(self._store.checkpoint(self.key))
+                self._store.write_checkpoint(self.key, trial.saved())
                 return self._said(trial.finish(**self._place), "running")
-            record = trial.finish(artifact=self._store.artifact(self.key), **self._place)
+            with tempfile.TemporaryDirectory(prefix="lopt-") as made:
+                record = trial.finish(artifact=made, **self._place)
+                self._store.write_artifact(self.key, Path(made))
+        except StoreError as error:
+            return self._unkept(error)
         except Exception as error:
             return self.fail(error)
         return self._ended(record)
@@ -144,11 +158,24 @@ class Execution:
         return self._ended(failed_record(self.config, error, **started, **self._place))
 
     def _ended(self, record: TrialRecord) -> Report:
+        from sweeps.store import StoreError
+
         predictions = self.trial.predictions if self.trial and record.status == "complete" else None
-        self._store.write(record, predictions)
+        try:
+            self._store.write(record, predictions)
+        except StoreError as error:
+            return self._unkept(error)
         return self._said(record, record.status)
 
-    def _said(self, record: TrialRecord, status: str, *, restored: bool = False) -> Report:
+    def _unkept(self, error: OSError) -> Report:
+        """The report of a trial of which nothing can be written; whoever reads it ends the sweep."""
+        from lopt.training import failed_record
+
+        started = {"phase": self._phase, "started_at": self._started}
+        record = failed_record(self.config, error, **started, **self._place)
+        return self._said(record, "running", store_error=str(error))
+
+    def _said(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
         self.over = status != "running"
         note, self._note = self._note, ""
         return {
@@ -158,6 +185,7 @@ class Execution:
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,
             "note": note,
+            "store_error": store_error,
         }
 
 

@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lopt import data, tokens
 from lopt.config import TrialConfig
+from tests.s3 import anywhere, s3, s3_server, url  # noqa: F401  # fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 

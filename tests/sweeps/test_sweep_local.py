@@ -248,7 +248,6 @@ def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp
     assert capsys.readouterr().out.count("continues at") == 1
     assert (run / "trials" / f"{checkpoint.stem}.json").exists()
     assert len(keys(tmp_path)) == 27
-    assert not (run / "begun.json").exists()
 
 
 def test_gpu_hours_count_running_trials_and_not_what_another_command_has_spent(tmp_path):

@@ -312,3 +312,34 @@ def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monke
         assert not checkpoints.exists()
     finally:
         cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_sweep_on_ray_into_s3(s3):
+    from lopt.places import place
+    from sweeps.store import Store
+
+    code, out = finish(start(s3))
+    assert code == 0, out
+    assert "Traceback" not in out
+    found = Store(s3, "smoke-paper").records()
+    assert len(found) == 12
+    assert {r.status for r in found} <= {"complete", "stopped"}
+    names = {file.name for file in (place(s3) / "smoke-paper").glob("*")}
+    assert not names & {"ray", "checkpoints"}
+
+
+@pytest.mark.ray
+def test_a_store_that_fails_in_mid_run_ends_a_sweep_on_ray_with_one_line(tmp_path):
+    process = start(tmp_path, *LONGER)
+    wait_for(lambda: len(records(tmp_path)) >= 2, process)
+    away = tmp_path / "away"
+    (tmp_path / "smoke-paper" / "trials").rename(away)
+    (tmp_path / "smoke-paper" / "trials").write_text("no folder")
+    code, out = finish(process)
+    assert code == 1, out
+    assert "Traceback" not in out
+    assert out.count("error: results in") == 1, out
+    (tmp_path / "smoke-paper" / "trials").unlink()
+    away.rename(tmp_path / "smoke-paper" / "trials")
+    continue_and_compare(tmp_path)

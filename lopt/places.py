@@ -1,0 +1,253 @@
+"""Where results lie: a folder, or a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
+
+A place is a `pathlib.Path`, or a `Remote`, which has those methods of a Path that results need. What is written is
+there whole or not at all: on an object store one PUT, elsewhere a temporary file that is renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lopt.files import write_atomically
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
+_EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, by protocol
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A place behind a URL. Whatever goes wrong there is an OSError.
+
+    url: to be shown, without user, password and query. path: as the file system names it.
+    """
+
+    url: str
+    path: str
+    protocol: str
+    filesystem: Any = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> Remote:
+        return replace(self, url=f"{self.url}/{name}", path=f"{self.path}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Remote:
+        return replace(self, url=self.url.rpartition("/")[0], path=self.path.rpartition("/")[0])
+
+    def with_name(self, name: str) -> Remote:
+        return self.parent / name
+
+    def resolve(self) -> Remote:
+        return self
+
+    def as_posix(self) -> str:
+        return self.url
+
+    def exists(self) -> bool:
+        return self._type() is not None
+
+    def is_file(self) -> bool:
+        return self._type() == "file"
+
+    def glob(self, pattern: str) -> list[Remote]:
+        """What lies directly here and whose name fits the pattern; nothing where nothing is here."""
+        try:
+            found = self._ask("ls", self.path, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {path.rstrip("/").rpartition("/")[2] for path in found}
+        return [self / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+    def read_bytes(self) -> bytes:
+        return self._ask("cat_file", self.path)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, content: bytes | memoryview) -> None:
+        """All of `content` or nothing."""
+        if self.protocol in _OBJECT_STORES:
+            self._ask("pipe_file", self.path, bytes(content))
+            return
+        scratch = self.with_name(f".{self.name}.{secrets.token_hex(4)}")
+        self._ask("makedirs", self.parent.path, exist_ok=True)
+        try:
+            self._ask("pipe_file", scratch.path, bytes(content))
+            self._ask("mv", scratch.path, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
+
+    def create(self, content: bytes) -> bool:
+        """Writes `content` where nothing was, and says whether it did; of several at once one does, if the file system
+        can see to that (S3: PUT with If-None-Match)."""
+        if self.protocol not in _OBJECT_STORES:
+            self._ask("makedirs", self.parent.path, exist_ok=True)
+        try:
+            self._ask("pipe_file", self.path, content, mode="create")
+        except OSError:  # each file system has its own word for it
+            if self.exists():
+                return False
+            raise
+        return True
+
+    def rename(self, target: Remote) -> None:
+        self._ask("mv", self.path, target.path)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            self._ask("rm_file", self.path)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def _type(self) -> str | None:
+        try:
+            return self._ask("info", self.path)["type"]
+        except FileNotFoundError:
+            return None
+
+    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            self.filesystem.invalidate_cache()  # others write there, too
+            return getattr(self.filesystem, method)(*arguments, **options)
+        except OSError:
+            raise
+        except Exception as error:  # each file system has its own
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise OSError(f"{self.url}: {redacted(reason)}") from error
+
+
+Place: TypeAlias = Path | Remote
+
+
+def place(text: str | Path | Remote) -> Place:
+    """The place that a folder's name or a URL names.
+
+    Raises:
+        ValueError: a URL that names none, or whose file system is unknown or not installed.
+    """
+    if isinstance(text, Remote):
+        return text
+    url = str(text)
+    scheme = _URL.match(url)
+    if isinstance(text, Path) or not scheme:
+        return Path(text)
+    protocol, rest = scheme[1].lower(), url[scheme.end() :].rstrip("/")
+    if protocol in ("file", "local"):
+        return Path(rest)
+    if not rest or "::" in rest or ".." in rest.split("/"):
+        raise ValueError(f"{redacted(url)} names no folder; give one as in s3://bucket/prefix")
+    from fsspec.core import url_to_fs
+
+    try:
+        filesystem, path = url_to_fs(f"{protocol}://{rest}")
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        mend = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
+        raise ValueError(f"{redacted(url)} needs a package that is not installed: {mend}") from None
+    except Exception as error:  # whatever a file system thinks of its URL
+        raise ValueError(f"{redacted(url)} cannot be used: {redacted(' '.join(str(error).split()))}") from None
+    return Remote(redacted(url).rstrip("/"), path.rstrip("/"), protocol, filesystem)
+
+
+def write(to: Place, content: bytes | memoryview) -> None:
+    """All of `content` or nothing; makes the folder."""
+    if isinstance(to, Remote):
+        to.write_bytes(content)
+    else:
+        write_atomically(to, content)
+
+
+def move(folder: Place, to: Place) -> None:
+    """Renames a folder with all that is in it; on an object store, file by file."""
+    if isinstance(folder, Remote) and isinstance(to, Remote):
+        folder._ask("mv", folder.path, to.path, recursive=True)
+    elif isinstance(folder, Path) and isinstance(to, Path):
+        folder.rename(to)
+    else:
+        raise ValueError(f"{folder} and {to} are not of one file system")
+
+
+def remove_all(folder: Place) -> None:
+    """Removes a folder and what is in it, if it is there."""
+    if isinstance(folder, Remote):
+        with contextlib.suppress(FileNotFoundError):
+            folder._ask("rm", folder.path, recursive=True)
+    else:
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
+    """Each file with its content, or with why it cannot be read; those of a URL are fetched together."""
+    remote = {file.path: file for file in files if isinstance(file, Remote)}
+    if remote:
+        first = next(iter(remote.values()))
+        for path, found in first._ask("cat", list(remote), on_error="return").items():
+            yield remote[path], found if isinstance(found, bytes | OSError) else OSError(redacted(str(found)))
+        return
+    for file in files:
+        try:
+            yield file, file.read_bytes()
+        except OSError as error:
+            yield file, error
+
+
+@contextlib.contextmanager
+def at_hand(source: Place) -> Iterator[Path]:
+    """A file, or a folder of files, as one of this machine: itself, or a temporary copy."""
+    if isinstance(source, Path):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="lopt-") as scratch:
+        copy = Path(scratch) / source.name
+        if source.is_file():
+            copy.write_bytes(source.read_bytes())
+        else:
+            copy.mkdir()
+            for file, found in contents(source.glob("*")):
+                if isinstance(found, bytes):
+                    (copy / file.name).write_bytes(found)
+        yield copy
+
+
+def shown(of: Place) -> str:
+    """As a user in the current folder would type it."""
+    if isinstance(of, Remote):
+        return str(of)
+    try:
+        return str(of.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(of)
+
+
+_CREDENTIALS = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+")  # abfs://container@account is no secret
+_QUERY = re.compile(r"(://[^?\s]*)\?\S*")
+_SECRET = re.compile(
+    r"((?<![a-z0-9])(?:token|secret|password|passwd|pwd|credentials?|(?:api|access|secret|private)_?key)=).+",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """`text` without what is secret in it: users and passwords in URLs, their queries (signatures), and the values of
+    keys such as token and password."""
+    return _SECRET.sub(r"\1***", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))

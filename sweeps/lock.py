@@ -1,0 +1,246 @@
+"""One command at a time works on a run, and says who it is.
+
+In a folder the operating system's lock decides, which goes with its process. Behind a URL there is none: there the
+holder keeps a lease, a file that it writes anew every few seconds. It is over when it has not changed for long while
+somebody watched, by the watcher's own clock, so nothing depends on clocks that agree or only go forward.
+
+    <run>/.lock  .holder                        in a folder
+    <run>/lock/00000001.json  00000002.json     behind a URL: each lease has the next number, the highest counts
+
+A number is only created where it was not, in which one of several commands succeeds, and the highest file always stays:
+a lease that is over says so in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lopt.files import write_atomically
+from lopt.places import Place, Remote, redacted
+from lopt.records import now
+
+LEASE_S = 60.0  # a lease that has not changed for so long is over
+RENEW_S = 10.0
+LOOK_S = 1.0  # how often a waiting command looks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Time as a lease knows it; tests have their own. wait: for an event, at most so many seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+
+
+class Hold:
+    """What the holder of a run knows of its hold."""
+
+    def lost(self) -> str:
+        """Why it has none any more, or ""."""
+        return ""
+
+
+@contextlib.contextmanager
+def held(folder: Place, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
+    """Holds a run's folder.
+
+    Raises:
+        ValueError: another command holds it; names it.
+    """
+    me = _me(command)
+    if isinstance(folder, Path):
+        with _locked(folder, me):
+            yield Hold()
+        return
+    lease = _Lease(folder, me, clock or Clock())
+    lease.take()
+    try:
+        yield lease
+    finally:
+        lease.give_back()
+
+
+def _me(command: list[str]) -> dict[str, Any]:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        user = str(os.getuid())
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "user": user,
+        "since": now(),
+        "command": [redacted(word) for word in command],
+        "machine": _machine(),
+        "id": secrets.token_hex(8),
+    }
+
+
+def _machine() -> str:
+    """Where process numbers mean the same: the host, since it was started; in containers, this one."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def _refusal(run: str, holder: dict[str, Any]) -> ValueError:
+    who = "another command"
+    if holder:
+        command = " ".join(holder.get("command") or ()) or "a program"
+        who += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
+        who += f", since {holder.get('since')}"
+    return ValueError(f"run {run!r} is being worked on by {who}. Wait for it or end it, or give --name for a new run")
+
+
+def _parsed(content: bytes | str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- in a folder -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    try:
+        lock.acquire()
+    except Timeout:
+        found = ""
+        with contextlib.suppress(OSError):
+            found = holder.read_text()
+        raise _refusal(folder.name, _parsed(found)) from None
+    try:
+        write_atomically(holder, json.dumps(me).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+# --- behind a URL ------------------------------------------------------------------------------------------------
+
+
+class _Lease(Hold):
+    def __init__(self, folder: Remote, me: dict[str, Any], clock: Clock) -> None:
+        self._run, self._folder, self._me, self._clock = folder.name, folder / "lock", me, clock
+        self._number, self._beat = 0, 0
+        self._renewed, self._taken_by = 0.0, ""
+        self._over = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hold, ()  # Tune copies all that its callbacks reach; a copy holds nothing
+
+    def take(self) -> None:
+        """Takes the next number once the highest is over.
+
+        Raises:
+            ValueError: its holder is alive.
+        """
+        watched: tuple[int, bytes] | None = None
+        since = 0.0
+        while True:
+            number, content = self._highest()
+            holder = _parsed(content)
+            free = number == 0 or holder.get("over") or _is_dead(holder)
+            if watched is not None and (number, content) != watched and not free:
+                raise _refusal(self._run, holder)
+            if free or (watched is not None and self._clock.monotonic() - since > LEASE_S):
+                self._number = number + 1
+                self._file(self._number).create(self._content())
+                if self._highest() == (self._number, self._content()):  # also where a PUT was repeated by itself
+                    break
+                continue  # another was quicker
+            if watched is None:
+                watched, since = (number, content), self._clock.monotonic()
+                print(
+                    f"run {self._run!r} was held by process {holder.get('process')} on {holder.get('host')}: "
+                    f"seeing whether it is alive (at most {LEASE_S:.0f} s)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self._clock.sleep(LOOK_S)
+        for old in self._folder.glob("*.json"):
+            if old.name < self._file(self._number).name:
+                old.unlink(missing_ok=True)
+        self._renewed = self._clock.monotonic()
+        self._renewer.start()
+
+    def lost(self) -> str:
+        if self._taken_by:
+            return self._taken_by
+        silent_s = self._clock.monotonic() - self._renewed
+        if silent_s > LEASE_S - RENEW_S:  # before anybody else may have it
+            return (
+                f"{self._folder} could not be written for {silent_s:.0f} s, and another command may have taken the run"
+            )
+        return ""
+
+    def give_back(self) -> None:
+        self._over.set()
+        self._renewer.join()
+        if not self.lost():
+            self._me["over"] = True
+            with contextlib.suppress(OSError):  # then it is over when it has not changed for long
+                self._file(self._number).write_bytes(self._content())
+
+    def _renew(self) -> None:
+        while not self._clock.wait(self._over, RENEW_S):
+            with contextlib.suppress(OSError):  # tried again; `lost` tells when that has gone on for too long
+                number, content = self._highest()
+                if number != self._number:
+                    self._taken_by = str(_refusal(self._run, _parsed(content)))
+                    return
+                self._beat += 1
+                self._file(self._number).write_bytes(self._content())
+                self._renewed = self._clock.monotonic()
+
+    def _highest(self) -> tuple[int, bytes]:
+        """The number that counts, and its file; (0, b"") without any."""
+        while True:
+            numbers = [int(file.name[:-5]) for file in self._folder.glob("*.json") if file.name[:-5].isdigit()]
+            if not numbers:
+                return 0, b""
+            with contextlib.suppress(FileNotFoundError):  # a higher one has come since
+                return max(numbers), self._file(max(numbers)).read_bytes()
+
+    def _file(self, number: int) -> Remote:
+        return self._folder / f"{number:08}.json"
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._me, "beat": self._beat}).encode()
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether a holder is known to be gone: a process of this machine that is no more."""
+    if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
+        return False
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False

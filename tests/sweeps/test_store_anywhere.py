@@ -1,0 +1,338 @@
+"""A run's results in a folder, and at URLs; whole sweeps into a stand-in for S3."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pandas
+import pytest
+
+from lopt import load_prompt
+from lopt.metrics import Predictions
+from lopt.places import place
+from lopt.training import Trial, train
+from sweeps import store as stores
+from sweeps.run import main
+from sweeps.store import Store, StoreError
+
+SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
+
+
+@pytest.fixture
+def store(anywhere):
+    return Store(anywhere, "run")
+
+
+@pytest.fixture(scope="module")
+def record():
+    from lopt.config import TrialConfig
+
+    return train(
+        TrialConfig(
+            method="lopt1", task="toy", backbone="tiny", length=4, rank=2, learning_rate=0.1, max_steps=2, eval_every=2,
+            precision="fp32",
+        )
+    )  # fmt: skip
+
+
+def names(folder):
+    return sorted(file.name for file in folder.glob("*"))
+
+
+def test_records_predictions_and_table(store, record):
+    assert store.read(record.key) is None
+    assert store.records() == []
+    found = Predictions(np.array([3, 5]), np.array([0, 1]), np.array([[1.0, 0.0], [2.0, 0.0]]))
+    store.write_checkpoint(record.key, b"bytes")
+    store.write(record, found)
+    assert store.read(record.key) == record
+    assert store.records() == [record]
+    assert names(store.folder / "trials") == [f"{record.key}.json"]
+    assert names(store.folder / "checkpoints") == []
+    predicted = pandas.read_parquet(io.BytesIO((store.folder / "predictions" / f"{record.key}.parquet").read_bytes()))
+    assert list(predicted.predicted) == [0, 0]
+    rows = pandas.read_parquet(io.BytesIO(store.write_table().read_bytes()))
+    assert list(rows.key) == [record.key]
+
+
+def test_manifest_and_baselines(store):
+    assert store.manifest() is None
+    assert store.baselines() == []
+    given = {"space": {}, "identity": "i", "profile": "paper", "command": ["x", "token=abc", "s3://me:pw@bucket"]}
+    store.write_manifest(status="running", **given)
+    began = store.manifest()["started_at"]
+    store.write_manifest(status="complete", **given)
+    found = store.manifest()
+    assert (found["status"], found["started_at"]) == ("complete", began)
+    assert found["command"] == ["x", "token=***", "s3://bucket"]
+    store.write_baselines([{"backbone": "b"}])
+    assert store.baselines() == [{"backbone": "b"}]
+
+
+def test_damaged_and_failed_records_are_set_aside(store, record, capsys):
+    store.write(record)
+    store.path(record.key).write_bytes(b"{")
+    assert store.records() == []
+    assert "set aside" in capsys.readouterr().out
+    for number in (1, 2):
+        store.write(record)
+        store.set_aside(record)
+        assert (store.folder / "trials" / f"{record.key}.failed-{number}.json").is_file()
+    assert store.records() == []
+    assert (store.folder / "trials" / f"{record.key}.json.damaged").is_file()
+
+
+def test_checkpoints_go_at_the_end(store):
+    store.write_checkpoint("0" * 16, b"1")
+    store.clear_checkpoints(complete=False)
+    assert store.checkpoint("0" * 16).is_file()
+    store.clear_checkpoints(complete=True)
+    assert names(store.folder / "checkpoints") == []
+
+
+def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, record, monkeypatch):
+    store.write(record)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores, "write", full)
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        store.write_manifest(status="running", space={}, identity="", command=[], profile="")
+    assert str(store) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    with pytest.raises(StoreError):
+        store.write(record)
+    assert store.read(record.key) == record
+
+
+def test_a_link_out_of_the_results_folder_is_no_run(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="outside"):
+        Store(tmp_path / "results", "run")
+    (tmp_path / "link").symlink_to(tmp_path / "results")
+    assert Store(tmp_path / "link", "other").folder.parent == tmp_path / "link", "the folder of all may be one"
+
+
+# --- whole sweeps --------------------------------------------------------------------------------------------------
+
+
+def results(out):
+    return {
+        r.key: (r.status, r.steps, r.tokens, r.selection_loss, r.test_loss) for r in Store(out, "smoke-paper").records()
+    }
+
+
+def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
+    from analysis.load import resolve
+    from analysis.report import main as report
+
+    out = f"{s3}/some/results"
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, "--out", out]) == 0
+    assert f"results in {out}/smoke-paper" in capsys.readouterr().out
+    assert main([*SMALL, "--out", str(tmp_path / "here")]) == 0
+    assert results(out) == results(tmp_path / "here")
+    run = place(out) / "smoke-paper"
+    assert {*names(run)} ^ {*names(tmp_path / "here" / "smoke-paper")} == {"lock", ".lock"}
+    confirmed = next(r for r in Store(out, "smoke-paper").records() if r.phase == "confirm")
+    assert load_prompt(f"{out}/smoke-paper/artifacts/{confirmed.key}").evaluate().accuracy == confirmed.test_accuracy
+    assert not [file for file in tmp_path.iterdir() if file.name != "here"], "nothing stays on this machine"
+
+    capsys.readouterr()
+    assert main([*SMALL, "--out", out]) == 0
+    assert "9 trials are finished" in capsys.readouterr().out
+    assert report([f"{out}/smoke-paper"]) == 0
+    assert (tmp_path / "smoke-paper-report" / "report.html").is_file()
+    assert resolve(["smoke-paper"], place(out)) == resolve([], place(out)) == [run]
+    capsys.readouterr()
+    assert report([f"{out}/nothing"]) == 2
+    assert report([f"{out}/smoke-paper", "--out", out]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
+def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, monkeypatch, capsys):
+    honest, steps = Trial.update, []
+
+    def update(self):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        steps.append(self.step)
+        return honest(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "update", update)
+        assert main([*SMALL, "--out", s3]) == 130
+    assert len(names(place(s3) / "smoke-paper" / "checkpoints")) == 1
+    capsys.readouterr()
+    assert main([*SMALL, "--out", s3]) == 0
+    assert "continues at step 4" in capsys.readouterr().out
+    assert main([*SMALL, "--out", str(tmp_path)]) == 0
+    assert results(s3) == results(tmp_path)
+
+
+def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
+    from sweeps import lock
+
+    for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
+        monkeypatch.setattr(lock, name, seconds)
+    with Store(s3, "smoke-paper").held(["python", "sweeps/run.py"]):
+        assert main([*SMALL, "--out", s3]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "being worked on by another command: python sweeps/run.py, process" in error
+
+
+def test_no_secret_is_kept(s3, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_very-secret")
+    assert main([*SMALL, "--out", s3]) == 0
+    filesystem = place(s3).filesystem
+    kept = b"".join(filesystem.cat(filesystem.find(s3)).values())
+    assert b"smoke" in kept
+    assert b"very-secret" not in kept
+
+
+@pytest.mark.parametrize("out", ["s3://", "nothing://x", "s3://no-such-bucket/results", "http://127.0.0.1:1/x"])
+def test_a_url_that_cannot_be_used_is_one_line(s3, capsys, out):
+    assert main([*SMALL, "--out", out]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+
+
+# --- what can break ------------------------------------------------------------------------------------------------
+
+
+def at_step(monkeypatch, number, act):
+    """Something that happens before the sweep's so many-th training step."""
+    honest, steps = Trial.update, []
+
+    def update(self):
+        steps.append(1)
+        if len(steps) == number:
+            act()
+        return honest(self)
+
+    monkeypatch.setattr(Trial, "update", update)
+
+
+def broke(out, capsys):
+    """A command that ends with one line and exit code 1."""
+    capsys.readouterr()
+    code = main([*SMALL, "--out", str(out)])
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert (code, len(lines)) == (1, 1), captured
+    assert "Traceback" not in captured.out + captured.err
+    assert "the same command continues" in lines[0]
+    return lines[0]
+
+
+def continues(out, kept):
+    """The same command ends well, and what was finished has not run again."""
+    assert main([*SMALL, "--out", str(out)]) == 0
+    after = results(out)
+    assert len(after) == 9
+    assert {key: after[key] for key in kept} == kept
+    manifest = json.loads((place(out) / "smoke-paper" / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+
+
+def test_a_disk_that_fills_in_mid_run(tmp_path, monkeypatch, capsys):
+    honest = stores.write
+
+    def full(to, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, lambda: patch.setattr(stores, "write", full))
+        assert "No space left on device" in broke(tmp_path, capsys)
+    assert stores.write is honest
+    kept = results(tmp_path)
+    assert kept and all(status != "failed" for status, *_ in kept.values())
+    continues(tmp_path, kept)
+
+
+def test_a_real_disk_that_fills_in_mid_run(small_disk, monkeypatch, capsys):
+    filler = small_disk / "filler"
+
+    def fill():
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 1024)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, fill)
+        assert "No space left on device" in broke(small_disk, capsys)
+    filler.unlink()
+    continues(small_disk, results(small_disk))
+
+
+def test_a_read_only_disk_at_the_start_and_in_mid_run(small_disk, monkeypatch, capsys):
+    def mount(how):
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    def read_only(to, content):
+        raise OSError(30, "Read-only file system")
+
+    mount("ro")
+    assert main([*SMALL, "--out", str(small_disk)]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "Read-only file system" in error
+    mount("rw")
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, lambda: patch.setattr(stores, "write", read_only))  # no mount turns while a lock is open
+        assert "Read-only file system" in broke(small_disk, capsys)
+    continues(small_disk, results(small_disk))
+
+
+def test_a_folder_that_goes_in_mid_run(tmp_path, monkeypatch, capsys):
+    run, away = tmp_path / "smoke-paper", tmp_path / "away"
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, lambda: run.rename(away))
+        assert "manifest.json is gone" in broke(tmp_path, capsys)
+    shutil.rmtree(run, ignore_errors=True)
+    away.rename(run)
+    continues(tmp_path, results(tmp_path))
+
+
+def test_a_bucket_that_cannot_be_reached_in_mid_run(s3, monkeypatch, capsys):
+    filesystem = place(s3).filesystem
+
+    async def refused(*args, **kwargs):
+        raise ConnectionRefusedError("no route to the bucket")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, lambda: patch.setattr(type(filesystem), "_call_s3", refused))
+        assert "no route to the bucket" in broke(s3, capsys)
+    # Its lease was not given back: of a process of this machine that is alive, too.
+    from sweeps import lock
+
+    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "LOOK_S": 0.1}.items():
+        monkeypatch.setattr(lock, name, seconds)
+    continues(s3, results(s3))
+
+
+def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, capsys):
+    from sweeps.lock import _Lease
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, lambda: patch.setattr(_Lease, "lost", lambda self: "taken by another"))
+        assert "taken by another" in broke(s3, capsys)
+    assert json.loads((place(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"cannot mount a file system here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
