@@ -79,7 +79,7 @@ class CellStudy(OptunaSearch):
 
     def replay(self, record: TrialRecord) -> None:
         """Adds a finished trial as if it had just been told."""
-        params = {name: value for name in self._distributions if (value := _parameter(record, name)) is not None}
+        params = self._params(record.config)
         state = _STATES.get(record.status, TrialState.FAIL)
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -90,6 +90,18 @@ class CellStudy(OptunaSearch):
                 intermediate_values=_best_so_far(record),
             )
         )
+
+    def _params(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name in self._distributions if (value := _parameter(config, name)) is not None}
+
+    def resume(self, config: TrialConfig) -> None:
+        """Takes up a trial that was cut off, as if it had just been proposed; `take_over` says under which name."""
+        self._study.enqueue_trial(self._params(config.to_dict()))
+        self.suggest(config.key)
+
+    def take_over(self, config: TrialConfig, trial_id: str) -> None:
+        if config.key in self._ot_trials:
+            self._ot_trials[trial_id] = self._ot_trials.pop(config.key)
 
     def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next point that is not known yet; None when every value of a short list has been tried.
@@ -147,12 +159,12 @@ def _suggest(trial: optuna.Trial, name: str, made: BaseDistribution) -> None:
         trial.suggest_int(name, made.low, made.high, log=made.log)
 
 
-def _parameter(record: TrialRecord, name: str) -> Any:
-    """What a record's trial had for a searched name; None when the name belongs to another method."""
+def _parameter(config: Mapping[str, Any], name: str) -> Any:
+    """What a trial had for a searched name; None when the name belongs to another method."""
     method, dot, field_name = name.rpartition(".")
-    if dot and record.config["method"] != method:
+    if dot and config["method"] != method:
         return None
-    return record.config.get(field_name, record.config["options"].get(field_name))
+    return config.get(field_name, config["options"].get(field_name))
 
 
 def _best_so_far(record: TrialRecord) -> dict[int, float]:
@@ -173,7 +185,7 @@ class _CellState:
     trials: int
     started: int = 0
     running: int = 0
-    retries: int = 0  # failed trials that wait to be tried again
+    retries: int = 0  # trials of earlier commands, failed or cut off, that wait to be tried again
     confirming: bool = False
     records: list[TrialRecord] = field(default_factory=list)
 
@@ -215,6 +227,7 @@ class SweepSearcher(Searcher):
         place: out, run and threads, for the jobs.
         finished: records of earlier commands; their trials are not run again.
         failed: records that are to be tried again.
+        interrupted: search trials that are to go on, with the names of their cells.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
         may_start: whether a budget allows another trial.
@@ -228,6 +241,7 @@ class SweepSearcher(Searcher):
         place: Mapping[str, Any],
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
+        interrupted: Iterable[tuple[TrialConfig, str]] = (),
         read: Callable[[str], TrialRecord | None],
         on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
@@ -253,6 +267,15 @@ class SweepSearcher(Searcher):
             state.started = min(state.trials, state.started + 1)
             state.retries += 1
             self._retry.append((state, TrialConfig.from_dict(record.config)))
+        for config, cell_name in interrupted:
+            state = by_name.get(cell_name)
+            if state is None or state.started >= state.trials or settle(config).key != config.key:
+                continue
+            if state.study:
+                state.study.resume(config)
+            state.started += 1
+            state.retries += 1
+            self._retry.append((state, config))
         for state in self.cells:
             if state.study:
                 state.study.enqueue_first()  # after the replays, so that none that has run is queued again
@@ -260,7 +283,9 @@ class SweepSearcher(Searcher):
 
     def _state(self, cell: Cell, number: int) -> _CellState:
         trials = self.space.trials if cell.search else 1
-        study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
+        # A sampler that began as it did before would propose what has been tried.
+        seed = number + 1000 * len(self._done)
+        study = CellStudy(cell, trials=trials, seed=seed) if cell.search else None
         state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name and state.started < trials:
@@ -301,6 +326,8 @@ class SweepSearcher(Searcher):
         if self._retry:
             state, config = self._retry.popleft()
             state.retries -= 1
+            if state.study:
+                state.study.take_over(config, trial_id)
             return _Running(state, "search", config, self.space.stratum(state.cell, config))
         open_cells = [state for state in self.cells if state.started < state.trials]
         if not open_cells:
@@ -320,7 +347,9 @@ class SweepSearcher(Searcher):
 
     def _known(self, cell: Cell, point: Mapping[str, Any]) -> bool:
         key = self._search_config(cell, point).key
-        return key in self._done or any(running.config.key == key for running in self._running.values())
+        waiting = (config for _, config in self._retry)
+        running = (running.config for running in self._running.values())
+        return key in self._done or any(config.key == key for config in (*running, *waiting))
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         running = self._running.get(trial_id)

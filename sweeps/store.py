@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lopt.config import TrialConfig
 from lopt.files import write_atomically
 from lopt.metrics import Predictions
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
@@ -120,6 +121,18 @@ class Store:
         write_atomically(self.path(record.key), dumps(record.to_dict()).encode())
         self.checkpoint(record.key).unlink(missing_ok=True)
 
+    def interrupted(self) -> list[tuple[TrialConfig, str]]:
+        """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
+        keys. Damaged checkpoints are left out."""
+        found = []
+        for path in sorted((self.folder / "checkpoints").glob("*.safetensors")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                described = describe_checkpoint(path)
+                config = TrialConfig.from_dict(described["config"])
+                if described["phase"] == "search" and not self.path(config.key).exists():
+                    found.append((config, described["cell"]))
+        return found
+
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
         folder = self.folder / "checkpoints"
@@ -192,6 +205,13 @@ class Store:
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
         write_atomically(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, read without torch: key, config, phase, cell, step, evaluations, ..."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header["__metadata__"]["trial"])
 
 
 def _parse(path: Path) -> TrialRecord:

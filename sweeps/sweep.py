@@ -194,6 +194,7 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
+            interrupted=self.store.interrupted(),
             read=self.store.read,
             on_start=self._on_start,
             on_report=self._on_report,

@@ -118,12 +118,20 @@ class Execution:
             if isinstance(outcome, Exception):
                 raise outcome
             if not trial.over:
-                trial.save(self._store.checkpoint(self.key))
+                self._save(trial)
                 return self._said(trial.finish(**self._place), "running")
             record = trial.finish(artifact=self._store.artifact(self.key), **self._place)
         except Exception as error:
             return self.fail(error)
         return self._ended(record)
+
+    def save(self) -> None:
+        """A checkpoint wherever the trial stands, for one that is about to be cut off."""
+        if self.trial is not None and not self.over and not self.trial.over:
+            self._save(self.trial)
+
+    def _save(self, trial: Trial) -> None:
+        trial.save(self._store.checkpoint(self.key), cell=self._place["cell"])
 
     def fail(self, error: BaseException) -> Report:
         """The report of a trial that raised `error`, or that others died of, after its record."""
@@ -142,9 +150,11 @@ class Execution:
     def _said(self, record: TrialRecord, status: str, *, restored: bool = False) -> Report:
         self.over = status != "running"
         note, self._note = self._note, ""
+        # A trial that was cut off between two evaluations comes back with what the earlier one found.
+        evaluated = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
-            TIME: record.steps,
+            TIME: record.steps if self.over else evaluated,
             METRIC: record.selection_accuracy if record.selection_accuracy is not None else 0.0,
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,
