@@ -11,10 +11,26 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from lopt.records import Evaluation, TrialRecord
 from sweeps.trial import METRIC, TIME
+
+
+class Mercy(tune.Callback):
+    """Of the deaths of a trial's process only those without an evaluation between them count: a machine that is taken
+    away is no fault of the trial."""
+
+    def __init__(self) -> None:
+        self._reached: dict[str, int] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result[TIME] > self._reached.get(trial.trial_id, 0):
+            self._reached[trial.trial_id] = result[TIME]
+            trial.run_metadata.num_failures = 0
 
 
 class StratifiedASHA(FIFOScheduler):
@@ -23,6 +39,7 @@ class StratifiedASHA(FIFOScheduler):
     Args:
         grace_steps, reduction_factor, max_steps: of every stratum.
         on_stop: called with the last report of a trial that is stopped.
+        on_error: called with what ended a trial's process for the last time, before the searcher hears of it.
     """
 
     def __init__(
@@ -32,6 +49,7 @@ class StratifiedASHA(FIFOScheduler):
         reduction_factor: int,
         max_steps: int,
         on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        on_error: Callable[[str, Exception | None], None] = lambda trial_id, error: None,
     ) -> None:
         super().__init__()
         self._rules: dict[str, Any] = {
@@ -43,7 +61,7 @@ class StratifiedASHA(FIFOScheduler):
             "max_t": max_steps,
         }
         self._strata: dict[str, AsyncHyperBandScheduler] = {}
-        self._on_stop = on_stop
+        self._on_stop, self._on_error = on_stop, on_error
 
     def _asha(self, trial: Any) -> AsyncHyperBandScheduler | None:
         if trial.config["phase"] == "confirm":
@@ -71,6 +89,7 @@ class StratifiedASHA(FIFOScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._on_error(trial.trial_id, trial.get_pickled_error())
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

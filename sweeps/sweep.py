@@ -55,6 +55,7 @@ class Sweep:
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
+        self._errors: dict[str, Exception | None] = {}  # that ended a trial's process
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -212,6 +213,7 @@ class Sweep:
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
             on_stop=lambda trial_id, report: self.store.write(TrialRecord.from_dict(json.loads(report["record"]))),
+            on_error=self._errors.__setitem__,
         )
         scheduler.replay(finished)
         return searcher, scheduler
@@ -236,9 +238,11 @@ class Sweep:
         if record is None:
             from lopt.training import failed_record
 
+            error = self._errors.pop(trial_id, None)
+            reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
             record = failed_record(
                 TrialConfig.from_dict(job["config"]),
-                RuntimeError("the trial's process died (out of memory, or its machine vanished)"),
+                RuntimeError(f"the trial's process died (out of memory, or its machine vanished){reason}"),
                 phase=job["phase"],
                 cell=job["cell"],
                 stratum=job["stratum"],
@@ -291,6 +295,7 @@ class Sweep:
     def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
         """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
         from sweeps import cluster, workers
+        from sweeps.scheduler import Mercy
 
         cluster.connect()
         import ray
@@ -337,7 +342,8 @@ class Sweep:
                     name="ray",
                     storage_path=str(self.store.folder),
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=1),
+                    failure_config=tune.FailureConfig(max_failures=workers.DEATHS - 1),
+                    callbacks=[Mercy()],
                 ),
             )
             tuner.fit()
