@@ -346,7 +346,12 @@ class Sweep:
                     callbacks=[Mercy()],
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except KeyboardInterrupt:
+                print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
+                workers.save(self._keeper)
+                raise
             self.progress.close()
             return "stopped" if searcher.held_back else "complete"
         finally:
