@@ -214,12 +214,13 @@ class Trial:
             self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
         return evaluation
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, cell: str | None = None) -> None:
         """Writes a checkpoint to `path`, all of it or nothing."""
-        write_atomically(Path(path), self.saved())
+        write_atomically(Path(path), self.saved(cell=cell))
 
-    def saved(self) -> bytes:
-        """A checkpoint: everything that `restore` needs to go on as if nothing had happened, as a safetensors file."""
+    def saved(self, *, cell: str | None = None) -> bytes:
+        """A checkpoint: everything that `restore` needs to go on as if nothing had happened, as a safetensors file; and
+        which trial it is, for who looks for trials to go on with."""
         import torch
         from safetensors.torch import save as serialized
 
@@ -234,6 +235,9 @@ class Trial:
             tensors["losses"] = torch.stack(self._losses)
         described = {
             "key": self.config.key,
+            "config": self.config.to_dict(),
+            "phase": self.phase,
+            "cell": cell,
             "step": self.step,
             "tokens": self.tokens,
             "diverged": self.diverged,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,28 @@ def connect() -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
-        address=address or "local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": _environment()} if address else None,
-    )
+    with _sigterm_kept():
+        ray.init(
+            # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
+            address=address or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": _environment()} if address else None,
+        )
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Undoes the handlers of SIGTERM that Ray sets, which end the command without its last words."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # one of them has been called
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +145,7 @@ def _quiet() -> None:
     for name, value in {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a death that is the last one is in its record
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the results store is the truth; Ray's snapshot is not used
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -1,7 +1,7 @@
 """Run a sweep: python sweeps/run.py --space ablation --profile demo
 
 Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a cell has no confirmed trial ·
-4 stopped at a budget, can be continued · 130 interrupted, can be continued · 1 anything else.
+4 stopped at a budget, can be continued · 130 interrupted (Ctrl-C or SIGTERM), can be continued · 1 anything else.
 """
 
 from __future__ import annotations
@@ -231,4 +231,7 @@ def _duration(text: str) -> float:
 
 
 if __name__ == "__main__":
+    from sweeps import interrupt
+
+    interrupt.listen()
     sys.exit(main())

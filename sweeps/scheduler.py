@@ -12,10 +12,26 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from lopt.records import Evaluation, TrialRecord
 from sweeps.trial import METRIC, TIME
+
+
+class Mercy(tune.Callback):
+    """Of the deaths of a trial's process only those without an evaluation between them count: a machine that is taken
+    away is no fault of the trial."""
+
+    def __init__(self) -> None:
+        self._reached: dict[str, int] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result[TIME] > self._reached.get(trial.trial_id, 0):
+            self._reached[trial.trial_id] = result[TIME]
+            trial.run_metadata.num_failures = 0
 
 
 class StratifiedASHA(FIFOScheduler):
@@ -28,6 +44,7 @@ class StratifiedASHA(FIFOScheduler):
         audited: the steps at which trials of earlier commands would have been stopped, by their keys.
         on_audit: called with the record, so far, of a trial that would have been stopped.
         on_stop: called with the last report of a trial that is stopped because others are better.
+        on_error: called with what ended a trial's process for the last time, before the searcher hears of it.
         over_budget: asked at every report; when it says so, every trial ends there, confirm trials, too. Such a trial
             leaves its checkpoint and no record: another command goes on with it.
     """
@@ -39,6 +56,7 @@ class StratifiedASHA(FIFOScheduler):
         reduction_factor: int,
         max_steps: int,
         on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        on_error: Callable[[str, Exception | None], None] = lambda trial_id, error: None,
         audit: float = 0.0,
         audited: Mapping[str, int] = MappingProxyType({}),
         on_audit: Callable[[TrialRecord], None] = lambda record: None,
@@ -54,7 +72,8 @@ class StratifiedASHA(FIFOScheduler):
             "max_t": max_steps,
         }
         self._strata: dict[str, AsyncHyperBandScheduler] = {}
-        self._on_stop, self._on_audit, self._over_budget = on_stop, on_audit, over_budget
+        self._on_stop, self._on_error = on_stop, on_error
+        self._on_audit, self._over_budget = on_audit, over_budget
         self._audit, self._audited = audit, dict(audited)
         self._excused: set[str] = set()  # ids of trials that run on to be audited
 
@@ -98,6 +117,7 @@ class StratifiedASHA(FIFOScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._on_error(trial.trial_id, trial.get_pickled_error())
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

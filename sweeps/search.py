@@ -103,6 +103,15 @@ class CellStudy(OptunaSearch):
             )
         )
 
+    def resume(self, config: TrialConfig) -> None:
+        """Takes up a trial that was cut off, as if it had just been proposed; `take_over` says under which name."""
+        self._study.enqueue_trial(point_of(self.cell, config))
+        self.suggest(config.key)
+
+    def take_over(self, config: TrialConfig, trial_id: str) -> None:
+        if config.key in self._ot_trials:
+            self._ot_trials[trial_id] = self._ot_trials.pop(config.key)
+
     def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         """The next point that is not known yet; None when every value of a short list has been tried.
 
@@ -219,6 +228,7 @@ class SweepSearcher(Searcher):
         place: out, run and threads, for the jobs.
         finished: records of earlier commands; their trials are not run again.
         failed: records that are to be tried again.
+        interrupted: search trials that are to go on, with the names of their cells.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
         on_let_go: told of a trial that a budget has stopped at an evaluation.
@@ -235,6 +245,7 @@ class SweepSearcher(Searcher):
         place: Mapping[str, Any],
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
+        interrupted: Iterable[tuple[TrialConfig, str]] = (),
         read: Callable[[str], TrialRecord | None],
         on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
@@ -265,6 +276,17 @@ class SweepSearcher(Searcher):
             state.started = min(state.trials, state.started + 1)
             state.retries += 1
             self._retry.append((state, TrialConfig.from_dict(record.config)))
+        for config, cell_name in interrupted:
+            state = by_name.get(cell_name)
+            if state is None or state.started >= state.trials or space.misfit(state.cell, config):
+                continue
+            if settle(config).key != config.key:  # of other data or weights
+                continue
+            if state.study:
+                state.study.resume(config)
+            state.started += 1
+            state.retries += 1
+            self._retry.append((state, config))
         for state in self.cells:
             if state.study:
                 state.study.enqueue_first()  # after the replays, so that none that has run is queued again
@@ -273,7 +295,9 @@ class SweepSearcher(Searcher):
 
     def _state(self, cell: Cell, number: int) -> _CellState:
         trials = self.space.trials if cell.search else 1
-        study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
+        # A sampler that began as it did before would propose what has been tried.
+        seed = number + 1000 * len(self._done)
+        study = CellStudy(cell, trials=trials, seed=seed) if cell.search else None
         state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name:
@@ -314,6 +338,8 @@ class SweepSearcher(Searcher):
         if self._retry:
             state, config = self._retry.popleft()
             state.retries -= 1
+            if state.study:
+                state.study.take_over(config, trial_id)
             return _Running(state, "search", config, self.space.stratum(state.cell, config))
         open_cells = [state for state in self.cells if state.started < state.trials]
         if not open_cells:
@@ -333,7 +359,9 @@ class SweepSearcher(Searcher):
 
     def _known(self, cell: Cell, point: Mapping[str, Any]) -> bool:
         key = self._search_config(cell, point).key
-        return key in self._done or any(running.config.key == key for running in self._running.values())
+        waiting = (config for _, config in self._retry)
+        running = (running.config for running in self._running.values())
+        return key in self._done or any(config.key == key for config in (*running, *waiting))
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         running = self._running.get(trial_id)

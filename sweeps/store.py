@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from lopt.config import TrialConfig
 from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, contents, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
@@ -212,6 +213,20 @@ class Store:
         self.checkpoint(record.key).unlink(missing_ok=True)
 
     @_reached
+    def interrupted(self) -> list[tuple[TrialConfig, str]]:
+        """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
+        keys. Damaged checkpoints are left out."""
+        found = []
+        places: list[Place] = list((self.folder / "checkpoints").glob("*.safetensors"))
+        for path in sorted(places, key=lambda path: path.name):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                described = describe_checkpoint(path)
+                config = TrialConfig.from_dict(described["config"])
+                if described["phase"] == "search" and not self.path(config.key).exists():
+                    found.append((config, described["cell"]))
+        return found
+
+    @_reached
     def adopt(self, record: TrialRecord, other: Store) -> None:
         """Makes another run's finished trial this run's: its files, then its record."""
         predictions = other.folder / "predictions" / f"{record.key}.parquet"
@@ -331,6 +346,13 @@ class Store:
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
         write(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
+
+
+def describe_checkpoint(path: Place) -> dict[str, Any]:
+    """What a checkpoint says of itself, read without torch: key, config, phase, cell, step, evaluations, ..."""
+    with at_hand(path) as here, here.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header["__metadata__"]["trial"])
 
 
 def _parse(content: bytes) -> TrialRecord:

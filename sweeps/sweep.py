@@ -71,6 +71,7 @@ class Sweep:
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
         self._broken: StoreError | None = None  # why results could no longer be kept
+        self._errors: dict[str, Exception | None] = {}  # that ended a trial's process
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -263,6 +264,7 @@ class Sweep:
             place=place,
             finished=finished,
             failed=failed,
+            interrupted=self.store.interrupted(),
             read=self._or_end(self.store.read),
             on_start=self._or_end(self._on_start),
             on_report=self._or_end(self._on_report),
@@ -289,6 +291,7 @@ class Sweep:
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
             on_stop=self._or_end(self._on_stop),
+            on_error=self._errors.__setitem__,
             audit=self.options.audit,
             audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
             on_audit=self._or_end(self.store.add_audit),
@@ -341,9 +344,11 @@ class Sweep:
         if record is None:
             from lopt.training import failed_record
 
+            error = self._errors.pop(trial_id, None)
+            reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
             record = failed_record(
                 TrialConfig.from_dict(job["config"]),
-                RuntimeError("the trial's process died (out of memory, or its machine vanished)"),
+                RuntimeError(f"the trial's process died (out of memory, or its machine vanished){reason}"),
                 phase=job["phase"],
                 cell=job["cell"],
                 stratum=job["stratum"],
@@ -447,6 +452,9 @@ class Sweep:
     def _tune(self, placed: Placement, searcher: Any, scheduler: Any, snapshots: Path) -> None:
         from ray import tune
 
+        from sweeps import workers
+        from sweeps.scheduler import Mercy
+
         # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
         os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
         tuner = tune.Tuner(
@@ -464,10 +472,17 @@ class Sweep:
                 name=snapshots.name,
                 storage_path=str(snapshots.parent),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=workers.DEATHS - 1),
+                callbacks=[Mercy()],
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            if self._broken is None:
+                print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
+                workers.save(self._keeper)
+            raise
         self.progress.close()
 
 

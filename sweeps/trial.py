@@ -137,7 +137,7 @@ class Execution:
                     raise TimeoutError(
                         f"it took longer than {self._limit_s:,.0f} s (--max-trial-time), and was at step {trial.step:,}"
                     )
-                self._store.write_checkpoint(self.key, trial.saved())
+                self._save(trial)
                 return self._said(trial.finish(**self._place), "running")
             with tempfile.TemporaryDirectory(prefix="lopt-") as made:
                 record = trial.finish(artifact=made, **self._place)
@@ -147,6 +147,14 @@ class Execution:
         except Exception as error:
             return self.fail(error)
         return self._ended(record)
+
+    def save(self) -> None:
+        """A checkpoint wherever the trial stands, for one that is about to be cut off."""
+        if self.trial is not None and not self.over and not self.trial.over:
+            self._save(self.trial)
+
+    def _save(self, trial: Trial) -> None:
+        self._store.write_checkpoint(self.key, trial.saved(cell=self._place["cell"]))
 
     def fail(self, error: BaseException) -> Report:
         """The report of a trial that raised `error`, or that others died of, after its record."""
@@ -178,9 +186,11 @@ class Execution:
     def _said(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
         self.over = status != "running"
         note, self._note = self._note, ""
+        # A trial that was cut off between two evaluations comes back with what the earlier one found.
+        evaluated = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
-            TIME: record.steps,
+            TIME: record.steps if self.over else evaluated,
             METRIC: record.selection_accuracy if record.selection_accuracy is not None else 0.0,
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 KEEPER = "keeper"  # its name in the sweep's namespace
 SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
 IDLE_S = 300.0  # a worker without a trial ends after so long
+SAVE_S = 10.0  # an interrupted command waits so long for its trials' checkpoints
 DEATHS = 3  # of workers, without any step between them: the trial is then the likely cause
 _PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
 _CALLS = 256  # that a worker answers at a time: one waits for each trial
@@ -164,6 +165,18 @@ class Worker:
                 if self._release not in self._tasks:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
+
+    def save(self) -> None:
+        """Checkpoints of all trials, between two steps."""
+
+        def save_all() -> None:
+            with self._changed:
+                runs = [seat.run for seat in self._seats.values()]
+            for run in runs:
+                with contextlib.suppress(Exception):  # its last one stays
+                    run.save()
+
+        self._in_turn(save_all)
 
     def call(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         """What a function (`sweeps.trial.prepare`) finds here; what it loads stays for the trials."""
@@ -306,6 +319,10 @@ class Keeper:
             self._workers[node, device] = handle, handle.until_death.remote()
         return handle
 
+    def save(self) -> list[Any]:
+        """Asks every worker for checkpoints of its trials; what tells when they are there."""
+        return [handle.save.remote() for handle, _ in self._workers.values()]
+
 
 def _start(node: str, device: str | None) -> Any:
     import ray
@@ -356,6 +373,15 @@ def call_there(
     where = ray.get(once(place, resources).remote())
     worker: Any = ray.get(keeper.worker.remote(*where))
     return ray.get(worker.call.remote(function, *arguments))
+
+
+def save(keeper: Any) -> None:
+    """Checkpoints of all trials in workers, as far as a worker is between two steps within `SAVE_S` seconds."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        if saved := ray.get(keeper.save.remote(), timeout=SAVE_S):
+            ray.wait(saved, num_returns=len(saved), timeout=SAVE_S)
 
 
 def follow(job: Job) -> Generator[Report, None, None]:

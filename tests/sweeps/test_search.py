@@ -18,7 +18,7 @@ from tests.sweeps.records import make_record
 class Driver:
     """A sweep without training: `outcome(job)` says how each trial ends."""
 
-    def __init__(self, made, outcome, finished=(), failed=(), lessons=()):
+    def __init__(self, made, outcome, finished=(), failed=(), lessons=(), interrupted=()):
         self.records = {r.key: r for r in finished}
         self.outcome, self.jobs, self.number = outcome, [], 0
         self.searcher = SweepSearcher(
@@ -27,6 +27,7 @@ class Driver:
             place={"out": "o", "run": "r"},
             finished=list(finished),
             failed=list(failed),
+            interrupted=interrupted,
             read=self.records.get,
             lessons=lessons,
         )
@@ -274,3 +275,32 @@ def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
     assert keys.count(TrialConfig.from_dict(job["config"]).key) == 2, "it goes on once"
     assert len(driver.records) == 12
     assert not driver.searcher.held_back
+
+
+def test_a_trial_that_was_cut_off_comes_first_and_its_study_knows_it():
+    """Its checkpoint would be lost with it: a sampler that has learned more proposes other points."""
+    made = settings.with_settings(space.load("smoke", "paper"), {"trials": "14"})
+    first = Driver(made, by_rate)
+    for _ in range(36):
+        first.end(*first.start())
+    _, cut_off = first.start()
+    config = TrialConfig.from_dict(cut_off["config"])
+    again = Driver(made, by_rate, finished=first.records.values(), interrupted=[(config, cut_off["cell"])])
+    assert again.start()[1]["config"] == cut_off["config"]
+    (state,) = [s for s in again.searcher.cells if s.cell.name == cut_off["cell"]]
+    assert state.study.states()["running"] == 1
+    again.end("t1", cut_off)
+    again.run()
+    assert len(again.records) == 36 + len(again.jobs) == 14 * 3 + 3
+    for state in again.searcher.cells:
+        assert state.study.states() == {"complete": 14}
+
+
+def test_a_first_point_that_was_cut_off_is_not_proposed_twice():
+    made = space.load("smoke", "paper")
+    jobs = [Driver(made, by_rate).start()[1]]
+    interrupted = [(TrialConfig.from_dict(job["config"]), job["cell"]) for job in jobs]
+    driver = Driver(made, by_rate, interrupted=interrupted).run()
+    assert len({TrialConfig.from_dict(j["config"]).key for _, j in driver.jobs}) == len(driver.jobs) == 12
+    for state in driver.searcher.cells:
+        assert state.study.states() == {"complete": 3}

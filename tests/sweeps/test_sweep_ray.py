@@ -138,6 +138,29 @@ def test_a_trials_process_that_dies_costs_nothing(tmp_path):
     assert len(records(tmp_path)) == 12
 
 
+@pytest.mark.ray
+def test_a_trial_may_lose_its_process_many_times_as_long_as_it_goes_on(tmp_path):
+    """As on machines that are taken away: only deaths without an evaluation between them are the trial's own."""
+    longer = ("--set", "max_steps=400", "--set", "eval_every=4", "--set", "grace_steps=400")
+    process = start(tmp_path, *longer, "--max-trials", "1")
+    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
+    for _ in range(4):
+        seen = set()
+        while len(seen) < 3:  # evaluations since the last death; the first may have been under way
+            wait_for(lambda: any(checkpoints.glob("*.safetensors")), process)
+            seen |= {c.stat().st_mtime_ns for c in checkpoints.glob("*.safetensors")}
+        running = processes(process.pid, "ImplicitFunc")
+        assert running
+        for one in running:
+            one.kill()
+    code, out = finish(process)
+    assert code == 4, out
+    (record,) = [json.loads(path.read_text()) for path in records(tmp_path)]
+    assert record["status"] == "complete", out
+    assert [e["step"] for e in record["evaluations"]] == list(range(4, 401, 4))
+    assert len(re.findall(r"continues at step", out)) == 4
+
+
 def table_of(tmp_path, run):
     """What a run found, without what depends on time."""
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]

@@ -1,0 +1,51 @@
+"""Twelve cells of one trial each, once more with a fresh seed: what `benchmarks/chaos.py` runs and kills.
+
+    python sweeps/run.py --space benchmarks/twenty_four.py --set max_steps=100
+
+Nothing is searched and nothing is stopped early, so which trials there are depends on no timing. Eight cells share
+their backbone, four change it and train in processes of their own.
+"""
+
+from sweeps.space import Cell, Space, Spec
+
+BASE = {"task": "toy", "backbone": "tiny", "batch_size": 8, "max_steps": 400, "eval_every": 10, "precision": "fp32"}
+SHARED = (
+    {"method": "prompt_tuning", "length": 4},
+    {"method": "prompt_tuning", "length": 8},
+    {"method": "lopt1", "length": 4, "rank": 2},
+    {"method": "lopt1", "length": 8, "rank": 2},
+    {"method": "lopt1", "length": 8, "rank": 4},
+    {"method": "lopt2", "length": 4, "rank": 1},
+    {"method": "dept", "length": 4, "rank": 2},
+    {"method": "ulpt", "length": 8, "rank": 4},
+)
+ALONE = (
+    {"method": "lora", "rank": 1},
+    {"method": "lora", "rank": 2},
+    {"method": "fine_tuning", "learning_rate": 1e-3},
+    {"method": "fine_tuning", "learning_rate": 1e-4},
+)
+
+
+def grid(axes):
+    return tuple(
+        Cell(name=" ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shape.values()),
+             fixed=shape, search={})
+        for shape in (*ALONE, *SHARED)
+    )  # fmt: skip
+
+
+def build(profile):
+    return Space(
+        name="twenty_four",
+        title="Twenty-four trials to be killed",
+        profile=profile,
+        base=BASE,
+        grid=grid,
+        trials=1,
+        confirm_seeds=1,
+        grace_steps=1_000_000,
+    )
+
+
+SPEC = Spec("twenty_four", build)

@@ -1,0 +1,152 @@
+"""Signals to the real command: the first ends it in order, the second at once, and the same command continues."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+from sweeps.store import Store
+
+pytestmark = pytest.mark.timeout(600)
+ROOT = Path(__file__).resolve().parents[2]
+# Which trials there are depends on no timing, in fp64 packing changes nothing that can be seen, and checkpoints of
+# evaluations are far apart.
+FIXED = ("--set", "max_steps=240", "--set", "eval_every=80", "--set", "grace_steps=240", "--set", "trials=2",
+         "--set", "precision=fp64")  # fmt: skip
+
+
+def start(tmp_path, *more):
+    """The command in a process group of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, "sweeps/run.py", "--space", "smoke", *FIXED, "--out", str(tmp_path), *more],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+
+
+def read_until(process, words):
+    """The command's output up to a line with these words."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(words, line):
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def send(process, number):
+    """To the whole group, as a terminal does."""
+    os.killpg(process.pid, number)
+
+
+def end(process, seconds=120):
+    out, _ = process.communicate(timeout=seconds)
+    assert "Traceback" not in out, out
+    return process.returncode, out
+
+
+def records(tmp_path, run="smoke-paper"):
+    return {p: p.stat().st_mtime_ns for p in (tmp_path / run / "trials").glob("*.json")}
+
+
+def checkpoints(tmp_path):
+    return list((tmp_path / "smoke-paper" / "checkpoints").glob("*.safetensors"))
+
+
+def continue_and_compare(tmp_path, *mode):
+    """The same command finishes the sweep, touches no record that was there, and finds what an undisturbed one does."""
+    done = records(tmp_path)
+    code, out = end(start(tmp_path, *mode))
+    assert code == 0, out
+    assert {p: t for p, t in records(tmp_path).items() if p in done} == done
+    assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
+    code, whole = end(start(tmp_path, *mode, "--name", "whole"))
+    assert code == 0, whole
+    columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
+    one, other = (
+        pandas.read_parquet(tmp_path / run / "trials.parquet")[columns].sort_values("key", ignore_index=True)
+        for run in ("smoke-paper", "whole")
+    )
+    pandas.testing.assert_frame_equal(one, other)
+    assert not list((tmp_path / "smoke-paper" / "trials").glob("*.failed-*"))
+    return out
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, number):
+    process = start(tmp_path)
+    read_until(process, "complete at step")
+    time.sleep(0.5)
+    send(process, number)
+    code, out = end(process)
+    assert code == 130, out
+    assert "saving the trials that run" in out
+    assert "the same command continues" in out
+    assert checkpoints(tmp_path)
+    assert Store(tmp_path, "smoke-paper").manifest()["status"] == "interrupted"
+    out = continue_and_compare(tmp_path)
+    steps = [int(step) for step in re.findall(r"continues at step (\d+)", out)]
+    assert steps
+    assert any(step % 80 for step in steps), "between two evaluations"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_at_once(tmp_path, number):
+    process = start(tmp_path)
+    read_until(process, "complete at step")
+    send(process, number)
+    read_until(process, "saving the trials|interrupted")
+    send(process, number)
+    code, out = end(process, 10)
+    assert code == 130, out
+    assert "ended at once" in out
+    time.sleep(6)  # the orphaned Ray of the first command ends by itself
+    continue_and_compare(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("words", ["smoke", "preparing"])
+def test_a_signal_before_the_first_trial(tmp_path, words):
+    """Ray is being started, or weights are being loaded."""
+    process = start(tmp_path)
+    read_until(process, words)
+    time.sleep(1)
+    send(process, signal.SIGTERM)
+    code, out = end(process)
+    assert code == 130, out
+    continue_and_compare(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_in_local_mode(tmp_path, number):
+    process = start(tmp_path, "--local-mode")
+    read_until(process, "complete at step")
+    send(process, number)
+    code, out = end(process)
+    assert code == 130, out
+    assert "the same command continues" in out
+    continue_and_compare(tmp_path, "--local-mode")
+
+
+def test_a_signal_that_the_parent_wants_ignored_stays_ignored():
+    """As `nohup` and a shell's background jobs do."""
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from sweeps import interrupt; interrupt.listen(); os.kill(os.getpid(), signal.SIGINT); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "alive\n", done.stderr
