@@ -35,9 +35,10 @@ class Cost:
     """Seconds of one kind of trial.
 
     stratum: whom it competes with. shared: whether it steps together with the others on its device. share: of the
-    device. fixed_s: of a step, once for all that share it; step_s: what this trial adds. evaluation_s: of its held-out
-    examples. begin_s: from its place to its first step. score_s: its canonical evaluation, during which nobody on the
-    device steps.
+    device. fixed_s: of a step, once for all that share it. step_s: what this trial adds, less than nothing where few
+    trials make poor use of the device. least_s: what no step falls below. evaluation_s: of its held-out examples.
+    begin_s: from its place to its first step. score_s: its canonical evaluation, during which nobody on the device
+    steps.
     """
 
     stratum: str
@@ -49,10 +50,7 @@ class Cost:
     begin_s: float
     score_s: float
     eval_every: int
-
-    @property
-    def each_step_s(self) -> float:
-        return self.step_s + self.evaluation_s / self.eval_every
+    least_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -86,7 +84,9 @@ class _Group:
         stepping = [trial.cost for trial in self.trials if trial.idle_s <= 0]
         if not stepping:
             return 0.0
-        return max(cost.fixed_s for cost in stepping) + sum(cost.each_step_s for cost in stepping)
+        step_s = max(cost.fixed_s for cost in stepping) + sum(cost.step_s for cost in stepping)
+        evaluations_s = sum(cost.evaluation_s / cost.eval_every for cost in stepping)
+        return max(step_s, *(cost.least_s for cost in stepping)) + evaluations_s
 
     def wait_s(self) -> float:
         """Until one of its trials is at a milestone, or an idle one is ready."""

@@ -32,9 +32,11 @@ _RECIPE = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
 
 @dataclass(frozen=True)
 class _Rates:
-    """Seconds of one kind of trial: of any step, then of a token of a step, an evaluation, the canonical one."""
+    """Seconds of one kind of trial: of any step, the least of one, of a token of a step, of an evaluation, of the
+    canonical evaluation; and of beginning."""
 
     fixed_s: float
+    least_s: float
     token_s: float
     evaluated_token_s: float
     scored_token_s: float
@@ -130,12 +132,13 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
         score_s = _now(backbone) - began
     tokens, step_s = [_tokens_a_step(trial.config, backbone, trial.data.train) for trial in trials], _median(steps_s)
     token_s = step_s / sum(tokens)
-    if alone_s is not None:  # two points of a line
+    if alone_s is not None:  # two points of a line, which may fall: a trial alone can make poor use of the device
         first = _tokens_a_step(one.config, backbone, one.data.train)
-        token_s = min(token_s, max(0.0, step_s - alone_s) / (sum(tokens) - first))
+        token_s = min(token_s, (step_s - alone_s) / (sum(tokens) - first))
     evaluated = sum(_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
     rates = _Rates(
         fixed_s=step_s - token_s * sum(tokens),
+        least_s=min(step_s, alone_s or step_s),
         token_s=token_s,
         evaluated_token_s=max(0.0, _median(timed.evaluations_s)) / evaluated,
         scored_token_s=score_s / _tokens(one.config, backbone, one.data.test.lengths),
@@ -248,6 +251,7 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
     read = data.prepare(config, backbone)
     return {
         "fixed_s": rates.fixed_s,
+        "least_s": rates.least_s,
         "step_s": rates.token_s * _tokens_a_step(config, backbone, read.train),
         "evaluation_s": rates.evaluated_token_s * _tokens(config, backbone, read.selection.lengths),
         "begin_s": rates.begin_s,

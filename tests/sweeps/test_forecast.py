@@ -54,6 +54,13 @@ def test_trials_together_pay_once_for_the_step():
     assert play(made, share=0.3, shared=False).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
 
 
+def test_a_trial_alone_may_take_longer_for_a_step_than_several_together():
+    made = sweep(trials=1)
+    falling = {"fixed_s": 4.0, "step_s": -1.0, "least_s": 1.5, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0}
+    assert play(made, **falling).seconds == pytest.approx(2 * 12 * 1.5)
+    assert play(made, concurrent=1, **falling).seconds == pytest.approx(6 * 12 * 3.0)
+
+
 def by_steps(made, concurrent, fixed_s, step_s):
     """The same sweep without early stopping, a step at a time; nothing to evaluate, to score or to begin."""
     waiting = deque((cell, "search") for _ in range(made.trials) for cell in range(len(made.cells)))
