@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,9 +43,13 @@ def distribution(made: Range) -> BaseDistribution:
 
 
 class CellStudy(OptunaSearch):
-    """The search inside one cell. `report` counts how each Optuna trial ended: complete, pruned or failed."""
+    """The search inside one cell: its first points, some at random, then TPE.
 
-    def __init__(self, cell: Cell, *, trials: int, seed: int) -> None:
+    Args:
+        seed: of the points at random, which a continued search goes on with. sampler_seed: of TPE.
+    """
+
+    def __init__(self, cell: Cell, *, trials: int, seed: int, sampler_seed: int | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -54,9 +58,9 @@ class CellStudy(OptunaSearch):
                 group=True,
                 constant_liar=True,
                 n_startup_trials=max(2, min(10, trials // 2)),
-                seed=seed,
+                seed=seed if sampler_seed is None else sampler_seed,
             )
-        self.cell = cell
+        self.cell, self._chance_seed, self._startup = cell, seed, max(2, min(10, trials // 2))
         self._distributions = {name: distribution(made) for name, made in cell.search.items()}
         self._first = cell.first
         self._reported: dict[str, int] = {}
@@ -74,15 +78,25 @@ class CellStudy(OptunaSearch):
         study: Any = self._ot_study
         return study
 
-    def enqueue_first(self) -> None:
-        """Queues the cell's first points; call it after `replay`, so that those already run are skipped."""
+    def enqueue_first(self, lessons: Iterable[TrialRecord] = ()) -> None:
+        """Queues the cell's first points, then, of trials of other runs, the best point, or else points at random; call
+        it after `replay`, so that those already run are skipped."""
         for point in self._first:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
+        if lessons := list(lessons):
+            self._learn(lessons)
+            return
+        # Asked of TPE, these would be others in a continued search, or the same that have been tried.
+        chance = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2**31 + self._chance_seed))
+        for _ in range(self._startup):
+            if len(self._study.get_trials(deepcopy=False)) >= self._startup:
+                break
+            asked = chance.ask()
+            self._suggested(asked)
+            self._study.enqueue_trial(asked.params, skip_if_exists=True)
 
-    def learn(self, lessons: Iterable[TrialRecord]) -> None:
-        """Adds trials of other runs: the best of their points is tried after the cell's first, then the sampler goes on
-        from what they found. They count as no trials of the cell."""
-        lessons = list(lessons)
+    def _learn(self, lessons: Sequence[TrialRecord]) -> None:
+        """Adds trials of other runs, which count as none of the cell; TPE goes on from what they found."""
         if best := winner(lessons):
             point = point_of(self.cell, TrialConfig.from_dict(best.config))
             self._study.enqueue_trial(point, skip_if_exists=True)
@@ -289,15 +303,14 @@ class SweepSearcher(Searcher):
             self._retry.append((state, config))
         for state in self.cells:
             if state.study:
-                state.study.enqueue_first()  # after the replays, so that none that has run is queued again
-                state.study.learn(record for record in lessons if teaches(state.cell, record))
+                state.study.enqueue_first(record for record in lessons if teaches(state.cell, record))
             self._when_searched(state)
 
     def _state(self, cell: Cell, number: int) -> _CellState:
         trials = self.space.trials if cell.search else 1
-        # A sampler that began as it did before would propose what has been tried.
-        seed = number + 1000 * len(self._done)
-        study = CellStudy(cell, trials=trials, seed=seed) if cell.search else None
+        # TPE that began as it did before would propose what has been tried.
+        seeds = {"seed": number, "sampler_seed": number + 1000 * len(self._done)}
+        study = CellStudy(cell, trials=trials, **seeds) if cell.search else None
         state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name:

@@ -252,6 +252,7 @@ def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp
 
 def test_gpu_hours_count_running_trials_and_not_what_another_command_has_spent(tmp_path):
     made = Sweep(None, Store(tmp_path, "r"), Options(max_gpu_hours=10 / 3600), [])
+    made.store.check = lambda: None
     made.progress = SimpleNamespace(reported=lambda trial_id, report: None)
     made._gpus |= {"a": 1.0, "b": 0.5}
 
