@@ -252,6 +252,10 @@ class Dead(Exception):
     """RayActorError."""
 
 
+class Unplaced(Exception):
+    """ActorUnschedulableError."""
+
+
 class Remote:
     """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` then calls."""
 
@@ -276,7 +280,7 @@ def ray_of(monkeypatch):
             get_actor=lambda name: Remote(SimpleNamespace(worker=lambda node, device: Remote(next(left)))),
             get_gpu_ids=list,
             get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-            exceptions=SimpleNamespace(RayActorError=Dead),
+            exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced),
         )
         monkeypatch.setitem(sys.modules, "ray", fake)
 
@@ -308,6 +312,15 @@ def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(six, tmp_path, r
         (8, "continues at step 8"),
         (12, ""),
     ]
+
+
+def test_a_worker_that_cannot_be_placed_is_one_that_died(six, tmp_path, ray_of):
+    class Homeless(Worker):
+        def admit(self, job):
+            raise Unplaced("its node is dead")
+
+    ray_of([Homeless(), Mortal(9)])
+    assert [r["step"] for r in workers.follow(job_of(six[0], tmp_path))] == [4, 8, 12]
 
 
 def test_a_trial_that_workers_die_of_is_given_up(six, tmp_path, ray_of):
