@@ -137,6 +137,23 @@ def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
     assert [r["status"] for r in again] == ["complete"], "a trial that is over does not run again"
 
 
+def test_trials_are_saved_between_two_evaluations_and_come_back_with_the_earlier_one(six, tmp_path):
+    whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
+    worker, job = Worker(), job_of(six[0], tmp_path)
+    name = worker.admit(job)
+    assert worker.next(name)["step"] == 4
+    trial = worker._seats[name].run.trial
+    worker._in_turn(lambda: [trial.update() for _ in range(2)])
+    worker.save()
+    worker.evict(name)
+    (cut_off,) = Store(tmp_path, "r").interrupted()
+    assert cut_off == (trial.config, "c")
+    rest = drive(Worker(), job)
+    assert [(r["step"], r["status"], r["restored"]) for r in rest][:2] == [(4, "running", True), (8, "running", False)]
+    assert rest[0]["note"] == "continues at step 6"
+    assert what(rest[-1]) == what(whole[-1])
+
+
 def test_a_damaged_checkpoint_is_said_and_ignored(six, tmp_path):
     job = job_of(six[0], tmp_path)
     key = resolve(six[0]).key
