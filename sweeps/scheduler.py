@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from lopt.records import Evaluation, TrialRecord
@@ -32,6 +33,14 @@ class Mercy(tune.Callback):
         if result[TIME] > self._reached.get(trial.trial_id, 0):
             self._reached[trial.trial_id] = result[TIME]
             trial.run_metadata.num_failures = 0
+
+
+def _last_error(trial: Any) -> Exception | None:
+    """What ended a trial's process; Ray's own reader looks where the file is copied at the end of the experiment."""
+    try:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # there is none, or it needs what is not installed here
+        return None
 
 
 class StratifiedASHA(FIFOScheduler):
@@ -117,7 +126,7 @@ class StratifiedASHA(FIFOScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._on_error(trial.trial_id, trial.get_pickled_error())
+        self._on_error(trial.trial_id, _last_error(trial))
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

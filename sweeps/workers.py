@@ -390,6 +390,8 @@ def follow(job: Job) -> Generator[Report, None, None]:
     import ray
 
     keeper, here = ray.get_actor(KEEPER), place()
+    # The second where the node is dying, too: no worker can be placed on it.
+    death = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
     reached, deaths = 0, 0
     while True:
         try:
@@ -404,7 +406,7 @@ def follow(job: Job) -> Generator[Report, None, None]:
                         return
             finally:
                 worker.evict.remote(name)  # not waited for: Ray gives this process two seconds to take the next trial
-        except ray.exceptions.RayActorError as error:
+        except death as error:
             deaths += 1
             if deaths == DEATHS:
                 yield _given_up(job, reached, error)

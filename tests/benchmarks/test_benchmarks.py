@@ -107,6 +107,62 @@ def test_sweep(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_chaos(tmp_path):
+    """One kill of each kind: every trial once, none begun again, all records equal."""
+    pytest.importorskip("peft")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/chaos.py", "--quick", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=880,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "chaos.jsonl").read_text())
+    assert (found["trials"], found["faults"]) == (24, [])
+    assert len({kill["victim"] for kill in found["kills"]}) == 5
+
+
+def test_chaos_sees_what_must_not_happen(tmp_path):
+    from benchmarks import chaos
+    from lopt.config import TrialConfig
+    from lopt.training import Trial
+    from sweeps.store import Store
+
+    config = TrialConfig(
+        method="lora", task="toy", backbone="tiny", rank=1, learning_rate=0.1, max_steps=4, eval_every=2,
+        precision="fp32",
+    )  # fmt: skip
+    pytest.importorskip("peft")
+    store, trial = Store(tmp_path, "r"), Trial(config, phase="search")
+    watch = chaos.Watch(store.folder)
+    for _ in trial:
+        trial.save(store.checkpoint(trial.config.key))
+        watch.look()
+    assert (watch.look(), watch.faults) == (4, [])
+    record = trial.finish()
+    store.write(record)
+    assert (watch.look(), watch.faults) == (4, [])
+    store.write(record)
+    watch.look()
+    again = Trial(config, phase="search")
+    again.started_at = "2001"
+    again.update()
+    again.save(store.checkpoint(trial.config.key))
+    watch.look()
+    assert [fault.split(" ", 2)[2] for fault in watch.faults] == [
+        f"{record.key}.json was written again".split(" ", 1)[1],
+        "went back from step 4 to 1",
+        "had a checkpoint and began again",
+    ]
+
+    import dataclasses
+
+    other = dataclasses.replace(record, selection_loss=record.selection_loss + 1e-9, wall_time_s=9.0)
+    assert chaos.compare({"a": record}, {"a": dataclasses.replace(record, wall_time_s=9.0)})[0] == []
+    assert len(chaos.compare({"a": record}, {"a": other})[0]) == 1
+    assert chaos.compare({}, {"a": record})[0] == ["trial a is lost"]
+
+
+@pytest.mark.ray
 def test_processes_side_by_side():
     command = [sys.executable, "benchmarks/gpu.py", "--dry", "--models", "gpt2-large", "--processes", "1,2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

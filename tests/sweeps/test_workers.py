@@ -137,6 +137,23 @@ def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
     assert [r["status"] for r in again] == ["complete"], "a trial that is over does not run again"
 
 
+def test_trials_are_saved_between_two_evaluations_and_come_back_with_the_earlier_one(six, tmp_path):
+    whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
+    worker, job = Worker(), job_of(six[0], tmp_path)
+    name = worker.admit(job)
+    assert worker.next(name)["step"] == 4
+    trial = worker._seats[name].run.trial
+    worker._in_turn(lambda: [trial.update() for _ in range(2)])
+    worker.save()
+    worker.evict(name)
+    (cut_off,) = Store(tmp_path, "r").interrupted()
+    assert cut_off == (trial.config, "c")
+    rest = drive(Worker(), job)
+    assert [(r["step"], r["status"], r["restored"]) for r in rest][:2] == [(4, "running", True), (8, "running", False)]
+    assert rest[0]["note"] == "continues at step 6"
+    assert what(rest[-1]) == what(whole[-1])
+
+
 def test_a_damaged_checkpoint_is_said_and_ignored(six, tmp_path):
     job = job_of(six[0], tmp_path)
     key = resolve(six[0]).key
@@ -252,6 +269,10 @@ class Dead(Exception):
     """RayActorError."""
 
 
+class Unplaced(Exception):
+    """ActorUnschedulableError."""
+
+
 class Remote:
     """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` then calls."""
 
@@ -276,7 +297,7 @@ def ray_of(monkeypatch):
             get_actor=lambda name: Remote(SimpleNamespace(worker=lambda node, device: Remote(next(left)))),
             get_gpu_ids=list,
             get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-            exceptions=SimpleNamespace(RayActorError=Dead),
+            exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced),
         )
         monkeypatch.setitem(sys.modules, "ray", fake)
 
@@ -308,6 +329,15 @@ def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(six, tmp_path, r
         (8, "continues at step 8"),
         (12, ""),
     ]
+
+
+def test_a_worker_that_cannot_be_placed_is_one_that_died(six, tmp_path, ray_of):
+    class Homeless(Worker):
+        def admit(self, job):
+            raise Unplaced("its node is dead")
+
+    ray_of([Homeless(), Mortal(9)])
+    assert [r["step"] for r in workers.follow(job_of(six[0], tmp_path))] == [4, 8, 12]
 
 
 def test_a_trial_that_workers_die_of_is_given_up(six, tmp_path, ray_of):
