@@ -283,9 +283,7 @@ class SweepSearcher(Searcher):
 
     def _state(self, cell: Cell, number: int) -> _CellState:
         trials = self.space.trials if cell.search else 1
-        # A sampler that began as it did before would propose what has been tried.
-        seed = number + 1000 * len(self._done)
-        study = CellStudy(cell, trials=trials, seed=seed) if cell.search else None
+        study = CellStudy(cell, trials=trials, seed=number) if cell.search else None
         state, over = _CellState(cell, study, trials), False
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name and state.started < trials:
