@@ -7,6 +7,7 @@ A record that cannot be read is named and skipped, a manifest that cannot be rea
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -119,13 +120,18 @@ def resolve(names: Sequence[str], root: Place) -> list[Place]:
     paths: list[Place] = [] if names else [known[0]]
     for name, given in direct.items():
         tries = [given] if isinstance(given, Remote) else [given, root / name]
-        path = next((path for path in tries if (path / "manifest.json").is_file()), None)
+        path = next((path for path in tries if _is_file(path / "manifest.json")), None)
         if path is None:
             looked = " and ".join(str(path) for path in tries)
             raise ReportError(f"no run {redacted(name)!r} (looked for manifest.json in {looked}); {mend}")
         if path.resolve() not in [other.resolve() for other in paths]:
             paths.append(path)
     return paths
+
+
+def _is_file(path: Place) -> bool:
+    """Also of a name that no folder can have."""
+    return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
 def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
