@@ -29,7 +29,7 @@ def draw(info: Info) -> Figure:
     margin = 100 * info.group.margin
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(7.2, 1.05 + 0.32 * rows))
-        axes = figure.add_axes((0.24, 0.55 / figure.get_figheight(), 0.5, 1 - 0.95 / figure.get_figheight()))
+        axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.95 / figure.get_figheight()))
         ends = [100 * end for c in info.comparisons for end in (c.verdict.difference.low, c.verdict.difference.high)]
         low, high = min([*ends, -margin]), max([*ends, 0.0])
         room = 0.06 * (high - low)
@@ -73,8 +73,8 @@ def caption(info: Info) -> str:
     full = info.comparisons[0].full
     return (
         f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
-        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin is non-inferior; the "
-        "verdicts hold for all tests together (Holm)."
+        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin speaks for as good; the "
+        "verdicts hold for all tests together (Holm), and ask for more."
     )
 
 
