@@ -73,8 +73,8 @@ def caption(info: Info) -> str:
     full = info.comparisons[0].full
     return (
         f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
-        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin speaks for as good; the "
-        "verdicts hold for all tests together (Holm), and ask for more."
+        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin speaks for as good; "
+        "the verdicts hold for all tests together (Holm), and ask for more."
     )
 
 
