@@ -1,194 +1,28 @@
-"""Which trial runs next: one Optuna study a cell, then each winner again with fresh seeds.
+"""Which trial runs next: one Optuna study a cell (`sweeps.study`), then each winner again with fresh seeds.
 
-`CellStudy` is Ray's `OptunaSearch` with a correct account of trials that stop early or fail: Ray tells Optuna that a
-stopped trial is COMPLETE with its early value, and a NaN leaves an Optuna trial RUNNING for ever.
 `SweepSearcher` delegates to the studies in turn, so that every cell gets its equal number of trials.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from lopt.config import TrialConfig
-from lopt.ranges import Choice, Range, Real
+from lopt.ranges import Choice
 from lopt.records import TrialRecord
 from sweeps.earlier import teaches
-from sweeps.space import Cell, Space, point_of
+from sweeps.space import Cell, Space
+from sweeps.study import CellStudy, winner
 from sweeps.trial import METRIC, TIME, make_job
 
 SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
-_ASK_AGAIN = 20
-_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
-
-
-def distribution(made: Range) -> BaseDistribution:
-    """Optuna's form of a range."""
-    if isinstance(made, Choice):
-        return CategoricalDistribution(made.values)
-    if isinstance(made, Real):
-        return FloatDistribution(made.low, made.high, log=made.log)
-    return IntDistribution(made.low, made.high, log=made.log)
-
-
-class CellStudy(OptunaSearch):
-    """The search inside one cell: its first points, some at random, then TPE.
-
-    Args:
-        seed: of the points at random, which a continued search goes on with. sampler_seed: of TPE.
-    """
-
-    def __init__(self, cell: Cell, *, trials: int, seed: int, sampler_seed: int | None = None) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                n_startup_trials=max(2, min(10, trials // 2)),
-                seed=seed if sampler_seed is None else sampler_seed,
-            )
-        self.cell, self._chance_seed, self._startup = cell, seed, max(2, min(10, trials // 2))
-        self._distributions = {name: distribution(made) for name, made in cell.search.items()}
-        self._first = cell.first
-        self._reported: dict[str, int] = {}
-        super().__init__(space=self._suggested, metric=METRIC, mode="max", sampler=sampler)
-
-    def _suggested(self, trial: optuna.Trial) -> None:
-        """Asks for the cell's fields; of those that belong to one method, only for the trial's own method."""
-        for name, made in self._distributions.items():
-            method, dot, _ = name.partition(".")
-            if not dot or trial.params.get("method") == method:
-                _suggest(trial, name, made)
-
-    @property
-    def _study(self) -> optuna.Study:
-        study: Any = self._ot_study
-        return study
-
-    def enqueue_first(self, lessons: Iterable[TrialRecord] = ()) -> None:
-        """Queues the cell's first points, then, of trials of other runs, the best point, or else points at random; call
-        it after `replay`, so that those already run are skipped."""
-        for point in self._first:
-            self._study.enqueue_trial(dict(point), skip_if_exists=True)
-        if lessons := list(lessons):
-            self._learn(lessons)
-            return
-        # Asked of TPE, these would be others in a continued search, or the same that have been tried.
-        chance = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2**31 + self._chance_seed))
-        for _ in range(self._startup):
-            if len(self._study.get_trials(deepcopy=False)) >= self._startup:
-                break
-            asked = chance.ask()
-            self._suggested(asked)
-            self._study.enqueue_trial(asked.params, skip_if_exists=True)
-
-    def _learn(self, lessons: Sequence[TrialRecord]) -> None:
-        """Adds trials of other runs, which count as none of the cell; TPE goes on from what they found."""
-        if best := winner(lessons):
-            point = point_of(self.cell, TrialConfig.from_dict(best.config))
-            self._study.enqueue_trial(point, skip_if_exists=True)
-        for record in lessons:
-            self.replay(record)
-
-    def replay(self, record: TrialRecord) -> None:
-        """Adds a finished trial as if it had just been told."""
-        params = point_of(self.cell, TrialConfig.from_dict(record.config))
-        state = _STATES.get(record.status, TrialState.FAIL)
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                params=params,
-                distributions={name: self._distributions[name] for name in params},
-                state=state,
-                value=record.selection_accuracy if state == TrialState.COMPLETE else None,
-                intermediate_values=_best_so_far(record),
-            )
-        )
-
-    def resume(self, config: TrialConfig) -> None:
-        """Takes up a trial that was cut off, as if it had just been proposed; `take_over` says under which name."""
-        self._study.enqueue_trial(point_of(self.cell, config))
-        self.suggest(config.key)
-
-    def take_over(self, config: TrialConfig, trial_id: str) -> None:
-        if config.key in self._ot_trials:
-            self._ot_trials[trial_id] = self._ot_trials.pop(config.key)
-
-    def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next point that is not known yet; None when every value of a short list has been tried.
-
-        A sampler that keeps to known points is overruled by chance.
-        """
-        usual = self._study.sampler
-        try:
-            for attempt in range(2 * _ASK_AGAIN):
-                if attempt == _ASK_AGAIN:
-                    self._study.sampler = optuna.samplers.RandomSampler(seed=len(self._study.trials))
-                point = self.suggest(trial_id) or {}
-                if not is_known(point):
-                    return point
-                self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
-        finally:
-            self._study.sampler = usual
-        return None
-
-    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        if result["status"] == "running":
-            self._report(trial_id, result)
-
-    def _report(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        if self._reported.get(trial_id, 0) < result[TIME]:
-            self._reported[trial_id] = result[TIME]
-            self._ot_trials[trial_id].report(result[METRIC], result[TIME])
-
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """A result that still says "running" means that the scheduler stopped the trial."""
-        if trial_id in self._completed_trials:
-            return
-        status = "failed" if error or not result else result["status"]
-        state = _STATES.get("stopped" if status == "running" else status, TrialState.FAIL)
-        if state == TrialState.PRUNED and result:  # Ray does not pass on the report at which it stops a trial
-            self._report(trial_id, result)
-        value = result[METRIC] if state == TrialState.COMPLETE and result else None
-        self._study.tell(self._ot_trials[trial_id], value, state=state)
-        self._completed_trials.add(trial_id)
-
-    def states(self) -> dict[str, int]:
-        """Number of Optuna trials in each state, by its name in lower case."""
-        found: dict[str, int] = defaultdict(int)
-        for trial in self._study.get_trials(deepcopy=False):
-            found[trial.state.name.lower()] += 1
-        return dict(found)
-
-
-def _suggest(trial: optuna.Trial, name: str, made: BaseDistribution) -> None:
-    if isinstance(made, CategoricalDistribution):
-        trial.suggest_categorical(name, made.choices)
-    elif isinstance(made, FloatDistribution):
-        trial.suggest_float(name, made.low, made.high, log=made.log)
-    elif isinstance(made, IntDistribution):
-        trial.suggest_int(name, made.low, made.high, log=made.log)
-
-
-def _best_so_far(record: TrialRecord) -> dict[int, float]:
-    best, found = 0.0, {}
-    for evaluation in record.evaluations:
-        best = max(best, evaluation.selection_accuracy)
-        if evaluation.step < record.max_steps:
-            found[evaluation.step] = best
-    return found
 
 
 @dataclass
@@ -222,15 +56,6 @@ def _carried(result: Mapping[str, Any] | None) -> TrialRecord | None:
     if not result or result.get("status", "running") == "running":
         return None
     return TrialRecord.from_dict(json.loads(result["record"]))
-
-
-def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The search trial to confirm: best selection accuracy, then lowest loss; a stopped one only if none completed."""
-    for status in ("complete", "stopped"):
-        able = [r for r in records if r.status == status and r.selection_accuracy is not None]
-        if able:
-            return max(able, key=lambda r: (r.selection_accuracy or 0.0, -(r.selection_loss or 0.0), r.key))
-    return None
 
 
 class SweepSearcher(Searcher):

@@ -271,7 +271,7 @@ class Sweep:
             on_end=self._or_end(self._on_end),
             on_let_go=lambda trial_id: self.progress.let_go(trial_id),
             may_start=self._may_start,
-            take=self._others.take,
+            take=self._or_end(self._others.take),
             lessons=self._lessons,
         )
         if self.options.reuse:

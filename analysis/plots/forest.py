@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group
-from analysis.comparisons import Comparison, comparisons
-from analysis.registry import Missing, PlotSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    comparisons: tuple[Comparison, ...]
-
-
-def compute(group: Group) -> Info | Missing:
-    found = comparisons(group)
-    return found if isinstance(found, Missing) else Info(group=group, comparisons=found)
+from analysis.registry import PlotSpec
+from analysis.tables.noninferiority import Info, compute
 
 
 def draw(info: Info) -> Figure:
