@@ -66,9 +66,10 @@ class Progress:
             self._best = (accuracy, str(job["cell"]))
         self._draw(event=_event(job, record))
 
-    def let_go(self, trial_id: str) -> None:
-        """A trial that a budget has stopped at an evaluation."""
-        text = f"{_what(self._jobs[trial_id])}: stopped at the budget, can go on"
+    def let_go(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """A trial that a budget has stopped at this report, of which nobody else has been told."""
+        notes = [note for note in (report.get("note"), "stopped at the budget, can go on") if note]
+        text = f"{_what(self._jobs[trial_id])}: {'; '.join(notes)}"
         self._forget(trial_id)
         self._draw(event=text)
 

@@ -70,7 +70,7 @@ class SweepSearcher(Searcher):
         interrupted: search trials that are to go on, with the names of their cells.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
-        on_let_go: told of a trial that a budget has stopped at an evaluation.
+        on_let_go: told of a trial that a budget has stopped at an evaluation, and of that report.
         may_start: whether a budget allows another trial.
         take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
         lessons: search trials of other runs, for the sampler alone.
@@ -89,7 +89,7 @@ class SweepSearcher(Searcher):
         on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, job: None,
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
         on_end: Callable[[str, Mapping[str, Any], TrialRecord | None], None] = lambda trial_id, job, record: None,
-        on_let_go: Callable[[str], None] = lambda trial_id: None,
+        on_let_go: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
         may_start: Callable[[], bool] = lambda: True,
         take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         lessons: Iterable[TrialRecord] = (),
@@ -215,11 +215,11 @@ class SweepSearcher(Searcher):
             return
         record = self._read(running.config.key) or _carried(result)
         if record is None and result and not error:  # it could have gone on: whoever else stops it writes a record
-            self._let_go(trial_id)
+            self._let_go(trial_id, result)
         else:
             self._end(trial_id, record)
 
-    def _let_go(self, trial_id: str) -> None:
+    def _let_go(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """The trial waits again, for a command with a budget left, which finds its checkpoint."""
         running = self._running.pop(trial_id)
         running.state.running -= 1
@@ -228,7 +228,7 @@ class SweepSearcher(Searcher):
         else:
             running.state.retries += 1
             self._retry.append((running.state, running.config))
-        self._on_let_go(trial_id)
+        self._on_let_go(trial_id, result)
 
     def _end(self, trial_id: str, record: TrialRecord | None) -> None:
         """`record` is None when the trial was cut off and left nothing."""

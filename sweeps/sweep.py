@@ -269,7 +269,7 @@ class Sweep:
             on_start=self._or_end(self._on_start),
             on_report=self._or_end(self._on_report),
             on_end=self._or_end(self._on_end),
-            on_let_go=lambda trial_id: self.progress.let_go(trial_id),
+            on_let_go=lambda trial_id, report: self.progress.let_go(trial_id, report),
             may_start=self._may_start,
             take=self._or_end(self._others.take),
             lessons=self._lessons,

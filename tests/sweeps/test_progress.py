@@ -54,6 +54,20 @@ def test_a_note_is_an_event(capsys):
     assert [line.split("| ")[1] for line in lines] == ["search lopt1 n=4 r=2, lr 0.1: continues at step 3"]
 
 
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        ("", "stopped at the budget, can go on"),
+        ("continues at step 3", "continues at step 3; stopped at the budget, can go on"),
+    ],
+)
+def test_the_report_at_which_a_budget_ends_a_trial_has_its_note(capsys, note, said):
+    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+    progress.started("a", JOB)
+    progress.let_go("a", {"step": 3, "note": note})
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {said}")
+
+
 def test_one_line_on_a_terminal(record, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")

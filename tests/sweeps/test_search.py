@@ -256,18 +256,19 @@ def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
     allowed, let_go, ended = [True], [], []
     driver = Driver(space.load("smoke", "paper"), by_rate)
     driver.searcher._may_start = lambda: allowed[0]
-    driver.searcher._on_let_go = let_go.append
+    driver.searcher._on_let_go = lambda *told: let_go.append(told)
     driver.searcher._on_end = lambda trial_id, job, record: ended.append(record)
     for _ in range(after):
         driver.end(*driver.start())
     trial_id, job = driver.start()
     whole = driver.searcher.counts()
     allowed[0] = False
-    driver.searcher.on_trial_complete(trial_id, {"status": "running", METRIC: 0.5})
+    report = {"status": "running", METRIC: 0.5}
+    driver.searcher.on_trial_complete(trial_id, report)
     assert driver.start() == Searcher.FINISHED
     assert driver.searcher.held_back
     assert driver.searcher.counts() == whole
-    assert let_go == [trial_id]
+    assert let_go == [(trial_id, report)]
     assert None not in ended
     allowed[0] = True
     driver.run()
