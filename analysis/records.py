@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMAS = (1, 2)
+SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
@@ -34,6 +34,7 @@ class Trial:
     phase: str
     status: str
     cell: str
+    stratum: str  # within which early stopping compared it
     method: str
     backbone: str
     task: str
@@ -57,9 +58,14 @@ class Trial:
     test_split_size: int | None
     majority_accuracy: float | None
     wall_time_s: float | None
+    train_time_s: float | None  # of its device; None in records of schemas 1 and 2
+    evaluation_time_s: float | None
+    test_time_s: float | None
+    peak_memory_bytes: int | None  # of a trial that trained alone
     tokens: int | None
     protocol: str
     truncated: int
+    audited_at: int | None  # the step at which it would have been stopped, had it not run on to be audited
     reused_from: str | None  # the run that trained it, where that is another one
     dirty: bool
     commit: str
@@ -101,6 +107,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         phase=_one_of(record, "phase", PHASES),
         status=_one_of(record, "status", STATUSES),
         cell=str(record.get("cell") or record.get("stratum") or ""),
+        stratum=str(record.get("stratum") or record.get("cell") or ""),
         method=text(config, "method"),
         backbone=text(config, "backbone"),
         task=text(config, "task"),
@@ -124,9 +131,14 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_split_size=integer(record, "test_split_size"),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
+        train_time_s=number(record, "train_time_s"),
+        evaluation_time_s=number(record, "evaluation_time_s"),
+        test_time_s=number(record, "test_time_s"),
+        peak_memory_bytes=integer(record, "peak_memory_bytes"),
         tokens=integer(record, "tokens"),
         protocol=str(record.get("protocol") or ""),
         truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
+        audited_at=None,
         reused_from=provenance.get("reused_from"),
         dirty=bool(provenance.get("dirty")),
         commit=str(provenance.get("commit") or ""),

@@ -36,6 +36,7 @@ if __name__ == "__main__":
 import psutil
 
 from benchmarks import _common
+from lopt.records import MEASURED
 from sweeps.store import Store, describe_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,6 @@ DRIVER, RAYLET = "driver", "second raylet"
 TITLES = {"worker": "ray::Worker", "trial's process": "ray::ImplicitFunc", "keeper": "ray::Keeper"}
 VICTIMS = (DRIVER, *TITLES, RAYLET)
 TOLERANCE = 1e-3  # of losses and accuracies of trials that share a pass, fp32
-_OF_TIME = ("wall_time_s", "started_at", "provenance")
 _SAID = re.compile(r"\| (search|confirm) (.+), lr \S+: (continues at step|begins anew) ?([\d,]*)")
 _POLL_S, _STUCK_S = 0.1, 300.0
 
@@ -249,7 +249,7 @@ def attribute(kills: list[Kill], driver: Driver, keys: Mapping[tuple[str, str], 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Where two records differ but in time, and by how much: infinity for what is no number."""
     if isinstance(one, dict) and isinstance(other, dict):
-        for name in sorted({*one, *other} - set(_OF_TIME)):
+        for name in sorted({*one, *other} - set(MEASURED)):
             yield from differences(one.get(name), other.get(name), f"{path} {name}".strip())
     elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
         for place, (a, b) in enumerate(zip(one, other, strict=True)):

@@ -57,7 +57,7 @@ class TrialConfig:
             of a sweep, so that they are compared on the same examples.
         precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
             optimiser's state, are fp32 (fp64 with "fp64", which is for tests).
-        data_revision, model_revision: filled in by `lopt.training.resolve`.
+        data_revision, model_revision: filled in by `lopt.resolve.resolve`.
 
     Raises:
         ValueError: names the field, what came and what is valid.

@@ -13,6 +13,7 @@ rate, optimiser, seed and step; trials enter and leave between steps.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Engine:
         self._lock = threading.Lock()  # between lanes
         self.most_tokens = most_tokens or 0  # until the first trial tells the device
         self._backbone: Backbone | None = None
+        self._shares: dict[Trial, float] = {}  # of the tokens of the last step, or the last evaluations
 
     def admit(self, trial: Trial) -> None:
         """Takes a trial in; it takes part from the next step on."""
@@ -101,11 +103,19 @@ class Engine:
 
     def advance(self) -> list[tuple[Trial, Outcome]]:
         """One update of every trial and the evaluations that are due: what iterating yields."""
+        began, self._shares = time.perf_counter(), {}
         failed = self.step()
         outcomes: dict[Trial, Outcome] = {}
         going = [trial for trial in self.trials if trial not in failed]
         paused = _each(going, lambda trial: trial.pause(), failed)
-        outcomes.update(self._judged([trial for trial, ready in paused.items() if ready], failed))
+        stepped = time.perf_counter()
+        for trial, share in self._shares.items():
+            trial.train_time_s += share * (stepped - began)
+        ready = [trial for trial, due in paused.items() if due]
+        judged = self._judged(ready, failed)
+        for trial, share in self._shares.items():
+            trial.evaluation_time_s += share * (time.perf_counter() - stepped)
+        outcomes.update(judged)
         outcomes.update((trial, None) for trial in paused if trial.diverged)
         outcomes.update(failed)
         for trial in [trial for trial in self.trials if trial.over or trial in failed]:
@@ -200,6 +210,11 @@ class Engine:
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
+        assert self._backbone is not None
+        tokens = np.array([soft.length for soft in softs], dtype=np.float64)  # which many rows may have in common
+        for row in rows:
+            tokens[row.owner] += self._backbone.row_tokens(softs[row.owner], len(row.token_ids))
+        self._shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
         while rows:
             broken = self._in_passes(rows, softs, run)
             if not broken:

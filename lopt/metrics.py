@@ -44,6 +44,11 @@ class Predictions:
         return float(np.bincount(self.predicted).max() / len(self.predicted))
 
     @property
+    def majority_share(self) -> float:
+        """Accuracy of always naming the commonest class."""
+        return float(np.bincount(self.gold).max() / len(self.gold))
+
+    @property
     def digest(self) -> str:
         """Hash of the predicted classes: the same at two evaluations when no prediction has changed."""
         return hashlib.sha256(self.predicted.astype("<i8").tobytes()).hexdigest()[:12]

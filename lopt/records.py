@@ -16,9 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 2  # 2: an evaluation's `predictions`
+SCHEMA_VERSION = 3  # 2: an evaluation's `predictions`; 3: `*_time_s`, `peak_memory_bytes`
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
+# Fields in which two runs of one trial may differ.
+MEASURED = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
+            "provenance")  # fmt: skip
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
@@ -48,7 +51,11 @@ class TrialRecord:
     selection_*: the best evaluation on held-out data, which picked the prompt. test_*: the reported split, for
     confirmed trials only, from one canonical evaluation of the saved prompt. test_split_size: the whole split's size
     (test_n is smaller when a subset was scored). truncated: texts cut to fit, by part. tokens: prompt and text tokens
-    trained on, without padding. error: None, or type, message and traceback.
+    trained on, without padding. wall_time_s: seconds since the trial began. train_time_s, evaluation_time_s,
+    test_time_s: seconds of its device that went into its steps, its evaluations on held-out data and the reported
+    split's; of a pass that several trials share, its share by tokens. peak_memory_bytes: most memory at once, of a
+    trial that trains alone: on a GPU of its tensors, on a CPU of its process; else None. error: None, or type, message
+    and traceback.
     """
 
     key: str
@@ -78,6 +85,10 @@ class TrialRecord:
     truncated: dict[str, int] = field(default_factory=dict)
     protocol: str = ""
     wall_time_s: float = 0.0
+    train_time_s: float | None = None
+    evaluation_time_s: float | None = None
+    test_time_s: float | None = None
+    peak_memory_bytes: int | None = None
     tokens: int = 0
     started_at: str = ""
     error: dict[str, str] | None = None
@@ -126,7 +137,8 @@ _ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", 
                "precision")  # fmt: skip
 _ROW_RECORD = ("trainable_parameters", "stored_parameters", "materialised_parameters", "steps", "max_steps",
                "selection_accuracy", "selection_loss", "selection_step", "selection_n", "test_accuracy",
-               "test_macro_f1", "test_n", "test_split", "test_split_size", "majority_accuracy", "wall_time_s", "tokens",
+               "test_macro_f1", "test_n", "test_split", "test_split_size", "majority_accuracy", "wall_time_s",
+               "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "tokens",
                "started_at")  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import json
 import math
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +21,13 @@ from lopt import backbones, memory, methods
 from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
-from lopt.data import data_revision, prepare
+from lopt.data import prepare
+from lopt.failure import described
 from lopt.files import write_atomically
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
+from lopt.resolve import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,40 +40,16 @@ if TYPE_CHECKING:
 _EXPLOSION = 20
 
 
-def resolve(config: TrialConfig) -> TrialConfig:
-    """Settles what depends on this machine: precision, data revision, model revision. Only then is the key final.
-
-    Raises:
-        ValueError: data or weights that cannot be had.
-    """
-    precision = default_precision() if config.precision == "auto" else config.precision
-    return config.replace(
-        precision=precision,
-        data_revision=config.data_revision or data_revision(config.task),
-        model_revision=config.model_revision or backbones.model_revision(config.backbone),
-    )
-
-
-def default_precision() -> str:
-    """ "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16" if any(probe() for probe in probes if probe is not None) else "fp32"
-
-
 class Trial:
     """One configuration in training.
 
     Attributes:
         config: resolved. factors: the trained tensors by name. evaluations: so far. step: updates done.
+        train_time_s, evaluation_time_s: of its device, as in `TrialRecord`.
         predictions: on the reported split, after `finish` of a confirmed trial.
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-
         self._began, self.started_at = time.monotonic(), now()
         self.config, self.phase = resolve(config), phase
         config = self.config
@@ -87,6 +64,8 @@ class Trial:
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
+        self.train_time_s, self.evaluation_time_s = 0.0, 0.0
+        self._alone = False  # whether it trains by its own `advance`, so that memory is its own
         self._most_rows = 0  # of a batch at a time; 0 is all of it, until memory runs out
         self._losses: list[Tensor] = []  # since the last evaluation
         self._train_loss = math.nan
@@ -186,12 +165,21 @@ class Trial:
         """One update, and the evaluation that is due after it."""
         import torch
 
+        if not self._alone:
+            memory.watch(self.backbone.device)
+            self._alone = True
+        began = time.perf_counter()
         self.update()
-        if not self.pause():
+        due = self.pause()
+        updated = time.perf_counter()
+        self.train_time_s += updated - began
+        if not due:
             return None
         with torch.no_grad():
             soft = self.soft()
-        return self.judge(predict_split(self.backbone, soft, self.data.selection, self.label_ids))
+        found = predict_split(self.backbone, soft, self.data.selection, self.label_ids)
+        self.evaluation_time_s += time.perf_counter() - updated
+        return self.judge(found)
 
     def judge(self, found: Predictions) -> Evaluation | None:
         """Takes down what the prompt, as it stands, says of the selection examples; None when that is not finite."""
@@ -246,6 +234,8 @@ class Trial:
             "best": self.evaluations.index(self.best) if self.best else None,
             "state": numbers,
             "elapsed_s": self.elapsed_s,
+            "train_time_s": self.train_time_s,
+            "evaluation_time_s": self.evaluation_time_s,
             "started_at": self.started_at,
         }
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -276,6 +266,7 @@ class Trial:
                     _, place, entry = name.split(" ", 2)
                     state.setdefault(int(place), {})[entry] = value
             step, tokens, began = int(found["step"]), int(found["tokens"]), time.monotonic() - found["elapsed_s"]
+            times = float(found.get("train_time_s", 0.0)), float(found.get("evaluation_time_s", 0.0))
         except (SafetensorError, OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
         with torch.no_grad():
@@ -289,6 +280,7 @@ class Trial:
         self._train_loss, self.evaluations, self.best = found["train_loss"], evaluations, best
         self._best_factors = best_factors
         self._began, self.started_at = began, found["started_at"]
+        self.train_time_s, self.evaluation_time_s = times
 
     def best_prompt(self) -> Prompt:
         """What was trained, as of the best evaluation; the current state before any."""
@@ -310,7 +302,7 @@ class Trial:
 
     def failed(self, error: BaseException, *, cell: str | None = None, stratum: str | None = None) -> TrialRecord:
         """The record of a trial that raised `error` after it had begun."""
-        return self._record("failed", cell=cell, stratum=stratum, error=_described(error))
+        return self._record("failed", cell=cell, stratum=stratum, error=described(error))
 
     def _record(self, status: str, **more: Any) -> TrialRecord:
         parts = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
@@ -334,6 +326,9 @@ class Trial:
             truncated={name: part.truncated for name, part in parts.items()},
             protocol=self.data.protocol,
             wall_time_s=round(self.elapsed_s, 3),
+            train_time_s=round(self.train_time_s, 3),
+            evaluation_time_s=round(self.evaluation_time_s, 3),
+            peak_memory_bytes=memory.peak(self.backbone.device) if self._alone else None,
             tokens=self.tokens,
             started_at=self.started_at,
             provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
@@ -347,35 +342,25 @@ class Trial:
             self._optimizer.state.clear()  # fine-tuning needs the room for the model that is scored
             self.clear_gradients()
             prompt = load_prompt(folder)
+            began = time.perf_counter()
             found = self.predictions = prompt.evaluate()
             scored = {
+                "test_time_s": round(time.perf_counter() - began, 3),
                 "test_accuracy": found.accuracy,
                 "test_macro_f1": found.macro_f1,
                 "test_loss": found.loss,
                 "test_n": len(found.gold),
                 "test_split": self.data.report_split,
                 "test_split_size": self.data.report_size,
-                "majority_accuracy": majority_share(found),
+                "majority_accuracy": found.majority_share,
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
             prompt.describe(folder, {**scored, **counts})
         return scored
 
 
-def _described(error: BaseException) -> dict[str, str]:
-    trace = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
-
-
 def _better(new: Evaluation, best: Evaluation) -> bool:
     return (new.selection_accuracy, -new.selection_loss) > (best.selection_accuracy, -best.selection_loss)
-
-
-def majority_share(found: Predictions) -> float:
-    """Accuracy of always naming the commonest class."""
-    import numpy as np
-
-    return float(np.bincount(found.gold).max() / len(found.gold))
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:
@@ -392,45 +377,3 @@ def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRe
     for _ in trial:
         pass
     return trial.finish(artifact=artifact)
-
-
-def zero_shot(config: TrialConfig) -> dict[str, Any]:
-    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class."""
-    config = resolve(config)
-    backbone = backbones.load(config.backbone, config.precision)
-    data = prepare(config, backbone)
-    found = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
-    return {
-        "backbone": config.backbone,
-        "task": config.task,
-        "template": config.template,
-        "label_words": list(config.label_words or ()),
-        "test_split": data.report_split,
-        "test_n": len(found.gold),
-        "zero_shot_accuracy": found.accuracy,
-        "majority_accuracy": majority_share(found),
-    }
-
-
-def failed_record(
-    config: TrialConfig, error: BaseException, *, phase: str, cell: str | None, stratum: str | None, started_at: str
-) -> TrialRecord:
-    """The record of a trial that raised before it began to train, or whose process died."""
-    width, counts = backbones.facts(config.backbone).width, methods.counts_of(config)
-    return TrialRecord(
-        key=config.key,
-        config=config.to_dict(),
-        phase=phase,
-        status="failed",
-        cell=cell,
-        stratum=stratum,
-        width=width,
-        trainable_parameters=counts.trainable,
-        stored_parameters=counts.stored,
-        materialised_parameters=counts.materialised,
-        steps=0,
-        max_steps=config.max_steps,
-        started_at=started_at,
-        error=_described(error),
-        provenance=provenance(data_revision=config.data_revision, model_revision=config.model_revision),
-    )

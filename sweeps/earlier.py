@@ -179,3 +179,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if cells[0][name].get("first") != cells[1][name].get("first"):
             found.append(f"{name}: other first points")
     return [*found[:4], *([f"{len(found) - 4} more"] if len(found) > 4 else [])]
+
+
+def announce(
+    run: str, finished: list[TrialRecord], failed: list[TrialRecord], changed: list[str], misfits: Counter[str]
+) -> None:
+    """Says with what a run goes on, and what of it no longer counts."""
+    if changed:
+        print(f"the space has changed since run {run} began: {'; '.join(changed)}", flush=True)
+    for reason, count in misfits.most_common():
+        print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
+    if finished or failed:
+        again = f"; {len(failed)} failed, tried again" if failed else ""
+        print(f"continuing run {run}: {len(finished)} trials are finished{again}", flush=True)

@@ -146,7 +146,8 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
     if given.dry_run:
         print(dumps(made.to_dict()) if given.json else plan.text(made, store.run))
         return 0
-    from sweeps.sweep import Options, Sweep
+    from sweeps.options import Options
+    from sweeps.sweep import Sweep
 
     options = Options(
         local_mode=given.local_mode,

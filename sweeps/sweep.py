@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,38 +18,15 @@ from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
-from sweeps.earlier import OtherRuns, changes, fitting, lessons
+from sweeps.earlier import OtherRuns, announce, changes, fitting, lessons
+from sweeps.options import Options
 from sweeps.plan import Plan
 from sweeps.progress import Progress
 from sweeps.store import FINAL, Store, StoreError
-from sweeps.trial import METRIC, execute, prepare, tune_function
+from sweeps.trial import execute, prepare
 
 if TYPE_CHECKING:
-    from sweeps.cluster import Machines, Placement
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to run, as opposed to what: nothing here changes a result.
-
-    trials_per_gpu: that share a GPU, or a node without one; None lets the worker find out. max_concurrent: None fills
-    the machine.
-    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them; beyond the latter two, running trials end at
-    their next evaluation, from which another command goes on. max_trial_time_s: a trial that takes longer has failed.
-    reuse, warm_start: other runs whose finished trials are taken, and from which the search learns. audit: share of the
-    trials to be stopped early that run to the end.
-    """
-
-    local_mode: bool = False
-    trials_per_gpu: int | None = None
-    max_concurrent: int | None = None
-    max_trials: int | None = None
-    max_wall_time_s: float | None = None
-    max_gpu_hours: float | None = None
-    max_trial_time_s: float | None = None
-    reuse: tuple[str, ...] = ()
-    warm_start: tuple[str, ...] = ()
-    audit: float = 0.0
+    from sweeps.cluster import Placement
 
 
 class Sweep:
@@ -62,7 +37,6 @@ class Sweep:
         self._began = time.monotonic()
         self._started_trials, self._gpu_s = 0, 0.0
         self._placement: Placement | None = None  # None in local mode
-        self._keeper: Any = None  # the workers live as long as this handle
         self._gpus: dict[str, float] = {}  # that a running trial reserves
         self._counted_s: dict[str, float] = {}  # of a running trial, in _gpu_s or under an earlier command
         self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -100,7 +74,7 @@ class Sweep:
             if changed:
                 finished, misfits = fitting(self.plan.space, finished)
                 failed, _ = fitting(self.plan.space, failed)
-            self._announce(finished, failed, changed, misfits)
+            announce(self.store.run, finished, failed, changed, misfits)
             if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
                 self._write_manifest("complete")
@@ -128,7 +102,7 @@ class Sweep:
         Raises:
             ValueError: as `run`.
         """
-        from sweeps import probe
+        from sweeps import on_ray, probe
 
         with self.store.held():
             finished = [record for record in self.store.records() if record.status in FINAL]
@@ -141,8 +115,8 @@ class Sweep:
                     self._settle_with(lambda configs, wanted: prepare(configs))
                     ground = probe.in_this_process(self._elapsed_s())
                 else:
-                    here, placed, _ = stack.enter_context(self._prepared_on_ray(baselines=False))
-                    ground = probe.on_ray(self._keeper, here, placed, self._elapsed_s())
+                    there = stack.enter_context(on_ray.prepared(self.options, self._settle_with, baselines=False))
+                    ground = probe.on_ray(there.keeper, there.here, there.placed, self._elapsed_s())
                 found = probe.predict(
                     self.plan.space,
                     ground,
@@ -161,17 +135,6 @@ class Sweep:
         text, code = summary.of(self.plan, self.store, status, seconds=self._elapsed_s())
         print(text)
         return code
-
-    def _announce(
-        self, finished: list[TrialRecord], failed: list[TrialRecord], changed: list[str], misfits: Counter[str]
-    ) -> None:
-        if changed:
-            print(f"the space has changed since run {self.store.run} began: {'; '.join(changed)}", flush=True)
-        for reason, count in misfits.most_common():
-            print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
-        if finished or failed:
-            again = f"; {len(failed)} failed, tried again" if failed else ""
-            print(f"continuing run {self.store.run}: {len(finished)} trials are finished{again}", flush=True)
 
     def _write_manifest(self, status: str, *, elapsed_s: float = 0.0) -> None:
         self.store.write_manifest(
@@ -342,7 +305,7 @@ class Sweep:
 
     def _on_end(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if record is None:
-            from lopt.training import failed_record
+            from lopt.failure import failed_record
 
             error = self._errors.pop(trial_id, None)
             reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
@@ -400,90 +363,23 @@ class Sweep:
         self.progress.close()
         return "stopped" if searcher.held_back else "complete"
 
-    @contextlib.contextmanager
-    def _prepared_on_ray(self, *, baselines: bool = True) -> Iterator[tuple[Machines, Placement, dict[str, Any]]]:
-        """The Ray cluster of RAY_ADDRESS, else a Ray of this machine's own, with everything there that trials need:
-        its machines, where a trial goes on them, and what `prepare` found."""
-        from sweeps import cluster, workers
-
-        cluster.connect()
-        import ray
-
-        try:
-            options = self.options
-            here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
-            given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
-            alone = cluster.placement(here, 1, **given)
-            self._keeper = workers.start_keeper()
-
-            def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
-                asked = configs, wanted if baselines else [], alone.shared_threads
-                if all(methods.get(config["method"]).shares_backbone for config in configs):
-                    return workers.call_there(self._keeper, alone.shared, prepare, *asked)
-                # A trial that trains alone wants the whole device: nothing stays there.
-                return ray.get(cluster.once(prepare, alone.solo).remote(*asked))
-
-            prepared = self._settle_with(prepare_there)
-            placed = cluster.placement(here, options.trials_per_gpu or prepared["packed"], **given)
-            print(
-                f"trials that share a backbone: {placed.packed} on each {'GPU' if here.has_gpus else 'node'}",
-                flush=True,
-            )
-            yield here, placed, prepared
-        finally:
-            ray.shutdown()
-
     def _on_ray(self, finished: list[TrialRecord], failed: list[TrialRecord]) -> str:
-        folder = (
-            self.store.folder
-        )  # beside the results, or here, are Ray's own snapshots, of which nothing is read again
+        """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
+        from sweeps import on_ray
+
+        folder = self.store.folder  # beside the results, or here, are Ray's snapshots, of which nothing is read again
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with self._prepared_on_ray() as (_, placed, prepared):
-                self._placement = placed
+            with on_ray.prepared(self.options, self._settle_with) as ground:
+                self._placement = ground.placed
                 self._start()
-                self._add_baselines(prepared)
+                self._add_baselines(ground.found)
                 searcher, scheduler = self._parts(finished, failed)
-                self._tune(placed, searcher, scheduler, snapshots)
+                on_ray.tune(ground, searcher, scheduler, snapshots, save=lambda: self._broken is None)
+                self.progress.close()
                 return "stopped" if searcher.held_back else "complete"
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
-
-    def _tune(self, placed: Placement, searcher: Any, scheduler: Any, snapshots: Path) -> None:
-        from ray import tune
-
-        from sweeps import workers
-        from sweeps.scheduler import Mercy
-
-        # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
-        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(placed.concurrent))
-        tuner = tune.Tuner(
-            tune.with_resources(tune_function, placed.group),
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="max",
-                search_alg=searcher,
-                scheduler=scheduler,
-                num_samples=-1,
-                max_concurrent_trials=placed.concurrent,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=snapshots.name,
-                storage_path=str(snapshots.parent),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=workers.DEATHS - 1),
-                callbacks=[Mercy()],
-            ),
-        )
-        try:
-            tuner.fit()
-        except KeyboardInterrupt:
-            if self._broken is None:
-                print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
-                workers.save(self._keeper)
-            raise
-        self.progress.close()
 
 
 _SETTLED = ("precision", "data_revision", "model_revision")

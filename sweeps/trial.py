@@ -158,7 +158,7 @@ class Execution:
 
     def fail(self, error: BaseException) -> Report:
         """The report of a trial that raised `error`, or that others died of, after its record."""
-        from lopt.training import failed_record
+        from lopt.failure import failed_record
 
         if self.trial is not None:
             return self._ended(self.trial.failed(error, **self._place))
@@ -177,7 +177,7 @@ class Execution:
 
     def _unkept(self, error: OSError) -> Report:
         """The report of a trial of which nothing can be written; whoever reads it ends the sweep."""
-        from lopt.training import failed_record
+        from lopt.failure import failed_record
 
         started = {"phase": self._phase, "started_at": self._started}
         record = failed_record(self.config, error, **started, **self._place)
@@ -271,8 +271,9 @@ def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: 
     """
     from lopt import backbones, data
     from lopt.engine import MOST_TOKENS
-    from lopt.training import resolve, zero_shot
-    from sweeps import workers
+    from lopt.resolve import resolve
+    from lopt.zero_shot import zero_shot
+    from sweeps import packing
 
     set_threads(threads)
     found: list[dict[str, Any]] = []
@@ -290,9 +291,9 @@ def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: 
             read = data.prepare(config, backbone)
             found.append(config.to_dict())
             if method.shares_backbone:
-                tokens.append(workers.tokens_a_step(backbone, config, read))
+                tokens.append(packing.tokens_a_step(backbone, config, read))
                 good = MOST_TOKENS[backbone.device.type]
-                room = min(room, workers.room(backbone, read, config.length or 0))
+                room = min(room, packing.room(backbone, read, config.length or 0))
     except (ValueError, OSError) as error:
         return {"error": one_line(error)}
     for place in wanted:
@@ -300,5 +301,5 @@ def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: 
             baselines.append(zero_shot(TrialConfig.from_dict(found[place])))
         except Exception as error:  # the report does without; trials are not affected
             problems.append(f"{type(error).__name__}: {error}")
-    packed = workers.packed(sum(tokens) / len(tokens), good, room) if tokens else 1
+    packed = packing.packed(sum(tokens) / len(tokens), good, room) if tokens else 1
     return {"configs": found, "packed": packed, "baselines": baselines, "problems": problems}

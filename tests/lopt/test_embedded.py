@@ -9,7 +9,7 @@ import pytest
 
 from lopt import TrialConfig, backbones, load_prompt, tasks, train
 from lopt.data import load_split
-from lopt.training import zero_shot
+from lopt.zero_shot import zero_shot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from lopt import artifact, load_prompt, train
+from lopt.failure import failed_record
 from lopt.records import TrialRecord
-from lopt.training import Trial, default_precision, failed_record, resolve, zero_shot
+from lopt.resolve import default_precision, resolve
+from lopt.training import Trial
+from lopt.zero_shot import zero_shot
 
 
 def test_evaluates_at_every_rung_and_at_the_end(tiny):
@@ -134,8 +137,8 @@ def test_the_record_says_where_it_came_from(tiny):
 
 def test_records_of_newer_or_broken_schemas_are_refused(tiny):
     values = train(tiny).to_dict()
-    for version in (3, 0, None, "2"):
-        with pytest.raises(ValueError, match=f"schema {version!r}; this program reads 1 to 2"):
+    for version in (4, 0, None, "2"):
+        with pytest.raises(ValueError, match=f"schema {version!r}; this program reads 1 to 3"):
             TrialRecord.from_dict({**values, "schema_version": version})
     with pytest.raises(ValueError, match="not a trial record"):
         TrialRecord.from_dict({**values, "surprise": 1})

@@ -13,11 +13,13 @@ import pytest
 
 from lopt import data
 from lopt.engine import Engine
-from lopt.training import Trial, resolve
+from lopt.resolve import resolve
+from lopt.training import Trial
 from sweeps import measure, plan, probe, settings, space
+from sweeps.options import Options
 from sweeps.run import main
 from sweeps.store import Store
-from sweeps.sweep import Options, Sweep
+from sweeps.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = {"fixed_s", "least_s", "step_s", "evaluation_s", "begin_s", "score_s"}

@@ -11,9 +11,10 @@ import pytest
 import sweeps.trial
 from lopt import load_prompt
 from lopt.training import Trial
+from sweeps.options import Options
 from sweeps.run import main
 from sweeps.store import Store
-from sweeps.sweep import Options, Sweep
+from sweeps.sweep import Sweep
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
 

@@ -16,12 +16,13 @@ import pytest
 
 from lopt import methods
 from lopt.engine import Engine
-from lopt.records import TrialRecord
-from lopt.training import Trial, resolve
+from lopt.records import MEASURED, TrialRecord
+from lopt.resolve import resolve
+from lopt.training import Trial
 from sweeps import trial as trials
 from sweeps import workers
 from sweeps.store import Store
-from sweeps.workers import Worker, packed, room, tokens_a_step
+from sweeps.workers import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,7 @@ def together(worker, jobs):
 def what(report):
     """A report without what depends on time, and losses to nine digits: packing adds in another order."""
     record = json.loads(report["record"])
-    for name in ("wall_time_s", "started_at", "provenance"):
+    for name in MEASURED:
         record.pop(name)
     for evaluation in record["evaluations"]:
         evaluation.pop("wall_time_s")
@@ -360,37 +361,7 @@ def test_a_client_that_is_closed_evicts_its_trial(six, tmp_path, ray_of):
     assert not worker._seats
 
 
-# --- how many, and where -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("tokens", "good", "room", "expected"),
-    [
-        (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth would need another
-        (640, 1920, math.inf, 3),
-        (100, 16384, math.inf, 16),  # never more than 16
-        (5000, 2048, math.inf, 1),
-        (640, 16384, 3000, 4),  # no more than memory holds
-        (640, 16384, 100, 1),
-    ],
-)
-def test_how_many_trials_fill_a_pass(tokens, good, room, expected):
-    assert packed(tokens, good, room) == expected
-
-
-def test_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
-    trial = Trial(tiny)
-    lengths = trial.data.train.lengths
-    batch = min(tiny.batch_size, len(lengths))
-    prefix = tokens_a_step(trial.backbone, tiny, trial.data)
-    assert prefix == pytest.approx(batch * lengths.mean())  # the prompt is there once for all rows
-    suffix = tokens_a_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
-    assert suffix < batch * (tiny.length + lengths.mean() / 7)  # texts are read, not computed
-
-
-def test_a_cpu_has_room(tiny):
-    trial = Trial(tiny)
-    assert room(trial.backbone, trial.data, 4) == math.inf
+# --- where -----------------------------------------------------------------------------------------
 
 
 def test_which_methods_share_a_backbone(tiny, tmp_path):

@@ -1,0 +1,31 @@
+"""What a configuration leaves to the machine that it runs on."""
+
+from __future__ import annotations
+
+from lopt import backbones
+from lopt.config import TrialConfig
+from lopt.data import data_revision
+
+
+def resolve(config: TrialConfig) -> TrialConfig:
+    """Settles what depends on this machine: precision, data revision, model revision. Only then is the key final.
+
+    Raises:
+        ValueError: data or weights that cannot be had.
+    """
+    precision = default_precision() if config.precision == "auto" else config.precision
+    return config.replace(
+        precision=precision,
+        data_revision=config.data_revision or data_revision(config.task),
+        model_revision=config.model_revision or backbones.model_revision(config.backbone),
+    )
+
+
+def default_precision() -> str:
+    """ "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16" if any(probe() for probe in probes if probe is not None) else "fp32"

@@ -1,0 +1,29 @@
+"""What a backbone can do before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lopt import backbones
+from lopt.artifact import predict_split
+from lopt.config import TrialConfig
+from lopt.data import prepare
+from lopt.resolve import resolve
+
+
+def zero_shot(config: TrialConfig) -> dict[str, Any]:
+    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class."""
+    config = resolve(config)
+    backbone = backbones.load(config.backbone, config.precision)
+    data = prepare(config, backbone)
+    found = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
+    return {
+        "backbone": config.backbone,
+        "task": config.task,
+        "template": config.template,
+        "label_words": list(config.label_words or ()),
+        "test_split": data.report_split,
+        "test_n": len(found.gold),
+        "zero_shot_accuracy": found.accuracy,
+        "majority_accuracy": found.majority_share,
+    }

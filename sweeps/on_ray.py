@@ -1,0 +1,106 @@
+"""A sweep's trials on Ray: what they need is made ready there, then Ray Tune runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lopt import methods
+from sweeps import cluster, workers
+from sweeps.cluster import Machines, Placement
+from sweeps.options import Options
+from sweeps.trial import METRIC, prepare, tune_function
+
+Prepare = Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """here: the cluster's machines. placed: where a trial goes on them. keeper: the workers live as long as this
+    handle. found: what `prepare` found there."""
+
+    here: Machines
+    placed: Placement
+    keeper: Any
+    found: dict[str, Any]
+
+
+@contextlib.contextmanager
+def prepared(
+    options: Options, settle_with: Callable[[Prepare], dict[str, Any]], *, baselines: bool = True
+) -> Iterator[Ground]:
+    """The Ray cluster of RAY_ADDRESS, else a Ray of this machine's own, with everything there that trials need.
+
+    Args:
+        settle_with: calls what it is given, which prepares configurations there, and returns what that found.
+    """
+    cluster.connect()
+    import ray
+
+    try:
+        here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
+        given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
+        alone = cluster.placement(here, 1, **given)
+        keeper = workers.start_keeper()
+
+        def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
+            asked = configs, wanted if baselines else [], alone.shared_threads
+            if all(methods.get(config["method"]).shares_backbone for config in configs):
+                return workers.call_there(keeper, alone.shared, prepare, *asked)
+            # A trial that trains alone wants the whole device: nothing stays there.
+            return dict(ray.get(cluster.once(prepare, alone.solo).remote(*asked)))
+
+        found = settle_with(prepare_there)
+        placed = cluster.placement(here, options.trials_per_gpu or found["packed"], **given)
+        print(f"trials that share a backbone: {placed.packed} on each {'GPU' if here.has_gpus else 'node'}", flush=True)
+        yield Ground(here=here, placed=placed, keeper=keeper, found=found)
+    finally:
+        ray.shutdown()
+
+
+def tune(ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, save: Callable[[], bool]) -> None:
+    """Runs all trials that the searcher has, with the scheduler's stops.
+
+    Args:
+        snapshots: a folder of Ray's own.
+        save: asked when the sweep is interrupted, whether trials are to leave checkpoints.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    from ray import tune
+
+    from sweeps.scheduler import Mercy
+
+    # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ground.placed.concurrent))
+    tuner = tune.Tuner(
+        tune.with_resources(tune_function, ground.placed.group),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=ground.placed.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=snapshots.name,
+            storage_path=str(snapshots.parent),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=workers.DEATHS - 1),
+            callbacks=[Mercy()],
+        ),
+    )
+    try:
+        tuner.fit()
+    except KeyboardInterrupt:
+        if save():
+            print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
+            workers.save(ground.keeper)
+        raise

@@ -1,0 +1,50 @@
+"""Runs that earlier versions wrote, one of each schema: they still report, and the same command still continues them.
+
+`tests/stores/schema-N` is what `python sweeps/run.py <COMMAND> --name schema-N` left when N was the current schema.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analysis import report
+from lopt.records import SCHEMA_VERSION
+from sweeps.run import main
+from sweeps.store import Store
+
+STORES = Path(__file__).parent / "stores"
+VERSIONS = range(1, SCHEMA_VERSION + 1)
+COMMAND = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6", "--set", "eval_every=2",
+           "--set", "grace_steps=2"]  # fmt: skip
+
+
+@pytest.fixture(params=VERSIONS)
+def kept(request, tmp_path):
+    """A copy of the run of one schema."""
+    name = f"schema-{request.param}"
+    shutil.copytree(STORES / name, tmp_path / name)
+    versions = {json.loads(file.read_text())["schema_version"] for file in (tmp_path / name / "trials").glob("*.json")}
+    assert versions == {request.param}
+    return tmp_path / name
+
+
+def test_its_report_has_all_of_it(kept, capsys):
+    assert report.main([str(kept)]) == 0
+    page = (kept / "report" / "report.html").read_text()
+    assert "could not be read" not in page and "Not finished" not in page
+    records = Store(kept.parent, kept.name).records()
+    assert len(records) == 9
+    for record in records:
+        if record.test_accuracy is not None:
+            assert f"{100 * record.test_accuracy:.1f}" in page
+
+
+def test_the_same_command_finds_it_finished(kept, capsys):
+    before = {file: file.read_bytes() for file in (kept / "trials").iterdir()}
+    assert main([*COMMAND, "--out", str(kept.parent), "--name", kept.name]) == 0
+    assert "9 trials are finished" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in (kept / "trials").iterdir()} == before
