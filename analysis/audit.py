@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -31,20 +31,16 @@ class Audit:
         return wilson(self.false_kills / self.audited, self.audited)
 
 
-def audit(trials: Sequence[Trial], steps: Mapping[str, int], rung: int | None) -> Audit:
+def audit(trials: Sequence[Trial], rung: int | None) -> Audit:
     """The audit of a sweep's search trials.
 
     Args:
-        steps: of trials that ran to the end although they would have been stopped, the step of that, by key.
         rung: the first step at which a trial may be stopped.
     """
     search = [trial for trial in trials if trial.phase == "search"]
-    whole = [trial for trial in search if trial.status == "complete" and trial.selection_accuracy is not None]
-    audited = [trial for trial in whole if trial.key in steps]
-    cells: dict[str, list[Trial]] = {}
-    for trial in whole:
-        cells.setdefault(trial.cell, []).append(trial)
-    kills = sum(_wins(trial, cells[trial.cell]) for trial in audited)
+    cells = whole_by_cell(search)
+    audited = [trial for cell in cells.values() for trial in cell if trial.audited_at is not None]
+    kills = sum(wins(trial, cells[trial.cell]) for trial in audited)
     found = [_correlation(some, rung) for some in cells.values() if rung is not None and len(some) > 2]
     known = [each for each in found if each is not None]
     return Audit(
@@ -80,7 +76,22 @@ def text(found: Audit) -> str | None:
     return said
 
 
-def _wins(trial: Trial, cell: Sequence[Trial]) -> bool:
+def whole_by_cell(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """The search trials that ran to the end, by cell."""
+    cells: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
+            cells.setdefault(trial.cell, []).append(trial)
+    return cells
+
+
+def until(trial: Trial, step: int) -> float | None:
+    """The best held-out accuracy of a trial until a step; None before its first evaluation."""
+    known = [e.selection_accuracy for e in trial.evaluations if e.step <= step and e.selection_accuracy is not None]
+    return max(known, default=None)
+
+
+def wins(trial: Trial, cell: Sequence[Trial]) -> bool:
     """Whether a trial beats all others of its cell, of which there are some."""
     others = [other.selection_accuracy or 0.0 for other in cell if other is not trial]
     return bool(others) and (trial.selection_accuracy or 0.0) > max(others)
@@ -90,12 +101,9 @@ def _correlation(trials: Sequence[Trial], rung: int | None) -> float | None:
     """None where all are equal."""
     from scipy.stats import spearmanr  # takes longer than --help
 
-    pairs = []
-    for trial in trials:
-        until = [e.selection_accuracy for e in trial.evaluations if e.step <= (rung or 0)]
-        known = [accuracy for accuracy in until if accuracy is not None]
-        if known:
-            pairs.append((max(known), trial.selection_accuracy))
+    pairs = [
+        (reached, trial.selection_accuracy) for trial in trials if (reached := until(trial, rung or 0)) is not None
+    ]
     early, late = ([pair[side] for pair in pairs] for side in (0, 1))
     if len(pairs) < 3 or len(set(early)) == 1 or len(set(late)) == 1:
         return None

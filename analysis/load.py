@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +154,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
                     raise content
                 record = _parsed(content)
                 trial = row(record, run.shown)
+                trial = replace(trial, audited_at=run.audits.get(trial.key))
             except _UNREADABLE as error:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
                 continue

@@ -103,7 +103,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     for run in results.runs:
         rungs = (run.manifest.get("space") or {}).get("rungs") or [None]
         own = [trial for trial in results.trials if trial.run == run.shown]
-        if said := audit.text(audit.audit(own, run.audits, rungs[0])):
+        if said := audit.text(audit.audit(own, rungs[0])):
             found.append(said if len(results.runs) == 1 else f"{run.name}: {said}")
     if reused := sum(trial.reused_from is not None for trial in results.trials):
         sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))

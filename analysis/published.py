@@ -6,9 +6,11 @@ percent, as printed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
+from analysis.stats import wilson
 
 LOPT = "LoPT, arXiv 2406.19486"
 ULPT = "ULPT, arXiv 2502.04501"
@@ -177,10 +179,76 @@ def same_backbone(ours: str, published: str) -> bool:
     return ours.rstrip("/").rsplit("/", 1)[-1].lower() == published
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Our result beside a published one.
+
+    difference: ours less theirs, a fraction; None where they may not be compared. verdict: agrees, below, above, not
+    run, not confirmed, or not comparable with the reason.
+    """
+
+    difference: float | None
+    verdict: str
+
+    @property
+    def points(self) -> str:
+        """The difference in percentage points."""
+        return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
+
+
+VERDICTS = (
+    "Agrees: our mean and the published one are no further apart than the 95 % intervals of both allow, for the "
+    "published one the Wilson interval of one run on its split, for no seeds are given; else below or above. A "
+    "comparison wants the same backbone, task and split."
+)
+
+
+def beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
+    """Sets our cell beside a published result. Interval: half widths towards each other, added as squares."""
+    if group is None or cell is None or not cell.trials:
+        return Beside(difference=None, verdict="not run")
+    if cell.accuracy is None:
+        return Beside(difference=None, verdict="not confirmed")
+    why = obstacle(group, cell, point)
+    if why or point.split_size is None:
+        return Beside(difference=None, verdict=f"not comparable: {why}")
+    ours, theirs = cell.accuracy, point.accuracy_percent / 100
+    low, high = wilson(theirs, point.split_size)
+    gap = ours.mean - theirs
+    half = (
+        math.hypot(ours.mean - ours.low, high - theirs) if gap > 0 else math.hypot(ours.high - ours.mean, theirs - low)
+    )
+    verdict = "agrees" if abs(gap) <= half else "above" if gap > 0 else "below"
+    return Beside(difference=gap, verdict=verdict)
+
+
+def protocol(group: Group) -> str:
+    """How ours was made, beside what the papers leave open."""
+    trials = [trial for cell in group.confirmed for trial in cell.confirmed]
+    steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
+    scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
+    if not trials or not steps:
+        return ""
+    span = " to ".join(f"{each:,}" for each in dict.fromkeys((steps[0], steps[-1])))
+    parts = " and ".join(f"{n:,} of {size:,}" for n, size in scored)
+    return (
+        f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "
+        "its number of steps nor over how many seeds it averages."
+    )
+
+
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     """Why our result may not be set against the published one; None when it may."""
-    if not same_backbone(group.backbone, point.backbone) or group.task != point.task:
-        return "other backbone or task"
+    other = [
+        name
+        for name, same in (
+            ("backbone", same_backbone(group.backbone, point.backbone)),
+            ("task", group.task == point.task),
+        )
+        if not same
+    ]
+    if other:
+        return f"other {' and '.join(other)}"
     if group.shots is not None:
         return "few-shot"
     if not cell.confirmed:
@@ -191,13 +259,6 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     if trial.test_n != point.split_size:
         return "subset of split" if (trial.test_n or 0) < point.split_size else "other split"
     return None
-
-
-def difference(group: Group, cell: Cell | None, point: Point, missing: str = "–") -> str:
-    """Ours less the published accuracy, in percentage points; where they may not be compared, why."""
-    if cell is None or cell.accuracy is None:
-        return missing
-    return obstacle(group, cell, point) or f"{100 * cell.accuracy.mean - point.accuracy_percent:+z.1f}"
 
 
 def comparable(group: Group) -> tuple[Point, ...]:

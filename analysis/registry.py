@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -14,6 +14,7 @@ from analysis.render import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Row = Mapping[str, object]  # of a figure's data: a number or a text a column
 Spec = TypeVar("Spec", "TableSpec", "PlotSpec")
 
 
@@ -41,13 +42,14 @@ class TableSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PlotSpec:
-    """`info` computes what the figure shows; `draw` and `caption` only present it."""
+    """`info` computes what the figure shows; `draw` and `caption` only present it, and `data` gives it as rows."""
 
     name: str
     title: str
     info: Callable[[Group], Any]  # its own info object, or Missing
     draw: Callable[[Any], Figure]
     caption: Callable[[Any], str]
+    data: Callable[[Any], list[Row]]
 
 
 def scan(package: str, kind: type[Spec]) -> dict[str, Spec]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from markupsafe import Markup, escape
@@ -23,12 +24,13 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells are plain text; each renderer escapes them for its own format."""
+    """Cells are plain text; each renderer escapes them for its own format, and prints `bold` ones so."""
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)  # (row, column) of results that stand out
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -98,13 +100,14 @@ def markdown(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
+    def cell(text: str, i: int, j: int) -> str:
+        shown = markdown_code(text) if table.columns[j].code else markdown_text(text)
+        return f"**{shown}**" if (i, j) in table.bold and shown else shown
+
     lines = [f"**{markdown_text(table.caption)}**", ""]
     lines += [line([markdown_text(c.title) for c in table.columns])]
     lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
-    for row in _shown(table):
-        lines.append(
-            line([markdown_code(x) if c.code else markdown_text(x) for x, c in zip(row, table.columns, strict=True)])
-        )
+    lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_shown(table))]
     lines += [""] + [f"- {markdown_text(note)}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -117,40 +120,83 @@ def csv(table: Table) -> str:
     return out.getvalue()
 
 
+_NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
+
+
 def latex(table: Table) -> str:
-    """A `table` environment; needs the packages booktabs and, for quotes, T1 fonts."""
+    """A `table` environment; needs the packages booktabs, siunitx and, for quotes, T1 fonts. A column of numbers alone
+    is an S column of siunitx, so that the author's settings for numbers hold for it."""
+    shown = _shown(table)
+    formats = [_table_format([row[j] for row in shown], column) for j, column in enumerate(table.columns)]
 
-    def cell(text: str, column: Column) -> str:
-        return rf"\texttt{{{latex_text(text)}}}" if column.code and text else latex_text(text)
+    def cell(text: str, i: int, j: int) -> str:
+        number = _NUMBER.fullmatch(text) if formats[j] else None
+        if number:
+            inner = text.replace(",", "")
+        else:
+            inner = latex_text(text)
+            inner = rf"\texttt{{{inner}}}" if table.columns[j].code and text else inner
+        inner = (
+            (rf"\bfseries {inner}" if number else rf"\textbf{{{inner}}}") if (i, j) in table.bold and text else inner
+        )
+        return inner if number or not formats[j] else f"{{{inner}}}"
 
+    def title(column: Column, format: str) -> str:
+        return f"{{{latex_text(column.title)}}}" if format else latex_text(column.title)
+
+    letters = "".join(f or c.align[0] for c, f in zip(table.columns, formats, strict=True))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{{''.join(c.align[0] for c in table.columns)}}}", r"\toprule"]
-    lines += [" & ".join(latex_text(c.title) for c in table.columns) + r" \\", r"\midrule"]
-    lines += [" & ".join(cell(x, c) for x, c in zip(row, table.columns, strict=True)) + r" \\" for row in _shown(table)]
+    lines += [rf"\begin{{tabular}}{{{letters}}}", r"\toprule"]
+    lines += [" & ".join(map(title, table.columns, formats)) + r" \\", r"\midrule"]
+    lines += [" & ".join(cell(x, i, j) for j, x in enumerate(row)) + r" \\" for i, row in enumerate(shown)]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def html(table: Table) -> Markup:
-    def cells(tag: str, texts: list[str], header: bool) -> str:
-        parts = []
-        for text, column in zip(texts, table.columns, strict=True):
-            scope = ' scope="col"' if header else ""
-            inner = f"<code>{escape(text)}</code>" if column.code and not header and text else str(escape(text))
-            parts.append(f'<{tag}{scope} class="{column.align}">{inner}</{tag}>')
-        return f"<tr>{''.join(parts)}</tr>"
+def _table_format(texts: Sequence[str], column: Column) -> str:
+    """The S column of siunitx that these numbers want; empty for a column of other texts."""
+    numbers = [found for text in texts if (found := _NUMBER.fullmatch(text))]
+    if (
+        column.align == "left"
+        or not numbers
+        or any(text not in ("", "–") for text in texts if not _NUMBER.fullmatch(text))
+    ):
+        return ""
+    sign = "+" if any(found[1] for found in numbers) else ""
+    whole = max(len(found[2].replace(",", "")) for found in numbers)
+    decimals = max(len(found[3] or ".") - 1 for found in numbers)
+    return f"S[table-format={sign}{whole}.{decimals}]"
 
-    head = cells("th", [c.title for c in table.columns], True)
-    body = "\n".join(
-        cells("td", row, False).replace("<tr>", '<tr class="more">' if _continues(table, i) else "<tr>", 1)
+
+def html(table: Table) -> Markup:
+    """A table whose heads sort it, unless rows belong together."""
+    sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
+
+    def head(column: Column) -> str:
+        title = str(escape(column.title))
+        inner = f'<button type="button">{title}</button>' if sortable else title
+        return f'<th scope="col" class="{column.align}">{inner}</th>'
+
+    def cell(text: str, i: int, j: int) -> str:
+        column = table.columns[j]
+        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(text))
+        inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
+        return f'<td class="{column.align}">{inner}</td>'
+
+    more = ' class="more"'
+    rows = (
+        f"<tr{more if _continues(table, i) else ''}>{''.join(cell(x, i, j) for j, x in enumerate(row))}</tr>"
         for i, row in enumerate(_shown(table))
     )
+    body = "\n".join(rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = f'<ul class="notes">{notes}</ul>' if notes else ""
+    label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
     return Markup(
-        f'<p class="caption">{escape(table.caption)}</p>\n'
-        f'<div class="scroll"><table aria-label="{escape(table.caption)}"><thead>{head}</thead>\n'
-        f"<tbody>{body}</tbody></table></div>\n{f'<ul class=notes>{notes}</ul>' if notes else ''}"
+        f'<p class="caption">{label}</p>\n<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table{kind}><thead><tr>{''.join(map(head, table.columns))}</tr></thead>\n"
+        f"<tbody>{body}</tbody></table></div>\n{notes}"
     )
 
 
@@ -181,6 +227,22 @@ def interval(estimate: Estimate | None, missing: str = "not run") -> str:
         return missing
     low, high = percent(estimate.low), percent(estimate.high)
     return f"{percent(estimate.mean)} [{low}, {high}] ({estimate.seeds})"
+
+
+def percents(estimate: Estimate) -> dict[str, float]:
+    """An estimate as columns of a figure's data."""
+    found = {"test_percent": estimate.mean, "low_percent": estimate.low, "high_percent": estimate.high}
+    return {name: 100 * value for name, value in found.items()} | {"seeds": estimate.seeds, "test_n": estimate.test_n}
+
+
+def rows_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of a figure's data, a column for every name that any of them has."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv_module.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows)
+    return out.getvalue()
 
 
 def count(number: int | None, missing: str = "–") -> str:

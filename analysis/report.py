@@ -1,8 +1,8 @@
 """Turn runs into tables, figures and one page: `python analysis/report.py [RUN ...] [--out DIR]`.
 
 RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/; the default is the newest run, several
-are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png} to
---out (default: the first run's own report/; of a run at a URL, RUN-report/ here). Exit codes: 0 done, 2 bad input.
+are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png,csv}
+to --out (default: the first run's own report/; of a run at a URL, RUN-report/ here). Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lopt.places import Place, place, redacted
 # the order of the page; plugins that are not named here come after these
 _ORDER = (
     "pareto", "budget", "frontier", "forest", "noninferiority", "table3", "table1", "table2", "rank", "learning_rate",
-    "curves", "cells", "cost",
+    "curves", "audit", "cells", "cost", "efficiency", "importances",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def build(results: Results, out: Path) -> list[Section]:
     tables, plots = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
     for folder, suffixes, specs in (
         (out / "tables", ("md", "csv", "tex"), [*tables]),
-        (out / "figures", ("svg", "pdf", "png"), [*plots]),
+        (out / "figures", ("svg", "pdf", "png", "csv"), [*plots]),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         for name in specs:  # of an earlier report that had more
@@ -169,6 +169,7 @@ def _figure(spec: PlotSpec, info: object, folder: Path, stem: str) -> Item:
     from analysis import style  # matplotlib, which --help can do without
 
     style.save(spec.draw(info), folder / stem)
+    (folder / f"{stem}.csv").write_text(render.rows_csv(spec.data(info)), encoding="utf-8")
     caption = spec.caption(info)
     svg = style.inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), stem, caption)
     return Item(stem=stem, title=spec.title, svg=svg, caption=caption)

@@ -105,6 +105,18 @@ def crossed(correct_SN: np.ndarray) -> Estimate:
     )
 
 
+BOLD = "Bold: the one whose interval lies above those of all others."
+
+
+def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
+    """Place of the estimate whose interval lies above those of all others, of which there are some."""
+    known = [(each, place) for place, each in enumerate(estimates) if each is not None]
+    if len(known) < 2:
+        return None
+    best, place = max(known, key=lambda pair: pair[0].mean)
+    return place if all(best.low > each.high for each, _ in known if each is not best) else None
+
+
 def describe(estimates: Sequence[Estimate]) -> str:
     """What the error bars of these estimates are, for a caption."""
     single = any(each.seeds == 1 for each in estimates)

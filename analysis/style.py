@@ -102,6 +102,14 @@ def rank_legend(figure: Figure, styles: Mapping[int | None, tuple[str, str, Any]
         figure.legend(handles=handles, columnspacing=1.0, handlelength=1.3, borderpad=0.3, **place)
 
 
+def method_legend(figure: Figure, labels: Mapping[str, str]) -> None:
+    """One legend of methods for all panels, along the top."""
+    handles = [Line2D([], [], color=c, marker=m, label=labels[method]) for method, (c, m) in
+               ((method, method_style(method)) for method in labels)]  # fmt: skip
+    place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 1.0), "ncols": min(len(handles), 5)}
+    figure.legend(handles=handles, columnspacing=1.2, handlelength=1.6, borderpad=0.3, **place)
+
+
 def panels(count: int, *, width: float = 7.2, height: float = 3.4, right: float = 0.985) -> tuple[Figure, list[Axes]]:
     """A figure (inches) of `count` panels side by side, three a row, of one y axis."""
     columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)

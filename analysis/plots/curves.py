@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.cells import Group, method_label
-from analysis.registry import Missing, PlotSpec
+from analysis.registry import Missing, PlotSpec, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,4 +83,13 @@ def caption(info: Info) -> str:
     )
 
 
-SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption)
+def data(info: Info) -> list[Row]:
+    return [
+        {"run": number, "method": curve.method, "rank": curve.rank, "confirmed": curve.confirmed, "step": step}
+        | {"selection_percent": 100 * accuracy}
+        for number, curve in enumerate(info.curves)
+        for step, accuracy in zip(curve.steps, curve.accuracies, strict=True)
+    ]
+
+
+SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption, data=data)

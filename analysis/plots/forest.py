@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.registry import PlotSpec
+from analysis.registry import PlotSpec, Row
 from analysis.tables.noninferiority import Info, compute
 
 
@@ -64,4 +64,16 @@ def caption(info: Info) -> str:
     )
 
 
-SPEC = PlotSpec(name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption)
+def data(info: Info) -> list[Row]:
+    return [
+        {"cell": each.cell.label, "parameters": each.cell.trainable_parameters, "times_fewer": each.ratio}
+        | {f"difference_pp{name}": 100 * end for name, end in (("", gap.mean), ("_low", gap.low), ("_high", gap.high))}
+        | {"verdict": each.verdict.outcome}
+        for each in info.comparisons
+        for gap in (each.verdict.difference,)
+    ]
+
+
+SPEC = PlotSpec(
+    name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption, data=data
+)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.cells import Group, method_label
-from analysis.registry import Missing, PlotSpec
+from analysis.registry import Missing, PlotSpec, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,4 +85,12 @@ def caption(info: Info) -> str:
     return text
 
 
-SPEC = PlotSpec(name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption)
+def data(info: Info) -> list[Row]:
+    return [
+        {"method": p.method, "rank": p.rank, "learning_rate": p.learning_rate, "status": p.status}
+        | {"selection_percent": None if p.selection_accuracy is None else 100 * p.selection_accuracy}
+        for p in info.points
+    ]
+
+
+SPEC = PlotSpec(name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption, data=data)

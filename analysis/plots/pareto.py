@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from analysis import published, style
 from analysis.cells import Cell, Group, method_label
 from analysis.frontier import pareto
-from analysis.registry import Missing, PlotSpec
+from analysis.registry import Missing, PlotSpec, Row
+from analysis.render import percents
 from analysis.stats import Estimate, describe
 
 _LABEL_ALL = 16  # more points than this: only the frontier is labelled
@@ -213,4 +214,19 @@ def caption(info: Info) -> str:
     return text
 
 
-SPEC = PlotSpec(name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption)
+def data(info: Info) -> list[Row]:
+    ours = [
+        {"source": "this run", "cell": p.label, "method": p.method, "parameters": p.parameters}
+        | percents(p.accuracy)
+        | {"on_frontier": p.on_front}
+        for p in info.points
+    ]
+    theirs = [
+        {"source": p.source, "cell": p.cell, "method": p.method, "parameters": p.trainable_parameters}
+        | {"test_percent": p.accuracy_percent}
+        for p in info.published
+    ]
+    return [*ours, *theirs]
+
+
+SPEC = PlotSpec(name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption, data=data)

@@ -10,7 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
 from analysis.cells import Group, method_label
-from analysis.registry import Missing, PlotSpec
+from analysis.registry import Missing, PlotSpec, Row
+from analysis.render import percents
 from analysis.stats import Estimate, describe
 
 
@@ -116,4 +117,15 @@ def caption(info: Info) -> str:
     return text + (" Dashed, with its interval shaded: the full prompt." if info.full else "")
 
 
-SPEC = PlotSpec(name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption)
+def data(info: Info) -> list[Row]:
+    rows: list[Row] = [
+        {"method": line.method, "length": line.length, "rank": rank, **percents(accuracy)}
+        for line in info.lines
+        for rank, accuracy in zip(line.ranks, line.accuracies, strict=True)
+    ]
+    if info.full:
+        rows.append({"method": "prompt_tuning", "cell": info.full_label, **percents(info.full)})
+    return rows
+
+
+SPEC = PlotSpec(name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption, data=data)

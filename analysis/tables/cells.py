@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group, method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval, number, percent
-from analysis.stats import describe
+from analysis.stats import BOLD, describe, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,13 @@ def render(info: Info) -> Table:
     notes = [
         "Searched: complete / stopped early / diverged / failed. Learning rate and selection accuracy are those of "
         "the confirmed configuration; before one is confirmed, of the best search trial.",
+        "Optimism: selection accuracy less test accuracy of the same seeds. The best step and learning rate were "
+        "chosen by the former, which flatters it; no table or figure reports it as a result.",
         describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
     ]
+    best = standing_out([row.cell.accuracy for row in info.rows])
+    if best is not None:
+        notes.append(BOLD)
     lost = [f"{row.cell.label}: {row.cell.lost}" for row in info.rows if row.cell.lost]
     if lost:
         notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
@@ -61,6 +66,7 @@ def render(info: Info) -> Table:
             Column(title="learning rate"),
             Column(title="selection %"),
             Column(title="test % [95 % CI] (N)"),
+            Column(title="optimism, pp"),
         ),
         rows=tuple(
             (
@@ -72,11 +78,19 @@ def render(info: Info) -> Table:
                 number(row.learning_rate),
                 percent(row.cell.selection_accuracy),
                 interval(row.cell.accuracy, "not run" if not row.cell.trials else "not confirmed"),
+                _optimism(row.cell),
             )
             for row in info.rows
         ),
         notes=tuple(filter(None, notes)),
+        bold=frozenset() if best is None else frozenset({(best, 7)}),
     )
+
+
+def _optimism(cell: Cell) -> str:
+    if cell.accuracy is None or cell.selection_accuracy is None:
+        return "–"
+    return f"{100 * (cell.selection_accuracy - cell.accuracy.mean):+z.1f}"
 
 
 SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render)

@@ -1,4 +1,4 @@
-"""What each method cost: trials, steps, tokens, time."""
+"""What each method cost: trials, steps, tokens, time, memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Row:
     confirm: int
     steps: int
     tokens: int
-    hours: float
+    hours: float | None
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,17 @@ def _row(method: str, trials: list[Trial]) -> Row:
         confirm=sum(t.phase == "confirm" for t in trials),
         steps=sum(t.steps or 0 for t in trials),
         tokens=sum(t.tokens or 0 for t in trials),
-        hours=sum(t.wall_time_s or 0.0 for t in trials) / 3600,
+        hours=_hours(trials),
+        peak_memory_bytes=max((t.peak_memory_bytes for t in trials if t.peak_memory_bytes), default=None),
     )
+
+
+def _hours(trials: list[Trial]) -> float | None:
+    """Of devices, each trial's share of a pass counted once; None where records do not say."""
+    times = [t.train_time_s for t in trials] + [t.evaluation_time_s for t in trials]
+    if None in times:
+        return None
+    return sum(time or 0.0 for time in [*times, *(t.test_time_s for t in trials)]) / 3600
 
 
 def render(info: Info) -> Table:
@@ -60,7 +70,8 @@ def render(info: Info) -> Table:
             Column(title="confirm trials"),
             Column(title="steps"),
             Column(title="tokens"),
-            Column(title="trial-hours"),
+            Column(title="device-hours"),
+            Column(title="peak memory, GB"),
         ),
         rows=tuple(
             (
@@ -71,7 +82,8 @@ def render(info: Info) -> Table:
                 count(row.confirm),
                 count(row.steps),
                 count(row.tokens),
-                f"{row.hours:.2f}",
+                "–" if row.hours is None else f"{row.hours:.2f}",
+                "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e9:.2f}",
             )
             for row in info.rows
         ),
@@ -79,7 +91,10 @@ def render(info: Info) -> Table:
             "Every size was tuned with the same number of trials."
             if len(a_cell) == 1
             else "Mind that the sizes were not all tuned with the same number of trials.",
-            "Trial-hours add up the trials' own wall time; trials that share a device count it together.",
+            "Device-hours: of GPUs, or of a machine without one, in training steps and evaluations; a pass that trials "
+            "share is divided among them by tokens. Loading and waiting are left out.",
+            "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of "
+            "its process.",
         ),
     )
 

@@ -8,7 +8,7 @@ from analysis import published
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval
-from analysis.stats import Estimate, describe
+from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Row:
     parameters: int | None
     ours: Estimate | None
     missing: str  # what to say where ours is None
-    difference: str
+    beside: published.Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,14 @@ def compute(group: Group) -> Info | Missing:
                 parameters=cell.trainable_parameters if cell else None,
                 ours=ours,
                 missing="not confirmed" if cell and cell.trials else "not run",
-                difference=published.difference(group, cell, point),
+                beside=published.beside(group, cell, point),
             )
         )
     return Info(group=group, rows=tuple(rows))
 
 
 def render(info: Info) -> Table:
+    best = standing_out([row.ours for row in info.rows])
     return Table(
         caption=f"Table 1 of the paper (n=10, r=2 on GPT-2 large) beside {info.group.title}",
         columns=(
@@ -65,6 +66,7 @@ def render(info: Info) -> Table:
             Column(title="params, ours"),
             Column(title="ours % [95 % CI] (N)"),
             Column(title="difference, pp"),
+            Column(title="verdict", align="left"),
         ),
         rows=tuple(
             (
@@ -74,7 +76,8 @@ def render(info: Info) -> Table:
                 f"{row.ag_news_percent:.1f}",
                 count(row.parameters),
                 interval(row.ours, row.missing),
-                row.difference,
+                row.beside.points,
+                row.beside.verdict,
             )
             for row in info.rows
         ),
@@ -82,11 +85,14 @@ def render(info: Info) -> Table:
             filter(
                 None,
                 (
-                    "A difference is shown only on the paper's backbone and task, over the whole reported split.",
+                    published.VERDICTS,
+                    published.protocol(info.group),
                     describe([row.ours for row in info.rows if row.ours]),
+                    BOLD if best is not None else "",
                 ),
             )
         ),
+        bold=frozenset() if best is None else frozenset({(best, 5)}),
     )
 
 

@@ -9,7 +9,7 @@ from analysis import published
 from analysis.cells import Cell, Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
-from analysis.stats import Estimate, describe
+from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Entry:
     ours: Estimate | None
     parameters: int | None
     size: str  # the setting of ours, where the paper's is not stated
-    difference: str
+    beside: published.Beside | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +74,28 @@ def _entry(group: Group | None, row: published.Point, point: published.Point | N
         ours=ours,
         parameters=cell.trainable_parameters if cell and ours else None,
         size=cell.size if cell and ours and row.length is None else "",
-        difference=published.difference(group, cell, point, missing="") if group and point else "",
+        beside=published.beside(group, cell, point) if point else None,
     )
 
 
 def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
-    for row in info.rows:
+    best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
+    bold: set[tuple[int, int]] = set()
+    for number, row in enumerate(info.rows):
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
+        bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
         ours = [e.ours for e in row.entries]
         rows.append((row.cell, "ours (N)", _span(row), *(f"{percent(e.mean)} ({e.seeds})" if e else "" for e in ours)))
         if any(ours):
             rows.append(
                 (row.cell, "95 % CI", "", *(f"[{percent(e.low)}, {percent(e.high)}]" if e else "" for e in ours))
             )
-        if any(e.difference for e in row.entries):
-            rows.append((row.cell, "difference, pp", "", *(e.difference for e in row.entries)))
+        if any(e.beside and e.beside.difference is not None for e in row.entries):
+            rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
+        if any(e.beside for e in row.entries):
+            rows.append((row.cell, "verdict", "", *(e.beside.verdict if e.beside else "" for e in row.entries)))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
     return Table(
         caption=f"Table 2 of the paper (T5-base) beside {info.backbone}",
@@ -108,7 +113,8 @@ def render(info: Info) -> Table:
                     "Ours: means over N seeds. " + describe(estimates) if estimates else "",
                     _settings(info),
                     _scored(info),
-                    "A difference is shown only on the paper's backbone, task and split.",
+                    published.VERDICTS,
+                    BOLD if bold else "",
                     published.MIXED_PROTOCOLS,
                     published.UNDER_TUNED,
                     published.NOT_ONE_RUN,
@@ -116,7 +122,12 @@ def render(info: Info) -> Table:
                 ),
             )
         ),
+        bold=frozenset(bold),
     )
+
+
+def _points(entry: Entry) -> str:
+    return entry.beside.points if entry.beside and entry.beside.difference is not None else ""
 
 
 def _printed(parameters: int) -> str:

@@ -8,7 +8,7 @@ from analysis import published
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, change, count, interval
-from analysis.stats import Estimate, describe
+from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Row:
     change: str
     ours: Estimate | None
     missing: str  # what to say where ours is None
-    difference: str
+    beside: published.Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,14 @@ def compute(group: Group) -> Info | Missing:
                 change=change(parameters, base) if parameters and base else "–",
                 ours=ours,
                 missing="not confirmed" if cell and cell.trials else "not run",
-                difference=published.difference(group, cell, point),
+                beside=published.beside(group, cell, point),
             )
         )
     return Info(group=group, rows=tuple(rows))
 
 
 def render(info: Info) -> Table:
+    best = standing_out([row.ours for row in info.rows])
     return Table(
         caption=f"Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2) beside {info.group.title}",
         columns=(
@@ -68,6 +69,7 @@ def render(info: Info) -> Table:
             Column(title="Δ params, ours"),
             Column(title="ours % [95 % CI] (N)"),
             Column(title="difference, pp"),
+            Column(title="verdict", align="left"),
         ),
         rows=tuple(
             (
@@ -77,7 +79,8 @@ def render(info: Info) -> Table:
                 count(row.parameters),
                 row.change,
                 interval(row.ours, row.missing),
-                row.difference,
+                row.beside.points,
+                row.beside.verdict,
             )
             for row in info.rows
         ),
@@ -86,11 +89,14 @@ def render(info: Info) -> Table:
                 None,
                 (
                     "Δ is against the full prompt of n=10: 12,800 parameters in the paper, our own count in ours.",
-                    "A difference is shown only on the paper's backbone and task, over the whole reported split.",
+                    published.VERDICTS,
+                    published.protocol(info.group),
                     describe([row.ours for row in info.rows if row.ours]),
+                    BOLD if best is not None else "",
                 ),
             )
         ),
+        bold=frozenset() if best is None else frozenset({(best, 5)}),
     )
 
 

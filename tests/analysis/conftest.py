@@ -65,7 +65,7 @@ class Store:
         counted = parameters(method, length, rank, self.width)
         name = self.cell_name(method, length, rank)
         record: dict[str, Any] = {
-            "schema_version": 1,
+            "schema_version": 3,
             "key": changes.pop("key", sha256(f"{self.name} {self.made}".encode()).hexdigest()[:16]),
             "phase": "search",
             "status": "complete",
@@ -105,6 +105,10 @@ class Store:
             "truncated": {"train": 0, "selection": 0, "test": 0},
             "protocol": "synthetic: selected on 128 held-out examples",
             "wall_time_s": 40.0,
+            "train_time_s": 20.0 + 0.1 * (length or 0),
+            "evaluation_time_s": 4.0,
+            "test_time_s": None,
+            "peak_memory_bytes": None,
             "tokens": 100_000,
             "started_at": "2001-01-01T00:00:00+00:00",
             "error": None,
@@ -135,6 +139,7 @@ class Store:
             "test_accuracy": accuracy,
             "test_macro_f1": accuracy,
             "test_n": self.test_n,
+            "test_time_s": self.test_n / (200 - (length or 0)),
             "selection_accuracy": accuracy,
         }
         return self.put(self.record(method, length, rank, **(values | changes)))

@@ -44,7 +44,7 @@ CURVES = [(0.6, 0.7, 0.8), (0.7, 0.75, 0.85), (0.5, 0.6, 0.65), (0.4, 0.5, 0.9),
 
 def test_a_trial_that_would_have_won_is_a_false_kill(store):
     results = write(store, CURVES, audited=[2, 3])
-    found = audit(results.trials, results.runs[0].audits, 10)
+    found = audit(results.trials, 10)
     assert (found.stopped, found.audited, found.false_kills) == (3, 2, 1)
     expected = spearmanr([0.6, 0.7, 0.5, 0.4], [0.8, 0.85, 0.65, 0.9]).statistic
     assert found.correlation == pytest.approx(expected)
@@ -57,17 +57,17 @@ def test_a_trial_that_would_have_won_is_a_false_kill(store):
 
 def test_without_an_audit_it_is_said_that_nobody_knows(store):
     results = write(store, CURVES)
-    said = text(audit(results.trials, results.runs[0].audits, 10))
+    said = text(audit(results.trials, 10))
     assert "cut 1 search trial; none was run to the end" in said
     assert "false-kill rate" not in said
 
 
 def test_a_tie_is_no_false_kill_and_equal_trials_have_no_correlation(store):
     results = write(store, [(0.5, 0.5, 0.8)] * 3, audited=[0])
-    found = audit(results.trials, results.runs[0].audits, 10)
+    found = audit(results.trials, 10)
     assert (found.false_kills, found.correlation, found.cells) == (0, None, 0)
 
 
 def test_nothing_stopped_nothing_said(store):
     results = write(store, [(0.5, 0.6, 0.8)])
-    assert text(audit(results.trials, {}, 10)) is None
+    assert text(audit(results.trials, 10)) is None

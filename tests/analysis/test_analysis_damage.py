@@ -91,7 +91,7 @@ def test_a_hostile_value_everywhere_at_once(small, tmp_path):
     code, out, err = called(main, str(small), "--out", str(tmp_path / "out"))
     assert (code, err) == (0, "")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "\x1b" not in page and "\ufffd" in page
+    assert page.count("<script") == 1 and "<script>alert" not in page and "\x1b" not in page and "\ufffd" in page
     out.encode()
     for path in (tmp_path / "out" / "tables").glob("*.tex"):
         assert r"\input" not in path.read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def test_every_text_is_a_text_in_every_form(first, second, code):
 
     page = Texts()
     page.feed(str(render.html(table)))
-    assert set(page.tags) <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li"}
+    assert set(page.tags) <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li", "button"}
     assert [c.strip() for c in page.cells] == [c.strip() for c in (first, second, second, first)]
 
     read = list(csv.reader(io.StringIO(render.csv(table), newline="")))
@@ -220,6 +220,7 @@ def test_every_text_is_a_text_in_every_form(first, second, code):
     assert len(body) == 2
     for line in body:
         assert line.endswith(r" \\")
+        line = re.sub(r"(^|& )\{(–|--)?\}", r"\1", line)  # no number, in a column of numbers
         bare = re.sub(r"\\(?:[\\{}&%$#_]|[a-zA-Z]+(?:\{\})?)|\$\^2\$|\$\\[a-z]+\$|\$-\$", "", line)
         assert bare.count("&") == 1, line
         assert not set(bare) & set("%#_~^"), line

@@ -41,7 +41,7 @@ def test_seeds_of_two_configurations_are_not_averaged(store):
     [
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "[]", "AttributeError"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 9'), "schema_version 9"),
+        (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "schema_version 9"),
         (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
         (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
     ],

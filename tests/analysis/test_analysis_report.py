@@ -26,10 +26,13 @@ def test_full_run(full_run, tmp_path, capsys):
     assert code == 0
     for name in ("budget", "cells", "table3"):
         assert all((tmp_path / "tables" / f"{name}.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
-    for name in ("pareto", "rank", "learning_rate", "curves"):
-        assert all((tmp_path / "figures" / f"{name}.{suffix}").stat().st_size for suffix in ("svg", "pdf", "png"))
+    figures = ("pareto", "rank", "learning_rate", "curves", "audit", "efficiency", "importances")
+    for name in figures:
+        files = (tmp_path / "figures" / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png", "csv"))
+        assert all(file.stat().st_size for file in files)
+        assert f'href="figures/{name}.csv"' in html
         assert f"](figures/{name}.svg)" in markdown
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == len(figures)
     assert not re.search(r'(src|href)="(https?:)?//|@import|url\(http', html.replace("http://www.w3.org", "")), (
         "no network"
     )
@@ -116,7 +119,7 @@ def test_hostile_text_is_escaped(store, tmp_path, capsys):
     s.confirm("lopt1", 10, 2, 0.8, protocol=bad)
     s.search("lopt1", 10, 5, status="failed", cell=bad, error={"type": bad, "message": bad, "traceback": bad})
     _, html, markdown, _ = report(s.write(run=bad, command=[bad]), tmp_path, capsys)
-    assert "<script" not in html
+    assert html.count("<script") == 1 and "<script>alert" not in html
     assert "<script" not in re.sub(r"`[^`]*`|^ {4}.*$", "", markdown, flags=re.MULTILINE)  # code shows it as it is
     for file in (tmp_path / "tables").glob("*.tex"):
         assert r"\input" not in file.read_text()

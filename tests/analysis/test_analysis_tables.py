@@ -31,7 +31,7 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
         "No LoPT n=10", *(f"n={n} r={r}" for n in (10, 20, 30) for r in (1, 2, 5))
     ]  # fmt: skip
     text = render.csv(table3.render(table3.compute(only_group(s.path))))
-    assert text.count("not run") == 9
+    assert text.count("not run") == 2 * 9  # as result and as verdict
     assert "n=10 r=2,-79.84 %,92.1," in text
 
 
@@ -40,25 +40,47 @@ def test_table3_parameters_and_changes(store, full_run):
     assert rows["n=20 r=5"].published_change == "-49.22 %"
     assert rows["n=20 r=5"].parameters == 5 * (20 + 576)
     assert rows["n=20 r=5"].change == "-48.26 %"  # against our own 5,760
-    assert {row.difference for row in rows.values()} == {"other backbone or task"}
+    assert {row.beside.verdict for row in rows.values()} == {"not comparable: other backbone and task"}
+    assert {row.beside.points for row in rows.values()} == {"–"}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, "-2.1"),
-        ({"backbone": "openai-community/gpt2-large"}, "-2.1"),
-        ({"backbone": "embedded"}, "other backbone or task"),
-        ({"task": "movie_snippets"}, "other backbone or task"),
-        ({"test_n": 200}, "subset of split"),
-        ({"test_split": "test"}, "other split"),
+        ({}, ("-2.1", "agrees")),
+        ({"backbone": "openai-community/gpt2-large"}, ("-2.1", "agrees")),
+        ({"backbone": "embedded"}, ("–", "not comparable: other backbone")),
+        ({"task": "movie_snippets"}, ("–", "not comparable: other task")),
+        ({"test_n": 200}, ("–", "not comparable: subset of split")),
+        ({"test_split": "test"}, ("–", "not comparable: other split")),
     ],
 )
 def test_difference_only_where_comparable(store, changes, expected):
     s = store(**(PAPER | changes), cells=[("lopt1", 10, 2)])
     s.confirm("lopt1", 10, 2, 0.90)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
-    assert row.difference == expected
+    assert (row.beside.points, row.beside.verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.899], "agrees"),  # 2.2 pp below, intervals of about 2 pp and 2 pp: 2.7 together
+        ([0.88], "below"),
+        ([0.96], "above"),
+        ([0.80, 0.96, 0.88], "agrees"),  # 4 pp below, but who knows what a fourth seed gives
+        ([0.880, 0.881, 0.882], "below"),
+        ([], "not confirmed"),
+    ],
+)
+def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
+    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s.search("lopt1", 10, 2)
+    for seed, accuracy in enumerate(accuracies):
+        s.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
+    rows = {row.cell: row for row in table3.compute(only_group(s.write())).rows}
+    assert rows["n=10 r=2"].beside.verdict == expected
+    assert rows["n=20 r=2"].beside.verdict == "not run"
 
 
 def test_only_confirmed_complete_trials_are_ours(store):
@@ -67,14 +89,14 @@ def test_only_confirmed_complete_trials_are_ours(store):
     s.confirm("lopt1", 10, 2, 0.99, status="diverged")
     table = render.csv(table3.render(table3.compute(only_group(s.write()))))
     assert "99.0" not in table
-    assert (table.count("not run"), table.count("not confirmed")) == (9, 1)
+    assert (table.count("not run"), table.count("not confirmed")) == (2 * 9, 2)
 
 
 def test_table1_by_task(store):
     s = store(**(PAPER | {"task": "ag_news", "test_split": "test", "test_n": 7600, "split_size": 7600}))
     s.confirm("lopt2", 10, 2, 0.91)
     rows = {row.cell: row for row in table1.compute(only_group(s.write())).rows}
-    assert rows["LoPT-2"].difference == "+1.0"
+    assert rows["LoPT-2"].beside.points == "+1.0"
     assert rows["LoPT-1"].ours is None
 
 
@@ -114,7 +136,17 @@ def test_table2_has_a_row_a_method_and_a_column_a_task(store, table2_cells):
     assert rows["LoRA", "ours (N)"] == ("3,538,944", "", "", "80.0 (1)", "", "80.0 (1)")
     assert rows["LoRA", "95 % CI"][:3] == ("", "", "") and rows["LoRA", "95 % CI"][3] == "[72.6, 85.8]"
     assert rows["LoRA", "difference, pp"] == ("", "", "", "+4.5", "", "-12.9")
-    assert rows["LoPT-1", "difference, pp"] == ("", "", "", "subset of split", "", "subset of split")
+    assert rows["LoRA", "verdict"] == (
+        "",
+        "not run",
+        "not run",
+        "agrees",
+        "not run",
+        "agrees",
+    )  # of 139 and 28 examples
+    subset = "not comparable: subset of split"
+    assert rows["LoPT-1", "verdict"] == ("", "not run", "not run", subset, "not run", subset)
+    assert ("LoPT-1", "difference, pp") not in rows
     notes = " ".join(table.notes)
     assert "LoRA r=32 (RTE, CB); DePT n=40 r=45 (RTE, CB)" in notes and "RTE 139, CB 28" in notes
     assert published.MIXED_PROTOCOLS in table.notes
@@ -125,7 +157,7 @@ def test_table2_takes_of_several_settings_the_best_on_selection(store):
     s.confirm("lora", None, 8, 0.95, selection_accuracy=0.80)
     s.confirm("lora", None, 32, 0.90, selection_accuracy=0.85)
     row = next(row for row in table2.compute(groups(load([s.write()]))).rows if row.cell == "LoRA")
-    assert (row.entries[0].size, row.entries[0].difference) == ("r=32", "-4.3")
+    assert (row.entries[0].size, row.entries[0].beside.points) == ("r=32", "-4.3")
 
 
 def test_table2_has_a_column_for_another_task_without_published_numbers(store, table2_cells):
@@ -180,18 +212,18 @@ def test_few_shot_is_not_compared(store, table2_cells):
     (group,) = [each for each in found if each.shots]
     assert published.comparable(group) == ()
     rows = table2.render(table2.compute([group])).rows
-    assert {row[5] for row in rows if row[1] == "difference, pp"} == {"few-shot"}
+    assert {row[5] for row in rows if row[1] == "verdict"} == {"not comparable: few-shot"}
 
 
 def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
     for changes, expected in (
-        ({"backbone": "/models/gpt2-large/"}, "-2.1"),
-        ({"task": "/data/me/sst2"}, "other backbone or task"),
+        ({"backbone": "/models/gpt2-large/"}, "agrees"),
+        ({"task": "/data/me/sst2"}, "not comparable: other task"),
     ):
         s = store(**(PAPER | changes), name=expected, cells=[("lopt1", 10, 2)])
         s.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(s.write()))
-        assert next(row for row in info.rows if row.cell == "n=10 r=2").difference == expected
+        assert next(row for row in info.rows if row.cell == "n=10 r=2").beside.verdict == expected
         caption = table3.render(info).caption
         assert "/" not in caption and caption.endswith("sst2 with gpt2-large")
 
@@ -200,7 +232,7 @@ def test_a_difference_of_nothing_has_no_minus(store):
     s = store(**PAPER, cells=[("lopt1", 10, 2)])
     s.confirm("lopt1", 10, 2, 0.9208)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
-    assert row.difference == "+0.0"
+    assert row.beside.points == "+0.0"
 
 
 def test_budget_gives_the_line_of_the_seed_best_on_selection(store):
@@ -220,7 +252,8 @@ def test_cells_counts_every_outcome(store):
     s.confirm("lopt1", 10, 1, 0.1, status="failed", config__learning_rate=0.2, config__seed=7)
     table = cells.render(cells.compute(only_group(s.write())))
     assert table.rows[0][4:6] == ("2 / 1 / 1 / 1", "0.2")
-    assert table.rows[1][-1] == "not run"
+    assert table.rows[1][-2:] == ("not run", "–")
+    assert table.rows[0][-1] == "+0.0"  # optimism
     assert any("LoPT-1 n=10 r=1: 1" in note for note in table.notes)
 
 

@@ -1,0 +1,116 @@
+"""What mattered in the search: importances of hyperparameters, as Optuna gives them (PED-ANOVA, arXiv 2304.10255)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.cells import Group, method_label
+from analysis.records import Trial
+from analysis.registry import Missing, PlotSpec, Row
+
+LEAST = 10  # trials of a method that ran to the end
+NAMES = {"learning_rate": "learning rate", "length": "length n", "rank": "rank r"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importances:
+    """Of one method: shares that sum to 1, largest first, from so many trials."""
+
+    method: str
+    shares: tuple[tuple[str, float], ...]
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    methods: tuple[Importances, ...]
+
+
+def compute(group: Group) -> Info | Missing:
+    by_method: dict[str, list[Trial]] = {}
+    for trial in sorted(group.trials, key=lambda t: t.key):
+        if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
+            by_method.setdefault(trial.method, []).append(trial)
+    found = [_importances(method, trials) for method, trials in sorted(by_method.items()) if len(trials) >= LEAST]
+    known = tuple(each for each in found if each is not None)
+    if not known:
+        return Missing(f"it needs {LEAST} search trials of one method that ran to the end, with two values searched")
+    return Info(group=group, methods=known)
+
+
+def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
+    """None where fewer than two values differ among the trials, or all trials came out alike."""
+    import optuna  # takes longer than --help
+
+    points = [{name: getattr(trial, name) for name in NAMES} for trial in trials]
+    varied = [n for n in NAMES if None not in (values := {point[n] for point in points}) and len(values) > 1]
+    if len(varied) < 2 or len({trial.selection_accuracy for trial in trials}) == 1:
+        return None
+    ranges: dict[str, Any] = {}
+    for name in varied:
+        low, high = (end(point[name] for point in points) for end in (min, max))
+        whole = name != "learning_rate"
+        ranges[name] = (optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution)(
+            low, high, log=True
+        )
+    quiet = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(direction="maximize")
+        for point, trial in zip(points, trials, strict=True):
+            params = {name: point[name] for name in varied}
+            made = optuna.create_trial(params=params, distributions=ranges, value=trial.selection_accuracy)
+            study.add_trial(made)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    finally:
+        optuna.logging.set_verbosity(quiet)
+    return Importances(
+        method=method, shares=tuple((NAMES[n], share) for n, share in shares.items()), trials=len(trials)
+    )
+
+
+def draw(info: Info) -> Figure:
+    with matplotlib.rc_context(style.RC):
+        figure, panels = style.panels(len(info.methods), height=2.2)
+        for axes, each in zip(panels, info.methods, strict=True):
+            colour, _ = style.method_style(each.method)
+            names = [name for name, _ in each.shares][::-1]
+            shares = [100 * share for _, share in each.shares][::-1]
+            axes.barh(names, shares, color=colour, alpha=0.85, height=0.55)
+            for row, share in enumerate(shares):
+                axes.annotate(f"{share:.0f} %", (share, row), xytext=(4, 0), textcoords="offset points", va="center")
+            axes.set_xlim(0, 112)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlabel("importance, %")
+            axes.set_title(f"{method_label(each.method)} ({each.trials} trials)", fontsize=9.5, loc="left")
+        figure.subplots_adjust(left=0.14)
+        return figure
+
+
+def caption(info: Info) -> str:
+    return (
+        f"Which searched values made the difference on {info.group.title}: Optuna's importances (PED-ANOVA: what sets "
+        "the better trials apart), over search trials that ran to the end. Early stopping and a sampler that prefers "
+        "good regions both bend them, so read the order, not the digits; no error bars."
+    )
+
+
+def data(info: Info) -> list[Row]:
+    return [
+        {"method": each.method, "value": name, "importance_percent": 100 * share, "trials": each.trials}
+        for each in info.methods
+        for name, share in each.shares
+    ]
+
+
+SPEC = PlotSpec(
+    name="importances", title="What mattered in the search", info=compute, draw=draw, caption=caption, data=data
+)
