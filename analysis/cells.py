@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 
 from analysis import predictions
@@ -79,7 +80,7 @@ class Cell:
         return sum(t.status == status and t.phase == phase for t in self.trials)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # one is like no other: what is found of it is kept
 class Group:
     """What may stand in one table: one backbone on one task, and of few-shot runs those of one size.
 
@@ -101,7 +102,7 @@ class Group:
     def title(self) -> str:
         return f"{self.task_name} with {self.backbone_name}" + (f" ({self.shots}-shot)" if self.shots else "")
 
-    @property
+    @cached_property
     def confirmed(self) -> tuple[Cell, ...]:
         """The cells with a confirmed result and a known number of parameters, smallest first."""
         cells = [c for c in self.cells if c.accuracy is not None and c.trainable_parameters is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from analysis import predictions
 from analysis.cells import Cell, Group
@@ -28,6 +29,7 @@ def full_prompt(group: Group) -> Cell | None:
     return max(known, key=lambda cell: cell.selection_accuracy or 0.0, default=None)
 
 
+@lru_cache(maxsize=64)
 def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     """Every confirmed cell of at least five times fewer parameters beside the full prompt, smallest first; the tests
     count as one family."""

@@ -146,14 +146,14 @@ def _more_seeds(found: Difference, margin: float) -> int | None:
 
 
 def _quantile(share: float, freedom: float) -> float:
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # takes longer than --help
 
-    return float(norm.ppf(share) if math.isinf(freedom) else t.ppf(share, freedom))
+    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
 
 
 def _upper_tail(value: float, error: float, freedom: float) -> float:
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtr
 
     if not error:
         return 0.0 if value > 0 else 1.0
-    return float(norm.sf(value / error) if math.isinf(freedom) else t.sf(value / error, freedom))
+    return float(ndtr(-value / error) if math.isinf(freedom) else stdtr(freedom, -value / error))

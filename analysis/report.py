@@ -196,7 +196,7 @@ def _slug(text: str) -> str:
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
-    lines = [*notes.warnings(results, groups(results))]
+    lines = [*notes.warnings(results, [section.group for section in sections])]
     for section in sections:
         lines.append(section.headline.answer)
         lines += [section.headline.exploratory] if section.headline.exploratory else []

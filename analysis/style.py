@@ -26,6 +26,7 @@ _BLUE, _VERMILLION, _GREEN, _ORANGE, _SKY, _PURPLE = "#0072b2", "#d55e00", "#009
 _PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", _BLUE: "var(--blue)"}
 PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
 _PER_ROW = 3  # panels
+MOST_DRAWN = 1000  # lines or points of one look; more of them are an image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _METHODS = {
     "lopt1": (_BLUE, "o"),
@@ -134,8 +135,8 @@ def y_label(panels: Sequence[Axes], text: str) -> None:
 def save(figure: Figure, stem: Path) -> None:
     """Write `stem`.svg, .pdf and .png, without dates."""
     with matplotlib.rc_context(RC):
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
+        figure.savefig(stem.with_suffix(".svg"), dpi=150, metadata={"Date": None})
+        figure.savefig(stem.with_suffix(".pdf"), dpi=150, metadata={"CreationDate": None})
         figure.savefig(stem.with_suffix(".png"), dpi=150)
 
 
@@ -145,6 +146,7 @@ def inline_svg(text: str, name: str, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r"<path(?![^>]*\bd=)", '<path d=""', text)  # the glyph of a space
     # as wide as the page, but not blown up
     text = re.sub(r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)

@@ -45,7 +45,9 @@ def compute(group: Group) -> Info | Missing:
     rungs = tuple(sorted({step for t in trials if (step := _cut_at(t)) is not None}))
     if not rungs:
         return Missing("no trial was stopped early")
-    strata = {t.stratum: [o for o in trials if o.stratum == t.stratum] for t in trials}
+    strata: dict[str, list[Trial]] = {}
+    for trial in trials:
+        strata.setdefault(trial.stratum, []).append(trial)
     survival = {name: _survival(some, rungs) for name, some in sorted(strata.items())}
     points = []
     for cell in whole_by_cell(trials).values():

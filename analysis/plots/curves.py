@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis import style
@@ -54,25 +57,24 @@ def draw(info: Info) -> Figure:
         for axes, method in zip(panels, methods, strict=True):
             curves = [c for c in info.curves if c.method == method]
             crowded = sum(c.confirmed for c in curves) > 12
-            for curve in sorted(curves, key=lambda c: c.confirmed):
-                colour, _, dash = looks[curve.rank]
-                look: dict[str, Any] = (
-                    {
-                        "color": colour,
-                        "linestyle": dash,
-                        "linewidth": 0.9 if crowded else 1.4,
-                        "alpha": 0.6 if crowded else 0.9,
-                        "zorder": 4,
-                    }
-                    if curve.confirmed
-                    else {"color": style.MUTED, "linewidth": 0.8, "alpha": 0.35, "zorder": 2}
-                )
-                axes.plot(curve.steps, [100 * a for a in curve.accuracies], **look)
+            for rank, (colour, _, dash) in looks.items():
+                own = [c for c in curves if c.confirmed and c.rank == rank]
+                width, alpha = (0.9, 0.6) if crowded else (1.4, 0.9)
+                _add(axes, own, color=colour, linestyle=dash, linewidth=width, alpha=alpha, zorder=4)
+            _add(axes, [c for c in curves if not c.confirmed], color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+            axes.autoscale_view()
             axes.set_xlabel("step")
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
         style.rank_legend(figure, looks, lines=True)
         style.y_label(panels, "selection accuracy, %")
         return figure
+
+
+def _add(axes: Axes, curves: Sequence[Curve], **look: Any) -> None:
+    """Curves of one look; as an image where they are too many for a page to hold as lines."""
+    if curves:
+        lines = [[(step, 100 * a) for step, a in zip(c.steps, c.accuracies, strict=True)] for c in curves]
+        axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_DRAWN, **look))
 
 
 def caption(info: Info) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -55,15 +56,21 @@ def draw(info: Info) -> Figure:
         floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
         looks = style.level_styles(p.rank for p in info.points)
         for axes, method in zip(panels, methods, strict=True):
-            points = [p for p in info.points if p.method == method]
-            for p in points:
-                colour, marker, _ = looks[p.rank]
-                y = floor if p.selection_accuracy is None else 100 * p.selection_accuracy
-                if p.status == "diverged":
-                    axes.plot(p.learning_rate, y, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
+            alike: dict[tuple[int | None, str], list[Point]] = {}
+            for p in info.points:
+                if p.method == method:
+                    alike.setdefault((p.rank, p.status), []).append(p)
+            for (rank, status), points in alike.items():
+                colour, marker, _ = looks[rank]
+                xs = [p.learning_rate for p in points]
+                ys = [floor if p.selection_accuracy is None else 100 * p.selection_accuracy for p in points]
+                image = len(points) > style.MOST_DRAWN
+                if status == "diverged":
+                    axes.plot(xs, ys, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
                 else:
-                    fill = "none" if p.status == "stopped" else colour
-                    axes.plot(p.learning_rate, y, marker, mfc=fill, mec=colour, markersize=5.5, alpha=0.85, zorder=3)
+                    fill = "none" if status == "stopped" else colour
+                    look: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
+                    axes.plot(xs, ys, marker, linestyle="", zorder=3, rasterized=image, **look)
             style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
             axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
             axes.set_xlabel("learning rate")

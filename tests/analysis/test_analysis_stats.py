@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, trim_mean
 from scipy.stats import t as student
 
-from analysis.stats import describe, estimate, wilson
+from analysis.stats import Estimate, crossed, describe, estimate, interquartile, standing_out, wilson
 
 fractions = st.floats(0, 1)
 sizes = st.integers(1, 100_000)
@@ -72,3 +73,48 @@ def test_what_is_no_proportion_is_refused(accuracy, n):
 def test_no_seeds_are_refused():
     with pytest.raises(ValueError, match="at least one seed"):
         estimate([], 10)
+
+
+def estimates(means, half=0.02):
+    return [Estimate(mean=m, low=m - half, high=m + half, seeds=3, test_n=400) for m in means]
+
+
+def test_the_interquartile_mean_is_scipys_and_leaves_out_the_extremes():
+    means = [0.5, 0.7, 0.8, 0.9, 1.0]
+    mean, low, high = interquartile(estimates(means))
+    assert mean == pytest.approx(trim_mean(means, 0.25)) == pytest.approx(0.8)
+    assert interquartile(estimates([0.0, 0.7, 0.8, 0.9, 1.0]))[0] == pytest.approx(0.8)
+    # the three in the middle are independent: a third of the sum of their variances
+    assert high - low == pytest.approx(2 * 0.02 / math.sqrt(3), rel=0.1)
+
+
+def test_its_interval_covers_the_truth():
+    draw, truth, n, covered = np.random.default_rng(0), [0.6, 0.75, 0.8, 0.85, 0.95], 400, 0
+    for _ in range(150):
+        runs = [(draw.random((3, n)) < draw.normal(p, 0.01, (3, 1))).astype(float) for p in truth]
+        _, low, high = interquartile([crossed(run) for run in runs], draws=800)
+        covered += low <= 0.8 <= high
+    assert covered / 150 >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / 150)
+
+
+@pytest.mark.parametrize(
+    ("means", "half", "expected"),
+    [
+        ([0.7, 0.9, 0.8], 0.02, 1),
+        ([0.7, 0.9, 0.87], 0.02, None),
+        ([0.9], 0.02, None),  # above whom?
+        ([0.9, 0.9], 0.0, None),
+        ([], 0.02, None),
+    ],
+)
+def test_what_stands_out_lies_above_all_others(means, half, expected):
+    found = [*estimates(means, half)]
+    assert standing_out(found) == expected
+    assert standing_out([None, *found]) == (None if expected is None else expected + 1)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_equals_statsmodels(n, data):
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    right = data.draw(st.integers(0, n))
+    assert wilson(right / n, n) == pytest.approx(proportion.proportion_confint(right, n, method="wilson"), abs=1e-12)

@@ -6,7 +6,7 @@ from analysis import published, render
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
-from analysis.tables import budget, cells, table1, table2, table3
+from analysis.tables import budget, cells, over_tasks, table1, table2, table3
 
 PAPER = {
     "backbone": "gpt2-large",
@@ -315,3 +315,21 @@ def test_a_repeated_text_is_written_once_save_in_csv():
 def test_latex_signs():
     assert render.latex_text("-5.7 pp, Δ × 2 ≥ 1 – n=10") == r"$-$5.7 pp, $\Delta$ $\times$ 2 $\geq$ 1 -- n=10"
     assert render.latex_text("LoPT-1") == "LoPT-1"
+
+
+def test_over_tasks_needs_four_and_takes_the_best_size_of_each(store):
+    paths = []
+    for task, accuracy in (("sst2", 0.9), ("boolq", 0.5), ("rte", 0.7), ("wic", 0.6), ("cb", 0.8)):
+        s = store(name=task, task=task)
+        for rank, worse in ((1, 0.1), (2, 0.0)):
+            s.confirm("lopt1", 10, rank, accuracy - worse, selection_accuracy=accuracy - worse)
+        if task != "cb":
+            s.confirm("ulpt", 10, 2, accuracy)
+        paths.append(s.write())
+    info = over_tasks.compute(groups(load(paths)))
+    (row,) = info.rows
+    assert row.interquartile[0] == pytest.approx(0.7) and row.mean == pytest.approx(0.7)
+    assert row.parameters == (2 * (10 + 576),) * 2
+    assert info.left_out == ("ULPT",)
+    assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
+    assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)

