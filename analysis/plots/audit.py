@@ -83,7 +83,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     start, end = first / 2, info.rungs[-1] * 1.4
     for name, shares in info.survival.items():
         look: dict[str, Any] = {"color": style.INK, "linewidth": 1.8, "zorder": 4} if not name else {
-            "color": style.MUTED, "linewidth": 0.9, "alpha": 0.55, "zorder": 2
+            "color": style.MUTED, "linewidth": 0.8, "alpha": 0.55, "zorder": 2
         }  # fmt: skip
         xs, ys = [start, *info.rungs, end], [100.0, *(100 * share for share in shares), 100 * shares[-1]]
         axes.step(xs, ys, where="post", **look)
@@ -95,7 +95,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung, steps")
     axes.set_ylabel("search trials that pass, %")
-    axes.set_title("survival: all, and each stratum in grey", fontsize=9.5, loc="left", pad=26)
+    axes.set_title("survival: all, and each stratum in grey", fontsize=9.5, loc="left")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:

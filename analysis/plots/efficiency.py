@@ -96,7 +96,7 @@ def draw(info: Info) -> Figure:
         left, gap = 0.075, 0.075
         width = (0.985 - left - gap * (many - 1)) / many
         for place, panel in enumerate(info.panels):
-            axes = figure.add_axes((left + place * (width + gap), 0.15, width, 0.63))
+            axes = figure.add_axes((left + place * (width + gap), 0.15, width, 0.7))
             axes.set_xscale("log", base=2)
             axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
             axes.xaxis.set_major_locator(FixedLocator(lengths))
@@ -107,7 +107,9 @@ def draw(info: Info) -> Figure:
                 axes.plot([*by], [*by.values()], marker=marker, color=colour, markersize=5.5, mec=style.PAPER, mew=0.7)
             for method, value in panel.flat.items():
                 axes.axhline(value, color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
-            axes.set_ylim(0, None)
+            axes.set_ylim(
+                0, 1.12 * max([*(v for by in panel.points.values() for v in by.values()), *panel.flat.values()])
+            )
             axes.set_xlabel("prompt length n")
             axes.set_title(panel.name, fontsize=9.5, loc="left")
         methods = dict.fromkeys(method for panel in info.panels for method in (*panel.points, *panel.flat))
