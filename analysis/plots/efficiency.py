@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -21,8 +20,8 @@ from analysis.registry import Missing, PlotSpec, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One quantity by method and length: medians over the confirmed trials of all ranks. flat: of methods that have no
-    prompt, and so no length."""
+    """One quantity by method and length: of all ranks' confirmed trials the best, which was disturbed least. flat: of
+    methods that have no prompt, and so no length."""
 
     name: str
     points: dict[str, dict[int, float]]
@@ -43,9 +42,9 @@ def compute(group: Group) -> Info | Missing:
     full = [cell for cell in group.confirmed if cell.method == "prompt_tuning"] or list(group.confirmed)
     base = min(full, key=lambda cell: (cell.length or 0, cell.name))
     made = (
-        _panel("training step, relative time", group, _step_s, base),
-        _panel("peak memory, relative", group, _memory, base),
-        _panel("inference, examples/s", group, _speed, None),
+        _panel("training step, relative time", group, _step_s, min, base),
+        _panel("peak memory, relative", group, _memory, min, base),
+        _panel("inference, examples/s", group, _speed, max, None),
     )
     panels = tuple(panel for panel in made if len({n for by in panel.points.values() for n in by}) > 1)
     if not panels:
@@ -53,7 +52,13 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, panels=panels, reference=base.label)
 
 
-def _panel(name: str, group: Group, of: Callable[[Trial], float | None], base: Cell | None) -> Panel:
+def _panel(
+    name: str,
+    group: Group,
+    of: Callable[[Trial], float | None],
+    best: Callable[[list[float]], float],
+    base: Cell | None,
+) -> Panel:
     found: dict[str, dict[int, list[float]]] = {}
     flat: dict[str, list[float]] = {}
     for cell in group.confirmed:
@@ -67,9 +72,9 @@ def _panel(name: str, group: Group, of: Callable[[Trial], float | None], base: C
         known = _known(base, of)
         if not known:
             return Panel(name=name, points={}, flat={})
-        scale = median(known)
-    points = {method: {n: median(by[n]) / scale for n in sorted(by)} for method, by in found.items()}
-    return Panel(name=name, points=points, flat={method: median(some) / scale for method, some in flat.items()})
+        scale = best(known)
+    points = {method: {n: best(by[n]) / scale for n in sorted(by)} for method, by in found.items()}
+    return Panel(name=name, points=points, flat={method: best(some) / scale for method, some in flat.items()})
 
 
 def _known(cell: Cell, of: Callable[[Trial], float | None]) -> list[float]:
@@ -120,7 +125,8 @@ def draw(info: Info) -> Figure:
 def caption(info: Info) -> str:
     relative = any("relative" in panel.name for panel in info.panels)
     return (
-        f"What a prompt's length costs on {info.group.title}: medians over confirmed trials of all ranks"
+        f"What a prompt's length costs on {info.group.title}: of each method and length the confirmed trial that was "
+        "disturbed least, of all ranks"
         + (f"; relative: {info.reference} is 1" if relative else "")
         + ("; dashed: methods without a prompt" if any(panel.flat for panel in info.panels) else "")
         + ". Time is the device's, of passes that trials share each one's part by tokens; inference is the canonical "

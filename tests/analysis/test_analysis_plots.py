@@ -144,3 +144,70 @@ def test_spread_sets_apart_in_order(positions, gap):
     moved = [found[i] for i in order]
     assert all(b - a >= gap - 1e-6 for a, b in pairwise(moved))
     assert sum(found) == pytest.approx(sum(positions), abs=1e-3)
+
+
+def test_what_a_prompts_length_costs(store):
+    s = store(cells=[("prompt_tuning", 10, None), ("lopt1", 20, 1), ("lora", None, 8)])
+    s.confirm("prompt_tuning", 10, None, 0.8, train_time_s=50.0, test_time_s=6.0, peak_memory_bytes=1000)
+    s.confirm("lopt1", 20, 1, 0.8, train_time_s=90.0, test_time_s=12.0, config__seed=1)
+    s.confirm("lopt1", 20, 1, 0.8, train_time_s=75.0, test_time_s=15.0, config__seed=2)
+    s.confirm("lora", None, 8, 0.8, train_time_s=200.0, test_time_s=3.0)
+    spec = PLOTS["efficiency"]
+    info = spec.info(groups(load([s.write()]))[0])
+    step, speed = info.panels  # memory is known at one length only
+    assert step.points == {"prompt_tuning": {10: 1.0}, "lopt1": {20: 1.5}} and step.flat == {"lora": 4.0}
+    assert speed.points == {"prompt_tuning": {10: 100.0}, "lopt1": {20: 50.0}} and speed.flat == {"lora": 200.0}
+    assert "dashed: methods without a prompt" in spec.caption(info)
+
+
+def test_importances_are_optunas(store):
+    import numpy as np
+    import optuna
+
+    draw, s, study = (
+        np.random.default_rng(0),
+        store(cells=[("lopt1", 10, 1)]),
+        optuna.create_study(direction="maximize"),
+    )
+    ranges = {
+        "learning_rate": optuna.distributions.FloatDistribution(0.001, 1, log=True),
+        "rank": optuna.distributions.IntDistribution(1, 8, log=True),
+    }
+    for number in range(30):
+        rate = (0.001, 1.0)[number] if number < 2 else float(10 ** draw.uniform(-3, 0))
+        rank, accuracy = (1, 2, 5, 8)[number % 4], 0.9 - 0.1 * abs(np.log10(rate) + 1)
+        s.search("lopt1", 10, rank, config__learning_rate=rate, selection_accuracy=accuracy, key=f"{number:02}")
+        params = {"learning_rate": rate, "rank": rank}
+        study.add_trial(optuna.create_trial(params=params, distributions=ranges, value=accuracy))
+    spec = PLOTS["importances"]
+    (found,) = spec.info(groups(load([s.write()]))[0]).methods
+    expected = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    assert dict(found.shares) == {"learning rate": expected["learning_rate"], "rank r": expected["rank"]}
+    assert found.shares[0][0] == "learning rate" and found.trials == 30
+
+
+def test_the_audit_figure_says_who_passes_and_which_winner_would_be_lost(store):
+    import json
+
+    s, keys = store(cells=[("lopt1", 10, 1)]), []
+    for number, (early, late) in enumerate([(0.6, 0.8), (0.7, 0.7), (0.4, 0.9)]):
+        values = {"top_class_share": 0.6, "selection_loss": 0.5, "train_loss": 0.5}
+        seen = [{"step": at, "selection_accuracy": a, **values} for at, a in ((10, early), (50, late))]
+        made = s.search("lopt1", 10, 1, key=str(number), evaluations=seen, selection_accuracy=max(early, late))
+        keys.append(made["key"])
+    s.search("lopt1", 10, 1, key="cut", status="stopped", steps=10, selection_accuracy=0.3)
+    path = s.write()
+    (path / "audits.json").write_text(json.dumps({keys[2]: {"step": 10, "selection_accuracy": 0.4}}))
+    info = PLOTS["audit"].info(groups(load([path]))[0])
+    assert info.rungs == (10,) and info.survival[""] == (0.5,) == info.survival["lopt1 n=10 r=1"]
+    assert [(p.early, p.late, p.audited, p.false_kill) for p in info.points] == [
+        (0.6, 0.8, False, False), (0.7, 0.7, False, False), (0.4, 0.9, True, True)
+    ]  # fmt: skip
+    assert "1 trial to be stopped ran on to be audited; 1 then won its cell" in PLOTS["audit"].caption(info)
+
+
+def test_a_figures_data_are_its_points(full):
+    rows = PLOTS["pareto"].data(PLOTS["pareto"].info(full))
+    for cell, row in zip(full.confirmed, [r for r in rows if r["source"] == "this run"], strict=True):
+        assert (row["parameters"], row["seeds"]) == (cell.trainable_parameters, 3)
+        assert row["low_percent"] < row["test_percent"] == 100 * cell.accuracy.mean < row["high_percent"]

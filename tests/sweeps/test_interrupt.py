@@ -65,19 +65,33 @@ def checkpoints(tmp_path):
     return list((tmp_path / "smoke-paper" / "checkpoints").glob("*.safetensors"))
 
 
-def continue_and_compare(tmp_path, *mode):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nobody has interrupted, on Ray or in local mode; each is run once."""
+    folder, found = tmp_path_factory.mktemp("undisturbed"), {}
+
+    def run(*mode):
+        if mode not in found:
+            name = f"whole{len(found)}"
+            code, out = end(start(folder, *mode, "--name", name))
+            assert code == 0, out
+            found[mode] = folder / name
+        return found[mode]
+
+    return run
+
+
+def continue_and_compare(tmp_path, undisturbed, *mode):
     """The same command finishes the sweep, touches no record that was there, and finds what an undisturbed one does."""
     done = records(tmp_path)
     code, out = end(start(tmp_path, *mode))
     assert code == 0, out
     assert {p: t for p, t in records(tmp_path).items() if p in done} == done
     assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
-    code, whole = end(start(tmp_path, *mode, "--name", "whole"))
-    assert code == 0, whole
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
     one, other = (
-        pandas.read_parquet(tmp_path / run / "trials.parquet")[columns].sort_values("key", ignore_index=True)
-        for run in ("smoke-paper", "whole")
+        pandas.read_parquet(run / "trials.parquet")[columns].sort_values("key", ignore_index=True)
+        for run in (tmp_path / "smoke-paper", undisturbed(*mode))
     )
     pandas.testing.assert_frame_equal(one, other)
     assert not list((tmp_path / "smoke-paper" / "trials").glob("*.failed-*"))
@@ -85,8 +99,8 @@ def continue_and_compare(tmp_path, *mode):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGTERM])  # SIGINT: test_sweep_ray
-def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT])
+def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, undisturbed, number):
     process = start(tmp_path)
     while not checkpoints(tmp_path):
         assert process.poll() is None, process.communicate()[0]
@@ -99,15 +113,15 @@ def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, number):
     assert "the same command continues" in out
     assert checkpoints(tmp_path)
     assert Store(tmp_path, "smoke-paper").manifest()["status"] == "interrupted"
-    out = continue_and_compare(tmp_path)
+    out = continue_and_compare(tmp_path, undisturbed)
     steps = [int(step) for step in re.findall(r"continues at step (\d+)", out)]
     assert steps
     assert any(step % 20 for step in steps), "between two evaluations"
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT])
-def test_the_second_signal_ends_at_once(tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_the_second_signal_ends_at_once(tmp_path, undisturbed, number):
     process = start(tmp_path)
     read_until(process, "complete at step")
     send(process, number)
@@ -117,12 +131,12 @@ def test_the_second_signal_ends_at_once(tmp_path, number):
     assert code == 130, out
     assert "ended at once" in out
     time.sleep(6)  # the orphaned Ray of the first command ends by itself
-    continue_and_compare(tmp_path)
+    continue_and_compare(tmp_path, undisturbed)
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("words", ["preparing"])
-def test_a_signal_before_the_first_trial(tmp_path, words):
+def test_a_signal_before_the_first_trial(tmp_path, undisturbed, words):
     """Ray is being started, or weights are being loaded."""
     process = start(tmp_path)
     read_until(process, words)
@@ -130,18 +144,18 @@ def test_a_signal_before_the_first_trial(tmp_path, words):
     send(process, signal.SIGTERM)
     code, out = end(process)
     assert code == 130, out
-    continue_and_compare(tmp_path)
+    continue_and_compare(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_in_local_mode(tmp_path, number):
+def test_signals_in_local_mode(tmp_path, undisturbed, number):
     process = start(tmp_path, "--local-mode")
     read_until(process, "complete at step")
     send(process, number)
     code, out = end(process)
     assert code == 130, out
     assert "the same command continues" in out
-    continue_and_compare(tmp_path, "--local-mode")
+    continue_and_compare(tmp_path, undisturbed, "--local-mode")
 
 
 def test_a_signal_that_the_parent_wants_ignored_stays_ignored():

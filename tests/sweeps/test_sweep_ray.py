@@ -85,17 +85,6 @@ def test_smoke_on_ray(tmp_path):
 
 
 @pytest.mark.ray
-def test_ctrl_c_keeps_finished_trials_and_the_same_command_continues(tmp_path):
-    process = start(tmp_path, *LONGER)
-    wait_for(lambda: len(records(tmp_path)) >= 2, process)
-    os.kill(process.pid, signal.SIGINT)
-    code, out = finish(process, 60)
-    assert code == 130, out
-    assert "the same command continues" in out
-    continue_and_compare(tmp_path)
-
-
-@pytest.mark.ray
 def test_a_budget_of_time_ends_running_trials_which_go_on_later(tmp_path):
     endless = ("--set", "max_steps=1000000", "--set", "eval_every=40", "--set", "grace_steps=1000000")
     for again in (False, True):
