@@ -76,6 +76,10 @@ class Remote:
     def read_bytes(self) -> bytes:
         return self._ask("cat_file", self.path)
 
+    def read_part(self, begin: int, end: int) -> bytes:
+        """Bytes from `begin` up to `end`, or up to the file's end."""
+        return self._ask("cat_file", self.path, start=begin, end=end)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
@@ -173,6 +177,15 @@ def write(to: Place, content: bytes | memoryview) -> None:
         to.write_bytes(content)
     else:
         write_atomically(to, content)
+
+
+def read_part(file: Place, begin: int, end: int) -> bytes:
+    """Bytes of a file from `begin` up to `end`, or up to its end."""
+    if isinstance(file, Remote):
+        return file.read_part(begin, end)
+    with file.open("rb") as opened:
+        opened.seek(begin)
+        return opened.read(end - begin)
 
 
 def move(folder: Place, to: Place) -> None:

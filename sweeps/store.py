@@ -18,10 +18,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions
-from lopt.places import Place, at_hand, contents, move, place, redacted, remove_all, shown, write
+from lopt.places import Place, at_hand, contents, move, place, read_part, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
 from sweeps import lock
 
+_FIRST_BYTES = 1 << 16  # of a checkpoint
 FINAL = ("complete", "stopped", "diverged")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _P = ParamSpec("_P")
@@ -350,9 +351,10 @@ class Store:
 
 def describe_checkpoint(path: Place) -> dict[str, Any]:
     """What a checkpoint says of itself, read without torch: key, config, phase, cell, step, evaluations, ..."""
-    with at_hand(path) as here, here.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return json.loads(header["__metadata__"]["trial"])
+    begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
+    size = 8 + int.from_bytes(begun[:8], "little")
+    header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
+    return json.loads(json.loads(header)["__metadata__"]["trial"])
 
 
 def _parse(content: bytes) -> TrialRecord:

@@ -10,7 +10,7 @@ import pytest
 from fsspec.registry import _registry
 
 from lopt import places
-from lopt.places import at_hand, contents, place, redacted, remove_all, shown, write
+from lopt.places import at_hand, contents, place, read_part, redacted, remove_all, shown, write
 
 
 def test_files_are_written_read_listed_renamed_and_removed(anywhere):
@@ -35,6 +35,13 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
     remove_all(folder / "trials")
     remove_all(folder / "trials")
     assert list((folder / "trials").glob("*")) == []
+
+
+def test_a_part_of_a_file(anywhere):
+    file = place(anywhere) / "run" / "a"
+    write(file, bytes(range(100)))
+    assert read_part(file, 10, 20) == bytes(range(10, 20))
+    assert read_part(file, 90, 200) == bytes(range(90, 100))
 
 
 def test_what_others_write_is_seen_at_once(anywhere):

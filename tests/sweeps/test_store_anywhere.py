@@ -14,7 +14,7 @@ import pytest
 
 from lopt import load_prompt
 from lopt.metrics import Predictions
-from lopt.places import place
+from lopt.places import place, write
 from lopt.training import Trial, train
 from sweeps import store as stores
 from sweeps.run import main
@@ -174,6 +174,23 @@ def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, 
     assert "continues at step 4" in capsys.readouterr().out
     assert main([*SMALL, "--out", str(tmp_path)]) == 0
     assert results(s3) == results(tmp_path)
+
+
+@pytest.mark.parametrize("first", [16, 1 << 16])
+def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, monkeypatch, first):
+    monkeypatch.setattr(stores, "_FIRST_BYTES", first)  # the header is longer than the one, shorter than the other
+    trial, path = Trial(tiny), place(anywhere) / "run" / "c.safetensors"
+    next(iter(trial))
+    content = trial.saved(cell="here")
+    write(path, content)
+    read, honest = [], stores.read_part
+    monkeypatch.setattr(stores, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
+    found = stores.describe_checkpoint(path)
+    assert (found["key"], found["cell"], found["step"]) == (trial.config.key, "here", trial.step)
+    assert sum(map(len, read)) < len(content) or first > 16
+    write(path, content[:100])
+    with pytest.raises(ValueError):
+        stores.describe_checkpoint(path)
 
 
 def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
