@@ -6,6 +6,7 @@ Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
@@ -164,6 +165,19 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", bottom=False)
+
+
+def log2_axis(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis of counts from `low` to `high`: a tick a doubling (500, 1,000, 2,000, ...); over more than
+    ten doublings one at each power of ten."""
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low, high)
+    first, last = (math.log2(end / 1000) for end in (low, high))
+    doublings = [1000 * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
+    decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    axes.xaxis.set_major_locator(FixedLocator(doublings if 1 < len(doublings) <= 10 else decades))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
 
 
 def _plain(x: float) -> str:

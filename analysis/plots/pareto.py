@@ -88,7 +88,7 @@ def draw(info: Info) -> Figure:
         sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
         span = max(max(sizes) / min(sizes), 2.0)
         left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
-        style.log_axis(foot, min(sizes) / span**left, max(sizes) * span**0.15, roomy=True)
+        style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**0.15)
         style.reference_lines(foot, floors)
         _draw_points(axes, info)
         axes.legend(
@@ -99,7 +99,7 @@ def draw(info: Info) -> Figure:
             columnspacing=1.4,
             borderpad=0.2,
         )
-        foot.set_xlabel("trainable parameters (log scale)")
+        foot.set_xlabel("trainable parameters (log₂ scale)")
         axes.set_ylabel("test accuracy, %")
         return figure
 
