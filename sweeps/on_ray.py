@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt import methods
-from sweeps import cluster, workers
+from sweeps import client, cluster, workers
 from sweeps.cluster import Machines, Placement
 from sweeps.options import Options
 from sweeps.trial import METRIC, prepare, tune_function
@@ -93,7 +93,7 @@ def tune(ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, save
             name=snapshots.name,
             storage_path=str(snapshots.parent),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=workers.DEATHS - 1),
+            failure_config=tune.FailureConfig(max_failures=client.DEATHS - 1),
             callbacks=[Mercy()],
         ),
     )

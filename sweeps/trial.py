@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lopt.engine import Outcome
     from lopt.training import Trial
 
+HANG_S = 60.0  # beyond its time a trial has so long to come to an evaluation; a step that takes longer hangs
 METRIC, TIME = "selection_accuracy", "step"
 
 Job = dict[str, Any]  # JSON; see make_job
@@ -103,7 +106,8 @@ class Execution:
             earlier = self._store.read(self.config.key)
         except StoreError as error:
             return self._unkept(error)
-        if earlier is not None and earlier.status in FINAL:
+        # A failure of an earlier command is set aside before the trial starts: this one is its own.
+        if earlier is not None and earlier.status in (*FINAL, "failed"):
             return self._said(earlier, earlier.status)
         try:
             self.trial = Trial(self.config, phase=self._phase)
@@ -134,9 +138,7 @@ class Execution:
                 raise outcome
             if not trial.over:
                 if trial.elapsed_s > self._limit_s:
-                    raise TimeoutError(
-                        f"it took longer than {self._limit_s:,.0f} s (--max-trial-time), and was at step {trial.step:,}"
-                    )
+                    raise TimeoutError(overdue(self._limit_s, f"was at step {trial.step:,}"))
                 self._save(trial)
                 return self._said(trial.finish(**self._place), "running")
             with tempfile.TemporaryDirectory(prefix="lopt-") as made:
@@ -199,9 +201,35 @@ class Execution:
         }
 
 
+def overdue(limit_s: float, where: str) -> str:
+    """What is said of a trial that has had its time."""
+    return f"it took longer than {limit_s:,.0f} s (--max-trial-time), and {where}"
+
+
+def _end_when_overdue(run: Execution, limit_s: float | None) -> threading.Timer | None:
+    """Ends this process, after a record, when its one trial has had its time and comes to no evaluation."""
+    if limit_s is None:
+        return None
+
+    def end() -> None:
+        if run.trial is not None and run.trial.over:  # trained; scoring has all the time it needs
+            return
+        step = run.trial.step if run.trial else 0
+        run.fail(TimeoutError(overdue(limit_s, f"hung at step {step:,}")))
+        os._exit(1)
+
+    timer = threading.Timer(limit_s + HANG_S, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def execute(job: Mapping[str, Any]) -> Iterator[Report]:
     """Runs a job alone; yields a report at every evaluation, and a last one whose status is no longer "running"."""
-    run = Execution(job)
+    return _reports(Execution(job))
+
+
+def _reports(run: Execution) -> Iterator[Report]:
     report = run.begin()
     if report is not None:
         yield report
@@ -224,17 +252,21 @@ def tune_function(job: Job) -> None:
     from ray import tune
 
     if job["shared"]:
-        from sweeps.workers import follow
+        from sweeps.client import follow
 
         with contextlib.closing(follow(job)) as reports:
             for report in reports:
                 tune.report(report)
         return
     set_threads(job["threads"])
+    run = Execution(job)
+    timer = _end_when_overdue(run, job["limit_s"])
     try:
-        for report in execute(job):
+        for report in _reports(run):
             tune.report(report)
     finally:
+        if timer is not None:
+            timer.cancel()
         release_memory()
 
 

@@ -1,6 +1,6 @@
 """Workers: one process for each GPU (for each node without one) that trains all trials there over one backbone.
 
-    driver ──owns──> Keeper ──owns──> Worker, one a device <──admit, next, evict── follow, in each trial's process
+    driver ──owns──> Keeper ──owns──> Worker, one a device <──admit, next, evict── a client in each trial's process
 
 A trial's own process only passes reports on. A trial that has reported is held until its client asks for the next
 report, which means that the scheduler lets it go on; meanwhile the others train. Whoever is owned goes with its owner,
@@ -15,13 +15,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lopt import methods
-from sweeps.trial import TIME, Execution, Job, Report, release_memory, set_threads
+from sweeps.trial import Execution, Job, Report, release_memory, set_threads
 
 if TYPE_CHECKING:
     from lopt.engine import Engine, Outcome
@@ -31,7 +31,6 @@ KEEPER = "keeper"  # its name in the sweep's namespace
 SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
 IDLE_S = 300.0  # a worker without a trial ends after so long
 SAVE_S = 10.0  # an interrupted command waits so long for its trials' checkpoints
-DEATHS = 3  # of workers, without any step between them: the trial is then the likely cause
 _PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
 _CALLS = 256  # that a worker answers at a time: one waits for each trial
 
@@ -63,7 +62,7 @@ class Worker:
         self._changed = threading.Condition()  # guards all of the following
         self._seats: dict[str, _Seat] = {}
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
-        self._step_s = 0.0
+        self._step_s, self._stepping_since = 0.0, math.inf
         self._building = threading.Lock()  # one trial at a time is made
         self._numbers = itertools.count()
         self._engines: dict[int, Engine] = {}  # by id of their backbone; of the training thread alone
@@ -115,6 +114,13 @@ class Worker:
                 if self._release not in self._tasks:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
+
+    def standing(self, name: str) -> tuple[float, bool]:
+        """How long the step that is being made has taken, in seconds, 0 between two; whether the trial is trained, and
+        now scored."""
+        seat = self._seats.get(name)
+        scored = seat is not None and seat.run.trial is not None and seat.run.trial.over
+        return max(0.0, time.monotonic() - self._stepping_since), scored
 
     def save(self) -> None:
         """Checkpoints of all trials, between two steps."""
@@ -200,13 +206,14 @@ class Worker:
 
     def _step(self, seats: list[_Seat]) -> None:
         """One step of the seats' trials, and what has become of them."""
-        began, by_trial = time.monotonic(), {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
+        by_trial = {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
+        began = self._stepping_since = time.monotonic()
         try:
             outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
         except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
             outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
-            self._step_s = time.monotonic() - began
+            self._step_s, self._stepping_since = time.monotonic() - began, math.inf
             for trial, outcome in outcomes:
                 seat = by_trial[trial]
                 seat.training, seat.held_until = False, 0.0 if trial.over else math.inf
@@ -268,6 +275,13 @@ class Keeper:
             handle = _start(node, device)
             self._workers[node, device] = handle, handle.until_death.remote()
         return handle
+
+    def end(self, node: str, device: str | None) -> None:
+        """Ends a worker that hangs; its trials go on in the next."""
+        import ray
+
+        if (node, device) in self._workers:
+            ray.kill(self._workers[node, device][0])
 
     def save(self) -> list[Any]:
         """Asks every worker for checkpoints of its trials; what tells when they are there."""
@@ -332,40 +346,3 @@ def save(keeper: Any) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
         if saved := ray.get(keeper.save.remote(), timeout=SAVE_S):
             ray.wait(saved, num_returns=len(saved), timeout=SAVE_S)
-
-
-def follow(job: Job) -> Generator[Report, None, None]:
-    """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
-    from the trial's checkpoint."""
-    import ray
-
-    keeper, here = ray.get_actor(KEEPER), place()
-    # The second where the node is dying, too: no worker can be placed on it.
-    death = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
-    reached, deaths = 0, 0
-    while True:
-        try:
-            worker: Any = ray.get(keeper.worker.remote(*here))
-            name = ray.get(worker.admit.remote(job))
-            try:
-                while (report := ray.get(worker.next.remote(name))) is not None:
-                    if report[TIME] > reached:
-                        reached, deaths = report[TIME], 0
-                    yield report
-                    if report["status"] != "running":
-                        return
-            finally:
-                worker.evict.remote(name)  # not waited for: Ray gives this process two seconds to take the next trial
-        except death as error:
-            deaths += 1
-            if deaths == DEATHS:
-                yield _given_up(job, reached, error)
-                return
-            time.sleep(1)  # until the keeper knows of it, too
-
-
-def _given_up(job: Mapping[str, Any], step: int, error: Exception) -> Report:
-    """Records a trial that workers die of."""
-    reason = " ".join(str(error).split())[:200]
-    run = Execution(job)
-    return run.fail(RuntimeError(f"the worker died {DEATHS} times, the last time after step {step:,} ({reason})"))

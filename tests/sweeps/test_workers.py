@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -261,104 +260,6 @@ def wait_until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-# --- the client --------------------------------------------------------------------------------------------------
-
-
-class Dead(Exception):
-    """RayActorError."""
-
-
-class Unplaced(Exception):
-    """ActorUnschedulableError."""
-
-
-class Remote:
-    """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` then calls."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __getattr__(self, name):
-        method = getattr(self.target, name)
-        if name == "evict":  # nobody waits for it
-            return SimpleNamespace(remote=method)
-        return SimpleNamespace(remote=lambda *arguments: lambda: method(*arguments))
-
-
-@pytest.fixture
-def ray_of(monkeypatch):
-    """A Ray of this process, in which the keeper gives the workers that are handed in, one after the other."""
-
-    def make(some):
-        left = iter(some)
-        fake = SimpleNamespace(
-            get=lambda call: call(),
-            get_actor=lambda name: Remote(SimpleNamespace(worker=lambda node, device: Remote(next(left)))),
-            get_gpu_ids=list,
-            get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-            exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced),
-        )
-        monkeypatch.setitem(sys.modules, "ray", fake)
-
-    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
-    return make
-
-
-class Mortal(Worker):
-    """Dies at its `life`-th answer."""
-
-    def __init__(self, life):
-        super().__init__()
-        self.life = life
-
-    def next(self, name):
-        self.life -= 1
-        if self.life < 0:
-            raise Dead("the actor is dead")
-        return super().next(name)
-
-
-def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(six, tmp_path, ray_of):
-    ray_of([Mortal(1), Mortal(2), Mortal(9)])
-    reports = list(workers.follow(job_of(six[0], tmp_path)))
-    assert [(r["step"], r["note"]) for r in reports] == [
-        (4, ""),
-        (4, "continues at step 4"),
-        (8, ""),
-        (8, "continues at step 8"),
-        (12, ""),
-    ]
-
-
-def test_a_worker_that_cannot_be_placed_is_one_that_died(six, tmp_path, ray_of):
-    class Homeless(Worker):
-        def admit(self, job):
-            raise Unplaced("its node is dead")
-
-    ray_of([Homeless(), Mortal(9)])
-    assert [r["step"] for r in workers.follow(job_of(six[0], tmp_path))] == [4, 8, 12]
-
-
-def test_a_trial_that_workers_die_of_is_given_up(six, tmp_path, ray_of):
-    ray_of([Mortal(2), *(Mortal(1) for _ in range(9))])
-    reports = list(workers.follow(job_of(six[0], tmp_path)))
-    assert [r["step"] for r in reports] == [4, 8, 8, 8, 0]
-    record = Store(tmp_path, "r").read(resolve(six[0]).key)
-    assert record.status == "failed"
-    assert "died 3 times, the last time after step 8" in record.error["message"]
-    assert not Store(tmp_path, "r").checkpoint(record.key).exists()
-
-
-def test_a_client_that_is_closed_evicts_its_trial(six, tmp_path, ray_of):
-    worker = Worker()
-    ray_of([worker])
-    reports = workers.follow(job_of(six[0], tmp_path))
-    assert next(reports)["step"] == 4
-    assert worker._seats
-    reports.close()
-    assert not worker._seats
 
 
 # --- where -----------------------------------------------------------------------------------------

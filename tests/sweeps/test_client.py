@@ -1,0 +1,230 @@
+"""A client's own logic, with a Ray of this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lopt.engine import Engine
+from lopt.resolve import resolve
+from lopt.training import Trial
+from sweeps import client
+from sweeps import trial as trials
+from sweeps.store import Store
+from sweeps.workers import Worker
+from tests.sweeps.test_workers import job_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def one(tiny):
+    return tiny.replace(precision="fp64", max_steps=12, eval_every=4)
+
+
+class Dead(Exception):
+    """RayActorError."""
+
+
+class Unplaced(Exception):
+    """ActorUnschedulableError."""
+
+
+class Late(Exception):
+    """GetTimeoutError."""
+
+
+POOL = ThreadPoolExecutor(16)
+
+
+class Remote:
+    """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` waits for."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=lambda *arguments: POOL.submit(getattr(self.target, name), *arguments))
+
+
+def get(future, timeout=None):
+    try:
+        return future.result(timeout)
+    except TimeoutError:
+        raise Late from None
+
+
+@pytest.fixture
+def ray_of(monkeypatch):
+    """A Ray of this process, in which the keeper gives the workers that are handed in, one after the other; the places
+    of those that it is told to end."""
+
+    def make(some):
+        left, ended = iter(some), []
+        keeper = SimpleNamespace(
+            worker=lambda node, device: Remote(next(left)), end=lambda node, device: ended.append((node, device))
+        )
+        fake = SimpleNamespace(
+            get=get,
+            get_actor=lambda name: Remote(keeper),
+            get_gpu_ids=list,
+            get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
+            exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
+        )
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        return ended
+
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    return make
+
+
+class Mortal(Worker):
+    """Dies at its `life`-th answer."""
+
+    def __init__(self, life):
+        super().__init__()
+        self.life = life
+
+    def next(self, name):
+        self.life -= 1
+        if self.life < 0:
+            raise Dead("the actor is dead")
+        return super().next(name)
+
+
+def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(one, tmp_path, ray_of):
+    ray_of([Mortal(1), Mortal(2), Mortal(9)])
+    reports = list(client.follow(job_of(one, tmp_path)))
+    assert [(r["step"], r["note"]) for r in reports] == [
+        (4, ""),
+        (4, "continues at step 4"),
+        (8, ""),
+        (8, "continues at step 8"),
+        (12, ""),
+    ]
+
+
+def test_a_worker_that_cannot_be_placed_is_one_that_died(one, tmp_path, ray_of):
+    class Homeless(Worker):
+        def admit(self, job):
+            raise Unplaced("its node is dead")
+
+    ray_of([Homeless(), Mortal(9)])
+    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
+
+
+def test_a_trial_that_workers_die_of_is_given_up(one, tmp_path, ray_of):
+    ray_of([Mortal(2), *(Mortal(1) for _ in range(9))])
+    reports = list(client.follow(job_of(one, tmp_path)))
+    assert [r["step"] for r in reports] == [4, 8, 8, 8, 0]
+    record = Store(tmp_path, "r").read(resolve(one).key)
+    assert record.status == "failed"
+    assert "died 3 times, the last time after step 8" in record.error["message"]
+    assert not Store(tmp_path, "r").checkpoint(record.key).exists()
+
+
+def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):
+    worker = Worker()
+    ray_of([worker])
+    reports = client.follow(job_of(one, tmp_path))
+    assert next(reports)["step"] == 4
+    assert worker._seats
+    reports.close()
+    end = time.monotonic() + 5
+    while worker._seats:  # it is not waited for
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# --- a trial that has had its time --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    for module in (client, trials):
+        monkeypatch.setattr(module, "HANG_S", 0.4)
+
+
+def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
+    stuck = threading.Event()
+    honest = Engine.advance
+
+    def advance(self):
+        if self.trials[0].step == 6:
+            stuck.wait(20)
+        return honest(self)
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    worker = Worker()
+    ended = ray_of([worker])
+    *reports, last = client.follow({**job_of(one, tmp_path), "limit_s": 0.5})
+    stuck.set()
+    assert [r["step"] for r in reports] == [4] and last["status"] == "failed"
+    assert ended == [("node", None)], "so that the others go on in the next"
+    record = Store(tmp_path, "r").read(resolve(one).key)
+    assert record.error["type"] == "TimeoutError"
+    assert "longer than 0 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
+
+
+def test_a_trial_that_is_merely_slow_fails_alone(one, tmp_path, ray_of, monkeypatch, soon):
+    honest = Engine.advance
+    monkeypatch.setattr(Engine, "advance", lambda self: threading.Event().wait(0.3) or honest(self))
+    ended = ray_of([Worker()])
+    config = one.replace(eval_every=12)
+    reports = list(client.follow({**job_of(config, tmp_path), "limit_s": 0.5}))
+    assert [r["status"] for r in reports] == ["failed"] and ended == []
+
+
+def test_a_trial_that_is_being_scored_has_all_the_time_it_needs(one, tmp_path, ray_of, monkeypatch, soon):
+    honest = Trial.finish
+
+    def finish(self, **given):
+        if self.over:
+            threading.Event().wait(1.5)
+        return honest(self, **given)
+
+    monkeypatch.setattr(Trial, "finish", finish)
+    ray_of([Worker()])
+    reports = list(client.follow({**job_of(one, tmp_path, phase="confirm"), "limit_s": 0.6}))
+    assert reports[-1]["status"] == "complete"
+
+
+ALONE = """
+import json, sys, time
+from lopt.training import Trial
+from sweeps import trial as trials
+import ray.tune
+ray.tune.report = lambda report: print(report["status"], report["step"], flush=True)
+trials.HANG_S = 0.5
+honest = Trial.update
+def update(self):
+    if self.step == 6 and sys.argv[2] == "hangs":
+        time.sleep(60)
+    return honest(self)
+Trial.update = update
+trials.tune_function(json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("how", ["hangs", "goes on"])
+def test_a_trial_alone_that_hangs_ends_its_process_after_its_record(one, tmp_path, how):
+    job = {**job_of(one, tmp_path), "shared": False, "limit_s": 8.0}
+    command = [sys.executable, "-c", ALONE, json.dumps(job), how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    record = Store(tmp_path, "r").read(resolve(one).key)
+    if how == "goes on":
+        assert done.returncode == 0 and record.status == "complete", done.stderr
+        return
+    assert done.returncode == 1 and done.stdout.split("\n")[0] == "running 4"
+    assert record.status == "failed" and "hung at step 6" in record.error["message"]
+    # Ray starts the trial once more: it says what has become of it, and does not train again.
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (again.returncode, again.stdout) == (0, "failed 6\n"), again.stderr
