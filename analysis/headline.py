@@ -60,8 +60,7 @@ def headline(group: Group) -> Headline:
 
 def _smallest_enough(confirmed: tuple[Cell, ...], full: Cell) -> Cell | None:
     smaller = [c for c in confirmed if (c.trainable_parameters or 0) < (full.trainable_parameters or 0)]
-    scored = [c for c in smaller if c.selection_accuracy is not None and full.selection_accuracy is not None]
-    enough = [c for c in scored if (c.selection_accuracy or 0.0) >= (full.selection_accuracy or 0.0) - WITHIN]
+    enough = [c for c in smaller if _enough(c, full)]
     return enough[0] if enough else best_within(smaller, full.trainable_parameters or 0)
 
 
@@ -75,10 +74,18 @@ def _compare(group: Group, small: Cell, full: Cell) -> str:
     gap = 100 * (small.accuracy.mean - full.accuracy.mean)
     relation = "level with" if abs(gap) < 0.05 else f"{abs(gap):.1f} pp {'above' if gap > 0 else 'below'}"
     ratio = full.trainable_parameters / small.trainable_parameters
+    fewer = f"{ratio:.1f}× fewer parameters" if ratio >= 1.1 else "nearly as many parameters"
+    none = "" if _enough(small, full) else "no smaller prompt is shown to be enough; the one that comes closest, "
     return (
-        f"On {group.title}, {_reach(small)}, {relation} full prompt tuning ({full.trainable_parameters:,} parameters, "
-        f"{percent(full.accuracy.mean)} %), with {ratio:.1f}× fewer parameters."
+        f"On {group.title}, {none}{_reach(small)}, {relation} full prompt tuning ({full.trainable_parameters:,} "
+        f"parameters, {percent(full.accuracy.mean)} %), with {fewer}."
     )
+
+
+def _enough(cell: Cell, full: Cell) -> bool:
+    """Whether the cell is as good as the full prompt on the selection data."""
+    ours, theirs = cell.selection_accuracy, full.selection_accuracy
+    return ours is not None and theirs is not None and ours >= theirs - WITHIN
 
 
 def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | None) -> list[str]:
@@ -103,9 +110,7 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
     if small and full and small is not full:
         details.append(
             "The cell is the smallest whose selection accuracy is within 1 pp of the full prompt's."
-            if small.selection_accuracy is not None
-            and full.selection_accuracy is not None
-            and small.selection_accuracy >= full.selection_accuracy - WITHIN
+            if _enough(small, full)
             else "No smaller cell comes within 1 pp of the full prompt on the selection data; this one comes closest."
         )
     if best and best.accuracy and best is not small and best is not full:

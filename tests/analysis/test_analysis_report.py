@@ -272,3 +272,15 @@ def test_a_damaged_prediction_costs_no_report(store, content):
     (path / "probe.json").write_text(content)
     assert main([str(path)]) == 0
     assert "predicted" not in (path / "report" / "report.md").read_text()
+
+
+def test_where_no_smaller_prompt_is_enough_the_answer_says_so(store):
+    s = store(cells=[("prompt_tuning", 10, None), ("lopt1", 10, 1), ("lopt2", 10, 5)])
+    for seed in range(3):
+        s.confirm("prompt_tuning", 10, None, 0.9, config__seed=seed)
+        s.confirm("lopt1", 10, 1, 0.7, config__seed=seed)
+        s.confirm("lopt2", 10, 4, 0.8, config__seed=seed)
+    (group,) = groups(load([s.write()]))
+    answer = headline(group).answer
+    assert "no smaller prompt is shown to be enough; the one that comes closest, LoPT-2 n=10 r=4" in answer
+    assert answer.endswith("with 1.2× fewer parameters.")
