@@ -169,6 +169,9 @@ def _table_format(texts: Sequence[str], column: Column) -> str:
     return f"S[table-format={sign}{whole}.{decimals}]"
 
 
+_LONG = 30  # letters; more of them are broken into lines
+
+
 def html(table: Table) -> Markup:
     """A table whose heads sort it, unless rows belong together."""
     sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
@@ -182,7 +185,8 @@ def html(table: Table) -> Markup:
         column = table.columns[j]
         inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(text))
         inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
-        return f'<td class="{column.align}">{inner}</td>'
+        kind = f"{column.align} long" if column.align == "left" and len(text) > _LONG else column.align
+        return f'<td class="{kind}">{inner}</td>'
 
     more = ' class="more"'
     rows = (
