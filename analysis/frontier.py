@@ -76,10 +76,12 @@ def membership(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]
     """How often each cell is on the frontier, over the draws."""
     import numpy as np
 
-    counts = np.zeros(len(sizes))
-    for row in accuracies_DC.tolist():
-        counts[pareto(list(zip(sizes, row, strict=True)))] += 1
-    return (counts / len(accuracies_DC)).tolist()
+    unique, place_C = np.unique(sizes, return_inverse=True)
+    best_DU = np.stack([accuracies_DC[:, place_C == u].max(axis=1) for u in range(len(unique))], axis=1)
+    smaller_DU = np.full_like(best_DU, -np.inf)  # the best of all smaller sizes
+    smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
+    on_DC = (accuracies_DC == best_DU[:, place_C]) & (accuracies_DC > smaller_DU[:, place_C])
+    return [float(share) for share in on_DC.mean(axis=0)]
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:

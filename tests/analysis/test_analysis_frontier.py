@@ -25,6 +25,17 @@ def test_front_equals_brute_force(found):
     assert [found[i] for i in front] == sorted(found[i] for i in front)
 
 
+@given(st.data())
+def test_membership_is_how_many_of_the_draws_have_a_cell_on_their_front(data):
+    cells, draws = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 5))
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=cells, max_size=cells))
+    rates = st.lists(st.integers(0, 4).map(lambda k: k / 4), min_size=cells, max_size=cells)
+    rows = data.draw(st.lists(rates, min_size=draws, max_size=draws))
+    fronts = [pareto(list(zip(sizes, row, strict=True))) for row in rows]
+    expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
+    assert membership(sizes, np.array(rows)) == pytest.approx(expected)
+
+
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
 def test_budgets_are_round_and_span_the_sizes(smallest, more):
     found = budgets(smallest, smallest + more)
