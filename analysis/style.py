@@ -6,7 +6,6 @@ Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap 
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -140,10 +141,11 @@ def save(figure: Figure, stem: Path) -> None:
     with matplotlib.rc_context(RC):
         figure.savefig(stem.with_suffix(".svg"), dpi=150, metadata={"Date": None})
         figure.savefig(stem.with_suffix(".pdf"), dpi=150, metadata={"CreationDate": None})
-        pixels = io.BytesIO()
-        figure.savefig(pixels, format="png", dpi=150)
+        figure.set_dpi(150)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
     # A palette makes the file a third as large, and nobody sees it.
-    image = Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(stem.with_suffix(".png"), optimize=True)
 
 

@@ -6,17 +6,27 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.comparisons import Comparison
 from analysis.registry import PlotSpec, Row
 from analysis.tables.noninferiority import Info, compute
 
+_MOST = 30  # rows that a figure can hold
+
+
+def _shown(info: Info) -> tuple[Comparison, ...]:
+    """Of more comparisons those that come closest to being as good."""
+    closest = sorted(info.comparisons, key=lambda each: -each.verdict.difference.low)[:_MOST]
+    return tuple(each for each in info.comparisons if each in closest)
+
 
 def draw(info: Info) -> Figure:
-    rows = len(info.comparisons)
+    shown = _shown(info)
+    rows = len(shown)
     margin = 100 * info.group.margin
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(7.2, 1.05 + 0.32 * rows))
         axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.95 / figure.get_figheight()))
-        ends = [100 * end for c in info.comparisons for end in (c.verdict.difference.low, c.verdict.difference.high)]
+        ends = [100 * end for c in shown for end in (c.verdict.difference.low, c.verdict.difference.high)]
         low, high = min([*ends, -margin]), max([*ends, 0.0])
         room = 0.06 * (high - low)
         axes.set_xlim(low - room, high + room)
@@ -24,7 +34,7 @@ def draw(info: Info) -> Figure:
         axes.axvspan(low - room, -margin, color=style.MUTED, alpha=0.12, linewidth=0)
         axes.axvline(-margin, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
         axes.axvline(0, color=style.INK, linewidth=0.8)
-        for row, each in enumerate(info.comparisons):
+        for row, each in enumerate(shown):
             found = each.verdict.difference
             colour, marker = style.method_style(each.cell.method)
             axes.plot([100 * found.low, 100 * found.high], [row, row], color=colour, linewidth=1.4)
@@ -38,7 +48,7 @@ def draw(info: Info) -> Figure:
                 color=style.INK if each.verdict.outcome != "inconclusive" else style.MUTED,
                 annotation_clip=False,
             )
-        axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.0f}× fewer" for c in info.comparisons])
+        axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.0f}× fewer" for c in shown])
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("accuracy less the full prompt's, percentage points")
@@ -61,6 +71,11 @@ def caption(info: Info) -> str:
         f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
         "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin speaks for as good; "
         "the verdicts hold for all tests together (Holm), and ask for more."
+        + (
+            f" Of {len(info.comparisons)} smaller prompts the {_MOST} that come closest; the table has all."
+            if len(info.comparisons) > _MOST
+            else ""
+        )
     )
 
 
