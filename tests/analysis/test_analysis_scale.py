@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,7 @@ def large(root: Path, trials: int) -> Path:
     return s.write()
 
 
-def slowness():
-    """How many times as slow as an ordinary machine of 2025 this one is at the moment; at least 1."""
-    began, total = time.process_time(), 0
-    for number in range(10_000_000):
-        total += number
-    return max(1.0, (time.process_time() - began) / 0.7)
+SLACK = 2.5  # shared machines have slow spells; what grows faster than the run would still be seen
 
 
 @pytest.mark.slow
@@ -54,6 +48,6 @@ def test_a_large_run_has_its_report_soon(tmp_path, trials, seconds):
     _, status, used = os.wait4(process.pid, 0)
     assert status == 0
     print(f"{trials:,} trials: {used.ru_utime + used.ru_stime:.1f} s, {used.ru_maxrss / 2**20:.2f} GiB")
-    assert used.ru_utime + used.ru_stime <= seconds * slowness()
+    assert used.ru_utime + used.ru_stime <= seconds * SLACK
     assert used.ru_maxrss <= 2 * 2**20, "KiB"
     assert (run / "report" / "report.html").stat().st_size < 30_000_000
