@@ -14,30 +14,33 @@ DEATHS = 3  # of workers, without any step between them: the trial is then the l
 
 
 class _Overdue(Exception):
-    """A trial has had its time. hangs: so does the worker's step."""
+    """A trial has had its time. hangs: so does the step that it is in. at_fault: no other trial can be the cause."""
 
-    def __init__(self, *, hangs: bool) -> None:
+    def __init__(self, *, hangs: bool, at_fault: bool) -> None:
         super().__init__()
-        self.hangs = hangs
+        self.hangs, self.at_fault = hangs, at_fault
 
 
 def follow(job: Job) -> Generator[Report, None, None]:
     """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
-    from the trial's checkpoint. A trial that has had its time and comes to no evaluation has failed; if it is a step
-    that hangs, the worker is ended, so that the others go on."""
+    from the trial's checkpoint. A trial that has had its time and comes to no evaluation has failed; if it is a step of
+    several trials that hangs, the worker is ended, and each of them goes on apart: then the one at fault is alone."""
     import ray
 
-    ends_at = time.monotonic() + (job["limit_s"] or math.inf) + HANG_S
     keeper, here = ray.get_actor(KEEPER), place()
     # The second where the node is dying, too: no worker can be placed on it.
     death = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
     reached, deaths = 0, 0
+    hangs: Any = 0  # of workers, when this one was had
     while True:
+        ends_at = time.monotonic() + (job["limit_s"] or math.inf) + HANG_S
         try:
+            hangs = ray.get(keeper.hangs.remote(*here))
+            apart = hangs > 0 or deaths == DEATHS - 1
             worker: Any = ray.get(keeper.worker.remote(*here))
-            name = ray.get(worker.admit.remote(job))
+            name = ray.get(worker.admit.remote(job, apart))
             try:
-                while (report := _next(worker, name, ends_at)) is not None:
+                while (report := _next(worker, name, ends_at, apart)) is not None:
                     if report[TIME] > reached:
                         reached, deaths = report[TIME], 0
                     yield report
@@ -47,9 +50,10 @@ def follow(job: Job) -> Generator[Report, None, None]:
                 worker.evict.remote(name)  # not waited for: Ray gives this process two seconds to take the next trial
         except _Overdue as late:
             if late.hangs:
-                ray.get(keeper.end.remote(*here))
-            yield _overdue(job, reached)
-            return
+                ray.get(keeper.end.remote(*here, hangs))
+            if late.at_fault:
+                yield _overdue(job, reached)
+                return
         except death as error:
             deaths += 1
             if deaths == DEATHS:
@@ -58,8 +62,8 @@ def follow(job: Job) -> Generator[Report, None, None]:
             time.sleep(1)  # until the keeper knows of it, too
 
 
-def _next(worker: Any, name: str, ends_at: float) -> Report | None:
-    """The trial's next report; one that is being scored has all the time it needs.
+def _next(worker: Any, name: str, ends_at: float, apart: bool) -> Report | None:
+    """The trial's next report. One that is being scored, or waits for others to make their steps, may take longer.
 
     Raises:
         _Overdue: its time is over.
@@ -68,18 +72,19 @@ def _next(worker: Any, name: str, ends_at: float) -> Report | None:
 
     asked = worker.next.remote(name)
     left = None if math.isinf(ends_at) else max(0.0, ends_at - time.monotonic())
-    found: Report | None
-    try:
-        found = ray.get(asked, timeout=left)
-    except ray.exceptions.GetTimeoutError:
+    while True:
         try:
-            stepping_s, scored = ray.get(worker.standing.remote(name), timeout=HANG_S)
+            found: Report | None = ray.get(asked, timeout=left)
+            return found
         except ray.exceptions.GetTimeoutError:
-            stepping_s, scored = math.inf, False
-        if not scored:
-            raise _Overdue(hangs=stepping_s >= HANG_S) from None
-        found = ray.get(asked)
-    return found
+            left = HANG_S
+        try:
+            seen = ray.get(worker.standing.remote(name), timeout=HANG_S)
+        except ray.exceptions.GetTimeoutError:  # not even that can be answered
+            raise _Overdue(hangs=True, at_fault=apart) from None
+        if seen["inside"] and not seen["scored"]:
+            hangs = seen["step_s"] >= HANG_S
+            raise _Overdue(hangs=hangs, at_fault=seen["alone"] or not hangs)
 
 
 def _overdue(job: Mapping[str, Any], step: int) -> Report:

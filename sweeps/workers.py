@@ -15,6 +15,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -40,10 +41,12 @@ _CALLS = 256  # that a worker answers at a time: one waits for each trial
 
 @dataclass(eq=False)
 class _Seat:
-    """A trial in a worker. training: its client waits for its next report, so it takes part in steps."""
+    """A trial in a worker. training: its client waits for its next report, so it takes part in steps. apart: in steps
+    of its own, up to its next report."""
 
     run: Execution
     reports: list[Report]  # to be had without training
+    apart: bool = False
     quiet_since: float = math.inf  # its client has not been heard of
     held_until: float = 0.0  # the others wait for it so long
     training: bool = False
@@ -63,6 +66,7 @@ class Worker:
         self._seats: dict[str, _Seat] = {}
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
         self._step_s, self._stepping_since = 0.0, math.inf
+        self._stepping: list[_Seat] = []
         self._building = threading.Lock()  # one trial at a time is made
         self._numbers = itertools.count()
         self._engines: dict[int, Engine] = {}  # by id of their backbone; of the training thread alone
@@ -70,9 +74,9 @@ class Worker:
 
     # --- what clients call -------------------------------------------------------------------------------------
 
-    def admit(self, job: Job) -> str:
-        """Makes a trial, at its newest checkpoint if it has one; it trains from the first `next` on. Returns what
-        `next` and `evict` know it by."""
+    def admit(self, job: Job, apart: bool = False) -> str:
+        """Makes a trial, at its newest checkpoint if it has one; it trains from the first `next` on, `apart` of all
+        others if it may be the one that workers hang or die of. Returns what `next` and `evict` know it by."""
         run = Execution(job)
         with self._building:
             with self._changed:
@@ -82,7 +86,7 @@ class Worker:
             report = run.begin()
         name = f"{run.key}-{next(self._numbers)}"
         with self._changed:
-            self._seats[name] = seat = _Seat(run, [] if report is None else [report])
+            self._seats[name] = seat = _Seat(run, [] if report is None else [report], apart)
             self._hold(seat)
         return name
 
@@ -115,12 +119,16 @@ class Worker:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
 
-    def standing(self, name: str) -> tuple[float, bool]:
-        """How long the step that is being made has taken, in seconds, 0 between two; whether the trial is trained, and
-        now scored."""
-        seat = self._seats.get(name)
-        scored = seat is not None and seat.run.trial is not None and seat.run.trial.over
-        return max(0.0, time.monotonic() - self._stepping_since), scored
+    def standing(self, name: str) -> dict[str, Any]:
+        """step_s: how long the step that is being made has taken, 0 between two; inside, alone: whether the trial is in
+        it, and no other; scored: whether it is trained, and now scored."""
+        seat, stepping = self._seats.get(name), self._stepping
+        return {
+            "step_s": max(0.0, time.monotonic() - self._stepping_since),
+            "inside": seat in stepping,
+            "alone": stepping == [seat],
+            "scored": seat is not None and seat.run.trial is not None and seat.run.trial.over,
+        }
 
     def save(self) -> None:
         """Checkpoints of all trials, between two steps."""
@@ -197,17 +205,25 @@ class Worker:
                 at = time.monotonic()
                 for name in [name for name, seat in self._seats.items() if at - seat.quiet_since > SILENCE_S]:
                     self.evict(name)
-                training = [seat for seat in self._seats.values() if seat.training]
+                training = self._together([seat for seat in self._seats.values() if seat.training])
                 held = [s.held_until for s in self._seats.values() if not s.training and s.held_until > at]
                 if self._tasks or (training and not held):
                     tasks, self._tasks = self._tasks, []
                     return tasks, [] if held else training
                 self._changed.wait(min([*held, at + SILENCE_S / 10]) - at)
 
+    def _together(self, training: list[_Seat]) -> list[_Seat]:
+        """Those that make the next step: one that is to be apart, in turn with the others."""
+        apart, others = [s for s in training if s.apart], [s for s in training if not s.apart]
+        if not apart or (others and any(seat.apart for seat in self._stepping)):
+            return others
+        return apart[:1]
+
     def _step(self, seats: list[_Seat]) -> None:
         """One step of the seats' trials, and what has become of them."""
         by_trial = {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
-        began = self._stepping_since = time.monotonic()
+        self._stepping, began = seats, time.monotonic()
+        self._stepping_since = began
         try:
             outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
         except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
@@ -216,7 +232,7 @@ class Worker:
             self._step_s, self._stepping_since = time.monotonic() - began, math.inf
             for trial, outcome in outcomes:
                 seat = by_trial[trial]
-                seat.training, seat.held_until = False, 0.0 if trial.over else math.inf
+                seat.training, seat.apart, seat.held_until = False, False, 0.0 if trial.over else math.inf
                 seat.outcomes.append(outcome)
             self._changed.notify_all()
 
@@ -265,6 +281,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._workers: dict[tuple[str, str | None], tuple[Any, Any]] = {}
+        self._hangs: Counter[tuple[str, str | None]] = Counter()  # workers that were ended for that
 
     def worker(self, node: str, device: str | None) -> Any:
         """The live worker of a GPU, or of a node without one; started when there is none."""
@@ -276,11 +293,16 @@ class Keeper:
             self._workers[node, device] = handle, handle.until_death.remote()
         return handle
 
-    def end(self, node: str, device: str | None) -> None:
-        """Ends a worker that hangs; its trials go on in the next."""
+    def hangs(self, node: str, device: str | None) -> int:
+        """How many workers of this device have been ended because they hung."""
+        return self._hangs[node, device]
+
+    def end(self, node: str, device: str | None, hangs: int) -> None:
+        """Ends a worker that hangs, unless another client has had it ended since there were so many."""
         import ray
 
-        if (node, device) in self._workers:
+        if (node, device) in self._workers and self._hangs[node, device] == hangs:
+            self._hangs[node, device] += 1
             ray.kill(self._workers[node, device][0])
 
     def save(self) -> list[Any]:

@@ -70,7 +70,9 @@ def ray_of(monkeypatch):
     def make(some):
         left, ended = iter(some), []
         keeper = SimpleNamespace(
-            worker=lambda node, device: Remote(next(left)), end=lambda node, device: ended.append((node, device))
+            worker=lambda node, device: Remote(next(left)),
+            end=lambda node, device, hangs: ended.append((node, device)),
+            hangs=lambda node, device: len(ended),
         )
         fake = SimpleNamespace(
             get=get,
@@ -114,7 +116,7 @@ def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(one, tmp_path, r
 
 def test_a_worker_that_cannot_be_placed_is_one_that_died(one, tmp_path, ray_of):
     class Homeless(Worker):
-        def admit(self, job):
+        def admit(self, job, apart=False):
             raise Unplaced("its node is dead")
 
     ray_of([Homeless(), Mortal(9)])
@@ -153,25 +155,87 @@ def soon(monkeypatch):
         monkeypatch.setattr(module, "HANG_S", 0.4)
 
 
-def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
-    stuck = threading.Event()
-    honest = Engine.advance
+def hang(monkeypatch, seed):
+    """A step hangs in which a trial of this seed is to make its seventh; until the event."""
+    stuck, honest = threading.Event(), Engine.advance
 
     def advance(self):
-        if self.trials[0].step == 6:
-            stuck.wait(20)
+        if any(trial.config.seed == seed and trial.step == 6 for trial in self.trials):
+            stuck.wait(30)
+            raise RuntimeError("a worker that was ended")
         return honest(self)
 
     monkeypatch.setattr(Engine, "advance", advance)
-    worker = Worker()
-    ended = ray_of([worker])
+    return stuck
+
+
+def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
+    stuck = hang(monkeypatch, one.seed)
+    ended = ray_of([Worker()])
     *reports, last = client.follow({**job_of(one, tmp_path), "limit_s": 0.5})
     stuck.set()
     assert [r["step"] for r in reports] == [4] and last["status"] == "failed"
-    assert ended == [("node", None)], "so that the others go on in the next"
+    assert ended == [("node", None)]
     record = Store(tmp_path, "r").read(resolve(one).key)
     assert record.error["type"] == "TimeoutError"
     assert "longer than 0 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
+
+
+class Shared:
+    """Workers on Ray, as far as clients see them: one at a time for all, whose calls fail when it has been ended."""
+
+    def __init__(self):
+        self.lock, self.worker, self.ended = threading.Lock(), Worker(), []
+
+    def handle(self):
+        worker, shared = self.worker, self
+
+        class Guarded:
+            def __getattr__(self, name):
+                def call(*arguments):
+                    if worker in shared.ended:
+                        raise Dead("the actor was killed")
+                    return getattr(worker, name)(*arguments)
+
+                return call
+
+            def next(self, name):
+                found = worker.next(name)
+                if worker in shared.ended:
+                    raise Dead("the actor was killed")
+                return found
+
+        return Remote(Guarded())
+
+    def end(self, node, device, hangs):
+        with self.lock:
+            if hangs < len(self.ended):
+                return
+            old, self.worker = self.worker, Worker()
+            self.ended.append(old)
+        for name in list(old._seats):  # whoever waits in it hears of its end
+            old.evict(name)
+
+
+def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_path, monkeypatch, soon):
+    stuck, shared = hang(monkeypatch, 2), Shared()
+    keeper = SimpleNamespace(
+        worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
+    )
+    fake = SimpleNamespace(
+        get=get,
+        get_actor=lambda name: Remote(keeper),
+        get_gpu_ids=list,
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
+        exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 1.5} for seed in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as pool:
+        ends = [reports[-1]["status"] for reports in pool.map(lambda job: list(client.follow(job)), jobs)]
+    stuck.set()
+    assert ends == ["complete", "failed", "complete"]
+    assert len(shared.ended) == 2, "once with all in it, once with the one at fault alone"
 
 
 def test_a_trial_that_is_merely_slow_fails_alone(one, tmp_path, ray_of, monkeypatch, soon):
