@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +131,26 @@ def test_without_predictions_there_is_no_test(store):
     (group,) = groups(load([s.write()]))
     assert "predictions" in comparisons(group).reason
     assert group.confirmed[0].accuracy.seeds == 3
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"example_id": [0, 1], "gold": [0, 1]},
+        {"example_id": [0, 1], "gold": ["a", "b"], "predicted": ["a", "b"]},
+        {"example_id": [0, 1], "gold": [0, 1], "predicted": [0, None]},
+        {"example_id": [0, 1], "gold": [True, False], "predicted": [True, True]},
+        {},
+    ],
+)
+def test_predictions_of_another_form_are_not_used(store, columns):
+    s = store()
+    for seed in range(2):
+        record = s.predict(s.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
+        pyarrow.parquet.write_table(pyarrow.table(columns), s.path / "predictions" / f"{record['key']}.parquet")
+    (group,) = groups(load([s.write()]))
+    (cell,) = [c for c in group.cells if c.accuracy]
+    assert cell.accuracy.mean == pytest.approx(0.8) and cell.accuracy.seeds == 2
 
 
 def test_predictions_that_do_not_give_the_recorded_accuracy_are_not_used(store):
