@@ -12,6 +12,7 @@ from lopt.places import place
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow
 
 _SAME = 1e-9  # accuracy of the predictions beside that of the record
 
@@ -40,6 +41,20 @@ def common(*groups: Sequence[Trial]) -> list[np.ndarray] | None:
     return [together[end - len(group) : end] for group, end in zip(groups, ends, strict=True)]
 
 
+def _whole_numbers(values: pyarrow.Array) -> np.ndarray:
+    """What an array holds, without `to_numpy`, which imports pandas.
+
+    Raises:
+        ValueError: something else than whole numbers, or nothing.
+    """
+    import numpy as np
+    import pyarrow
+
+    if not len(values) or values.null_count or not pyarrow.types.is_integer(values.type):
+        raise ValueError(f"a column of {values.type}")
+    return np.frombuffer(values.buffers()[1], dtype=str(values.type))[values.offset : values.offset + len(values)]
+
+
 @cache
 def _correct(run: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Example ids and whether the prediction was right, in the order of the ids; None without readable predictions."""
@@ -52,9 +67,8 @@ def _correct(run: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         content = io.BytesIO(path.read_bytes())
         # Not `read_table`, which takes nine times as long for so small a file.
         table = pyarrow.parquet.ParquetFile(content).read(["example_id", "gold", "predicted"])
-        # Nor `to_numpy`, which imports pandas.
-        ids, gold, predicted = (np.from_dlpack(table.column(name).combine_chunks()) for name in table.column_names)
-    except (OSError, pyarrow.ArrowException, ValueError):  # the last where a column is missing
+        ids, gold, predicted = (_whole_numbers(table.column(name).combine_chunks()) for name in table.column_names)
+    except (OSError, pyarrow.ArrowException, ValueError):  # the last where a column is missing, or of another form
         return None
     order = np.argsort(ids, kind="stable")
     return ids[order], (gold == predicted)[order].astype(np.float64)
