@@ -81,6 +81,8 @@ def draw(info: Info) -> Figure:
                     [100 * (a.mean - a.low) for a in line.accuracies],
                     [100 * (a.high - a.mean) for a in line.accuracies],
                 ]
+                lows, highs = [100 * a.low for a in line.accuracies], [100 * a.high for a in line.accuracies]
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.07, linewidth=0, zorder=2)
                 axes.errorbar(xs, ys, yerr=bars, color=colour, elinewidth=1, alpha=0.5, fmt="none", zorder=3)
                 axes.plot(xs, ys, marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4)
         style.y_label(panels, "test accuracy, %")
@@ -96,7 +98,7 @@ def draw(info: Info) -> Figure:
                     fontsize=8,
                     path_effects=style.halo(),
                 )
-            ends = [
+            labels = [
                 (
                     line.ranks[-1] * 1.03,
                     100 * line.accuracies[-1].mean,
@@ -106,7 +108,7 @@ def draw(info: Info) -> Figure:
                 for line in info.lines
                 if line.method == method
             ]
-            style.end_labels(axes, ends)
+            style.end_labels(axes, labels)
         return figure
 
 
