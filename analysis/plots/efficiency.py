@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from analysis import style
 from analysis.cells import Cell, Group, method_label
@@ -104,7 +105,8 @@ def draw(info: Info) -> Figure:
             axes = figure.add_axes((left + place * (width + gap), 0.15, width, 0.7))
             axes.set_xscale("log", base=2)
             axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
-            axes.xaxis.set_major_locator(FixedLocator(lengths))
+            crowded = any(after / before < 1.4 for before, after in pairwise(lengths))
+            axes.xaxis.set_major_locator(LogLocator(2) if crowded else FixedLocator(lengths))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             for method, by in panel.points.items():

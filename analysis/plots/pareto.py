@@ -88,7 +88,8 @@ def draw(info: Info) -> Figure:
         sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
         span = max(max(sizes) / min(sizes), 2.0)
         left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
-        style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**0.15)
+        right = 0.15 if max(len(p.label) for p in info.points) < 9 else 0.26  # the last labels need room, too
+        style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**right)
         style.reference_lines(foot, floors)
         _draw_points(axes, info)
         axes.legend(

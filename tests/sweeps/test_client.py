@@ -62,6 +62,18 @@ def get(future, timeout=None):
         raise Late from None
 
 
+def ray_with(monkeypatch, keeper):
+    """A Ray of this process with such a keeper."""
+    fake = SimpleNamespace(
+        get=get,
+        get_actor=lambda name: Remote(keeper),
+        get_gpu_ids=list,
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
+        exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+
+
 @pytest.fixture
 def ray_of(monkeypatch):
     """A Ray of this process, in which the keeper gives the workers that are handed in, one after the other; the places
@@ -74,14 +86,7 @@ def ray_of(monkeypatch):
             end=lambda node, device, hangs: ended.append((node, device)),
             hangs=lambda node, device: len(ended),
         )
-        fake = SimpleNamespace(
-            get=get,
-            get_actor=lambda name: Remote(keeper),
-            get_gpu_ids=list,
-            get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-            exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
-        )
-        monkeypatch.setitem(sys.modules, "ray", fake)
+        ray_with(monkeypatch, keeper)
         return ended
 
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
@@ -222,14 +227,7 @@ def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_
     keeper = SimpleNamespace(
         worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
     )
-    fake = SimpleNamespace(
-        get=get,
-        get_actor=lambda name: Remote(keeper),
-        get_gpu_ids=list,
-        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-        exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
+    ray_with(monkeypatch, keeper)
     jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 1.5} for seed in (1, 2, 3)]
     with ThreadPoolExecutor(3) as pool:
         ends = [reports[-1]["status"] for reports in pool.map(lambda job: list(client.follow(job)), jobs)]
