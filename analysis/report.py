@@ -28,7 +28,7 @@ from analysis.load import ReportError, Results, load, resolve
 from analysis.noninferiority import MARGIN
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table
-from lopt.errors import USAGE_ERROR, Parser, one_line
+from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.places import Place, place, redacted
 
 # the order of the page; plugins that are not named here come after these
@@ -217,6 +217,17 @@ def _out(given: str | None, run: Place) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the files are written before anything is printed
+        reader_has_gone()
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results; default: the newest"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import traceback
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt.errors import USAGE_ERROR, Parser, one_line
+from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
@@ -51,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, `head` say, has seen enough; Python must not complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        reader_has_gone()
         return 1
     except (ValueError, OSError) as error:  # the second: a file that cannot be opened, a folder that cannot be written
         print(f"error: {one_line(error)}", file=sys.stderr)

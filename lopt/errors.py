@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import NoReturn
 
 USAGE_ERROR = 2
@@ -13,6 +15,12 @@ def one_line(error: object) -> str:
     """An error's text in one line that cannot steer a terminal; of a very long one the middle is left out."""
     text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
     return text if len(text) <= _HEAD + _TAIL + 3 else f"{text[:_HEAD]} … {text[-_TAIL:]}"
+
+
+def reader_has_gone() -> None:
+    """After a BrokenPipeError (`| head` has seen enough, the terminal is closed): what is printed from now on goes
+    nowhere, so that neither the next line nor Python's exit complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lopt.errors import reader_has_gone
 from lopt.records import TrialRecord
 from sweeps.trial import TIME
 
@@ -98,6 +99,12 @@ class Progress:
         return f"[{clock(time.monotonic() - self._began)}] " + " · ".join(parts)
 
     def _draw(self, event: str | None = None) -> None:
+        try:
+            self._print(event)
+        except OSError:  # nobody reads any more, which is no reason to end a sweep
+            reader_has_gone()
+
+    def _print(self, event: str | None) -> None:
         now = time.monotonic()
         if _on_terminal():
             if event or now - self._drawn_at >= _REDRAW_S:

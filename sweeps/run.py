@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from lopt.errors import USAGE_ERROR, Parser, one_line
+from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,8 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return _run(given, arguments)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough; Python must not complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        reader_has_gone()
         return 1
     except (
         ValueError,

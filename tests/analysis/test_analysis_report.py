@@ -1,6 +1,7 @@
 """The command: what it writes, says and refuses."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -52,6 +53,17 @@ def test_runs_as_a_script_without_torch_or_ray(full_run, tmp_path):
     arguments = [sys.executable, "-c", code, str(full_run), "--out", str(tmp_path)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_has_seen_enough_costs_nothing(full_run, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "analysis/report.py", str(full_run), "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 1
+    assert (tmp_path / "report.html").exists()
 
 
 def test_help_imports_nothing_slow():

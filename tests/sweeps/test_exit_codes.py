@@ -74,6 +74,19 @@ def test_3_a_trial_failed(tmp_path):
     assert "no confirmed trial: lopt1" in done.stdout
 
 
+def test_a_sweep_goes_on_when_nobody_reads_its_progress_any_more(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert any("/6 done" in line for line in process.stdout)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(200) == 0
+    done = run(*SHORT, "--out", str(tmp_path))
+    assert "6 trials are finished" in done.stdout
+
+
 def test_130_interrupted(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
