@@ -103,35 +103,32 @@ def _function() -> Any:
             for number, block in enumerate(layout.blocks):
                 queries = _grouped(block.of(query), len(key))
                 keys, values = block.with_past(key, 0, layer), block.with_past(value, 1, layer)
-                scores = torch.matmul(queries.to(wide) * scale, keys.to(wide).transpose(2, 3))
-                scores.view(*scores.shape[:2], -1, block.tokens, scores.shape[3]).add_(
-                    layout.mask(number, scores)[:, :, None]
-                )
-                kept.append(torch.softmax(scores, dim=3, dtype=wide).to(query.dtype))
-                _write(made, block, torch.matmul(kept[-1], values))
-            ctx.save_for_backward(query, key, value, made, *kept)
+                scores = torch.matmul(queries.to(wide), keys.to(wide).transpose(2, 3))
+                by_head = scores.view(*scores.shape[:2], -1, block.tokens, scores.shape[3])
+                torch.add(layout.mask(number, scores)[:, :, None], by_head, alpha=scale, out=by_head)
+                weights = torch.softmax(scores, dim=3, dtype=wide).to(query.dtype)
+                kept += [queries, weights]
+                _write(made, block, torch.matmul(weights, values))
+            ctx.save_for_backward(key, value, *kept)
             ctx.layout, ctx.layer, ctx.scale = layout, layer, scale
             return made
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Any:
-            query, key, value, made, *kept = ctx.saved_tensors
+            key, value, *kept = ctx.saved_tensors
             d_made = gradients[0]
             d_query, d_key, d_value = (
-                heads.new_empty(heads.shape[1], heads.shape[0], heads.shape[2]) for heads in (query, key, value)
+                key.new_empty(len(d_made), heads, d_made.shape[2]) for heads in (d_made.shape[1], len(key), len(value))
             )
-            delta = (d_made.to(torch.promote_types(made.dtype, torch.float32)) * made).sum(2, keepdim=True)
-            for block, weights in zip(ctx.layout.blocks, kept, strict=True):
-                queries, d_out, delta_1 = (
-                    _grouped(block.of(heads), len(key))
-                    for heads in (query, d_made.transpose(0, 1), delta.transpose(0, 1).to(made.dtype))
-                )
+            for block, queries, weights in zip(ctx.layout.blocks, kept[::2], kept[1::2], strict=True):
+                d_out = _grouped(block.of(d_made.transpose(0, 1)), len(key))
                 keys, values = block.with_past(key, 0, ctx.layer), block.with_past(value, 1, ctx.layer)
-                d_scores = torch.matmul(d_out, values.transpose(2, 3)).sub_(delta_1).mul_(weights)
-                _write(d_query, block, torch.matmul(d_scores, keys).mul_(ctx.scale))
+                d_weights = torch.matmul(d_out, values.transpose(2, 3))
+                d_scores = torch._softmax_backward_data(d_weights, weights, 3, weights.dtype).mul_(ctx.scale)
+                _write(d_query, block, torch.matmul(d_scores, keys))
                 given = 0 if block.past is None else block.past.shape[4]  # of which nobody wants the gradient
                 seen = (of[..., given:].transpose(2, 3) for of in (d_scores, weights))
-                _write_with_past(d_key, block, torch.matmul(next(seen), queries).mul_(ctx.scale))
+                _write_with_past(d_key, block, torch.matmul(next(seen), queries))
                 _write_with_past(d_value, block, torch.matmul(next(seen), d_out))
             return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
 

@@ -1,5 +1,5 @@
-"""Parts of a frozen model that transformers composes of many small steps, each as one function: RMS norms, with a
-backward pass of their own, and GPT-2's GELU. A good part of a step's time goes by in them (LOG.md).
+"""Parts of a frozen model that transformers composes of many small steps, each as one function: RMS norms and rotary
+positions, with a backward pass of their own, and GPT-2's GELU. A good part of a step's time goes by in them (LOG.md).
 
 A part is exchanged by changing its class, so that its weights, its name and its copies stay as they are, and only where
 it gives what the original gives. With weights that are trained the original is used.
@@ -8,10 +8,13 @@ it gives what the original gives. With weights that are trained the original is 
 from __future__ import annotations
 
 from functools import cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ROTATE = "apply_rotary_pos_emb"
 
 
 def fuse(model: Any) -> None:
@@ -22,9 +25,13 @@ def fuse(model: Any) -> None:
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
                 continue
-            for applies, form in ((_is_rms_norm, _rms_norm), (_is_gelu, _gelu)):
+            for applies, form, agree in (
+                (_is_rms_norm, _rms_norm, _agree),
+                (_is_gelu, _gelu, _agree),
+                (_is_rotary, _rotary, _rotations_agree),
+            ):
                 kind: Any = type(module)
-                if applies(module) and _agree(module, form(kind)):
+                if applies(module) and agree(module, form(kind)):
                     module.__class__ = form(kind)
 
 
@@ -43,6 +50,12 @@ def _is_gelu(module: Any) -> bool:
     return type(module).__name__ == "NewGELUActivation"
 
 
+def _is_rotary(module: Any) -> bool:
+    """Whether it is attention that rotates its queries and keys by transformers' function of that name."""
+    forward = type(module).forward
+    return isinstance(forward, FunctionType) and _ROTATE in forward.__code__.co_names
+
+
 def _agree(module: Any, form: type) -> bool:
     """Whether the form gives what the module gives, on numbers drawn at random."""
     import torch
@@ -56,7 +69,28 @@ def _agree(module: Any, form: type) -> bool:
         found = module(inputs)
     finally:
         module.__class__ = before
-    tolerance = 2e-2 if weight.dtype == torch.bfloat16 else 1e-5
+    return _close(found, expected)
+
+
+def _rotations_agree(module: Any, form: Any) -> bool:
+    """Whether the form's rotation is the module's own; some families turn neighbours, or a part of a head."""
+    import torch
+
+    weight = next(module.parameters(), None)
+    size, draw = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
+    if weight is None or not size or size % 2:
+        return False
+    angles = torch.rand(1, 3, size // 2, generator=draw).repeat(1, 1, 2)
+    given = [torch.randn(1, heads, 3, size, generator=draw) for heads in (2, 1)] + [angles.cos(), angles.sin()]
+    given = [tensor.to(weight.device, weight.dtype) for tensor in given]
+    of_module, of_form = (kind.forward.__globals__[_ROTATE](*given) for kind in (type(module), form))
+    return all(_close(found, expected) for found, expected in zip(of_form, of_module, strict=True))
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    import torch
+
+    tolerance = 2e-2 if found.dtype == torch.bfloat16 else 1e-5
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
@@ -84,6 +118,23 @@ def _gelu(original: type) -> type:
             return gelu(input, approximate="tanh")
 
     return _named(FusedGELU, original)
+
+
+@cache
+def _rotary(original: Any) -> type:
+    forward = original.forward
+    own = FunctionType(
+        forward.__code__, {**forward.__globals__, _ROTATE: _rotated}, forward.__name__, forward.__defaults__,
+        forward.__closure__,
+    )  # fmt: skip
+    own.__kwdefaults__ = forward.__kwdefaults__
+    return _named(type(original.__name__, (original,), {"forward": own}), original)
+
+
+def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """transformers' `apply_rotary_pos_emb`, on tensors of one type."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
+    return _rotation().apply(query, cos, sin), _rotation().apply(key, cos, sin)
 
 
 def _named(form: type, original: type) -> type:
@@ -116,3 +167,31 @@ def _function() -> Any:
             return made.addcmul(wide, along).mul_(scale).to(x.dtype), None, None
 
     return RMSNorm
+
+
+@cache
+def _rotation() -> Any:
+    import torch
+
+    def turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+        """Every pair (i, i + D/2) of `[..., D]`, turned by its angle, or back."""
+        half = x.shape[-1] // 2
+        made = x * cos
+        made[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+        made[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+        return made
+
+    class Rotation(torch.autograd.Function):
+        """Rotary positions (arXiv 2104.09864), as Llama pairs a head's entries; angles of both halves are the same."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            ctx.save_for_backward(cos, sin)
+            return turned(x, cos, sin, 1)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Any:
+            cos, sin = ctx.saved_tensors
+            return turned(gradients[0], cos, sin, -1), None, None
+
+    return Rotation

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import GlmConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, MistralConfig, MistralForCausalLM
 from transformers.activations import NewGELUActivation
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.glm.modeling_glm import GlmAttention
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from lopt.backbones import _fused, _texts
@@ -268,6 +269,34 @@ def test_gpt2s_gelu_is_pytorchs():
     _fused.fuse(fused)
     assert type(fused) is not NewGELUActivation
     torch.testing.assert_close(fused(inputs), expected)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_fused_rotary_attention_equals_the_original_forwards_and_backwards(dtype, rounding):
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, attn_implementation="eager")
+    original = LlamaAttention(config, layer_idx=0).to(dtype).requires_grad_(False).eval()
+    angles = LlamaRotaryEmbedding(config)(torch.zeros(2, 7, 48, dtype=dtype), torch.arange(7)[None])
+    fused = copy.deepcopy(original)
+    _fused.fuse(fused)
+    assert type(fused) is not LlamaAttention
+    assert isinstance(fused, LlamaAttention)
+    found = []
+    for module in (original, fused):
+        inputs = torch.randn(2, 7, 48, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+        outputs = module(inputs, position_embeddings=angles, attention_mask=None)[0]
+        gradient = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        found.append((outputs.detach().float(), torch.autograd.grad(outputs, inputs, gradient)[0].float()))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= rounding * theirs.norm()
+    _fused.unfuse(fused)
+    assert type(fused) is LlamaAttention
+
+
+def test_attention_that_turns_neighbours_is_left_alone():
+    attention = GlmAttention(GlmConfig(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=16), 0)
+    _fused.fuse(attention.requires_grad_(False))
+    assert type(attention) is GlmAttention
 
 
 def test_a_norm_of_another_kind_is_left_alone():
