@@ -108,7 +108,10 @@ def text(plan: Plan, run: str) -> str:
     task_names = sorted({cell.example.task for cell in plan.cells})
     shown = ", ".join(_task(name) for name in task_names)
     words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, example.label_words or ()))}"
-    rungs = ", ".join(f"{r:,}" for r in space.rungs) or "none"
+    stopping = f"ASHA in each {'size' if space.by_size else 'cell'}: rungs at "
+    stopping += f"{', '.join(f'{r:,}' for r in space.rungs)} steps, the best 1/{space.reduction_factor} go on"
+    if not space.rungs:
+        stopping = f"none: trials end before the first rung, at {space.grace_steps:,} steps"
     confirm = plan.confirm_trials
     seeds = f"{space.confirm_seeds} fresh seed{'s' if space.confirm_seeds > 1 else ''}"
     lines = [
@@ -116,11 +119,10 @@ def text(plan: Plan, run: str) -> str:
         f"  backbone   {example.backbone} (d = {facts.width:,}, {facts.layers} layers)",
         f"  task       {shown}{words}",
         f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
-        f"  stopping   ASHA in each {'size' if space.by_size else 'cell'}: rungs at {rungs} steps, "
-        f"the best 1/{space.reduction_factor} go on",
+        f"  stopping   {stopping}",
         f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
-        f"  steps      about {round(plan.expected_steps, -2):,.0f}, at most {plan.most_steps:,}"
+        f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
         + (" and the confirm trials" if confirm is None else ""),
         *sizes.text(plan),
         "",
@@ -132,6 +134,11 @@ def text(plan: Plan, run: str) -> str:
         numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
     return "\n".join([*lines, *_searched(plan)])
+
+
+def _rounded(steps: float) -> int:
+    """To two digits, or to the whole number below a hundred."""
+    return int(round(steps, -max(0, len(str(int(steps))) - 2)))
 
 
 def _task(name: str) -> str:

@@ -77,6 +77,21 @@ def test_every_space_plans_in_every_profile(name, profile):
     assert plan.text(planned, "run").count("\n") >= len(made.cells)
 
 
+@pytest.mark.parametrize(
+    ("steps", "stopping", "about"),
+    [
+        ("12", "ASHA in each cell: rungs at 4 steps, the best 1/3 go on", "about 120,"),
+        ("4", "none: trials end before the first rung, at 4 steps", "about 48,"),
+        ("3000", "rungs at 4, 12, 36, 108, 324, 972, 2,916 steps, the best 1/3 go on", "about 18,000,"),
+    ],
+)
+def test_the_plan_says_when_trials_are_stopped_and_how_many_steps_to_expect(steps, stopping, about):
+    short = settings.with_settings(space.load("smoke", "paper"), {"max_steps": steps})
+    said = plan.text(plan.make_plan(short), "run")
+    assert stopping in said
+    assert f"steps      {about}" in said
+
+
 def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
     base = space.load("ablation", "demo")
     fewer = settings.with_settings(base, {"rank": "1,2", "length": "15"})
