@@ -4,6 +4,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 # An index for torch alone, e.g. TORCH_INDEX="--index-url https://download.pytorch.org/whl/cu128". Empty: chosen below.
 TORCH_INDEX ?=
+# Processes of the default tier of tests.
+JOBS ?= 2
 
 PY      := $(VENV)/bin/python
 PIP     := $(PY) -m pip --disable-pip-version-check
@@ -17,7 +19,7 @@ CODE    := lopt sweeps analysis
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
-	@echo "  variables: VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX='--index-url ...'"
+	@echo "  variables: VENV=$(VENV) PYTHON=$(PYTHON) JOBS=$(JOBS) TORCH_INDEX='--index-url ...'"
 
 venv: $(STAMP) ## an environment (.venv) with the tested versions
 
@@ -53,7 +55,7 @@ define tier
 endef
 
 test: $(STAMP) ## default tier: CPU, offline, a few minutes, one real Ray sweep
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 test-ray: $(STAMP) ## tests that start Ray
 	$(call tier,ray and not slow and not gpu and not network)
