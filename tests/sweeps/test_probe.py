@@ -197,7 +197,7 @@ def test_a_run_in_use_is_not_measured_beside(tmp_path):
 def test_the_spread_has_bounds(tiny, monkeypatch):
     made = settings.with_settings(space.load("smoke", "paper"), {"trials": "2"})
 
-    def said(spread):
+    def said(spread, **more):
         ground = probe.Ground(
             devices=1,
             concurrent=1,
@@ -210,6 +210,7 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
                 "spread": spread,
                 "hardware": {},
             },
+            **more,
         )
         return probe.predict(made, ground, settle=lambda config: config, baselines=[tiny], finished=[])
 
@@ -220,6 +221,11 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
     assert found["start_s"] == pytest.approx(5.1), "and the baseline, which is scored once"
     assert found["seconds"]["high"] < 2.2 * found["seconds"]["low"]
     assert np.isfinite(found["seconds"]["median"])
+    slower = said(9.0, slower=1.5)
+    expected = 5.0 + 1.5 * (found["seconds"]["median"] - 5.0)
+    assert slower["seconds"]["median"] == pytest.approx(expected, rel=0.03), "all but the start"
+    assert "1.5 times as long as measured" in "".join(slower["assumptions"])
+    assert "times as long" not in "".join(found["assumptions"])
 
 
 def test_what_is_measured_side_by_side_is_averaged():
