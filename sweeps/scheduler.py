@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -19,13 +20,17 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from lopt.records import Evaluation, TrialRecord
 from sweeps.trial import METRIC, TIME
 
+_DYING_S = 30  # until Ray knows that a machine is gone; it may start a trial there once more
+
 
 class Mercy(tune.Callback):
-    """Of the deaths of a trial's process only those without an evaluation between them count: a machine that is taken
-    away is no fault of the trial."""
+    """Of the deaths of a trial's process only those without an evaluation between them count, and of several in a row,
+    as on a machine that is being taken away, one: that is no fault of the trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._reached: dict[str, int] = {}
+        self._counted_at: dict[str, float] = {}
+        self._clock = clock
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -33,6 +38,12 @@ class Mercy(tune.Callback):
         if result[TIME] > self._reached.get(trial.trial_id, 0):
             self._reached[trial.trial_id] = result[TIME]
             trial.run_metadata.num_failures = 0
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._clock() - self._counted_at.get(trial.trial_id, -_DYING_S) < _DYING_S:
+            trial.run_metadata.num_failures = max(0, trial.run_metadata.num_failures - 1)
+        else:
+            self._counted_at[trial.trial_id] = self._clock()
 
 
 def _last_error(trial: Any) -> Exception | None:

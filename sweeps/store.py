@@ -207,11 +207,12 @@ class Store:
     @_reached
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
         """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoint,
-        now of no use, goes."""
+        now of no use, goes; a failed trial keeps its own, and goes on from it when it is tried again."""
         if predictions is not None:
             self._write_predictions(record.key, predictions)
         write(self.path(record.key), dumps(record.to_dict()).encode())
-        self.checkpoint(record.key).unlink(missing_ok=True)
+        if record.status in FINAL:
+            self.checkpoint(record.key).unlink(missing_ok=True)
 
     @_reached
     def interrupted(self) -> list[tuple[TrialConfig, str]]:
@@ -267,9 +268,10 @@ class Store:
 
     @_reached
     def clear_checkpoints(self, *, complete: bool) -> None:
-        """At the end of a command: all of them when the sweep is complete, else the folder if it is empty."""
+        """At the end of a command: all of them when the sweep is complete, but for those of failed trials; else the
+        folder if it is empty."""
         folder = self.folder / "checkpoints"
-        if complete:
+        if complete and not any(record.status == "failed" for record in self.records()):
             remove_all(folder)
         elif isinstance(folder, Path):
             with contextlib.suppress(OSError):

@@ -135,7 +135,7 @@ def test_a_trial_that_workers_die_of_is_given_up(one, tmp_path, ray_of):
     record = Store(tmp_path, "r").read(resolve(one).key)
     assert record.status == "failed"
     assert "died 3 times, the last time after step 8" in record.error["message"]
-    assert not Store(tmp_path, "r").checkpoint(record.key).exists()
+    assert Store(tmp_path, "r").checkpoint(record.key).exists()
 
 
 def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):

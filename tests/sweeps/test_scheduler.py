@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from lopt.training import Trial
-from sweeps.scheduler import StratifiedASHA, _draw
+from sweeps.scheduler import Mercy, StratifiedASHA, _draw
 from sweeps.trial import METRIC, TIME
 from tests.sweeps.records import make_record
 
@@ -179,3 +179,49 @@ def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse
         assert asha.on_trial_result(None, each, report(5, 0.5)) == TrialScheduler.STOP
         assert asha.on_trial_result(None, each, report(18, 0.5, "complete")) == TrialScheduler.CONTINUE
     assert worse == []
+
+
+class _Dying:
+    """A trial under Tune's rules: the third death that counts fails it."""
+
+    def __init__(self):
+        self.trial_id, self.run_metadata = "a", SimpleNamespace(num_failures=0)
+        self.now = 0.0
+        self.mercy = Mercy(clock=lambda: self.now)
+
+    def die(self, at):
+        """Whether it is tried again."""
+        self.now = at
+        self.run_metadata.num_failures += 1
+        if self.run_metadata.num_failures > 2:
+            return False
+        self.mercy.on_trial_recover(0, [], self)
+        return True
+
+    def evaluate(self, step):
+        self.mercy.on_trial_result(0, [], self, {TIME: step})
+
+
+def test_deaths_on_a_machine_that_is_being_taken_away_count_once():
+    trial = _Dying()
+    assert all(trial.die(at) for at in (1.0, 1.5, 2.0, 11.0, 20.0, 30.0))
+    assert trial.run_metadata.num_failures == 1
+
+
+def test_a_trial_whose_process_always_dies_fails_at_last():
+    trial, deaths = _Dying(), 0
+    while trial.die(7.0 * deaths):
+        deaths += 1
+        assert deaths < 15
+    assert deaths > 2
+
+
+def test_deaths_with_evaluations_between_them_do_not_add_up():
+    trial = _Dying()
+    for step in range(1, 20):
+        assert trial.die(100.0 * step)
+        trial.evaluate(step)
+    assert trial.die(3000.0)
+    trial.evaluate(19)  # nothing new
+    assert trial.die(3100.0)
+    assert not trial.die(3200.0)

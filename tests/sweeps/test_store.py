@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 
@@ -155,6 +156,18 @@ def test_json_has_no_nan(store, tiny):
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.write(TrialRecord.from_dict(values))
     json.dumps(trial.finish().to_dict(), allow_nan=False)
+
+
+def test_a_failed_trial_keeps_its_checkpoint(store, record):
+    path = store.checkpoint(record.key)
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    store.write(dataclasses.replace(record, status="failed"))
+    assert path.exists()
+    store.clear_checkpoints(complete=True)
+    assert path.exists()
+    store.write(record)
+    assert not path.exists()
 
 
 def test_a_record_takes_its_checkpoint_away_and_the_end_of_a_sweep_all_of_them(store, record):

@@ -200,6 +200,33 @@ def test_every_report_carries_the_record_of_a_stop(tiny, tmp_path):
     assert [c["steps"] for c in carried] == [3, 6]
 
 
+def test_a_trial_that_has_failed_goes_on_from_its_checkpoint_when_it_is_tried_again(tmp_path, monkeypatch, capsys):
+    honest = Trial.update
+
+    def update(self):
+        if self.config.method == "lopt1" and self.phase == "search" and self.step == 5:
+            raise RuntimeError("the disk of the data was full")
+        return honest(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "update", update)
+        assert sweep(tmp_path) == 3
+    failed = [r.key for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
+    assert failed
+    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
+    assert {path.stem for path in checkpoints.iterdir()} == set(failed)
+    capsys.readouterr()
+    assert sweep(tmp_path) == 0
+    assert capsys.readouterr().out.count("continues at step 4") == len(failed)
+    assert not checkpoints.exists()
+    assert main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    found, whole = (
+        {r.key: (r.status, r.steps, r.selection_loss) for r in Store(out, "smoke-paper").records() if r.key in failed}
+        for out in (tmp_path, tmp_path / "whole")
+    )
+    assert found == whole
+
+
 def test_a_budget_of_time(tmp_path):
     assert sweep(tmp_path, "--max-wall-time=0.001s") == 4
 

@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_said_and_ignored(six, tmp_path):
     assert reports[1]["note"] == ""
 
 
-def test_one_trial_that_fails_leaves_a_record_and_no_checkpoint_and_the_others_go_on(six, tmp_path, monkeypatch):
+def test_one_trial_that_fails_leaves_a_record_and_its_checkpoint_and_the_others_go_on(six, tmp_path, monkeypatch):
     honest = Trial.apply_gradients
 
     def apply_gradients(self, loss):
@@ -181,7 +181,7 @@ def test_one_trial_that_fails_leaves_a_record_and_no_checkpoint_and_the_others_g
     store, record = Store(tmp_path, "r"), json.loads(found[1][-1]["record"])
     assert (record["steps"], record["error"]["message"]) == (6, "on purpose")
     assert store.read(record["key"]).status == "failed"
-    assert not store.checkpoint(record["key"]).exists()
+    assert store.checkpoint(record["key"]).exists(), "of step 4, to go on from when it is tried again"
 
 
 def test_a_trial_that_cannot_be_made_is_a_failure(tiny, tmp_path):
