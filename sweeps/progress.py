@@ -74,6 +74,14 @@ class Progress:
         self._forget(trial_id)
         self._draw(event=text)
 
+    def taken_back(self, trial_id: str, *, counted: bool) -> None:
+        """A trial whose process was dead before it began. counted: it was expected from the first."""
+        job = self._jobs[trial_id]
+        if job["phase"] == "confirm" and not counted:
+            self.total -= 1
+        self._forget(trial_id)
+        self._draw(event=f"{_what(job)}: tried again, its process had died before")
+
     def _forget(self, trial_id: str) -> None:
         del self._steps[trial_id], self._jobs[trial_id]
         self._reports.pop(trial_id, None)

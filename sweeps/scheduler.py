@@ -15,6 +15,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from ray import cloudpickle, tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from lopt.records import Evaluation, TrialRecord
@@ -76,7 +77,7 @@ class StratifiedASHA(FIFOScheduler):
         reduction_factor: int,
         max_steps: int,
         on_stop: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
-        on_error: Callable[[str, Exception | None], None] = lambda trial_id, error: None,
+        on_error: Callable[[str, Exception | None, bool], None] = lambda trial_id, error, begun: None,
         audit: float = 0.0,
         audited: Mapping[str, int] = MappingProxyType({}),
         on_audit: Callable[[TrialRecord], None] = lambda record: None,
@@ -137,7 +138,13 @@ class StratifiedASHA(FIFOScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._on_error(trial.trial_id, _last_error(trial))
+        # Tune gives up at once a trial for which it finds the process of an earlier one dead.
+        begun = trial.status != Trial.PENDING
+        self._on_error(trial.trial_id, _last_error(trial), begun)
+        if not begun and (asha := self._asha(trial)):  # it will come again under another name
+            for bracket in asha._brackets:
+                for _, recorded in bracket._rungs:
+                    recorded.pop(trial.trial_id, None)
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

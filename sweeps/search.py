@@ -71,6 +71,7 @@ class SweepSearcher(Searcher):
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
         on_let_go: told of a trial that a budget has stopped at an evaluation, and of that report.
+        again: whether a trial that has ended without a record is to be tried again at once, for it had not begun.
         may_start: whether a budget allows another trial.
         take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
         lessons: search trials of other runs, for the sampler alone.
@@ -90,6 +91,7 @@ class SweepSearcher(Searcher):
         on_report: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
         on_end: Callable[[str, Mapping[str, Any], TrialRecord | None], None] = lambda trial_id, job, record: None,
         on_let_go: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, report: None,
+        again: Callable[[str], bool] = lambda trial_id: False,
         may_start: Callable[[], bool] = lambda: True,
         take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         lessons: Iterable[TrialRecord] = (),
@@ -97,7 +99,7 @@ class SweepSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.space, self._settle, self._place, self._read = space, settle, dict(place), read
         self._on_start, self._on_report, self._on_end, self._may_start = on_start, on_report, on_end, may_start
-        self._on_let_go, self._take = on_let_go, take
+        self._on_let_go, self._again, self._take = on_let_go, again, take
         self._done = {record.key: record for record in finished}
         self._running: dict[str, _Running] = {}
         self._confirm: deque[tuple[_CellState, TrialConfig, str]] = deque()
@@ -215,12 +217,15 @@ class SweepSearcher(Searcher):
             return
         record = self._read(running.config.key) or _carried(result)
         if record is None and result and not error:  # it could have gone on: whoever else stops it writes a record
-            self._let_go(trial_id, result)
+            self._put_back(trial_id)  # for a command with a budget left, which finds its checkpoint
+            self._on_let_go(trial_id, result)
+        elif record is None and error and self._again(trial_id):
+            self._put_back(trial_id)
         else:
             self._end(trial_id, record)
 
-    def _let_go(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """The trial waits again, for a command with a budget left, which finds its checkpoint."""
+    def _put_back(self, trial_id: str) -> None:
+        """The trial waits again."""
         running = self._running.pop(trial_id)
         running.state.running -= 1
         if running.phase == "confirm":
@@ -228,7 +233,6 @@ class SweepSearcher(Searcher):
         else:
             running.state.retries += 1
             self._retry.append((running.state, running.config))
-        self._on_let_go(trial_id, result)
 
     def _end(self, trial_id: str, record: TrialRecord | None) -> None:
         """`record` is None when the trial was cut off and left nothing."""

@@ -2,7 +2,7 @@
 
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>.safetensors  of trials that are not over
+            checkpoints/<key>.safetensors  of trials that are not over, or have failed
 """
 
 from __future__ import annotations

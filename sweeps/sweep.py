@@ -45,7 +45,7 @@ class Sweep:
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
         self._broken: StoreError | None = None  # why results could no longer be kept
-        self._errors: dict[str, Exception | None] = {}  # that ended a trial's process
+        self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # what ended a process, had the trial begun in it?
 
     def run(self) -> int:
         """Runs or continues the sweep; returns the exit code.
@@ -233,6 +233,7 @@ class Sweep:
             on_report=self._or_end(self._on_report),
             on_end=self._or_end(self._on_end),
             on_let_go=lambda trial_id, report: self.progress.let_go(trial_id, report),
+            again=self._try_again,
             may_start=self._may_start,
             take=self._or_end(self._others.take),
             lessons=self._lessons,
@@ -254,7 +255,7 @@ class Sweep:
             reduction_factor=space.reduction_factor,
             max_steps=space.max_steps,
             on_stop=self._or_end(self._on_stop),
-            on_error=self._errors.__setitem__,
+            on_error=lambda trial_id, *death: self._deaths.update({trial_id: death}),
             audit=self.options.audit,
             audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
             on_audit=self._or_end(self.store.add_audit),
@@ -303,11 +304,19 @@ class Sweep:
     def _spend(self, trial_id: str, seconds: float) -> None:
         self._gpu_s += max(0.0, seconds - self._counted_s.get(trial_id, 0.0)) * self._gpus.get(trial_id, 0.0)
 
+    def _try_again(self, trial_id: str) -> bool:
+        """Whether a trial's process was dead before the trial began in it; it is then as if never started."""
+        if self._deaths.get(trial_id, (None, True))[1]:
+            return False
+        self._started_trials -= 1
+        self.progress.taken_back(trial_id, counted=not self.plan.space.by_size)
+        return True
+
     def _on_end(self, trial_id: str, job: Mapping[str, Any], record: TrialRecord | None) -> None:
         if record is None:
             from lopt.failure import failed_record
 
-            error = self._errors.pop(trial_id, None)
+            error, _ = self._deaths.pop(trial_id, (None, True))
             reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
             record = failed_record(
                 TrialConfig.from_dict(job["config"]),

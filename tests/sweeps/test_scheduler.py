@@ -225,3 +225,18 @@ def test_deaths_with_evaluations_between_them_do_not_add_up():
     trial.evaluate(19)  # nothing new
     assert trial.die(3100.0)
     assert not trial.die(3200.0)
+
+
+@pytest.mark.parametrize(("status", "begun"), [("PENDING", False), ("RUNNING", True)])
+def test_of_a_dead_process_it_is_told_whether_the_trial_had_begun_in_it(status, begun):
+    told = []
+    asha = make_asha(on_error=lambda *death: told.append(death))
+    one, other = trial("one", "a"), trial("other", "a")
+    for each in (one, other):
+        each.status = status
+        asha.on_trial_add(None, each)
+    asha.on_trial_result(None, one, report(2, 0.9))
+    asha.on_trial_error(None, one)
+    assert told == [("one", None, begun)]
+    (bracket,) = asha._strata["a"]._brackets
+    assert any("one" in recorded for _, recorded in bracket._rungs) == begun, "it comes again under another name"

@@ -278,6 +278,31 @@ def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
     assert not driver.searcher.held_back
 
 
+@pytest.mark.parametrize("after", [0, 4, 9, 10])
+def test_a_trial_whose_process_was_dead_before_it_began_comes_again_at_once(after):
+    """The confirm trials are those from number 9 on."""
+    driver = Driver(space.load("smoke", "paper"), by_rate)
+    asked, ended = [], []
+    driver.searcher._again = lambda trial_id: asked.append(trial_id) or len(asked) < 4
+    driver.searcher._on_end = lambda trial_id, job, record: ended.append(record)
+    for _ in range(after):
+        driver.end(*driver.start())
+    trial_id, job = driver.start()
+    whole, ids = driver.searcher.counts(), [trial_id]
+    for _ in range(3):
+        driver.searcher.on_trial_complete(ids[-1], None, error=True)
+        again_id, again = driver.start()
+        ids.append(again_id)
+        assert again["config"] == job["config"]
+        assert driver.searcher.counts() == whole
+    assert asked == ids[:3]
+    assert None not in ended
+    driver.end(ids[-1], again)
+    driver.run()
+    assert len(driver.records) == 12
+    assert len(driver.jobs) == 12 + 3
+
+
 def test_a_trial_that_was_cut_off_comes_first_and_its_study_knows_it():
     """Its checkpoint would be lost with it: a sampler that has learned more proposes other points."""
     made = settings.with_settings(space.load("smoke", "paper"), {"trials": "14"})
