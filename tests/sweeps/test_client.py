@@ -177,13 +177,13 @@ def hang(monkeypatch, seed):
 def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
     stuck = hang(monkeypatch, one.seed)
     ended = ray_of([Worker()])
-    *reports, last = client.follow({**job_of(one, tmp_path), "limit_s": 0.5})
+    *reports, last = client.follow({**job_of(one, tmp_path), "limit_s": 2.0})
     stuck.set()
     assert [r["step"] for r in reports] == [4] and last["status"] == "failed"
     assert ended == [("node", None)]
     record = Store(tmp_path, "r").read(resolve(one).key)
     assert record.error["type"] == "TimeoutError"
-    assert "longer than 0 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
+    assert "longer than 2 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
 
 
 class Shared:
@@ -228,7 +228,7 @@ def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_
         worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
     )
     ray_with(monkeypatch, keeper)
-    jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 1.5} for seed in (1, 2, 3)]
+    jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 3.0} for seed in (1, 2, 3)]
     with ThreadPoolExecutor(3) as pool:
         ends = [reports[-1]["status"] for reports in pool.map(lambda job: list(client.follow(job)), jobs)]
     stuck.set()
@@ -250,12 +250,12 @@ def test_a_trial_that_is_being_scored_has_all_the_time_it_needs(one, tmp_path, r
 
     def finish(self, **given):
         if self.over:
-            threading.Event().wait(1.5)
+            threading.Event().wait(4.5)
         return honest(self, **given)
 
     monkeypatch.setattr(Trial, "finish", finish)
     ray_of([Worker()])
-    reports = list(client.follow({**job_of(one, tmp_path, phase="confirm"), "limit_s": 0.6}))
+    reports = list(client.follow({**job_of(one, tmp_path, phase="confirm"), "limit_s": 3.0}))
     assert reports[-1]["status"] == "complete"
 
 
