@@ -286,24 +286,44 @@ def test_a_packed_trial_is_confirmed_like_any_other(folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_first_gradients_on_the_embedded_backbone():
-    """fp32, real weights and texts, all methods, both placements: packed against alone."""
-    settings = {"task": "movie_snippets", "train_examples": 64, "selection_examples": 8, "test_examples": 8}
-    for changes in MIXED:
-        changes = {**changes, "batch_size": 4, "max_steps": 2, "eval_every": 2, "precision": "fp32", **settings}
-        trial, reference, other = (
-            Trial(TrialConfig(**{**changes, "seed": seed}), phase="search") for seed in (1, 1, 2)
-        )
+@pytest.mark.parametrize(
+    "changes", MIXED, ids=lambda changes: "-".join([changes["method"], *changes.get("options", {}).values()])
+)
+def test_first_gradients_on_the_embedded_backbone(changes):
+    """fp32, real weights and texts: packed trials against transformers' own forward pass in fp64.
+
+    In fp32 transformers' own gradient lies up to 1.4e-4 from the one in fp64 for a few batches, so two right answers
+    in fp32 can differ by more than 1e-4: the bar is for the median batch, and a wider one holds for every batch.
+    """
+    changes = {
+        **changes, "task": "movie_snippets", "train_examples": 64, "selection_examples": 8, "test_examples": 8,
+        "batch_size": 4, "max_steps": 2, "eval_every": 2,
+    }  # fmt: skip
+
+    def trial(seed, precision):
+        return Trial(TrialConfig(**{**changes, "seed": seed, "precision": precision}), phase="search")
+
+    errors = []
+    for seed in (1, 2, 3):
+        reference = trial(seed, "fp64")
         reference.backbone.flat, flat = None, reference.backbone.flat
         try:
             reference.loss(reference.draw()).backward()
         finally:
             reference.backbone.flat = flat
+        packed, other = trial(seed, "fp32"), trial(seed + 10, "fp32")
         engine = Engine()
-        engine.admit(trial)
+        engine.admit(packed)
         engine.admit(other)
-        trial.apply_gradients = lambda loss: None
+        packed.apply_gradients = lambda loss: None
         engine.step()
-        for name, factor in trial.factors.items():
-            expected = reference.factors[name].grad
-            assert (factor.grad - expected).norm() <= 1e-4 * expected.norm()
+        wanted = {name: factor.grad for name, factor in reference.factors.items()}
+        assert any(gradient.norm() > 0 for gradient in wanted.values())
+        errors.append(
+            max(
+                float((packed.factors[name].grad - gradient).norm() / gradient.norm().clamp(min=1e-9))
+                for name, gradient in wanted.items()
+            )
+        )
+    assert sorted(errors)[1] <= 1e-4
+    assert max(errors) <= 1e-3
