@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, Union
@@ -210,10 +210,9 @@ class Engine:
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
-        assert self._backbone is not None
-        tokens = np.array([soft.length for soft in softs], dtype=np.float64)  # which many rows may have in common
-        for row in rows:
-            tokens[row.owner] += self._backbone.row_tokens(softs[row.owner], len(row.token_ids))
+        tokens = np.zeros(len(softs))
+        for row, row_tokens in self._sized(rows, softs):
+            tokens[row.owner] += row_tokens
         self._shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
         while rows:
             broken = self._in_passes(rows, softs, run)
@@ -224,10 +223,9 @@ class Engine:
             again()
 
     def _in_passes(
-        self, rows: Iterable[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
+        self, rows: Sequence[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
     ) -> dict[int, Exception]:
-        """Runs rows in passes of about one size, the longest rows first; rows of one pass have about one length.
-        Returns what passes have raised, by the owners of their rows."""
+        """Runs rows in passes. Returns what passes have raised, by the owners of their rows."""
         waiting = self._passes(rows, softs)
         broken: dict[int, Exception] = {}
 
@@ -253,18 +251,39 @@ class Engine:
         self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
-    def _passes(self, rows: Iterable[_Row], softs: Sequence[SoftPrompt]) -> deque[list[_Row]]:
+    def _passes(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> deque[list[_Row]]:
+        """Rows cut into passes of about one size.
+
+        Where a pass pads its rows, those of about one length stand together, the longest first. Else those of one
+        trial do, so that a prompt is computed in one pass, seldom in two, and trials whose prompts have one length.
+        """
         assert self._backbone is not None and self._lanes is not None
-        sized = [(self._backbone.row_tokens(softs[row.owner], len(row.token_ids)), row) for row in rows]
-        sized.sort(key=lambda each: each[0], reverse=True)
-        tokens = np.cumsum([0, *(size for size, _ in sized)])
+
+        def by_length(row: _Row) -> int:
+            return -softs[row.owner].length - len(row.token_ids)
+
+        def by_trial(row: _Row) -> tuple[int, int, int]:
+            return softs[row.owner].length, row.owner, len(row.token_ids)
+
+        sized = self._sized(sorted(rows, key=by_length if self._backbone.pads_rows else by_trial), softs)
+        tokens = np.cumsum([0, *(size for _, size in sized)])
         every = int(tokens[-1])
         count, lanes = -(-every // self.most_tokens), self._lanes.count
         count = max(count, min(-(-count // lanes) * lanes, every // _FEWEST_TOKENS_A_LANE))
         ends = np.searchsorted(tokens, every / count * np.arange(1, count)).tolist()
         begins = [0, *ends]
-        made = ([row for _, row in sized[begin:end]] for begin, end in zip(begins, [*ends, len(sized)], strict=True))
+        made = ([row for row, _ in sized[begin:end]] for begin, end in zip(begins, [*ends, len(sized)], strict=True))
         return deque(some for some in made if some)
+
+    def _sized(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> list[tuple[_Row, float]]:
+        """Each row with the tokens that it takes in a pass, among them its share of its trial's prompt, which rows may
+        have in common."""
+        assert self._backbone is not None
+        count = Counter(row.owner for row in rows)
+        shares = {owner: softs[owner].length / count[owner] for owner in count}
+        return [
+            (row, shares[row.owner] + self._backbone.row_tokens(softs[row.owner], len(row.token_ids))) for row in rows
+        ]
 
     def _row_losses(
         self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]

@@ -79,6 +79,11 @@ class Backbone(Protocol):
         """Whether several threads may run passes at the same time."""
         ...
 
+    @property
+    def pads_rows(self) -> bool:
+        """Whether all rows of a pass are padded to its longest; else a pass takes rows of any lengths."""
+        ...
+
     def complete(self, template: str) -> str:
         """The template as this kind of model reads it: `{mask}`, where the label is read, made literal."""
         ...

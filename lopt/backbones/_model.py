@@ -69,6 +69,10 @@ class FrozenModel(ABC):
     def side_by_side(self) -> bool:
         return False  # the choice of attention kernels is the whole process's
 
+    @property
+    def pads_rows(self) -> bool:
+        return True
+
     @abstractmethod
     def complete(self, template: str) -> str:
         """See `lopt.backbones.Backbone`."""

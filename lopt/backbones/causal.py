@@ -46,6 +46,10 @@ class CausalBackbone(FrozenModel):
     def side_by_side(self) -> bool:
         return self.flat is not None
 
+    @property
+    def pads_rows(self) -> bool:
+        return self.flat is None
+
     def complete(self, template: str) -> str:
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
         if "{mask}" in completed:

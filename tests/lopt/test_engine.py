@@ -145,6 +145,25 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
         assert torch.equal(ours, theirs)
 
 
+def test_a_prompt_is_computed_in_as_few_passes_as_can_be(monkeypatch):
+    """A pass without padding takes whole trials, so that only those at its ends meet another pass."""
+    trials = [begin("tiny", {**MIXED[0], "length": n, "seed": n % 3}, precision="fp32") for n in (9, 3, 9, 6, 3)]
+    engine, seen = Engine(most_tokens=150, lanes=1), []
+    for trial in trials:
+        engine.admit(trial)
+    original = type(trials[0].backbone).label_logits
+
+    def counted(self, soft, *rest):
+        seen.append([prompt.length for prompt in soft.prompts])
+        return original(self, soft, *rest)
+
+    monkeypatch.setattr(type(trials[0].backbone), "label_logits", counted)
+    assert not engine.step()
+    assert len(seen) > 2
+    assert sum(len(lengths) for lengths in seen) <= len(trials) + len(seen) - 1
+    assert sum(len(set(lengths)) for lengths in seen) <= 3 + len(seen) - 1
+
+
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")]
 )
