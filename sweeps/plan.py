@@ -108,10 +108,6 @@ def text(plan: Plan, run: str) -> str:
     task_names = sorted({cell.example.task for cell in plan.cells})
     shown = ", ".join(_task(name) for name in task_names)
     words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, example.label_words or ()))}"
-    stopping = f"ASHA in each {'size' if space.by_size else 'cell'}: rungs at "
-    stopping += f"{', '.join(f'{r:,}' for r in space.rungs)} steps, the best 1/{space.reduction_factor} go on"
-    if not space.rungs:
-        stopping = f"none: trials end before the first rung, at {space.grace_steps:,} steps"
     confirm = plan.confirm_trials
     seeds = f"{space.confirm_seeds} fresh seed{'s' if space.confirm_seeds > 1 else ''}"
     lines = [
@@ -119,7 +115,7 @@ def text(plan: Plan, run: str) -> str:
         f"  backbone   {example.backbone} (d = {facts.width:,}, {facts.layers} layers)",
         f"  task       {shown}{words}",
         f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
-        f"  stopping   {stopping}",
+        f"  stopping   {_stopping(space)}",
         f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
         f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
@@ -134,6 +130,13 @@ def text(plan: Plan, run: str) -> str:
         numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
     return "\n".join([*lines, *_searched(plan)])
+
+
+def _stopping(space: Space) -> str:
+    if not space.rungs:
+        return f"none: trials end before the first rung, at {space.grace_steps:,} steps"
+    rungs, stratum = ", ".join(f"{rung:,}" for rung in space.rungs), "size" if space.by_size else "cell"
+    return f"ASHA in each {stratum}: rungs at {rungs} steps, the best 1/{space.reduction_factor} go on"
 
 
 def _rounded(steps: float) -> int:

@@ -127,9 +127,10 @@ def _function() -> Any:
                 d_scores = torch._softmax_backward_data(d_weights, weights, 3, weights.dtype).mul_(ctx.scale)
                 _write(d_query, block, torch.matmul(d_scores, keys))
                 given = 0 if block.past is None else block.past.shape[4]  # of which nobody wants the gradient
-                seen = (of[..., given:].transpose(2, 3) for of in (d_scores, weights))
-                _write_with_past(d_key, block, torch.matmul(next(seen), queries))
-                _write_with_past(d_value, block, torch.matmul(next(seen), d_out))
+                d_keys = torch.matmul(d_scores[..., given:].transpose(2, 3), queries)
+                d_values = torch.matmul(weights[..., given:].transpose(2, 3), d_out)
+                _write_with_past(d_key, block, d_keys)
+                _write_with_past(d_value, block, d_values)
             return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
 
     return BlockAttention

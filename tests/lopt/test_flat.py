@@ -241,6 +241,18 @@ def test_a_copy_whose_weights_change_takes_the_plain_form_and_its_own_norms():
 # --- fused parts -----------------------------------------------------------------------------------------------------
 
 
+def assert_same_both_ways(found, expected, inputs, rounding):
+    """Outputs, and the gradient of the inputs, relative."""
+    gradient = torch.randn(inputs.shape).to(inputs.dtype)
+    made = []
+    for function in (found, expected):
+        leaf = inputs.clone().requires_grad_()
+        outputs = function(leaf)
+        made.append((outputs.detach().float(), torch.autograd.grad(outputs, leaf, gradient)[0].float()))
+    for ours, theirs in zip(*made, strict=True):
+        assert (ours - theirs).norm() <= rounding * theirs.norm()
+
+
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, T5LayerNorm])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
 def test_fused_norms_equal_the_originals_forwards_and_backwards(kind, dtype, rounding):
@@ -251,14 +263,7 @@ def test_fused_norms_equal_the_originals_forwards_and_backwards(kind, dtype, rou
     _fused.fuse(fused)
     assert type(fused) is not kind
     assert isinstance(fused, kind)
-    found = []
-    for module in (original, fused):
-        inputs = (3 * torch.randn(2, 7, 48, generator=torch.Generator().manual_seed(1))).to(dtype).requires_grad_()
-        outputs = module(inputs)
-        gradient = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-        found.append((outputs.detach().float(), torch.autograd.grad(outputs, inputs, gradient)[0].float()))
-    for ours, theirs in zip(*found, strict=True):
-        assert (ours - theirs).norm() <= rounding * theirs.norm()
+    assert_same_both_ways(fused, original, 3 * torch.randn(2, 7, 48).to(dtype), rounding)
     _fused.unfuse(fused)
     assert type(fused) is kind
 
@@ -281,14 +286,11 @@ def test_fused_rotary_attention_equals_the_original_forwards_and_backwards(dtype
     _fused.fuse(fused)
     assert type(fused) is not LlamaAttention
     assert isinstance(fused, LlamaAttention)
-    found = []
-    for module in (original, fused):
-        inputs = torch.randn(2, 7, 48, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
-        outputs = module(inputs, position_embeddings=angles, attention_mask=None)[0]
-        gradient = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-        found.append((outputs.detach().float(), torch.autograd.grad(outputs, inputs, gradient)[0].float()))
-    for ours, theirs in zip(*found, strict=True):
-        assert (ours - theirs).norm() <= rounding * theirs.norm()
+
+    def attended(module):
+        return lambda inputs: module(inputs, position_embeddings=angles, attention_mask=None)[0]
+
+    assert_same_both_ways(attended(fused), attended(original), torch.randn(2, 7, 48).to(dtype), rounding)
     _fused.unfuse(fused)
     assert type(fused) is LlamaAttention
 
