@@ -231,6 +231,8 @@ class SweepSearcher(Searcher):
         if running.phase == "confirm":
             self._confirm.appendleft((running.state, running.config, running.stratum))
         else:
+            if running.state.study:
+                running.state.study.give_back(trial_id, running.config)
             running.state.retries += 1
             self._retry.append((running.state, running.config))
 

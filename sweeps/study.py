@@ -115,6 +115,11 @@ class CellStudy(OptunaSearch):
         self._study.enqueue_trial(point_of(self.cell, config))
         self.suggest(config.key)
 
+    def give_back(self, trial_id: str, config: TrialConfig) -> None:
+        """The trial waits for another name; `take_over` says which."""
+        if trial_id in self._ot_trials:
+            self._ot_trials[config.key] = self._ot_trials.pop(trial_id)
+
     def take_over(self, config: TrialConfig, trial_id: str) -> None:
         if config.key in self._ot_trials:
             self._ot_trials[trial_id] = self._ot_trials.pop(config.key)

@@ -301,6 +301,7 @@ def test_a_trial_whose_process_was_dead_before_it_began_comes_again_at_once(afte
     driver.run()
     assert len(driver.records) == 12
     assert len(driver.jobs) == 12 + 3
+    assert all(state.study.states() == {"complete": 3} for state in driver.searcher.cells)
 
 
 def test_a_trial_that_was_cut_off_comes_first_and_its_study_knows_it():
