@@ -22,12 +22,12 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, i
     counts = Counter(record.status for record in records)
     kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
     lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {store}"]
+    lines += _failures(store, [record for record in records if record.status == "failed"])
     if status == "interrupted":
         return "\n".join([*lines, "the same command continues; finished trials are kept"]), INTERRUPTED
     if status == "stopped":
         lines.append("stopped at a budget; the same command continues, unfinished trials from their last evaluation")
         return "\n".join(lines), BUDGET
-    lines += _failures(store, [record for record in records if record.status == "failed"])
     missing = _unconfirmed(plan, records)
     if missing:
         lines.append(f"no confirmed trial: {', '.join(missing)}")

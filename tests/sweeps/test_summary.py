@@ -1,0 +1,38 @@
+"""The last words of a sweep."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeps import space, summary
+from sweeps.plan import make_plan
+from sweeps.store import Store
+from tests.sweeps.records import make_record
+
+
+@pytest.fixture
+def made():
+    return space.load("smoke", "paper")
+
+
+def record(made, cell, status="complete", phase="search", **point):
+    config = made.config(cell, {"learning_rate": 0.1, **point}, seed=0 if phase == "search" else 1)
+    return make_record(config, status, phase=phase, cell=cell.name)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [("complete", 3, "no confirmed trial"), ("stopped", 4, "stopped at a budget"), ("interrupted", 130, "continues")],
+)
+def test_failures_are_grouped_however_the_sweep_has_ended(tmp_path, made, status, code, words):
+    store = Store(tmp_path, "run")
+    for number, cell in enumerate(made.cells[:2]):
+        failed = record(made, cell, "failed")
+        object.__setattr__(failed, "error", {"type": "OSError", "message": f"no {number}", "traceback": ""})
+        store.write(failed)
+    text, found = summary.of(make_plan(made), store, status, seconds=61)
+    assert found == code
+    assert words in text
+    assert "2 × OSError: no" in text
+    assert "python -m lopt run --config" in text
+    assert f"{status}: 2 trials (2 failed) in 1:01" in text
