@@ -68,11 +68,12 @@ class Progress:
         self._draw(event=_event(job, record))
 
     def let_go(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """A trial that a budget has stopped at this report, of which nobody else has been told."""
+        """A trial that a budget has stopped at this report, of which nobody else has been told; of one that was waiting
+        for a place there is nothing to say."""
         notes = [note for note in (report.get("note"), "stopped at the budget, can go on") if note]
         text = f"{_what(self._jobs[trial_id])}: {'; '.join(notes)}"
         self._forget(trial_id)
-        self._draw(event=text)
+        self._draw(event=text if report else None)
 
     def taken_back(self, trial_id: str, *, counted: bool) -> None:
         """A trial whose process was dead before it began. counted: it was expected from the first."""

@@ -67,7 +67,7 @@ class StratifiedASHA(FIFOScheduler):
         on_stop: called with the last report of a trial that is stopped because others are better.
         on_error: called with what ended a trial's process for the last time, before the searcher hears of it.
         over_budget: asked at every report; when it says so, every trial ends there, confirm trials, too. Such a trial
-            leaves its checkpoint and no record: another command goes on with it.
+            leaves its checkpoint and no record: another command goes on with it. Trials that wait for a place get none.
     """
 
     def __init__(
@@ -106,6 +106,13 @@ class StratifiedASHA(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if asha := self._asha(trial):
             asha.on_trial_add(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        if self._over_budget():  # else they would train to their first report, one round of them after the other
+            for trial in tune_controller.get_trials():
+                if trial.status == Trial.PENDING:
+                    tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if result.get("status") != "running" or result.get("store_error"):

@@ -70,7 +70,8 @@ class SweepSearcher(Searcher):
         interrupted: search trials that are to go on, with the names of their cells.
         read: the record of a key, when a trial has ended.
         on_start, on_report, on_end: told of each trial: (trial_id, job), (trial_id, report), (trial_id, record).
-        on_let_go: told of a trial that a budget has stopped at an evaluation, and of that report.
+        on_let_go: told of a trial that a budget has stopped at an evaluation, and of that report, which is empty when
+            the trial was still waiting for a place.
         again: whether a trial that has ended without a record is to be tried again at once, for it had not begun.
         may_start: whether a budget allows another trial.
         take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
@@ -216,9 +217,11 @@ class SweepSearcher(Searcher):
         if running is None:
             return
         record = self._read(running.config.key) or _carried(result)
-        if record is None and result and not error:  # it could have gone on: whoever else stops it writes a record
-            self._put_back(trial_id)  # for a command with a budget left, which finds its checkpoint
-            self._on_let_go(trial_id, result)
+        if (
+            record is None and result != {} and not error
+        ):  # it could have gone on: whoever else stops it writes a record
+            self._put_back(trial_id)  # for a command with a budget left, which finds its checkpoint, if it had begun
+            self._on_let_go(trial_id, result or {})
         elif record is None and error and self._again(trial_id):
             self._put_back(trial_id)
         else:

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from lopt.training import Trial
@@ -179,6 +180,26 @@ def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse
         assert asha.on_trial_result(None, each, report(5, 0.5)) == TrialScheduler.STOP
         assert asha.on_trial_result(None, each, report(18, 0.5, "complete")) == TrialScheduler.CONTINUE
     assert worse == []
+
+
+def test_beyond_a_budget_no_trial_gets_a_place():
+    """Else those that wait would all be trained to their first report."""
+    over, stopped = [], []
+    asha = make_asha(over_budget=lambda: bool(over))
+    states = (TuneTrial.RUNNING, TuneTrial.PENDING, TuneTrial.TERMINATED, TuneTrial.PENDING)
+    trials = [SimpleNamespace(trial_id=str(n), status=status) for n, status in enumerate(states)]
+
+    def stop(each):
+        each.status = TuneTrial.TERMINATED
+        stopped.append(each.trial_id)
+
+    controller = SimpleNamespace(get_trials=lambda: trials, stop_trial=stop)
+    assert asha.choose_trial_to_run(controller) is trials[1]
+    assert not stopped
+    over.append(True)
+    assert asha.choose_trial_to_run(controller) is None
+    assert stopped == ["1", "3"]
+    assert trials[0].status == TuneTrial.RUNNING
 
 
 class _Dying:

@@ -250,9 +250,10 @@ def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
     assert fresh.suggest("x")["learning_rate"] == 0.3
 
 
+@pytest.mark.parametrize("report", [{"status": "running", METRIC: 0.5}, None], ids=["begun", "waiting"])
 @pytest.mark.parametrize("after", [0, 4, 9, 10])
-def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
-    """The confirm trials are those from number 9 on."""
+def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after, report):
+    """The confirm trials are those from number 9 on; Tune tells of no report of a trial that had no place yet."""
     allowed, let_go, ended = [True], [], []
     driver = Driver(space.load("smoke", "paper"), by_rate)
     driver.searcher._may_start = lambda: allowed[0]
@@ -263,12 +264,11 @@ def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after):
     trial_id, job = driver.start()
     whole = driver.searcher.counts()
     allowed[0] = False
-    report = {"status": "running", METRIC: 0.5}
     driver.searcher.on_trial_complete(trial_id, report)
     assert driver.start() == Searcher.FINISHED
     assert driver.searcher.held_back
     assert driver.searcher.counts() == whole
-    assert let_go == [(trial_id, report)]
+    assert let_go == [(trial_id, report or {})]
     assert None not in ended
     allowed[0] = True
     driver.run()
