@@ -51,6 +51,7 @@ class Run:
     cells: tuple[PlannedCell, ...]
     audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
     probe: dict[str, Any]  # what was predicted, and when; empty without
+    left_out: frozenset[str]  # keys of trials that count nowhere
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ class Results:
     baselines: tuple[Baseline, ...]
     unreadable: tuple[str, ...]  # "name: why"
     superseded: int  # old failures, tried again since
+    left_out: int  # trials that their run's space, which has changed, no longer has
     repeated: int  # records of a key that another pooled run holds too
     margin: float  # of accuracy, within which a smaller prompt counts as good as the full one
 
@@ -141,14 +143,16 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     records: dict[str, dict[str, Any]] = {}
     baselines: dict[object, Baseline] = {}
     unreadable: list[str] = []
-    superseded = repeated = 0
+    superseded = repeated = left_out = 0
     for path in paths:
         run = _load_run(path)
         runs.append(run)
         files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
         current = [file for file in files if ".failed-" not in file.name]
         superseded += len(files) - len(current)
-        for file, content in contents(sorted(current, key=lambda file: file.name)):
+        counted = [file for file in current if file.name.removesuffix(".json") not in run.left_out]
+        left_out += len(current) - len(counted)
+        for file, content in contents(sorted(counted, key=lambda file: file.name)):
             try:
                 if isinstance(content, OSError):
                     raise content
@@ -174,6 +178,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
         baselines=tuple(baselines.values()),
         unreadable=tuple(unreadable),
         superseded=superseded,
+        left_out=left_out,
         repeated=repeated,
         margin=margin,
     )
@@ -215,6 +220,7 @@ def _load_run(path: Place) -> Run:
             cells=tuple(_planned(space)),
             audits=_audits(path / "audits.json"),
             probe=_probe(path / "probe.json"),
+            left_out=frozenset(manifest.get("left_out") or ()),
         )
     except _UNREADABLE as error:
         raise ReportError(

@@ -123,6 +123,10 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         found.append(f"{task} was scored on {n:,} of the {size:,} examples of its {split} split.")
     if cut := sum(t.truncated for t in results.trials if t.confirmed):
         found.append(f"{cut:,} examples of confirmed trials were longer than the input and cut.")
+    if results.left_out:
+        found.append(
+            f"{results.left_out} trials are of cells or ranges that the space no longer has, and are left out."
+        )
     if results.superseded:
         found.append(f"{results.superseded} earlier failures were tried again since and are not counted.")
     if results.repeated:

@@ -12,7 +12,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -126,9 +126,11 @@ class Store:
         command: list[str],
         profile: str,
         elapsed_s: float = 0.0,
+        left_out: Sequence[str] = (),
     ) -> None:
         """Status is running, complete, interrupted, or stopped at a budget. `elapsed_s` is added to what earlier
-        commands took."""
+        commands took. `left_out`: keys of trials that the space, which has changed, no longer has; they stay, and
+        count nowhere."""
         before = self.manifest() or {}
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -141,9 +143,14 @@ class Store:
             "elapsed_s": round(before.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
+            "left_out": list(left_out),
             "provenance": provenance(),
         }
         write(self.folder / "manifest.json", dumps(content).encode())
+
+    def left_out(self) -> list[str]:
+        """Keys of trials that count nowhere, as `write_manifest` was told."""
+        return list((self.manifest() or {}).get("left_out", ()))
 
     @_reached
     def write_prediction(self, found: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from lopt.places import shown
 from lopt.records import TrialRecord
@@ -13,12 +14,13 @@ from sweeps.store import Store
 COMPLETE, FAILED, INCOMPLETE, BUDGET, INTERRUPTED = 0, 1, 3, 4, 130
 
 
-def of(plan: Plan, store: Store, status: str, *, seconds: float) -> tuple[str, int]:
+def of(plan: Plan, store: Store, status: str, *, seconds: float, left_out: Collection[str] = ()) -> tuple[str, int]:
     """What a sweep of `seconds` leaves behind, in lines, and its exit code.
 
-    status: "complete" when nothing was left to start, "stopped" at a budget, "interrupted".
+    status: "complete" when nothing was left to start, "stopped" at a budget, "interrupted". left_out: keys of trials
+    that do not count.
     """
-    records = store.records()
+    records = [record for record in store.records() if record.key not in left_out]
     counts = Counter(record.status for record in records)
     kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
     lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {store}"]

@@ -22,6 +22,7 @@ from sweeps.earlier import OtherRuns, announce, changes, fitting, lessons
 from sweeps.options import Options
 from sweeps.plan import Plan
 from sweeps.progress import Progress
+from sweeps.settled import Settled
 from sweeps.store import FINAL, Store, StoreError
 from sweeps.trial import execute, prepare
 
@@ -39,11 +40,13 @@ class Sweep:
         self._placement: Placement | None = None  # None in local mode
         self._gpus: dict[str, float] = {}  # that a running trial reserves
         self._counted_s: dict[str, float] = {}  # of a running trial, in _gpu_s or under an earlier command
-        self._settled: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._settle = Settled(store)
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
+        self._left_out: list[str] = []  # keys of trials that the space, which has changed, no longer has
+        self.progress = Progress(total=0, done=0, steps_left=lambda made: 0.0)  # until there are trials to show
         self._broken: StoreError | None = None  # why results could no longer be kept
         self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # what ended a process, had the trial begun in it?
 
@@ -71,9 +74,11 @@ class Sweep:
             finished = [r for r in records if r.status in FINAL]
             failed = [r for r in records if r.status == "failed"]
             misfits: Counter[str] = Counter()
-            if changed:
+            if changed or self.store.left_out():
                 finished, misfits = fitting(self.plan.space, finished)
                 failed, _ = fitting(self.plan.space, failed)
+                fit = {record.key for record in (*finished, *failed)}
+                self._left_out = sorted(record.key for record in records if record.key not in fit)
             announce(self.store.run, finished, failed, changed, misfits)
             if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
@@ -106,7 +111,7 @@ class Sweep:
 
         with self.store.held():
             finished = [record for record in self.store.records() if record.status in FINAL]
-            if changes(self.store, self.plan.space):
+            if changes(self.store, self.plan.space) or self.store.left_out():
                 finished, _ = fitting(self.plan.space, finished)
             examples = self.plan.space.all_examples
             baselines = [examples[place] for place in self._without_baseline(examples)]
@@ -132,7 +137,7 @@ class Sweep:
         return time.monotonic() - self._began
 
     def _end(self, status: str) -> int:
-        text, code = summary.of(self.plan, self.store, status, seconds=self._elapsed_s())
+        text, code = summary.of(self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out)
         print(text)
         return code
 
@@ -144,6 +149,7 @@ class Sweep:
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
+            left_out=self._left_out,
         )
 
     def _start(self) -> None:
@@ -161,24 +167,12 @@ class Sweep:
         """
         examples = self.plan.space.all_examples
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
-        prepared = run_prepare([config.to_dict() for config in examples], self._without_baseline(examples))
+        wanted = [config.to_dict() for config in self._settle.as_begun(examples)]
+        prepared = run_prepare(wanted, self._without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
-        found = prepared["configs"]
-        for config, values in zip(examples, found, strict=True):
-            self._settled[_settled_by(config)] = {name: values[name] for name in _SETTLED}
-        for old in (record.config for record in self.store.records()):
-            same = [v for v in found if (v["backbone"], v["task"]) == (old["backbone"], old["task"])]
-            for name in _SETTLED:
-                if same and all(v[name] != old[name] for v in same):
-                    raise ValueError(
-                        f"run {self.store.run!r} holds trials of {name.replace('_', ' ')} {old[name]}; here it is "
-                        f"{same[0][name]}: give --name for a new run, or what it began with"
-                    )
+        self._settle.learn(examples, prepared["configs"])
         return prepared
-
-    def _settle(self, config: TrialConfig) -> TrialConfig:
-        return config.replace(**self._settled[_settled_by(config)])
 
     def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """One example for each baseline that is not in the store yet."""
@@ -389,11 +383,3 @@ class Sweep:
                 return "stopped" if searcher.held_back else "complete"
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
-
-
-_SETTLED = ("precision", "data_revision", "model_revision")
-
-
-def _settled_by(config: TrialConfig) -> tuple[str, str, str]:
-    """What precision and revisions depend on."""
-    return config.backbone, config.task, config.precision

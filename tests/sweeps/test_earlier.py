@@ -8,6 +8,7 @@ import re
 import pandas
 import pytest
 
+from analysis.load import load
 from lopt import load_prompt
 from lopt.training import Trial
 from sweeps import settings, space
@@ -51,7 +52,8 @@ def test_what_no_longer_fits_is_said_and_kept(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "trials=3") == 0
     before = written(tmp_path)
     capsys.readouterr()
-    assert sweep(tmp_path, "--set", "trials=3", "--set", "learning_rate=0.2:0.4") == 0
+    narrowed = ("--set", "trials=3", "--set", "learning_rate=0.2:0.4")
+    assert sweep(tmp_path, *narrowed) == 0
     out = capsys.readouterr().out
     assert "learning_rate 0.001 … 1 (log) → 0.2 … 0.4" in out
     assert "kept, but no longer counted" in out
@@ -64,6 +66,17 @@ def test_what_no_longer_fits_is_said_and_kept(tmp_path, capsys):
     searched = [r for r in fit if r.phase == "search"]
     assert len(searched) == 9
     assert all(0.2 <= r.config["learning_rate"] <= 0.4 for r in fit)
+    assert f"complete: {len(fit)} trials" in out
+    assert store.left_out() == sorted({r.key for r in store.records()} - {r.key for r in fit})
+    found = load([store.folder])
+    assert {trial.key for trial in found.trials} == {r.key for r in fit}
+    assert found.left_out == why.total()
+    assert sweep(tmp_path, *narrowed) == 0, "the same once more"
+    assert f"continuing run smoke-paper: {len(fit)} trials are finished" in (out := capsys.readouterr().out)
+    assert f"complete: {len(fit)} trials" in out
+    assert sweep(tmp_path, "--set", "trials=3") == 0, "and back"
+    assert set(before) <= set(written(tmp_path))
+    assert not set(before) & set(store.left_out())
 
 
 def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):

@@ -1,0 +1,43 @@
+"""What a sweep's machines decide for all its trials."""
+
+from __future__ import annotations
+
+import lopt.resolve
+from sweeps.run import main
+from sweeps.settled import Settled
+from sweeps.store import Store
+
+
+def sweep(out, *more, precision="auto"):
+    changes = {"max_steps": 2, "eval_every": 2, "trials": 1, "precision": precision}
+    pairs = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    return main(["--space", "smoke", "--local-mode", "--out", str(out), *pairs, *more])
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch, capsys):
+    """The next machine, of a cluster with several sorts of GPUs say, would choose another."""
+    monkeypatch.setattr(lopt.resolve, "default_precision", lambda: "fp32")
+    assert sweep(tmp_path, "--max-trials", "1") == 4
+    monkeypatch.setattr(lopt.resolve, "default_precision", lambda: "bf16")
+    assert sweep(tmp_path) == 0
+    records = Store(tmp_path, "smoke-paper").records()
+    assert len(records) == 6
+    assert {record.config["precision"] for record in records} == {"fp32"}
+    assert sweep(tmp_path, "--name", "another") == 0
+    assert {record.config["precision"] for record in Store(tmp_path, "another").records()} == {"bf16"}
+    assert sweep(tmp_path, precision="bf16") == 2, "asked for by name it is another setting"
+    assert "precision auto → bf16" in capsys.readouterr().err
+
+
+def test_a_precision_by_name_and_that_of_another_model_stay(tmp_path, tiny):
+    from lopt.training import train
+
+    store = Store(tmp_path, "run")
+    asked = [
+        tiny.replace(precision="auto"),
+        tiny.replace(precision="bf16"),
+        tiny.replace(backbone="gpt2", precision="auto"),
+    ]
+    assert Settled(store).as_begun(asked) == asked
+    store.write(train(tiny.replace(precision="fp32", max_steps=2, eval_every=2)))
+    assert [config.precision for config in Settled(store).as_begun(asked)] == ["fp32", "bf16", "auto"]
