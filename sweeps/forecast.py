@@ -121,6 +121,7 @@ class Play:
         devices: GPUs, or nodes without one. concurrent: the most trials at once.
         quality: of the trials; pick: which kind a proposal is, given their number.
         finished: records of earlier commands, of which the rungs know.
+        spared: asked whether a trial that would be stopped is audited, and runs to the end instead.
 
     Attributes:
         seconds, steps, trials: what it took, after `run`.
@@ -136,9 +137,10 @@ class Play:
         quality: Quality,
         pick: Callable[[int], Any] = lambda kinds: 0,
         finished: Iterable[TrialRecord] = (),
+        spared: Callable[[], bool] = lambda: False,
     ) -> None:
         self._space, self._costs, self._concurrent = space, costs, concurrent
-        self._quality, self._pick = quality, pick
+        self._quality, self._pick, self._spared = quality, pick, spared
         self._asha = StratifiedASHA(
             grace_steps=space.grace_steps, reduction_factor=space.reduction_factor, max_steps=space.max_steps
         )
@@ -232,7 +234,10 @@ class Play:
             rung = len(self._space.rungs) - len(trial.milestones)
             report = {TIME: step, METRIC: self._quality(trial.number, rung), "status": "running"}
             if self._asha.on_trial_result(None, trial.handle, report) == "STOP":
-                self._leave(trial)
+                if self._spared():
+                    trial.milestones = deque([self._space.max_steps])  # it competes no more
+                else:
+                    self._leave(trial)
         elif trial.phase == "confirm" and trial.cost.score_s > 0:
             assert trial.group is not None
             trial.scored, trial.idle_s = True, trial.cost.score_s
@@ -300,10 +305,11 @@ def forecast(
     spread: float,
     start_s: float = 0.0,
     finished: Iterable[TrialRecord] = (),
+    audit: float = 0.0,
     draws: int = DRAWS,
 ) -> Forecast:
     """The times within which 90 % of the played sweeps end. The steps of one are all slower or faster by one factor,
-    whose logarithm has the standard deviation `spread`."""
+    whose logarithm has the standard deviation `spread`. audit: share of the trials to be stopped that run on."""
     finished, seconds, plays = list(finished), [], []
     for seed in range(draws):
         draw = np.random.default_rng(seed)
@@ -316,6 +322,7 @@ def forecast(
             quality=random_quality(draw, trials),
             pick=draw.integers,
             finished=finished,
+            spared=lambda: bool(audit) and draw.random() < audit,  # noqa: B023  # called before the next draw
         ).run()
         plays.append(play)
         seconds.append((start_s + play.seconds) * np.exp(spread * draw.normal()))

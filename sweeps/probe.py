@@ -55,13 +55,14 @@ def predict(
     settle: Callable[[TrialConfig], TrialConfig],
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
+    audit: float = 0.0,
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """What is left of a sweep, as `probe.json` holds it.
 
     Args:
         settle: fills in precision and revisions. baselines: trials whose zero-shot baseline is still to be scored.
-        finished: records of earlier commands.
+        finished: records of earlier commands. audit: share of the trials to be stopped that run to the end.
     """
     from sweeps.forecast import HIGH, LOW, Cost, forecast
 
@@ -88,6 +89,7 @@ def predict(
         spread=spread,
         start_s=start_s,
         finished=finished,
+        audit=audit,
     )
     per_second = (price_per_hour or 0.0) / 3600
     return {

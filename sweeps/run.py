@@ -140,6 +140,8 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
     store = Store(given.out, f"{chosen.name}-{chosen.profile}" if given.name is None else given.name)
     if given.dry_run and given.probe:
         raise ValueError("--dry-run measures nothing and --probe does: give one of them")
+    if given.fresh and given.probe:
+        raise ValueError("--probe predicts what is left of a run and changes none: leave --fresh out, or give --name")
     if given.price_per_hour is not None and not given.probe:
         raise ValueError("--price-per-hour goes with --probe")
     if given.dry_run:
@@ -166,7 +168,7 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
             found = sweep.probe(given.price_per_hour)
         print(dumps({"plan": made.to_dict(), "prediction": found}))
         return 0
-    if given.fresh and not given.probe and (aside := store.put_aside()):
+    if given.fresh and (aside := store.put_aside()):
         print(f"run {store.run} begins anew; what it held is kept as {aside}")
     print(plan.text(made, store.run), flush=True)
     if given.probe:

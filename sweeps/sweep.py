@@ -128,6 +128,7 @@ class Sweep:
                     settle=self._settle,
                     baselines=baselines,
                     finished=finished,
+                    audit=self.options.audit,
                     price_per_hour=price_per_hour,
                 )
             self.store.write_prediction(found)
@@ -327,7 +328,9 @@ class Sweep:
     def _gpus_of(self, job: Mapping[str, Any]) -> float:
         """GPUs that a job's trial reserves."""
         if self._placement is None:
-            return 0.0
+            import torch
+
+            return float(torch.cuda.is_available())
         return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
 
     def _may_start(self) -> bool:

@@ -129,6 +129,20 @@ def test_a_rung_between_evaluations_counts_at_the_next():
     assert found.steps == 12 + 4 + 12
 
 
+def test_who_is_audited_runs_to_the_end():
+    made = sweep(trials=6, max_steps=80, eval_every=2, confirm_seeds=1)
+    made = dataclasses.replace(made, grid=lambda axes: SMOKE.grid(axes)[:1])
+
+    def steps_of(spared):
+        costs = [[cost("c")]]
+        given = {"devices": 1, "concurrent": 1, "quality": lambda number, rung: -number}
+        return Play(made, costs, **given, spared=lambda: spared).run().steps
+
+    assert steps_of(spared=False) < steps_of(spared=True) == 7 * 80
+    steps = [said(made, audit=share).steps for share in (0.0, 0.5, 1.0)]
+    assert steps[0] < steps[1] < steps[2] == 7 * 80
+
+
 def test_what_is_finished_is_not_run_again_and_its_rungs_decide():
     made = sweep(max_steps=12)
     configs = [made.example(cell) for cell in made.cells]
