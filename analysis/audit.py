@@ -13,17 +13,18 @@ from analysis.stats import wilson
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """stopped: search trials that early stopping stopped, or would have. audited: of these, how many ran to the end.
-    false_kills: of these, how many then beat every other trial of their cell: stopping would have lost the winner.
-    correlation: Spearman's, of the best held-out accuracy until `rung` steps with that at the end, in the mean over
-    `cells` cells of at least three whole trials; None without any.
+    false_kills: of these, how many then beat every other trial of their stratum: stopping would have lost the winner.
+    stratum: what one is here, "cell" or "size". correlation: Spearman's, of the best held-out accuracy until `rung`
+    steps with that at the end, in the mean over `strata` strata of at least three whole trials; None without any.
     """
 
     stopped: int
     audited: int
     false_kills: int
+    stratum: str
     rung: int | None
     correlation: float | None
-    cells: int
+    strata: int
 
     @property
     def false_kill_interval(self) -> tuple[float, float]:
@@ -38,18 +39,18 @@ def audit(trials: Sequence[Trial], rung: int | None) -> Audit:
         rung: the first step at which a trial may be stopped.
     """
     search = [trial for trial in trials if trial.phase == "search"]
-    cells = whole_by_cell(search)
-    audited = [trial for cell in cells.values() for trial in cell if trial.audited_at is not None]
-    kills = sum(wins(trial, cells[trial.cell]) for trial in audited)
-    found = [_correlation(some, rung) for some in cells.values() if rung is not None and len(some) > 2]
+    strata = rivals(search)
+    audited = [(trial, some) for some in strata for trial in some if trial.audited_at is not None]
+    found = [_correlation(some, rung) for some in strata if rung is not None and len(some) > 2]
     known = [each for each in found if each is not None]
     return Audit(
         stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
         audited=len(audited),
-        false_kills=kills,
+        false_kills=sum(wins(trial, some) for trial, some in audited),
+        stratum=kind(search),
         rung=rung,
         correlation=fmean(known) if known else None,
-        cells=len(known),
+        strata=len(known),
     )
 
 
@@ -65,24 +66,31 @@ def text(found: Audit) -> str | None:
         rate = f"{100 * found.false_kills / found.audited:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
         said = (
             f"Early stopping picked {stopped}; {found.audited} of them ran to the end all the same, and "
-            f"{found.false_kills} would have won {'its' if found.false_kills == 1 else 'their'} cell: "
+            f"{found.false_kills} would have won {'its' if found.false_kills == 1 else 'their'} {found.stratum}: "
             f"a false-kill rate of {rate}."
         )
     if found.correlation is not None:
+        strata = f"{found.strata} {found.stratum}{'s' * (found.strata != 1)}"
         said += (
             f" Of the trials that ran to the end, accuracy at step {found.rung:,} and at the end have a rank "
-            f"correlation of {found.correlation:.2f} (mean over {found.cells} cell{'s' * (found.cells != 1)})."
+            f"correlation of {found.correlation:.2f} (mean over {strata})."
         )
     return said
 
 
-def whole_by_cell(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
-    """The search trials that ran to the end, by cell."""
-    cells: dict[str, list[Trial]] = {}
+def kind(trials: Sequence[Trial]) -> str:
+    """What a stratum of theirs is, of which one trial wins: a "cell"; in a free search, whose one cell has many, a
+    "size"."""
+    return "cell" if all(trial.stratum == trial.cell for trial in trials) else "size"
+
+
+def rivals(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """The search trials that ran to the end, by stratum."""
+    found: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
-            cells.setdefault(trial.cell, []).append(trial)
-    return cells
+            found.setdefault((trial.cell, trial.stratum), []).append(trial)
+    return list(found.values())
 
 
 def until(trial: Trial, step: int) -> float | None:
@@ -91,9 +99,9 @@ def until(trial: Trial, step: int) -> float | None:
     return max(known, default=None)
 
 
-def wins(trial: Trial, cell: Sequence[Trial]) -> bool:
-    """Whether a trial beats all others of its cell, of which there are some."""
-    others = [other.selection_accuracy or 0.0 for other in cell if other is not trial]
+def wins(trial: Trial, some: Sequence[Trial]) -> bool:
+    """Whether a trial beats all others of its stratum, of which there are some."""
+    others = [other.selection_accuracy or 0.0 for other in some if other is not trial]
     return bool(others) and (trial.selection_accuracy or 0.0) > max(others)
 
 

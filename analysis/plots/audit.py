@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
-from analysis.audit import until, whole_by_cell, wins
+from analysis.audit import kind, rivals, until, wins
 from analysis.cells import Group
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
@@ -50,13 +50,13 @@ def compute(group: Group) -> Info | Missing:
         strata.setdefault(trial.stratum, []).append(trial)
     survival = {name: _survival(some, rungs) for name, some in sorted(strata.items())}
     points = []
-    for cell in whole_by_cell(trials).values():
-        for trial in cell:
+    for some in rivals(trials):
+        for trial in some:
             early = until(trial, rungs[0])
             if early is not None:
                 audited = trial.audited_at is not None
                 late = trial.selection_accuracy or 0.0
-                points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, cell)))
+                points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, some)))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
 
@@ -146,7 +146,7 @@ def caption(info: Info) -> str:
         )
     return text + (
         f"{audited} trial{'s' * (audited > 1)} to be stopped ran on to be audited; {kills} then won "
-        f"{'its' if kills == 1 else 'their'} cell. One run a point; no error bars."
+        f"{'its' if kills == 1 else 'their'} {kind(info.group.trials)}. One run a point; no error bars."
     )
 
 

@@ -11,6 +11,7 @@ from analysis import notes
 from analysis.audit import audit, text
 from analysis.cells import groups
 from analysis.load import load
+from analysis.plots.audit import SPEC
 
 
 def evaluations(*accuracies):
@@ -21,13 +22,15 @@ def evaluations(*accuracies):
     ]  # fmt: skip
 
 
-def write(store, curves, audited=()):
-    """A run of one cell; `audited` are the places of the curves that would have been stopped at step 10."""
+def write(store, curves, audited=(), strata=()):
+    """A run of one cell; `audited` are the places of the curves that would have been stopped at step 10, `strata` those
+    of a free search."""
     s = store()
     keys = [
         s.search(
             "lopt1", 10, 1, selection_accuracy=max(curve), evaluations=evaluations(*curve),
             status="complete" if len(curve) == 3 else "stopped", config__learning_rate=0.01 * n,
+            **({"cell": "search", "stratum": strata[n - 1]} if strata else {}),
         )["key"]
         for n, curve in enumerate(curves, start=1)
     ]  # fmt: skip
@@ -55,6 +58,23 @@ def test_a_trial_that_would_have_won_is_a_false_kill(store):
     assert "false-kill rate" in note
 
 
+def test_in_a_free_search_a_trial_competes_with_those_of_its_size(store):
+    small, large = "513–1,024 parameters", "4,097–8,192 parameters"
+    curves = [(0.6, 0.6, 0.65), (0.5, 0.5, 0.7), (0.4, 0.6, 0.6), (0.8, 0.8, 0.9), (0.7, 0.8, 0.85), (0.6, 0.6, 0.8)]
+    strata = [small, small, small, large, large, large]
+    results = write(store, curves, audited=[1, 5], strata=strata)
+    found = audit(results.trials, 10)
+    assert (found.audited, found.false_kills, found.strata) == (2, 1, 2)
+    sizes = [spearmanr([0.6, 0.5, 0.4], [0.65, 0.7, 0.6]).statistic, 1.0]
+    assert found.correlation == pytest.approx(sum(sizes) / 2)
+    said = text(found)
+    assert "1 would have won its size" in said and "(mean over 2 sizes)" in said
+    (group,) = groups(results)
+    info = SPEC.info(group)
+    assert [p.late for p in info.points if p.false_kill] == [0.7]
+    assert "1 then won its size." in SPEC.caption(info)
+
+
 def test_without_an_audit_it_is_said_that_nobody_knows(store):
     results = write(store, CURVES)
     said = text(audit(results.trials, 10))
@@ -65,7 +85,7 @@ def test_without_an_audit_it_is_said_that_nobody_knows(store):
 def test_a_tie_is_no_false_kill_and_equal_trials_have_no_correlation(store):
     results = write(store, [(0.5, 0.5, 0.8)] * 3, audited=[0])
     found = audit(results.trials, 10)
-    assert (found.false_kills, found.correlation, found.cells) == (0, None, 0)
+    assert (found.false_kills, found.correlation, found.strata) == (0, None, 0)
 
 
 def test_nothing_stopped_nothing_said(store):
