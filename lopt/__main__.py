@@ -246,8 +246,8 @@ def _export(given: argparse.Namespace) -> int:
 
 def _run_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json, or the "
-        "fields of a configuration as a JSON object"
+        "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json (also at "
+        "a URL), or the fields of a configuration as a JSON object"
     )  # fmt: skip
     to.add_argument("--artifact", metavar="DIR", help="folder for the trained prompt (default: not kept)")
     to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lopt.config import TrialConfig
+from lopt.places import place
 from lopt.records import Evaluation, TrialRecord
 
 
@@ -21,16 +22,16 @@ class Replayed:
     loss_difference: float | None
 
 
-def read(path: str | Path) -> tuple[TrialConfig, TrialRecord | None]:
-    """The configuration in a file, and the record of its trial where the file is one.
+def read(file: str | Path) -> tuple[TrialConfig, TrialRecord | None]:
+    """The configuration in a file, which may lie at a URL, and the record of its trial where the file is one.
 
     Raises:
         ValueError: the file holds neither a record nor a configuration.
     """
-    path = Path(path)
+    path = place(file)
     try:
-        values = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # the last: lists in lists in lists
         raise ValueError(
             f"--config {path} cannot be read as JSON ({error}); give results/<run>/trials/<key>.json"
         ) from None

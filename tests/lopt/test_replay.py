@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import pytest
 
 from lopt.__main__ import main
+from lopt.places import place
 from lopt.records import dumps
 from lopt.training import Trial
 
@@ -33,6 +35,15 @@ def test_it_is_equal_to_its_record(recorded, capsys):
     assert "recorded: complete at step" in out
     assert "on the test split" in out
     assert out.splitlines()[-1] == "equal to its record"
+
+
+def test_a_record_at_a_url_is_read_there(recorded, capsys):
+    record = place(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
+    record.write_bytes(recorded().read_bytes())
+    assert main(["run", "--config", str(record)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "equal to its record"
+    assert main(["run", "--config", str(record.with_name("other.json"))]) == 2
+    assert f"--config {record.parent}/other.json cannot be read" in capsys.readouterr().err
 
 
 def test_it_says_how_far_it_is_from_its_record(recorded, capsys):
@@ -82,6 +93,8 @@ def test_a_bare_configuration_is_trained_and_its_prompt_kept(tiny, tmp_path, cap
     [
         (None, "cannot be read"),
         ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("9" * 5_000, "cannot be read as JSON"),
         ("[]", "no JSON object"),
         ("{}", "a trial needs method, task"),
         ('{"schema_version": 99}', "schema 99"),
