@@ -91,6 +91,15 @@ def _prompt_argument(to: argparse.ArgumentParser) -> None:
     )
 
 
+def _folder(text: str) -> Path:
+    """A folder to write to."""
+    if "://" in text:  # else "s3:" would be the first of some folders here
+        from lopt.places import redacted
+
+        raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder of this machine")
+    return Path(text)
+
+
 # --- predict ---------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +234,7 @@ def _export_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--to", required=True, choices=("peft",), help="peft: an adapter that PeftModel.from_pretrained opens"
     )
-    to.add_argument("out", metavar="OUT", help="folder to write; it is empty, or not there yet")
+    to.add_argument("out", type=_folder, metavar="OUT", help="folder to write; it is empty, or not there yet")
 
 
 def _export(given: argparse.Namespace) -> int:
@@ -249,7 +258,7 @@ def _run_arguments(to: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json (also at "
         "a URL), or the fields of a configuration as a JSON object"
     )  # fmt: skip
-    to.add_argument("--artifact", metavar="DIR", help="folder for the trained prompt (default: not kept)")
+    to.add_argument("--artifact", type=_folder, metavar="DIR", help="folder for the trained prompt (default: not kept)")
     to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")
 
 

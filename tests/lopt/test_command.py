@@ -249,6 +249,8 @@ def test_a_prompt_that_is_none(action, tmp_path, run, monkeypatch):
         (("export", "--prompt", "p", "OUT"), "--to"),
         (("export", "--prompt", "p", "--to", "gguf", "OUT"), "invalid choice: 'gguf'"),
         (("export", "--prompt", "p", "--to", "peft"), "OUT"),
+        (("export", "--prompt", "p", "--to", "peft", "s3://u:p@b/x"), "'s3://b/x' is a URL; give a folder of this"),
+        (("run", "--config", "c", "--artifact", "memory://x"), "argument --artifact: 'memory://x' is a URL"),
     ],
 )
 def test_wrong_usage(argv, said, run):
