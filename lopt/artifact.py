@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, methods, tasks
+from lopt import backbones, memory, methods, tasks
 from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
@@ -39,7 +39,8 @@ class Answer:
 
 
 def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
-    """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits."""
+    """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
+    into memory goes in parts."""
     import numpy as np
     import torch
 
@@ -51,7 +52,7 @@ def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded,
             logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
 
     with Lanes(backbone) as lanes:
-        lanes.each(predict, evaluation_batches(encoded.lengths, EVALUATION_BATCH))
+        lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 

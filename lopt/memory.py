@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _OWN = Path("/proc/self")
+# What PyTorch says where it has no exception of its own: of a CPU (Windows, others), of CUDA, of its libraries.
+_SAID = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an exception says that memory, of a GPU or of the machine, was not enough."""
     import torch
 
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return any(said in str(error) for said in _SAID)
+
+
+def in_parts(act: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
+    """`act` on `rows`; where memory runs out on their halves, one after the other, down to single rows."""
+    try:
+        act(rows)
+        return
+    except Exception as error:
+        if not ran_out(error) or len(rows) == 1:
+            raise
+    free()  # now that the exception no longer holds what the pass held
+    half = len(rows) // 2
+    in_parts(act, rows[:half])
+    in_parts(act, rows[half:])
 
 
 def free() -> None:

@@ -69,3 +69,14 @@ def test_the_peak_begins_anew():
     del held
     memory.watch(device)
     assert memory.peak(device) < high - 200_000_000
+
+
+def test_what_says_that_memory_ran_out():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    said = (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA",
+    )
+    assert all(memory.ran_out(error) for error in (raised.value, MemoryError(), *map(RuntimeError, said)))
+    assert not memory.ran_out(RuntimeError("CUDA error: device-side assert triggered"))
