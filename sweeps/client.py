@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from lopt.config import TrialConfig
 from sweeps.trial import HANG_S, TIME, Execution, Job, Report, overdue
 from sweeps.workers import KEEPER, place
 
@@ -14,20 +15,22 @@ DEATHS = 3  # of workers, without any step between them: the trial is then the l
 
 
 class _Overdue(Exception):
-    """A trial has had its time. hangs: so does the step that it is in. at_fault: no other trial can be the cause."""
+    """A trial has had its time. hangs: so does the step that it is in, or what makes it. at_fault: no other trial can
+    be the cause. where: it stands, in words, if that is known."""
 
-    def __init__(self, *, hangs: bool, at_fault: bool) -> None:
+    def __init__(self, *, hangs: bool, at_fault: bool, where: str = "") -> None:
         super().__init__()
-        self.hangs, self.at_fault = hangs, at_fault
+        self.hangs, self.at_fault, self.where = hangs, at_fault, where
 
 
 def follow(job: Job) -> Generator[Report, None, None]:
     """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
-    from the trial's checkpoint. A trial that has had its time and comes to no evaluation has failed; if it is a step of
-    several trials that hangs, the worker is ended, and each of them goes on apart: then the one at fault is alone."""
+    from the trial's checkpoint. A trial that has had its time and comes to no evaluation has failed; if what hangs is
+    the making of the trial, the worker is ended, and if it is a step of several trials, each of them then goes on
+    apart: the one at fault is alone."""
     import ray
 
-    keeper, here = ray.get_actor(KEEPER), place()
+    keeper, here, key = ray.get_actor(KEEPER), place(), TrialConfig.from_dict(job["config"]).key
     # The second where the node is dying, too: no worker can be placed on it.
     death = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
     reached, deaths = 0, 0
@@ -38,9 +41,9 @@ def follow(job: Job) -> Generator[Report, None, None]:
             hangs = ray.get(keeper.hangs.remote(*here))
             apart = hangs > 0 or deaths == DEATHS - 1
             worker: Any = ray.get(keeper.worker.remote(*here))
-            name = ray.get(worker.admit.remote(job, apart))
+            name = _answer(worker, worker.admit.remote(job, apart), key, ends_at, apart)
             try:
-                while (report := _next(worker, name, ends_at, apart)) is not None:
+                while (report := _answer(worker, worker.next.remote(name), name, ends_at, apart)) is not None:
                     if report[TIME] > reached:
                         reached, deaths = report[TIME], 0
                     yield report
@@ -52,7 +55,7 @@ def follow(job: Job) -> Generator[Report, None, None]:
             if late.hangs:
                 ray.get(keeper.end.remote(*here, hangs))
             if late.at_fault:
-                yield _overdue(job, reached)
+                yield _overdue(job, late.where or f"came to no evaluation after step {reached:,}")
                 return
         except death as error:
             deaths += 1
@@ -62,34 +65,35 @@ def follow(job: Job) -> Generator[Report, None, None]:
             time.sleep(1)  # until the keeper knows of it, too
 
 
-def _next(worker: Any, name: str, ends_at: float, apart: bool) -> Report | None:
-    """The trial's next report. One that is being scored, or waits for others to make their steps, may take longer.
+def _answer(worker: Any, asked: Any, name: str, ends_at: float, apart: bool) -> Any:
+    """What a worker answers to `asked`: the name of a trial that is to be made, known by its key before that, or a
+    trial's next report. One that is being scored, or waits for others to be made or to make steps, may take longer.
 
     Raises:
         _Overdue: its time is over.
     """
     import ray
 
-    asked = worker.next.remote(name)
     left = None if math.isinf(ends_at) else max(0.0, ends_at - time.monotonic())
     while True:
         try:
-            found: Report | None = ray.get(asked, timeout=left)
-            return found
+            return ray.get(asked, timeout=left)
         except ray.exceptions.GetTimeoutError:
             left = HANG_S
         try:
             seen = ray.get(worker.standing.remote(name), timeout=HANG_S)
         except ray.exceptions.GetTimeoutError:  # not even that can be answered
             raise _Overdue(hangs=True, at_fault=apart) from None
+        if seen["making_s"] >= HANG_S > seen["step_s"]:
+            raise _Overdue(hangs=True, at_fault=True, where="was still reading weights and data")
         if seen["inside"] and not seen["scored"]:
             hangs = seen["step_s"] >= HANG_S
             raise _Overdue(hangs=hangs, at_fault=seen["alone"] or not hangs)
 
 
-def _overdue(job: Mapping[str, Any], step: int) -> Report:
-    """Records a trial that has had its time and came to no evaluation."""
-    return Execution(job).fail(TimeoutError(overdue(job["limit_s"], f"came to no evaluation after step {step:,}")))
+def _overdue(job: Mapping[str, Any], where: str) -> Report:
+    """Records a trial that has had its time."""
+    return Execution(job).fail(TimeoutError(overdue(job["limit_s"], where)))
 
 
 def _given_up(job: Mapping[str, Any], step: int, error: Exception) -> Report:

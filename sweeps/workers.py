@@ -68,6 +68,7 @@ class Worker:
         self._step_s, self._stepping_since = 0.0, math.inf
         self._stepping: list[_Seat] = []
         self._building = threading.Lock()  # one trial at a time is made
+        self._making: tuple[str, float] | None = None  # its key, and since when; not while it waits for a step
         self._numbers = itertools.count()
         self._engines: dict[int, Engine] = {}  # by id of their backbone; of the training thread alone
         threading.Thread(target=self._train, daemon=True, name="training").start()
@@ -82,8 +83,11 @@ class Worker:
             with self._changed:
                 for name in [name for name, seat in self._seats.items() if seat.run.config.key == run.config.key]:
                     self.evict(name)  # its client has died, or it would not come again
-            self._in_turn(lambda: self._load(job))
-            report = run.begin()
+            try:
+                self._in_turn(lambda: self._load(job, run.config.key))
+                report = run.begin()
+            finally:
+                self._making = None
         name = f"{run.key}-{next(self._numbers)}"
         with self._changed:
             self._seats[name] = seat = _Seat(run, [] if report is None else [report], apart)
@@ -120,10 +124,13 @@ class Worker:
                 self._changed.notify_all()
 
     def standing(self, name: str) -> dict[str, Any]:
-        """step_s: how long the step that is being made has taken, 0 between two; inside, alone: whether the trial is in
-        it, and no other; scored: whether it is trained, and now scored."""
+        """Of a trial by the name that `admit` gave it, before that by its key. making_s: how long it has been made, 0
+        where it is not; step_s: how long the step that is being made has taken, 0 between two; inside, alone: whether
+        the trial is in it, and no other; scored: whether it is trained, and now scored."""
         seat, stepping = self._seats.get(name), self._stepping
+        making, since = self._making or ("", 0.0)
         return {
+            "making_s": time.monotonic() - since if making == name else 0.0,
             "step_s": max(0.0, time.monotonic() - self._stepping_since),
             "inside": seat in stepping,
             "alone": stepping == [seat],
@@ -251,10 +258,12 @@ class Worker:
                 self._engines[id(backbone)].admit(trial)
         return [engine for engine in self._engines.values() if engine.trials]
 
-    def _load(self, job: Job) -> None:
-        """Loads what a trial needs of torch's global state; what cannot be had is the trial's failure, later."""
+    def _load(self, job: Job, key: str) -> None:
+        """Begins to make a trial: loads what it needs of torch's global state; what cannot be had is its failure,
+        later."""
         from lopt import backbones
 
+        self._making = key, time.monotonic()
         set_threads(job["threads"])
         config = job["config"]
         with contextlib.suppress(Exception):

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import lopt.backbones
+import lopt.training
 from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
@@ -155,7 +157,8 @@ def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):
 
 
 @pytest.fixture
-def soon(monkeypatch):
+def soon(one, monkeypatch):
+    Trial(one)  # weights and data are there: a trial is made in no time
     for module in (client, trials):
         monkeypatch.setattr(module, "HANG_S", 0.4)
 
@@ -186,6 +189,22 @@ def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp
     assert "longer than 2 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
 
 
+@pytest.mark.parametrize("part", ["weights", "data"])
+def test_when_the_making_of_a_trial_hangs_it_has_failed_and_the_worker_is_ended(
+    one, tmp_path, ray_of, monkeypatch, soon, part
+):
+    config, stuck = resolve(one), threading.Event()
+    where = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
+    monkeypatch.setattr(*where, lambda *given: stuck.wait(30))
+    ended = ray_of([Worker()])
+    (report,) = client.follow({**job_of(config, tmp_path), "limit_s": 0.5})
+    assert (report["status"], report["step"]) == ("failed", 0) and ended == [("node", None)]
+    error = Store(tmp_path, "r").read(config.key).error
+    stuck.set()
+    assert error["type"] == "TimeoutError"
+    assert "longer than 0 s (--max-trial-time), and was still reading weights and data" in error["message"]
+
+
 class Shared:
     """Workers on Ray, as far as clients see them: one at a time for all, whose calls fail when it has been ended."""
 
@@ -203,6 +222,13 @@ class Shared:
                     return getattr(worker, name)(*arguments)
 
                 return call
+
+            def admit(self, job, apart):
+                made = POOL.submit(worker.admit, job, apart)
+                while not wait([made], 0.05).done:
+                    if worker in shared.ended:
+                        raise Dead("the actor was killed")
+                return made.result()
 
             def next(self, name):
                 found = worker.next(name)
@@ -234,6 +260,33 @@ def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_
     stuck.set()
     assert ends == ["complete", "failed", "complete"]
     assert len(shared.ended) == 2, "once with all in it, once with the one at fault alone"
+
+
+def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(one, tmp_path, monkeypatch, soon):
+    hangs, stuck, honest, shared = threading.Event(), threading.Event(), Trial.__init__, Shared()
+
+    def make(self, config, **given):
+        if config.seed == 2:
+            hangs.set()
+            stuck.wait(30)
+        honest(self, config, **given)
+
+    monkeypatch.setattr(Trial, "__init__", make)
+    keeper = SimpleNamespace(
+        worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
+    )
+    ray_with(monkeypatch, keeper)
+
+    def end(seed):
+        return list(client.follow({**job_of(one.replace(seed=seed), tmp_path), "limit_s": 4.0}))[-1]["status"]
+
+    with ThreadPoolExecutor(3) as pool:
+        ends = [pool.submit(end, 2)]
+        assert hangs.wait(30)
+        ends += [pool.submit(end, seed) for seed in (1, 3)]
+        assert [each.result() for each in ends] == ["failed", "complete", "complete"]
+    stuck.set()
+    assert len(shared.ended) == 1
 
 
 def test_a_trial_that_is_merely_slow_fails_alone(one, tmp_path, ray_of, monkeypatch, soon):
