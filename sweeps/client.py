@@ -11,7 +11,7 @@ from lopt.config import TrialConfig
 from sweeps.trial import HANG_S, TIME, Execution, Job, Report, overdue
 from sweeps.workers import KEEPER, place
 
-DEATHS = 3  # of workers, without any step between them: the trial is then the likely cause
+DEATHS = 3  # of workers by themselves, without any step between them: the trial is then the likely cause
 
 
 class _Overdue(Exception):
@@ -58,7 +58,7 @@ def follow(job: Job) -> Generator[Report, None, None]:
                 yield _overdue(job, late.where or f"came to no evaluation after step {reached:,}")
                 return
         except death as error:
-            deaths += 1
+            deaths += ray.get(keeper.hangs.remote(*here)) == hangs  # else it was ended because another trial hung
             if deaths == DEATHS:
                 yield _given_up(job, reached, error)
                 return

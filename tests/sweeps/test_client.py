@@ -205,6 +205,16 @@ def test_when_the_making_of_a_trial_hangs_it_has_failed_and_the_worker_is_ended(
     assert "longer than 0 s (--max-trial-time), and was still reading weights and data" in error["message"]
 
 
+def test_workers_that_were_ended_for_other_trials_are_no_deaths(one, tmp_path, ray_of):
+    class Ended(Worker):
+        def admit(self, job, apart=False):
+            ended.append(self)
+            raise Dead("the actor was killed")
+
+    ended = ray_of([*(Ended() for _ in range(client.DEATHS)), Mortal(9)])
+    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
+
+
 class Shared:
     """Workers on Ray, as far as clients see them: one at a time for all, whose calls fail when it has been ended."""
 
