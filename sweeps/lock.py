@@ -201,21 +201,29 @@ class _Lease(Hold):
     def give_back(self) -> None:
         self._over.set()
         self._renewer.join()
-        if not self.lost():
-            self._me["over"] = True
-            with contextlib.suppress(OSError):  # then it is over when it has not changed for long
+        with contextlib.suppress(OSError):  # then it is over when it has not changed for long
+            if not self.lost() and self._is_mine():
+                self._me["over"] = True
                 self._file(self._number).write_bytes(self._content())
 
     def _renew(self) -> None:
         while not self._clock.wait(self._over, RENEW_S):
             with contextlib.suppress(OSError):  # tried again; `lost` tells when that has gone on for too long
-                number, content = self._highest()
-                if number != self._number:
-                    self._taken_by = str(_refusal(self._run, _parsed(content)))
+                if not self._is_mine():
                     return
                 self._beat += 1
                 self._file(self._number).write_bytes(self._content())
                 self._renewed = self._clock.monotonic()
+
+    def _is_mine(self) -> bool:
+        """Whether the lease that counts is this one. Where several could create one number, the last to write it has
+        it: the others find its id in their file."""
+        number, content = self._highest()
+        holder = _parsed(content)
+        mine = number == self._number and holder.get("id", self._me["id"]) == self._me["id"]
+        if not mine:
+            self._taken_by = str(_refusal(self._run, holder))
+        return mine
 
     def _highest(self) -> tuple[int, bytes]:
         """The number that counts, and its file; (0, b"") without any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lopt.places import place
+from lopt.places import Remote, place
 from sweeps import lock
 from sweeps.lock import Clock, held
 
@@ -84,6 +86,38 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_told(url, monk
         hold.__exit__(None, None, None)
     with held(folder, COMMAND, second.clock):
         pass
+
+
+def test_two_that_could_create_the_same_number_notice_each_other(monkeypatch):
+    """A file system whose exclusive create is none: both find nothing, both write, both read their own."""
+    folder, watch, honest = place(f"memory://{uuid.uuid4().hex}") / "run", Watch(), lock._Lease._highest
+    first, second = held(folder, COMMAND, watch.clock), held(folder, COMMAND, watch.clock)
+    one = first.__enter__()
+    with monkeypatch.context() as patch:
+        seen = iter([(0, b"")])
+        patch.setattr(lock._Lease, "_highest", lambda self: next(seen, None) or honest(self))
+        patch.setattr(Remote, "create", Remote.write_bytes)
+        two = second.__enter__()
+    assert one._number == two._number
+    for lease in (two, one):
+        lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._beat > 0)
+        lease._renew()
+    assert two.lost() == ""
+    assert "being worked on by another command" in one.lost()
+    kept = (folder / "lock" / "00000001.json").read_bytes()
+    first.__exit__(None, None, None)
+    assert (folder / "lock" / "00000001.json").read_bytes() == kept, "it is not the first's to give back"
+    second.__exit__(None, None, None)
+    with held(folder, COMMAND, watch.clock):
+        assert watch.at == 0
+
+
+def test_what_another_has_written_since_is_not_given_back(monkeypatch):
+    folder, watch = place(f"memory://{uuid.uuid4().hex}") / "run", Watch()
+    with held(folder, COMMAND, watch.clock):
+        others = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
+        (folder / "lock" / "00000001.json").write_bytes(others)
+    assert (folder / "lock" / "00000001.json").read_bytes() == others
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_nothing(url, quick, monkeypatch):
