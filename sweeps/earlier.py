@@ -20,9 +20,15 @@ def changes(store: Store, space: Space) -> list[str]:
     """What of the space has changed since the run began and may: its cells, their ranges, trials a cell.
 
     Raises:
-        ValueError: other settings have changed, under which the finished trials would not be comparable.
+        ValueError: other settings have changed, under which the finished trials would not be comparable; or they are
+            not known, for trials are there and the manifest is not.
     """
     manifest = store.manifest()
+    if manifest is None and store.holds_a_run():
+        raise ValueError(
+            f"run {store.run!r} holds trials, but its manifest.json is gone, which says under what settings they were "
+            "made: put it back, or give --name for a new run, --fresh to begin this one anew"
+        )
     if manifest is None or manifest.get("identity") == space.identity():
         return []
     old, new = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))

@@ -24,6 +24,7 @@ from sweeps import lock
 
 _FIRST_BYTES = 1 << 16  # of a checkpoint
 FINAL = ("complete", "stopped", "diverged")
+_OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -178,7 +179,9 @@ class Store:
             if not isinstance(found, kind):
                 raise ValueError(f"it holds a {type(found).__name__}")
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}): mend it, or give --name for a new run") from None
+            raise ValueError(
+                f"{path} is damaged ({error}): mend it, or give --name for a new run, --fresh to begin this one anew"
+            ) from None
         return found
 
     def audits(self) -> dict[str, dict[str, float]]:
@@ -247,14 +250,19 @@ class Store:
         self.write(record)
 
     @_reached
+    def holds_a_run(self) -> bool:
+        """Whether anything of a run is there, its manifest or not."""
+        return any(found.name in _OF_A_RUN for found in self.folder.glob("*"))
+
+    @_reached
     def put_aside(self) -> str | None:
         """Renames the run, with all that is in it, to make room for a new one of its name: `<run>-before-N`, returned;
-        None when there is nothing to keep.
+        None when there is nothing to keep. What it holds may be damaged: nothing is read.
 
         Raises:
             ValueError: another command works on it.
         """
-        if self.manifest() is None:
+        if not self.holds_a_run():
             return None
         number = 1
         while (aside := self.folder.with_name(f"{self.run}-before-{number}")).exists():

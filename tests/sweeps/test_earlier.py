@@ -94,6 +94,31 @@ def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
     assert not (tmp_path / "other-before-1").exists()
 
 
+@pytest.mark.parametrize("damage", [b"{", b"5", b"\xff", None])
+def test_fresh_begins_anew_whatever_has_become_of_the_manifest(tmp_path, capsys, damage):
+    assert sweep(tmp_path, "--set", "trials=1") == 0
+    before, manifest = written(tmp_path), tmp_path / "smoke-paper" / "manifest.json"
+    manifest.unlink() if damage is None else manifest.write_bytes(damage)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=1") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "manifest.json is " in line and "--fresh" in line and "--name" in line
+    assert written(tmp_path) == before
+    assert sweep(tmp_path, "--set", "trials=1", "--fresh") == 0
+    assert "kept as smoke-paper-before-1" in capsys.readouterr().out
+    assert written(tmp_path, "smoke-paper-before-1") == before
+    assert not set(written(tmp_path).values()) & set(before.values()), "nothing is taken over"
+
+
+def test_a_command_that_began_nothing_leaves_nothing_to_keep(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
+    assert sweep(tmp_path, "--set", "task=sst2") == 2
+    assert (tmp_path / "smoke-paper").is_dir()
+    monkeypatch.delenv("LOPT_DATA_DIR")
+    assert sweep(tmp_path, "--set", "trials=1", "--fresh", "--max-trials", "1") == 4
+    assert not (tmp_path / "smoke-paper-before-1").exists()
+
+
 def test_reuse_takes_finished_trials_of_the_same_key(tmp_path, capsys, monkeypatch):
     assert sweep(tmp_path, "--set", "trials=2") == 0
     capsys.readouterr()
