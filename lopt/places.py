@@ -64,6 +64,9 @@ class Remote:
     def is_file(self) -> bool:
         return self._type() == "file"
 
+    def is_dir(self) -> bool:
+        return self._type() == "directory"
+
     def glob(self, pattern: str) -> list[Remote]:
         """What lies directly here and whose name fits the pattern; nothing where nothing is here."""
         try:
@@ -226,7 +229,11 @@ def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 
 @contextlib.contextmanager
 def at_hand(source: Place) -> Iterator[Path]:
-    """A file, or a folder of files, as one of this machine: itself, or a temporary copy."""
+    """A file, or a folder of files, as one of this machine: itself, or a temporary copy.
+
+    Raises:
+        OSError: one of the files cannot be read.
+    """
     if isinstance(source, Path):
         yield source
         return
@@ -239,6 +246,8 @@ def at_hand(source: Place) -> Iterator[Path]:
             for file, found in contents(source.glob("*")):
                 if isinstance(found, bytes):
                     (copy / file.name).write_bytes(found)
+                elif not file.is_dir():
+                    raise found
         yield copy
 
 

@@ -241,21 +241,24 @@ class Trial:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return serialized(on_cpu, metadata={"trial": json.dumps(described)})
 
-    def restore(self, path: str | Path) -> None:
-        """Goes on from a checkpoint; a trial that has not begun.
+    def restore(self, checkpoint: str | Path | bytes) -> None:
+        """Goes on from a checkpoint, a file or what `saved` gave; a trial that has not begun.
 
         Raises:
-            ValueError: the file is damaged, or another trial's; this one is then as it was.
+            ValueError: it is damaged, or another trial's; this one is then as it was.
         """
         import torch
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load as deserialized
 
+        named = "its checkpoint" if isinstance(checkpoint, bytes) else checkpoint
         try:
-            with safe_open(path, "pt") as file:
-                found = json.loads(file.metadata()["trial"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            content = checkpoint if isinstance(checkpoint, bytes) else Path(checkpoint).read_bytes()
+            tensors = deserialized(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            found = json.loads(header["__metadata__"]["trial"])
             if found["key"] != self.config.key:
-                raise ValueError(f"{path} belongs to trial {found['key']}")
+                raise ValueError(f"{named} belongs to trial {found['key']}")
             factors = {name: tensors[f"factor {name}"] for name in self.factors}
             evaluations = [Evaluation(**values) for values in found["evaluations"]]
             best = None if found["best"] is None else evaluations[found["best"]]
@@ -268,7 +271,7 @@ class Trial:
             step, tokens, began = int(found["step"]), int(found["tokens"]), time.monotonic() - found["elapsed_s"]
             times = float(found.get("train_time_s", 0.0)), float(found.get("evaluation_time_s", 0.0))
         except (SafetensorError, OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{named} is damaged ({type(error).__name__}: {error})") from None
         with torch.no_grad():
             for name, factor in self.factors.items():
                 factor.copy_(factors[name])

@@ -231,7 +231,7 @@ class Store:
         found = []
         places: list[Place] = list((self.folder / "checkpoints").glob("*.safetensors"))
         for path in sorted(places, key=lambda path: path.name):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 described = describe_checkpoint(path)
                 config = TrialConfig.from_dict(described["config"])
                 if described["phase"] == "search" and not self.path(config.key).exists():
@@ -270,6 +270,14 @@ class Store:
         with self.held():
             move(self.folder, aside)
         return aside.name
+
+    @_reached
+    def read_checkpoint(self, key: str) -> bytes | None:
+        """A trial's newest checkpoint, or None when there is none."""
+        try:
+            return self.checkpoint(key).read_bytes()
+        except FileNotFoundError:
+            return None
 
     @_reached
     def write_checkpoint(self, key: str, content: bytes) -> None:

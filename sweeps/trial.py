@@ -98,7 +98,7 @@ class Execution:
     def begin(self) -> Report | None:
         """Makes the trial, at its newest checkpoint if it has one. A report if there is something to say at once: it
         goes on, it cannot be made, or it was over already (a worker that is restarted after its last write)."""
-        from lopt.places import at_hand
+        from lopt import memory
         from lopt.training import Trial
         from sweeps.store import FINAL, StoreError
 
@@ -111,16 +111,20 @@ class Execution:
             return self._said(earlier, earlier.status)
         try:
             self.trial = Trial(self.config, phase=self._phase)
-            checkpoint = self._store.checkpoint(self.key)
-            if not checkpoint.is_file():
+            checkpoint = self._store.read_checkpoint(self.key)
+            if checkpoint is None:
                 return None
             try:
-                with at_hand(checkpoint) as file:
-                    self.trial.restore(file)
+                self.trial.restore(checkpoint)
             except Exception as error:
+                if memory.ran_out(error):  # the checkpoint is as good as before
+                    raise
                 self._note = f"begins anew: {' '.join(str(error).split())}"
                 self.trial = Trial(self.config, phase=self._phase)
                 return None
+        except StoreError as error:
+            self.trial = None  # nothing may train, and write over a checkpoint that could not be read
+            return self._unkept(error)
         except Exception as error:  # an outcome like any other: recorded, and the sweep goes on
             return self.fail(error)
         self._note = f"continues at step {self.trial.step:,}"
