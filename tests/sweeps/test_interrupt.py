@@ -120,7 +120,7 @@ def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, undisturbe
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_at_once(tmp_path, undisturbed, number):
     process = start(tmp_path)
     read_until(process, "complete at step")
