@@ -146,14 +146,7 @@ class TrialConfig:
     @property
     def key(self) -> str:
         """16 hexadecimal digits that hash every field; of a folder its name, for revisions say what is in it."""
-        described = {n: v for n, v in self.to_dict().items() if n not in _ADDED or v != _ADDED[n]}
-        options = self.options.items()
-        described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
-        for name in ("task", "backbone"):
-            if Path(described[name]).is_absolute():
-                described[name] = Path(described[name]).name
-        text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return key_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON values; `from_dict` restores an equal configuration."""
@@ -181,6 +174,22 @@ class TrialConfig:
     def replace(self, **changes: Any) -> TrialConfig:
         """A copy with `changes`, validated again."""
         return dataclasses.replace(self, **changes)
+
+
+def key_of(values: Mapping[str, Any]) -> str:
+    """The key of a configuration from its `to_dict`, which need not be valid here: a method may be another program's.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is no such thing.
+    """
+    described = {n: v for n, v in values.items() if n not in _ADDED or v != _ADDED[n]}
+    options = values["options"].items()
+    described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
+    for name in ("task", "backbone"):
+        if Path(described[name]).is_absolute():
+            described[name] = Path(described[name]).name
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(TrialConfig))

@@ -10,9 +10,10 @@ from lopt.records import TrialRecord, provenance
 
 
 def described(error: BaseException) -> dict[str, str]:
-    """An exception as a record's `error`."""
-    trace = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
+    """An exception as a record's `error`; half characters, as in names of files, are spelt out."""
+    texts = type(error).__name__, str(error), "".join(traceback.format_exception(error))
+    kind, message, trace = (text.encode(errors="backslashreplace").decode() for text in texts)
+    return {"type": kind, "message": message, "traceback": trace}
 
 
 def failed_record(

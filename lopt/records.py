@@ -12,9 +12,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 SCHEMA_VERSION = 3  # 2: an evaluation's `predictions`; 3: `*_time_s`, `peak_memory_bytes`
 PHASES = ("search", "confirm")
@@ -100,9 +101,8 @@ class TrialRecord:
             raise ValueError(f"phase is {self.phase!r}; valid: {', '.join(PHASES)}")
         if self.status not in STATUSES:
             raise ValueError(f"status is {self.status!r}; valid: {', '.join(STATUSES)}")
-        for name, kind in (("key", str), ("config", dict), ("started_at", str), ("error", dict | None)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} is {getattr(self, name)!r}")
+        if self.error is not None and not {"type", "message"} <= {*self.error}:
+            raise ValueError(f"error is {self.error!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -112,7 +112,8 @@ class TrialRecord:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: a field is missing or unknown, or the schema is newer than this program.
+            NewerSchemaError: the schema is newer than this program.
+            ValueError: a field is missing, unknown or of another kind.
         """
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
@@ -124,13 +125,36 @@ class TrialRecord:
             )
         try:
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
-            return cls(**{**values, "evaluations": evaluations})
+            record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
+        _check_kinds(record)
+        for evaluation in evaluations:
+            _check_kinds(evaluation)
+        return record
 
     def flat(self) -> dict[str, Any]:
         """One row of `trials.parquet`."""
         return flatten(self.to_dict())
+
+
+def _check_kinds(made: Evaluation | TrialRecord) -> None:
+    of: Any = type(made)
+    values = vars(made)
+    for name in _of_other_kinds(of, tuple(map(type, values.values()))):
+        raise ValueError(f"{name} is {values[name]!r}")
+
+
+@cache  # there are few combinations, and many evaluations
+def _of_other_kinds(of: type, kinds: tuple[type, ...]) -> list[str]:
+    """Fields of a dataclass that cannot hold a value of the given type, one a field."""
+    found = []
+    for (name, hint), kind in zip(get_type_hints(of).items(), kinds, strict=True):
+        valid = [get_origin(each) or each for each in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        valid += [int] * (float in valid)  # a whole number is a real one, too
+        if kind is bool or not issubclass(kind, tuple(valid)):
+            found.append(name)
+    return found
 
 
 _ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",

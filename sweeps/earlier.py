@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lopt.config import TrialConfig
+from lopt.errors import one_line
 from lopt.records import TrialRecord
 from sweeps.space import Cell, Space, point_of
 from sweeps.store import FINAL, Store
@@ -50,11 +51,18 @@ def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRec
         cell = cells.get(record.cell or "")
         if cell is None:
             why[f"cell {record.cell} is no longer there"] += 1
-        elif misfit := space.misfit(cell, TrialConfig.from_dict(record.config)):
+        elif misfit := _misfit(space, cell, record):
             why[f"{cell.name}: {misfit}"] += 1
         else:
             fit.append(record)
     return fit, why
+
+
+def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
+    try:
+        return space.misfit(cell, TrialConfig.from_dict(record.config))
+    except ValueError as error:  # of a method or a task that is not here
+        return one_line(error)
 
 
 class OtherRuns:

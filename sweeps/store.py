@@ -18,9 +18,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions
-from lopt.places import Place, at_hand, contents, move, place, read_part, redacted, remove_all, shown, write
-from lopt.records import SCHEMA_VERSION, NewerSchemaError, TrialRecord, dumps, flatten, now, provenance
+from lopt.places import Place, at_hand, move, place, read_part, redacted, remove_all, shown, write
+from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
 from sweeps import lock
+from sweeps.record_file import Damaged, parse, read_all
 
 _FIRST_BYTES = 1 << 16  # of a checkpoint
 FINAL = ("complete", "stopped", "diverged")
@@ -302,11 +303,15 @@ class Store:
 
     @_reached
     def read(self, key: str) -> TrialRecord | None:
-        """The record of one trial, or None when there is none."""
+        """The record of one trial, or None when there is none, or a damaged one.
+
+        Raises:
+            ValueError: it was written by a newer version of this program.
+        """
         path = self.path(key)
         try:
-            return _parse(path.read_bytes())
-        except FileNotFoundError:
+            return parse(path, path.read_bytes())
+        except (FileNotFoundError, Damaged):
             return None
 
     @_reached
@@ -316,20 +321,11 @@ class Store:
         Raises:
             ValueError: a record was written by a newer version of this program; nothing is touched.
         """
-        found = []
-        paths = (self.folder / "trials").glob("*.json")
-        wanted = sorted((p for p in paths if re.fullmatch(r"[0-9a-f]{16}\.json", p.name)), key=lambda p: p.name)
-        for path, content in contents(wanted):  # others have been set aside
-            if isinstance(content, OSError):
-                raise content
-            try:
-                found.append(_parse(content))
-            except NewerSchemaError as error:
-                raise ValueError(f"{path}: {error}; use the version of this program that wrote the run") from None
-            except ValueError as error:
-                path.rename(path.with_name(path.name + ".damaged"))
-                print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
-        return sorted(found, key=lambda r: (r.started_at, r.key))
+        found, damaged = read_all(self.folder / "trials")
+        for path, why in damaged:
+            path.rename(path.with_name(path.name + ".damaged"))
+            print(f"{path} is damaged ({why}); set aside, as if its trial had not run", flush=True)
+        return found
 
     @_reached
     def set_aside(self, record: TrialRecord) -> None:
@@ -380,10 +376,3 @@ def describe_checkpoint(path: Place) -> dict[str, Any]:
     size = 8 + int.from_bytes(begun[:8], "little")
     header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
     return json.loads(json.loads(header)["__metadata__"]["trial"])
-
-
-def _parse(content: bytes) -> TrialRecord:
-    try:
-        return TrialRecord.from_dict(json.loads(content))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None

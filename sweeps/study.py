@@ -19,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
+from sweeps.record_file import config_of
 from sweeps.space import Cell, point_of
 from sweeps.trial import METRIC, TIME
 
@@ -98,7 +99,7 @@ class CellStudy(OptunaSearch):
 
     def replay(self, record: TrialRecord) -> None:
         """Adds a finished trial as if it had just been told."""
-        params = point_of(self.cell, TrialConfig.from_dict(record.config))
+        params = point_of(self.cell, config_of(record))
         state = _STATES.get(record.status, TrialState.FAIL)
         self._study.add_trial(
             optuna.trial.create_trial(
