@@ -21,7 +21,7 @@ from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, move, place, read_part, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
 from sweeps import lock
-from sweeps.record_file import Damaged, parse, read_all
+from sweeps.record_file import USE_NEWER, Damaged, parse, read_all
 
 _FIRST_BYTES = 1 << 16  # of a checkpoint
 FINAL = ("complete", "stopped", "diverged")
@@ -114,9 +114,14 @@ class Store:
         """The manifest, or None before the first command.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: it is damaged, or was written by a newer version of this program.
         """
-        return self._json("manifest.json", dict)
+        found: dict[str, Any] | None = self._json("manifest.json", dict)
+        version = (found or {}).get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            path = self.folder / "manifest.json"
+            raise ValueError(f"{path}: of schema {version}; this program reads 1 to {SCHEMA_VERSION}; {USE_NEWER}")
+        return found
 
     @_reached
     def write_manifest(

@@ -166,6 +166,27 @@ def test_a_key_can_be_made_of_a_configuration_that_cannot_be_run(tiny):
             key_of(config)
 
 
+# --- newer versions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--set", "grace_steps=2"], ["--seeds", "2"]])
+@pytest.mark.parametrize("manifest", [False, True])
+def test_a_run_of_a_newer_version_is_one_line_and_nothing_is_touched(out, manifest, more):
+    files = records(out)
+    files[0].write_text("{")  # damage, too, stays as it is
+    changed(files[-1], schema_version=9, invented=1)
+    if manifest:
+        changed(out / RUN / "manifest.json", schema_version=9, identity="another")
+    before = content(out)
+    line = line_of(*sweep(out, *more))
+    assert content(out) == before
+    if manifest or more != ["--set", "grace_steps=2"]:
+        named = "manifest.json: of schema 9" if manifest else f"{files[-1].name}: record of schema 9"
+        assert named in line and "; use the version of this program that wrote the run" in line
+    else:
+        assert "other settings (grace_steps " in line
+
+
 # --- what is not here ----------------------------------------------------------------------------------------------
 
 
