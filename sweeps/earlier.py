@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lopt.config import TrialConfig
@@ -65,6 +65,14 @@ def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
         return one_line(error)
 
 
+def _config_of(record: TrialRecord) -> TrialConfig | None:
+    """A trial's configuration; None where this program cannot run it, for its method or task is not here."""
+    try:
+        return TrialConfig.from_dict(record.config)
+    except ValueError:
+        return None
+
+
 class OtherRuns:
     """Finished trials of other runs, for a sweep that would otherwise run them again.
 
@@ -80,8 +88,8 @@ class OtherRuns:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
         self.taken: Counter[str] = Counter()  # by run
-        for other in _stores(store, runs):
-            for record in other.records():
+        for other, records in _read(store, runs):
+            for record in records:
                 if record.status in FINAL:
                     self._records.setdefault(record.key, (record, other))
 
@@ -95,8 +103,8 @@ class OtherRuns:
         counts = Counter(record.cell for record in have if record.phase == "search")
         found = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
-            config = TrialConfig.from_dict(record.config)
-            if record.phase != "search" or config.seed != seed:
+            config = _config_of(record)
+            if config is None or record.phase != "search" or config.seed != seed:
                 continue
             for cell in space.cells:
                 wanted = counts[cell.name] < (space.trials if cell.search else 1)
@@ -132,15 +140,17 @@ def lessons(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
     """
     return [
         record
-        for other in _stores(store, runs)
-        for record in other.records()
+        for _, records in _read(store, runs)
+        for record in records
         if record.phase == "search" and record.status in ("complete", "stopped")
     ]
 
 
 def teaches(cell: Cell, record: TrialRecord) -> bool:
     """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges."""
-    config = TrialConfig.from_dict(record.config)
+    config = _config_of(record)
+    if config is None:
+        return False
     point = point_of(cell, config)
     shape = {name: cell.fixed[name] for name in ("method", "length", "rank") if name in cell.fixed}
     return (
@@ -157,18 +167,32 @@ def _of_cell(
     return settle(space.config(cell, point_of(cell, config), seed=config.seed))
 
 
-def _stores(store: Store, runs: Sequence[str]) -> list[Store]:
+def _read(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[TrialRecord]]]:
+    """Other runs with their records. One that is not named, and that this program cannot read, is left out."""
+    for run in _names(store, runs):
+        try:
+            other = Store(store.out, run)
+            records = other.peek()
+        except ValueError as error:
+            if EVERY_RUN not in runs:
+                raise
+            print(f"run {run} is left out: {one_line(error)}", flush=True)
+        else:
+            yield other, records
+
+
+def _names(store: Store, runs: Sequence[str]) -> list[str]:
     out = store.folder.parent
     if EVERY_RUN in runs:
-        names = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
-        return [Store(store.out, name) for name in names if name != store.run]
-    found = [Store(store.out, run) for run in dict.fromkeys(runs)]
-    for other in found:
+        found = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
+        return [run for run in found if run != store.run]
+    for run in runs:
+        other = Store(store.out, run)
         if not (other.folder / "manifest.json").is_file():
-            raise ValueError(f"run {other.run!r} is not in {out}: give the name of a folder there that holds a run")
+            raise ValueError(f"run {run!r} is not in {out}: give the name of a folder there that holds a run")
         if other.folder == store.folder:
-            raise ValueError(f"run {other.run!r} is the run itself, which continues anyway: name another one")
-    return found
+            raise ValueError(f"run {run!r} is the run itself, which continues anyway: name another one")
+    return list(dict.fromkeys(runs))
 
 
 def _same_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -29,6 +29,8 @@ def read_all(folder: Place) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]
     names = r"[0-9a-f]{16}\.json"  # others have been set aside
     wanted = sorted((p for p in folder.glob("*.json") if re.fullmatch(names, p.name)), key=lambda p: p.name)
     for path, content in contents(wanted):
+        if isinstance(content, FileNotFoundError):  # set aside, since it was listed, by the command that holds the run
+            continue
         if isinstance(content, OSError):
             raise content
         try:

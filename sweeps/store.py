@@ -333,6 +333,18 @@ class Store:
         return found
 
     @_reached
+    def peek(self) -> list[TrialRecord]:
+        """The same of a run that another command may hold: nothing is touched, and damaged records are left out.
+
+        Raises:
+            ValueError: as `records`.
+        """
+        found, damaged = read_all(self.folder / "trials")
+        for path, why in damaged:
+            print(f"{path} is damaged ({why}); left out", flush=True)
+        return found
+
+    @_reached
     def set_aside(self, record: TrialRecord) -> None:
         """Renames a failed record to `<key>.failed-N.json`; its trial runs again."""
         path: Any = self.path(record.key)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lopt.config import key_of
 from lopt.training import Trial
+from sweeps import record_file
 from sweeps.run import main
 from sweeps.store import Store
 from tests.analysis.test_analysis_damage import JSON, places, with_value
@@ -206,3 +207,47 @@ def test_a_trial_that_cannot_be_run_here_is_named_where_it_counts(out):
     file = renamed(next(f for f in records(out) if '"lopt1"' in f.read_text()), method="gone")
     line = line_of(*sweep(out))
     assert f"trials/{file.name} cannot be run here (unknown method 'gone'; valid: " in line and "--name" in line
+
+
+# --- other runs ----------------------------------------------------------------------------------------------------
+
+
+def test_reuse_of_all_runs_leaves_out_what_it_cannot_read_and_touches_nothing(out):
+    for name in ("newer", "damaged", "gone"):
+        shutil.copytree(out / RUN, out / name)
+    changed(records(out, "newer")[-1], schema_version=9)
+    records(out, "newer")[0].write_text("{")
+    records(out, "damaged")[0].write_text("{")
+    renamed(records(out, "gone")[0], method="gone")
+    (out / "no run's name").mkdir()
+    (out / "no run's name" / "manifest.json").write_text("{}")
+    before = content(out)
+    code, said, err = sweep(out, "--name", "again", "--reuse")
+    assert (code, err) == (0, "")
+    assert "reused 6 of 6 trials" in said
+    assert re.search(r"run newer is left out: .*\.json: record of schema 9; this program reads 1 to \d; use the ", said)
+    assert re.search(r"damaged/trials/.*\.json is damaged \(not JSON: .*\); left out", said)
+    assert "run no run's name is left out: run name" in said
+    assert {file: data for file, data in content(out).items() if file in before} == before
+    for flag in ("--reuse", "--warm-start"):
+        assert "record of schema 9" in line_of(*sweep(out, "--name", "third", flag, "newer"))
+
+
+def test_a_record_that_goes_while_a_run_is_read_is_left_out(out, monkeypatch):
+    """Its own command tries a failed trial again."""
+    honest, file = record_file.contents, records(out)[0]
+
+    def contents(files):
+        file.rename(file.with_name(f"{file.stem}.failed-1.json"))
+        return honest(files)
+
+    monkeypatch.setattr(record_file, "contents", contents)
+    assert len(Store(out, RUN).peek()) == 5
+
+
+def test_warm_starts_learn_from_what_can_be_read(out):
+    shutil.copytree(out / RUN, out / "gone")
+    renamed(records(out, "gone")[0], method="gone")
+    code, said, err = sweep(out, "--name", "again", "--set", "batch_size=4", "--warm-start", "gone")
+    assert (code, err) == (0, "")
+    assert "the search begins with what 3 trials of other runs have shown" in said
