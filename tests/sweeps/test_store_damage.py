@@ -69,7 +69,7 @@ def renamed(file, **config):
 # --- damage --------------------------------------------------------------------------------------------------------
 
 
-@fixed(150)
+@fixed(60)
 @given(data=st.data(), value=JSON)
 def test_any_value_anywhere_in_a_record(made, tmp_path, data, value):
     """The same command ends as it should, with the record as it was or made anew."""
@@ -78,15 +78,18 @@ def test_any_value_anywhere_in_a_record(made, tmp_path, data, value):
     shutil.copytree(made, out)
     file = data.draw(st.sampled_from(records(out)))
     whole = json.loads(file.read_text())
-    spoiled = with_value(whole, data.draw(st.sampled_from(list(places(whole)))), value)
+    path = data.draw(st.sampled_from(list(places(whole))))
+    spoiled = with_value(whole, path, value)
     file.write_text(json.dumps(spoiled))
     before = content(out)
     code, said, err = sweep(out)
-    if code:
+    if code == 2:
         assert f"{file.name}: record of schema {spoiled['schema_version']}" in line_of(code, said, err)
         assert content(out) == before
         return
     aside = file.with_name(f"{file.name}.damaged")
+    # Which of a free search's sizes a trial was of, and in which cell, the file alone does not tell.
+    assert code == 0 or (code == 3 and path in (("stratum",), ("cell",)) and "no confirmed trial" in said)
     assert err == "" and aside.exists() == (f"{file.name} is damaged (" in said)
     if aside.exists():
         assert aside.read_bytes() == before[file]
