@@ -101,7 +101,10 @@ def parser() -> argparse.ArgumentParser:
         help="after H GPU-hours end running trials at their next evaluation, then exit 4",
     )
     made.add_argument(
-        "--max-trial-time", type=_duration, metavar="T", help="a trial that takes longer has failed; the others go on"
+        "--max-trial-time",
+        type=_duration,
+        metavar="T",
+        help="a trial that takes longer has failed; the others go on (with --local-mode nothing ends one that hangs)",
     )
     return made
 
