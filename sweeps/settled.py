@@ -26,9 +26,9 @@ class Settled:
         """The examples to prepare: where the precision is the machine's choice, in that of the run's own trials, for
         this machine may choose another."""
         own: dict[tuple[str, str], set[str]] = {}
-        records = (TrialConfig.from_dict(record.config) for record in self._store.records())
-        for config in (*records, *(config for config, _ in self._store.interrupted())):
-            own.setdefault((config.backbone, config.task), set()).add(config.precision)
+        running = (config.to_dict() for config, _ in self._store.interrupted())
+        for values in (*(record.config for record in self._store.records()), *running):
+            own.setdefault((values["backbone"], values["task"]), set()).add(values["precision"])
         begun = {of: next(iter(found)) for of, found in own.items() if len(found) == 1}
         return [
             config.replace(precision=begun.get((config.backbone, config.task), "auto"))
