@@ -110,8 +110,9 @@ class Sweep:
         from sweeps import on_ray, probe
 
         with self.store.held():
+            changed = changes(self.store, self.plan.space)
             finished = [record for record in self.store.records() if record.status in FINAL]
-            if changes(self.store, self.plan.space) or self.store.left_out():
+            if changed or self.store.left_out():
                 finished, _ = fitting(self.plan.space, finished)
             examples = self.plan.space.all_examples
             baselines = [examples[place] for place in self._without_baseline(examples)]
