@@ -29,13 +29,15 @@ from sweeps.trial import execute, prepare
 if TYPE_CHECKING:
     from sweeps.cluster import Placement
 
+_NOTE_S = 60  # how often the manifest learns how long the run has taken
+
 
 class Sweep:
     """A plan, its store and the parts that work on them."""
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
-        self._began = time.monotonic()
+        self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
         self._started_trials, self._gpu_s = 0, 0.0
         self._placement: Placement | None = None  # None in local mode
         self._gpus: dict[str, float] = {}  # that a running trial reserves
@@ -82,6 +84,7 @@ class Sweep:
             announce(self.store.run, finished, failed, changed, misfits)
             if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
+                self._noted_s = self._elapsed_s()  # looking took no part of the run
                 self._write_manifest("complete")
                 return self._end("complete")
             backend = self._local if self.options.local_mode else self._on_ray
@@ -97,7 +100,7 @@ class Sweep:
                     self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
-                    self._write_manifest(status, elapsed_s=self._elapsed_s())
+                    self._write_manifest(status)
             return self._end(status)
 
     def probe(self, price_per_hour: float | None = None) -> dict[str, Any]:
@@ -143,16 +146,18 @@ class Sweep:
         print(text)
         return code
 
-    def _write_manifest(self, status: str, *, elapsed_s: float = 0.0) -> None:
+    def _write_manifest(self, status: str) -> None:
+        elapsed_s = self._elapsed_s()
         self.store.write_manifest(
             status=status,
-            elapsed_s=elapsed_s,
+            elapsed_s=elapsed_s - self._noted_s,
             space=self.plan.to_dict(),
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
             left_out=self._left_out,
         )
+        self._noted_s = elapsed_s
 
     def _start(self) -> None:
         self._running = True
@@ -291,6 +296,8 @@ class Sweep:
         if report.get("store_error"):
             raise StoreError(report["store_error"])
         self.store.check()
+        if self._elapsed_s() - self._noted_s >= _NOTE_S:  # a command that is killed has no last words
+            self._write_manifest("running")
         seconds = json.loads(report["record"])["wall_time_s"]
         if not report["restored"]:
             self._spend(trial_id, seconds)

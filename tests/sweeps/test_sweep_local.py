@@ -239,6 +239,27 @@ def test_errors_without_a_message_or_with_a_long_one_do_not_stop_the_sweep(tmp_p
     assert len(list((tmp_path / "smoke-paper" / "trials").glob("*.failed-1.json"))) == 6
 
 
+def test_how_long_a_run_has_taken_is_known_when_its_command_is_killed(tmp_path, monkeypatch):
+    honest, clock, noted = Trial.update, [0.0], []
+    monkeypatch.setattr(Sweep, "_elapsed_s", lambda self: clock[0])
+
+    def manifest():
+        return json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())
+
+    def update(self):
+        clock[0] += 25.0
+        noted.append((clock[0], manifest()["elapsed_s"]))
+        return honest(self)
+
+    monkeypatch.setattr(Trial, "update", update)
+    assert sweep(tmp_path) == 0
+    assert all(0 <= at - known <= 60 + 3 * 25 for at, known in noted), "an evaluation at every second step"
+    assert manifest()["elapsed_s"] == clock[0] > 1000
+    clock[0] += 10.0
+    assert sweep(tmp_path) == 0
+    assert manifest()["elapsed_s"] == clock[0] - 10.0, "nothing was left to do"
+
+
 def test_derived_files_are_mended_by_the_same_command(tmp_path):
     assert sweep(tmp_path) == 0
     run = tmp_path / "smoke-paper"
