@@ -217,10 +217,9 @@ class SweepSearcher(Searcher):
         if running is None:
             return
         record = self._read(running.config.key) or _carried(result)
-        if (
-            record is None and result != {} and not error
-        ):  # it could have gone on: whoever else stops it writes a record
-            self._put_back(trial_id)  # for a command with a budget left, which finds its checkpoint, if it had begun
+        if record is None and result != {} and not error:
+            # It could have gone on: whoever else stops a trial writes a record. A command with a budget left does.
+            self._put_back(trial_id)
             self._on_let_go(trial_id, result or {})
         elif record is None and error and self._again(trial_id):
             self._put_back(trial_id)

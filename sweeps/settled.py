@@ -20,14 +20,16 @@ class Settled:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._old: list[dict[str, Any]] = []  # configurations of the run's trials
         self._found: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def as_begun(self, examples: Sequence[TrialConfig]) -> list[TrialConfig]:
         """The examples to prepare: where the precision is the machine's choice, in that of the run's own trials, for
         this machine may choose another."""
         own: dict[tuple[str, str], set[str]] = {}
+        self._old = [record.config for record in self._store.records()]
         running = (config.to_dict() for config, _ in self._store.interrupted())
-        for values in (*(record.config for record in self._store.records()), *running):
+        for values in (*self._old, *running):
             own.setdefault((values["backbone"], values["task"]), set()).add(values["precision"])
         begun = {of: next(iter(found)) for of, found in own.items() if len(found) == 1}
         return [
@@ -38,14 +40,14 @@ class Settled:
         ]
 
     def learn(self, examples: Sequence[TrialConfig], found: Sequence[Mapping[str, Any]]) -> None:
-        """Takes what each of the examples became where trials run.
+        """Takes what each of the examples became where trials run, after `as_begun`.
 
         Raises:
             ValueError: trials of the run had other precision, data or weights.
         """
         for config, values in zip(examples, found, strict=True):
             self._found[_decided_by(config)] = {name: values[name] for name in _DECIDED}
-        for old in (record.config for record in self._store.records()):
+        for old in self._old:
             same = [v for v in found if (v["backbone"], v["task"]) == (old["backbone"], old["task"])]
             for name in _DECIDED:
                 if same and all(v[name] != old[name] for v in same):
