@@ -37,7 +37,8 @@ import psutil
 
 from benchmarks import _common
 from lopt.records import MEASURED
-from sweeps.store import Store, describe_checkpoint
+from sweeps import checkpoint_file
+from sweeps.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER, RAYLET = "driver", "second raylet"
@@ -64,9 +65,9 @@ class Watch:
 
     def look(self) -> int:
         """Takes down what is there; steps of all trials."""
-        for path in (self.folder / "checkpoints").glob("*.safetensors"):
+        for path in checkpoint_file.newest(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
-                described = describe_checkpoint(path)
+                described = checkpoint_file.describe(path)
                 self._saw(described["key"], described["step"], described["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
             status = path.stat()

@@ -40,7 +40,7 @@ def follow(job: Job) -> Generator[Report, None, None]:
         try:
             hangs = ray.get(keeper.hangs.remote(*here))
             apart = hangs > 0 or deaths == DEATHS - 1
-            worker: Any = ray.get(keeper.worker.remote(*here))
+            worker: Any = ray.get(keeper.worker.remote(*here, key))
             name = _answer(worker, worker.admit.remote(job, apart), key, ends_at, apart)
             try:
                 while (report := _answer(worker, worker.next.remote(name), name, ends_at, apart)) is not None:

@@ -2,7 +2,7 @@
 
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  trials.parquet
             trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>.safetensors  of trials that are not over, or have failed
+            checkpoints/<key>-<step>.safetensors  of trials that are not over, or have failed
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions
-from lopt.places import Place, at_hand, move, place, read_part, redacted, remove_all, shown, write
+from lopt.places import Place, at_hand, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
-from sweeps import lock
+from sweeps import checkpoint_file, lock
 from sweeps.record_file import USE_NEWER, Damaged, parse, read_all
 
-_FIRST_BYTES = 1 << 16  # of a checkpoint
 FINAL = ("complete", "stopped", "diverged")
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -33,6 +32,13 @@ _R = TypeVar("_R")
 
 class StoreError(OSError):
     """Results cannot be read or written: one line with where, why and how to go on."""
+
+
+def _checked(key: str) -> str:
+    """A trial's key, which cannot lead out of the run's folder."""
+    if not re.fullmatch(r"[0-9a-f]{16}", key):
+        raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
+    return key
 
 
 def _reached(method: Callable[Concatenate[Store, _P], _R]) -> Callable[Concatenate[Store, _P], _R]:
@@ -208,41 +214,26 @@ class Store:
     # --- records -----------------------------------------------------------------------------------------------
 
     def path(self, key: str) -> Place:
-        if not re.fullmatch(r"[0-9a-f]{16}", key):
-            raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
-        return self.folder / "trials" / f"{key}.json"
+        return self.folder / "trials" / f"{_checked(key)}.json"
 
     def artifact(self, key: str) -> Place:
-        self.path(key)
-        return self.folder / "artifacts" / key
-
-    def checkpoint(self, key: str) -> Place:
-        self.path(key)
-        return self.folder / "checkpoints" / f"{key}.safetensors"
+        return self.folder / "artifacts" / _checked(key)
 
     @_reached
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
-        """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoint,
-        now of no use, goes; a failed trial keeps its own, and goes on from it when it is tried again."""
-        if predictions is not None:
-            self._write_predictions(record.key, predictions)
-        write(self.path(record.key), dumps(record.to_dict()).encode())
-        if record.status in FINAL:
-            self.checkpoint(record.key).unlink(missing_ok=True)
+        """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoints,
+        now of no use, go; a failed trial keeps its own, and goes on from it when it is tried again.
 
-    @_reached
-    def interrupted(self) -> list[tuple[TrialConfig, str]]:
-        """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
-        keys. Damaged checkpoints are left out."""
-        found = []
-        places: list[Place] = list((self.folder / "checkpoints").glob("*.safetensors"))
-        for path in sorted(places, key=lambda path: path.name):
-            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                described = describe_checkpoint(path)
-                config = TrialConfig.from_dict(described["config"])
-                if described["phase"] == "search" and not self.path(config.key).exists():
-                    found.append((config, described["cell"]))
-        return found
+        A trial is finished once: where it has ended otherwise than by failure, its record stays as it is. A process
+        that was taken for dead may come to the end of a trial that another has finished.
+        """
+        earlier = self.read(record.key)
+        if earlier is None or earlier.status not in FINAL:
+            if predictions is not None:
+                self._write_predictions(record.key, predictions)
+            write(self.path(record.key), dumps(record.to_dict()).encode())
+        if record.status in FINAL:
+            self.drop_checkpoints(record.key)
 
     @_reached
     def adopt(self, record: TrialRecord, other: Store) -> None:
@@ -278,33 +269,10 @@ class Store:
         return aside.name
 
     @_reached
-    def read_checkpoint(self, key: str) -> bytes | None:
-        """A trial's newest checkpoint, or None when there is none."""
-        try:
-            return self.checkpoint(key).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    @_reached
-    def write_checkpoint(self, key: str, content: bytes) -> None:
-        write(self.checkpoint(key), content)
-
-    @_reached
     def write_artifact(self, key: str, made: Path) -> None:
         """Keeps the files of a folder; the description comes last."""
         for file in sorted(made.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             write(self.artifact(key) / file.name, file.read_bytes())
-
-    @_reached
-    def clear_checkpoints(self, *, complete: bool) -> None:
-        """At the end of a command: all of them when the sweep is complete, but for those of failed trials; else the
-        folder if it is empty."""
-        folder = self.folder / "checkpoints"
-        if complete and not any(record.status == "failed" for record in self.records()):
-            remove_all(folder)
-        elif isinstance(folder, Path):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
     @_reached
     def read(self, key: str) -> TrialRecord | None:
@@ -386,10 +354,47 @@ class Store:
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
         write(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
 
+    # --- checkpoints -------------------------------------------------------------------------------------------
 
-def describe_checkpoint(path: Place) -> dict[str, Any]:
-    """What a checkpoint says of itself, read without torch: key, config, phase, cell, step, evaluations, ..."""
-    begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
-    size = 8 + int.from_bytes(begun[:8], "little")
-    header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
-    return json.loads(json.loads(header)["__metadata__"]["trial"])
+    @property
+    def checkpoints(self) -> Place:
+        return self.folder / "checkpoints"
+
+    @_reached
+    def read_checkpoint(self, key: str) -> bytes | None:
+        """A trial's newest checkpoint, or None when there is none."""
+        return checkpoint_file.read(self.checkpoints, _checked(key))
+
+    @_reached
+    def write_checkpoint(self, key: str, step: int, content: bytes) -> None:
+        """Writes a trial's checkpoint after so many steps; those after fewer go."""
+        checkpoint_file.write_step(self.checkpoints, _checked(key), step, content)
+
+    @_reached
+    def drop_checkpoints(self, key: str) -> None:
+        """Takes a trial's checkpoints away: it is over, or they are damaged."""
+        checkpoint_file.drop(self.checkpoints, _checked(key))
+
+    @_reached
+    def interrupted(self) -> list[tuple[TrialConfig, str]]:
+        """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
+        keys. Damaged checkpoints are left out."""
+        found = []
+        for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                described = checkpoint_file.describe(path)
+                config = TrialConfig.from_dict(described["config"])
+                if described["phase"] == "search" and not self.path(config.key).exists():
+                    found.append((config, described["cell"]))
+        return found
+
+    @_reached
+    def clear_checkpoints(self, *, complete: bool) -> None:
+        """At the end of a command: all of them when the sweep is complete, but for those of failed trials; else the
+        folder if it is empty."""
+        folder = self.checkpoints
+        if complete and not any(record.status == "failed" for record in self.records()):
+            remove_all(folder)
+        elif isinstance(folder, Path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()

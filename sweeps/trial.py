@@ -120,6 +120,7 @@ class Execution:
                 if memory.ran_out(error):  # the checkpoint is as good as before
                     raise
                 self._note = f"begins anew: {' '.join(str(error).split())}"
+                self._store.drop_checkpoints(self.key)
                 self.trial = Trial(self.config, phase=self._phase)
                 return None
         except StoreError as error:
@@ -160,7 +161,7 @@ class Execution:
             self._save(self.trial)
 
     def _save(self, trial: Trial) -> None:
-        self._store.write_checkpoint(self.key, trial.saved(cell=self._place["cell"]))
+        self._store.write_checkpoint(self.key, trial.step, trial.saved(cell=self._place["cell"]))
 
     def fail(self, error: BaseException) -> Report:
         """The report of a trial that raised `error`, or that others died of, after its record."""

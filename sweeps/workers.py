@@ -80,9 +80,7 @@ class Worker:
         others if it may be the one that workers hang or die of. Returns what `next` and `evict` know it by."""
         run = Execution(job)
         with self._building:
-            with self._changed:
-                for name in [name for name, seat in self._seats.items() if seat.run.config.key == run.config.key]:
-                    self.evict(name)  # its client has died, or it would not come again
+            self.let_go(run.config.key)  # its client has died, or it would not come again
             try:
                 self._in_turn(lambda: self._load(job, run.config.key))
                 report = run.begin()
@@ -122,6 +120,12 @@ class Worker:
                 if self._release not in self._tasks:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
+
+    def let_go(self, key: str) -> None:
+        """Evicts a trial by its key: its client has died, and another one trains it."""
+        with self._changed:
+            for name in [name for name, seat in self._seats.items() if seat.run.config.key == key]:
+                self.evict(name)
 
     def standing(self, name: str) -> dict[str, Any]:
         """Of a trial by the name that `admit` gave it, before that by its key. making_s: how long it has been made, 0
@@ -291,11 +295,22 @@ class Keeper:
     def __init__(self) -> None:
         self._workers: dict[tuple[str, str | None], tuple[Any, Any]] = {}
         self._hangs: Counter[tuple[str, str | None]] = Counter()  # workers that were ended for that
+        self._trained: dict[str, tuple[str, str | None]] = {}  # where each trial was last, by key
 
-    def worker(self, node: str, device: str | None) -> Any:
-        """The live worker of a GPU, or of a node without one; started when there is none."""
+    def worker(self, node: str, device: str | None, key: str | None = None) -> Any:
+        """The live worker of a GPU, or of a node without one; started when there is none.
+
+        Args:
+            key: of the trial that is to train there. Where it has trained before, its client has died, of which that
+                worker knows nothing: it is told to let the trial go.
+        """
         import ray
 
+        if key is not None:
+            before = self._trained.get(key)
+            if before in self._workers and before != (node, device):
+                self._workers[before][0].let_go.remote(key)
+            self._trained[key] = node, device
         handle, death = self._workers.get((node, device), (None, None))
         if handle is None or ray.wait([death], timeout=0)[0]:
             handle = _start(node, device)

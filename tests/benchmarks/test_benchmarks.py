@@ -124,6 +124,7 @@ def test_chaos(tmp_path):
 def test_chaos_sees_what_must_not_happen(tmp_path):
     from benchmarks import chaos
     from lopt.config import TrialConfig
+    from lopt.files import write_atomically
     from lopt.training import Trial
     from sweeps.store import Store
 
@@ -135,18 +136,18 @@ def test_chaos_sees_what_must_not_happen(tmp_path):
     store, trial = Store(tmp_path, "r"), Trial(config, phase="search")
     watch = chaos.Watch(store.folder)
     for _ in trial:
-        trial.save(store.checkpoint(trial.config.key))
+        store.write_checkpoint(trial.config.key, trial.step, trial.saved())
         watch.look()
     assert (watch.look(), watch.faults) == (4, [])
     record = trial.finish()
     store.write(record)
     assert (watch.look(), watch.faults) == (4, [])
-    store.write(record)
+    write_atomically(store.path(record.key), store.path(record.key).read_bytes())
     watch.look()
     again = Trial(config, phase="search")
     again.started_at = "2001"
     again.update()
-    again.save(store.checkpoint(trial.config.key))
+    store.write_checkpoint(trial.config.key, again.step, again.saved())
     watch.look()
     assert [fault.split(" ", 2)[2] for fault in watch.faults] == [
         f"{record.key}.json was written again".split(" ", 1)[1],

@@ -18,7 +18,7 @@ import lopt.training
 from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
-from sweeps import client
+from sweeps import client, workers
 from sweeps import trial as trials
 from sweeps.store import Store
 from sweeps.workers import Worker
@@ -84,7 +84,7 @@ def ray_of(monkeypatch):
     def make(some):
         left, ended = iter(some), []
         keeper = SimpleNamespace(
-            worker=lambda node, device: Remote(next(left)),
+            worker=lambda node, device, key: Remote(next(left)),
             end=lambda node, device, hangs: ended.append((node, device)),
             hangs=lambda node, device: len(ended),
         )
@@ -137,7 +137,7 @@ def test_a_trial_that_workers_die_of_is_given_up(one, tmp_path, ray_of):
     record = Store(tmp_path, "r").read(resolve(one).key)
     assert record.status == "failed"
     assert "died 3 times, the last time after step 8" in record.error["message"]
-    assert Store(tmp_path, "r").checkpoint(record.key).exists()
+    assert Store(tmp_path, "r").read_checkpoint(record.key)
 
 
 def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):
@@ -151,6 +151,33 @@ def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):
     while worker._seats:  # it is not waited for
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_trial_that_comes_to_another_device_is_let_go_where_its_client_died(one, tmp_path, monkeypatch):
+    node, made = ["first"], {}
+
+    class Lasting(Worker):
+        def until_death(self):
+            pass
+
+    def start(node, device):
+        made[node] = Lasting()
+        return Remote(made[node])
+
+    monkeypatch.setattr(workers, "_start", start)
+    ray_with(monkeypatch, workers.Keeper())
+    fake = sys.modules["ray"]
+    fake.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: node[0])
+    fake.wait = lambda deaths, timeout: ([], deaths)
+    dead = client.follow(job_of(one, tmp_path))
+    assert next(dead)["step"] == 4
+    node[0] = "second"
+    other = client.follow(job_of(one.replace(seed=2), tmp_path))
+    assert next(other)["step"] == 4
+    assert len(made["first"]._seats) == 1
+    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
+    assert made["first"]._seats == {}
+    assert [r["step"] for r in other] == [8, 12]
 
 
 # --- a trial that has had its time --------------------------------------------------------------------------------
@@ -261,7 +288,7 @@ class Shared:
 def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_path, monkeypatch, soon):
     stuck, shared = hang(monkeypatch, 2), Shared()
     keeper = SimpleNamespace(
-        worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
+        worker=lambda node, device, key: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
     )
     ray_with(monkeypatch, keeper)
     jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 3.0} for seed in (1, 2, 3)]
@@ -283,7 +310,7 @@ def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(one, tmp_p
 
     monkeypatch.setattr(Trial, "__init__", make)
     keeper = SimpleNamespace(
-        worker=lambda node, device: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
+        worker=lambda node, device, key: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
     )
     ray_with(monkeypatch, keeper)
 

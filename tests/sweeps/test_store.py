@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
@@ -159,31 +163,71 @@ def test_json_has_no_nan(store, tiny):
 
 
 def test_a_failed_trial_keeps_its_checkpoint(store, record):
-    path = store.checkpoint(record.key)
-    path.parent.mkdir(parents=True)
-    path.write_text("")
+    store.write_checkpoint(record.key, 1, b"one")
     store.write(dataclasses.replace(record, status="failed"))
-    assert path.exists()
+    assert store.read_checkpoint(record.key) == b"one"
     store.clear_checkpoints(complete=True)
-    assert path.exists()
+    assert store.read_checkpoint(record.key) == b"one"
     store.write(record)
-    assert not path.exists()
+    assert store.read_checkpoint(record.key) is None
 
 
 def test_a_record_takes_its_checkpoint_away_and_the_end_of_a_sweep_all_of_them(store, record):
-    path = store.checkpoint(record.key)
-    other = store.checkpoint("0" * 16)
-    path.parent.mkdir(parents=True)
-    path.write_text("")
-    other.write_text("")
+    for key in (record.key, "0" * 16):
+        store.write_checkpoint(key, 1, b"")
     store.write(record)
-    assert not path.exists()
+    assert [path.name for path in store.checkpoints.iterdir()] == [f"{'0' * 16}-000000001.safetensors"]
     store.clear_checkpoints(complete=False)
-    assert other.exists(), "what can be continued stays"
+    assert store.read_checkpoint("0" * 16) == b"", "what can be continued stays"
     store.clear_checkpoints(complete=True)
-    assert not path.parent.exists()
-    path.parent.mkdir()
+    assert not store.checkpoints.exists()
+    store.checkpoints.mkdir()
     store.clear_checkpoints(complete=False)
-    assert not path.parent.exists(), "an empty folder goes"
+    assert not store.checkpoints.exists(), "an empty folder goes"
     with pytest.raises(ValueError, match="16 hexadecimal digits"):
-        store.checkpoint("../secret")
+        store.write_checkpoint("../secret", 1, b"")
+
+
+@given(
+    writers=st.lists(st.lists(st.integers(1, 9), max_size=6, unique=True).map(sorted), max_size=3),
+    turns=st.lists(st.integers(0, 2), max_size=20),
+)
+def test_a_trial_never_goes_back_behind_a_checkpoint_whoever_writes(writers, turns):
+    """Processes that were taken for dead write on; each goes forward, at its own pace."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, furthest = Store(folder, "r"), 0
+        for turn in turns:
+            if turn < len(writers) and writers[turn]:
+                step = writers[turn].pop(0)
+                store.write_checkpoint("0" * 16, step, str(step).encode())
+                furthest = max(furthest, step)
+                assert store.read_checkpoint("0" * 16) == str(furthest).encode()
+        assert len(list(store.checkpoints.glob("*"))) <= 1 + len(writers)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_has_made_room_for_a_further_one(store, monkeypatch):
+    store.write_checkpoint("0" * 16, 1, b"one")
+    honest = Path.read_bytes
+
+    def read_bytes(self):
+        monkeypatch.setattr(Path, "read_bytes", honest)
+        store.write_checkpoint("0" * 16, 2, b"two")
+        return honest(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert store.read_checkpoint("0" * 16) == b"two"
+
+
+@pytest.mark.parametrize("status", ["complete", "stopped", "diverged"])
+@pytest.mark.parametrize("late", ["complete", "stopped", "failed"])
+def test_a_trial_that_is_finished_keeps_its_record(store, record, status, late):
+    first = dataclasses.replace(record, status=status, selection_accuracy=0.5)
+    store.write(first)
+    store.write(dataclasses.replace(record, status=late, wall_time_s=1e6))
+    assert store.records() == [first]
+
+
+def test_a_failure_makes_room_for_what_a_trial_comes_to_after_all(store, record):
+    store.write(dataclasses.replace(record, status="failed"))
+    store.write(record)
+    assert store.records() == [record]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -16,6 +17,7 @@ from lopt import load_prompt
 from lopt.metrics import Predictions
 from lopt.places import place, write
 from lopt.training import Trial, train
+from sweeps import checkpoint_file
 from sweeps import store as stores
 from sweeps.run import main
 from sweeps.store import Store, StoreError
@@ -48,7 +50,7 @@ def test_records_predictions_and_table(store, record):
     assert store.read(record.key) is None
     assert store.records() == []
     found = Predictions(np.array([3, 5]), np.array([0, 1]), np.array([[1.0, 0.0], [2.0, 0.0]]))
-    store.write_checkpoint(record.key, b"bytes")
+    store.write_checkpoint(record.key, 2, b"bytes")
     store.write(record, found)
     assert store.read(record.key) == record
     assert store.records() == [record]
@@ -88,15 +90,22 @@ def test_damaged_and_failed_records_are_set_aside(store, record, capsys):
 
 
 def test_checkpoints_go_at_the_end(store):
-    store.write_checkpoint("0" * 16, b"1")
+    store.write_checkpoint("0" * 16, 4, b"1")
     store.clear_checkpoints(complete=False)
-    assert store.checkpoint("0" * 16).is_file()
+    assert store.read_checkpoint("0" * 16) == b"1"
     store.clear_checkpoints(complete=True)
     assert names(store.folder / "checkpoints") == []
 
 
+def test_who_is_behind_replaces_no_checkpoint(store):
+    for step in (4, 8, 6):
+        store.write_checkpoint("0" * 16, step, str(step).encode())
+    assert store.read_checkpoint("0" * 16) == b"8"
+
+
 def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, record, monkeypatch):
-    store.write(record)
+    failed = dataclasses.replace(record, status="failed")
+    store.write(failed)
 
     def full(*args):
         raise OSError(28, "No space left on device")
@@ -107,7 +116,7 @@ def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, recor
     assert str(store) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     with pytest.raises(StoreError):
         store.write(record)
-    assert store.read(record.key) == record
+    assert store.read(record.key) == failed
 
 
 def test_a_link_out_of_the_results_folder_is_no_run(tmp_path):
@@ -156,18 +165,8 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
 
 
-def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, monkeypatch, capsys):
-    honest, steps = Trial.update, []
-
-    def update(self):
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        steps.append(self.step)
-        return honest(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trial, "update", update)
-        assert main([*SMALL, "--out", s3]) == 130
+def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, cut_off, capsys):
+    cut_off(*SMALL, "--out", s3)
     assert len(names(place(s3) / "smoke-paper" / "checkpoints")) == 1
     capsys.readouterr()
     assert main([*SMALL, "--out", s3]) == 0
@@ -178,19 +177,19 @@ def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, 
 
 @pytest.mark.parametrize("first", [16, 1 << 16])
 def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, monkeypatch, first):
-    monkeypatch.setattr(stores, "_FIRST_BYTES", first)  # the header is longer than the one, shorter than the other
+    monkeypatch.setattr(checkpoint_file, "_FIRST_BYTES", first)  # shorter and longer than the header
     trial, path = Trial(tiny), place(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.saved(cell="here")
     write(path, content)
-    read, honest = [], stores.read_part
-    monkeypatch.setattr(stores, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
-    found = stores.describe_checkpoint(path)
+    read, honest = [], checkpoint_file.read_part
+    monkeypatch.setattr(checkpoint_file, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
+    found = checkpoint_file.describe(path)
     assert (found["key"], found["cell"], found["step"]) == (trial.config.key, "here", trial.step)
     assert sum(map(len, read)) < len(content) or first > 16
     write(path, content[:100])
     with pytest.raises(ValueError):
-        stores.describe_checkpoint(path)
+        checkpoint_file.describe(path)
 
 
 def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lopt.places import Remote, at_hand, place, write
 from lopt.training import Trial
-from sweeps import store as stores
+from sweeps import checkpoint_file
 from sweeps.run import main
 from sweeps.store import Store, StoreError
 from tests.sweeps.records import make_record
@@ -24,19 +24,9 @@ def out(request, tmp_path):
 
 
 @pytest.fixture
-def begun(out, monkeypatch):
+def begun(out, cut_off):
     """A sweep whose first trial has a checkpoint at step 4; where that lies."""
-    honest, steps = Trial.update, []
-
-    def update(self):
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        steps.append(self.step)
-        return honest(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trial, "update", update)
-        assert main([*SMALL, "--out", out]) == 130
+    cut_off(*SMALL, "--out", out)
     (checkpoint,) = (place(out) / "smoke-paper" / "checkpoints").glob("*")
     return checkpoint
 
@@ -81,7 +71,7 @@ def test_checkpoints_that_cannot_be_listed_for_a_moment_are_not_left_out(out, be
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "read_part", read_part)
+        patch.setattr(checkpoint_file, "read_part", read_part)
         ended(out, capsys, code=2)  # nothing has begun
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out

@@ -127,12 +127,12 @@ def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
     whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
     first = drive(Worker(), job, most=2)
     store, key = Store(tmp_path, "r"), json.loads(first[0]["record"])["key"]
-    assert store.checkpoint(key).is_file()
+    assert store.read_checkpoint(key)
     rest = drive(Worker(), job)
     assert [(r["step"], r["status"], r["restored"]) for r in rest] == [(8, "running", True), (12, "complete", False)]
     assert [r["note"] for r in rest] == ["continues at step 8", ""]
     assert what(rest[-1]) == what(whole[-1])
-    assert not store.checkpoint(key).exists()
+    assert not store.read_checkpoint(key)
     again = drive(Worker(), job)
     assert [r["status"] for r in again] == ["complete"], "a trial that is over does not run again"
 
@@ -157,14 +157,13 @@ def test_trials_are_saved_between_two_evaluations_and_come_back_with_the_earlier
 def test_a_damaged_checkpoint_is_said_and_ignored(six, tmp_path):
     job = job_of(six[0], tmp_path)
     key = resolve(six[0]).key
-    path = Store(tmp_path, "r").checkpoint(key)
-    path.parent.mkdir(parents=True)
-    path.write_text("nothing")
+    Store(tmp_path, "r").write_checkpoint(key, 8, b"nothing")
     reports = drive(Worker(), job)
     assert [r["step"] for r in reports] == [4, 8, 12]
     assert reports[0]["note"].startswith("begins anew: ")
     assert "is damaged" in reports[0]["note"]
     assert reports[1]["note"] == ""
+    assert not Store(tmp_path, "r").read_checkpoint(key)
 
 
 def test_one_trial_that_fails_leaves_a_record_and_its_checkpoint_and_the_others_go_on(six, tmp_path, monkeypatch):
@@ -181,7 +180,7 @@ def test_one_trial_that_fails_leaves_a_record_and_its_checkpoint_and_the_others_
     store, record = Store(tmp_path, "r"), json.loads(found[1][-1]["record"])
     assert (record["steps"], record["error"]["message"]) == (6, "on purpose")
     assert store.read(record["key"]).status == "failed"
-    assert store.checkpoint(record["key"]).exists(), "of step 4, to go on from when it is tried again"
+    assert store.read_checkpoint(record["key"]), "of step 4, to go on from when it is tried again"
 
 
 def test_a_trial_that_cannot_be_made_is_a_failure(tiny, tmp_path):
