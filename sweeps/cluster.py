@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.budget import OutOfTime
+
+_NOTICE_S = 15.0  # a user is told what is waited for after so long
 _LOCAL_FOLDERS = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR")
 
 
@@ -31,6 +34,29 @@ def connect() -> None:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": _environment()} if address else None,
         )
+
+
+def answer(asked: Any, left_s: float = math.inf, *, wants: Mapping[str, float] | None = None) -> Any:
+    """What a remote call returns.
+
+    Args:
+        wants: resources without which it cannot begin.
+
+    Raises:
+        OutOfTime: it has not returned after `left_s` seconds.
+    """
+    import ray
+
+    room = "room for " + ", ".join(f"{share:g} {name.upper()}" for name, share in (wants or {}).items() if share)
+    try:
+        if wants and left_s > _NOTICE_S and not ray.wait([asked], timeout=_NOTICE_S)[0]:
+            print(f"waiting until the cluster has {room}", flush=True)
+            left_s -= _NOTICE_S
+        return ray.get(asked, timeout=None if math.isinf(left_s) else left_s)
+    except ray.exceptions.GetTimeoutError:
+        raise OutOfTime(
+            f"the time was over before the cluster had {room if wants else 'made weights and data ready'}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from lopt import methods
 from sweeps import client, cluster, workers
+from sweeps.budget import GpuTime
 from sweeps.cluster import Machines, Placement
 from sweeps.options import Options
 from sweeps.trial import METRIC, prepare, tune_function
@@ -31,12 +32,20 @@ class Ground:
 
 @contextlib.contextmanager
 def prepared(
-    options: Options, settle_with: Callable[[Prepare], dict[str, Any]], *, baselines: bool = True
+    options: Options,
+    settle_with: Callable[[Prepare], dict[str, Any]],
+    *,
+    left_s: Callable[[], float],
+    baselines: bool = True,
 ) -> Iterator[Ground]:
     """The Ray cluster of RAY_ADDRESS, else a Ray of this machine's own, with everything there that trials need.
 
     Args:
         settle_with: calls what it is given, which prepares configurations there, and returns what that found.
+        left_s: time that there is for it.
+
+    Raises:
+        OutOfTime: that was not enough: no machine came, or what it had to load took longer.
     """
     cluster.connect()
     import ray
@@ -50,9 +59,10 @@ def prepared(
         def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
             asked = configs, wanted if baselines else [], alone.shared_threads
             if all(methods.get(config["method"]).shares_backbone for config in configs):
-                return workers.call_there(keeper, alone.shared, prepare, *asked)
+                return workers.call_there(keeper, alone.shared, prepare, *asked, left_s=left_s)
             # A trial that trains alone wants the whole device: nothing stays there.
-            return dict(ray.get(cluster.once(prepare, alone.solo).remote(*asked)))
+            cluster.answer(cluster.once(workers.place, alone.solo).remote(), left_s(), wants=alone.solo)
+            return cluster.answer(cluster.once(prepare, alone.solo).remote(*asked), left_s())
 
         found = settle_with(prepare_there)
         placed = cluster.placement(here, options.trials_per_gpu or found["packed"], **given)
@@ -62,11 +72,14 @@ def prepared(
         ray.shutdown()
 
 
-def tune(ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, save: Callable[[], bool]) -> None:
+def tune(
+    ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, gpu_time: GpuTime, save: Callable[[], bool]
+) -> None:
     """Runs all trials that the searcher has, with the scheduler's stops.
 
     Args:
         snapshots: a folder of Ray's own.
+        gpu_time: counts it.
         save: asked when the sweep is interrupted, whether trials are to leave checkpoints.
 
     Raises:
@@ -74,7 +87,7 @@ def tune(ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, save
     """
     from ray import tune
 
-    from sweeps.scheduler import Mercy
+    from sweeps.scheduler import Mercy, Places
 
     # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ground.placed.concurrent))
@@ -94,7 +107,7 @@ def tune(ground: Ground, searcher: Any, scheduler: Any, snapshots: Path, *, save
             storage_path=str(snapshots.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=client.DEATHS - 1),
-            callbacks=[Mercy()],
+            callbacks=[Mercy(), Places(gpu_time)],
         ),
     )
     try:

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # run as a script, the first entry of sys.path is sw
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
+from sweeps.budget import OutOfTime
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,13 +93,15 @@ def parser() -> argparse.ArgumentParser:
         "--max-wall-time",
         type=_duration,
         metavar="T",
-        help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4",
+        help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4; also while no machine "
+        "has come yet",
     )
     made.add_argument(
         "--max-gpu-hours",
         type=_hours,
         metavar="H",
-        help="after H GPU-hours end running trials at their next evaluation, then exit 4",
+        help="after H GPU-hours end running trials at their next evaluation, then exit 4; a GPU counts while it has "
+        "trials, once for all that share it",
     )
     made.add_argument(
         "--max-trial-time",
@@ -118,6 +121,9 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return _run(given, arguments)
+    except OutOfTime as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
     except BrokenPipeError:
         reader_has_gone()
         return 1

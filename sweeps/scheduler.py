@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from lopt.records import Evaluation, TrialRecord
+from sweeps.budget import GpuTime
 from sweeps.trial import METRIC, TIME
 
 _DYING_S = 30  # until Ray knows that a machine is gone; it may start a trial there once more
@@ -45,6 +46,19 @@ class Mercy(tune.Callback):
             trial.run_metadata.num_failures = max(0, trial.run_metadata.num_failures - 1)
         else:
             self._counted_at[trial.trial_id] = self._clock()
+
+
+class Places(tune.Callback):
+    """Tells when a trial has its place, and when its process has died and it waits for another one."""
+
+    def __init__(self, of: GpuTime) -> None:
+        self._of = of
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._of.began(trial.trial_id)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._of.ended(trial.trial_id)
 
 
 def _last_error(trial: Any) -> Exception | None:

@@ -18,6 +18,7 @@ from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
+from sweeps.budget import Budget, OutOfTime
 from sweeps.earlier import OtherRuns, announce, changes, fitting, lessons
 from sweeps.options import Options
 from sweeps.plan import Plan
@@ -38,10 +39,8 @@ class Sweep:
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
         self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
-        self._started_trials, self._gpu_s = 0, 0.0
         self._placement: Placement | None = None  # None in local mode
-        self._gpus: dict[str, float] = {}  # that a running trial reserves
-        self._counted_s: dict[str, float] = {}  # of a running trial, in _gpu_s or under an earlier command
+        self._budget = Budget(options, lambda: self._elapsed_s())
         self._settle = Settled(store)
         self._running = False  # from the moment on when the run's own state is changed
         self._began_at: dict[str, str] = {}
@@ -95,6 +94,9 @@ class Sweep:
                 if self._broken:
                     raise self._broken from None
                 print("\ninterrupted", flush=True)
+            except OutOfTime as error:
+                print(error, flush=True)
+                status = "stopped"
             finally:
                 if self._running:
                     self.store.check()
@@ -109,6 +111,7 @@ class Sweep:
 
         Raises:
             ValueError: as `run`.
+            OutOfTime: no machine came in the time of the options.
         """
         from sweeps import on_ray, probe
 
@@ -124,7 +127,8 @@ class Sweep:
                     self._settle_with(lambda configs, wanted: prepare(configs))
                     ground = probe.in_this_process(self._elapsed_s())
                 else:
-                    there = stack.enter_context(on_ray.prepared(self.options, self._settle_with, baselines=False))
+                    given: dict[str, Any] = {"left_s": self._budget.left_s, "baselines": False}
+                    there = stack.enter_context(on_ray.prepared(self.options, self._settle_with, **given))
                     ground = probe.on_ray(there.keeper, there.here, there.placed, self._elapsed_s())
                 found = probe.predict(
                     self.plan.space,
@@ -233,9 +237,9 @@ class Sweep:
             on_start=self._or_end(self._on_start),
             on_report=self._or_end(self._on_report),
             on_end=self._or_end(self._on_end),
-            on_let_go=lambda trial_id, report: self.progress.let_go(trial_id, report),
+            on_let_go=self._on_let_go,
             again=self._try_again,
-            may_start=self._may_start,
+            may_start=self._budget.may_start,
             take=self._or_end(self._others.take),
             lessons=self._lessons,
         )
@@ -260,7 +264,7 @@ class Sweep:
             audit=self.options.audit,
             audited={key: int(audit["step"]) for key, audit in self.store.audits().items()},
             on_audit=self._or_end(self.store.add_audit),
-            over_budget=self._over_budget,
+            over_budget=self._budget.over,
         )
         scheduler.replay(finished)
         return searcher, scheduler
@@ -280,8 +284,11 @@ class Sweep:
         return called
 
     def _on_start(self, trial_id: str, job: Mapping[str, Any]) -> None:
-        self._started_trials += 1
-        self._began_at[trial_id], self._gpus[trial_id] = now(), self._gpus_of(job)
+        self._budget.started += 1
+        self._began_at[trial_id] = now()
+        self._budget.gpu_time.reserves(trial_id, self._gpus_of(job))
+        if self._placement is None:  # else it may have to wait for a place
+            self._budget.gpu_time.began(trial_id)
         before = self.store.read(TrialConfig.from_dict(job["config"]).key)
         if before is not None and before.status == "failed":
             self.store.set_aside(before)
@@ -298,20 +305,18 @@ class Sweep:
         self.store.check()
         if self._elapsed_s() - self._noted_s >= _NOTE_S:  # a command that is killed has no last words
             self._write_manifest("running")
-        seconds = json.loads(report["record"])["wall_time_s"]
-        if not report["restored"]:
-            self._spend(trial_id, seconds)
-        self._counted_s[trial_id] = seconds
+        self._budget.gpu_time.is_on(trial_id, report.get("device", ""))
         self.progress.reported(trial_id, report)
 
-    def _spend(self, trial_id: str, seconds: float) -> None:
-        self._gpu_s += max(0.0, seconds - self._counted_s.get(trial_id, 0.0)) * self._gpus.get(trial_id, 0.0)
+    def _on_let_go(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        self._budget.gpu_time.ended(trial_id)
+        self.progress.let_go(trial_id, report)
 
     def _try_again(self, trial_id: str) -> bool:
         """Whether a trial's process was dead before the trial began in it; it is then as if never started."""
         if self._deaths.get(trial_id, (None, True))[1]:
             return False
-        self._started_trials -= 1
+        self._budget.started -= 1
         self.progress.taken_back(trial_id, counted=not self.plan.space.by_size)
         return True
 
@@ -330,7 +335,7 @@ class Sweep:
                 started_at=self._began_at.get(trial_id, now()),
             )
             self.store.write(record)
-        self._spend(trial_id, record.wall_time_s)
+        self._budget.gpu_time.ended(trial_id)
         self.progress.ended(trial_id, job, record)
 
     def _gpus_of(self, job: Mapping[str, Any]) -> float:
@@ -340,17 +345,6 @@ class Sweep:
 
             return float(torch.cuda.is_available())
         return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
-
-    def _may_start(self) -> bool:
-        most = self.options.max_trials
-        return not self._over_budget() and (most is None or self._started_trials < most)
-
-    def _over_budget(self) -> bool:
-        """Whether running trials are to end, too."""
-        limits, elapsed = self.options, self._elapsed_s()
-        return (limits.max_wall_time_s is not None and elapsed >= limits.max_wall_time_s) or (
-            limits.max_gpu_hours is not None and self._gpu_s >= limits.max_gpu_hours * 3600
-        )
 
     # --- backends ----------------------------------------------------------------------------------------------
 
@@ -384,12 +378,13 @@ class Sweep:
         folder = self.store.folder  # beside the results, or here, are Ray's snapshots, of which nothing is read again
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with on_ray.prepared(self.options, self._settle_with) as ground:
+            with on_ray.prepared(self.options, self._settle_with, left_s=self._budget.left_s) as ground:
                 self._placement = ground.placed
                 self._start()
                 self._add_baselines(ground.found)
                 searcher, scheduler = self._parts(finished, failed)
-                on_ray.tune(ground, searcher, scheduler, snapshots, save=lambda: self._broken is None)
+                kept: dict[str, Any] = {"gpu_time": self._budget.gpu_time, "save": lambda: self._broken is None}
+                on_ray.tune(ground, searcher, scheduler, snapshots, **kept)
                 self.progress.close()
                 return "stopped" if searcher.held_back else "complete"
         finally:

@@ -75,7 +75,7 @@ class Execution:
 
     A report: status, step, selection_accuracy (the best so far), record (JSON), restored (whether the trial has just
     come from a checkpoint), note (what a user should know, or ""), store_error (why results cannot be kept, or "": an
-    end of the sweep and no failure of the trial).
+    end of the sweep and no failure of the trial); on Ray also device (where it trains: a node, and its GPU).
 
     Attributes:
         key: of the trial. trial: None before `begin`, and where it could not be made. over: nothing is left to train.
@@ -256,19 +256,22 @@ def tune_function(job: Job) -> None:
     """The Ray Tune trainable."""
     from ray import tune
 
+    from sweeps.workers import place
+
+    device = " ".join(filter(None, place()))
     if job["shared"]:
         from sweeps.client import follow
 
         with contextlib.closing(follow(job)) as reports:
             for report in reports:
-                tune.report(report)
+                tune.report({**report, "device": device})
         return
     set_threads(job["threads"])
     run = Execution(job)
     timer = _end_when_overdue(run, job["limit_s"])
     try:
         for report in _reports(run):
-            tune.report(report)
+            tune.report({**report, "device": device})
     finally:
         if timer is not None:
             timer.cancel()

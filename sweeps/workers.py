@@ -373,16 +373,25 @@ def place() -> tuple[str, str | None]:
 
 
 def call_there(
-    keeper: Any, resources: Mapping[str, float], function: Callable[..., dict[str, Any]], *arguments: Any
+    keeper: Any,
+    resources: Mapping[str, float],
+    function: Callable[..., dict[str, Any]],
+    *arguments: Any,
+    left_s: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
-    """What a function finds on a device that has these resources; its worker stays, with what it has loaded."""
-    import ray
+    """What a function finds on a device that has these resources; its worker stays, with what it has loaded.
 
-    from sweeps.cluster import once
+    Args:
+        left_s: time that there is for it.
 
-    where = ray.get(once(place, resources).remote())
-    worker: Any = ray.get(keeper.worker.remote(*where))
-    return ray.get(worker.call.remote(function, *arguments))
+    Raises:
+        OutOfTime: that was not enough.
+    """
+    from sweeps.cluster import answer, once
+
+    where = answer(once(place, resources).remote(), left_s(), wants=resources)
+    worker: Any = answer(keeper.worker.remote(*where), left_s())
+    return answer(worker.call.remote(function, *arguments), left_s())
 
 
 def save(keeper: Any) -> None:

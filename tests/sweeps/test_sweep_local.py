@@ -10,6 +10,7 @@ import pytest
 import sweeps.trial
 from lopt import load_prompt
 from lopt.training import Trial
+from sweeps.budget import Budget
 from sweeps.run import main
 from sweeps.store import Store
 from sweeps.sweep import Sweep
@@ -209,7 +210,7 @@ def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp
     """The 20th search trial, the seventh of its cell: the sampler's own proposals would differ in a new process."""
     command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Sweep, "_over_budget", lambda self: self._started_trials >= 20)
+        patch.setattr(Budget, "over", lambda self: self.started >= 20)
         assert main(command) == 4
     run = tmp_path / "smoke-paper"
     (checkpoint,) = (run / "checkpoints").iterdir()

@@ -16,6 +16,8 @@ import pandas
 import psutil
 import pytest
 
+from sweeps import checkpoint_file
+
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "sweeps/run.py", "--space", "smoke"]
@@ -263,6 +265,39 @@ tasks = [client.options(scheduling_strategy=On(node, soft=False)).remote() for n
 other = ray.get(ray.get(keeper.worker.remote(nodes[1], "1")).__ray_call__.remote(see))
 print(json.dumps({"nodes": nodes, "seen": ray.get(tasks), "other": other}))
 """
+
+
+@pytest.mark.ray
+def test_budgets_on_a_cluster(tmp_path):
+    """Wall time also bounds the wait for a first machine; a GPU counts in full for trials that reserve a part of it."""
+    from ray.cluster_utils import Cluster
+
+    def sweep(*more):
+        return subprocess.run(
+            [*COMMAND, "--out", str(tmp_path), *more], cwd=ROOT, env=environment, capture_output=True, text=True,
+            timeout=250,
+        )  # fmt: skip
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+        done = sweep("--max-wall-time", "25s")
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert "waiting until the cluster has room for 1 GPU" in done.stdout
+        assert "the time was over before the cluster had room for 1 GPU" in done.stdout
+        assert "the same command continues" in done.stdout
+        done = sweep("--max-wall-time", "10s", "--probe")
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert "error: the time was over before" in done.stderr
+        cluster.add_node(num_cpus=2, num_gpus=1)
+        endless = "--set", "max_steps=200000", "--set", "eval_every=20", "--set", "grace_steps=200000"
+        alone = "--trials-per-gpu", "4", "--max-concurrent", "1"
+        done = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
+        assert done.returncode == 4, done.stdout + done.stderr
+        (checkpoint,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
+        assert checkpoint_file.describe(checkpoint)["elapsed_s"] < 20, "40 s of a quarter"
+    finally:
+        cluster.shutdown()
 
 
 @pytest.mark.ray
