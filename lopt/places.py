@@ -10,6 +10,7 @@ import contextlib
 import re
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -21,6 +22,8 @@ from lopt.files import write_atomically
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, by protocol
+_one_at_a_time = threading.RLock()  # threads that ask SFTP at once may wait for ever
+_opened: dict[str, Any] = {}  # file systems whose URLs told what is not shown, by protocol and host as they are shown
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Remote:
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
+
+    @property
+    def is_object_store(self) -> bool:
+        """Whether a PUT is whole, and there is no rename."""
+        return self.protocol in _OBJECT_STORES
 
     @property
     def parent(self) -> Remote:
@@ -88,7 +96,7 @@ class Remote:
 
     def write_bytes(self, content: bytes | memoryview) -> None:
         """All of `content` or nothing."""
-        if self.protocol in _OBJECT_STORES:
+        if self.is_object_store:
             self._ask("pipe_file", self.path, bytes(content))
             return
         scratch = self.with_name(f".{self.name}.{secrets.token_hex(4)}")
@@ -104,7 +112,7 @@ class Remote:
     def create(self, content: bytes) -> bool:
         """Writes `content` where nothing was, and says whether it did; of several at once one does, if the file system
         can see to that (S3: PUT with If-None-Match)."""
-        if self.protocol not in _OBJECT_STORES:
+        if not self.is_object_store:
             self._ask("makedirs", self.parent.path, exist_ok=True)
         try:
             self._ask("pipe_file", self.path, content, mode="create")
@@ -132,8 +140,9 @@ class Remote:
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
-            self.filesystem.invalidate_cache()  # others write there, too
-            return getattr(self.filesystem, method)(*arguments, **options)
+            with contextlib.nullcontext() if self.filesystem.async_impl else _one_at_a_time:
+                self.filesystem.invalidate_cache()  # others write there, too
+                return getattr(self.filesystem, method)(*arguments, **options)
         except OSError:
             raise
         except Exception as error:  # each file system has its own
@@ -145,7 +154,7 @@ Place: TypeAlias = Path | Remote
 
 
 def place(text: str | Path | Remote) -> Place:
-    """The place that a folder's name or a URL names.
+    """The place that a folder's name or a URL names. One with a password is known by what is shown of it from then on.
 
     Raises:
         ValueError: a URL that names none, or whose file system is unknown or not installed.
@@ -163,15 +172,23 @@ def place(text: str | Path | Remote) -> Place:
         raise ValueError(f"{redacted(url)} names no folder; give one as in s3://bucket/prefix")
     from fsspec.core import url_to_fs
 
+    shown_url = redacted(url).rstrip("/")
+    host = f"{protocol}://{shown_url.partition('://')[2].partition('/')[0]}"
     try:
-        filesystem, path = url_to_fs(f"{protocol}://{rest}")
+        if shown_url == url.rstrip("/") and host in _opened:
+            filesystem = _opened[host]
+            path = filesystem._strip_protocol(url)
+        else:
+            filesystem, path = url_to_fs(f"{protocol}://{rest}")
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         mend = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
         raise ValueError(f"{redacted(url)} needs a package that is not installed: {mend}") from None
     except Exception as error:  # whatever a file system thinks of its URL
         raise ValueError(f"{redacted(url)} cannot be used: {redacted(' '.join(str(error).split()))}") from None
-    return Remote(redacted(url).rstrip("/"), path.rstrip("/"), protocol, filesystem)
+    if shown_url != url.rstrip("/"):
+        _opened[host] = filesystem
+    return Remote(shown_url, path.rstrip("/"), protocol, filesystem)
 
 
 def write(to: Place, content: bytes | memoryview) -> None:
@@ -180,6 +197,29 @@ def write(to: Place, content: bytes | memoryview) -> None:
         to.write_bytes(content)
     else:
         write_atomically(to, content)
+
+
+def check_replaces(folder: Place) -> None:
+    """Sees, where that depends on a server, that a file which is written again has its new content.
+
+    Raises:
+        ValueError: it keeps the old one, or cannot be written again.
+    """
+    if isinstance(folder, Path) or folder.is_object_store:
+        return
+    file = folder / f".check.{secrets.token_hex(4)}"
+    write(file, b"old")
+    try:
+        write(file, b"new")
+        replaced = file.read_bytes() == b"new"
+    except OSError:
+        replaced = False
+    finally:
+        file.unlink(missing_ok=True)
+    if not replaced:
+        raise ValueError(
+            f"{folder}: a file there cannot be replaced by renaming another one; give a folder, or s3://..."
+        )
 
 
 def read_part(file: Place, begin: int, end: int) -> bytes:
@@ -194,7 +234,7 @@ def read_part(file: Place, begin: int, end: int) -> bytes:
 def move(folder: Place, to: Place) -> None:
     """Renames a folder with all that is in it; on an object store, file by file."""
     if isinstance(folder, Remote) and isinstance(to, Remote):
-        folder._ask("mv", folder.path, to.path, recursive=True)
+        folder._ask("mv", folder.path, to.path, **({"recursive": True} if folder.is_object_store else {}))
     elif isinstance(folder, Path) and isinstance(to, Path):
         folder.rename(to)
     else:

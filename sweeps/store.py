@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions
-from lopt.places import Place, at_hand, move, place, redacted, remove_all, shown, write
+from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
 from sweeps import checkpoint_file, lock
 from sweeps.record_file import USE_NEWER, Damaged, parse, read_all
@@ -85,7 +85,7 @@ class Store:
         """Only one command at a time works on a run.
 
         Raises:
-            ValueError: another one does.
+            ValueError: another one does, or the file system cannot replace a file.
             StoreError: nothing can be written there.
         """
         with contextlib.ExitStack() as stack:
@@ -94,6 +94,7 @@ class Store:
 
     @_reached
     def _held(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
+        check_replaces(self.folder)
         return stack.enter_context(lock.held(self.folder, command))
 
     @_reached

@@ -4,13 +4,99 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 
 from lopt import places
-from lopt.places import at_hand, contents, place, read_part, redacted, remove_all, shown, write
+from lopt.places import at_hand, check_replaces, contents, move, place, read_part, redacted, remove_all, shown, write
+
+
+class Server(LocalFileSystem):
+    """Files of a server with a password and a rename of its own, as of SFTP or WebHDFS: `server://me:pw@host/folder`."""
+
+    protocol = "server"
+    existing = "replaced"
+    asked, most_asked = 0, 0  # by how many threads at once
+
+    def __init__(self, username="", password="", host="", **given):
+        if password != "pw":
+            raise ValueError("no authentication")
+        super().__init__(**given)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return fsspec.utils.infer_storage_options(str(path))["path"]
+
+    @staticmethod
+    def _get_kwargs_from_urls(path):
+        found = fsspec.utils.infer_storage_options(path)
+        return {name: found[name] for name in ("username", "password", "host") if name in found}
+
+    def info(self, path, **given):
+        Server.asked += 1
+        Server.most_asked = max(Server.asked, Server.most_asked)
+        time.sleep(0.01)
+        Server.asked -= 1
+        return super().info(path, **given)
+
+    def mv(self, path1, path2):
+        if Path(path2).exists() and self.existing == "refused":
+            raise OSError("file exists")
+        if not Path(path2).exists() or self.existing == "replaced":
+            Path(path1).rename(path2)
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setattr(places, "_opened", {})
+    fsspec.register_implementation("server", Server, clobber=True)
+    yield f"server://me:pw@host{tmp_path}"
+    _registry.pop("server")
+
+
+def test_a_server_with_a_rename_of_its_own(server, tmp_path):
+    folder = place(server) / "run"
+    check_replaces(folder)
+    assert list(folder.glob("*")) == []
+    write(folder / "a", b"1")
+    write(folder / "a", b"2")
+    assert (tmp_path / "run" / "a").read_bytes() == b"2"
+    move(folder, place(server) / "aside")
+    assert (place(server) / "aside" / "a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("existing", ["kept", "refused"])
+def test_a_server_that_keeps_what_is_to_be_replaced_is_named(server, monkeypatch, existing):
+    monkeypatch.setattr(Server, "existing", existing)
+    with pytest.raises(ValueError, match=r"server://host/.*: a file there cannot be replaced by renaming"):
+        check_replaces(place(server) / "run")
+
+
+def test_a_server_is_asked_by_one_thread_at_a_time(server, monkeypatch):
+    monkeypatch.setattr(Server, "most_asked", 0)
+    file = place(server) / "a"
+    write(file, b"1")
+    threads = [threading.Thread(target=file.exists) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Server.most_asked == 1
+
+
+def test_what_is_shown_of_a_url_with_a_password_names_its_place_from_then_on(server, tmp_path):
+    bare = server.replace("me:pw@", "")
+    with pytest.raises(ValueError, match="no authentication"):
+        place(bare)
+    write(place(server) / "a", b"1")
+    assert str(place(server)) == bare
+    assert place(bare) == place(server)
+    assert (place(bare) / "a").read_bytes() == b"1"
 
 
 def test_files_are_written_read_listed_renamed_and_removed(anywhere):
