@@ -53,7 +53,7 @@ class GpuTime:
     def _count(self) -> None:
         now = self._clock()
         known = set(self._device.values()) - {""}
-        least = math.ceil(sum(self._reserved[trial] for trial in self._device))
+        least = math.ceil(round(sum(self._reserved[trial] for trial in self._device), 6))  # 1.0000000000000002 is 1
         self._spent += (now - self._since) * max(len(known), least)
         self._since = now
 

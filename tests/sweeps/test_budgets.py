@@ -111,6 +111,14 @@ def test_gpus_count_each_and_what_is_done_twice_costs_twice(clock, gpu_time):
     assert gpu_time.seconds == 9 + 3
 
 
+def test_parts_that_make_one_gpu_are_one(clock, gpu_time):
+    for trial, part in zip("abcd", (0.2, 0.4, 0.3, 0.1), strict=True):  # 1.0000000000000002
+        gpu_time.reserves(trial, part)
+        gpu_time.began(trial)
+    clock[0] = 3.0
+    assert gpu_time.seconds == 3
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 9), st.sampled_from("abcd"), st.sampled_from(["began", "0", "1", "ended"])), max_size=30
