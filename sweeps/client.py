@@ -8,8 +8,8 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from lopt.config import TrialConfig
+from sweeps.keeper import KEEPER, place
 from sweeps.trial import HANG_S, TIME, Execution, Job, Report, overdue
-from sweeps.workers import KEEPER, place
 
 DEATHS = 3  # of workers by themselves, without any step between them: the trial is then the likely cause
 

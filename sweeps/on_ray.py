@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lopt import methods
-from sweeps import client, cluster, workers
+from sweeps import client, cluster
+from sweeps import keeper as keepers
 from sweeps.budget import GpuTime
 from sweeps.cluster import Machines, Placement
 from sweeps.options import Options
@@ -54,14 +55,14 @@ def prepared(
         here = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
         given = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
         alone = cluster.placement(here, 1, **given)
-        keeper = workers.start_keeper()
+        keeper = keepers.start_keeper()
 
         def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
             asked = configs, wanted if baselines else [], alone.shared_threads
             if all(methods.get(config["method"]).shares_backbone for config in configs):
-                return workers.call_there(keeper, alone.shared, prepare, *asked, left_s=left_s)
+                return keepers.call_there(keeper, alone.shared, prepare, *asked, left_s=left_s)
             # A trial that trains alone wants the whole device: nothing stays there.
-            cluster.answer(cluster.once(workers.place, alone.solo).remote(), left_s(), wants=alone.solo)
+            cluster.answer(cluster.once(keepers.place, alone.solo).remote(), left_s(), wants=alone.solo)
             return cluster.answer(cluster.once(prepare, alone.solo).remote(*asked), left_s())
 
         found = settle_with(prepare_there)
@@ -115,5 +116,5 @@ def tune(
     except KeyboardInterrupt:
         if save():
             print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
-            workers.save(ground.keeper)
+            keepers.save(ground.keeper)
         raise

@@ -139,7 +139,8 @@ def on_ray(keeper: Any, here: Machines, placed: Placement, elapsed_s: float) -> 
     """
     import ray
 
-    from sweeps import cluster, workers
+    from sweeps import cluster
+    from sweeps.keeper import call_there
     from sweeps.measure import measure
 
     kind, whole = ("gpu", 1.0) if here.has_gpus else ("cpu", float(here.node_cpus))
@@ -154,7 +155,7 @@ def on_ray(keeper: Any, here: Machines, placed: Placement, elapsed_s: float) -> 
             values = [config.to_dict() for config in some]
             if shares and some:
                 asked = values, placed.packed, placed.shared_threads
-                parts.append(workers.call_there(keeper, placed.shared, measure, *asked))
+                parts.append(call_there(keeper, placed.shared, measure, *asked))
             elif some:
                 one = cluster.once(measure, placed.solo)
                 parts.append(_mean(ray.get([one.remote(values, None, placed.threads) for _ in range(int(1 / alone))])))

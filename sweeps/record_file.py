@@ -18,6 +18,13 @@ class Damaged(ValueError):
     """Why a file holds no record, in one line."""
 
 
+def checked_key(key: str) -> str:
+    """A trial's key, which cannot lead out of the run's folder."""
+    if not re.fullmatch(r"[0-9a-f]{16}", key):
+        raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
+    return key
+
+
 def read_all(folder: Place) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]]]:
     """The records in a folder, oldest first; and the files that are damaged, each with why.
 

@@ -21,7 +21,7 @@ from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
 from sweeps import checkpoint_file, lock
-from sweeps.record_file import USE_NEWER, Damaged, parse, read_all
+from sweeps.record_file import USE_NEWER, Damaged, checked_key, parse, read_all
 
 FINAL = ("complete", "stopped", "diverged")
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
@@ -32,13 +32,6 @@ _R = TypeVar("_R")
 
 class StoreError(OSError):
     """Results cannot be read or written: one line with where, why and how to go on."""
-
-
-def _checked(key: str) -> str:
-    """A trial's key, which cannot lead out of the run's folder."""
-    if not re.fullmatch(r"[0-9a-f]{16}", key):
-        raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
-    return key
 
 
 def _reached(method: Callable[Concatenate[Store, _P], _R]) -> Callable[Concatenate[Store, _P], _R]:
@@ -215,10 +208,10 @@ class Store:
     # --- records -----------------------------------------------------------------------------------------------
 
     def path(self, key: str) -> Place:
-        return self.folder / "trials" / f"{_checked(key)}.json"
+        return self.folder / "trials" / f"{checked_key(key)}.json"
 
     def artifact(self, key: str) -> Place:
-        return self.folder / "artifacts" / _checked(key)
+        return self.folder / "artifacts" / checked_key(key)
 
     @_reached
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
@@ -364,17 +357,17 @@ class Store:
     @_reached
     def read_checkpoint(self, key: str) -> bytes | None:
         """A trial's newest checkpoint, or None when there is none."""
-        return checkpoint_file.read(self.checkpoints, _checked(key))
+        return checkpoint_file.read(self.checkpoints, checked_key(key))
 
     @_reached
     def write_checkpoint(self, key: str, step: int, content: bytes) -> None:
         """Writes a trial's checkpoint after so many steps; those after fewer go."""
-        checkpoint_file.write_step(self.checkpoints, _checked(key), step, content)
+        checkpoint_file.write_step(self.checkpoints, checked_key(key), step, content)
 
     @_reached
     def drop_checkpoints(self, key: str) -> None:
         """Takes a trial's checkpoints away: it is over, or they are damaged."""
-        checkpoint_file.drop(self.checkpoints, _checked(key))
+        checkpoint_file.drop(self.checkpoints, checked_key(key))
 
     @_reached
     def interrupted(self) -> list[tuple[TrialConfig, str]]:

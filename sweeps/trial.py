@@ -256,7 +256,7 @@ def tune_function(job: Job) -> None:
     """The Ray Tune trainable."""
     from ray import tune
 
-    from sweeps.workers import place
+    from sweeps.keeper import place
 
     device = " ".join(filter(None, place()))
     if job["shared"]:

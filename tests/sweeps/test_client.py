@@ -18,7 +18,8 @@ import lopt.training
 from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
-from sweeps import client, workers
+from sweeps import client
+from sweeps import keeper as keepers
 from sweeps import trial as trials
 from sweeps.store import Store
 from sweeps.workers import Worker
@@ -164,8 +165,8 @@ def test_a_trial_that_comes_to_another_device_is_let_go_where_its_client_died(on
         made[node] = Lasting()
         return Remote(made[node])
 
-    monkeypatch.setattr(workers, "_start", start)
-    ray_with(monkeypatch, workers.Keeper())
+    monkeypatch.setattr(keepers, "_start", start)
+    ray_with(monkeypatch, keepers.Keeper())
     fake = sys.modules["ray"]
     fake.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: node[0])
     fake.wait = lambda deaths, timeout: ([], deaths)

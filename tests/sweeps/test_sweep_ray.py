@@ -240,10 +240,10 @@ def test_methods_that_share_a_backbone_and_methods_that_change_it_in_one_sweep(t
 WHERE = """
 import json, os, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from sweeps import workers
+from sweeps import keeper as keepers
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-keeper = workers.start_keeper()
+keeper = keepers.start_keeper()
 
 
 def see(worker):
@@ -254,9 +254,9 @@ def see(worker):
 @ray.remote(num_cpus=0, num_gpus=0.5)
 def client():
     import ray
-    from sweeps import workers
-    place = workers.place()
-    worker = ray.get(ray.get_actor(workers.KEEPER).worker.remote(*place))
+    from sweeps import keeper as keepers
+    place = keepers.place()
+    worker = ray.get(ray.get_actor(keepers.KEEPER).worker.remote(*place))
     return place, ray.get(worker.__ray_call__.remote(see))
 
 
