@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ def prepared(
     options: Options,
     settle_with: Callable[[Prepare], dict[str, Any]],
     *,
+    trials: int,
     left_s: Callable[[], float],
     baselines: bool = True,
 ) -> Iterator[Ground]:
@@ -43,6 +45,7 @@ def prepared(
 
     Args:
         settle_with: calls what it is given, which prepares configurations there, and returns what that found.
+        trials: that the sweep searches with.
         left_s: time that there is for it.
 
     Raises:
@@ -58,7 +61,8 @@ def prepared(
         keeper = keepers.start_keeper()
 
         def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
-            asked = configs, wanted if baselines else [], alone.shared_threads
+            a_device = math.inf if here.on_demand else trials / max(1, here.gpus or here.nodes)
+            asked = configs, wanted if baselines else [], alone.shared_threads, a_device
             if all(methods.get(config["method"]).shares_backbone for config in configs):
                 return keepers.call_there(keeper, alone.shared, prepare, *asked, left_s=left_s)
             # A trial that trains alone wants the whole device: nothing stays there.

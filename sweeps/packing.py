@@ -18,13 +18,18 @@ MOST_PACKED = 16
 _SHARE_OF_MEMORY = 0.8
 
 
-def packed(tokens_a_step: float, good_pass: float, room: float = math.inf) -> int:
-    """How many trials train together: as many as a good pass holds, and no more than memory has room for.
+def packed(tokens_a_step: float, good_pass: float, room: float = math.inf, trials: float = math.inf) -> int:
+    """How many trials train together: about as many as a good pass holds, and no more than memory has room for.
 
     Args:
         tokens_a_step: of one trial, prompt and text. good_pass, room: in tokens.
+        trials: that there are for a device. They are shared out evenly, for the last two of twelve, trained by
+            themselves after ten, would each take almost twice the time.
     """
-    return max(1, math.floor(min(good_pass / tokens_a_step, room / tokens_a_step, MOST_PACKED)))
+    good, most = max(1, math.floor(good_pass / tokens_a_step)), math.floor(min(room / tokens_a_step, MOST_PACKED))
+    if good < trials < math.inf:
+        good = math.ceil(trials / max(1, round(trials / good)))
+    return max(1, min(good, most))
 
 
 def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:

@@ -127,7 +127,7 @@ class Sweep:
                     self._settle_with(lambda configs, wanted: prepare(configs))
                     ground = probe.in_this_process(self._elapsed_s())
                 else:
-                    given: dict[str, Any] = {"left_s": self._budget.left_s, "baselines": False}
+                    given: dict[str, Any] = {**self._for_ray(), "baselines": False}
                     there = stack.enter_context(on_ray.prepared(self.options, self._settle_with, **given))
                     ground = probe.on_ray(there.keeper, there.here, there.placed, self._elapsed_s())
                 found = probe.predict(
@@ -184,6 +184,10 @@ class Sweep:
             raise ValueError(prepared["error"])
         self._settle.learn(examples, prepared["configs"])
         return prepared
+
+    def _for_ray(self) -> dict[str, Any]:
+        space = self.plan.space
+        return {"trials": len(space.cells) * space.trials, "left_s": self._budget.left_s}
 
     def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """One example for each baseline that is not in the store yet."""
@@ -378,7 +382,7 @@ class Sweep:
         folder = self.store.folder  # beside the results, or here, are Ray's snapshots, of which nothing is read again
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with on_ray.prepared(self.options, self._settle_with, left_s=self._budget.left_s) as ground:
+            with on_ray.prepared(self.options, self._settle_with, **self._for_ray()) as ground:
                 self._placement = ground.placed
                 self._start()
                 self._add_baselines(ground.found)

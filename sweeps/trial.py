@@ -298,12 +298,15 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: int | None = None) -> dict[str, Any]:
+def prepare(
+    configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: int | None = None, trials: float = math.inf
+) -> dict[str, Any]:
     """Fetches what the trials need, settles precision and revisions where a trial would run, and tries on every
     configuration what would fail in all its trials: weights, label words, data, lengths.
 
     Args:
         wanted: which of the configurations give a zero-shot baseline.
+        trials: that there are for a device.
 
     Returns:
         configs, resolved; packed, how many trials should share a backbone here; baselines, and what was raised instead
@@ -341,5 +344,5 @@ def prepare(configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: 
             baselines.append(zero_shot(TrialConfig.from_dict(found[place])))
         except Exception as error:  # the report does without; trials are not affected
             problems.append(f"{type(error).__name__}: {error}")
-    packed = packing.packed(sum(tokens) / len(tokens), good, room) if tokens else 1
+    packed = packing.packed(sum(tokens) / len(tokens), good, room, trials) if tokens else 1
     return {"configs": found, "packed": packed, "baselines": baselines, "problems": problems}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -103,6 +103,16 @@ class Backbone(Protocol):
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
         """Tokens that a row of so long a text takes in a pass of several rows, for the size of passes."""
+        ...
+
+    def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Of texts (token ids) that such a prompt leaves as they are, those of which something would be kept and is not
+        there yet."""
+        ...
+
+    def read(self, texts: Sequence[tuple[int, ...]]) -> None:
+        """Computes what is kept of unread texts, for the passes that meet them; in several threads where passes may
+        run side by side."""
         ...
 
     def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lopt.backbones._blocks import Block, Layout
+from lopt.backbones._blocks import Block, Layout, without_padding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ def _attended_by_kernels(query: Tensor, key: Tensor, value: Tensor, layout: Layo
             scale=scale,
             enable_gqa=len(query) != len(key),
         )
-        done.append(attended_RHTD.transpose(1, 2).flatten(0, 1))
+        done.append(without_padding(attended_RHTD.transpose(1, 2), block.real))
     return torch.cat(done)
 
 
@@ -145,8 +145,12 @@ def _grouped(rows_RHTD: Tensor, groups: int) -> Tensor:
 def _write(made_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
     """Puts a block's rows into their place in the sequence."""
     _, heads, dimension = made_NHD.shape
-    into = made_NHD[block.begin : block.end].view(block.rows, block.tokens, heads, dimension)
-    into.copy_(grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2))
+    rows_RTHD = grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2)
+    into = made_NHD[block.begin : block.end]
+    if block.real is None:
+        into.view(rows_RTHD.shape).copy_(rows_RTHD)
+    else:
+        into.copy_(without_padding(rows_RTHD, block.real))
 
 
 def _write_with_past(made_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a pass in one line is made of: blocks of rows, cut so that there is little padding."""
+"""What a pass in one line is made of: blocks of rows. There is padding inside a block's attention only."""
 
 from __future__ import annotations
 
@@ -11,35 +11,50 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What one more block may cost in every layer, as so many tokens of padding: guessed, not measured.
+# What one more block costs in every layer, as so many tokens of padding in attention: guessed, not measured.
 _BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
-    """Rows of one padded length in the sequence: `rows` times `tokens` of them, from `begin` on.
+    """Rows that meet in attention as if they were all `tokens` long; in the sequence, from `begin` on, each has its real
+    tokens only.
 
     A token sees those before it in its own row and, before these, what `owners` or `past` says: the keys and values of
     another block's rows (`shared`, the row of it that each row has), or given ones.
 
+    lengths: real tokens of each row, `[R]`; None where all rows are `tokens` long. real: where these stand in the rows
+    laid end to end with their padding, `[sum of lengths]`.
     past: keys and values of each layer, `[L, 2, R, H_kv, S, D]`. past_lengths: how many of the S are real, `[R]`.
     """
 
     begin: int
     rows: int
     tokens: int
+    lengths: np.ndarray | None = None
+    real: Tensor | None = None
     shared: Block | None = None
     owners_R: Tensor | None = None
     past: Tensor | None = None
     past_lengths: Tensor | None = None
 
     @property
+    def ends(self) -> np.ndarray:
+        """Beyond each row's last token in the sequence, `[R]`."""
+        lengths = np.full(self.rows, self.tokens) if self.lengths is None else self.lengths
+        return self.begin + np.cumsum(lengths)
+
+    @property
     def end(self) -> int:
-        return self.begin + self.rows * self.tokens
+        return self.begin + (self.rows * self.tokens if self.lengths is None else int(self.lengths.sum()))
 
     def of(self, heads_HND: Tensor) -> Tensor:
-        """The block's rows of something of the whole sequence: `[R, H, T, D]`, a view."""
+        """The block's rows of something of the whole sequence, zero where they are padded: `[R, H, T, D]`."""
         own_HXD = heads_HND[:, self.begin : self.end]
+        if self.real is not None:
+            heads, _, dimension = own_HXD.shape
+            padded_HXD = own_HXD.new_zeros(heads, self.rows * self.tokens, dimension)
+            own_HXD = padded_HXD.index_copy(1, self.real, own_HXD)
         return own_HXD.view(len(own_HXD), self.rows, self.tokens, -1).transpose(0, 1)
 
     def with_past(self, heads_HND: Tensor, which: int, layer: int) -> Tensor:
@@ -50,6 +65,12 @@ class Block:
         if self.shared is not None:
             return torch.cat([self.shared.of(heads_HND)[self.owners_R], own_RHTD], dim=2)
         return own_RHTD if self.past is None else torch.cat([self.past[layer, which], own_RHTD], dim=2)
+
+
+def without_padding(padded_RTX: Tensor, real: Tensor | None) -> Tensor:
+    """Rows laid end to end, `[sum of lengths, ...]`."""
+    flat = padded_RTX.flatten(0, 1)
+    return flat if real is None else flat[real]
 
 
 @dataclass(eq=False)
@@ -85,7 +106,7 @@ def _mask(block: Block, like: Tensor) -> Tensor:
 
 def cut(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
     """Cuts rows, sorted by length from the shortest, into blocks: (first row, first row beyond), as few and with as
-    little padding as the price of a block allows. The best cut, by dynamic programming over the distinct lengths."""
+    little padding in attention as the price of a block allows. The best cut, by dynamic programming over the distinct lengths."""
     lengths = np.asarray(lengths)
     price = _BLOCK_TOKENS["cpu" if device == "cpu" else "cuda"]
     ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # a block ends where a length does

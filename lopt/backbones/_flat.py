@@ -1,4 +1,4 @@
-"""The flat form of a causal pass: the tokens of all rows in one line, almost without padding.
+"""The flat form of a causal pass: the tokens of all rows in one line, without padding.
 
 Linear layers and norms see tokens one by one; only attention needs to know which of them belong together (`_blocks`).
 So rows of any length and of any trials go through the weights at once; a prefix is computed once for all rows that
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lopt.backbones import _attention
-from lopt.backbones._blocks import Block, Layout, cut
+from lopt.backbones._blocks import Block, Layout, cut, without_padding
+from lopt.backbones._read import read_at, restrict
 from lopt.backbones._texts import TextStates
 from lopt.batches import on_device
 
@@ -39,6 +40,7 @@ class FlatForm:
         self._running, self._lock = 0, threading.Lock()
         self._usual_attention = ""
         _attention.register()
+        restrict(model)
 
     def state(self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Last hidden state at the label position, `[B, H]`."""
@@ -57,8 +59,8 @@ class FlatForm:
                 self._add_prefixed(line, packed, rows[~is_suffix & (sizes == size)], ids, lengths)
                 self._add_suffixes(line, packed, rows[is_suffix & ~is_updated & (sizes == size)], ids, lengths)
             self._add_whole(line, packed, rows[is_suffix & is_updated], ids, lengths)
-        last_NH = self._run(line)
-        return last_NH[on_device(line.labels(len(ids)), self.device)]
+        labels_B = on_device(line.labels(len(ids)), self.device)
+        return self._run(line, labels_B)[labels_B]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
         """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
@@ -66,10 +68,13 @@ class FlatForm:
             return length  # the prompt is there once for many rows
         return soft.length + (length if soft.update is not None else length // _READ_TOKENS)
 
+    def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """See `lopt.backbones.Backbone`."""
+        return self.texts.missing(texts) if soft.placement == "suffix" and soft.update is None else []
+
     def _add_texts(self, line: _Line, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
         for part, longest in self._blocks(rows, lengths):
-            block = line.add(self._embedded(ids[part, :longest]))
-            line.mark(block, part, lengths[part])
+            line.mark(line.add(self._embedded(ids[part, :longest]), lengths[part]), part)
 
     def _add_prefixed(
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
@@ -85,8 +90,8 @@ class FlatForm:
         for part, longest in self._blocks(rows, lengths):
             text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(ids[part, :longest]))
             owners_R = on_device([places[row] for row in part.tolist()], self.device)
-            block = line.add(text_RTH, first=prompts.tokens, shared=prompts, owners_R=owners_R)
-            line.mark(block, part, lengths[part])
+            block = line.add(text_RTH, lengths[part], first=prompts.tokens, shared=prompts, owners_R=owners_R)
+            line.mark(block, part)
 
     def _add_suffixes(
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
@@ -100,7 +105,7 @@ class FlatForm:
             prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in used]).to(self.dtype)
             place = on_device([used.index(packed.owners[row]) for row in part], self.device)
             block = line.add(prompts_KPH[place], first=past_lengths_R, past=past, past_lengths=past_lengths_R)
-            line.mark(block, part, np.full(len(part), block.tokens))
+            line.mark(block, part)
 
     def _add_whole(
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
@@ -112,7 +117,7 @@ class FlatForm:
         for part, _ in self._blocks(rows, lengths + sizes):
             text_RTH = self._embedded(ids[part, : lengths[part].max()])
             inputs_RSH, ends_R = packed.of_rows(part.tolist()).placed(text_RTH, torch.from_numpy(lengths[part]))
-            line.mark(line.add(inputs_RSH), part, ends_R.numpy())
+            line.mark(line.add(inputs_RSH, ends_R.numpy()), part)
 
     def _blocks(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Rows cut into blocks of about one length, and each block's longest."""
@@ -124,9 +129,9 @@ class FlatForm:
     def _embedded(self, ids: np.ndarray) -> Tensor:
         return self.model.get_input_embeddings()(on_device(ids, self.device))
 
-    def _run(self, line: _Line, kept: list[Tensor] | None = None) -> Tensor:
-        """Last hidden states of a line, `[N, H]`."""
-        with self._own_attention():
+    def _run(self, line: _Line, read: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Last hidden states of a line, `[N, H]`, right where they are read, `[M]`."""
+        with self._own_attention(), read_at(read):
             made = self.model.base_model(
                 inputs_embeds=line.inputs()[None],
                 position_ids=line.positions()[None],
@@ -174,13 +179,12 @@ class FlatForm:
                     ids = np.full((len(part), longest), self.pad_id)
                     for row, text in enumerate(part):
                         ids[row, : lengths[text]] = texts[text]
-                    parts.append((line.add(self._embedded(ids)), part))
-                self._run(line, kept)
+                    parts.append((line.add(self._embedded(ids), lengths[part]), part))
+                self._run(line, on_device(np.arange(0), self.device), kept)
                 states_L2HND = torch.stack(kept)
                 for block, part in parts:
-                    for row, text in enumerate(part.tolist()):
-                        begin = block.begin + row * block.tokens
-                        made[text] = states_L2HND[..., begin : begin + lengths[text], :].clone()
+                    for end, text in zip(block.ends.tolist(), part.tolist(), strict=True):
+                        made[text] = states_L2HND[..., end - lengths[text] : end, :].clone()
         return [made[text] for text in range(len(texts))]
 
 
@@ -194,22 +198,29 @@ class _Line:
         self._positions: list[Tensor] = []
         self._labels: dict[int, int] = {}
 
-    def add(self, inputs_RTH: Tensor, *, first: int | Tensor = 0, **before: Any) -> Block:
-        """Appends a block; `first` is the position of its rows' first token, or of each row's."""
+    def add(
+        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
+    ) -> Block:
+        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
+        length is left out."""
         import torch
 
         rows, tokens, _ = inputs_RTH.shape
-        begin = self.blocks[-1].end if self.blocks else 0
+        begin, real = self.blocks[-1].end if self.blocks else 0, None
+        if lengths is not None and (lengths < tokens).any():
+            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
         first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
-        self._positions.append((first_R1 + torch.arange(tokens, device=self.device)).flatten())
-        self._inputs.append(inputs_RTH.flatten(0, 1))
-        self.blocks.append(Block(begin=begin, rows=rows, tokens=tokens, **before))
-        return self.blocks[-1]
+        self._positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
+        self._inputs.append(without_padding(inputs_RTH, real))
+        made = Block(
+            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
+        )
+        self.blocks.append(made)
+        return made
 
-    def mark(self, block: Block, rows: np.ndarray, ends: np.ndarray) -> None:
+    def mark(self, block: Block, rows: np.ndarray) -> None:
         """The label of these rows of the batch, which are the block's, is read at their last token."""
-        last = block.begin + np.arange(block.rows) * block.tokens + ends - 1
-        self._labels.update(zip(rows.tolist(), last.tolist(), strict=True))
+        self._labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
 
     def labels(self, rows: int) -> np.ndarray:
         """Where the label of each row of the batch is read, `[B]`."""

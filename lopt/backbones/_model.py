@@ -115,6 +115,12 @@ class FrozenModel(ABC):
     def row_tokens(self, soft: Any, length: int) -> int:
         return soft.length + length
 
+    def unread(self, soft: Any, texts: Any) -> Any:
+        return []
+
+    def read(self, texts: Any) -> None:
+        pass
+
     def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
         return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lopt.packages import cache_dir
@@ -50,34 +50,42 @@ class TextStates:
         self._file = _File() if device.type == "cpu" else None
         self._lock = threading.Lock()
 
+    def missing(self, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Those that have not been met, as long as there is room for more; the shortest first."""
+        with self._lock:
+            room = self.used_bytes < self.limit_bytes
+            return sorted({text for text in texts if text not in self._kept}, key=len) if room else []
+
+    def keep(self, texts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Computes keys and values of texts, and keeps those for which there is room; all of them. Several threads may
+        do so at a time."""
+        import torch
+
+        with torch.inference_mode(False), torch.no_grad():  # what an evaluation leaves here serves training, too
+            found = dict(zip(texts, self._compute(texts), strict=True)) if texts else {}
+            with self._lock:
+                self.computed += len(found)
+                for text, states in found.items():
+                    self._keep(text, states)
+        return found
+
     def of(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Keys and values of texts, `[L, 2, N, H_kv, S, D]`, zero where a text is shorter than S, and their lengths
         `[N]`."""
-        with self._lock:
-            return self._of(texts)
-
-    def _of(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         import torch
 
-        missing = sorted({text for text in texts if text not in self._kept}, key=len)
-        found = {}
-        with torch.inference_mode(False), torch.no_grad():  # what an evaluation leaves here serves training, too
-            if missing:
-                found = dict(zip(missing, self._compute(missing), strict=True))
-            for text, states in found.items():
-                self._keep(text, states)
-        self.computed += len(missing)
+        found = self.keep(sorted({text for text in texts if text not in self._kept}, key=len))
         layers, heads, dimension = self.shape
         longest = max(map(len, texts))
         size = (layers, 2, len(texts), heads, longest, dimension)
         made = torch.zeros(size, dtype=self.dtype, device=self.device)
         for row, text in enumerate(texts):
-            made[:, :, row, :, : len(text)] = self._kept[text] if text in self._kept else found[text]
+            made[:, :, row, :, : len(text)] = found[text] if text in found else self._kept[text]
         return made, torch.tensor([len(text) for text in texts], device=self.device)
 
     def _keep(self, text: tuple[int, ...], states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if self.used_bytes + size > self.limit_bytes:
+        if text in self._kept or self.used_bytes + size > self.limit_bytes:
             return
         room = states if self._file is None else self._file.room(states.shape, states.dtype, size)
         if room is None:  # the disk is full

@@ -63,6 +63,13 @@ class CausalBackbone(FrozenModel):
             return super().row_tokens(soft, length)
         return self.flat.row_tokens(soft, length)
 
+    def unread(self, soft: Any, texts: Any) -> Any:
+        return [] if self.flat is None else self.flat.unread(soft, texts)
+
+    def read(self, texts: Any) -> None:
+        assert self.flat is not None, "there is nothing unread"
+        self.flat.texts.keep(texts)
+
     def _ignores_what_follows(self) -> bool:
         import torch
 

@@ -25,6 +25,27 @@ def test_how_many_trials_fill_a_pass(tokens, good, room, expected):
     assert packed(tokens, good, room) == expected
 
 
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        (3, 10),  # they share whatever there is
+        (12, 12),  # rather than ten, then two
+        (14, 14),
+        (15, 8),  # two rounds
+        (24, 12),
+        (40, 10),
+        (1000, 10),
+        (math.inf, 10),  # nobody knows how many devices there will be
+    ],
+)
+def test_trials_are_shared_out_evenly(trials, expected):
+    assert packed(200, 2048, trials=trials) == expected
+
+
+def test_sharing_out_takes_no_more_than_memory_holds():
+    assert packed(200, 2048, room=2300, trials=14) == 11
+
+
 def test_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
     trial = Trial(tiny)
     lengths = trial.data.train.lengths
