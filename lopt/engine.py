@@ -162,8 +162,7 @@ class Engine:
             torch.autograd.backward(made[place], gradients[place])
             trial.apply_gradients(losses_K[place])
 
-        texts = ([trial.data.train.token_ids[p] for p in some] for trial, some in zip(trials, drawn, strict=True))
-        self._read_ahead(zip(softs, texts, strict=True))
+        self._read_ahead(rows, softs)
         self._surviving(trials, rows, softs, learn, failed, again=learned.clear)
         gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
         losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
@@ -200,7 +199,7 @@ class Engine:
             selection = trial.data.selection
             return trial.judge(Predictions(selection.example_ids, selection.labels, logits[ready.index(trial)]))
 
-        self._read_ahead(zip(softs, (trial.data.selection.token_ids for trial in ready), strict=True))
+        self._read_ahead(rows, softs)
         self._surviving(ready, rows, softs, predict, failed)
         return dict(_each([trial for trial in ready if trial not in failed], judge, failed))
 
@@ -226,15 +225,14 @@ class Engine:
             rows = [row for row in rows if row.owner not in broken]
             again()
 
-    def _read_ahead(self, trials: Iterable[tuple[SoftPrompt, Iterable[tuple[int, ...]]]]) -> None:
+    def _read_ahead(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> None:
         """What every trial sees alike of a text is computed before the passes, by all lanes: the pass that met it first
-        would keep the others waiting.
-
-        Args:
-            trials: each one's prompt and texts.
-        """
+        would keep the others waiting."""
         assert self._backbone is not None and self._lanes is not None
-        unread = {text for soft, texts in trials for text in self._backbone.unread(soft, texts)}
+        texts: dict[int, list[tuple[int, ...]]] = {}
+        for row in rows:
+            texts.setdefault(row.owner, []).append(row.token_ids)
+        unread = {text for owner, some in texts.items() for text in self._backbone.unread(softs[owner], some)}
         ordered = sorted(unread, key=lambda text: (len(text), text))
         parts = [part for lane in range(self._lanes.count) if (part := ordered[lane :: self._lanes.count])]
         with contextlib.suppress(Exception):  # the pass that meets the text meets it again, and fails alone

@@ -17,7 +17,7 @@ _BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
-    """Rows that meet in attention as if they were all `tokens` long; in the sequence, from `begin` on, each has its real
+    """Rows that meet in attention as if all were `tokens` long; in the sequence, from `begin` on, each has its real
     tokens only.
 
     A token sees those before it in its own row and, before these, what `owners` or `past` says: the keys and values of
@@ -106,7 +106,8 @@ def _mask(block: Block, like: Tensor) -> Tensor:
 
 def cut(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
     """Cuts rows, sorted by length from the shortest, into blocks: (first row, first row beyond), as few and with as
-    little padding in attention as the price of a block allows. The best cut, by dynamic programming over the distinct lengths."""
+    little padding in attention as the price of a block allows. The best cut, by dynamic programming over the distinct
+    lengths."""
     lengths = np.asarray(lengths)
     price = _BLOCK_TOKENS["cpu" if device == "cpu" else "cuda"]
     ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # a block ends where a length does

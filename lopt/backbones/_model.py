@@ -119,7 +119,7 @@ class FrozenModel(ABC):
         return []
 
     def read(self, texts: Any) -> None:
-        pass
+        raise AssertionError("nothing is kept of texts here, so none is unread")
 
     def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
         return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)

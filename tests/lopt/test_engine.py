@@ -145,6 +145,41 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
+    """Where that raises, the passes compute them."""
+    changes = [{**c, "options": {"placement": "suffix"}} for c in MIXED[:3]]
+    trials = [begin("tiny", each, steps=10, precision="fp32") for each in changes]
+    kept, read = trials[0].backbone.flat.texts, []
+    kept._kept.clear()  # other tests' trials of this process
+    kept.used_bytes, before = 0, kept.computed
+
+    original = type(trials[0].backbone).read
+
+    def noted(self, texts):
+        read.extend(texts)
+        if fails:
+            raise MemoryError("of reading")
+        original(self, texts)
+
+    monkeypatch.setattr(type(trials[0].backbone), "read", noted)
+    engine = Engine(lanes=2)
+    for trial in trials:
+        engine.admit(trial)
+    wanted = {trial.data.train.token_ids[p] for trial in trials for p in next(begin_again(trial))}
+    assert not engine.step()
+    assert set(read) <= wanted
+    assert fails or set(read) == wanted
+    assert kept.computed - before >= len(wanted)
+    assert fails or kept.computed - before == len(wanted)
+
+
+def begin_again(trial):
+    from lopt.batches import training_batches
+
+    return training_batches(trial.data.train.lengths, trial.config.batch_size, trial.config.seed)
+
+
 def test_a_prompt_is_computed_in_as_few_passes_as_can_be(monkeypatch):
     """A pass without padding takes whole trials, so that only those at its ends meet another pass."""
     trials = [begin("tiny", {**MIXED[0], "length": n, "seed": n % 3}, precision="fp32") for n in (9, 3, 9, 6, 3)]

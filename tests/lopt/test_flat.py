@@ -15,7 +15,7 @@ from transformers.models.glm.modeling_glm import GlmAttention
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from lopt.backbones import _fused, _texts
+from lopt.backbones import _fused, _read, _texts
 from lopt.backbones._attention import attend
 from lopt.backbones._blocks import Block, Layout, cut
 from lopt.backbones._flat import FlatForm
@@ -97,6 +97,12 @@ def test_one_prompt_one_a_row_and_none_take_the_flat_form():
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def rows_of(tokens, lengths):
+    """What a block of rows of these lengths says of them."""
+    lengths = np.array(lengths)
+    return {"lengths": lengths, "real": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
+
+
 def test_pytorchs_own_kernels_give_the_same():
     """What runs on a GPU, run here: attention block by block through scaled_dot_product_attention."""
     from lopt.backbones import _attention
@@ -106,9 +112,14 @@ def test_pytorchs_own_kernels_give_the_same():
     texts = Block(begin=6, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
     past = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
     after = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
-    layout = Layout([prompts, texts, after])
-    heads = [torch.randn(count, 24, 8, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
-    gradient = torch.randn(24, 4, 8, dtype=torch.float64)
+    uneven = Block(
+        begin=24, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([0, 1, 1]), **rows_of(4, [4, 1, 3])
+    )
+    assert uneven.end == 32
+    assert uneven.ends.tolist() == [28, 29, 32]
+    layout = Layout([prompts, texts, after, uneven])
+    heads = [torch.randn(count, 32, 8, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
+    gradient = torch.randn(32, 4, 8, dtype=torch.float64)
     found = []
     for run in (_attention._attended, _attention._attended_by_kernels):
         made = run(*heads, Layout(layout.blocks), 0, 0.3)
@@ -120,14 +131,48 @@ def test_pytorchs_own_kernels_give_the_same():
 def test_the_attentions_backward_pass_is_its_derivative():
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=2)
-    texts = Block(begin=4, rows=3, tokens=2, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
+    texts = Block(begin=4, rows=3, tokens=2, shared=prompts, owners_R=torch.tensor([1, 0, 1]), **rows_of(2, [1, 2, 2]))
     module = type("Module", (), {"layer_idx": 0})()
 
     def run(query, key, value):
         return attend(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
 
-    heads = [torch.randn(1, count, 10, 3, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
+    heads = [torch.randn(1, count, 9, 3, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
     assert torch.autograd.gradcheck(run, heads)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_no_padding_is_computed_and_the_last_mlp_only_where_a_label_is_read(family):
+    backbone, (ids_BT, lengths_B) = backbone_of(family), batch()
+    prompts = 4 + 4 + 6  # those of the prefixes among OWNERS, each once
+    suffixes = OWNERS.count(3) * 4 + OWNERS.count(5) * 3  # behind texts that are kept
+    whole = sum(int(lengths_B[row]) + 3 for row, owner in enumerate(OWNERS) if owner == 4)
+    texts = sum(int(lengths_B[row]) for row, owner in enumerate(OWNERS) if owner in (0, 1, 2))
+    backbone.read(backbone.unread(packed(torch.float32).prompts[3], texts_of(ids_BT, lengths_B)))  # not counted below
+    seen = []
+    layers = backbone.model.base_model.layers if family == "llama" else backbone.model.base_model.h
+    for layer in layers:
+        inside = layer.mlp.gate_proj if family == "llama" else layer.mlp.c_fc
+        inside.register_forward_hook(lambda module, inputs, made: seen.append(inputs[0].shape[1]))
+    logits_and_gradients(backbone, packed(torch.float32), ids_BT, lengths_B)
+    assert seen == [prompts + suffixes + whole + texts] * (len(layers) - 1) + [len(OWNERS)]
+
+
+def test_an_mlp_that_says_more_than_its_states_is_left_to_itself():
+    class Mixture(torch.nn.Module):
+        def forward(self, states):
+            return 2 * states, "which experts"
+
+    mixture, states = Mixture(), torch.randn(1, 5, 3)
+    mixture.__class__ = _read._restricted(Mixture)
+    with _read.read_at(torch.tensor([1, 4])):
+        found, said = mixture(states)
+    assert torch.equal(found, 2 * states)
+    assert said == "which experts"
+
+
+def texts_of(ids_BT, lengths_B):
+    return [tuple(ids[:length]) for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
@@ -175,6 +220,21 @@ def test_texts_met_in_an_evaluation_serve_training():
         fresh.label_logits(suffixes(), *batch(6), torch.tensor([3, 7]))
     for one, other in zip(logits_and_gradients(fresh, suffixes(), *batch(6)), expected, strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_is_unread_is_what_would_be_kept():
+    backbone, (ids_BT, lengths_B) = backbone_of("llama"), batch(6)
+    texts = texts_of(ids_BT, lengths_B)
+    prefix, _, _, suffix, updated, _ = packed(torch.float32).prompts
+    assert set(backbone.unread(suffix, texts)) == set(texts)
+    assert backbone.unread(prefix, texts) == []
+    assert backbone.unread(updated, texts) == [], "its texts are not the same in every trial"
+    backbone.read(texts[:2])
+    assert set(backbone.unread(suffix, texts)) == set(texts[2:]) - set(texts[:2])
+    backbone.flat.texts.limit_bytes = backbone.flat.texts.used_bytes
+    assert backbone.unread(suffix, texts) == [], "there is no room for more"
+    backbone.flat = None
+    assert backbone.unread(suffix, texts) == []
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 2000])
