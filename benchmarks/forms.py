@@ -25,13 +25,14 @@ AS_IT_RUNS = "flat, norms fused"
 
 def forms(backbone: Any) -> dict[str, Callable[[], None]]:
     """Switches, each of which sets all choices."""
-    from lopt.backbones import _attention, _fused
+    from lopt.backbones import _attention, _fused, _read
 
     flat, own = backbone.flat, _attention._attended
 
     def switch(form: Any, fused: bool, attention: Any = own) -> None:
         backbone.flat = form
         (_fused.fuse if fused else _fused.unfuse)(backbone.model)
+        _read.restrict(backbone.model)  # which unfusing takes back, too
         _attention._attended = attention
 
     return {
