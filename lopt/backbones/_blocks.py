@@ -54,7 +54,7 @@ class Block:
         if self.real is not None:
             heads, _, dimension = own_HXD.shape
             padded_HXD = own_HXD.new_zeros(heads, self.rows * self.tokens, dimension)
-            own_HXD = padded_HXD.index_copy(1, self.real, own_HXD)
+            own_HXD = padded_HXD.index_copy_(1, self.real, own_HXD)
         return own_HXD.view(len(own_HXD), self.rows, self.tokens, -1).transpose(0, 1)
 
     def with_past(self, heads_HND: Tensor, which: int, layer: int) -> Tensor:
