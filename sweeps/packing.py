@@ -23,8 +23,8 @@ def packed(tokens_a_step: float, good_pass: float, room: float = math.inf, trial
 
     Args:
         tokens_a_step: of one trial, prompt and text. good_pass, room: in tokens.
-        trials: that there are for a device. They are shared out evenly, for the last two of twelve, trained by
-            themselves after ten, would each take almost twice the time.
+        trials: that there are for a device. They are shared out evenly: the last two of twelve, left over after ten,
+            would have what a step costs, whatever is in it, for themselves.
     """
     good, most = max(1, math.floor(good_pass / tokens_a_step)), math.floor(min(room / tokens_a_step, MOST_PACKED))
     if good < trials < math.inf:
