@@ -123,7 +123,9 @@ def test_logits_and_gradient_equal_the_whole_models_on_a_hand_built_input(backbo
     theirs = torch.autograd.grad((padded_BC * weight_BC).sum(), leaves)
     for mine, expected in zip(ours, theirs, strict=True):
         assert expected.abs().max() > 1e-4
-        torch.testing.assert_close(mine, expected, rtol=0, atol=SAME_SHAPE * max(1, float(expected.abs().max())))
+        # Up to 70 here, and the order of sums is the processor's choice: 1.5e-12 of that apart on one of them.
+        rounding = 1e-11 * max(1, float(expected.abs().max()))
+        torch.testing.assert_close(mine, expected, rtol=0, atol=rounding)
 
 
 def test_without_a_prompt_it_is_the_plain_model(backbone):
