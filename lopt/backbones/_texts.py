@@ -51,10 +51,8 @@ class TextStates:
         self._lock = threading.Lock()
 
     def missing(self, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Those that have not been met, as long as there is room for more; the shortest first."""
-        with self._lock:
-            room = self.used_bytes < self.limit_bytes
-            return sorted({text for text in texts if text not in self._kept}, key=len) if room else []
+        """Those that have not been met, as long as there is room for more."""
+        return [text for text in texts if text not in self._kept] if self.used_bytes < self.limit_bytes else []
 
     def keep(self, texts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
         """Computes keys and values of texts, and keeps those for which there is room; all of them. Several threads may
@@ -85,7 +83,10 @@ class TextStates:
 
     def _keep(self, text: tuple[int, ...], states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if text in self._kept or self.used_bytes + size > self.limit_bytes:
+        if text in self._kept:
+            return
+        if self.used_bytes + size > self.limit_bytes:  # full: else texts would be read ahead in vain at every step
+            self.limit_bytes = self.used_bytes
             return
         room = states if self._file is None else self._file.room(states.shape, states.dtype, size)
         if room is None:  # the disk is full

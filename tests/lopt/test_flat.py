@@ -250,6 +250,7 @@ def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_by
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert backbone.flat.texts.used_bytes <= limit_bytes
+    assert backbone.unread(packed(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], "nothing is read ahead in vain"
     assert backbone.flat.texts.computed > before + 6
 
 
