@@ -228,7 +228,7 @@ class Sweep:
         place |= {"limit_s": self.options.max_trial_time_s}
         if self._placement is not None:
             threads = {"threads": self._placement.threads, "shared_threads": self._placement.shared_threads}
-            place |= {"share": True, **threads}
+            place |= {"share": True, "packed": self._placement.packed, **threads}
         finished = [*finished, *self._others.search_records(space, self._settle, finished, SEARCH_SEED)]
         searcher = SweepSearcher(
             space,

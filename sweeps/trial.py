@@ -46,6 +46,7 @@ def make_job(
     share: bool = False,
     threads: int | None = None,
     shared_threads: int | None = None,
+    packed: int = 1,
     limit_s: float | None = None,
 ) -> Job:
     """What is needed to run one trial.
@@ -55,6 +56,7 @@ def make_job(
         share: whether a trial that can share its backbone does.
         threads, shared_threads: how many processor threads a trial alone, and all that share a backbone, may use; None
             leaves them.
+        packed: how many share a backbone.
     """
     shared = share and methods.get(config.method).shares_backbone
     return {
@@ -66,6 +68,7 @@ def make_job(
         "run": run,
         "shared": shared,
         "threads": shared_threads if shared else threads,
+        "packed": packed,
         "limit_s": limit_s,
     }
 

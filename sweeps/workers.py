@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
 IDLE_S = 300.0  # a worker without a trial ends after so long
 _PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
+_COMPANY_S = 2.0  # a worker's first step waits so long for one more trial: their processes start side by side
+_RELEASE_S = 10.0  # while others train, memory of trials that went is given back so often: it takes a quarter of one
 
 
 @dataclass(eq=False)
@@ -55,8 +57,11 @@ class Worker:
         self._changed = threading.Condition()  # guards all of the following
         self._seats: dict[str, _Seat] = {}
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
-        self._step_s, self._stepping_since = 0.0, math.inf
+        self._step_s, self._stepping_since = math.nan, math.inf  # unknown before the first step
         self._stepping: list[_Seat] = []
+        self._arriving, self._arrived_at = 0, -math.inf  # trials that are being made; when the last one came or was
+        self._places = 1  # for trials
+        self._released_at = -math.inf
         self._building = threading.Lock()  # one trial at a time is made
         self._making: tuple[str, float] | None = None  # its key, and since when; not while it waits for a step
         self._numbers = itertools.count()
@@ -69,17 +74,18 @@ class Worker:
         """Makes a trial, at its newest checkpoint if it has one; it trains from the first `next` on, `apart` of all
         others if it may be the one that workers hang or die of. Returns what `next` and `evict` know it by."""
         run = Execution(job)
-        with self._building:
-            self.let_go(run.config.key)  # its client has died, or it would not come again
-            try:
-                self._in_turn(lambda: self._load(job, run.config.key))
-                report = run.begin()
-            finally:
-                self._making = None
-        name = f"{run.key}-{next(self._numbers)}"
-        with self._changed:
-            self._seats[name] = seat = _Seat(run, [] if report is None else [report], apart)
-            self._hold(seat)
+        with self._arrival(job["packed"]):
+            with self._building:
+                self.let_go(run.config.key)  # its client has died, or it would not come again
+                try:
+                    self._in_turn(lambda: self._load(job, run.config.key))
+                    report = run.begin()
+                finally:
+                    self._making = None
+            name = f"{run.key}-{next(self._numbers)}"
+            with self._changed:
+                self._seats[name] = seat = _Seat(run, [] if report is None else [report], apart)
+                self._hold(seat)
         return name
 
     def next(self, name: str) -> Report | None:
@@ -160,6 +166,19 @@ class Worker:
 
     # --- in the threads of calls -------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _arrival(self, places: int) -> Iterator[None]:
+        """A trial is being made, for which the next step waits a little."""
+        with self._changed:
+            self._places = places
+            self._arriving, self._arrived_at = self._arriving + 1, time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arriving, self._arrived_at = self._arriving - 1, time.monotonic()
+                self._changed.notify_all()
+
     def _report(self, run: Execution, outcome: Outcome) -> Report:
         assert run.trial is not None
         if run.trial.over and not isinstance(outcome, Exception):  # the saved prompt is scored: by the model
@@ -169,7 +188,7 @@ class Worker:
     def _hold(self, seat: _Seat) -> None:
         """The client has what it asked for; the next step waits a little for it to ask again."""
         seat.quiet_since = time.monotonic()
-        patience = max(_LEAST_PATIENCE_S, _PATIENCE * self._step_s)
+        patience = _COMPANY_S if math.isnan(self._step_s) else max(_LEAST_PATIENCE_S, _PATIENCE * self._step_s)
         seat.held_until = 0.0 if seat.run.over else seat.quiet_since + patience
         self._changed.notify_all()
 
@@ -208,10 +227,18 @@ class Worker:
                     self.evict(name)
                 training = self._together([seat for seat in self._seats.values() if seat.training])
                 held = [s.held_until for s in self._seats.values() if not s.training and s.held_until > at]
+                held += [until] if (until := self._company_until()) > at else []
                 if self._tasks or (training and not held):
                     tasks, self._tasks = self._tasks, []
                     return tasks, [] if held else training
                 self._changed.wait(min([*held, at + SILENCE_S / 10]) - at)
+
+    def _company_until(self) -> float:
+        """How long trials that come are waited for, so that they make their steps, and report, with the others. Those
+        of a new worker come one by one, until its places are taken; later ones have a step's time to be made."""
+        if math.isnan(self._step_s):
+            return self._arrived_at + _COMPANY_S if self._arriving or len(self._seats) < self._places else 0.0
+        return self._arrived_at + max(_LEAST_PATIENCE_S, self._step_s) if self._arriving else 0.0
 
     def _together(self, training: list[_Seat]) -> list[_Seat]:
         """Those that make the next step: one that is to be apart, in turn with the others."""
@@ -273,4 +300,6 @@ class Worker:
                 engine.evict(trial)
         used = {id(trial.backbone) for trial in staying if trial is not None}
         self._engines = {name: engine for name, engine in self._engines.items() if name in used}
-        release_memory()
+        if not staying or time.monotonic() - self._released_at >= _RELEASE_S:
+            release_memory()
+            self._released_at = time.monotonic()

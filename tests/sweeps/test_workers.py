@@ -26,8 +26,8 @@ from sweeps.workers import Worker
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def job_of(config, tmp_path, run="r", phase="search"):
-    place = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run}
+def job_of(config, tmp_path, run="r", phase="search", **more):
+    place = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run, **more}
     return trials.make_job(resolve(config), share=True, **place)
 
 
@@ -120,6 +120,71 @@ def test_trials_that_report_together_go_on_together(six, tmp_path, monkeypatch):
         with ThreadPoolExecutor(len(names)) as pool:
             assert {report["step"] for report in pool.map(worker.next, names)} == {step}
     assert sizes == [6] * 12
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many trials made each step; a step takes a fifth of a second at least."""
+    made, honest = [], Engine.advance
+
+    def advance(self):
+        made.append(len(self.trials))
+        time.sleep(0.2)
+        return honest(self)
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    return made
+
+
+def test_the_first_step_waits_until_the_places_are_taken(six, tmp_path, sizes, monkeypatch):
+    monkeypatch.setattr(workers, "_COMPANY_S", 20.0)
+    worker = Worker()
+    with ThreadPoolExecutor(3) as pool:
+        began, found = time.monotonic(), []
+        for config in six[:3]:
+            found.append(pool.submit(drive, worker, job_of(config, tmp_path, packed=3)))
+            time.sleep(0.3)
+        assert [len(f.result()) for f in found] == [3, 3, 3]
+    assert sizes == [3] * 12
+    assert time.monotonic() - began < 20, "it waits no longer than that"
+
+
+def test_the_first_step_waits_in_vain_only_so_long(six, tmp_path, sizes, monkeypatch):
+    monkeypatch.setattr(workers, "_COMPANY_S", 0.5)
+    assert drive(Worker(), job_of(six[0], tmp_path, packed=3))[-1]["status"] == "complete"
+    assert sizes == [1] * 12
+
+
+def test_trials_that_come_during_a_step_are_all_in_the_next_one(six, tmp_path, sizes):
+    worker = Worker()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(drive, worker, job_of(six[0], tmp_path))
+        while not sizes:
+            time.sleep(0.01)
+        others = [pool.submit(drive, worker, job_of(config, tmp_path)) for config in six[1:4]]
+        assert all(f.result()[-1]["status"] == "complete" for f in [first, *others])
+    assert set(sizes[: sizes.index(4)]) == {1}
+
+
+def test_a_trial_that_is_long_in_the_making_keeps_the_others_for_one_step_only(six, tmp_path, sizes, monkeypatch):
+    made, honest = threading.Event(), trials.Execution.begin
+
+    def begin(self):
+        if self.config.length == 6:
+            assert made.wait(60)
+        return honest(self)
+
+    monkeypatch.setattr(trials.Execution, "begin", begin)
+    worker = Worker()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(drive, worker, job_of(six[0], tmp_path))
+        while not sizes:
+            time.sleep(0.01)
+        late = pool.submit(drive, worker, job_of(six[5], tmp_path))
+        assert first.result(timeout=30)[-1]["status"] == "complete"
+        made.set()
+        assert late.result()[-1]["status"] == "complete"
+    assert sizes == [1] * 24
 
 
 def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
@@ -232,6 +297,17 @@ def test_evicting_wakes_a_client_that_waits(six, tmp_path, monkeypatch):
         assert report.result(10) is None
     going.set()
     assert drive(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
+
+
+def test_memory_is_given_back_now_and_then_while_others_train_and_when_nobody_does(six, tmp_path, monkeypatch):
+    released = []
+    monkeypatch.setattr(workers, "release_memory", lambda: released.append(len(worker._seats)))
+    worker = Worker()
+    names = [worker.admit(job_of(config, tmp_path)) for config in six]
+    for name in names:
+        worker.evict(name)
+        worker.call(dict)  # in the training thread, after what the eviction left for it
+    assert released == [5, 0]
 
 
 def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch):
