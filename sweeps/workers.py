@@ -28,7 +28,7 @@ SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is l
 IDLE_S = 300.0  # a worker without a trial ends after so long
 _PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
 _COMPANY_S = 2.0  # a worker's first step waits so long for one more trial: their processes start side by side
-_RELEASE_S = 10.0  # while others train, memory of trials that went is given back so often: it takes a quarter of one
+_RELEASE_S = 10.0  # while others train, memory of trials that went is given back so often: it takes a quarter second
 
 
 @dataclass(eq=False)
@@ -57,11 +57,12 @@ class Worker:
         self._changed = threading.Condition()  # guards all of the following
         self._seats: dict[str, _Seat] = {}
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
-        self._step_s, self._stepping_since = math.nan, math.inf  # unknown before the first step
+        self._stepping_since = math.inf
+        self._stepped: tuple[float, float] | None = None  # when the last step began and ended
         self._stepping: list[_Seat] = []
-        self._arriving, self._arrived_at = 0, -math.inf  # trials that are being made; when the last one came or was
-        self._places = 1  # for trials
-        self._released_at = -math.inf
+        self._arriving, self._arrived_at = 0, -math.inf  # trials that are being made, and since when there are some
+        self._came, self._places = 0, 1  # trials so far; how many may be here at a time
+        self._released_at, self._to_release = -math.inf, False  # memory of trials that have gone
         self._building = threading.Lock()  # one trial at a time is made
         self._making: tuple[str, float] | None = None  # its key, and since when; not while it waits for a step
         self._numbers = itertools.count()
@@ -168,15 +169,16 @@ class Worker:
 
     @contextlib.contextmanager
     def _arrival(self, places: int) -> Iterator[None]:
-        """A trial is being made, for which the next step waits a little."""
+        """A trial is being made, for which the next step waits a little (`_coming_until`)."""
         with self._changed:
-            self._places = places
-            self._arriving, self._arrived_at = self._arriving + 1, time.monotonic()
+            if not self._arriving or not self._stepped:
+                self._arrived_at = time.monotonic()
+            self._arriving, self._came, self._places = self._arriving + 1, self._came + 1, places
         try:
             yield
         finally:
             with self._changed:
-                self._arriving, self._arrived_at = self._arriving - 1, time.monotonic()
+                self._arriving -= 1
                 self._changed.notify_all()
 
     def _report(self, run: Execution, outcome: Outcome) -> Report:
@@ -188,9 +190,15 @@ class Worker:
     def _hold(self, seat: _Seat) -> None:
         """The client has what it asked for; the next step waits a little for it to ask again."""
         seat.quiet_since = time.monotonic()
-        patience = _COMPANY_S if math.isnan(self._step_s) else max(_LEAST_PATIENCE_S, _PATIENCE * self._step_s)
-        seat.held_until = 0.0 if seat.run.over else seat.quiet_since + patience
+        seat.held_until = 0.0 if seat.run.over else seat.quiet_since + self._patience_s()
         self._changed.notify_all()
+
+    def _patience_s(self) -> float:
+        """How long a step waits for a trial that could take part."""
+        if self._stepped is None:
+            return _COMPANY_S
+        began, ended = self._stepped
+        return max(_LEAST_PATIENCE_S, _PATIENCE * (ended - began))
 
     def _in_turn(self, work: Callable[[], Any]) -> Any:
         """What `work` returns, in the training thread."""
@@ -217,6 +225,8 @@ class Worker:
                     task()
             if seats:
                 self._step(seats)
+            if self._to_release:
+                self._give_back()
 
     def _turn(self) -> tuple[list[Callable[[], None]], list[_Seat]]:
         """Waits until there is something to do: tasks, or the seats of the trials that take part in a step."""
@@ -227,18 +237,22 @@ class Worker:
                     self.evict(name)
                 training = self._together([seat for seat in self._seats.values() if seat.training])
                 held = [s.held_until for s in self._seats.values() if not s.training and s.held_until > at]
-                held += [until] if (until := self._company_until()) > at else []
+                held += [until] if (until := self._coming_until()) > at else []
                 if self._tasks or (training and not held):
                     tasks, self._tasks = self._tasks, []
                     return tasks, [] if held else training
                 self._changed.wait(min([*held, at + SILENCE_S / 10]) - at)
 
-    def _company_until(self) -> float:
-        """How long trials that come are waited for, so that they make their steps, and report, with the others. Those
-        of a new worker come one by one, until its places are taken; later ones have a step's time to be made."""
-        if math.isnan(self._step_s):
-            return self._arrived_at + _COMPANY_S if self._arriving or len(self._seats) < self._places else 0.0
-        return self._arrived_at + max(_LEAST_PATIENCE_S, self._step_s) if self._arriving else 0.0
+    def _coming_until(self) -> float:
+        """How long trials that come are waited for, so that they make their steps, and report, with the others: in a
+        new worker, to which they come one by one, until there have been as many as it has places for; later, when they
+        come together, until they are made, and before one step only."""
+        if self._stepped is None:
+            waits, since = self._arriving or self._came < self._places, self._arrived_at
+        else:
+            began, ended = self._stepped
+            waits, since = self._arriving and self._arrived_at >= began, max(self._arrived_at, ended)
+        return since + self._patience_s() if waits else 0.0
 
     def _together(self, training: list[_Seat]) -> list[_Seat]:
         """Those that make the next step: one that is to be apart, in turn with the others."""
@@ -257,7 +271,7 @@ class Worker:
         except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
             outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
-            self._step_s, self._stepping_since = time.monotonic() - began, math.inf
+            self._stepped, self._stepping_since = (began, time.monotonic()), math.inf
             for trial, outcome in outcomes:
                 seat = by_trial[trial]
                 seat.training, seat.apart, seat.held_until = False, False, 0.0 if trial.over else math.inf
@@ -300,6 +314,11 @@ class Worker:
                 engine.evict(trial)
         used = {id(trial.backbone) for trial in staying if trial is not None}
         self._engines = {name: engine for name, engine in self._engines.items() if name in used}
-        if not staying or time.monotonic() - self._released_at >= _RELEASE_S:
+        self._to_release = True
+        self._give_back(at_once=not any(staying))
+
+    def _give_back(self, at_once: bool = False) -> None:
+        """The memory that is to be released, unless some has just been."""
+        if at_once or time.monotonic() - self._released_at >= _RELEASE_S:
             release_memory()
-            self._released_at = time.monotonic()
+            self._released_at, self._to_release = time.monotonic(), False

@@ -124,7 +124,7 @@ def test_trials_that_report_together_go_on_together(six, tmp_path, monkeypatch):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many trials made each step; a step takes a fifth of a second at least."""
+    """How many trials made each step, which takes a fifth of a second at least. Whoever has reported is waited for."""
     made, honest = [], Engine.advance
 
     def advance(self):
@@ -133,40 +133,65 @@ def sizes(monkeypatch):
         return honest(self)
 
     monkeypatch.setattr(Engine, "advance", advance)
+    monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 5.0)
     return made
 
 
 def test_the_first_step_waits_until_the_places_are_taken(six, tmp_path, sizes, monkeypatch):
-    monkeypatch.setattr(workers, "_COMPANY_S", 20.0)
-    worker = Worker()
+    monkeypatch.setattr(workers, "_COMPANY_S", 60.0)
+    worker, jobs = Worker(), [job_of(config, tmp_path, packed=3) for config in six[:3]]
     with ThreadPoolExecutor(3) as pool:
         began, found = time.monotonic(), []
-        for config in six[:3]:
-            found.append(pool.submit(drive, worker, job_of(config, tmp_path, packed=3)))
+        for job in jobs:
+            found.append(pool.submit(drive, worker, job))
             time.sleep(0.3)
         assert [len(f.result()) for f in found] == [3, 3, 3]
     assert sizes == [3] * 12
-    assert time.monotonic() - began < 20, "it waits no longer than that"
+    assert time.monotonic() - began < 60, "it waits no longer than that"
+
+
+def test_the_first_step_does_not_wait_for_a_place_whose_trial_has_failed(six, tmp_path, sizes, monkeypatch):
+    monkeypatch.setattr(workers, "_COMPANY_S", 60.0)
+    monkeypatch.setattr(trials.Execution, "begin", failing(trials.Execution.begin, lambda c: c.length == 6))
+    worker, jobs = Worker(), [job_of(config, tmp_path, packed=2) for config in (six[0], six[5])]
+    began = time.monotonic()
+    good, bad = together(worker, jobs)
+    assert [good[-1]["status"], bad[-1]["status"]] == ["complete", "failed"]
+    assert time.monotonic() - began < 60
+
+
+def failing(honest, is_bad):
+    return lambda run: run.fail(ValueError("no")) if is_bad(run.config) else honest(run)
 
 
 def test_the_first_step_waits_in_vain_only_so_long(six, tmp_path, sizes, monkeypatch):
-    monkeypatch.setattr(workers, "_COMPANY_S", 0.5)
-    assert drive(Worker(), job_of(six[0], tmp_path, packed=3))[-1]["status"] == "complete"
-    assert sizes == [1] * 12
+    monkeypatch.setattr(workers, "_COMPANY_S", 1.0)
+    worker, job = Worker(), job_of(six[0], tmp_path, packed=3)
+    began = time.monotonic()
+    name = worker.admit(job)
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(worker.next, name)
+        while not sizes:
+            time.sleep(0.01)
+        assert time.monotonic() - began >= 1.0
+        assert report.result()["step"] == 4
+    assert sizes == [1] * 4
+    worker.evict(name)
 
 
 def test_trials_that_come_during_a_step_are_all_in_the_next_one(six, tmp_path, sizes):
-    worker = Worker()
+    worker, jobs = Worker(), [job_of(config, tmp_path) for config in six[:4]]
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(drive, worker, job_of(six[0], tmp_path))
+        first = pool.submit(drive, worker, jobs[0])
         while not sizes:
             time.sleep(0.01)
-        others = [pool.submit(drive, worker, job_of(config, tmp_path)) for config in six[1:4]]
+        others = [pool.submit(drive, worker, job) for job in jobs[1:]]
         assert all(f.result()[-1]["status"] == "complete" for f in [first, *others])
     assert set(sizes[: sizes.index(4)]) == {1}
 
 
-def test_a_trial_that_is_long_in_the_making_keeps_the_others_for_one_step_only(six, tmp_path, sizes, monkeypatch):
+def test_a_trial_that_is_long_in_the_making_is_waited_for_once(six, tmp_path, sizes, monkeypatch):
+    monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 2.0)
     made, honest = threading.Event(), trials.Execution.begin
 
     def begin(self):
@@ -175,15 +200,17 @@ def test_a_trial_that_is_long_in_the_making_keeps_the_others_for_one_step_only(s
         return honest(self)
 
     monkeypatch.setattr(trials.Execution, "begin", begin)
-    worker = Worker()
+    worker, early, late = Worker(), job_of(six[0], tmp_path), job_of(six[5], tmp_path)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(drive, worker, job_of(six[0], tmp_path))
+        first = pool.submit(drive, worker, early)
         while not sizes:
             time.sleep(0.01)
-        late = pool.submit(drive, worker, job_of(six[5], tmp_path))
-        assert first.result(timeout=30)[-1]["status"] == "complete"
+        began = time.monotonic()
+        second = pool.submit(drive, worker, late)
+        assert first.result()[-1]["status"] == "complete"
+        assert 2.0 <= time.monotonic() - began < 12, "waiting before each of the steps that are left takes 22 s"
         made.set()
-        assert late.result()[-1]["status"] == "complete"
+        assert second.result()[-1]["status"] == "complete"
     assert sizes == [1] * 24
 
 
@@ -302,12 +329,22 @@ def test_evicting_wakes_a_client_that_waits(six, tmp_path, monkeypatch):
 def test_memory_is_given_back_now_and_then_while_others_train_and_when_nobody_does(six, tmp_path, monkeypatch):
     released = []
     monkeypatch.setattr(workers, "release_memory", lambda: released.append(len(worker._seats)))
+    monkeypatch.setattr(workers, "_RELEASE_S", 60.0)
     worker = Worker()
     names = [worker.admit(job_of(config, tmp_path)) for config in six]
-    for name in names:
+    for name in names[:3]:
         worker.evict(name)
         worker.call(dict)  # in the training thread, after what the eviction left for it
-    assert released == [5, 0]
+    assert released == [5]
+    monkeypatch.setattr(workers, "_RELEASE_S", 0.0)
+    worker.next(names[3])
+    worker.call(dict)
+    assert released == [5, 3], "put off, not left out"
+    monkeypatch.setattr(workers, "_RELEASE_S", 60.0)
+    for name in names[3:]:
+        worker.evict(name)
+        worker.call(dict)
+    assert released == [5, 3, 0]
 
 
 def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch):
