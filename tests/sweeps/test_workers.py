@@ -49,6 +49,10 @@ def together(worker, jobs):
         return list(pool.map(lambda job: drive(worker, job), jobs))
 
 
+def failing(honest, is_bad):
+    return lambda run: run.fail(ValueError("no")) if is_bad(run.config) else honest(run)
+
+
 def what(report):
     """A report without what depends on time, and losses to nine digits: packing adds in another order."""
     record = json.loads(report["record"])
@@ -104,24 +108,6 @@ def test_a_trial_that_is_held_does_not_train_and_the_others_do(six, tmp_path):
     assert worker.next(name) is None
 
 
-def test_trials_that_report_together_go_on_together(six, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 5.0)
-    sizes, honest = [], Engine.advance
-
-    def advance(self):
-        sizes.append(len(self.trials))
-        return honest(self)
-
-    monkeypatch.setattr(Engine, "advance", advance)
-    worker, names = Worker(), []
-    for config in six:
-        names.append(worker.admit(job_of(config, tmp_path)))
-    for step in (4, 8, 12):
-        with ThreadPoolExecutor(len(names)) as pool:
-            assert {report["step"] for report in pool.map(worker.next, names)} == {step}
-    assert sizes == [6] * 12
-
-
 @pytest.fixture
 def sizes(monkeypatch):
     """How many trials made each step, which takes a fifth of a second at least. Whoever has reported is waited for."""
@@ -135,6 +121,16 @@ def sizes(monkeypatch):
     monkeypatch.setattr(Engine, "advance", advance)
     monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 5.0)
     return made
+
+
+def test_trials_that_report_together_go_on_together(six, tmp_path, sizes):
+    worker, names = Worker(), []
+    for config in six:
+        names.append(worker.admit(job_of(config, tmp_path)))
+    for step in (4, 8, 12):
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert {report["step"] for report in pool.map(worker.next, names)} == {step}
+    assert sizes == [6] * 12
 
 
 def test_the_first_step_waits_until_the_places_are_taken(six, tmp_path, sizes, monkeypatch):
@@ -158,10 +154,6 @@ def test_the_first_step_does_not_wait_for_a_place_whose_trial_has_failed(six, tm
     good, bad = together(worker, jobs)
     assert [good[-1]["status"], bad[-1]["status"]] == ["complete", "failed"]
     assert time.monotonic() - began < 60
-
-
-def failing(honest, is_bad):
-    return lambda run: run.fail(ValueError("no")) if is_bad(run.config) else honest(run)
 
 
 def test_the_first_step_waits_in_vain_only_so_long(six, tmp_path, sizes, monkeypatch):
