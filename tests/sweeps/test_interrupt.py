@@ -17,16 +17,24 @@ from sweeps.store import Store
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
-# Which trials there are depends on no timing, in fp64 packing changes nothing that can be seen, and checkpoints of
-# evaluations are far apart.
-FIXED = ("--set", "max_steps=60", "--set", "eval_every=20", "--set", "grace_steps=60", "--set", "trials=2",
-         "--set", "precision=fp64")  # fmt: skip
 
 
-def start(tmp_path, *more):
+def settings(*, eval_every, evaluations, trials):
+    """Which trials there are depends on no timing, and in fp64 packing changes nothing that can be seen."""
+    steps = eval_every * evaluations
+    values = {"max_steps": steps, "eval_every": eval_every, "grace_steps": steps, "trials": trials, "precision": "fp64"}
+    return tuple(word for name, value in values.items() for word in ("--set", f"{name}={value}"))
+
+
+SHORT = settings(eval_every=20, evaluations=3, trials=2)
+# Seconds from one evaluation to the next: trials of a worker are evaluated at the same steps, all of them.
+FAR_APART = settings(eval_every=200, evaluations=2, trials=1)
+
+
+def start(tmp_path, *more, values=SHORT):
     """The command in a process group of its own, as a shell starts it."""
     return subprocess.Popen(
-        [sys.executable, "sweeps/run.py", "--space", "smoke", *FIXED, "--out", str(tmp_path), *more],
+        [sys.executable, "sweeps/run.py", "--space", "smoke", *values, "--out", str(tmp_path), *more],
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -70,28 +78,28 @@ def undisturbed(tmp_path_factory):
     """The folder of a run that nobody has interrupted, on Ray or in local mode; each is run once."""
     folder, found = tmp_path_factory.mktemp("undisturbed"), {}
 
-    def run(*mode):
-        if mode not in found:
+    def run(*mode, values=SHORT):
+        if (mode, values) not in found:
             name = f"whole{len(found)}"
-            code, out = end(start(folder, *mode, "--name", name))
+            code, out = end(start(folder, *mode, "--name", name, values=values))
             assert code == 0, out
-            found[mode] = folder / name
-        return found[mode]
+            found[mode, values] = folder / name
+        return found[mode, values]
 
     return run
 
 
-def continue_and_compare(tmp_path, undisturbed, *mode):
+def continue_and_compare(tmp_path, undisturbed, *mode, values=SHORT):
     """The same command finishes the sweep, touches no record that was there, and finds what an undisturbed one does."""
     done = records(tmp_path)
-    code, out = end(start(tmp_path, *mode))
+    code, out = end(start(tmp_path, *mode, values=values))
     assert code == 0, out
     assert {p: t for p, t in records(tmp_path).items() if p in done} == done
     assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
     one, other = (
         pandas.read_parquet(run / "trials.parquet")[columns].sort_values("key", ignore_index=True)
-        for run in (tmp_path / "smoke-paper", undisturbed(*mode))
+        for run in (tmp_path / "smoke-paper", undisturbed(*mode, values=values))
     )
     pandas.testing.assert_frame_equal(one, other)
     assert not list((tmp_path / "smoke-paper" / "trials").glob("*.failed-*"))
@@ -101,11 +109,11 @@ def continue_and_compare(tmp_path, undisturbed, *mode):
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, undisturbed, number):
-    process = start(tmp_path)
+    process = start(tmp_path, values=FAR_APART)
     while not checkpoints(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(1.5)
     send(process, number)
     code, out = end(process)
     assert code == 130, out
@@ -113,10 +121,10 @@ def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, undisturbe
     assert "the same command continues" in out
     assert checkpoints(tmp_path)
     assert Store(tmp_path, "smoke-paper").manifest()["status"] == "interrupted"
-    out = continue_and_compare(tmp_path, undisturbed)
+    out = continue_and_compare(tmp_path, undisturbed, values=FAR_APART)
     steps = [int(step) for step in re.findall(r"continues at step (\d+)", out)]
     assert steps
-    assert any(step % 20 for step in steps), "between two evaluations"
+    assert 200 < max(steps) < 400, "between two evaluations"
 
 
 @pytest.mark.ray
