@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,19 +42,33 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
         return Missing(f"it needs a confirmed cell of {RATIO} times fewer parameters than the full prompt")
     if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small):
         return Missing("it needs two confirm seeds at least, of the full prompt and of a smaller cell (--seeds 3)")
+    found = _compared(small, full, group.margin)
+    return found or Missing("it needs the predictions of confirmed trials on the same test examples")
+
+
+def beside_full(group: Group, cell: Cell) -> Comparison | None:
+    """A smaller cell beside the full prompt: as the family has it, else by a test of its own; None where seeds or
+    predictions are too few."""
+    family, full = comparisons(group), full_prompt(group)
+    for each in () if isinstance(family, Missing) else family:
+        if each.cell is cell:
+            return each
+    return next(iter(_compared([cell], full, group.margin)), None) if full else None
+
+
+def _compared(cells: Sequence[Cell], full: Cell, margin: float) -> tuple[Comparison, ...]:
+    """Those cells whose predictions are of the full prompt's examples, as one family of tests."""
     found = []
-    for cell in small:
-        both = predictions.common(cell.confirmed, full.confirmed) if len(cell.confirmed) > 1 else None
-        if both is not None:
+    for cell in cells:
+        several = min(len(cell.confirmed), len(full.confirmed)) > 1
+        if several and (both := predictions.common(cell.confirmed, full.confirmed)) is not None:
             found.append((cell, difference(*both)))
-    if not found:
-        return Missing("it needs the predictions of confirmed trials on the same test examples")
     return tuple(
         Comparison(
             cell=cell,
             full=full,
-            ratio=full.trainable_parameters / (cell.trainable_parameters or 1),
+            ratio=(full.trainable_parameters or 1) / (cell.trainable_parameters or 1),
             verdict=verdict,
         )
-        for (cell, _), verdict in zip(found, verdicts([each for _, each in found], group.margin), strict=True)
+        for (cell, _), verdict in zip(found, verdicts([each for _, each in found], margin), strict=True)
     )

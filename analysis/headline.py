@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.comparisons import Comparison, comparisons, full_prompt
+from analysis.comparisons import Comparison, beside_full, full_prompt
 from analysis.frontier import best_within
-from analysis.registry import Missing
 from analysis.render import percent
 
-WITHIN = 0.01  # "as good as the full prompt" on the selection data
 FEW_SEEDS = 3
 
 
@@ -24,14 +22,15 @@ class Headline:
 
 
 def headline(group: Group) -> Headline:
-    """The smallest cell whose selection accuracy is within 1 pp of the full prompt's, and its test accuracy.
+    """The smallest cell whose selection accuracy is within the margin of the full prompt's, its test accuracy, and
+    whether that is shown to be as good.
 
     Chosen on selection accuracy, reported on the test split, so that choosing does not flatter it.
     """
     confirmed = group.confirmed
     best = best_within(confirmed, max((c.trainable_parameters or 0 for c in confirmed), default=0))
     full = full_prompt(group)
-    small = _smallest_enough(confirmed, full) if full else None
+    small = _smallest_enough(group, full) if full else None
     if not confirmed:
         answer = (
             f"On {group.title}, no trial is confirmed yet, so there is no result to report. {_searching(group)}".strip()
@@ -58,9 +57,9 @@ def headline(group: Group) -> Headline:
     )
 
 
-def _smallest_enough(confirmed: tuple[Cell, ...], full: Cell) -> Cell | None:
-    smaller = [c for c in confirmed if (c.trainable_parameters or 0) < (full.trainable_parameters or 0)]
-    enough = [c for c in smaller if _enough(c, full)]
+def _smallest_enough(group: Group, full: Cell) -> Cell | None:
+    smaller = [c for c in group.confirmed if (c.trainable_parameters or 0) < (full.trainable_parameters or 0)]
+    enough = [c for c in smaller if _enough(group, c, full)]
     return enough[0] if enough else best_within(smaller, full.trainable_parameters or 0)
 
 
@@ -74,24 +73,40 @@ def _compare(group: Group, small: Cell, full: Cell) -> str:
     gap = 100 * (small.accuracy.mean - full.accuracy.mean)
     relation = "level with" if abs(gap) < 0.05 else f"{abs(gap):.1f} pp {'above' if gap > 0 else 'below'}"
     ratio = full.trainable_parameters / small.trainable_parameters
-    fewer = f"{ratio:.1f}× fewer parameters" if ratio >= 1.1 else "nearly as many parameters"
-    none = "" if _enough(small, full) else "no smaller prompt is shown to be enough; the one that comes closest, "
+    fewer = f", with {ratio:.1f}× fewer parameters" if ratio >= 1.1 else ""
+    none = "" if _enough(group, small, full) else (
+        f"no smaller prompt comes within {_margin(group)} of full prompt tuning on the selection data. The closest, "
+    )  # fmt: skip
     return (
-        f"On {group.title}, {none}{_reach(small)}, {relation} full prompt tuning ({full.trainable_parameters:,} "
-        f"parameters, {percent(full.accuracy.mean)} %), with {fewer}."
+        f"On {group.title}, {none}{_reach(small)} on the test examples, {relation} full prompt tuning "
+        f"({full.trainable_parameters:,} parameters, {percent(full.accuracy.mean)} %){fewer}. {_shown(group, small)}"
     )
 
 
-def _enough(cell: Cell, full: Cell) -> bool:
+def _shown(group: Group, small: Cell) -> str:
+    tested = beside_full(group, small)
+    outcome = tested.verdict.outcome if tested else "untested"
+    return {
+        "non-inferior": f"It is shown to be as good within {_margin(group)}.",
+        "inferior": f"It is shown to be worse by more than {_margin(group)}.",
+        "inconclusive": f"Whether it is as good within {_margin(group)}, these data do not show.",
+        "untested": "No test has shown it to be as good.",
+    }[outcome]
+
+
+def _margin(group: Group) -> str:
+    return f"{100 * group.margin:g} pp"
+
+
+def _enough(group: Group, cell: Cell, full: Cell) -> bool:
     """Whether the cell is as good as the full prompt on the selection data."""
     ours, theirs = cell.selection_accuracy, full.selection_accuracy
-    return ours is not None and theirs is not None and ours >= theirs - WITHIN
+    return ours is not None and theirs is not None and ours >= theirs - group.margin
 
 
 def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | None) -> list[str]:
     details = []
-    found = comparisons(group)
-    tested = None if isinstance(found, Missing) else next((each for each in found if each.cell is small), None)
+    tested = beside_full(group, small) if small and small is not full else None
     if tested:
         details.append(_tested(tested, group.margin))
     elif small and full and small.accuracy and full.accuracy and small is not full:
@@ -109,9 +124,9 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
             details.append(f"The 95 % intervals do not overlap ({bounds}){', ' if alone else ': '}{rest}.")
     if small and full and small is not full:
         details.append(
-            "The cell is the smallest whose selection accuracy is within 1 pp of the full prompt's."
-            if _enough(small, full)
-            else "No smaller cell comes within 1 pp of the full prompt on the selection data; this one comes closest."
+            f"Chosen on {_selected_on(small)}: the smallest that comes within {_margin(group)} of the full prompt there."
+            if _enough(group, small, full)
+            else f"Chosen on {_selected_on(small)}: no smaller cell comes within {_margin(group)} of the full prompt there."
         )
     if best and best.accuracy and best is not small and best is not full:
         details.append(f"The best on the selection data: {_reach(best)}.")
@@ -136,6 +151,15 @@ def _tested(found: Comparison, margin: float) -> str:
         f"As good as the full prompt within {100 * margin:g} pp? {str(found.verdict).capitalize()}. On the same test "
         f"examples the difference is {100 * gap.mean:+.1f} pp, 95 % interval {bounds}."
     )
+
+
+def _selected_on(cell: Cell) -> str:
+    """The selection data, and how coarse they are."""
+    sizes = {trial.selection_n for trial in cell.confirmed if trial.selection_n}
+    if len(sizes) != 1:
+        return "the selection data"
+    (n,) = sizes
+    return f"{n:,} held-out training examples, of which one is {100 / n:.2g} pp"
 
 
 def _searching(group: Group) -> str:

@@ -54,8 +54,8 @@ class Difference:
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """non-inferior, inferior or inconclusive. p: of the test that decides, Holm's. more_seeds: seeds of each method,
-    beyond those there are, that would settle an inconclusive one in four of five cases if the difference is as seen;
-    None where no number of seeds would, since the examples are too few."""
+    beyond those there are, that would settle an inconclusive one, whichever way it leans, in four of five cases if the
+    difference is as seen; None where no number of seeds would, since the examples are too few."""
 
     outcome: str
     difference: Difference
@@ -68,7 +68,8 @@ class Verdict:
             return self.outcome
         if self.more_seeds is None:
             return "inconclusive: more seeds would not settle it, more test examples might"
-        return f"inconclusive: about {self.more_seeds} more seeds of each needed"
+        towards = "non-inferior" if self.difference.mean + self.margin > 0 else "inferior"
+        return f"inconclusive: about {self.more_seeds} more seeds of each would likely show it {towards}"
 
 
 def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:

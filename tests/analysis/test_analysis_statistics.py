@@ -113,7 +113,29 @@ def test_a_method_truly_worse_is_never_called_as_good(store):
     group = simulated(store, [0.04], seeds=5)
     (found,) = comparisons(group)
     assert found.verdict.outcome == "inferior"
-    assert any("Inferior" in each for each in headline(group).details)
+    said = headline(group)
+    assert any("Inferior" in each for each in said.details)
+    assert said.answer.endswith("It is shown to be worse by more than 1 pp.")
+
+
+def test_the_answer_is_tested_even_where_it_is_hardly_smaller(store):
+    """Of a cell that is outside the family of much smaller ones the answer says what a test of its own shows."""
+    world, s = World(0.005, np.random.default_rng(3)), store(test_n=4000, split_size=4000)
+    items = world.draw.normal(0, ITEMS, 4000)
+    for method, rank in (("prompt_tuning", None), ("lopt1", 5)):
+        for seed, row in enumerate(world.scored(5, items)):
+            s.predict(s.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), row > 0)
+    (group,) = groups(load([s.write()], margin=0.02))
+    assert isinstance(comparisons(group), Missing), "1.9 times fewer parameters"
+    assert headline(group).answer.endswith("It is shown to be as good within 2 pp.")
+    assert any("On the same test examples the difference is" in each for each in headline(group).details)
+
+
+@pytest.mark.parametrize(("gap", "towards"), [(0.0, "non-inferior"), (-0.03, "inferior")])
+def test_what_more_seeds_would_show_is_said(gap, towards):
+    known = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
+    (verdict,) = verdicts([dataclasses.replace(known, mean=gap, error=0.015, freedom=4.0, seeds_a=3, seeds_b=3)])
+    assert str(verdict).endswith(f"would likely show it {towards}")
 
 
 def test_one_seed_has_no_test_and_no_claim(store):
