@@ -118,6 +118,12 @@ def method_label(method: str) -> str:
     return METHOD_LABELS.get(method, method)
 
 
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Each method once: the known ones in their usual order, then others by name."""
+    usual = [*METHOD_LABELS]
+    return sorted(set(methods), key=lambda m: (usual.index(m) if m in METHOD_LABELS else len(usual), m))
+
+
 def short_names(identities: Iterable[str]) -> dict[str, str]:
     """What to call each: a folder by its last part, with as many before it as tell it from the others."""
     parts = {each: [part for part in each.split("/") if part] for each in identities}

@@ -124,9 +124,9 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
             details.append(f"The 95 % intervals do not overlap ({bounds}){', ' if alone else ': '}{rest}.")
     if small and full and small is not full:
         details.append(
-            f"Chosen on {_selected_on(small)}: the smallest that comes within {_margin(group)} of the full prompt there."
-            if _enough(group, small, full)
-            else f"Chosen on {_selected_on(small)}: no smaller cell comes within {_margin(group)} of the full prompt there."
+            f"Chosen on {_selected_on(small)}: "
+            f"{'the smallest that' if _enough(group, small, full) else 'no smaller cell'} comes within "
+            f"{_margin(group)} of the full prompt there."
         )
     if best and best.accuracy and best is not small and best is not full:
         details.append(f"The best on the selection data: {_reach(best)}.")

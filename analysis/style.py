@@ -17,6 +17,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -32,6 +33,8 @@ PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
 _PER_ROW = 3  # panels
 MOST_DRAWN = 1000  # lines or points of one look; more of them are an image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
+_RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)  # of lengths and ranks; its ends read on light and on dark paper
+_HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # of a legend: an entry's marker, a letter, a row
 _METHODS = {
     "lopt1": (_BLUE, "o"),
     "prompt_tuning": (_VERMILLION, "s"),
@@ -86,44 +89,81 @@ def method_style(method: str) -> tuple[str, str]:
     return _METHODS.get(method, (INK, _OTHERS[sum(method.encode()) % len(_OTHERS)]))
 
 
-def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str, str]]:
-    """Colour, marker and dash of each rank (or length), the same in every panel of a figure; None is ink."""
-    styles: dict[int | None, tuple[str, str, str]] = {None: (INK, "o", "-")}
-    for i, level in enumerate(sorted({level for level in levels if level is not None})):
-        lap, at = divmod(i, len(PALETTE))
-        styles[level] = (PALETTE[at], MARKERS[(at + lap) % len(MARKERS)], "--" if lap % 2 else "-")
-    return styles
+def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:
+    """Colour and marker of each rank (or length), the same in every panel of a figure: colours of one ramp, which no
+    method has, from low to high; None is ink."""
+    known = sorted({level for level in levels if level is not None})
+    low, high = _RAMP_ENDS
+    at = [low + (high - low) * i / max(1, len(known) - 1) for i in range(len(known))]
+    colours = [to_hex(matplotlib.colormaps[_RAMP](place)) for place in at]
+    styles: dict[int | None, tuple[str, str]] = {None: (INK, "o")}
+    return styles | {
+        level: (colour, MARKERS[i % len(MARKERS)]) for i, (level, colour) in enumerate(zip(known, colours, strict=True))
+    }
 
 
-def rank_legend(figure: Figure, styles: Mapping[int | None, tuple[str, str, Any]], *, lines: bool) -> None:
-    """One legend for all panels, along the top; full prompts, which have no rank, need none."""
-    handles = [
-        Line2D([], [], color=c, linestyle=dash if lines else "", marker="" if lines else marker, label=f"r={rank}")
-        for rank, (c, marker, dash) in styles.items()
-        if rank is not None
+def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -> list[Line2D]:
+    """Legend entries of ranks, and of what has none where that is among them."""
+    return [
+        Line2D([], [], color=colour, linestyle="-" if lines else "", marker="" if lines else marker,
+               label="no rank" if rank is None else f"r={rank}")
+        for rank, (colour, marker) in sorted(styles.items(), key=lambda item: item[0] or 0)
+    ]  # fmt: skip
+
+
+def method_handles(labels: Mapping[str, str], **look: Any) -> list[Line2D]:
+    """Legend entries of methods, by name and label."""
+    return [
+        Line2D([], [], color=colour, label=label, **{"marker": marker, "linestyle": ""} | look)
+        for label, (colour, marker) in ((label, method_style(method)) for method, label in labels.items())
     ]
-    if handles:
-        place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 1.0), "ncols": min(len(handles), 12)}
-        figure.legend(handles=handles, columnspacing=1.0, handlelength=1.3, borderpad=0.3, **place)
 
 
-def method_legend(figure: Figure, labels: Mapping[str, str]) -> None:
-    """One legend of methods for all panels, along the top."""
-    handles = [Line2D([], [], color=c, marker=m, label=labels[method]) for method, (c, m) in
-               ((method, method_style(method)) for method in labels)]  # fmt: skip
-    place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 1.0), "ncols": min(len(handles), 5)}
-    figure.legend(handles=handles, columnspacing=1.2, handlelength=1.6, borderpad=0.3, **place)
+def legend_rows(labels: Sequence[str], width_pt: float) -> int:
+    """In how many rows a legend of these labels fits; it is filled column by column."""
+    for rows in range(1, len(labels) + 1):
+        columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
+        if sum(_HANDLE_PT + _LETTER_PT * max(map(len, column)) for column in columns) <= width_pt:
+            return rows
+    return max(1, len(labels))
 
 
-def panels(count: int, *, width: float = 7.2, height: float = 3.4, right: float = 0.985) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) of `count` panels side by side, three a row, of one y axis."""
+def panels(
+    count: int,
+    *,
+    width: float = 7.2,
+    height: float = 3.4,
+    right: float = 0.985,
+    legend: Sequence[Line2D] = (),
+    shared: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) of `count` panels side by side, three a row, under one legend for all.
+
+    shared: they have one y axis.
+    """
     columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)
-    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows))
-    top = 1 - 0.5 / figure.get_figheight()
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    many = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
+    head = 0.3 + many * _ROW_PT / 72
+    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows + head - 0.3))
+    axes = figure.subplots(rows, columns, sharey=shared, squeeze=False)
     figure.subplots_adjust(
-        left=0.075, right=right, bottom=0.5 / figure.get_figheight(), top=top, wspace=0.08, hspace=0.35
+        left=0.09 if shared else 0.065,
+        right=right,
+        bottom=0.5 / figure.get_figheight(),
+        top=1 - head / figure.get_figheight(),
+        wspace=0.08 if shared else 0.22,
+        hspace=0.35,
     )
+    if legend:
+        figure.legend(
+            handles=[*legend],
+            loc="upper right",
+            bbox_to_anchor=(0.995, 1.0),
+            ncols=math.ceil(len(legend) / many),
+            columnspacing=1.0,
+            handlelength=1.3,
+            borderpad=0.3,
+        )
     flat = list(axes.flat)
     for unused in flat[count:]:
         unused.set_visible(False)
@@ -176,12 +216,13 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
 
 
 def log2_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic x axis of counts from `low` to `high`: a tick a doubling (500, 1,000, 2,000, ...); over more than
-    ten doublings one at each power of ten."""
+    """A logarithmic x axis of counts from `low` to `high`: a tick a doubling (500, 1,000, 2,000, ..., or where those
+    are no whole numbers 64, 128, ...); over more than ten doublings one at each power of ten."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
-    first, last = (math.log2(end / 1000) for end in (low, high))
-    doublings = [1000 * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
+    unit = 125.0 if low > 100 else 1.0
+    first, last = (math.log2(end / unit) for end in (low, high))
+    doublings = [unit * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
     decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     axes.xaxis.set_major_locator(FixedLocator(doublings if 1 < len(doublings) <= 10 else decades))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -189,6 +230,8 @@ def log2_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def _plain(x: float) -> str:
+    if x >= 1e9:
+        return f"{x / 1e9:,g}B"
     if x >= 1e6:
         return f"{x / 1e6:,g}M"
     return f"{x:,.0f}" if x >= 1 else f"{x:g}" if x > 9e-4 else f"{x:.0e}".replace("e-0", "e-")
@@ -249,23 +292,5 @@ def end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap:
             fontsize=8,
             va="center",
             annotation_clip=False,
-            path_effects=halo(),
-        )
-
-
-def reference_lines(axes: Axes, lines: Sequence[tuple[float, str]]) -> None:
-    """Dashed horizontal lines with their names at the left; the upper one's name above it, the lower one's below."""
-    for i, (y, text) in enumerate(sorted(lines)):
-        below = i == 0 and len(lines) > 1
-        axes.axhline(y, color=MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
-        axes.annotate(
-            text,
-            (0.012, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -3 if below else 3),
-            textcoords="offset points",
-            va="top" if below else "bottom",
-            color=MUTED,
-            fontsize=8,
             path_effects=halo(),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,17 +75,18 @@ def _survival(trials: Sequence[Trial], rungs: Sequence[int]) -> tuple[float, ...
 def draw(info: Info) -> Figure:
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(7.2, 3.5))
-        _draw_survival(figure.add_axes((0.075, 0.14, 0.4, 0.68)), info)
-        _draw_points(figure.add_axes((0.56, 0.14, 0.425, 0.68)), info)
+        _draw_survival(figure.add_axes((0.085, 0.14, 0.42, 0.76)), info)
+        _draw_points(figure.add_axes((0.6, 0.14, 0.37, 0.76)), info)
         return figure
 
 
 def _draw_survival(axes: Axes, info: Info) -> None:
     first = info.rungs[0]
     start, end = first / 2, info.rungs[-1] * 1.4
-    for name, shares in info.survival.items():
-        look: dict[str, Any] = {"color": style.INK, "linewidth": 1.8, "zorder": 4} if not name else {
-            "color": style.MUTED, "linewidth": 0.8, "alpha": 0.55, "zorder": 2
+    strata = Counter(shares for name, shares in info.survival.items() if name)
+    for shares, many in [*strata.items(), (info.survival[""], 0)]:
+        look: dict[str, Any] = {"color": style.INK, "linewidth": 1.8, "zorder": 4} if not many else {
+            "color": style.MUTED, "linewidth": 0.7 * math.sqrt(many), "alpha": 0.45, "zorder": 2
         }  # fmt: skip
         xs, ys = [start, *info.rungs, end], [100.0, *(100 * share for share in shares), 100 * shares[-1]]
         axes.step(xs, ys, where="post", **look)
@@ -95,7 +98,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung, steps")
     axes.set_ylabel("search trials that pass, %")
-    axes.set_title("survival: all, and each stratum in grey", fontsize=9.5, loc="left")
+    axes.set_title(f"survival: all, and each {kind(info.group.trials)} in grey", fontsize=9.5, loc="left")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
@@ -125,18 +128,19 @@ def _draw_points(axes: Axes, info: Info) -> None:
         axes.plot([low, high], [low, high], color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": len(handles)}
-        axes.legend(handles=handles, columnspacing=0.8, borderpad=0.1, fontsize=7.5, **place)
+        axes.set_aspect("equal")
+        axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)  # none is worse at the end
     axes.set_xlabel(f"best until step {info.rungs[0]:,}, held out, %")
     axes.set_ylabel("best of the whole run, %")
-    axes.set_title("trials that ran to the end", fontsize=9.5, loc="left", pad=26)
+    axes.set_title("trials that ran to the end", fontsize=9.5, loc="left")
 
 
 def caption(info: Info) -> str:
     audited, kills = sum(p.audited for p in info.points), sum(p.false_kill for p in info.points)
     text = (
-        f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung. Right: held-out "
-        f"accuracy at the first rung and at the end; the dashed line is where nothing was gained. "
+        f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung; a thicker grey "
+        "line is of more alike. Right: held-out accuracy at the first rung and at the end; the dashed line is where "
+        "nothing was gained. "
     )
     if not audited:
         return (
@@ -164,4 +168,4 @@ def data(info: Info) -> list[Row]:
     return [*survival, *points]
 
 
-SPEC = PlotSpec(name="audit", title="Early stopping, audited", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -12,13 +13,16 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, method_label
+from analysis.cells import Group, in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
+    """One run; the seeds of a configuration share its cell."""
+
     method: str
+    cell: str
     rank: int | None
     confirmed: bool
     steps: tuple[int, ...]
@@ -35,39 +39,62 @@ def compute(group: Group) -> Info | Missing:
     curves = []
     for trial in sorted(group.trials, key=lambda t: t.key):
         seen = [(e.step, e.selection_accuracy) for e in trial.evaluations if e.selection_accuracy is not None]
-        if len(seen) > 1:
+        if seen:
             steps, accuracies = zip(*sorted(seen), strict=True)
             curves.append(
                 Curve(
                     method=trial.method,
+                    cell=f"{trial.cell} {trial.length} {trial.rank}",
                     rank=trial.rank,
                     confirmed=trial.confirmed,
                     steps=steps,
                     accuracies=accuracies,
                 )
             )
-    return Info(group=group, curves=tuple(curves)) if curves else Missing("no trial has two evaluations yet")
+    if not any(len(curve.steps) > 1 for curve in curves):
+        return Missing("no trial has two evaluations yet")
+    return Info(group=group, curves=tuple(curves))
 
 
 def draw(info: Info) -> Figure:
-    methods = sorted({c.method for c in info.curves}, key=lambda m: (m == "prompt_tuning", m))
+    methods = in_order(c.method for c in info.curves)
     with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(methods), height=3.6)
-        looks = style.level_styles(c.rank for c in info.curves)
+        looks = style.level_styles(c.rank for c in info.curves if c.confirmed)
+        looks = {rank: look for rank, look in looks.items() if any(c.rank == rank for c in info.curves if c.confirmed)}
+        figure, panels = style.panels(len(methods), height=3.4, legend=style.rank_handles(looks, lines=True))
         for axes, method in zip(panels, methods, strict=True):
             curves = [c for c in info.curves if c.method == method]
-            crowded = sum(c.confirmed for c in curves) > 12
-            for rank, (colour, _, dash) in looks.items():
+            for rank, (colour, _) in looks.items():
                 own = [c for c in curves if c.confirmed and c.rank == rank]
-                width, alpha = (0.9, 0.6) if crowded else (1.4, 0.9)
-                _add(axes, own, color=colour, linestyle=dash, linewidth=width, alpha=alpha, zorder=4)
-            _add(axes, [c for c in curves if not c.confirmed], color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+                means = _means(own)
+                alone = len(means) == len(own)
+                _add(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
+                _add(axes, [] if alone else own, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
+            others = [c for c in curves if not c.confirmed]
+            _add(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+            short = [(c.steps[0], 100 * c.accuracies[0]) for c in others if len(c.steps) == 1]
+            if short:  # stopped at the first evaluation
+                axes.plot(
+                    *zip(*short, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2
+                )
             axes.autoscale_view()
             axes.set_xlabel("step")
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
-        style.rank_legend(figure, looks, lines=True)
         style.y_label(panels, "selection accuracy, %")
         return figure
+
+
+def _means(curves: Sequence[Curve]) -> list[Curve]:
+    """The mean curve of each cell's seeds, over the steps that all of them reached."""
+    cells: dict[str, list[Curve]] = {}
+    for curve in curves:
+        cells.setdefault(curve.cell, []).append(curve)
+    means = []
+    for seeds in cells.values():
+        known = [dict(zip(c.steps, c.accuracies, strict=True)) for c in seeds]
+        steps = tuple(step for step in seeds[0].steps if all(step in each for each in known))
+        means.append(replace(seeds[0], steps=steps, accuracies=tuple(fmean(e[s] for e in known) for s in steps)))
+    return means
 
 
 def _add(axes: Axes, curves: Sequence[Curve], **look: Any) -> None:
@@ -80,8 +107,9 @@ def _add(axes: Axes, curves: Sequence[Curve], **look: Any) -> None:
 def caption(info: Info) -> str:
     confirmed = sum(c.confirmed for c in info.curves)
     return (
-        f"Learning curves on {info.group.title}: {confirmed} confirmed trials in colour by rank, "
-        f"{len(info.curves) - confirmed} others in grey. Every line is one run; there are no error bars."
+        f"Learning curves on {info.group.title}: {confirmed} confirmed trials in colour by rank, thin, and the mean of "
+        f"each cell's seeds, thick; {len(info.curves) - confirmed} others in grey, those of one evaluation as dots. No "
+        "error bars."
     )
 
 

@@ -24,8 +24,8 @@ def draw(info: Info) -> Figure:
     rows = len(shown)
     margin = 100 * info.group.margin
     with matplotlib.rc_context(style.RC):
-        figure = Figure(figsize=(7.2, 1.05 + 0.32 * rows))
-        axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.95 / figure.get_figheight()))
+        figure = Figure(figsize=(7.2, 0.95 + 0.32 * rows))
+        axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.85 / figure.get_figheight()))
         ends = [100 * end for c in shown for end in (c.verdict.difference.low, c.verdict.difference.high)]
         low, high = min([*ends, -margin]), max([*ends, 0.0])
         room = 0.06 * (high - low)
@@ -48,12 +48,12 @@ def draw(info: Info) -> Figure:
                 color=style.INK if each.verdict.outcome != "inconclusive" else style.MUTED,
                 annotation_clip=False,
             )
-        axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.0f}× fewer" for c in shown])
+        axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.1f}× fewer" for c in shown])
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("accuracy less the full prompt's, percentage points")
+        axes.set_xlabel("accuracy minus the full prompt's, pp")
         axes.annotate(
-            f"margin −{margin:g}",
+            f"margin −{margin:g} pp",
             (-margin, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -69,8 +69,8 @@ def caption(info: Info) -> str:
     full = info.comparisons[0].full
     return (
         f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
-        "same test examples; bars are 95 % intervals over seeds and examples. Right of the margin speaks for as good; "
-        "the verdicts hold for all tests together (Holm), and ask for more."
+        "same test examples; bars are 95 % intervals over seeds and examples. Shaded: worse by more than the margin; a "
+        "bar clear of it speaks for as good. The verdicts hold for all tests together (Holm), and so ask for more."
         + (
             f" Of {len(info.comparisons)} smaller prompts the {_MOST} that come closest; the table has all."
             if len(info.comparisons) > _MOST

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, method_label
+from analysis.cells import Group, in_order, method_label
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -38,7 +38,9 @@ def compute(group: Group) -> Info | Missing:
     for trial in sorted(group.trials, key=lambda t: t.key):
         if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
             by_method.setdefault(trial.method, []).append(trial)
-    found = [_importances(method, trials) for method, trials in sorted(by_method.items()) if len(trials) >= LEAST]
+    found = [
+        _importances(method, trials) for method in in_order(by_method) if len(trials := by_method[method]) >= LEAST
+    ]
     known = tuple(each for each in found if each is not None)
     if not known:
         return Missing(f"it needs {LEAST} search trials of one method that ran to the end, with two values searched")
@@ -78,16 +80,25 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
 
 
 def draw(info: Info) -> Figure:
+    searched = {name for each in info.methods for name, _ in each.shares}
+    names = [name for name in NAMES.values() if name in searched]
+    longest = max(share for each in info.methods for _, share in each.shares)
     with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(info.methods), height=2.2)
+        figure, panels = style.panels(len(info.methods), height=0.9 + 0.4 * len(names))
         for axes, each in zip(panels, info.methods, strict=True):
             colour, _ = style.method_style(each.method)
-            names = [name for name, _ in each.shares][::-1]
-            shares = [100 * share for _, share in each.shares][::-1]
-            axes.barh(names, shares, color=colour, alpha=0.85, height=0.55)
-            for row, share in enumerate(shares):
-                axes.annotate(f"{share:.0f} %", (share, row), xytext=(4, 0), textcoords="offset points", va="center")
-            axes.set_xlim(0, 112)
+            for row, name in enumerate(names):
+                share = dict(each.shares).get(name)
+                axes.barh(row, 100 * (share or 0), color=colour, alpha=0.85, height=0.55)
+                words = "not searched" if share is None else f"{100 * share:.0f} %"
+                place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(
+                    words, (100 * (share or 0), row), color=style.MUTED if share is None else style.INK, **place
+                )
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.set_xlim(0, 125 * longest)  # room for the last percentage
+            axes.set_xticks([at for at in (0, 25, 50, 75, 100) if at <= 100 * longest])
             axes.grid(visible=False, axis="y")
             axes.set_xlabel("importance, %")
             axes.set_title(f"{method_label(each.method)} ({each.trials} trials)", fontsize=9.5, loc="left")

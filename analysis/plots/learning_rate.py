@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.cells import Group, method_label
+from analysis.cells import Group, in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 
@@ -48,21 +51,23 @@ def compute(group: Group) -> Info | Missing:
 
 
 def draw(info: Info) -> Figure:
-    methods = sorted({p.method for p in info.points}, key=lambda m: (m == "prompt_tuning", m))
+    methods = in_order(p.method for p in info.points)
     with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(methods), height=3.6)
         rates = [p.learning_rate for p in info.points]
         heights = [100 * p.selection_accuracy for p in info.points if p.selection_accuracy is not None]
         floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
         looks = style.level_styles(p.rank for p in info.points)
+        looks = {rank: look for rank, look in looks.items() if any(p.rank == rank for p in info.points)}
+        handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
+        figure, panels = style.panels(len(methods), height=3.4, legend=handles)
         for axes, method in zip(panels, methods, strict=True):
             alike: dict[tuple[int | None, str], list[Point]] = {}
             for p in info.points:
                 if p.method == method:
                     alike.setdefault((p.rank, p.status), []).append(p)
             for (rank, status), points in alike.items():
-                colour, marker, _ = looks[rank]
-                xs = [p.learning_rate for p in points]
+                colour, marker = looks[rank]
+                xs = _beside(points)
                 ys = [floor if p.selection_accuracy is None else 100 * p.selection_accuracy for p in points]
                 image = len(points) > style.MOST_DRAWN
                 if status == "diverged":
@@ -75,9 +80,32 @@ def draw(info: Info) -> Figure:
             axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
             axes.set_xlabel("learning rate")
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
-        style.rank_legend(figure, looks, lines=False)
         style.y_label(panels, "selection accuracy, %")
         return figure
+
+
+def _outcomes(statuses: set[str]) -> list[Line2D]:
+    """Legend entries of how trials ended."""
+    looks: dict[str, dict[str, Any]] = {
+        "complete": {"marker": "o", "mfc": style.MUTED, "label": "ran to the end"},
+        "stopped": {"marker": "o", "mfc": "none", "label": "stopped early"},
+        "diverged": {"marker": "x", "label": "diverged"},
+    }
+    return [
+        Line2D([], [], color=style.MUTED, linestyle="", **look) for status, look in looks.items() if status in statuses
+    ]
+
+
+def _beside(points: Sequence[Point]) -> list[float]:
+    """The learning rates; those of one rate, which each cell tries first, side by side."""
+    same = Counter(p.learning_rate for p in points)
+    met: Counter[float] = Counter()
+    xs = []
+    for p in points:
+        shift = met[p.learning_rate] - (same[p.learning_rate] - 1) / 2
+        met[p.learning_rate] += 1
+        xs.append(p.learning_rate * 1.05**shift)
+    return xs
 
 
 def caption(info: Info) -> str:
@@ -85,7 +113,8 @@ def caption(info: Info) -> str:
         f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
     )
     text += (
-        "Filled: trained to the end; hollow: stopped early, at the best it had reached. No error bars: one run a point."
+        "Hollow: stopped early, at the best it had reached. Points of one rate are set side by side. No error bars: "
+        "one run a point."
     )
     if any(p.status == "diverged" for p in info.points):
         text += " Crosses: diverged (at the foot when before its first evaluation)."

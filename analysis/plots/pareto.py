@@ -11,15 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import published, style
-from analysis.cells import Cell, Group, method_label
+from analysis.cells import Cell, Group, in_order, method_label
 from analysis.frontier import pareto
+from analysis.labels import BAR, LINE, MARKER, Labels
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
 
 _LABEL_ALL = 16  # more points than this: only the frontier is labelled
-_DODGE_PT, _LABEL_PT, _LABEL_LETTER_PT = 9.0, 10.0, 4.7
-_LEGEND_PT, _HANDLE_PT, _LETTER_PT = 470.0, 34.0, 4.7  # widths: of the legend, of an entry's marker, of a letter
+_APART_PT = 2.5  # points of nearly one size are drawn so far apart: less than the half of a marker
+_LEGEND_PT = 470.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def _vertical(info: Info) -> tuple[list[tuple[float, str]], tuple[float, float],
 def draw(info: Info) -> Figure:
     floors, (low, high), broken = _vertical(info)
     handles = _handles(info)
-    legend_rows = _rows([str(handle.get_label()) for handle in handles])
+    legend_rows = style.legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(7.2, 4.9))
         foot_of = 0.27 if broken else 0.11
@@ -90,8 +91,10 @@ def draw(info: Info) -> Figure:
         left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
         right = 0.15 if max(len(p.label) for p in info.points) < 9 else 0.26  # the last labels need room, too
         style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**right)
-        style.reference_lines(foot, floors)
-        _draw_points(axes, info)
+        named = Labels(axes)
+        _draw_points(axes, info, named)
+        (Labels(foot) if broken else named).levels(floors)
+        _label_points(info, named)
         axes.legend(
             handles=handles,
             loc="lower left",
@@ -100,118 +103,74 @@ def draw(info: Info) -> Figure:
             columnspacing=1.4,
             borderpad=0.2,
         )
-        foot.set_xlabel("trainable parameters (log₂ scale)")
+        foot.set_xlabel("trainable parameters (log scale)")
         axes.set_ylabel("test accuracy, %")
         return figure
 
 
-def _draw_points(axes: Axes, info: Info) -> None:
-    """Points of nearly one x are set apart, and labelled beside their cluster with leaders."""
-    to_points = 72 / axes.figure.dpi
-    at = [axes.transData.transform((p.parameters, 100 * p.accuracy.mean)) * to_points for p in info.points]
-    x_pt = style.spread([float(x) for x, _ in at], _DODGE_PT if len(info.points) <= _LABEL_ALL else 0.0)
-    y_pt = [float(y) for _, y in at]
-
-    def data(x: float, y: float) -> tuple[float, float]:
-        x, y = axes.transData.inverted().transform((x / to_points, y / to_points))
-        return float(x), float(y)
-
-    xs = [data(x, y)[0] for x, y in zip(x_pt, y_pt, strict=True)]
-    for point, x in zip(info.points, xs, strict=True):
+def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
+    for point, x in zip(info.points, _apart(axes, info), strict=True):
         colour, marker = style.method_style(point.method)
         a = point.accuracy
-        bars = [[100 * (a.mean - a.low)], [100 * (a.high - a.mean)]]
-        axes.errorbar(x, 100 * a.mean, yerr=bars, color=colour, elinewidth=1, alpha=0.55, fmt="none", zorder=3)
+        axes.plot([x, x], [100 * a.low, 100 * a.high], color=colour, linewidth=1, alpha=0.55, zorder=3)
         axes.plot(x, 100 * a.mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
-    ours = {(p.method, p.parameters): x for p, x in zip(info.points, xs, strict=True)}
-    published_pt = []
-    for known in info.published:  # set apart as ours of the same setting is
+        labels.keep_off([(point.parameters, 100 * a.mean)], MARKER)
+        labels.keep_off_line([(x, 100 * a.low), (x, 100 * a.high)], BAR)
+    for known in info.published:
         colour, marker = style.method_style(known.method)
-        x = ours.get((known.method, known.trainable_parameters), known.trainable_parameters)
-        at_x, at_y = axes.transData.transform((x, known.accuracy_percent)) * to_points
-        published_pt.append((float(at_x), float(at_y)))
-        axes.plot(x, known.accuracy_percent, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
-
-    front = sorted((x, 100 * p.accuracy.mean) for p, x in zip(info.points, xs, strict=True) if p.on_front)
-    steps = [*front, (axes.get_xlim()[1], front[-1][1])]
-    axes.step(*zip(*steps, strict=True), where="post", color=style.INK, linewidth=1, alpha=0.65, zorder=2)
-
-    labelled = [i for i, p in enumerate(info.points) if p.on_front or len(info.points) <= _LABEL_ALL]
-    edge_pt = float(axes.transAxes.transform((0, 0))[0]) * to_points
-    taken = list(zip(x_pt, y_pt, strict=True)) + published_pt  # markers, and the labels set so far
-    for cluster in _clusters(labelled, x_pt, _DODGE_PT * 1.7):
-        width = _LABEL_LETTER_PT * max(len(info.points[i].label) for i in cluster)
-        first, last = min(x_pt[i] for i in cluster), max(x_pt[i] for i in cluster)
-        heights = style.spread([y_pt[i] for i in cluster], _LABEL_PT)
-        hidden = {
-            side: sum(start - 5 < x < start + width + 5 and any(abs(y - h) < 9 for h in heights) for x, y in taken)
-            for side, start in ((1, last + 11), (-1, first - 11 - width))
-        }
-        side = -1 if hidden[-1] < hidden[1] and first - 11 - width > edge_pt - 8 else 1
-        anchor = last + 11 if side > 0 else first - 11
-        taken += [(anchor + side * reach * width, h) for h in heights for reach in (0, 0.25, 0.5, 0.75, 1)]
-        for i, height in zip(cluster, heights, strict=True):
-            point, colour = info.points[i], style.method_style(info.points[i].method)[0]
-            if abs(anchor - x_pt[i]) > 12 or abs(height - y_pt[i]) > 4:
-                ends = data(x_pt[i] + 4 * side, y_pt[i]), data(anchor - side, height)
-                axes.plot(*zip(*ends, strict=True), color=colour, linewidth=0.6, alpha=0.8, zorder=5)
-            axes.text(
-                *data(anchor, height),
-                point.label,
-                color=colour,
-                fontsize=8,
-                va="center",
-                ha="left" if side > 0 else "right",
-                zorder=6,
-                bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.9},
-            )
+        at = known.trainable_parameters, known.accuracy_percent
+        axes.plot(*at, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
+        labels.keep_off([at], MARKER)
+    front = sorted((float(p.parameters), 100 * p.accuracy.mean) for p in info.points if p.on_front)
+    corners = [front[0]]
+    for size, accuracy in [*front[1:], (axes.get_xlim()[1], front[-1][1])]:
+        corners += [(size, corners[-1][1]), (size, accuracy)]
+    axes.plot(
+        *zip(*corners, strict=True), color=style.INK, linewidth=3.2, alpha=0.22, zorder=2, solid_joinstyle="miter"
+    )
+    labels.keep_off_line(corners, LINE)
 
 
-def _clusters(indices: list[int], x: list[float], gap: float) -> list[list[int]]:
-    clusters: list[list[int]] = []
-    for i in sorted(indices, key=lambda i: x[i]):
-        if clusters and x[i] - x[clusters[-1][-1]] <= gap:
-            clusters[-1].append(i)
-        else:
-            clusters.append([i])
-    return clusters
+def _apart(axes: Axes, info: Info) -> list[float]:
+    """Where each point is drawn: at its size, save that no two markers hide each other's error bars."""
+    to_points = 72 / axes.figure.dpi
+    at = [float(axes.transData.transform((p.parameters, 0))[0]) * to_points for p in info.points]
+    back = axes.transData.inverted()
+    return [float(back.transform((x / to_points, 0))[0]) for x in style.spread(at, _APART_PT)]
 
 
-def _rows(labels: list[str]) -> int:
-    """In how many rows a legend of these labels fits; it is filled column by column."""
-    for rows in range(1, len(labels) + 1):
-        columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
-        if sum(_HANDLE_PT + _LETTER_PT * max(map(len, column)) for column in columns) <= _LEGEND_PT:
-            return rows
-    return len(labels)
+def _label_points(info: Info, labels: Labels) -> None:
+    """The frontier's first, which are the ones that one looks for."""
+    shown = [p for p in info.points if p.on_front or len(info.points) <= _LABEL_ALL]
+    for point in sorted(shown, key=lambda p: (not p.on_front, p.parameters)):
+        labels.place((point.parameters, 100 * point.accuracy.mean), point.label, style.method_style(point.method)[0])
 
 
 def _handles(info: Info) -> list[Line2D]:
     """The legend: methods of ours, the frontier, then what is published only."""
-    handles = []
-    ours = dict.fromkeys(p.method for p in info.points)
-    for method in ours:
-        colour, marker = style.method_style(method)
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=method_label(method)))
-    handles.append(Line2D([], [], color=style.INK, linewidth=1, alpha=0.65, label="frontier"))
+    ours = {method: method_label(method) for method in in_order(p.method for p in info.points)}
+    more = in_order(p.method for p in info.published if p.method not in ours)
+    theirs = {method: method_label(method) for method in more}
+    handles = style.method_handles(ours)
+    handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
         hollow = Line2D([], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)")
         handles.append(hollow)
-    for method in dict.fromkeys(p.method for p in info.published if p.method not in ours):
-        colour, marker = style.method_style(method)
-        look = Line2D([], [], color=colour, marker=marker, mfc="none", linestyle="", label=method_label(method))
-        handles.append(look)
-    return handles
+    return [*handles, *style.method_handles(theirs, mfc="none")]
 
 
 def caption(info: Info) -> str:
     text = f"Accuracy against trainable parameters on {info.group.title}: means over the confirmed seeds. "
     text += describe([p.accuracy for p in info.points])
-    text += " The frontier joins the cells that no other beats with as few parameters. "
-    text += "Points of nearly equal size are set apart sideways"
-    text += "; mind where the y axis is broken." if _vertical(info)[2] else "."
+    text += " The frontier joins the cells that no other beats with as few parameters"
+    text += ", of this run alone." if info.published else "."
+    text += " n: prompt length, r: rank"
+    text += "." if len(info.points) <= _LABEL_ALL else "; of many cells only the frontier's are named."
+    text += " Cells of equal size stand side by side, less than a marker apart."
+    if _vertical(info)[2]:
+        text += " Mind where the y axis is broken."
     if info.published:
-        text += " Hollow: published on the same backbone, task and split."
+        text += " Hollow: published on the same backbone, task and split, without intervals; the data name the papers."
     return text
 
 

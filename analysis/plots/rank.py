@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
-from analysis.cells import Group, method_label
+from analysis.cells import Group, in_order, method_label
+from analysis.labels import LINE, MARKER, Labels
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
@@ -29,6 +32,7 @@ class Info:
     lines: tuple[Line, ...]
     full: Estimate | None
     full_label: str
+    left_out: tuple[str, ...]  # methods of one rank at each length
 
 
 def compute(group: Group) -> Info | Missing:
@@ -49,15 +53,19 @@ def compute(group: Group) -> Info | Missing:
         key=lambda c: c.selection_accuracy or 0,
         default=None,
     )
-    return Info(group=group, lines=lines, full=full.accuracy if full else None, full_label=full.size if full else "")
+    return Info(
+        group=group,
+        lines=lines,
+        full=full.accuracy if full else None,
+        full_label=full.size if full else "",
+        left_out=tuple(sorted({method for method, _ in found} - several)),
+    )
 
 
 def draw(info: Info) -> Figure:
-    methods = list(dict.fromkeys(line.method for line in info.lines))
+    methods = in_order(line.method for line in info.lines)
     with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(methods), width=7.2 if len(methods) > 1 else 5.6, height=3.9, right=0.93)
-        if len(methods) == 1:
-            figure.subplots_adjust(left=0.1)
+        figure, panels = style.panels(len(methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93)
         looks = style.level_styles(line.length for line in info.lines)
         for axes, method in zip(panels, methods, strict=True):
             lines = [line for line in info.lines if line.method == method]
@@ -71,51 +79,54 @@ def draw(info: Info) -> Figure:
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
             if info.full is not None:
                 axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
-                axes.axhline(100 * info.full.mean, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
-            for i, line in enumerate(lines):
-                colour, marker, _ = looks[line.length]
-                shift = 1.03 ** (i - (len(lines) - 1) / 2)  # sets the bars of one rank apart
-                xs = [r * shift for r in line.ranks]
-                ys = [100 * a.mean for a in line.accuracies]
-                bars = [
-                    [100 * (a.mean - a.low) for a in line.accuracies],
-                    [100 * (a.high - a.mean) for a in line.accuracies],
-                ]
-                lows, highs = [100 * a.low for a in line.accuracies], [100 * a.high for a in line.accuracies]
-                axes.fill_between(xs, lows, highs, color=colour, alpha=0.07, linewidth=0, zorder=2)
-                axes.errorbar(xs, ys, yerr=bars, color=colour, elinewidth=1, alpha=0.5, fmt="none", zorder=3)
-                axes.plot(xs, ys, marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4)
+        for axes, method in zip(panels, methods, strict=True):
+            _draw_lines(axes, [line for line in info.lines if line.method == method], looks)
         style.y_label(panels, "test accuracy, %")
         for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
+            lines = [line for line in info.lines if line.method == method]
             if info.full is not None:
-                axes.annotate(
-                    f"full prompt {info.full_label}",
-                    (0.015, 100 * info.full.mean),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 3),
-                    textcoords="offset points",
-                    color=style.MUTED,
-                    fontsize=8,
-                    path_effects=style.halo(),
-                )
-            labels = [
-                (
-                    line.ranks[-1] * 1.03,
-                    100 * line.accuracies[-1].mean,
-                    f"n={line.length}" if line.length is not None else "",
-                    looks[line.length][0],
-                )
-                for line in info.lines
-                if line.method == method
-            ]
-            style.end_labels(axes, labels)
+                named = Labels(axes)
+                for x, accuracy in _bars(lines):
+                    named.keep_off([(x, 100 * accuracy.mean)], MARKER)
+                    named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
+                named.level(100 * info.full.mean, f"full prompt {info.full_label}")
+            ends = [(line.ranks[-1], 100 * line.accuracies[-1].mean, looks[line.length][0], line) for line in lines]
+            style.end_labels(
+                axes,
+                [(x * 1.03, y, f"n={line.length}" if line.length is not None else "", c) for x, y, c, line in ends],
+            )
         return figure
+
+
+def _bars(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
+    """Where each accuracy is drawn: at its rank, those of several lengths side by side."""
+    shifts = [1.03 ** (i - (len(lines) - 1) / 2) for i in range(len(lines))]
+    return [
+        (r * shift, a)
+        for line, shift in zip(lines, shifts, strict=True)
+        for r, a in zip(line.ranks, line.accuracies, strict=True)
+    ]
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Line], looks: Mapping[int | None, tuple[str, str]]) -> None:
+    bars = iter(_bars(lines))
+    for line in lines:
+        colour, marker = looks[line.length]
+        own = [next(bars) for _ in line.ranks]
+        for x, a in own:
+            axes.plot([x, x], [100 * a.low, 100 * a.high], color=colour, linewidth=1, alpha=0.5, zorder=3)
+        axes.plot(
+            [x for x, _ in own], [100 * a.mean for _, a in own],
+            marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4,
+        )  # fmt: skip
 
 
 def caption(info: Info) -> str:
     estimates = [a for line in info.lines for a in line.accuracies] + ([info.full] if info.full else [])
     text = f"Accuracy against rank on {info.group.title}, one line a prompt length n; means over the confirmed seeds. "
     text += describe(estimates)
+    if info.left_out:
+        text += f" Left out, with one rank at each length: {', '.join(map(method_label, info.left_out))}."
     return text + (" Dashed, with its interval shaded: the full prompt." if info.full else "")
 
 

@@ -1,16 +1,23 @@
 """The contract of every table and plot, and what the figures need."""
 
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 
+import matplotlib
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis import published, style
 from analysis.cells import METHOD_LABELS, groups
+from analysis.labels import MARKER, Labels
 from analysis.load import load
+from analysis.plots.importances import Importances
+from analysis.plots.importances import Info as Mattered
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
 from analysis.style import spread
@@ -155,13 +162,14 @@ def test_what_a_prompts_length_costs(store):
     spec = PLOTS["efficiency"]
     info = spec.info(groups(load([s.write()]))[0])
     step, speed = info.panels  # memory is known at one length only
-    assert step.points == {"prompt_tuning": {10: 1.0}, "lopt1": {20: 1.5}} and step.flat == {"lora": 4.0}
-    assert speed.points == {"prompt_tuning": {10: 100.0}, "lopt1": {20: 50.0}} and speed.flat == {"lora": 200.0}
+    assert step.points == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}} and step.flat == {"lora": (4.0,)}
+    assert speed.points == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
+    assert speed.flat == {"lora": (200.0,)}
     assert "dashed: methods without a prompt" in spec.caption(info)
+    assert [row["value"] for row in spec.data(info) if row["method"] == "lopt1"] == [1.5, 1.8, 40.0, 50.0]
 
 
 def test_importances_are_optunas(store):
-    import numpy as np
     import optuna
 
     draw, s, study = (
@@ -184,6 +192,113 @@ def test_importances_are_optunas(store):
     expected = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     assert dict(found.shares) == {"learning rate": expected["learning_rate"], "rank r": expected["rank"]}
     assert found.shares[0][0] == "learning rate" and found.trials == 30
+
+
+def test_each_importance_stands_at_its_own_bar(full):
+    """Methods whose values mattered in another order share one axis."""
+    of = {
+        "lopt1": {"learning rate": 0.6, "rank r": 0.3, "length n": 0.1},
+        "lopt2": {"length n": 0.7, "rank r": 0.2, "learning rate": 0.1},
+        "prompt_tuning": {"length n": 0.8, "learning rate": 0.2},
+    }
+    known = tuple(Importances(method=m, shares=tuple(shares.items()), trials=10) for m, shares in of.items())
+    figure = PLOTS["importances"].draw(Mattered(group=full, methods=known))
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    for axes, shares in zip(figure.axes, of.values(), strict=True):
+        said = {names[round(text.xy[1])]: text.get_text() for text in axes.texts}
+        bars = {names[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() for bar in axes.patches}
+        for name in names:
+            assert said[name] == (f"{100 * shares[name]:.0f} %" if name in shares else "not searched")
+            assert bars[name] == pytest.approx(100 * shares.get(name, 0))
+
+
+def test_points_and_the_frontier_stand_at_their_sizes(full):
+    """To within half a marker, which sets apart cells of nearly one size; and the frontier to a hair."""
+    info = PLOTS["pareto"].info(full)
+    figure = PLOTS["pareto"].draw(info)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    lines = [line.get_xydata() for line in axes.lines]
+    for point in info.points:
+        height = 100 * point.accuracy.mean
+        markers = [xy for xy in lines if len(xy) == 1 and xy[0][1] == pytest.approx(height)]
+        shifts = [axes.transData.transform([(m[0][0], height), (point.parameters, height)])[:, 0] for m in markers]
+        assert min(abs(a - b) for a, b in shifts) * 72 / figure.dpi <= 3.25
+    front = [(p.parameters, 100 * p.accuracy.mean) for p in info.points if p.on_front]
+    assert any(all(any(np.allclose(corner, at) for corner in xy) for at in front) for xy in lines)
+
+
+@given(st.lists(st.tuples(st.floats(1, 9), st.floats(1, 9)), min_size=2, max_size=14))
+@settings(max_examples=30, deadline=None)
+def test_labels_hide_no_label_and_no_marker(points):
+    with matplotlib.rc_context(style.RC):
+        axes = Figure(figsize=(7, 5)).add_axes((0.1, 0.1, 0.8, 0.8))
+        axes.set_xlim(0, 10)
+        axes.set_ylim(0, 10)
+        labels = Labels(axes)
+        labels.keep_off(points, MARKER)
+        labels.levels([(5.0, "no prompt 50.0 %"), (4.0, "majority class 40.0 %")])
+        for point in points:
+            labels.place(point, "n=20 r=5", style.INK)
+        FigureCanvasAgg(axes.figure).draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert not [1 for one, other in combinations(boxes, 2) if one.padded(-2).overlaps(other.padded(-2))]
+    middles = axes.transData.transform(points)
+    assert not [1 for box, (x, y) in product(boxes[2:], middles) if box.padded(-1).contains(x, y)]
+
+
+@pytest.mark.parametrize("name", ["curves", "learning_rate"])
+def test_a_legend_of_many_ranks_keeps_off_the_panels(store, name):
+    cells = [(method, 20, rank) for method in ("lopt1", "lopt2") for rank in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)]
+    s = store(cells=cells)
+    for rate in (0.1, 0.3):
+        for cell in cells:
+            s.search(*cell, config__learning_rate=rate, status="stopped" if rate < 0.2 else "complete")
+    for cell in cells:
+        s.confirm(*cell, 0.8)
+    figure = PLOTS[name].draw(PLOTS[name].info(groups(load([s.write()]))[0]))
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 + 1
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes if axes.get_visible()]
+    assert not any(box.overlaps(title) for title in titles)
+    words = {text.get_text() for text in legend.get_texts()}
+    assert "r=24" in words and (name == "curves" or {"ran to the end", "stopped early"} <= words)
+
+
+def test_lengths_and_ranks_look_like_no_method():
+    colours = {style.method_style(name)[0] for name in METHOD_LABELS}
+    looks = style.level_styles([None, 1, 2, 5, 10])
+    assert not colours & {colour for level, (colour, _) in looks.items() if level is not None}
+    assert len(set(looks.values())) == 5
+
+
+@given(st.integers(2, 10**9), st.floats(1.5, 1e6))
+def test_the_axis_of_sizes_has_whole_numbers(low, span):
+    axes = Figure().add_subplot()
+    style.log2_axis(axes, low, low * span)
+    shown = [at for at in axes.xaxis.get_major_locator()() if low <= at <= low * span]
+    assert all(at == int(at) for at in shown) and len(shown) <= 11
+    assert len({axes.xaxis.get_major_formatter()(at, 0) for at in shown}) == len(shown)
+
+
+def test_a_trial_of_one_evaluation_is_in_the_learning_curves(store):
+    s = store(cells=[("lopt1", 10, 1)])
+    made = s.record("lopt1", 10, 1, status="stopped")
+    s.put({**made, "evaluations": made["evaluations"][:1]})
+    s.confirm("lopt1", 10, 1, 0.8)
+    info = PLOTS["curves"].info(groups(load([s.write()]))[0])
+    assert sorted(len(curve.steps) for curve in info.curves) == [1, 5]
+    assert "1 others in grey" in PLOTS["curves"].caption(info)
+
+
+def test_the_rank_figure_names_whom_it_leaves_out(store):
+    s = store(cells=[("lopt1", 10, 1), ("lopt1", 10, 2), ("dept", 20, 4)])
+    for cell in s.cells:
+        s.confirm(*cell, 0.8)
+    info = PLOTS["rank"].info(groups(load([s.write()]))[0])
+    assert "Left out, with one rank at each length: DePT." in PLOTS["rank"].caption(info)
 
 
 def test_the_audit_figure_says_who_passes_and_which_winner_would_be_lost(store):
