@@ -34,6 +34,8 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
+    """A cell of a table's space as the manifest has it; length, rank and shots are None where it says none."""
+
     name: str
     method: str
     backbone: str
@@ -46,6 +48,8 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
+    """One run's manifest, and the files beside it that are not records."""
+
     path: Place
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
@@ -69,6 +73,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
+    """What a backbone does without any prompt on the reported split, and who always names the commonest class.
+    Accuracies are fractions, of `test_n` examples."""
+
     backbone: str
     task: str
     test_split: str | None
@@ -79,6 +86,8 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
+    """Runs, pooled: each trial once, and what was found beside the trials that count."""
+
     runs: tuple[Run, ...]
     trials: tuple[Trial, ...]
     records: dict[str, dict[str, Any]]  # by key
@@ -137,7 +146,14 @@ def _is_file(path: Place) -> bool:
 
 
 def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
-    """Read and pool runs; a key that several hold counts once, a finished record before a failed one."""
+    """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
+
+    Args:
+        margin: of accuracy, a fraction, within which a smaller prompt counts as good as the full one.
+
+    Raises:
+        ReportError: a run whose manifest cannot be read. Records that cannot be are named in `unreadable`.
+    """
     runs: list[Run] = []
     chosen: dict[str, Trial] = {}
     records: dict[str, dict[str, Any]] = {}

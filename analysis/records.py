@@ -19,6 +19,8 @@ _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configurat
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
+    """One look at the held-out examples, after `step` updates. Accuracy and share are fractions."""
+
     step: int
     selection_accuracy: float | None
     top_class_share: float | None
@@ -27,7 +29,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One record, flattened. Accuracies are fractions; `run` is the folder of the run it lies in."""
+    """One record, flattened. Accuracies are fractions, names ending in `_s` seconds, in `_bytes` bytes; `run` is the
+    folder of the run it lies in, `configuration` a hash of everything but the seed, `truncated` the number of texts
+    that were cut to fit, and `tokens` those of prompt and text that were trained on."""
 
     key: str
     run: str
@@ -156,19 +160,25 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
     )
 
 
+# Each of these takes an entry out of a JSON object and raises ValueError, naming it, where it is of another kind.
+
+
 def mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """The object under a name, which must be there."""
     if not isinstance(value := source.get(name), dict):
         raise ValueError(f"{name} is {value!r}, not an object")
     return value
 
 
 def text(source: dict[str, Any], name: str) -> str:
+    """The text under a name, which must be there and not empty."""
     if not isinstance(value := source.get(name), str) or not value:
         raise ValueError(f"{name} is {value!r}, not a text")
     return value
 
 
 def optional_text(source: dict[str, Any], name: str) -> str | None:
+    """The same, or None where there is none."""
     return None if source.get(name) is None else text(source, name)
 
 
@@ -179,6 +189,7 @@ def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
 
 
 def number(source: dict[str, Any], name: str) -> float | None:
+    """The number under a name; None where there is none, or one that is infinite or no number."""
     value = source.get(name)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
@@ -188,6 +199,7 @@ def number(source: dict[str, Any], name: str) -> float | None:
 
 
 def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
+    """The same of whole numbers, `least` or more."""
     if (value := number(source, name)) is None:
         return None
     if value < least or value != int(value):
@@ -196,6 +208,7 @@ def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
 
 
 def fraction(source: dict[str, Any], name: str) -> float | None:
+    """The same of numbers in [0, 1]."""
     if (value := number(source, name)) is not None and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, not a fraction in [0, 1]")
     return value

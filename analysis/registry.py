@@ -53,7 +53,14 @@ class PlotSpec:
 
 
 def scan(package: str, kind: type[Spec]) -> dict[str, Spec]:
-    """The specs of a package by name. A new table or plot is a new file, and no other is edited."""
+    """The specs of a package by name, which is their file's. A new table or plot is a new file, and no other is edited.
+
+    Args:
+        package: "analysis.tables" or "analysis.plots". kind: what a `SPEC` must be there.
+
+    Raises:
+        TypeError: a module without a `SPEC` of that kind, or with one of another name.
+    """
     found: dict[str, Spec] = {}
     for module in iter_modules(import_module(package).__path__):
         spec = getattr(import_module(f"{package}.{module.name}"), "SPEC", None)

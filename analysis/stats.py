@@ -28,7 +28,17 @@ class Estimate:
 
 
 def wilson(accuracy: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion seen on `n` examples."""
+    """95 % Wilson score interval of a proportion seen on `n` examples.
+
+    Args:
+        accuracy: a fraction. n: examples that it was seen on.
+
+    Returns:
+        Low and high end, fractions.
+
+    Raises:
+        ValueError: no fraction in [0, 1], or no examples.
+    """
     if n < 1 or not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy {accuracy} of {n} examples: need a fraction in [0, 1] of at least one")
     shrink = 1 / (1 + Z95**2 / n)
@@ -46,6 +56,15 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     b = p(1-p)/n. The seeds share their n test examples, so b, the variance of having drawn these examples, is not
     divided by N. v is Welch and Satterthwaite's degrees of freedom, (a+b)² / (a²/(N-1) + b²/(n-1)): a few seeds make
     the quantile large only as far as it is they that make the variance.
+
+    Args:
+        accuracies: of each seed, fractions. test_n: examples that all of them were scored on.
+
+    Returns:
+        Mean and interval, fractions, cut to [0, 1].
+
+    Raises:
+        ValueError: no seed; of a single one, as `wilson`.
     """
     if not accuracies:
         raise ValueError("no accuracies: need at least one seed")

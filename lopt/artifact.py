@@ -40,7 +40,15 @@ class Answer:
 
 def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
     """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
-    into memory goes in parts."""
+    into memory goes in parts.
+
+    Args:
+        soft: on the backbone's device; None for nothing at the input. encoded: N examples. label_ids: first tokens of
+            the label words, `[C]`, as `backbone.label_ids` gives them.
+
+    Returns:
+        Predictions in the order of the split, whose logits are float64, `[N, C]`.
+    """
     import numpy as np
     import torch
 
@@ -99,17 +107,29 @@ class Prompt:
         return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
 
     def evaluate(self) -> Predictions:
-        """The canonical evaluation: predictions on the reported split, exactly as recorded."""
+        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`.
+
+        Raises:
+            ValueError: data or weights cannot be had, or are others than those of training.
+        """
         backbone = self.backbone
         data = prepare(self.config, backbone)
         check_revisions(self.config, data.revision, backbone.revision)
         return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
 
     def predict(self, texts: Iterable[str | Mapping[str, str]]) -> list[Answer]:
-        """Classes of new inputs: a text each, or a mapping of the task's columns.
+        """Classes of new inputs, in their order.
+
+        Args:
+            texts: a text each, for tasks of one column, or a mapping of the task's columns. A long text loses its end,
+                as in training.
+
+        Returns:
+            An answer each: the likeliest class, and the probabilities of all, the softmax over the label words' logits.
 
         Raises:
-            ValueError: an input that is empty or lacks a column.
+            ValueError: an input that is empty or lacks a column; a template that leaves no room for the text; weights
+                that cannot be had, or are others than those of training.
         """
         import numpy as np
 

@@ -39,10 +39,14 @@ class TrialConfig:
         rank: rank r, for the methods that have one.
         learning_rate: of the optimiser; None is the method's recipe, as it is for optimizer, schedule, warmup and
             weight_decay.
+        optimizer: "adafactor" or "adamw". weight_decay: its decay, 0 or more.
         seed: of initial values and batch order.
-        options: the method's own settings (see its `OPTIONS`).
-        schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps in which the rate rises
-            linearly.
+        options: the method's own settings (see its `OPTIONS`, or docs/reference.md).
+        schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps, in [0, 1), in which the rate
+            rises linearly.
+        clip_norm: the most that the Euclidean norm of a step's gradient, of all that is trained, may be.
+        batch_size: examples a step. max_steps: steps of a whole trial, each one update. eval_every: steps between two
+            evaluations on the examples for selection; one more comes at the end.
         template: text with `{column}` fields; the label is read after its last token, or where `{mask}` stands.
         label_words: one a class, in the order of the classes.
         max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
@@ -60,7 +64,8 @@ class TrialConfig:
         data_revision, model_revision: filled in by `lopt.resolve.resolve`.
 
     Raises:
-        ValueError: names the field, what came and what is valid.
+        ValueError: names the field, what came and what is valid; or a task's folder cannot be read, or, of a task that
+            has another template for causal models, the backbone's config.
     """
 
     method: str

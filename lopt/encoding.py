@@ -31,7 +31,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised split: token ids of each example, its class and id, and how many texts were cut to fit."""
+    """A tokenised split of N examples: token ids of each, their classes and ids in the split, `[N]`, and how many texts
+    were cut to fit."""
 
     token_ids: Sequence[tuple[int, ...]]
     labels: np.ndarray
@@ -93,7 +94,14 @@ def encode(
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
-    """Tokenises examples whole, however long."""
+    """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`).
+
+    Returns:
+        N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut.
+
+    Raises:
+        ValueError: the tokenizer finds no token in one of them.
+    """
     texts = [render(task, template, e.fields)[0] for e in examples]
     token_ids = cached(tokenizer, ["whole", *texts], lambda: tokenizer(texts)["input_ids"] if texts else ())
     if not token_ids.lengths.all():

@@ -1,4 +1,4 @@
-"""Plugins: one module of a package, one `SPEC`. Adding a plugin edits no other file."""
+"""Plugins: one module of a package, one `SPEC`. To be found a plugin needs no list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 
 @cache
 def plugins(package: str) -> dict[str, Any]:
-    """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers."""
+    """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers. Found
+    once a process.
+
+    Raises:
+        ValueError: two modules have one name.
+        AttributeError: a module has no `SPEC`, or one without a `name`. ImportError: the package or a module cannot be
+            imported.
+    """
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name.startswith("_"):

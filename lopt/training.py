@@ -371,10 +371,15 @@ def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRe
 
     Args:
         config: the trial.
-        artifact: folder for the trained prompt, which `load_prompt` opens; None keeps none.
+        artifact: folder for the trained prompt, which `load_prompt` opens; made when absent. None keeps none.
+
+    Returns:
+        The record, of status "complete"; or "diverged", where the loss or a factor came to be no number, or the loss
+        exploded. A trial that diverged has no test_accuracy (None), and writes no artifact.
 
     Raises:
         ValueError: data or weights that cannot be had, or that do not fit the configuration.
+        OSError: the artifact cannot be written.
     """
     trial = Trial(config)
     for _ in trial:

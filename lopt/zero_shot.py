@@ -12,7 +12,15 @@ from lopt.resolve import resolve
 
 
 def zero_shot(config: TrialConfig) -> dict[str, Any]:
-    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class."""
+    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class.
+
+    Returns:
+        An entry of `baselines.json`: backbone, task, template and label_words; test_split, its name; test_n, examples
+        scored; zero_shot_accuracy and majority_accuracy, fractions.
+
+    Raises:
+        ValueError: data or weights that cannot be had, or that do not fit the configuration.
+    """
     config = resolve(config)
     backbone = backbones.load(config.backbone, config.precision)
     data = prepare(config, backbone)

@@ -91,7 +91,11 @@ class Space:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Cells of the grid, in the order of the table."""
+        """Cells of the grid, in the order of the table; made anew each time.
+
+        Raises:
+            ValueError: the grid gives none, something else, two of one name or too many, or fails on these axes.
+        """
         try:
             found = tuple(islice(self.grid(self.axes), _MOST_CELLS + 1))
         except ValueError:
@@ -353,6 +357,7 @@ class Spec:
 
 
 def names() -> list[str]:
+    """Names of the built-in spaces, sorted."""
     return list(registry.plugins("sweeps.spaces"))
 
 

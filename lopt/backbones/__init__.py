@@ -47,14 +47,23 @@ class Facts:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of weights, embeddings included and tied ones once."""
+        """Number of weights, embeddings included and tied ones once.
+
+        Raises:
+            ValueError: it is not known, or the model cannot be made of its config.
+        """
         if self.size is None and self.count is None:
             raise ValueError("the number of this model's weights is not known")
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
     @cached_property
     def adapted(self) -> tuple[tuple[int, int, int], ...]:
-        """(how many, fan_in, fan_out) of the projections that LoRA adapts."""
+        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes.
+
+        Raises:
+            ValueError: they are not known, or PEFT, which knows them for other models, is missing or does not know
+                this one.
+        """
         if self.projections is None and self.project is None:
             raise ValueError("the projections that LoRA adapts in this model are not known")
         return self.projections if self.projections is not None else self.project()  # type: ignore[misc]

@@ -201,7 +201,19 @@ def default_device() -> Any:
 
 
 def from_source(kind: type, auto: str, name: str, revision: str, source: str | Path, precision: str) -> Any:
-    """Loads a folder or hub name with the transformers class `auto`. Code that comes with a model is never executed."""
+    """Loads a folder or hub name. Code that comes with a model is never executed.
+
+    Args:
+        kind: a backbone's class, made of (name, revision, model, tokenizer). auto: name of the transformers class that
+            loads the model. name: what the backbone is called. revision: what identifies the weights. source: the
+            folder or hub name. precision: "bf16", "fp32" or "fp64".
+
+    Returns:
+        The backbone, on the GPU when there is one.
+
+    Raises:
+        ValueError: it cannot be had, lacks some of its weights, or has no fast tokenizer.
+    """
     import transformers
     from transformers.utils import logging
 

@@ -199,12 +199,18 @@ def count_parameters(
     backbone: str | None = None,
     **options: Any,
 ) -> int:
-    """Number of trainable parameters.
+    """Number of trainable parameters at n, r and d, counted without weights.
 
     Args:
         method: name of the method.
-        length: prompt length n. rank: rank r, where the method has one.
+        length: prompt length n, in virtual tokens. rank: rank r, where the method has one.
         width: embedding width d; or backbone: a name or folder whose facts are known, which LoRA and fine-tuning need.
+            With both, the backbone's own width counts.
+        options: the method's own, such as update_tokens of DePT.
+
+    Raises:
+        ValueError: an unknown method or option; a length, rank or width that is missing, superfluous or out of range;
+            neither width nor backbone; a backbone of which nothing is known.
 
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
     2580
