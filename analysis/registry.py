@@ -53,7 +53,8 @@ class PlotSpec:
 
 
 def scan(package: str, kind: type[Spec]) -> dict[str, Spec]:
-    """The specs of a package by name, which is their file's. A new table or plot is a new file, and no other is edited.
+    """The specs of a package by name, which is their file's; modules that start with `_` are helpers. A new table or
+    plot is a new file, and no other is edited.
 
     Args:
         package: "analysis.tables" or "analysis.plots". kind: what a `SPEC` must be there.
@@ -63,6 +64,8 @@ def scan(package: str, kind: type[Spec]) -> dict[str, Spec]:
     """
     found: dict[str, Spec] = {}
     for module in iter_modules(import_module(package).__path__):
+        if module.name.startswith("_"):
+            continue
         spec = getattr(import_module(f"{package}.{module.name}"), "SPEC", None)
         if not isinstance(spec, kind) or getattr(spec, "name", None) != module.name:
             raise TypeError(f"{package}.{module.name} needs SPEC = {kind.__name__}(name={module.name!r}, ...)")

@@ -22,15 +22,16 @@ def plugins(package: str) -> dict[str, Any]:
     once a process.
 
     Raises:
-        ValueError: two modules have one name.
-        AttributeError: a module has no `SPEC`, or one without a `name`. ImportError: the package or a module cannot be
-            imported.
+        ValueError: two modules have one name, or one has no `SPEC`.
+        ImportError: the package or a module cannot be imported.
     """
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name.startswith("_"):
             continue
-        spec = importlib.import_module(f"{package}.{module.name}").SPEC
+        spec = getattr(importlib.import_module(f"{package}.{module.name}"), "SPEC", None)
+        if spec is None:
+            raise ValueError(f"{package}.{module.name} has no SPEC: give it one, or a name that begins with _")
         if spec.name in found:
             raise ValueError(f"two modules of {package} are both named {spec.name!r}: rename one of them")
         found[spec.name] = spec

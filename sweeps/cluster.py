@@ -193,5 +193,5 @@ def _quiet() -> None:
 def _environment() -> dict[str, str]:
     """What workers of a running cluster need to know, by name; nothing else of the environment travels."""
     results = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")  # where, and no secret
-    names = (*_LOCAL_FOLDERS, *results, "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
+    names = (*_LOCAL_FOLDERS, *results, "LOPT_TEXT_CACHE_GB", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
     return {name: os.environ[name] for name in names if os.environ.get(name)}

@@ -30,5 +30,5 @@ def _first(number: int, frame: FrameType | None) -> None:
 
 def _second(number: int, frame: FrameType | None) -> None:
     # Nothing is tidied up, as after a crash, which costs nothing that is finished.
-    os.write(2, b"\nended at once; the same command continues\n")
+    os.write(2, b"\nended at once; the same command, without --fresh, continues\n")
     os._exit(EXIT_CODE)

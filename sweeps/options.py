@@ -14,7 +14,7 @@ class Options:
     max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them; beyond the latter two, running trials end at
     their next evaluation, from which another command goes on. max_trial_time_s: a trial that takes longer has failed.
     reuse, warm_start: other runs whose finished trials are taken, and from which the search learns. audit: share of the
-    trials to be stopped early that run to the end.
+    trials to be stopped early that run to the end. fresh: the command began the run anew, and would again.
     """
 
     local_mode: bool = False
@@ -27,3 +27,4 @@ class Options:
     reuse: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
     audit: float = 0.0
+    fresh: bool = False

@@ -157,7 +157,8 @@ def _training(plan: Plan) -> str:
     """Batch, optimiser, schedule and rates; of a space with several methods, what they have in common."""
     examples = plan.space.all_examples
     batches = " or ".join(str(size) for size in sorted({c.batch_size for c in examples}))
-    if len({c.method for c in examples}) > 1 and len({(c.optimizer, c.schedule) for c in examples}) > 1:
+    searched = any("method" in cell.search for cell in plan.cells)  # an example is of the first of them only
+    if searched or (len({c.method for c in examples}) > 1 and len({(c.optimizer, c.schedule) for c in examples}) > 1):
         return f"batch {batches}, each method's own optimiser, schedule and learning rates"
     example, cell = examples[0], plan.cells[0]
     first = sorted({p["learning_rate"] for c in plan.space.cells for p in c.first if "learning_rate" in p})

@@ -36,7 +36,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)"
     )
-    made.add_argument("--dry-run", action="store_true", help="print the plan; needs neither network nor weights")
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan; needs no weights, and of the hub at most a model's config",
+    )
     made.add_argument(
         "--probe",
         action="store_true",
@@ -170,6 +174,7 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         reuse=tuple(given.reuse),
         warm_start=tuple(given.warm_start),
         audit=given.audit,
+        fresh=given.fresh,
     )
     sweep = Sweep(made, store, options, ["python", "sweeps/run.py", *arguments])
     if given.probe and given.json:
@@ -178,7 +183,7 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         print(dumps({"plan": made.to_dict(), "prediction": found}))
         return 0
     if given.fresh and (aside := store.put_aside()):
-        print(f"run {store.run} begins anew; what it held is kept as {aside}")
+        print(f"run {store.run} begins anew; what it held is kept as {aside}. To continue it later, leave --fresh out")
     print(plan.text(made, store.run), flush=True)
     if given.probe:
         from sweeps import probe

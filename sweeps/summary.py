@@ -14,21 +14,24 @@ from sweeps.store import Store
 COMPLETE, FAILED, INCOMPLETE, BUDGET, INTERRUPTED = 0, 1, 3, 4, 130
 
 
-def of(plan: Plan, store: Store, status: str, *, seconds: float, left_out: Collection[str] = ()) -> tuple[str, int]:
+def of(
+    plan: Plan, store: Store, status: str, *, seconds: float, left_out: Collection[str] = (), fresh: bool = False
+) -> tuple[str, int]:
     """What a sweep of `seconds` leaves behind, in lines, and its exit code.
 
     status: "complete" when nothing was left to start, "stopped" at a budget, "interrupted". left_out: keys of trials
-    that do not count.
+    that do not count. fresh: the command began the run anew, and would again.
     """
+    again = "the same command without --fresh" if fresh else "the same command"
     records = [record for record in store.records() if record.key not in left_out]
     counts = Counter(record.status for record in records)
     kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
     lines = [f"{status}: {len(records)} trials ({kinds}) in {clock(seconds)}; results in {store}"]
-    lines += _failures(store, [record for record in records if record.status == "failed"])
+    lines += _failures(store, [record for record in records if record.status == "failed"], again)
     if status == "interrupted":
-        return "\n".join([*lines, "the same command continues; finished trials are kept"]), INTERRUPTED
+        return "\n".join([*lines, f"{again} continues; finished trials are kept"]), INTERRUPTED
     if status == "stopped":
-        lines.append("stopped at a budget; the same command continues, unfinished trials from their last evaluation")
+        lines.append(f"stopped at a budget; {again} continues, unfinished trials from their last evaluation")
         return "\n".join(lines), BUDGET
     missing = _unconfirmed(plan, records)
     if missing:
@@ -37,12 +40,12 @@ def of(plan: Plan, store: Store, status: str, *, seconds: float, left_out: Colle
     return "\n".join(lines), INCOMPLETE if counts["failed"] or missing else COMPLETE
 
 
-def _failures(store: Store, failed: list[TrialRecord]) -> list[str]:
+def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
     """Failed trials by what they raised, most frequent first, each with the command that runs one of them again."""
     kinds: dict[str, list[TrialRecord]] = {}
     for record in failed:
         kinds.setdefault(str((record.error or {}).get("type")), []).append(record)
-    lines = ["failed; the same command tries them again:"] if failed else []
+    lines = [f"failed; {again} tries them again:"] if failed else []
     for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         message = " ".join(str((some[0].error or {}).get("message")).split())
         lines.append(f"  {len(some)} × {kind}: {message[:200]}")

@@ -146,7 +146,14 @@ class Sweep:
         return time.monotonic() - self._began
 
     def _end(self, status: str) -> int:
-        text, code = summary.of(self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out)
+        text, code = summary.of(
+            self.plan,
+            self.store,
+            status,
+            seconds=self._elapsed_s(),
+            left_out=self._left_out,
+            fresh=self.options.fresh,
+        )
         print(text)
         return code
 

@@ -116,7 +116,7 @@ class _File:
             grown = max(size, _GROWTH_BYTES)
             grown += -grown % mmap.ALLOCATIONGRANULARITY
             try:  # in advance, for a write to a mapped page that finds no disk would kill the process
-                os.posix_fallocate(self._file.fileno(), self._size, grown)
+                _allocate(self._file.fileno(), self._size, grown)
             except OSError:
                 return None
             self._piece = mmap.mmap(self._file.fileno(), grown, offset=self._size)
@@ -126,6 +126,21 @@ class _File:
         offset = len(self._piece) - self._left
         self._left -= size + -size % 64
         return torch.frombuffer(self._piece, dtype=dtype, count=count, offset=offset).view(*shape)
+
+
+def _allocate(file: int, offset: int, size: int) -> None:
+    """Disk for these bytes; where the system has no call for it (macOS), by writing them.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, offset, size)
+        return
+    piece = bytes(1 << 20)
+    while size:
+        written = os.pwrite(file, piece[:size], offset)
+        offset, size = offset + written, size - written
 
 
 def _limit_bytes(device: Any) -> int:

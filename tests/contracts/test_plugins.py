@@ -139,6 +139,20 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     assert "repeated" in (folder / "report.md").read_text()
 
 
+@pytest.mark.parametrize("package", ["analysis.tables", "lopt.methods"])
+def test_a_helper_beside_them_is_no_plugin(plugin, package):
+    from analysis.registry import TableSpec, scan
+
+    plugin(package, "_helper", "VALUE = 1")
+    assert "_helper" not in (scan(package, TableSpec) if package == "analysis.tables" else registry.plugins(package))
+
+
+def test_a_file_without_a_spec_is_named(plugin):
+    plugin("lopt.methods", "unfinished", "VALUE = 1")
+    with pytest.raises(ValueError, match=r"lopt\.methods\.unfinished has no SPEC"):
+        registry.plugins("lopt.methods")
+
+
 def test_nothing_of_it_stays():
     from lopt import methods, tasks
     from sweeps import space

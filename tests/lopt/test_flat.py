@@ -264,6 +264,19 @@ def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
     assert backbone.flat.texts.used_bytes == 0
 
 
+def test_where_the_system_cannot_reserve_disk_texts_are_kept_all_the_same(monkeypatch):
+    """As on macOS: else an AttributeError would turn the flat form off without a word."""
+    expected = logits_and_gradients(backbone_of("gpt2"), suffixes(), *batch(6))
+    monkeypatch.delattr(_texts.os, "posix_fallocate")
+    monkeypatch.setattr(_texts, "_GROWTH_BYTES", (1 << 20) + 1)  # no whole number of the pieces that are written
+    backbone = backbone_of("gpt2")
+    assert backbone.flat is not None
+    found = logits_and_gradients(backbone, suffixes(), *batch(6))
+    assert backbone.flat.texts.used_bytes > 0
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_limit_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "0.001")
     assert _texts._limit_bytes(torch.device("cpu")) == 1_000_000

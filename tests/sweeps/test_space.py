@@ -92,6 +92,12 @@ def test_the_plan_says_when_trials_are_stopped_and_how_many_steps_to_expect(step
     assert f"steps      {about}" in said
 
 
+def test_the_plan_of_a_free_search_names_no_methods_optimiser_as_that_of_all():
+    assert "training   batch 16, each method's own optimiser" in plan.text(
+        plan.make_plan(space.load("search", "paper")), "run"
+    )
+
+
 def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
     base = space.load("ablation", "demo")
     fewer = settings.with_settings(base, {"rank": "1,2", "length": "15"})

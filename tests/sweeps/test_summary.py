@@ -31,6 +31,10 @@ def test_failures_are_grouped_however_the_sweep_has_ended(tmp_path, made, status
         object.__setattr__(failed, "error", {"type": "OSError", "message": f"no {number}", "traceback": ""})
         store.write(failed)
     text, found = summary.of(make_plan(made), store, status, seconds=61)
+    again, _ = summary.of(make_plan(made), store, status, seconds=61, fresh=True)
+    assert "; the same command tries them again" in text
+    assert "; the same command without --fresh tries them again" in again
+    assert ("the same command continues" in again) is False
     assert found == code
     assert words in text
     assert "2 × OSError: no" in text
