@@ -27,6 +27,7 @@ METHOD_LABELS = {
     "adapter": "Adapter",
 }
 
+BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
 
 _HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name: no folder, and both parts are its name
 
@@ -100,7 +101,8 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.task_name} with {self.backbone_name}" + (f" ({self.shots}-shot)" if self.shots else "")
+        backbone = BACKBONE_LABELS.get(self.backbone, self.backbone_name)
+        return f"{self.task_name} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @cached_property
     def confirmed(self) -> tuple[Cell, ...]:

@@ -104,9 +104,9 @@ def test_few_shot_runs_are_a_group_of_their_own(store):
     for shots in (4, 16):
         s.confirm("lopt1", 10, 1, 0.7, config__shots=shots)
     assert {group.title for group in groups(load([s.write()]))} == {
-        "movie_snippets with embedded",
-        "movie_snippets with embedded (4-shot)",
-        "movie_snippets with embedded (16-shot)",
+        "movie_snippets with SmolLM2-135M-Instruct",
+        "movie_snippets with SmolLM2-135M-Instruct (4-shot)",
+        "movie_snippets with SmolLM2-135M-Instruct (16-shot)",
     }
 
 
