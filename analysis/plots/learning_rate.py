@@ -61,14 +61,14 @@ def draw(info: Info) -> Figure:
         handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
         figure, panels = style.panels(len(methods), height=3.4, legend=handles)
         for axes, method in zip(panels, methods, strict=True):
-            alike: dict[tuple[int | None, str], list[Point]] = {}
-            for p in info.points:
-                if p.method == method:
-                    alike.setdefault((p.rank, p.status), []).append(p)
+            own = [p for p in info.points if p.method == method]
+            alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
+            for p, x in zip(own, _beside(own), strict=True):
+                y = floor if p.selection_accuracy is None else 100 * p.selection_accuracy
+                alike.setdefault((p.rank, p.status), []).append((x, y))
             for (rank, status), points in alike.items():
                 colour, marker = looks[rank]
-                xs = _beside(points)
-                ys = [floor if p.selection_accuracy is None else 100 * p.selection_accuracy for p in points]
+                xs, ys = zip(*points, strict=True)
                 image = len(points) > style.MOST_DRAWN
                 if status == "diverged":
                     axes.plot(xs, ys, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
@@ -104,7 +104,7 @@ def _beside(points: Sequence[Point]) -> list[float]:
     for p in points:
         shift = met[p.learning_rate] - (same[p.learning_rate] - 1) / 2
         met[p.learning_rate] += 1
-        xs.append(p.learning_rate * 1.05**shift)
+        xs.append(p.learning_rate * 1.025**shift)
     return xs
 
 
