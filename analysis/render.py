@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -122,36 +123,74 @@ def csv(table: Table) -> str:
 
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
+# A page of LaTeX, in letters of \footnotesize: of a line of an article's text, of the space between two columns, of a
+# cell that is not broken into lines, and the fewest to which a column of broken ones or a heading is set.
+_LINE, _GAP, _WHOLE, _NARROW = 81, 1.5, 25, 12
+_BREAKS, _BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where code may be broken, and how
+
 
 def latex(table: Table) -> str:
-    """A `table` environment; needs the packages booktabs, siunitx and, for quotes, T1 fonts. A column of numbers alone
-    is an S column of siunitx, so that the author's settings for numbers hold for it."""
+    """A `table` environment; needs the packages booktabs, siunitx, graphicx and, for quotes, T1 fonts.
+
+    A column of numbers alone is an S column of siunitx, so that the author's settings for numbers hold for it.
+    Long texts are broken into lines; what is wider than the text of the document all the same is shrunk to its width.
+    """
     shown = _shown(table)
-    formats = [_table_format([row[j] for row in shown], column) for j, column in enumerate(table.columns)]
+    widths = _widths(table, shown)
+    columns = list(zip(*shown, strict=True)) or [()] * len(table.columns)
+    formats = [_table_format(texts, column) for texts, column in zip(columns, table.columns, strict=True)]
 
     def cell(text: str, i: int, j: int) -> str:
         number = _NUMBER.fullmatch(text) if formats[j] else None
         if number:
             inner = text.replace(",", "")
+        elif table.columns[j].code and text:
+            inner = rf"\texttt{{{_BREAKS.sub(_BREAK, latex_text(text))}}}"
         else:
             inner = latex_text(text)
-            inner = rf"\texttt{{{inner}}}" if table.columns[j].code and text else inner
         inner = (
             (rf"\bfseries {inner}" if number else rf"\textbf{{{inner}}}") if (i, j) in table.bold and text else inner
         )
         return inner if number or not formats[j] else f"{{{inner}}}"
 
-    def title(column: Column, format: str) -> str:
-        return f"{{{latex_text(column.title)}}}" if format else latex_text(column.title)
+    def heading(column: Column, texts: Sequence[str], format: str) -> str:
+        lines = textwrap.wrap(column.title, max(_NARROW, *map(len, texts), 0), break_long_words=False)
+        title = r" \\ ".join(map(latex_text, lines))
+        if len(lines) > 1:
+            title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
+        return f"{{{title}}}" if format else title
 
-    letters = "".join(f or c.align[0] for c, f in zip(table.columns, formats, strict=True))
+    def letter(column: Column, format: str, width: int | None) -> str:
+        if width is None:
+            return format or column.align[0]
+        ragged = "right" if column.align == "left" else "left"
+        return rf">{{\ragged{ragged}\arraybackslash}}p{{{width / 2:g}em}}"
+
+    letters = "".join(map(letter, table.columns, formats, widths))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
+    lines += [r"\footnotesize", r"\setlength{\tabcolsep}{3pt}", r"\begin{lrbox}{0}"]
     lines += [rf"\begin{{tabular}}{{{letters}}}", r"\toprule"]
-    lines += [" & ".join(map(title, table.columns, formats)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(heading, table.columns, columns, formats)) + r" \\", r"\midrule"]
     lines += [" & ".join(cell(x, i, j) for j, x in enumerate(row)) + r" \\" for i, row in enumerate(shown)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}}}" for note in table.notes]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{lrbox}"]
+    lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+    lines += [rf"\par\smallskip{{\raggedright {latex_text(note)}\par}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _widths(table: Table, shown: Sequence[Sequence[str]]) -> list[int | None]:
+    """Letters in a line of the columns that are broken into lines, which share what the others leave of the text's
+    width; None for these others."""
+    found: list[int | None] = [None] * len(table.columns)
+    longest = [max((len(row[j]) for row in shown), default=0) for j in range(len(table.columns))]
+    long = [j for j, letters in enumerate(longest) if letters > _WHOLE]
+    others = sum(max(_NARROW / 2, letters) for j, letters in enumerate(longest) if j not in long)
+    room = _LINE - others - _GAP * len(table.columns)
+    for j in long:
+        apart = _BREAKS if table.columns[j].code else re.compile(r"\s+")
+        words = [word for row in shown for word in apart.split(row[j])]
+        found[j] = max(_NARROW, *map(len, words), min(longest[j], int(room / len(long))))
+    return found
 
 
 def _table_format(texts: Sequence[str], column: Column) -> str:

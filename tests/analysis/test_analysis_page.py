@@ -26,6 +26,7 @@ LATEX = r"""\documentclass{article}
 \usepackage{textcomp}
 \usepackage{booktabs}
 \usepackage{siunitx}
+\usepackage{graphicx}
 \begin{document}
 %s
 \end{document}
@@ -137,7 +138,7 @@ def test_the_page_in_a_browser(made, tmp_path, folder, name, width, dark):
 
 
 @pytest.mark.parametrize("engine", ["pdflatex", "lualatex"])
-def test_every_latex_table_compiles(made, tmp_path, engine):
+def test_every_latex_table_compiles_and_stays_within_the_text(made, tmp_path, engine):
     if shutil.which(engine) is None:
         pytest.skip(f"no {engine} (Debian: texlive-latex-recommended, texlive-science)")
     files = sorted(file for folder in made.values() for file in folder.glob("tables/*.tex"))
@@ -158,3 +159,5 @@ def test_every_latex_table_compiles(made, tmp_path, engine):
     command = [engine, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]
+    too_wide_pt = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert max(too_wide_pt, default=0.0) < 3, done.stdout[-3000:]
