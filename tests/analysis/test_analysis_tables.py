@@ -24,7 +24,7 @@ def only_group(path):
 
 
 def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
-    s = store(cells=[("lopt1", 10, 2)])
+    s = store()
     s.confirm("lopt1", 10, 2, 0.85)
     rows = table3.compute(only_group(s.write())).rows
     assert [row.cell for row in rows] == [
@@ -44,6 +44,30 @@ def test_table3_parameters_and_changes(store, full_run):
     assert {row.beside.points for row in rows.values()} == {"–"}
 
 
+def test_one_obstacle_for_all_is_said_once(full_run):
+    table = table3.render(table3.compute(only_group(full_run)))
+    assert {row[-1] for row in table.rows} == {"–"}
+    assert "No result of ours is comparable with the published one: other backbone and task." in table.notes
+    assert published.VERDICTS not in table.notes
+
+
+def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
+    s = store(backbone="embedded", task="sst2")
+    s.confirm("lopt1", 10, 2, 0.9)
+    assert {row[-1] for row in table3.render(table3.compute(only_group(s.write()))).rows} == {"–", "not run"}
+    of = {"a": "subset of split", "b": "other size", "c": None}
+    besides = [published.Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
+               for x, why in of.items()]  # fmt: skip
+    for some in (besides, besides[:2], besides[1:]):
+        assert published.verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
+
+
+@pytest.mark.parametrize(("ranks", "shown"), [((1, 2), False), ((1, 2, 5), True)])
+def test_table3_wants_three_of_its_cells(store, ranks, shown):
+    info = table3.compute(only_group(store(cells=[("lopt1", 10, rank) for rank in ranks]).write()))
+    assert isinstance(info, table3.Info) == shown
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -56,7 +80,7 @@ def test_table3_parameters_and_changes(store, full_run):
     ],
 )
 def test_difference_only_where_comparable(store, changes, expected):
-    s = store(**(PAPER | changes), cells=[("lopt1", 10, 2)])
+    s = store(**(PAPER | changes))
     s.confirm("lopt1", 10, 2, 0.90)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
     assert (row.beside.points, row.beside.verdict) == expected
@@ -74,7 +98,7 @@ def test_difference_only_where_comparable(store, changes, expected):
     ],
 )
 def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
-    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s = store(**PAPER)
     s.search("lopt1", 10, 2)
     for seed, accuracy in enumerate(accuracies):
         s.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
@@ -160,6 +184,16 @@ def test_table2_takes_of_several_settings_the_best_on_selection(store):
     assert (row.entries[0].size, row.entries[0].beside.points) == ("r=32", "-4.3")
 
 
+@pytest.mark.parametrize(("rank", "verdict"), [(8, "not comparable: other size"), (32, "agrees")])
+def test_a_method_of_another_size_than_the_papers_is_not_compared(store, rank, verdict):
+    s = store(task="sst2", test_n=872, split_size=872, cells=[("fine_tuning", None, None)], **T5)
+    s.confirm("lora", None, rank, 0.943)  # 884,736 or 3,538,944 parameters, beside "3.8M"
+    s.confirm("fine_tuning", None, None, 0.946)  # 222,903,552 beside "220M"
+    rows = {row.cell: row.entries[0].beside for row in table2.compute(groups(load([s.write()]))).rows}
+    assert rows["LoRA"].verdict == verdict and (rows["LoRA"].points == "–") == (rank == 8)
+    assert rows["Fine-tuning"].verdict == "agrees"
+
+
 def test_table2_has_a_column_for_another_task_without_published_numbers(store, table2_cells):
     found = t5_groups(store, {"/data/me/tickets": 300}, table2_cells)
     table = table2.render(table2.compute(found))
@@ -211,8 +245,10 @@ def test_few_shot_is_not_compared(store, table2_cells):
     found = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
     (group,) = [each for each in found if each.shots]
     assert published.comparable(group) == ()
-    rows = table2.render(table2.compute([group])).rows
-    assert {row[5] for row in rows if row[1] == "verdict"} == {"not comparable: few-shot"}
+    info = table2.compute([group])
+    rows = table2.render(info).rows
+    assert {row[5] for row in rows if row[1] == "verdict"} == {"–"}
+    assert "No result of ours is comparable with the published one: few-shot." in table2.render(info).notes
 
 
 def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
@@ -220,7 +256,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
         ({"backbone": "/models/gpt2-large/"}, "agrees"),
         ({"task": "/data/me/sst2"}, "not comparable: other task"),
     ):
-        s = store(**(PAPER | changes), name=expected, cells=[("lopt1", 10, 2)])
+        s = store(**(PAPER | changes), name=expected)
         s.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(s.write()))
         assert next(row for row in info.rows if row.cell == "n=10 r=2").beside.verdict == expected
@@ -229,7 +265,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
 
 
 def test_a_difference_of_nothing_has_no_minus(store):
-    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s = store(**PAPER)
     s.confirm("lopt1", 10, 2, 0.9208)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
     assert row.beside.points == "+0.0"
