@@ -6,7 +6,8 @@ from analysis import published, render
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
-from analysis.tables import budget, cells, over_tasks, table1, table2, table3
+from analysis.tables import budget, cells, cost, frontier, noninferiority, over_tasks, table1, table2, table3
+from tests.analysis.simulated import simulated
 
 PAPER = {
     "backbone": "gpt2-large",
@@ -291,6 +292,19 @@ def test_cells_counts_every_outcome(store):
     assert table.rows[1][-2:] == ("not run", "–")
     assert table.rows[0][-1] == "+0.0"  # optimism
     assert any("LoPT-1 n=10 r=1: 1" in note for note in table.notes)
+
+
+def test_a_search_winner_that_does_not_hold_with_other_seeds_is_named(store):
+    s = store(cells=[])
+    for rank, confirmed in ((1, 0.557), (2, 0.80)):
+        s.search("lopt1", 4, rank, selection_accuracy=0.891)
+        s.search("lopt1", 4, rank, selection_accuracy=0.99, status="diverged")
+        s.confirm("lopt1", 4, rank, 0.5, selection_accuracy=confirmed)
+    table = cells.render(cells.compute(only_group(s.write())))
+    at = [column.title for column in table.columns].index("best search %")
+    assert [row[at : at + 2] for row in table.rows] == [("89.1", "55.7"), ("89.1", "80.0")]
+    (note,) = [note for note in table.notes if "more than 10 pp below" in note]
+    assert "LoPT-1 n=4 r=1 (89.1 to 55.7)" in note and "r=2" not in note
 
 
 def test_published_values():
