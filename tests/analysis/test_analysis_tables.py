@@ -307,6 +307,20 @@ def test_a_search_winner_that_does_not_hold_with_other_seeds_is_named(store):
     assert "LoPT-1 n=4 r=1 (89.1 to 55.7)" in note and "r=2" not in note
 
 
+def test_the_smallest_cell_is_not_shown_as_surely_on_the_frontier(store):
+    s = store()
+    for rank, accuracy in ((1, 0.6), (5, 0.9)):
+        s.confirm("lopt1", 10, rank, accuracy)
+    table = frontier.render(frontier.compute(only_group(s.write())))
+    assert [column.title for column in table.columns][-3:] == [
+        "on the frontier by parameters trained", "by parameters stored", "by parameters at input"
+    ]  # fmt: skip
+    assert [row[-3:-1] for row in table.rows] == [("smallest", "smallest"), ("100 %", "100 %")]
+    assert "smallest" not in {row[-1] for row in table.rows}, "both are of ten vectors at the input"
+    (note,) = [note for note in table.notes if note.startswith("Hypervolume")]
+    assert "accuracy (1 is 100 %) times doublings" in note and "twice the largest" in note
+
+
 def test_published_values():
     def at(table, task, method, length, rank):
         (found,) = [
