@@ -321,6 +321,17 @@ def test_the_smallest_cell_is_not_shown_as_surely_on_the_frontier(store):
     assert "accuracy (1 is 100 %) times doublings" in note and "twice the largest" in note
 
 
+@pytest.mark.parametrize(
+    ("gap", "expected"), [(0.0, ("0.005", "> 0.99", "non-inferior")), (0.15, ("> 0.99", "< 0.001", "inferior"))]
+)
+def test_each_p_is_of_the_hypothesis_in_its_heading(store, gap, expected):
+    group = simulated(store, [gap], n=6000, spread=0.001, seeds=10)
+    table = noninferiority.render(noninferiority.compute(group))
+    assert [column.title for column in table.columns][-3:] == ["p (non-inferior)", "p (inferior)", "verdict"]
+    (row,) = table.rows
+    assert row[-3:] == expected
+
+
 def test_published_values():
     def at(table, task, method, length, rank):
         (found,) = [
