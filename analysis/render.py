@@ -7,7 +7,7 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from markupsafe import Markup, escape
@@ -21,6 +21,7 @@ class Column:
     align: Literal["left", "right"] = "right"
     code: bool = False
     once: bool = False  # a text that repeats the one above is not written again, save in CSV
+    optional: bool = False  # left out where no row has anything in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,17 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (row, self.columns)
+
+    def trimmed(self) -> Table:
+        """Without the optional columns in which every row has a dash."""
+        empty = [all(row[j] == "–" for row in self.rows) for j in range(len(self.columns))]
+        kept = [j for j, column in enumerate(self.columns) if not (column.optional and empty[j])]
+        return replace(
+            self,
+            columns=tuple(self.columns[j] for j in kept),
+            rows=tuple(tuple(row[j] for j in kept) for row in self.rows),
+            bold=frozenset((i, kept.index(j)) for i, j in self.bold if j in kept),
+        )
 
 
 _LATEX = {

@@ -332,6 +332,26 @@ def test_each_p_is_of_the_hypothesis_in_its_heading(store, gap, expected):
     assert row[-3:] == expected
 
 
+@pytest.mark.parametrize(("memory", "last"), [(None, "device-hours"), (2_000_000_000, "peak memory, GB")])
+def test_cost_shows_no_hours_as_none_and_memory_where_it_is_known(store, memory, last):
+    s = store()
+    s.search("lopt1", 10, 1, train_time_s=2.0, evaluation_time_s=0.5, peak_memory_bytes=memory)
+    table = cost.render(cost.compute(only_group(s.write())))
+    titles = [column.title for column in table.columns]
+    assert titles[-1] == last and "trials per size" in titles
+    assert table.rows[0][titles.index("device-hours")] == "< 0.01"
+    assert any(note.startswith("Peak memory") for note in table.notes) == (memory is not None)
+
+
+def test_a_column_that_is_left_out_takes_no_emphasis_from_another():
+    columns = [render.Column(title=title, optional=title != "b") for title in "abcd"]
+    table = render.Table(
+        caption="c", columns=tuple(columns), rows=(("–", "–", "1", "–"), ("–", "–", "–", "–")), bold=frozenset({(0, 2)})
+    ).trimmed()
+    assert [column.title for column in table.columns] == ["b", "c"]
+    assert table.rows == (("–", "1"), ("–", "–")) and table.bold == {(0, 1)}
+
+
 def test_published_values():
     def at(table, task, method, length, rank):
         (found,) = [
