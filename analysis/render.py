@@ -109,7 +109,9 @@ def _shown(table: Table) -> list[list[str]]:
     return [["" if _repeats(table, i, j) else x for j, x in enumerate(row)] for i, row in enumerate(table.rows)]
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, caption: bool = True) -> str:
+    """Without its caption where a heading above says it."""
+
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
@@ -117,7 +119,7 @@ def markdown(table: Table) -> str:
         shown = markdown_code(text) if table.columns[j].code else markdown_text(text)
         return f"**{shown}**" if (i, j) in table.bold and shown else shown
 
-    lines = [f"**{markdown_text(table.caption)}**", ""]
+    lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
     lines += [line([markdown_text(c.title) for c in table.columns])]
     lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
     lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_shown(table))]
@@ -135,9 +137,11 @@ def csv(table: Table) -> str:
 
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
-# A page of LaTeX, in letters of \footnotesize: of a line of an article's text, of the space between two columns, of a
-# cell that is not broken into lines, and the fewest to which a column of broken ones or a heading is set.
-_LINE, _GAP, _WHOLE, _NARROW = 81, 1.5, 25, 12
+_WHOLE = 25  # letters of a cell that is not broken into lines
+
+# In letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the fewest to
+# which a column of broken texts or a heading is set.
+_LINE, _GAP, _NARROW = 81, 1.5, 12
 _BREAKS, _BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where code may be broken, and how
 
 
@@ -220,24 +224,27 @@ def _table_format(texts: Sequence[str], column: Column) -> str:
     return f"S[table-format={sign}{whole}.{decimals}]"
 
 
-_LONG = 30  # letters; more of them are broken into lines
+_HEADING, _TEXT = 10, 20  # letters to which a heading, and a column of texts, may be narrowed by breaking its lines
 
 
-def html(table: Table) -> Markup:
-    """A table whose heads sort it, unless rows belong together."""
+def html(table: Table, caption: bool = True) -> Markup:
+    """A table whose heads sort it, unless rows belong together; without its caption where a heading above says it."""
     sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
 
-    def head(column: Column) -> str:
+    def head(column: Column, j: int) -> str:
         title = str(escape(column.title))
         inner = f'<button type="button">{title}</button>' if sortable else title
-        return f'<th scope="col" class="{column.align}">{inner}</th>'
+        narrow = min(len(column.title), _HEADING)
+        if column.align == "left":
+            narrow = max(narrow, min(max((len(row[j]) for row in table.rows), default=0), _TEXT))
+        return f'<th scope="col" class="{column.align}" style="min-width: {narrow}ch">{inner}</th>'
 
     def cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
         inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(text))
         inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
-        kind = f"{column.align} long" if column.align == "left" and len(text) > _LONG else column.align
-        return f'<td class="{kind}">{inner}</td>'
+        long = " long" if len(text) > _WHOLE and not column.code else ""
+        return f'<td class="{column.align}{long}">{inner}</td>'
 
     more = ' class="more"'
     rows = (
@@ -245,12 +252,13 @@ def html(table: Table) -> Markup:
         for i, row in enumerate(_shown(table))
     )
     body = "\n".join(rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(unbroken(note))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
     label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
     return Markup(
-        f'<p class="caption">{label}</p>\n<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{kind}><thead><tr>{''.join(map(head, table.columns))}</tr></thead>\n"
+        (f'<p class="caption">{label}</p>\n' if caption else "")
+        + f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table{kind}><thead><tr>{''.join(head(column, j) for j, column in enumerate(table.columns))}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n{notes}"
     )
 

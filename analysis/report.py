@@ -48,6 +48,12 @@ class Item:
     svg: Markup | None = None
     caption: str = ""
 
+    @property
+    def heading(self) -> str:
+        """A table's whole caption where it says what the title does."""
+        whole = self.table is not None and self.table.caption.startswith(self.title.rstrip("?"))
+        return self.table.caption if self.table is not None and whole else self.title
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:

@@ -176,13 +176,25 @@ def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsy
     assert main([*paths, "--out", str(out)]) == 0
     html, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert [path.name for path in sorted((out / "tables").glob("table2*.md"))] == ["table2.md"]
-    for text in (html, markdown):
+    for text, heading in ((html, "{}</h2>"), (markdown, "## {}\n")):
         assert text.count("Six methods on five tasks") == 1
-        assert text.index("All tasks with t5-base") < text.index("Six methods") < text.index("rte with t5-base")
+        places = (heading.format("All tasks with t5-base"), "Six methods", heading.format("rte with t5-base"))
+        assert sorted(places, key=text.index) == list(places)
     other = store(name="other", task="cb", backbone="embedded", cells=cells).write()
     assert main([*paths, str(other), "--out", str(out)]) == 0
     names = {path.name for path in (out / "tables").glob("table2*.md")}
     assert names == {"table2--t5-base.md", "table2--embedded--cb.md"}
+
+
+def test_a_heading_is_not_said_again_as_a_caption(full_run, tmp_path, capsys):
+    _, html, markdown, _ = report(full_run, tmp_path, capsys)
+    said = "All cells: movie_snippets with embedded"
+    assert f"<h3>{said}</h3>" in html and html.count(f">{said}<") == 1
+    assert markdown.count("All cells") == 1
+    assert "<h3>Length and rank (Table 3)</h3>" in html and ">Table 3 of the paper" in html, (
+        "these say different things"
+    )
+    assert "**All cells" in (tmp_path / "tables" / "cells.md").read_text(), "by itself it has its caption"
 
 
 def test_groups_that_are_called_alike_do_not_share_files(store, tmp_path, capsys):
