@@ -74,6 +74,7 @@ _LATEX = {
     "≥": r"$\geq$",
     "²": r"$^2$",
     "·": r"$\cdot$",
+    "−": "$-$",
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",
@@ -94,9 +95,13 @@ def markdown_code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""
 
 
+def minus(text: str) -> str:
+    """With a proper sign before a negative number, whose hyphen is for data."""
+    return re.sub(r"(^|[\s(\[])-(?=\d)", "\\1−", text)
+
+
 def latex_text(text: str) -> str:
-    text = "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()) if c.isprintable())
-    return re.sub(r"(^|[\s(\[])-(?=\d)", r"\1$-$", text)
+    return "".join(_LATEX.get(c, c) for c in minus(" ".join(str(text).split())) if c.isprintable())
 
 
 def _repeats(table: Table, number: int, column: int) -> bool:
@@ -116,14 +121,14 @@ def markdown(table: Table, caption: bool = True) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def cell(text: str, i: int, j: int) -> str:
-        shown = markdown_code(text) if table.columns[j].code else markdown_text(text)
+        shown = markdown_code(text) if table.columns[j].code else markdown_text(minus(text))
         return f"**{shown}**" if (i, j) in table.bold and shown else shown
 
     lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
     lines += [line([markdown_text(c.title) for c in table.columns])]
     lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
     lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_shown(table))]
-    lines += [""] + [f"- {markdown_text(note)}" for note in table.notes]
+    lines += [""] + [f"- {markdown_text(minus(note))}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -241,7 +246,7 @@ def html(table: Table, caption: bool = True) -> Markup:
 
     def cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
-        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(text))
+        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
         inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
         long = " long" if len(text) > _WHOLE and not column.code else ""
         return f'<td class="{column.align}{long}">{inner}</td>'
@@ -252,7 +257,7 @@ def html(table: Table, caption: bool = True) -> Markup:
         for i, row in enumerate(_shown(table))
     )
     body = "\n".join(rows)
-    notes = "".join(f"<li>{escape(unbroken(note))}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(unbroken(minus(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
     label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
     return Markup(

@@ -428,3 +428,14 @@ def test_over_tasks_needs_four_and_takes_the_best_size_of_each(store):
     assert info.left_out == ("ULPT",)
     assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
     assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)
+
+
+def test_a_negative_number_has_a_minus_where_it_is_read_and_a_hyphen_where_it_is_data():
+    columns = (render.Column(title="difference, pp"), render.Column(title="code", align="left", code=True))
+    table = render.Table(
+        caption="c", columns=columns, rows=(("-1.5 [-2.0, +1.0]", "--audit -1"),), notes=("From -1 to LoPT-1.",)
+    )
+    for text in (str(render.html(table)), render.markdown(table)):
+        assert "−1.5 " in text and "−2.0" in text and "From −1 to LoPT-1." in text and "--audit -1" in text
+    assert render.csv(table).splitlines()[1] == '"-1.5 [-2.0, +1.0]",--audit -1'
+    assert "$-$1.5 {[}$-$2.0, +1.0]" in render.latex(table)
