@@ -283,10 +283,10 @@ def percent(fraction: float | None, missing: str = "–") -> str:
     return missing if fraction is None else f"{100 * fraction:.1f}"
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss or m:ss."""
+def duration(seconds: float) -> str:
+    """In its two largest units, such as 1 h 2 min; less than a minute in seconds."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
