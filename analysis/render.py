@@ -175,7 +175,9 @@ def latex(table: Table) -> str:
         return inner if number or not formats[j] else f"{{{inner}}}"
 
     def heading(column: Column, texts: Sequence[str], format: str) -> str:
-        lines = textwrap.wrap(column.title, max(_NARROW, *map(len, texts), 0), break_long_words=False)
+        lines = textwrap.wrap(
+            column.title, max(_NARROW, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
+        )
         title = r" \\ ".join(map(latex_text, lines))
         if len(lines) > 1:
             title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
