@@ -9,13 +9,16 @@ from statistics import fmean
 from analysis.records import Trial
 from analysis.stats import wilson
 
+_FEW = 10  # whole trials: a rank correlation of fewer is mostly chance
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """stopped: search trials that early stopping stopped, or would have. audited: of these, how many ran to the end.
     false_kills: of these, how many then beat every other trial of their stratum: stopping would have lost the winner.
     stratum: what one is here, "cell" or "size". correlation: Spearman's, of the best held-out accuracy until `rung`
-    steps with that at the end, in the mean over `strata` strata of at least three whole trials; None without any.
+    steps with that at the end, in the mean over `strata` strata of at least three whole trials; None where these are
+    fewer than ten, which would tell nothing.
     """
 
     stopped: int
@@ -41,7 +44,8 @@ def audit(trials: Sequence[Trial], rung: int | None) -> Audit:
     search = [trial for trial in trials if trial.phase == "search"]
     strata = rivals(search)
     audited = [(trial, some) for some in strata for trial in some if trial.audited_at is not None]
-    found = [_correlation(some, rung) for some in strata if rung is not None and len(some) > 2]
+    telling = [some for some in strata if rung is not None and len(some) > 2]
+    found = [_correlation(some, rung) for some in telling if sum(map(len, telling)) >= _FEW]
     known = [each for each in found if each is not None]
     return Audit(
         stopped=sum(trial.status == "stopped" for trial in search) + len(audited),

@@ -77,6 +77,12 @@ class Cell:
             return _mean_selection(self.confirmed)
         return self.best_trial.selection_accuracy if self.best_trial else None
 
+    @property
+    def best_search(self) -> float | None:
+        """Selection accuracy of the best search trial, which is the best of many draws: confirming may fall below."""
+        found = [t for t in self.trials if t.phase == "search" and t.status in ("complete", "stopped")]
+        return max((t.selection_accuracy for t in found if t.selection_accuracy is not None), default=None)
+
     def count(self, status: str, phase: str = "search") -> int:
         return sum(t.status == status and t.phase == phase for t in self.trials)
 

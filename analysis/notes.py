@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from analysis import audit, published, render
 from analysis.cells import Group
@@ -44,8 +45,14 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         found.append(f"{which} not finished: {confirmed} of {len(cells)} cells have a confirmed trial.")
     elif confirmed < len(cells):
         found.append(f"The run is complete, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
+    missing = [f"{run.name}/trials" for run in results.runs if not _has_trials(run)]
     if not results.trials:
         found.append("There is no readable trial record yet.")
+    if missing:
+        found.append(
+            f"Missing: {', '.join(missing)}, where the records of the trials lie, one JSON file each; trials.parquet "
+            "is made from them and not read."
+        )
     if results.unreadable:
         many = len(results.unreadable) > 1
         found.append(
@@ -64,7 +71,7 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
     """Failed trials by exception type, most frequent first."""
-    failed = [(t, _cell(group, t)) for group in groups for t in group.trials if t.status == "failed"]
+    failed = [(t, _cell(groups, group, t)) for group in groups for t in group.trials if t.status == "failed"]
     return [
         Failure(
             type=kind,
@@ -79,16 +86,24 @@ def failures(groups: Sequence[Group]) -> list[Failure]:
 def frozen(groups: Sequence[Group]) -> list[str]:
     """Trials that predicted one class, or the same of every example, at every evaluation: training did nothing."""
     return [
-        f"{_cell(group, t)}, learning rate {t.learning_rate}, seed {t.seed} ({t.phase}, {t.status}, {t.key})"
+        f"{_cell(groups, group, t)}, learning rate {render.number(t.learning_rate)}, seed {t.seed} "
+        f"({t.phase}, {t.status}, {t.key})"
         for group in groups
         for t in group.trials
         if t.frozen
     ]
 
 
-def _cell(group: Group, trial: Trial) -> str:
-    """The cell's name, in which a space of several tasks writes the task: a folder not by its whole path."""
-    return trial.cell.replace(group.task, group.task_name).replace(group.backbone, group.backbone_name)
+def _cell(groups: Sequence[Group], group: Group, trial: Trial) -> str:
+    """The label of a trial's cell, and of several groups which one it is of."""
+    label = next(cell.label for cell in group.cells if any(own is trial for own in cell.trials))
+    return label if len(groups) == 1 else f"{label} on {group.title}"
+
+
+def _has_trials(run: Run) -> bool:
+    """A sweep that has only begun has no folder of trials either, and misses none."""
+    begun = run.status != "complete" and not (run.path / "trials.parquet").is_file()
+    return begun or (run.path / "trials").is_dir()
 
 
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
@@ -121,8 +136,14 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     }
     for task, split, n, size in sorted(subsets, key=str):
         found.append(f"{task} was scored on {n:,} of the {size:,} examples of its {split} split.")
-    if cut := sum(t.truncated for t in results.trials if t.confirmed):
-        found.append(f"{cut:,} examples of confirmed trials were longer than the input and cut.")
+    confirmed = [trial for trial in results.trials if trial.confirmed]
+    if any(trial.truncated for trial in confirmed):
+        cut, scored = sum(t.test_truncated for t in confirmed), sum(t.test_n or 0 for t in confirmed)
+        others = sum(t.truncated for t in confirmed) > cut
+        found.append(
+            f"Texts longer than the input were cut: {cut:,} of {scored:,} test examples of confirmed trials "
+            f"({100 * cut / scored:.1f} %){', and some to train or to select on' * others}."
+        )
     if results.left_out:
         found.append(
             f"{results.left_out} trials are of cells or ranges that the space no longer has, and are left out."
@@ -134,8 +155,10 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def caveats() -> tuple[str, ...]:
-    return published.CAVEATS
+def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]:
+    """What to know of the published numbers, where any is shown: in a table of these, or among a group's points."""
+    shown = not published.TABLES.isdisjoint(tables) or any(published.comparable(group) for group in groups)
+    return published.CAVEATS if shown else ()
 
 
 def _time(run: Run) -> str | None:
@@ -143,16 +166,24 @@ def _time(run: Run) -> str | None:
     took, predicted = run.manifest.get("elapsed_s"), run.probe.get("prediction")
     try:
         if not predicted:
-            return render.clock(took) if took else None
-        low, high = (render.clock(predicted["seconds"][end]) for end in ("low", "high"))
+            return render.duration(took) if took else None
+        low, high = (render.duration(predicted["seconds"][end]) for end in ("low", "high"))
         spent = (took or 0.0) - run.probe["elapsed_before_s"]
-        actual = f"took {render.clock(spent)}{'' if run.status == 'complete' else ' so far'}"
+        actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
         return (
             f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
             f"started with {predicted['trials_done']} of {predicted['trials']} trials"
         )
     except (KeyError, TypeError):
         return None
+
+
+def _moment(written: object) -> object:
+    """A time to the second."""
+    try:
+        return datetime.fromisoformat(str(written)).isoformat(" ", "seconds")
+    except ValueError:
+        return written
 
 
 def provenance(run: Run) -> Provenance:
@@ -165,8 +196,8 @@ def provenance(run: Run) -> Provenance:
         "space": " ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
         "trials per cell": space.get("trials_per_cell"),
         "confirm seeds": space.get("confirm_seeds"),
-        "started": manifest.get("started_at"),
-        "updated": manifest.get("updated_at"),
+        "started": _moment(manifest.get("started_at")),
+        "updated": _moment(manifest.get("updated_at")),
         "time": _time(run),
         "commit": f"{made.get('commit') or 'unknown'}{dirty}",
         **{f"hardware: {key}": value for key, value in (made.get("hardware") or {}).items()},

@@ -7,6 +7,7 @@ percent, as printed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
@@ -170,6 +171,9 @@ def _t5() -> list[Point]:
 POINTS: tuple[Point, ...] = (*_table1(), *_table3(), *_t5())
 
 
+TABLES = frozenset({"table1", "table2", "table3"})  # ours that show them
+
+
 def table(name: str) -> tuple[Point, ...]:
     return tuple(point for point in POINTS if point.table == name)
 
@@ -184,11 +188,12 @@ class Beside:
     """Our result beside a published one.
 
     difference: ours less theirs, a fraction; None where they may not be compared. verdict: agrees, below, above, not
-    run, not confirmed, or not comparable with the reason.
+    run, not confirmed, or not comparable with the reason, which is also in `obstacle`.
     """
 
     difference: float | None
     verdict: str
+    obstacle: str | None = None
 
     @property
     def points(self) -> str:
@@ -196,10 +201,13 @@ class Beside:
         return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
 
 
+_ROUNDING = 0.1  # of a count of parameters, within which two are the same
+
 VERDICTS = (
     "Agrees: our mean and the published one are no further apart than the 95 % intervals of both allow, for the "
     "published one the Wilson interval of one run on its split, for no seeds are given; else below or above. A "
-    "comparison wants the same backbone, task and split."
+    "comparison wants the same backbone, task and split, and as many parameters within 10 % (the paper's "
+    "counts are rounded)."
 )
 
 
@@ -209,9 +217,9 @@ def beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
         return Beside(difference=None, verdict="not run")
     if cell.accuracy is None:
         return Beside(difference=None, verdict="not confirmed")
-    why = obstacle(group, cell, point)
+    why = obstacle(group, cell, point) or _other_size(cell, point)
     if why or point.split_size is None:
-        return Beside(difference=None, verdict=f"not comparable: {why}")
+        return Beside(difference=None, verdict=f"not comparable: {why}", obstacle=why)
     ours, theirs = cell.accuracy, point.accuracy_percent / 100
     low, high = wilson(theirs, point.split_size)
     gap = ours.mean - theirs
@@ -220,6 +228,21 @@ def beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
     )
     verdict = "agrees" if abs(gap) <= half else "above" if gap > 0 else "below"
     return Beside(difference=gap, verdict=verdict)
+
+
+def _other_size(cell: Cell, point: Point) -> str | None:
+    ours, theirs = cell.trainable_parameters, point.trainable_parameters
+    return "other size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
+
+
+def verdicts(besides: Iterable[Beside | None]) -> tuple[list[str], str]:
+    """What a table says of each, empty of None, and a note: where one obstacle keeps all results of ours from being
+    compared, the note says it for all of them, and each has a dash."""
+    found = list(besides)
+    reasons = {each.obstacle for each in found if each and (each.obstacle or each.difference is not None)}
+    (common,) = reasons if len(reasons) == 1 else (None,)
+    said = ["" if each is None else "–" if common and each.obstacle else each.verdict for each in found]
+    return said, f"No result of ours is comparable with the published one: {common}." if common else ""
 
 
 def protocol(group: Group) -> str:

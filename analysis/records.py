@@ -68,7 +68,8 @@ class Trial:
     peak_memory_bytes: int | None  # of a trial that trained alone
     tokens: int | None
     protocol: str
-    truncated: int
+    truncated: int  # texts of all parts
+    test_truncated: int
     audited_at: int | None  # the step at which it would have been stopped, had it not run on to be audited
     reused_from: str | None  # the run that trained it, where that is another one
     dirty: bool
@@ -142,6 +143,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         tokens=integer(record, "tokens"),
         protocol=str(record.get("protocol") or ""),
         truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
+        test_truncated=int((record.get("truncated") or {}).get("test") or 0),
         audited_at=None,
         reused_from=provenance.get("reused_from"),
         dirty=bool(provenance.get("dirty")),

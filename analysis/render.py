@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from markupsafe import Markup, escape
@@ -20,6 +21,7 @@ class Column:
     align: Literal["left", "right"] = "right"
     code: bool = False
     once: bool = False  # a text that repeats the one above is not written again, save in CSV
+    optional: bool = False  # left out where no row has anything in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,17 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (row, self.columns)
+
+    def trimmed(self) -> Table:
+        """Without the optional columns in which every row has a dash."""
+        empty = [all(row[j] == "–" for row in self.rows) for j in range(len(self.columns))]
+        kept = [j for j, column in enumerate(self.columns) if not (column.optional and empty[j])]
+        return replace(
+            self,
+            columns=tuple(self.columns[j] for j in kept),
+            rows=tuple(tuple(row[j] for j in kept) for row in self.rows),
+            bold=frozenset((i, kept.index(j)) for i, j in self.bold if j in kept),
+        )
 
 
 _LATEX = {
@@ -61,6 +74,7 @@ _LATEX = {
     "≥": r"$\geq$",
     "²": r"$^2$",
     "·": r"$\cdot$",
+    "−": "$-$",
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",
@@ -81,9 +95,13 @@ def markdown_code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""
 
 
+def minus(text: str) -> str:
+    """With a proper sign before a negative number, whose hyphen is for data."""
+    return re.sub(r"(^|[\s(\[])-(?=\d)", "\\1−", text)
+
+
 def latex_text(text: str) -> str:
-    text = "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()) if c.isprintable())
-    return re.sub(r"(^|[\s(\[])-(?=\d)", r"\1$-$", text)
+    return "".join(_LATEX.get(c, c) for c in minus(" ".join(str(text).split())) if c.isprintable())
 
 
 def _repeats(table: Table, number: int, column: int) -> bool:
@@ -96,19 +114,21 @@ def _shown(table: Table) -> list[list[str]]:
     return [["" if _repeats(table, i, j) else x for j, x in enumerate(row)] for i, row in enumerate(table.rows)]
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, caption: bool = True) -> str:
+    """Without its caption where a heading above says it."""
+
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def cell(text: str, i: int, j: int) -> str:
-        shown = markdown_code(text) if table.columns[j].code else markdown_text(text)
+        shown = markdown_code(text) if table.columns[j].code else markdown_text(minus(text))
         return f"**{shown}**" if (i, j) in table.bold and shown else shown
 
-    lines = [f"**{markdown_text(table.caption)}**", ""]
+    lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
     lines += [line([markdown_text(c.title) for c in table.columns])]
     lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
     lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_shown(table))]
-    lines += [""] + [f"- {markdown_text(note)}" for note in table.notes]
+    lines += [""] + [f"- {markdown_text(minus(note))}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -122,36 +142,78 @@ def csv(table: Table) -> str:
 
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
+_WHOLE = 25  # letters of a cell that is not broken into lines
+
+# In letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the fewest to
+# which a column of broken texts or a heading is set.
+_LINE, _GAP, _NARROW = 81, 1.5, 12
+_BREAKS, _BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where code may be broken, and how
+
 
 def latex(table: Table) -> str:
-    """A `table` environment; needs the packages booktabs, siunitx and, for quotes, T1 fonts. A column of numbers alone
-    is an S column of siunitx, so that the author's settings for numbers hold for it."""
+    """A `table` environment; needs the packages booktabs, siunitx, graphicx and, for quotes, T1 fonts.
+
+    A column of numbers alone is an S column of siunitx, so that the author's settings for numbers hold for it.
+    Long texts are broken into lines; what is wider than the text of the document all the same is shrunk to its width.
+    """
     shown = _shown(table)
-    formats = [_table_format([row[j] for row in shown], column) for j, column in enumerate(table.columns)]
+    widths = _widths(table, shown)
+    columns = list(zip(*shown, strict=True)) or [()] * len(table.columns)
+    formats = [_table_format(texts, column) for texts, column in zip(columns, table.columns, strict=True)]
 
     def cell(text: str, i: int, j: int) -> str:
         number = _NUMBER.fullmatch(text) if formats[j] else None
         if number:
             inner = text.replace(",", "")
+        elif table.columns[j].code and text:
+            inner = rf"\texttt{{{_BREAKS.sub(_BREAK, latex_text(text))}}}"
         else:
             inner = latex_text(text)
-            inner = rf"\texttt{{{inner}}}" if table.columns[j].code and text else inner
         inner = (
             (rf"\bfseries {inner}" if number else rf"\textbf{{{inner}}}") if (i, j) in table.bold and text else inner
         )
         return inner if number or not formats[j] else f"{{{inner}}}"
 
-    def title(column: Column, format: str) -> str:
-        return f"{{{latex_text(column.title)}}}" if format else latex_text(column.title)
+    def heading(column: Column, texts: Sequence[str], format: str) -> str:
+        lines = textwrap.wrap(
+            column.title, max(_NARROW, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
+        )
+        title = r" \\ ".join(map(latex_text, lines))
+        if len(lines) > 1:
+            title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
+        return f"{{{title}}}" if format else title
 
-    letters = "".join(f or c.align[0] for c, f in zip(table.columns, formats, strict=True))
+    def letter(column: Column, format: str, width: int | None) -> str:
+        if width is None:
+            return format or column.align[0]
+        ragged = "right" if column.align == "left" else "left"
+        return rf">{{\ragged{ragged}\arraybackslash}}p{{{width / 2:g}em}}"
+
+    letters = "".join(map(letter, table.columns, formats, widths))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
+    lines += [r"\footnotesize", r"\setlength{\tabcolsep}{3pt}", r"\begin{lrbox}{0}"]
     lines += [rf"\begin{{tabular}}{{{letters}}}", r"\toprule"]
-    lines += [" & ".join(map(title, table.columns, formats)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(heading, table.columns, columns, formats)) + r" \\", r"\midrule"]
     lines += [" & ".join(cell(x, i, j) for j, x in enumerate(row)) + r" \\" for i, row in enumerate(shown)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}}}" for note in table.notes]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{lrbox}"]
+    lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+    lines += [rf"\par\smallskip{{\raggedright {latex_text(note)}\par}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _widths(table: Table, shown: Sequence[Sequence[str]]) -> list[int | None]:
+    """Letters in a line of the columns that are broken into lines, which share what the others leave of the text's
+    width; None for these others."""
+    found: list[int | None] = [None] * len(table.columns)
+    longest = [max((len(row[j]) for row in shown), default=0) for j in range(len(table.columns))]
+    long = [j for j, letters in enumerate(longest) if letters > _WHOLE]
+    others = sum(max(_NARROW / 2, letters) for j, letters in enumerate(longest) if j not in long)
+    room = _LINE - others - _GAP * len(table.columns)
+    for j in long:
+        apart = _BREAKS if table.columns[j].code else re.compile(r"\s+")
+        words = [word for row in shown for word in apart.split(row[j])]
+        found[j] = max(_NARROW, *map(len, words), min(longest[j], int(room / len(long))))
+    return found
 
 
 def _table_format(texts: Sequence[str], column: Column) -> str:
@@ -169,24 +231,27 @@ def _table_format(texts: Sequence[str], column: Column) -> str:
     return f"S[table-format={sign}{whole}.{decimals}]"
 
 
-_LONG = 30  # letters; more of them are broken into lines
+_HEADING, _TEXT = 10, 20  # letters to which a heading, and a column of texts, may be narrowed by breaking its lines
 
 
-def html(table: Table) -> Markup:
-    """A table whose heads sort it, unless rows belong together."""
+def html(table: Table, caption: bool = True) -> Markup:
+    """A table whose heads sort it, unless rows belong together; without its caption where a heading above says it."""
     sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
 
-    def head(column: Column) -> str:
+    def head(column: Column, j: int) -> str:
         title = str(escape(column.title))
         inner = f'<button type="button">{title}</button>' if sortable else title
-        return f'<th scope="col" class="{column.align}">{inner}</th>'
+        narrow = min(len(column.title), _HEADING)
+        if column.align == "left":
+            narrow = max(narrow, min(max((len(row[j]) for row in table.rows), default=0), _TEXT))
+        return f'<th scope="col" class="{column.align}" style="min-width: {narrow}ch">{inner}</th>'
 
     def cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
-        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(text))
+        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
         inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
-        kind = f"{column.align} long" if column.align == "left" and len(text) > _LONG else column.align
-        return f'<td class="{kind}">{inner}</td>'
+        long = " long" if len(text) > _WHOLE and not column.code else ""
+        return f'<td class="{column.align}{long}">{inner}</td>'
 
     more = ' class="more"'
     rows = (
@@ -194,12 +259,13 @@ def html(table: Table) -> Markup:
         for i, row in enumerate(_shown(table))
     )
     body = "\n".join(rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(unbroken(minus(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
     label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
     return Markup(
-        f'<p class="caption">{label}</p>\n<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{kind}><thead><tr>{''.join(map(head, table.columns))}</tr></thead>\n"
+        (f'<p class="caption">{label}</p>\n' if caption else "")
+        + f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table{kind}><thead><tr>{''.join(head(column, j) for j, column in enumerate(table.columns))}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n{notes}"
     )
 
@@ -219,10 +285,10 @@ def percent(fraction: float | None, missing: str = "–") -> str:
     return missing if fraction is None else f"{100 * fraction:.1f}"
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss or m:ss."""
+def duration(seconds: float) -> str:
+    """In its two largest units, such as 1 h 2 min; less than a minute in seconds."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:

@@ -48,6 +48,12 @@ class Item:
     svg: Markup | None = None
     caption: str = ""
 
+    @property
+    def heading(self) -> str:
+        """A table's whole caption where it says what the title does."""
+        whole = self.table is not None and self.table.caption.startswith(self.title.rstrip("?"))
+        return self.table.caption if self.table is not None and whole else self.title
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
@@ -94,6 +100,8 @@ def build(results: Results, out: Path) -> list[Section]:
         for family, suffix in zip(families.values(), of_families, strict=True)
         if len(family) > 1
     ]
+    items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
+    names = {item.stem.partition("--")[0] for item in items}
     context = {
         "title": ", ".join(run.name for run in results.runs),
         "overviews": [overview for overview in overviews if overview.items],
@@ -102,7 +110,7 @@ def build(results: Results, out: Path) -> list[Section]:
         "failures": notes.failures(found),
         "frozen": notes.frozen(found),
         "notes": notes.notes(results, found),
-        "caveats": notes.caveats(),
+        "caveats": notes.caveats(found, names),
         "provenance": [notes.provenance(run) for run in results.runs],
     }
     _write_pages("report", context, out)

@@ -9,6 +9,8 @@ from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval, number, percent
 from analysis.stats import BOLD, describe, standing_out
 
+_FALL = 0.1  # of selection accuracy, from the search to its confirmation, that is worth a note
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -43,8 +45,9 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     notes = [
-        "Searched: complete / stopped early / diverged / failed. Learning rate and selection accuracy are those of "
-        "the confirmed configuration; before one is confirmed, of the best search trial.",
+        "Searched: complete / stopped early / diverged / failed. Best search: selection accuracy of the best search "
+        "trial. Learning rate and selection accuracy are those of the confirmed configuration, the latter in the mean "
+        "over its seeds; before one is confirmed, of the best search trial.",
         "Optimism: selection accuracy less test accuracy of the same seeds. The best step and learning rate were "
         "chosen by the former, which flatters it; no table or figure reports it as a result.",
         describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
@@ -55,6 +58,16 @@ def render(info: Info) -> Table:
     lost = [f"{row.cell.label}: {row.cell.lost}" for row in info.rows if row.cell.lost]
     if lost:
         notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
+    fallen = [
+        f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_accuracy)})"
+        for cell in (row.cell for row in info.rows)
+        if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_accuracy or 0.0) > _FALL
+    ]
+    if fallen:
+        notes.append(
+            f"What the search found does not hold with other seeds, whose selection accuracy is more than "
+            f"{100 * _FALL:.0f} pp below the best search trial's: {', '.join(fallen)}."
+        )
     return Table(
         caption=f"All cells: {info.group.title}",
         columns=(
@@ -64,6 +77,7 @@ def render(info: Info) -> Table:
             Column(title="params"),
             Column(title="searched"),
             Column(title="learning rate"),
+            Column(title="best search %"),
             Column(title="selection %"),
             Column(title="test % [95 % CI] (N)"),
             Column(title="optimism, pp"),
@@ -76,6 +90,7 @@ def render(info: Info) -> Table:
                 count(row.cell.trainable_parameters),
                 f"{row.complete} / {row.stopped} / {row.diverged} / {row.failed}",
                 number(row.learning_rate),
+                percent(row.cell.best_search),
                 percent(row.cell.selection_accuracy),
                 interval(row.cell.accuracy, "not run" if not row.cell.trials else "not confirmed"),
                 _optimism(row.cell),
@@ -83,7 +98,7 @@ def render(info: Info) -> Table:
             for row in info.rows
         ),
         notes=tuple(filter(None, notes)),
-        bold=frozenset() if best is None else frozenset({(best, 7)}),
+        bold=frozenset() if best is None else frozenset({(best, 8)}),
     )
 
 

@@ -9,6 +9,11 @@ from analysis.records import Trial
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count
 
+_PEAK = (
+    "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of its "
+    "process."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -66,12 +71,12 @@ def render(info: Info) -> Table:
             Column(title="method", align="left"),
             Column(title="sizes"),
             Column(title="search trials"),
-            Column(title="a size"),
+            Column(title="trials per size"),
             Column(title="confirm trials"),
             Column(title="steps"),
             Column(title="tokens"),
             Column(title="device-hours"),
-            Column(title="peak memory, GB"),
+            Column(title="peak memory, GB", optional=True),
         ),
         rows=tuple(
             (
@@ -82,7 +87,7 @@ def render(info: Info) -> Table:
                 count(row.confirm),
                 count(row.steps),
                 count(row.tokens),
-                "–" if row.hours is None else f"{row.hours:.2f}",
+                _shown(row.hours),
                 "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e9:.2f}",
             )
             for row in info.rows
@@ -93,10 +98,15 @@ def render(info: Info) -> Table:
             else "Mind that the sizes were not all tuned with the same number of trials.",
             "Device-hours: of GPUs, or of a machine without one, in training steps and evaluations; a pass that trials "
             "share is divided among them by tokens. Loading and waiting are left out.",
-            "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of "
-            "its process.",
+            *([_PEAK] if any(row.peak_memory_bytes for row in info.rows) else []),
         ),
-    )
+    ).trimmed()
+
+
+def _shown(hours: float | None) -> str:
+    if hours is None:
+        return "–"
+    return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}"
 
 
 SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render)

@@ -16,11 +16,12 @@ _LEAST = 0.05  # cells that are on the frontier more rarely have no row
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """shares: how often the cell is on the frontier by parameters trained, stored, and at the input; None where a count
-    is not known."""
+    is not known. smallest: by which of these it alone has the fewest, and so is on the frontier by definition."""
 
     cell: Cell
     counts: tuple[int | None, ...]
     shares: tuple[float | None, ...]
+    smallest: tuple[bool, ...]
     on_front: bool
 
 
@@ -39,13 +40,21 @@ def compute(group: Group) -> Info | Missing:
     counts = [_counts(cell) for cell in cells]
     drawn = accuracies(cells)
     shares: list[list[float | None]] = []
+    smallest: list[list[bool]] = []
     for sizes in zip(*counts, strict=True):
         known = [size for size in sizes if size is not None]
+        smallest.append([known.count(size) == 1 and size == min(known) for size in sizes])
         shares.append([*membership(known, drawn)] if len(known) == len(cells) else [None] * len(cells))
     points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in cells if c.accuracy]
     front, reference = set(pareto(points)), reference_of(group)
     rows = tuple(
-        Row(cell=cell, counts=counts[i], shares=tuple(each[i] for each in shares), on_front=i in front)
+        Row(
+            cell=cell,
+            counts=counts[i],
+            shares=tuple(each[i] for each in shares),
+            smallest=tuple(each[i] for each in smallest),
+            on_front=i in front,
+        )
         for i, cell in enumerate(cells)
         if i in front or any(each[i] is not None and (each[i] or 0) >= _LEAST for each in shares)
     )
@@ -64,34 +73,42 @@ def render(info: Info) -> Table:
         caption=f"The frontier, and how sure it is: {info.group.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="trained"),
+            Column(title="params trained"),
             Column(title="stored"),
             Column(title="at input"),
             Column(title="test % [95 % CI] (N)"),
-            Column(title="on the frontier by trained"),
-            Column(title="by stored"),
-            Column(title="by input"),
+            Column(title="on the frontier by parameters trained"),
+            Column(title="by parameters stored"),
+            Column(title="by parameters at input"),
         ),
         rows=tuple(
             (
                 f"{row.cell.label}{' *' if row.on_front else ''}",
                 *(count(number) for number in row.counts),
                 interval(row.cell.accuracy),
-                *("–" if share is None else f"{100 * share:.0f} %" for share in row.shares),
+                *map(_shown, row.shares, row.smallest),
             )
             for row in info.rows
         ),
         notes=(
             "* on the frontier of the means. The shares say how often a cell would be on it: "
             f"{DRAWS:,} draws of the seeds and of the test examples (where predictions are missing, of each cell's own "
-            f"interval). Cells below {100 * _LEAST:.0f} % have no row.",
+            f"interval). The smallest is on it by definition, whatever its accuracy. Cells below {100 * _LEAST:.0f} % "
+            "have no row.",
             "Trained, stored (frozen random matrices come back from their seed) and at the input of the model: three "
             "counts of one prompt's parameters; which of them matters is the user's to say.",
-            f"Hypervolume {info.hypervolume:.3f}: accuracy times doublings of the trained parameters, up to "
-            f"{most:,.0f} parameters and {percent(floor)} %.",
+            f"Hypervolume {info.hypervolume:.3f}: the area under the frontier of the means, in accuracy (1 is 100 %) "
+            f"times doublings of the trained parameters, above {percent(floor)} % and up to {most:,.0f} parameters, "
+            "twice the largest cell's, so that the largest counts, too.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
         ),
     )
+
+
+def _shown(share: float | None, smallest: bool) -> str:
+    if share is None:
+        return "–"
+    return "smallest" if smallest else f"{100 * share:.0f} %"
 
 
 SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
+from analysis.noninferiority import holm
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
 
@@ -23,6 +24,9 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     full = info.comparisons[0].full
+    found = [each.verdict.difference for each in info.comparisons]
+    better = holm([each.p_inferior(info.group.margin) for each in found])
+    worse = holm([each.p_noninferior(info.group.margin) for each in found])
     return Table(
         caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
         columns=(
@@ -31,7 +35,8 @@ def render(info: Info) -> Table:
             Column(title="fewer"),
             Column(title="difference, pp [95 % CI]"),
             Column(title="seeds"),
-            Column(title="p"),
+            Column(title="p (non-inferior)"),
+            Column(title="p (inferior)"),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
@@ -42,21 +47,26 @@ def render(info: Info) -> Table:
                 f"{_points(each.verdict.difference.mean)} "
                 f"[{_points(each.verdict.difference.low)}, {_points(each.verdict.difference.high)}]",
                 f"{each.verdict.difference.seeds_a}, {each.verdict.difference.seeds_b}",
-                f"{each.verdict.p:.3f}" if each.verdict.p >= 0.001 else "< 0.001",
+                _p(p_better),
+                _p(p_worse),
                 str(each.verdict),
             )
-            for each in info.comparisons
+            for each, p_better, p_worse in zip(info.comparisons, better, worse, strict=True)
         ),
         notes=(
             f"Beside {full.label} ({count(full.trainable_parameters)} parameters, "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %), on the same test examples: accuracy of the "
             f"smaller prompt less that of the full one. Cells of at least {RATIO} times fewer parameters.",
             f"Non-inferior: worse by {100 * info.group.margin:g} pp or more is refuted at 5 %; inferior: worse by less "
-            f"is. One-sided t tests over seeds and examples, p by Holm over {len(info.comparisons)} "
-            f"test{'s' * (len(info.comparisons) > 1)}; the margin is to be chosen before the results are seen "
-            "(--margin).",
+            f"is; each p is of what is to be refuted. One-sided t tests over seeds and examples, p by Holm over "
+            f"{len(info.comparisons)} test{'s' * (len(info.comparisons) > 1)}; the margin is to be chosen before the "
+            "results are seen (--margin).",
         ),
     )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else f"{value:.3f}"
 
 
 def _points(fraction: float) -> str:

@@ -56,6 +56,7 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     best = standing_out([row.ours for row in info.rows])
+    verdicts, obstacle = published.verdicts(row.beside for row in info.rows)
     return Table(
         caption=f"Table 1 of the paper (n=10, r=2 on GPT-2 large) beside {info.group.title}",
         columns=(
@@ -77,15 +78,15 @@ def render(info: Info) -> Table:
                 count(row.parameters),
                 interval(row.ours, row.missing),
                 row.beside.points,
-                row.beside.verdict,
+                verdict,
             )
-            for row in info.rows
+            for row, verdict in zip(info.rows, verdicts, strict=True)
         ),
         notes=tuple(
             filter(
                 None,
                 (
-                    published.VERDICTS,
+                    obstacle or published.VERDICTS,
                     published.protocol(info.group),
                     describe([row.ours for row in info.rows if row.ours]),
                     BOLD if best is not None else "",

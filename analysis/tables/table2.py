@@ -82,7 +82,9 @@ def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
     best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
     bold: set[tuple[int, int]] = set()
+    said, obstacle = published.verdicts(entry.beside for row in info.rows for entry in row.entries)
     for number, row in enumerate(info.rows):
+        verdicts = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
         bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
@@ -95,7 +97,7 @@ def render(info: Info) -> Table:
         if any(e.beside and e.beside.difference is not None for e in row.entries):
             rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
         if any(e.beside for e in row.entries):
-            rows.append((row.cell, "verdict", "", *(e.beside.verdict if e.beside else "" for e in row.entries)))
+            rows.append((row.cell, "verdict", "", *verdicts))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
     return Table(
         caption=f"Table 2 of the paper (T5-base) beside {info.backbone}",
@@ -113,7 +115,7 @@ def render(info: Info) -> Table:
                     "Ours: means over N seeds. " + describe(estimates) if estimates else "",
                     _settings(info),
                     _scored(info),
-                    published.VERDICTS,
+                    obstacle or published.VERDICTS,
                     BOLD if bold else "",
                     published.MIXED_PROTOCOLS,
                     published.UNDER_TUNED,

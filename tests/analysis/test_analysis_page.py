@@ -26,6 +26,7 @@ LATEX = r"""\documentclass{article}
 \usepackage{textcomp}
 \usepackage{booktabs}
 \usepackage{siunitx}
+\usepackage{graphicx}
 \begin{document}
 %s
 \end{document}
@@ -69,12 +70,26 @@ def test_the_page_is_valid_html(made, folder, name):
     assert [m["message"] for m in json.loads(found)["messages"] if m["type"] == "error"] == []
 
 
-# What the page tells of itself once it has loaded and every table has been sorted by every column.
+# What the page tells of itself once it has loaded and every table has been sorted by every column; `cut` is what needs
+# scrolling sideways, `moved` by how much the first columns do.
 PROBE = """<script>
 const told = {errors: []};
 addEventListener("error", event => told.errors.push(event.message));
 addEventListener("securitypolicyviolation", event => told.errors.push(event.blockedURI));
 addEventListener("load", () => {
+  const boxes = [...document.querySelectorAll(".scroll, pre")];
+  const cut = boxes.filter(box => box.scrollWidth > box.clientWidth);
+  told.cut = cut.map(box => box.closest("[id]")?.id ?? box.textContent);
+  told.code = cut.filter(box => box.tagName === "PRE").length;
+  told.astray = [...document.querySelectorAll("nav a")].filter(link => !document.querySelector(link.hash)).length;
+  told.links = document.querySelectorAll("nav a").length;
+  told.moved = [...document.querySelectorAll(".scroll td:first-child")].map(cell => {
+    const box = cell.closest(".scroll"), left = cell.getBoundingClientRect().left;
+    box.scrollLeft = 60;
+    const moved = cell.getBoundingClientRect().left - left;
+    box.scrollLeft = 0;
+    return Math.abs(moved);
+  });
   const rows = table => [...table.tBodies[0].rows].map(row => row.textContent).sort().join("|");
   told.sorted = [...document.querySelectorAll("table.sortable")].map(table => {
     const before = rows(table);
@@ -89,6 +104,9 @@ addEventListener("load", () => {
     const button = first.tHead.rows[0].cells[column].querySelector("button");
     if (button.parentElement.hasAttribute("aria-sort")) button.parentElement.removeAttribute("aria-sort");
     button.click(); told.up = numbers(); button.click(); told.down = numbers();
+    const texts = () => [...first.tBodies[0].rows].map(row => row.cells[0].textContent);
+    [...first.tBodies[0].rows].forEach((row, at) => { row.cells[0].textContent = `LoPT-1 n=${[100, 20, 3][at % 3]}`; });
+    first.tHead.rows[0].cells[0].querySelector("button").click(); told.texts = [...new Set(texts())];
   }
   told.requests = performance.getEntriesByType("resource").map(entry => entry.name);
   told.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -132,12 +150,18 @@ def test_the_page_in_a_browser(made, tmp_path, folder, name, width, dark):
     assert all(told["sorted"]) and (told["sorted"] or folder == "hostile"), "sorting loses no row"
     brightness = sum(map(int, re.findall(r"\d+", told["background"])[:3])) / 3
     assert (brightness < 60) == dark and (brightness > 200) != dark
+    assert told["code"] == 0 and told["astray"] == 0
+    assert max(told["moved"], default=0) < 1, "the first column stays where it is"
+    if width == 1400 and folder != "hostile":
+        assert told["cut"] == [], "all of every table and figure is seen at once"
+    assert (told["links"] > 5) == (name == "report")
     if folder == "full":
+        assert told["texts"] == ["LoPT-1 n=3", "LoPT-1 n=20", "LoPT-1 n=100"]
         assert told["up"] == sorted(told["up"]) and told["down"] == told["up"][::-1] and len(told["up"]) == 10
 
 
 @pytest.mark.parametrize("engine", ["pdflatex", "lualatex"])
-def test_every_latex_table_compiles(made, tmp_path, engine):
+def test_every_latex_table_compiles_and_stays_within_the_text(made, tmp_path, engine):
     if shutil.which(engine) is None:
         pytest.skip(f"no {engine} (Debian: texlive-latex-recommended, texlive-science)")
     files = sorted(file for folder in made.values() for file in folder.glob("tables/*.tex"))
@@ -158,3 +182,5 @@ def test_every_latex_table_compiles(made, tmp_path, engine):
     command = [engine, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]
+    too_wide_pt = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert max(too_wide_pt, default=0.0) < 3, done.stdout[-3000:]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import render
 from analysis.cells import groups
 from analysis.headline import headline
 from analysis.load import load
@@ -124,6 +125,76 @@ def test_unreadable_failed_frozen_and_dirty_are_reported(store, tmp_path, capsys
         assert "Frozen runs" in text and "Unclean working tree" in text
 
 
+def test_of_several_groups_a_frozen_run_says_which_it_is_of(store, tmp_path, capsys):
+    one = [{"step": 10, "selection_accuracy": 0.5, "top_class_share": 1.0}]
+    s = store()
+    s.search("lopt1", 10, 2, evaluations=one, config__learning_rate=0.0123456)
+    s.search("lopt1", 10, 2, config__task="other")
+    _, html, markdown, _ = report(s.write(), tmp_path, capsys)
+    for text in (html, markdown.replace("\\_", "_")):
+        assert "LoPT-1 n=10 r=2 on movie_snippets with embedded, learning rate 0.0123, seed 1 (search" in text
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        ({"train": 0, "selection": 0, "test": 9}, "9 of 600 test examples of confirmed trials (1.5 %)."),
+        (
+            {"train": 3, "test": 0},
+            "0 of 600 test examples of confirmed trials (0.0 %), and some to train or to select on.",
+        ),
+        ({"train": 0, "test": 0}, None),
+    ],
+)
+def test_cut_texts_are_a_share_of_those_scored(store, tmp_path, capsys, cut, said):
+    s = store()
+    s.confirm("lopt1", 10, 1, 0.8, truncated=cut)
+    s.search("lopt1", 10, 1, truncated={"test": 7})
+    _, html, _, _ = report(s.write(), tmp_path, capsys)
+    assert (f"longer than the input were cut: {said}" in html) if said else ("were cut" not in html)
+
+
+@pytest.mark.parametrize("status", ["complete", "stopped"])
+def test_a_run_without_its_trials_says_what_is_missing(store, tmp_path, capsys, status):
+    path = store().write(status)
+    (path / "trials.parquet").write_bytes(b"")
+    _, html, _, said = report(path, tmp_path / "out", capsys)
+    for text in (html, said):
+        assert (
+            "Missing: synthetic-run/trials, where" in text and "trials.parquet is made from them and not read" in text
+        )
+    store(name="begun").write("running")
+    assert "Missing:" not in report(path.parent / "begun", tmp_path / "out", capsys)[1]
+
+
+def test_times_are_to_the_second_and_durations_are_no_times_of_day(store, tmp_path, capsys):
+    path = store().write(started_at="2001-01-01T00:00:00.123+00:00", updated_at="soon", elapsed_s=3725.9)
+    _, _, markdown, _ = report(path, tmp_path, capsys)
+    assert "- started: 2001-01-01 00:00:00+00:00" in markdown and "- updated: soon" in markdown
+    assert "- time: 1 h 2 min" in markdown
+    assert [render.duration(s) for s in (0.4, 59.9, 60, 1631)] == ["0 s", "59 s", "1 min 0 s", "27 min 11 s"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells", "shown"),
+    [
+        ({}, [("lopt1", 10, 1)], False),
+        ({}, None, True),  # Table 3
+        (
+            {"backbone": "gpt2-large", "task": "sst2", "test_split": "validation", "test_n": 872},
+            [("lopt1", 9, 1)],
+            True,
+        ),
+    ],
+)
+def test_what_to_know_of_published_numbers_is_said_where_any_are_shown(store, tmp_path, capsys, changes, cells, shown):
+    s = store(**changes, **({"cells": cells} if cells else {}))
+    s.confirm("lopt1", 10, 1, 0.8)
+    _, html, markdown, _ = report(s.write(), tmp_path, capsys)
+    for text in (html, markdown):
+        assert ("The published numbers" in text) == shown
+
+
 def test_hostile_text_is_escaped(store, tmp_path, capsys):
     bad = '<script>alert("x")</script> \\input{x} & % _'
     s = store(name="bad", backbone=bad, task=bad)
@@ -166,7 +237,7 @@ def test_folders_show_only_their_last_part(store, tmp_path, capsys):
     for text in (html, markdown, said):
         assert "/data/me" not in text and "/models" not in text
         assert "tickets with gpt2-large" in text
-    assert "tickets lopt1, learning rate" in html and "in tickets lopt1" in html
+    assert "<li>LoPT-1 n=20 r=5, learning rate" in html and "in LoPT-1 n=20 r=5<" in html
 
 
 def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsys):
@@ -176,13 +247,25 @@ def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsy
     assert main([*paths, "--out", str(out)]) == 0
     html, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert [path.name for path in sorted((out / "tables").glob("table2*.md"))] == ["table2.md"]
-    for text in (html, markdown):
+    for text, heading in ((html, "{}</h2>"), (markdown, "## {}\n")):
         assert text.count("Six methods on five tasks") == 1
-        assert text.index("All tasks with t5-base") < text.index("Six methods") < text.index("rte with t5-base")
+        places = (heading.format("All tasks with t5-base"), "Six methods", heading.format("rte with t5-base"))
+        assert sorted(places, key=text.index) == list(places)
     other = store(name="other", task="cb", backbone="embedded", cells=cells).write()
     assert main([*paths, str(other), "--out", str(out)]) == 0
     names = {path.name for path in (out / "tables").glob("table2*.md")}
     assert names == {"table2--t5-base.md", "table2--embedded--cb.md"}
+
+
+def test_a_heading_is_not_said_again_as_a_caption(full_run, tmp_path, capsys):
+    _, html, markdown, _ = report(full_run, tmp_path, capsys)
+    said = "All cells: movie_snippets with embedded"
+    assert f"<h3>{said}</h3>" in html and html.count(f">{said}<") == 1
+    assert markdown.count("All cells") == 1
+    assert "<h3>Length and rank (Table 3)</h3>" in html and ">Table 3 of the paper" in html, (
+        "these say different things"
+    )
+    assert "**All cells" in (tmp_path / "tables" / "cells.md").read_text(), "by itself it has its caption"
 
 
 def test_groups_that_are_called_alike_do_not_share_files(store, tmp_path, capsys):
@@ -257,9 +340,9 @@ def test_commands_are_shown_as_typed(store, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("status", "elapsed_s", "words"),
     [
-        ("complete", 582.0, "predicted 6:10 to 9:40, took 8:02; started with 3 of 40 trials"),
-        ("stopped", 200.0, "predicted 6:10 to 9:40, took 1:40 so far; started with 3 of 40 trials"),
-        ("stopped", 100.0, "predicted 6:10 to 9:40, not begun since; started with 3 of 40 trials"),
+        ("complete", 582.0, "predicted 6 min 10 s to 9 min 40 s, took 8 min 2 s; started with 3 of 40 trials"),
+        ("stopped", 200.0, "predicted 6 min 10 s to 9 min 40 s, took 1 min 40 s so far; started with 3 of 40 trials"),
+        ("stopped", 100.0, "predicted 6 min 10 s to 9 min 40 s, not begun since; started with 3 of 40 trials"),
     ],
 )
 def test_the_time_that_was_predicted_stands_beside_the_time_it_took(store, status, elapsed_s, words):

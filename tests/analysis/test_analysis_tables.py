@@ -6,7 +6,8 @@ from analysis import published, render
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
-from analysis.tables import budget, cells, over_tasks, table1, table2, table3
+from analysis.tables import budget, cells, cost, frontier, noninferiority, over_tasks, table1, table2, table3
+from tests.analysis.simulated import simulated
 
 PAPER = {
     "backbone": "gpt2-large",
@@ -24,7 +25,7 @@ def only_group(path):
 
 
 def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
-    s = store(cells=[("lopt1", 10, 2)])
+    s = store()
     s.confirm("lopt1", 10, 2, 0.85)
     rows = table3.compute(only_group(s.write())).rows
     assert [row.cell for row in rows] == [
@@ -44,6 +45,30 @@ def test_table3_parameters_and_changes(store, full_run):
     assert {row.beside.points for row in rows.values()} == {"–"}
 
 
+def test_one_obstacle_for_all_is_said_once(full_run):
+    table = table3.render(table3.compute(only_group(full_run)))
+    assert {row[-1] for row in table.rows} == {"–"}
+    assert "No result of ours is comparable with the published one: other backbone and task." in table.notes
+    assert published.VERDICTS not in table.notes
+
+
+def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
+    s = store(backbone="embedded", task="sst2")
+    s.confirm("lopt1", 10, 2, 0.9)
+    assert {row[-1] for row in table3.render(table3.compute(only_group(s.write()))).rows} == {"–", "not run"}
+    of = {"a": "subset of split", "b": "other size", "c": None}
+    besides = [published.Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
+               for x, why in of.items()]  # fmt: skip
+    for some in (besides, besides[:2], besides[1:]):
+        assert published.verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
+
+
+@pytest.mark.parametrize(("ranks", "shown"), [((1, 2), False), ((1, 2, 5), True)])
+def test_table3_wants_three_of_its_cells(store, ranks, shown):
+    info = table3.compute(only_group(store(cells=[("lopt1", 10, rank) for rank in ranks]).write()))
+    assert isinstance(info, table3.Info) == shown
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -56,7 +81,7 @@ def test_table3_parameters_and_changes(store, full_run):
     ],
 )
 def test_difference_only_where_comparable(store, changes, expected):
-    s = store(**(PAPER | changes), cells=[("lopt1", 10, 2)])
+    s = store(**(PAPER | changes))
     s.confirm("lopt1", 10, 2, 0.90)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
     assert (row.beside.points, row.beside.verdict) == expected
@@ -74,7 +99,7 @@ def test_difference_only_where_comparable(store, changes, expected):
     ],
 )
 def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
-    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s = store(**PAPER)
     s.search("lopt1", 10, 2)
     for seed, accuracy in enumerate(accuracies):
         s.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
@@ -160,6 +185,16 @@ def test_table2_takes_of_several_settings_the_best_on_selection(store):
     assert (row.entries[0].size, row.entries[0].beside.points) == ("r=32", "-4.3")
 
 
+@pytest.mark.parametrize(("rank", "verdict"), [(8, "not comparable: other size"), (32, "agrees")])
+def test_a_method_of_another_size_than_the_papers_is_not_compared(store, rank, verdict):
+    s = store(task="sst2", test_n=872, split_size=872, cells=[("fine_tuning", None, None)], **T5)
+    s.confirm("lora", None, rank, 0.943)  # 884,736 or 3,538,944 parameters, beside "3.8M"
+    s.confirm("fine_tuning", None, None, 0.946)  # 222,903,552 beside "220M"
+    rows = {row.cell: row.entries[0].beside for row in table2.compute(groups(load([s.write()]))).rows}
+    assert rows["LoRA"].verdict == verdict and (rows["LoRA"].points == "–") == (rank == 8)
+    assert rows["Fine-tuning"].verdict == "agrees"
+
+
 def test_table2_has_a_column_for_another_task_without_published_numbers(store, table2_cells):
     found = t5_groups(store, {"/data/me/tickets": 300}, table2_cells)
     table = table2.render(table2.compute(found))
@@ -211,8 +246,10 @@ def test_few_shot_is_not_compared(store, table2_cells):
     found = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
     (group,) = [each for each in found if each.shots]
     assert published.comparable(group) == ()
-    rows = table2.render(table2.compute([group])).rows
-    assert {row[5] for row in rows if row[1] == "verdict"} == {"not comparable: few-shot"}
+    info = table2.compute([group])
+    rows = table2.render(info).rows
+    assert {row[5] for row in rows if row[1] == "verdict"} == {"–"}
+    assert "No result of ours is comparable with the published one: few-shot." in table2.render(info).notes
 
 
 def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
@@ -220,7 +257,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
         ({"backbone": "/models/gpt2-large/"}, "agrees"),
         ({"task": "/data/me/sst2"}, "not comparable: other task"),
     ):
-        s = store(**(PAPER | changes), name=expected, cells=[("lopt1", 10, 2)])
+        s = store(**(PAPER | changes), name=expected)
         s.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(s.write()))
         assert next(row for row in info.rows if row.cell == "n=10 r=2").beside.verdict == expected
@@ -229,7 +266,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
 
 
 def test_a_difference_of_nothing_has_no_minus(store):
-    s = store(**PAPER, cells=[("lopt1", 10, 2)])
+    s = store(**PAPER)
     s.confirm("lopt1", 10, 2, 0.9208)
     row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
     assert row.beside.points == "+0.0"
@@ -255,6 +292,64 @@ def test_cells_counts_every_outcome(store):
     assert table.rows[1][-2:] == ("not run", "–")
     assert table.rows[0][-1] == "+0.0"  # optimism
     assert any("LoPT-1 n=10 r=1: 1" in note for note in table.notes)
+
+
+def test_a_search_winner_that_does_not_hold_with_other_seeds_is_named(store):
+    s = store(cells=[])
+    for rank, confirmed in ((1, 0.557), (2, 0.80)):
+        s.search("lopt1", 4, rank, selection_accuracy=0.891)
+        s.search("lopt1", 4, rank, selection_accuracy=0.99, status="diverged")
+        s.confirm("lopt1", 4, rank, 0.5, selection_accuracy=confirmed)
+    table = cells.render(cells.compute(only_group(s.write())))
+    at = [column.title for column in table.columns].index("best search %")
+    assert [row[at : at + 2] for row in table.rows] == [("89.1", "55.7"), ("89.1", "80.0")]
+    (note,) = [note for note in table.notes if "more than 10 pp below" in note]
+    assert "LoPT-1 n=4 r=1 (89.1 to 55.7)" in note and "r=2" not in note
+
+
+def test_the_smallest_cell_is_not_shown_as_surely_on_the_frontier(store):
+    s = store()
+    for rank, accuracy in ((1, 0.6), (5, 0.9)):
+        s.confirm("lopt1", 10, rank, accuracy)
+    table = frontier.render(frontier.compute(only_group(s.write())))
+    assert [column.title for column in table.columns][-3:] == [
+        "on the frontier by parameters trained", "by parameters stored", "by parameters at input"
+    ]  # fmt: skip
+    assert [row[-3:-1] for row in table.rows] == [("smallest", "smallest"), ("100 %", "100 %")]
+    assert "smallest" not in {row[-1] for row in table.rows}, "both are of ten vectors at the input"
+    (note,) = [note for note in table.notes if note.startswith("Hypervolume")]
+    assert "accuracy (1 is 100 %) times doublings" in note and "twice the largest" in note
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"), [(0.0, ("0.005", "> 0.99", "non-inferior")), (0.15, ("> 0.99", "< 0.001", "inferior"))]
+)
+def test_each_p_is_of_the_hypothesis_in_its_heading(store, gap, expected):
+    group = simulated(store, [gap], n=6000, spread=0.001, seeds=10)
+    table = noninferiority.render(noninferiority.compute(group))
+    assert [column.title for column in table.columns][-3:] == ["p (non-inferior)", "p (inferior)", "verdict"]
+    (row,) = table.rows
+    assert row[-3:] == expected
+
+
+@pytest.mark.parametrize(("memory", "last"), [(None, "device-hours"), (2_000_000_000, "peak memory, GB")])
+def test_cost_shows_no_hours_as_none_and_memory_where_it_is_known(store, memory, last):
+    s = store()
+    s.search("lopt1", 10, 1, train_time_s=2.0, evaluation_time_s=0.5, peak_memory_bytes=memory)
+    table = cost.render(cost.compute(only_group(s.write())))
+    titles = [column.title for column in table.columns]
+    assert titles[-1] == last and "trials per size" in titles
+    assert table.rows[0][titles.index("device-hours")] == "< 0.01"
+    assert any(note.startswith("Peak memory") for note in table.notes) == (memory is not None)
+
+
+def test_a_column_that_is_left_out_takes_no_emphasis_from_another():
+    columns = [render.Column(title=title, optional=title != "b") for title in "abcd"]
+    table = render.Table(
+        caption="c", columns=tuple(columns), rows=(("–", "–", "1", "–"), ("–", "–", "–", "–")), bold=frozenset({(0, 2)})
+    ).trimmed()
+    assert [column.title for column in table.columns] == ["b", "c"]
+    assert table.rows == (("–", "1"), ("–", "–")) and table.bold == {(0, 1)}
 
 
 def test_published_values():
@@ -333,3 +428,14 @@ def test_over_tasks_needs_four_and_takes_the_best_size_of_each(store):
     assert info.left_out == ("ULPT",)
     assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
     assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)
+
+
+def test_a_negative_number_has_a_minus_where_it_is_read_and_a_hyphen_where_it_is_data():
+    columns = (render.Column(title="difference, pp"), render.Column(title="code", align="left", code=True))
+    table = render.Table(
+        caption="c", columns=columns, rows=(("-1.5 [-2.0, +1.0]", "--audit -1"),), notes=("From -1 to LoPT-1.",)
+    )
+    for text in (str(render.html(table)), render.markdown(table)):
+        assert "−1.5 " in text and "−2.0" in text and "From −1 to LoPT-1." in text and "--audit -1" in text
+    assert render.csv(table).splitlines()[1] == '"-1.5 [-2.0, +1.0]",--audit -1'
+    assert "$-$1.5 {[}$-$2.0, +1.0]" in render.latex(table)
