@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, beside_full, full_prompt
 from analysis.frontier import best_within
-from analysis.render import percent
+from analysis.render import minus, percent
 
 FEW_SEEDS = 3
 
@@ -146,10 +146,10 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
 
 def _tested(found: Comparison, margin: float) -> str:
     gap = found.verdict.difference
-    bounds = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    found_pp = minus(f"{100 * gap.mean:+.1f} pp, 95 % interval [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]")
     return (
         f"As good as the full prompt within {100 * margin:g} pp? {str(found.verdict).capitalize()}. On the same test "
-        f"examples the difference is {100 * gap.mean:+.1f} pp, 95 % interval {bounds}."
+        f"examples the difference is {found_pp}."
     )
 
 

@@ -140,9 +140,10 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     if any(trial.truncated for trial in confirmed):
         cut, scored = sum(t.test_truncated for t in confirmed), sum(t.test_n or 0 for t in confirmed)
         others = sum(t.truncated for t in confirmed) > cut
+        share = f" ({100 * cut / scored:.1f} %)" if scored else ""
         found.append(
-            f"Texts longer than the input were cut: {cut:,} of {scored:,} test examples of confirmed trials "
-            f"({100 * cut / scored:.1f} %){', and some to train or to select on' * others}."
+            f"Texts longer than the input were cut: {cut:,} of {scored:,} test examples of confirmed trials"
+            f"{share}{', and some to train or to select on' * others}."
         )
     if results.left_out:
         found.append(

@@ -132,7 +132,7 @@ def test_of_several_groups_a_frozen_run_says_which_it_is_of(store, tmp_path, cap
     s.search("lopt1", 10, 2, config__task="other")
     _, html, markdown, _ = report(s.write(), tmp_path, capsys)
     for text in (html, markdown.replace("\\_", "_")):
-        assert "LoPT-1 n=10 r=2 on movie_snippets with embedded, learning rate 0.0123, seed 1 (search" in text
+        assert "LoPT-1 n=10 r=2 on movie_snippets with SmolLM2-135M-Instruct, learning rate 0.0123, seed 1 (search" in text
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsy
 
 def test_a_heading_is_not_said_again_as_a_caption(full_run, tmp_path, capsys):
     _, html, markdown, _ = report(full_run, tmp_path, capsys)
-    said = "All cells: movie_snippets with embedded"
+    said = "All cells: movie_snippets with SmolLM2-135M-Instruct"
     assert f"<h3>{said}</h3>" in html and html.count(f">{said}<") == 1
     assert markdown.count("All cells") == 1
     assert "<h3>Length and rank (Table 3)</h3>" in html and ">Table 3 of the paper" in html, (
