@@ -20,17 +20,19 @@ _HIDDEN, _OUTSIDE, _FARTHER = (
     50.0,
     0.12,
 )  # prices: of a label on a label, outside the axes, of a point's distance
+_OTHER_SIDE = 4.0  # the price of a level's name on the other side of its line
 MARKER, LINE, BAR = 20.0, 1.5, 0.5  # prices of what a label may hide: of a marker, of two points' length of a line
 
 
 class Labels:
-    """Labels of one axes, whose limits are set. What they are to keep off is told before they are placed, one by one.
+    """Labels of one axes, whose limits stay as they are.
 
-    Lengths are points (1/72 inch).
+    What they are to keep off is told before they are placed, one by one. Lengths are points (1/72 inch).
     """
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
+        axes.get_xlim(), axes.get_ylim()  # an axes finds its limits when it is asked for them
         self._to_points = 72 / axes.figure.dpi
         (self._left, self._foot), (self._right, self._top) = axes.bbox.get_points() * self._to_points
         self._seen: list[np.ndarray] = [np.empty((0, 3))]  # of each: x, y, price
@@ -61,13 +63,23 @@ class Labels:
         return float(seen[hides, 2].sum()) + _HIDDEN * labels
 
     def level(self, y: float, text: str, *, below: bool = False) -> None:
-        """A dashed line across at this height, named where the name hides least: at the left, at the right, between."""
+        """A dashed line across at this height, named where the name hides least: at the left, at the right, between;
+        below the line if told so, on its other side where that is freer."""
         self._axes.axhline(y, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         height, width = self._at([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_PT * len(text)
-        y0 = height - 2 - _HEIGHT_PT if below else height + 2
         span = self._right - self._left - 12 - width
-        starts = [self._left + 6 + span * share for share in (0, 1, 0.25, 0.75, 0.5)]
-        x0 = min(starts, key=lambda x: self._hidden((x, y0, x + width, y0 + _HEIGHT_PT)))
+        places = [
+            (self._left + 6 + span * share, height - 2 - _HEIGHT_PT if under else height + 2, under)
+            for under in (below, not below)
+            for share in (0, 1, 0.25, 0.75, 0.5)
+        ]
+        x0, y0, below = min(
+            places,
+            key=lambda place: (
+                self._hidden((place[0], place[1], place[0] + width, place[1] + _HEIGHT_PT))
+                + _OTHER_SIDE * (place[2] is not below)
+            ),
+        )
         self._boxes.append((x0, y0, x0 + width, y0 + _HEIGHT_PT))
         self._axes.annotate(
             text,

@@ -274,6 +274,7 @@ def end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap:
     labels = list(labels)
     if not labels:
         return
+    axes.get_ylim()  # an axes finds its limits when it is asked for them
     to_points = axes.transData
     scale = 72 / axes.figure.dpi
     heights = [to_points.transform((x, y))[1] * scale for x, y, *_ in labels]

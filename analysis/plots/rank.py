@@ -86,6 +86,9 @@ def draw(info: Info) -> Figure:
             lines = [line for line in info.lines if line.method == method]
             if info.full is not None:
                 named = Labels(axes)
+                for line in lines:
+                    ways = zip(line.ranks, (100 * a.mean for a in line.accuracies), strict=True)
+                    named.keep_off_line([*ways], LINE)
                 for x, accuracy in _bars(lines):
                     named.keep_off([(x, 100 * accuracy.mean)], MARKER)
                     named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)

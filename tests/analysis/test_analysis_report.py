@@ -132,7 +132,9 @@ def test_of_several_groups_a_frozen_run_says_which_it_is_of(store, tmp_path, cap
     s.search("lopt1", 10, 2, config__task="other")
     _, html, markdown, _ = report(s.write(), tmp_path, capsys)
     for text in (html, markdown.replace("\\_", "_")):
-        assert "LoPT-1 n=10 r=2 on movie_snippets with SmolLM2-135M-Instruct, learning rate 0.0123, seed 1 (search" in text
+        assert (
+            "LoPT-1 n=10 r=2 on movie_snippets with SmolLM2-135M-Instruct, learning rate 0.0123, seed 1 (search" in text
+        )
 
 
 @pytest.mark.parametrize(
