@@ -139,7 +139,8 @@ def test_peft_gives_the_same_label_logits(family, method, base, tmp_path):
     plain = auto.from_pretrained(base[family]).eval()
     without = their_logits(plain, prompt, family == "t5", length=0)
     found = their_logits(peft.PeftModel.from_pretrained(plain, out).eval(), prompt, family == "t5")
-    torch.testing.assert_close(found, our_logits(prompt), rtol=1e-5, atol=1e-5)
+    # Rounding of fp32, in another order on each processor: 0.7e-5 was seen; what the adapter does is over 1e-2.
+    torch.testing.assert_close(found, our_logits(prompt), rtol=1e-5, atol=5e-5)
     assert (found - without).abs().max() > 1e-2, "the adapter must matter, or the comparison shows nothing"
 
 
