@@ -75,7 +75,7 @@ def _compare(group: Group, small: Cell, full: Cell) -> str:
     ratio = full.trainable_parameters / small.trainable_parameters
     fewer = f", with {ratio:.1f}× fewer parameters" if ratio >= 1.1 else ""
     none = "" if _enough(group, small, full) else (
-        f"no smaller prompt comes within {_margin(group)} of full prompt tuning on the selection data. The closest, "
+        f"no smaller prompt comes within {_margin(group)} of full prompt tuning on the selection data. The closest: "
     )  # fmt: skip
     return (
         f"On {group.title}, {none}{_reach(small)} on the test examples, {relation} full prompt tuning "

@@ -81,6 +81,7 @@ class Labels:
             ),
         )
         self._boxes.append((x0, y0, x0 + width, y0 + _HEIGHT_PT))
+        self.keep_off_line([(end, y) for end in self._axes.get_xlim()], LINE)
         self._axes.annotate(
             text,
             (0, y),

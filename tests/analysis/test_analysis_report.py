@@ -380,7 +380,7 @@ def test_where_no_smaller_prompt_is_enough_the_answer_says_so(store):
     (group,) = groups(load([s.write()]))
     answer = headline(group).answer
     assert (
-        "no smaller prompt comes within 1 pp of full prompt tuning on the selection data. The closest, LoPT-2" in answer
+        "no smaller prompt comes within 1 pp of full prompt tuning on the selection data. The closest: LoPT-2" in answer
     )
     assert "LoPT-2 n=10 r=4 (4,608 parameters) reaches 80.0 % on the test examples, 10.0 pp below" in answer
     assert "with 1.2× fewer parameters" in answer
