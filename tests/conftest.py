@@ -6,14 +6,22 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-# Before torch is imported: its threads only get into each other's way at the sizes of these tests.
+# Before torch is imported: its threads only get into each other's way at the sizes of these tests. Commands that tests
+# start set threads of their own: where other work keeps the processors busy, those that spin while they wait for one
+# another make a step ten times as long, and Ray's niceness gives the rest away.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it then
 
 from lopt import data, tokens
 from lopt.config import TrialConfig
 from tests.s3 import anywhere, s3, s3_server, url  # noqa: F401  # fixtures
 
+settings.register_profile("lopt", deadline=None)  # no test asserts a time
+settings.load_profile("lopt")
 ROOT = Path(__file__).resolve().parent.parent
 
 

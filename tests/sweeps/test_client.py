@@ -352,9 +352,12 @@ def test_a_trial_that_is_being_scored_has_all_the_time_it_needs(one, tmp_path, r
 
 ALONE = """
 import json, sys, time
+from lopt.config import TrialConfig
 from lopt.training import Trial
+from sweeps import keeper
 from sweeps import trial as trials
 import ray.tune
+keeper.place = lambda: ("node", None)  # which would start Ray, or join whatever runs
 ray.tune.report = lambda report: print(report["status"], report["step"], flush=True)
 trials.HANG_S = 0.5
 honest = Trial.update
@@ -363,7 +366,9 @@ def update(self):
         time.sleep(60)
     return honest(self)
 Trial.update = update
-trials.tune_function(json.loads(sys.argv[1]))
+job = json.loads(sys.argv[1])
+Trial(TrialConfig.from_dict(job["config"]))  # imports and loads before the trial's time begins
+trials.tune_function(job)
 """
 
 
