@@ -15,11 +15,7 @@ from analysis import style
 _FONT, _LETTER_PT, _HEIGHT_PT = 8, 4.7, 9.0
 _GAPS_PT = (7.0, 14.0, 22.0, 32.0, 44.0)  # from a point's middle to its label's edge; from the second on with a leader
 _TURNS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # right and left first
-_HIDDEN, _OUTSIDE, _FARTHER = (
-    100.0,
-    50.0,
-    0.12,
-)  # prices: of a label on a label, outside the axes, of a point's distance
+_HIDDEN, _OUTSIDE, _FARTHER = 100.0, 50.0, 0.12  # prices: of a hidden label, of leaving the axes, of a point's distance
 _OTHER_SIDE = 4.0  # the price of a level's name on the other side of its line
 MARKER, LINE, BAR = 20.0, 1.5, 0.5  # prices of what a label may hide: of a marker, of two points' length of a line
 

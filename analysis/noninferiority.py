@@ -53,14 +53,18 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """non-inferior, inferior or inconclusive. p: of the test that decides, Holm's. more_seeds: seeds of each method,
+    """non-inferior, inferior or inconclusive.
+
+    p_better, p_worse: Holm's, of the tests that it is non-inferior and inferior. more_seeds: seeds of each method,
     beyond those there are, that would settle an inconclusive one, whichever way it leans, in four of five cases if the
-    difference is as seen; None where no number of seeds would, since the examples are too few."""
+    difference is as seen; None where no number of seeds would, since the examples are too few.
+    """
 
     outcome: str
     difference: Difference
     margin: float
-    p: float
+    p_better: float
+    p_worse: float
     more_seeds: int | None = None
 
     def __str__(self) -> str:
@@ -121,7 +125,8 @@ def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[
                 outcome=outcome,
                 difference=each,
                 margin=margin,
-                p=p_worse if outcome == "inferior" else p_better,
+                p_better=p_better,
+                p_worse=p_worse,
                 more_seeds=_more_seeds(each, margin) if outcome == "inconclusive" else None,
             )
         )

@@ -91,23 +91,24 @@ def method_style(method: str) -> tuple[str, str]:
 
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:
     """Colour and marker of each rank (or length), the same in every panel of a figure: colours of one ramp, which no
-    method has, from low to high; None is ink."""
-    known = sorted({level for level in levels if level is not None})
+    method has, from low to high; None, if it is among them, is ink."""
+    levels = set(levels)
+    known = sorted(level for level in levels if level is not None)
     low, high = _RAMP_ENDS
     at = [low + (high - low) * i / max(1, len(known) - 1) for i in range(len(known))]
     colours = [to_hex(matplotlib.colormaps[_RAMP](place)) for place in at]
-    styles: dict[int | None, tuple[str, str]] = {None: (INK, "o")}
+    styles: dict[int | None, tuple[str, str]] = {None: (INK, "o")} if None in levels else {}
     return styles | {
         level: (colour, MARKERS[i % len(MARKERS)]) for i, (level, colour) in enumerate(zip(known, colours, strict=True))
     }
 
 
 def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -> list[Line2D]:
-    """Legend entries of ranks, and of what has none where that is among them."""
+    """Legend entries of ranks, and of what has none."""
     return [
         Line2D([], [], color=colour, linestyle="-" if lines else "", marker="" if lines else marker,
                label="no rank" if rank is None else f"r={rank}")
-        for rank, (colour, marker) in sorted(styles.items(), key=lambda item: item[0] or 0)
+        for rank, (colour, marker) in styles.items()
     ]  # fmt: skip
 
 

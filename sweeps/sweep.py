@@ -147,12 +147,7 @@ class Sweep:
 
     def _end(self, status: str) -> int:
         text, code = summary.of(
-            self.plan,
-            self.store,
-            status,
-            seconds=self._elapsed_s(),
-            left_out=self._left_out,
-            fresh=self.options.fresh,
+            self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out, fresh=self.options.fresh
         )
         print(text)
         return code

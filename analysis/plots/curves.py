@@ -60,7 +60,6 @@ def draw(info: Info) -> Figure:
     methods = in_order(c.method for c in info.curves)
     with matplotlib.rc_context(style.RC):
         looks = style.level_styles(c.rank for c in info.curves if c.confirmed)
-        looks = {rank: look for rank, look in looks.items() if any(c.rank == rank for c in info.curves if c.confirmed)}
         figure, panels = style.panels(len(methods), height=3.4, legend=style.rank_handles(looks, lines=True))
         for axes, method in zip(panels, methods, strict=True):
             curves = [c for c in info.curves if c.method == method]

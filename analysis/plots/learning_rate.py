@@ -57,7 +57,6 @@ def draw(info: Info) -> Figure:
         heights = [100 * p.selection_accuracy for p in info.points if p.selection_accuracy is not None]
         floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
         looks = style.level_styles(p.rank for p in info.points)
-        looks = {rank: look for rank, look in looks.items() if any(p.rank == rank for p in info.points)}
         handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
         figure, panels = style.panels(len(methods), height=3.4, legend=handles)
         for axes, method in zip(panels, methods, strict=True):

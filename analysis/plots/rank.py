@@ -79,8 +79,7 @@ def draw(info: Info) -> Figure:
             axes.set_title(method_label(method), fontsize=9.5, loc="left")
             if info.full is not None:
                 axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
-        for axes, method in zip(panels, methods, strict=True):
-            _draw_lines(axes, [line for line in info.lines if line.method == method], looks)
+            _draw_lines(axes, lines, looks)
         style.y_label(panels, "test accuracy, %")
         for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
             lines = [line for line in info.lines if line.method == method]
@@ -93,12 +92,18 @@ def draw(info: Info) -> Figure:
                     named.keep_off([(x, 100 * accuracy.mean)], MARKER)
                     named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
                 named.level(100 * info.full.mean, f"full prompt {info.full_label}")
-            ends = [(line.ranks[-1], 100 * line.accuracies[-1].mean, looks[line.length][0], line) for line in lines]
             style.end_labels(
                 axes,
-                [(x * 1.03, y, f"n={line.length}" if line.length is not None else "", c) for x, y, c, line in ends],
+                [
+                    (line.ranks[-1] * 1.03, 100 * line.accuracies[-1].mean, _name(line), looks[line.length][0])
+                    for line in lines
+                ],
             )
         return figure
+
+
+def _name(line: Line) -> str:
+    return "" if line.length is None else f"n={line.length}"
 
 
 def _bars(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
-from analysis.noninferiority import holm
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
 
@@ -24,9 +23,6 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     full = info.comparisons[0].full
-    found = [each.verdict.difference for each in info.comparisons]
-    better = holm([each.p_inferior(info.group.margin) for each in found])
-    worse = holm([each.p_noninferior(info.group.margin) for each in found])
     return Table(
         caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
         columns=(
@@ -47,11 +43,11 @@ def render(info: Info) -> Table:
                 f"{_points(each.verdict.difference.mean)} "
                 f"[{_points(each.verdict.difference.low)}, {_points(each.verdict.difference.high)}]",
                 f"{each.verdict.difference.seeds_a}, {each.verdict.difference.seeds_b}",
-                _p(p_better),
-                _p(p_worse),
+                _p(each.verdict.p_better),
+                _p(each.verdict.p_worse),
                 str(each.verdict),
             )
-            for each, p_better, p_worse in zip(info.comparisons, better, worse, strict=True)
+            for each in info.comparisons
         ),
         notes=(
             f"Beside {full.label} ({count(full.trainable_parameters)} parameters, "

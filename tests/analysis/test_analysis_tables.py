@@ -343,15 +343,6 @@ def test_cost_shows_no_hours_as_none_and_memory_where_it_is_known(store, memory,
     assert any(note.startswith("Peak memory") for note in table.notes) == (memory is not None)
 
 
-def test_a_column_that_is_left_out_takes_no_emphasis_from_another():
-    columns = [render.Column(title=title, optional=title != "b") for title in "abcd"]
-    table = render.Table(
-        caption="c", columns=tuple(columns), rows=(("–", "–", "1", "–"), ("–", "–", "–", "–")), bold=frozenset({(0, 2)})
-    ).trimmed()
-    assert [column.title for column in table.columns] == ["b", "c"]
-    assert table.rows == (("–", "1"), ("–", "–")) and table.bold == {(0, 1)}
-
-
 def test_published_values():
     def at(table, task, method, length, rank):
         (found,) = [
@@ -375,43 +366,6 @@ def test_published_values():
     assert [len(published.table(name)) for name in ("table1", "table2", "table3", "ulpt-table1")] == [6, 30, 10, 45]
 
 
-HOSTILE = r'<script>alert(1)</script> \input{x} & % _ $x$ # ~ ^ | `c` "q"'
-
-
-def test_every_format_escapes():
-    table = render.Table(
-        caption=HOSTILE,
-        columns=(render.Column(title=HOSTILE, align="left"), render.Column(title="code", code=True)),
-        rows=((HOSTILE, HOSTILE),),
-        notes=(HOSTILE,),
-    )
-    assert "<script" not in render.html(table)
-    latex = render.latex(table)
-    assert r"\input" not in latex and r"\textbackslash{}input\{x\} \& \% \_ \$x\$ \#" in latex
-    markdown = render.markdown(table)
-    assert "<script" not in markdown.replace(render.markdown_code(HOSTILE), "")
-    header = next(line for line in markdown.splitlines() if line.startswith("| "))
-    assert header.replace(r"\|", "").count("|") == 3
-    assert len(render.csv(table).splitlines()) == 2
-
-
-def test_a_repeated_text_is_written_once_save_in_csv():
-    table = render.Table(
-        caption="c",
-        columns=(render.Column(title="method", align="left", once=True), render.Column(title="x")),
-        rows=(("LoRA", "1"), ("LoRA", "1"), ("DePT", "1")),
-    )
-    assert render.csv(table) == "method,x\nLoRA,1\nLoRA,1\nDePT,1\n"
-    for text in (render.html(table), render.markdown(table), render.latex(table)):
-        assert (text.count("LoRA"), text.count("DePT")) == (1, 1)
-    assert render.html(table).count('<tr class="more">') == 1
-
-
-def test_latex_signs():
-    assert render.latex_text("-5.7 pp, Δ × 2 ≥ 1 – n=10") == r"$-$5.7 pp, $\Delta$ $\times$ 2 $\geq$ 1 -- n=10"
-    assert render.latex_text("LoPT-1") == "LoPT-1"
-
-
 def test_over_tasks_needs_four_and_takes_the_best_size_of_each(store):
     paths = []
     for task, accuracy in (("sst2", 0.9), ("boolq", 0.5), ("rte", 0.7), ("wic", 0.6), ("cb", 0.8)):
@@ -428,14 +382,3 @@ def test_over_tasks_needs_four_and_takes_the_best_size_of_each(store):
     assert info.left_out == ("ULPT",)
     assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
     assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)
-
-
-def test_a_negative_number_has_a_minus_where_it_is_read_and_a_hyphen_where_it_is_data():
-    columns = (render.Column(title="difference, pp"), render.Column(title="code", align="left", code=True))
-    table = render.Table(
-        caption="c", columns=columns, rows=(("-1.5 [-2.0, +1.0]", "--audit -1"),), notes=("From -1 to LoPT-1.",)
-    )
-    for text in (str(render.html(table)), render.markdown(table)):
-        assert "−1.5 " in text and "−2.0" in text and "From −1 to LoPT-1." in text and "--audit -1" in text
-    assert render.csv(table).splitlines()[1] == '"-1.5 [-2.0, +1.0]",--audit -1'
-    assert "$-$1.5 {[}$-$2.0, +1.0]" in render.latex(table)
