@@ -91,19 +91,24 @@ def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
     import torch
 
     peft = _peft()
+    with torch.device("meta"):
+        skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if prompt.soft is not None:
         # One submodule: PEFT would double a prompt for an encoder-decoder, half of it for the decoder.
         config = peft.PromptTuningConfig(
-            task_type=task_type, num_virtual_tokens=prompt.soft.length, num_transformer_submodules=1
+            task_type=task_type,
+            num_virtual_tokens=prompt.soft.length,
+            token_dim=prompt.soft.prompt.shape[
+                1
+            ],  # PEFT would take the hidden size, and OPT's embeddings may be narrower
+            num_transformer_submodules=1,
         )
     else:
         method = methods.get(prompt.config.method)
         assert isinstance(method, WeightMethod)
-        config = method.adapter_config(prompt.config)
+        config = method.adapter_config(prompt.config, skeleton)
         config.task_type = task_type
-    with torch.device("meta"):
-        skeleton = type(model)(copy.deepcopy(model.config))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
         wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER)

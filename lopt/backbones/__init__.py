@@ -6,6 +6,7 @@ one when asked. Importing this package imports no torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,8 +31,8 @@ class Facts:
     """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence.
 
     seq2seq: whether it has an encoder and a decoder. size, projections: number of weights, and (how many, fan_in,
-    fan_out) of the attention projections that LoRA adapts; None where `counted` finds them by making the model without
-    memory.
+    fan_out) of the attention projections that LoRA adapts; where they are None, `count` and `project` find them by
+    making the model without memory.
     """
 
     width: int
@@ -43,7 +44,9 @@ class Facts:
     size: int | None = None
     projections: tuple[tuple[int, int, int], ...] | None = None
     count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
-    project: Callable[[], tuple[tuple[int, int, int], ...]] | None = field(default=None, compare=False, repr=False)
+    project: Callable[[str | None], tuple[tuple[int, int, int], ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @cached_property
     def parameters(self) -> int:
@@ -56,17 +59,23 @@ class Facts:
             raise ValueError("the number of this model's weights is not known")
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
-    @cached_property
-    def adapted(self) -> tuple[tuple[int, int, int], ...]:
+    def adapted(self, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
         """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes.
 
+        Args:
+            targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
+
         Raises:
-            ValueError: they are not known, or PEFT, which knows them for other models, is missing or does not know
-                this one.
+            ValueError: they are not known, the model has none of such a name, or PEFT is missing.
         """
-        if self.projections is None and self.project is None:
-            raise ValueError("the projections that LoRA adapts in this model are not known")
-        return self.projections if self.projections is not None else self.project()  # type: ignore[misc]
+        if targets is None and self.projections is not None:
+            return self.projections
+        if self.project is None:
+            raise ValueError(
+                "targets can be counted where a model's config.json is read, and this model is known by name: give "
+                "backbone as a folder, or leave targets out"
+            )
+        return self.project(targets)
 
 
 class Backbone(Protocol):
@@ -193,7 +202,12 @@ def facts(name: str) -> Facts:
     """
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
-            return spec.known[name]
+            known = spec.known[name]
+            if name == spec.name or local_folder(name) is None:
+                return known
+            found = _facts_from_config(name)  # a mirror may hold another model under the name
+            same = (found.width, found.layers) == (known.width, known.layers)
+            return known if same else dataclasses.replace(found, licence=known.licence)
     return _facts_from_config(name)
 
 

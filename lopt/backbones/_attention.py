@@ -53,7 +53,7 @@ def attend(
         raise ValueError(f"attention with {', '.join(special) or 'dropout'} has no flat form")
     if layout.kept is not None:
         layout.kept.append(torch.stack([key[0], value[0]]))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = (query.shape[-1] ** -0.5 if scaling is None else scaling) * layout.scores
     run = _attended if query.device.type == "cpu" else _attended_by_kernels
     return run(query[0], key[0], value[0], layout, module.layer_idx, scale)[None], None
 

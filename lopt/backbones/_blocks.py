@@ -76,10 +76,11 @@ def without_padding(padded_RTX: Tensor, real: Tensor | None) -> Tensor:
 @dataclass(eq=False)
 class Layout:
     """The blocks of a pass, in their order; `kept` takes keys and values `[2, H_kv, N, D]` of each layer when it is a
-    list."""
+    list; `scores` is what the scores of attention are multiplied by."""
 
     blocks: Sequence[Block]
     kept: list[Tensor] | None = None
+    scores: float = 1.0
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def mask(self, number: int, like: Tensor) -> Tensor:

@@ -2,56 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lopt.backbones import Facts
+from lopt.backbones._adapted import adapted_projections
+
+# Encoder-decoders that read and write as T5 does, by the model type of their config.
+T5_KINDS = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
+_SUPPORTED = f"causal models (GPT-2, Llama and kin) and those of T5's kind ({', '.join(T5_KINDS)}) are"
+
+_WIDTH = ("hidden_size", "n_embd", "d_model", "emb_dim")
+_EMBEDDING_WIDTH = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+_WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions", "context_length")
+_WINDOW_WITHOUT_POSITIONS, _T5_WINDOW = 2048, 512
 
 
 def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
     """Facts of the model that `config` describes.
 
     Raises:
-        ValueError: the config does not say what is needed.
+        ValueError: the config does not say what is needed, or describes a model of another kind.
     """
-
     if not isinstance(config, Mapping):
-        raise ValueError(f"backbone {name!r}: its config.json is no JSON object")
+        raise ValueError(f"backbone {name!r}: its config.json is not a JSON object")
+    kind, seq2seq = config.get("model_type"), bool(config.get("is_encoder_decoder"))
+    if seq2seq and kind not in T5_KINDS:
+        raise ValueError(f"backbone {name!r} is not supported: it is an encoder-decoder of type {kind}; {_SUPPORTED}")
+    if not seq2seq and any(part in config for part in ("text_config", "vision_config", "audio_config")):
+        raise ValueError(f"backbone {name!r} is not supported: type {kind} reads more than text; {_SUPPORTED}")
 
-    def first(*keys: str, default: int | None = None) -> int:
+    def first(values: Mapping[str, Any], keys: Iterable[str]) -> int | None:
         for key in keys:
-            value = config.get(key)
+            value = values.get(key)
             if isinstance(value, int) and not isinstance(value, bool):
                 if value < 1:
                     raise ValueError(f"backbone {name!r}: {key} in its config.json is {value}; 1 or more is valid")
                 return value
-        if default is not None:
-            return default
-        raise ValueError(f"backbone {name!r}: its config.json has none of {', '.join(keys)}")
+        return None
 
-    seq2seq = bool(config.get("is_encoder_decoder"))
+    needed = {"width": (*_EMBEDDING_WIDTH, *_WIDTH), "layers": _LAYERS, "vocabulary": ("vocab_size",)}
+    numbers = {what: first(config, keys) for what, keys in needed.items()}
+    if None in numbers.values():  # what a config leaves out has the default of its type
+        completed = _completed(config)
+        numbers = {what: number or first(completed, needed[what]) for what, number in numbers.items()}
+        config = {**completed, **config}
+    for what, number in numbers.items():
+        if number is None:
+            raise ValueError(
+                f"backbone {name!r} is not supported: its config.json, of type {kind}, does not say its {what} "
+                f"({', '.join(needed[what])}); {_SUPPORTED}"
+            )
     return Facts(
-        width=first("hidden_size", "n_embd", "d_model"),
-        layers=first("num_hidden_layers", "n_layer", "num_layers"),
-        vocabulary=first("vocab_size"),
-        window=first("max_position_embeddings", "n_positions", "n_ctx", default=512 if seq2seq else 2048),
+        **numbers,  # type: ignore[arg-type]  # none of them is None
+        window=window_of(config),
         seq2seq=seq2seq,
         count=lambda: _size(name, config),
-        project=lambda: adapted_projections(_on_meta(name, config)),
+        project=lambda targets: adapted_projections(_on_meta(name, config), targets),
     )
+
+
+def window_of(config: Mapping[str, Any]) -> int:
+    """The most tokens that a model of this config reads.
+
+    Where positions are scaled by the longest text of a batch (LongRoPE), it ends where scaling would begin, so that no
+    answer depends on another text.
+    """
+    text = {**_part(config, "encoder"), **config} if config.get("is_encoder_decoder") else config
+    sizes = (text.get(key) for key in _WINDOW)
+    default = _T5_WINDOW if config.get("is_encoder_decoder") else _WINDOW_WITHOUT_POSITIONS
+    window = next((size for size in sizes if isinstance(size, int) and size > 0), default)
+    for scaling in _position_scalings(text):
+        if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su"):
+            original = scaling.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+            window = min(window, original or window)
+    return window
+
+
+def _position_scalings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """How rotary positions are scaled: once for the model, or for each type of its layers."""
+    for key in ("rope_parameters", "rope_scaling"):
+        scaling = config.get(key)
+        if isinstance(scaling, Mapping):
+            yield scaling
+            yield from (part for part in scaling.values() if isinstance(part, Mapping))
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with its type's defaults, and the names that the type itself has for a setting; as it is for an
+    unknown type. Of an encoder-decoder with a config a side, the encoder's."""
+    try:
+        model_config = _model_config(config)
+    except Exception:  # transformers raises many kinds; what is missing is then said
+        return config
+    completed = model_config.to_dict()
+    for name in (
+        "hidden_size",
+        "num_hidden_layers",
+        "max_position_embeddings",
+    ):  # each type has them, some by another name
+        completed[name] = completed.get(name) or getattr(model_config, name, None)
+    return {**completed, **_part(completed, "encoder")}
+
+
+def _model_config(config: Mapping[str, Any]) -> Any:
+    """transformers' own config object, read as from a file, where infinity is written as an object."""
+    from transformers import CONFIG_MAPPING
+
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(config, file)
+        file.flush()
+        return CONFIG_MAPPING[config["model_type"]].from_json_file(file.name)
 
 
 def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
     """The model that a config describes, without memory for its weights."""
     import torch
     import transformers
-    from transformers import AutoConfig
 
     try:
-        made = AutoConfig.for_model(**config)
-        family = transformers.AutoModelForSeq2SeqLM if made.is_encoder_decoder else transformers.AutoModelForCausalLM
+        model_config = _model_config(config)
+        is_seq2seq = model_config.is_encoder_decoder
+        family = transformers.AutoModelForSeq2SeqLM if is_seq2seq else transformers.AutoModelForCausalLM
         with torch.device("meta"):
-            return family.from_config(made)
+            return family.from_config(model_config)
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
@@ -65,22 +147,3 @@ def _size(name: str, config: Mapping[str, Any]) -> int:
     if model.config.is_encoder_decoder and not getattr(model.config, "scale_decoder_outputs", True) and tied:
         size += head.weight.numel()  # T5 v1.1 has a head of its own, which transformers ties until it reads the weights
     return size
-
-
-def adapted_projections(model: Any) -> tuple[tuple[int, int, int], ...]:
-    """(how many, fan_in, fan_out) of the modules that PEFT's LoRA adapts by default in this family of models."""
-    try:
-        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
-    except ImportError:
-        raise ValueError("counting LoRA's parameters on this model needs the package peft: pip install peft") from None
-
-    names = targets.get(model.config.model_type)
-    if not names:
-        raise ValueError(f"PEFT names no default LoRA targets for models of type {model.config.model_type}")
-    shapes: dict[tuple[int, int], int] = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if name.rsplit(".", 1)[-1] in names and weight is not None and weight.ndim == 2:
-            fans = tuple(weight.shape) if type(module).__name__ == "Conv1D" else tuple(weight.shape)[::-1]
-            shapes[fans] = shapes.get(fans, 0) + 1
-    return tuple((count, *fans) for fans, count in shapes.items())

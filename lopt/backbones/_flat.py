@@ -42,8 +42,13 @@ class FlatForm:
         _attention.register()
         restrict(model)
 
-    def state(self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Last hidden state at the label position, `[B, H]`."""
+    def state(
+        self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, *, scores: float = 1.0
+    ) -> Tensor:
+        """Last hidden state at the label position, `[B, H]`.
+
+        scores: what the scores of attention are multiplied by; other numbers than 1 are wrong on purpose.
+        """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
         packed = None if soft is None else soft.packed(len(ids))
         line = _Line(self.device)
@@ -60,7 +65,7 @@ class FlatForm:
                 self._add_suffixes(line, packed, rows[is_suffix & ~is_updated & (sizes == size)], ids, lengths)
             self._add_whole(line, packed, rows[is_suffix & is_updated], ids, lengths)
         labels_B = on_device(line.labels(len(ids)), self.device)
-        return self._run(line, labels_B)[labels_B]
+        return self._run(line, labels_B, scores=scores)[labels_B]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
         """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
@@ -129,14 +134,14 @@ class FlatForm:
     def _embedded(self, ids: np.ndarray) -> Tensor:
         return self.model.get_input_embeddings()(on_device(ids, self.device))
 
-    def _run(self, line: _Line, read: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+    def _run(self, line: _Line, read: Tensor, kept: list[Tensor] | None = None, scores: float = 1.0) -> Tensor:
         """Last hidden states of a line, `[N, H]`, right where they are read, `[M]`."""
         with self._own_attention(), read_at(read):
             made = self.model.base_model(
                 inputs_embeds=line.inputs()[None],
                 position_ids=line.positions()[None],
                 use_cache=False,
-                layout=Layout(line.blocks, kept),
+                layout=Layout(line.blocks, kept, scores),
             )
         return made.last_hidden_state[0]
 

@@ -31,7 +31,7 @@ def fuse(model: Any) -> None:
                 (_is_rotary, _rotary, _rotations_agree),
             ):
                 kind: Any = type(module)
-                if applies(module) and agree(module, form(kind)):
+                if applies(module) and _holds(agree, module, form(kind)):
                     module.__class__ = form(kind)
 
 
@@ -40,6 +40,14 @@ def unfuse(model: Any) -> None:
     for module in model.modules():
         if hasattr(type(module), "original"):
             module.__class__ = type(module).original
+
+
+def _holds(agree: Any, module: Any, form: type) -> bool:
+    """Whether they agree; a part that is called in another way, or lacks what its kin have, is left alone."""
+    try:
+        return agree(module, form)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 def _is_rms_norm(module: Any) -> bool:
@@ -80,11 +88,18 @@ def _rotations_agree(module: Any, form: Any) -> bool:
     size, draw = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
     if weight is None or not size or size % 2:
         return False
-    angles = torch.rand(1, 3, size // 2, generator=draw).repeat(1, 1, 2)
-    given = [torch.randn(1, heads, 3, size, generator=draw) for heads in (2, 1)] + [angles.cos(), angles.sin()]
-    given = [tensor.to(weight.device, weight.dtype) for tensor in given]
-    of_module, of_form = (kind.forward.__globals__[_ROTATE](*given) for kind in (type(module), form))
-    return all(_close(found, expected) for found, expected in zip(of_form, of_module, strict=True))
+    inputs = [torch.randn(1, heads, 3, size, generator=draw) for heads in (2, 1)]
+    agreed = []
+    for turned in (size, size // 2):  # some families turn the first half of a head, or less
+        angles = torch.rand(1, 3, turned // 2, generator=draw).repeat(1, 1, 2)
+        arguments = [tensor.to(weight.device, weight.dtype) for tensor in (*inputs, angles.cos(), angles.sin())]
+        try:
+            originals = type(module).forward.__globals__[_ROTATE](*arguments)
+        except RuntimeError:  # it turns whole heads only, so no others will come
+            continue
+        rotated = form.forward.__globals__[_ROTATE](*arguments)
+        agreed.append(all(_close(some, other) for some, other in zip(rotated, originals, strict=True)))
+    return bool(agreed) and all(agreed)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
@@ -132,9 +147,18 @@ def _rotary(original: Any) -> type:
 
 
 def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """transformers' `apply_rotary_pos_emb`, on tensors of one type."""
+    """transformers' `apply_rotary_pos_emb`, on tensors of one type; of heads longer than the angles, the first part."""
     cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
-    return _rotation().apply(query, cos, sin), _rotation().apply(key, cos, sin)
+    return _turned(query, cos, sin), _turned(key, cos, sin)
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    import torch
+
+    size = cos.shape[-1]
+    if size == heads.shape[-1]:
+        return _rotation().apply(heads, cos, sin)
+    return torch.cat([_rotation().apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
 
 
 def _named(form: type, original: type) -> type:

@@ -14,26 +14,29 @@ from typing import Any, Self
 
 import numpy as np
 
-from lopt.backbones import local_folder
+from lopt.backbones import facts, local_folder
 from lopt.backbones._fused import fuse, unfuse
 
 
 @dataclass(frozen=True)
 class TokenEmbeddings:
-    """A model's input embeddings, for initial values; see `lopt.methods._initial.Vocabulary`."""
+    """A model's input embeddings, for initial values; see `lopt.methods._initial.Vocabulary`.
 
-    weight_VH: Any
+    embed: gives embeddings `[..., H]` of token ids `[...]` as the model sees them: some families scale them.
+    size: number of its rows.
+    """
+
+    embed: Any
+    size: int
     tokenizer: Any
     label_words: tuple[str, ...]
 
     def token_rows(self, ids: np.ndarray) -> np.ndarray:
-        import torch
-
-        return self.weight_VH.detach()[torch.as_tensor(ids, device=self.weight_VH.device)].double().cpu().numpy()
+        return self.embed(ids).double().cpu().numpy()
 
     def ordinary_ids(self, most: int) -> np.ndarray:
         special = set(self.tokenizer.all_special_ids)
-        size = min(len(self.tokenizer), len(self.weight_VH))
+        size = min(len(self.tokenizer), self.size)
         return np.array([i for i in range(min(size, most + len(special))) if i not in special][:most])
 
     def label_rows(self) -> np.ndarray:
@@ -49,21 +52,35 @@ class FrozenModel(ABC):
 
         self.name, self.revision, self.tokenizer, self.window = name, revision, tokenizer, window
         self.model = model.eval().requires_grad_(False)
-        weight_VH = model.get_input_embeddings().weight
-        self.width = int(weight_VH.shape[1])
+        row_H = self.embed(np.zeros(1, dtype=np.int64))[0]
+        self.width, self.device, self.dtype = len(row_H), row_H.device, row_H.dtype
         tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # of a vocabulary with gaps, more than its len
-        if tokens > len(weight_VH):
+        if tokens > self.embedding_rows:
             raise ValueError(
                 f"backbone {name!r}: its tokenizer has {tokens:,} tokens and its embeddings only "
-                f"{len(weight_VH):,} rows; they do not belong together"
+                f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        self.device, self.dtype = weight_VH.device, weight_VH.dtype
         self.autocast: Any = None
         if self.dtype != torch.float64:  # which is for proofs
             fuse(self.model)
         with torch.no_grad():
+            self._refuse_unfit()
             self._whole_head = not self._rows_of_head_suffice()
+
+    def embed(self, ids: np.ndarray) -> Any:
+        """Embeddings `[..., H]` of token ids `[...]`, as the model's own module gives them (Gemma's scales them)."""
+        import torch
+
+        module = self.model.get_input_embeddings()
+        device = next(module.parameters()).device
+        with torch.no_grad():
+            return module(torch.as_tensor(ids, device=device))
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the input embeddings."""
+        return len(next(self.model.get_input_embeddings().parameters()))
 
     @property
     def side_by_side(self) -> bool:
@@ -81,6 +98,10 @@ class FrozenModel(ABC):
     def head_scale(self) -> float:
         """What the model multiplies its last hidden state by before the head."""
         return 1.0
+
+    @abstractmethod
+    def _refuse_unfit(self) -> None:
+        """Raises ValueError for a model at whose input a soft prompt cannot stand."""
 
     @abstractmethod
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
@@ -122,7 +143,7 @@ class FrozenModel(ABC):
         raise AssertionError("nothing is kept of texts here, so none is unread")
 
     def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
-        return TokenEmbeddings(self.model.get_input_embeddings().weight, self.tokenizer, label_words)
+        return TokenEmbeddings(self.embed, self.embedding_rows, self.tokenizer, label_words)
 
     def copy(self) -> Self:
         made = copy.copy(self)
@@ -154,16 +175,23 @@ class FrozenModel(ABC):
         """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
         import torch
 
-        head = self.model.get_output_embeddings()
-        if head is None or head.weight.shape[1] != self.width:
-            return False
-        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
-        lengths_B = torch.tensor([8], device=self.device)
+        ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
         whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
         every = torch.arange(len(whole_V), device=self.device)
-        rows_V = self._label_rows(self._state(None, ids_BT, lengths_B), every)[0].float()
+        try:
+            rows_V = self._label_rows(self._state(None, ids_BT, lengths_B), every)[0].float()
+        except (AttributeError, IndexError, RuntimeError, TypeError):  # no head, no last state, or another width
+            return False
         rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
         return torch.allclose(whole_V, rows_V, rtol=rtol, atol=atol)
+
+    def some_ids(self, rows: int, tokens: int) -> Any:
+        """Ordinary token ids `[rows, tokens]`, all different where the vocabulary allows."""
+        import torch
+
+        first = min(100, self.embedding_rows // 2)  # the very first are often special
+        ids = first + torch.arange(rows * tokens, device=self.device) % (self.embedding_rows - first)
+        return ids.view(rows, tokens)
 
     @contextlib.contextmanager
     def _kernels(self) -> Any:
@@ -218,16 +246,13 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": torch_dtype(precision), "trust_remote_code": False, "output_loading_info": True}
+    if precision == "fp64":
+        options["experts_implementation"] = "eager"  # PyTorch's grouped products have no fp64
     try:
-        # Said, not left open: transformers would ask on standard input.
+        # trust_remote_code is said, not left open: transformers would ask on standard input.
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, found = getattr(transformers, auto).from_pretrained(
-            source,
-            dtype=torch_dtype(precision),
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, found = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
@@ -242,7 +267,23 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
-    return kind(name, revision, model.to(default_device()), tokenizer)
+    backbone = kind(name, revision, model.to(default_device()), tokenizer)
+    if backbone.width != facts(name).width:
+        raise ValueError(
+            f"backbone {name!r}: its config.json says that embeddings are {facts(name).width} wide, and they are "
+            f"{backbone.width} wide; give files that belong together"
+        )
+    return backbone
+
+
+def _with_attention(load: Any, source: str | Path, options: dict[str, Any]) -> Any:
+    """Loads with PyTorch's attention, or with the family's own where PyTorch's cannot express it (Gemma 2, BLOOM)."""
+    try:
+        return load(source, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return load(source, attn_implementation="eager", **options)
 
 
 def source_of(name: str) -> str | Path:

@@ -43,12 +43,12 @@ def restrict(model: Any) -> None:
 @cache
 def _restricted(original: type) -> type:
     class RestrictedMLP(original):  # type: ignore[misc, valid-type]
-        def forward(self, hidden_states: Tensor) -> Any:
+        def forward(self, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
             import torch
 
             places = getattr(_here, "places", None)
-            if places is None:
-                return super().forward(hidden_states)
+            if places is None or others or named:  # BLOOM's adds the residual by itself
+                return super().forward(hidden_states, *others, **named)
             found = super().forward(hidden_states[:, places])
             if not torch.is_tensor(found):  # some mixtures of experts say more
                 return super().forward(hidden_states)

@@ -7,13 +7,16 @@ that no attention mask is needed; the flat one (`_flat`) gives the same faster, 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from lopt.backbones import Backbone, Facts
+from lopt.backbones._checks import flat_form_holds, refuse_unfit
+from lopt.backbones._configs import window_of
 from lopt.backbones._flat import FlatForm
 from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
 
 
 class CausalBackbone(FrozenModel):
@@ -24,18 +27,21 @@ class CausalBackbone(FrozenModel):
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
 
-        window = int(getattr(model.config, "max_position_embeddings", None) or 2048)
+        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self._keywords = {"use_cache": False} if takes_cache else {}
+        window = min(window_of(model.config.to_dict()), _rows_of_positions(model))
         super().__init__(name, revision, model, tokenizer, window=window)
-        with torch.no_grad():
-            if not self._ignores_what_follows():
-                raise ValueError(
-                    f"backbone {name!r} looks at the tokens that follow, as encoders such as BERT do: give a decoder "
-                    "(GPT-2, Llama and kin) or an encoder-decoder of T5's kind"
-                )
-            # fp64 is for proofs, so it takes the plain form; some norms compute in fp32 and would show the difference.
+        if self.dtype != torch.float64 and not self._whole_head:  # fp64 is for proofs
             form = FlatForm(self.model, self.pad_id)
-            if self.dtype != torch.float64 and self._flat_form_holds(form):
-                self.flat = form
+            with torch.no_grad():
+                if flat_form_holds(form, self._plain_state, self.some_ids(4, 12)):
+                    self.flat = form
+
+    def _refuse_unfit(self) -> None:
+        def logits_of(**inputs: Any) -> Any:
+            return self.model(**inputs, **self._keywords).logits.float()
+
+        refuse_unfit(self, logits_of)
 
     def copy(self) -> Self:
         made = super().copy()
@@ -70,40 +76,6 @@ class CausalBackbone(FrozenModel):
         assert self.flat is not None, "there is nothing unread"
         self.flat.texts.keep(texts)
 
-    def _ignores_what_follows(self) -> bool:
-        import torch
-
-        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
-        whole_TH = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[0, :4].float()
-        part_TH = self.model.base_model(input_ids=ids_BT[:, :4], use_cache=False).last_hidden_state[0].float()
-        if not part_TH.isfinite().all():
-            raise ValueError(f"backbone {self.name!r} gives numbers that are not finite: its weights are damaged")
-        rounding = 0.05 if self.dtype == torch.bfloat16 else 1e-3
-        return bool((whole_TH - part_TH).norm() <= rounding * part_TH.norm())
-
-    def _flat_form_holds(self, form: FlatForm) -> bool:
-        """Whether the flat form gives what the plain one gives: not with attention of a special kind."""
-        import torch
-
-        config = self.model.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if getattr(config, "sliding_window", None) or kinds != {"full_attention"}:
-            return False
-        some = (100 + torch.arange(14, device=self.device)).view(2, 7)  # ordinary tokens; the first are often special
-        ids_BT, lengths_B = some % len(self.model.get_input_embeddings().weight), torch.tensor([7, 4])
-        prompt_PH = self.model.get_input_embeddings()(ids_BT[0, :3])
-        rounding = 0.5 if self.dtype == torch.bfloat16 else 1e-3  # other places of rounding, through all layers
-        for placement in PLACEMENTS:
-            soft = SoftPrompt(prompt=prompt_PH, placement=placement)
-            plain_BH = self._plain_state(soft, ids_BT, lengths_B).float()
-            try:
-                flat_BH = form.state(soft, ids_BT, lengths_B).float()
-            except (TypeError, ValueError, RuntimeError, AttributeError):
-                return False  # attention of a special kind, or one that is not handed what it needs
-            if not (flat_BH - plain_BH).norm() <= rounding * plain_BH.norm():
-                return False
-        return True
-
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         form = self._plain_state if self.flat is None else self.flat.state
         return form(soft, ids_BT, lengths_B)
@@ -122,15 +94,29 @@ class CausalBackbone(FrozenModel):
         return torch.arange(len(ids_BT), device=self.device)
 
     def _inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
-        """Arguments of the model's forward, and the label position in its output."""
-        import torch
+        """Arguments of the model's forward, and the label position in its output.
 
+        Positions are left to the model: some families begin at another number than 0.
+        """
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
         if soft is not None:
             inputs_BSH, ends_B = soft.placed(inputs_BSH, lengths_B)
-        positions = torch.arange(inputs_BSH.shape[1], device=self.device).expand(len(ids_BT), -1)
-        return {"inputs_embeds": inputs_BSH, "position_ids": positions, "use_cache": False}, ends_B - 1
+            # Of prompts of several lengths the padding may reach beyond the window.
+            inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
+        return {"inputs_embeds": inputs_BSH, **self._keywords}, ends_B - 1
+
+
+def _rows_of_positions(model: Any) -> int:
+    """How many positions a model has that counts them from beyond its padding token, as RoBERTa does; else, many."""
+    import torch
+
+    counts = [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and "position" in name and module.padding_idx is not None
+    ]
+    return min(counts, default=sys.maxsize)
 
 
 class CausalSpec:

@@ -1,4 +1,4 @@
-"""Encoder-decoder models of the T5 family: T5, T5 v1.1, Flan-T5, mT5.
+"""Encoder-decoder models of T5's kind: T5, T5 v1.1, Flan-T5, mT5, UMT5, Switch, LongT5, T5Gemma.
 
 The prompt stands in the encoder's input. `<extra_id_0>` stands in the text where the label is missing; the decoder is
 given `[start, <extra_id_0>]` and the label is read at its second step, as in T5's own pre-training.
@@ -10,26 +10,44 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts
+from lopt.backbones._checks import refuse_unfit
+from lopt.backbones._configs import window_of
 from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
 
 SENTINEL = "<extra_id_0>"
+_MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's: the mark of a blank is part of it
 
 
 class Seq2SeqBackbone(FrozenModel):
     """A frozen T5-like model. fp16 overflows in these models, so it is not among the precisions (bf16, fp32, fp64)."""
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
-        self._sentinel_id = tokenizer.get_vocab().get(SENTINEL)
+        vocabulary = tokenizer.get_vocab()
+        self._blank_before = SENTINEL not in vocabulary and _MARKED_SENTINEL in vocabulary
+        self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._blank_before else SENTINEL)
         if self._sentinel_id is None:
             raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; encoder-decoders of T5's kind have")
-        start_id = getattr(model.config, "decoder_start_token_id", None)
-        self._start_id = model.config.pad_token_id if start_id is None else start_id  # T5 starts with padding
+        self._start_id = _start_id(model.config)
         # Positions are relative, so a longer input is possible; T5 was trained on 512 tokens.
-        window = int(getattr(model.config, "n_positions", None) or 512)
-        super().__init__(name, revision, model, tokenizer, window=window)
+        super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
+        if self._sentinel_id not in tokenizer(self.complete("Text")).input_ids:
+            raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not find it in a text")
 
     def complete(self, template: str) -> str:
-        return template.replace("{mask}", SENTINEL) if "{mask}" in template else f"{template} {SENTINEL}"
+        whole = template if "{mask}" in template else f"{template} {{mask}}"
+        if not self._blank_before:
+            return whole.replace("{mask}", SENTINEL)
+        before, after = whole.split("{mask}")
+        return f"{before.rstrip(' ')} {SENTINEL}{after}"
+
+    def _refuse_unfit(self) -> None:
+        def logits_of(**inputs: Any) -> Any:
+            ids_B2 = self._decoder_ids(len(next(iter(inputs.values()))))
+            mask_B2 = ids_B2.new_ones(ids_B2.shape)
+            call = {**inputs, "decoder_input_ids": ids_B2, "decoder_attention_mask": mask_B2, "use_cache": False}
+            return self.model(**call).logits.float()
+
+        refuse_unfit(self, logits_of)
 
     @property
     def head_scale(self) -> float:
@@ -54,8 +72,10 @@ class Seq2SeqBackbone(FrozenModel):
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         call = self._encoder_inputs(soft, ids_BT, lengths_B)
         encoded_BSH = self.model.get_encoder()(**call).last_hidden_state
+        decoder_ids_B2 = self._decoder_ids(len(ids_BT))
         decoded = self.model.get_decoder()(
-            input_ids=self._decoder_ids(len(ids_BT)),
+            input_ids=decoder_ids_B2,
+            attention_mask=decoder_ids_B2.new_ones(decoder_ids_B2.shape),  # the start may be the padding token
             encoder_hidden_states=encoded_BSH,
             encoder_attention_mask=call["attention_mask"],
             use_cache=False,
@@ -64,7 +84,16 @@ class Seq2SeqBackbone(FrozenModel):
 
     def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         call = self._encoder_inputs(soft, ids_BT, lengths_B)
-        return self.model(**call, decoder_input_ids=self._decoder_ids(len(ids_BT)), use_cache=False).logits[:, 1]
+        ids_B2 = self._decoder_ids(len(ids_BT))
+        call |= {"decoder_input_ids": ids_B2, "decoder_attention_mask": ids_B2.new_ones(ids_B2.shape)}
+        return self.model(**call, use_cache=False).logits[:, 1]
+
+
+def _start_id(config: Any) -> int:
+    """The token that the decoder starts with: what the config says, else T5Gemma's BOS, else padding, as in T5."""
+    decoder = getattr(config, "decoder", None)
+    named = getattr(config, "decoder_start_token_id", None), getattr(decoder, "bos_token_id", None)
+    return next(int(token) for token in (*named, config.pad_token_id) if token is not None)
 
 
 class Seq2SeqSpec:

@@ -26,8 +26,8 @@ class WeightMethod(Method):
     def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
         """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
 
-    def adapter_config(self, config: TrialConfig) -> Any:
-        """PEFT's own configuration of what is trained, for methods that have one."""
+    def adapter_config(self, config: TrialConfig, model: Any) -> Any:
+        """PEFT's own configuration of what is trained in a model, for methods that have one."""
         raise ValueError(f"{self.name} trains no adapter")
 
     def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lopt.backbones._adapted import target_names
 from lopt.methods import Counts, Recipe, Shape, real_option
 from lopt.methods._weights import WeightMethod
 from lopt.ranges import Real, Whole
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 class LoRA(WeightMethod):
     """W + (α/r)·B A on each target; A Kaiming-uniform, B zero. Targets are PEFT's for the model's family: q and v (T5,
-    Llama), the fused q, k, v (GPT-2). r·(fan_in + fan_out) parameters a target. No adapter dropout.
+    Llama), the fused q, k, v (GPT-2); of a family that PEFT does not know, attention's query and value projections. The
+    option `targets` names others, joined by "+". r·(fan_in + fan_out) parameters a target. No adapter dropout.
 
     Recipe: the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
     warm-up, r = 8, α = 16.
@@ -31,11 +33,14 @@ class LoRA(WeightMethod):
     title = "LoRA"
     recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
     ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0, "targets": None}
     has_adapter = True
 
     def check_options(self, options: dict[str, Any]) -> None:
         real_option("alpha", options["alpha"])
+        targets = options["targets"]
+        if targets is not None and (not isinstance(targets, str) or not all(targets.split("+"))):
+            raise ValueError(f"targets is {targets!r}; give names of a model's modules, as in q_proj+v_proj")
 
     def require(self) -> None:
         _peft()
@@ -43,11 +48,18 @@ class LoRA(WeightMethod):
     def counts(self, shape: Shape) -> Counts:
         if shape.model is None:
             raise ValueError("lora adapts a model's projections: give backbone, not width")
-        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in shape.model.adapted)
+        projections = shape.model.adapted(shape.options["targets"])
+        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in projections)
         return Counts(trainable=size, stored=size, materialised=0)
 
-    def adapter_config(self, config: TrialConfig) -> Any:
-        return _peft().LoraConfig(r=config.rank, lora_alpha=config.options["alpha"], lora_dropout=0.0, bias="none")
+    def adapter_config(self, config: TrialConfig, model: Any) -> Any:
+        return _peft().LoraConfig(
+            r=config.rank,
+            lora_alpha=config.options["alpha"],
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=target_names(model, config.options["targets"]),
+        )
 
     def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
         import torch
@@ -55,7 +67,7 @@ class LoRA(WeightMethod):
         peft = _peft()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
-            peft.inject_adapter_in_model(self.adapter_config(config), model)
+            peft.inject_adapter_in_model(self.adapter_config(config, model), model)
         wanted = torch.float64 if config.precision == "fp64" else torch.float32
         factors = {}
         for position, (name, tensor) in enumerate(sorted(_adapters(model).items())):

@@ -292,7 +292,7 @@ def test_a_local_folder_loads_as_an_encoder_decoder(tmp_path, monkeypatch, kind)
     torch.testing.assert_close(
         loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE
     )
-    assert facts.adapted == ((12, WIDTH, WIDTH),)
+    assert facts.adapted() == ((12, WIDTH, WIDTH),)
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))
     assert backbones.facts(own).seq2seq
     assert backbones.model_revision(own) == loaded.revision

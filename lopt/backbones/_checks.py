@@ -1,0 +1,150 @@
+"""What is compared once, when a model is loaded: whether a soft prompt can stand at its input, and whether the flat
+form gives what the plain one gives."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lopt import memory
+from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lopt.backbones._flat import FlatForm
+    from lopt.backbones._model import FrozenModel
+
+# Keys of a config that, where they are set, limit which earlier tokens a token sees. Short texts do not show it.
+_LIMITED_SIGHT = re.compile(
+    r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
+)
+# A flat form must be so many times closer to the plain one than one whose attention is wrong.
+_CLOSER = 4.0
+
+
+def refuse_unfit(backbone: FrozenModel, logits_of: Callable[..., Tensor]) -> None:
+    """Refuses a model at whose input a soft prompt cannot stand.
+
+    Args:
+        logits_of: the model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`. Of a
+            causal model T is S; of an encoder-decoder it is the number of the decoder's tokens.
+
+    Raises:
+        ValueError: it cannot be run on embeddings, they do not say all that it reads of a token, a causal model sees
+            the tokens that follow, an answer depends on the other texts of a batch, or numbers are not finite.
+    """
+    import torch
+
+    model, name, kind = backbone.model, backbone.name, backbone.model.config.model_type
+    other = f"models of type {kind}"
+    parameters = inspect.signature(model.forward).parameters
+    if "inputs_embeds" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise ValueError(
+            f"backbone {name!r} cannot have a soft prompt: {other} take token ids only; give another model"
+        )
+    rounding = 0.05 if backbone.dtype == torch.bfloat16 else 1e-3
+    ids_BT = backbone.some_ids(2, 16)
+    embeds_BTH = model.get_input_embeddings()(ids_BT)
+    prompted_BTH = embeds_BTH.clone()
+    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # no token's embedding, as a soft prompt is
+    try:
+        if not _pytorchs_attention_holds(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), rounding):
+            model.set_attn_implementation("eager")
+        # Cloned: CTRL scales its inputs in place.
+        both_BTV = logits_of(inputs_embeds=prompted_BTH.clone())
+        alone_TV = logits_of(inputs_embeds=prompted_BTH[:1].clone())[0]
+        part_TV = logits_of(inputs_embeds=prompted_BTH[:1, :8].clone())[0]
+        by_id_TV = logits_of(input_ids=ids_BT[:1])[0]
+        by_embedding_TV = logits_of(inputs_embeds=embeds_BTH[:1].clone())[0]
+        with torch.enable_grad():
+            some = prompted_BTH[:1, :8].clone().requires_grad_()
+            logits_of(inputs_embeds=some.clone()).sum().backward()
+    except Exception as error:  # whatever a family's own code raises on what it cannot do
+        if memory.ran_out(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"backbone {name!r} cannot have a soft prompt: {other} cannot be run on embeddings, or give no gradient of "
+            f"them ({reason})"
+        ) from error
+    if not part_TV.isfinite().all():
+        raise ValueError(f"backbone {name!r} gives numbers that are not finite: its weights are damaged")
+    is_causal = not model.config.is_encoder_decoder
+    if is_causal and not _mostly_equal(alone_TV[:8], part_TV, rounding):
+        raise ValueError(
+            f"backbone {name!r} looks at the tokens that follow, as encoders such as BERT do: give a decoder "
+            "(GPT-2, Llama and kin) or an encoder-decoder of T5's kind"
+        )
+    if not _mostly_equal(both_BTV[0], alone_TV, rounding):
+        raise ValueError(
+            f"backbone {name!r}: what {other} say of a text depends on the other texts of its batch; give another model"
+        )
+    if not _mostly_equal(by_id_TV, by_embedding_TV, rounding):
+        raise ValueError(
+            f"backbone {name!r} cannot have a soft prompt: {other} read more of a token than its embedding at the "
+            "input; give another model"
+        )
+
+
+def _pytorchs_attention_holds(model: Any, logits: Callable[[], Tensor], rounding: float) -> bool:
+    """Whether PyTorch's attention, where the model uses it, gives what the family's own gives.
+
+    Some families accept it and leave out what it cannot do, such as T5Gemma, which caps its scores.
+    """
+    if model.config._attn_implementation != "sdpa":
+        return True
+    configs = (model.config, *(getattr(model.config, part, None) for part in ("encoder", "decoder")))
+    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):  # too little to see in bf16
+        return False
+    by_pytorch_BTV = logits()
+    model.set_attn_implementation("eager")
+    by_family_BTV = logits()
+    model.set_attn_implementation("sdpa")
+    return _mostly_equal(by_pytorch_BTV[0], by_family_BTV[0], rounding)
+
+
+def _mostly_equal(some_TV: Tensor, others_TV: Tensor, rounding: float) -> bool:
+    """Whether most tokens have the same logits: rounding may send a few of them to another expert."""
+    distance_T = (some_TV - others_TV).norm(dim=-1) / others_TV.norm(dim=-1)
+    return bool(distance_T.median() <= rounding)
+
+
+def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
+    """Whether the flat form gives what the plain one gives, and whether this would show if it did not.
+
+    The flat form is also run with scores of attention that are wrong on purpose, halved and all equal: the right form
+    must be far closer to the plain one than these. So a model whose attention has no say is not judged at all, nor one
+    whose rounding hides it.
+
+    Args:
+        plain_state: the plain form's last hidden state at the label position. ids_BT: ordinary token ids.
+    """
+    import torch
+
+    config = form.model.config.to_dict()
+    if any(_LIMITED_SIGHT.search(name) and value for name, value in config.items()):
+        return False
+    if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
+        return False
+    if any(isinstance(module, torch.nn.Conv1d) for module in form.model.modules()):  # it would mix neighbouring rows
+        return False
+    lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
+    prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
+    rounding = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # other places of rounding, through all layers
+    for placement in PLACEMENTS:
+        soft = SoftPrompt(prompt=prompt_PH, placement=placement)
+        plain_BH = plain_state(soft, ids_BT, lengths_B).float()
+
+        def distance(scores: float, soft: SoftPrompt = soft, plain_BH: Tensor = plain_BH) -> float:
+            return float((form.state(soft, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
+
+        try:
+            right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False  # attention of a special kind, or one that is not handed what it needs
+        if not (right <= rounding * float(plain_BH.norm()) and right * _CLOSER <= wrong):
+            return False
+    return True
