@@ -17,10 +17,11 @@ PRECISIONS = ("auto", "bf16", "fp32", "fp64")
 OPTIMIZERS = ("adafactor", "adamw")
 SCHEDULES = ("constant", "linear")
 HOLDOUTS = ("train", "validation")
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
 MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
 # Fields and options that came after the first records. At these values, which are what was done before, they are left
 # out of the hash, so that older records keep their keys.
-_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train"}
+_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy"}
 _ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu"}
 
 
@@ -57,6 +58,8 @@ class TrialConfig:
         shots: train on so many examples of each class, and select on as many unless selection_examples says otherwise.
         holdout: where the examples for selection come from: "train" (min(5,000, 10 %) held out of the training split)
             or "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
+        metric: what selects, on the examples for selection: the step that a trial keeps, the trials that early stopping
+            lets go on, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean of the classes' F1.
         data_seed: of the held-out part and of the subsets. The same for all trials
             of a sweep, so that they are compared on the same examples.
         precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
@@ -94,6 +97,7 @@ class TrialConfig:
     test_examples: int | None = None
     shots: int | None = None
     holdout: str = "train"
+    metric: str = "accuracy"
     data_seed: int = 42
     precision: str = "auto"
     data_revision: str | None = None
@@ -129,7 +133,13 @@ class TrialConfig:
         _real("clip_norm", self.clip_norm, above=0.0)
         _real("weight_decay", self.weight_decay, least=0.0)
         _real("warmup", self.warmup, least=0.0, below=1.0)
-        words_of = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "holdout": HOLDOUTS}
+        words_of = {
+            "precision": PRECISIONS,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "holdout": HOLDOUTS,
+            "metric": tuple(METRICS),
+        }
         for name, valid in words_of.items():
             if getattr(self, name) not in valid:
                 value = getattr(self, name)

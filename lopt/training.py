@@ -197,10 +197,14 @@ class Trial:
             wall_time_s=round(self.elapsed_s, 3),
         )
         self.evaluations.append(evaluation)
-        if self.best is None or _better(evaluation, self.best):
+        if self.best is None or self._rank(evaluation) > self._rank(self.best):
             self.best = evaluation
             self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
         return evaluation
+
+    def _rank(self, evaluation: Evaluation) -> tuple[float, float]:
+        """The larger, the better: by the metric, then by the loss."""
+        return evaluation.score(self.config.metric) or 0.0, -evaluation.selection_loss
 
     def save(self, path: str | Path, *, cell: str | None = None) -> None:
         """Writes a checkpoint to `path`, all of it or nothing."""
@@ -360,10 +364,6 @@ class Trial:
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
             prompt.describe(folder, {**scored, **counts})
         return scored
-
-
-def _better(new: Evaluation, best: Evaluation) -> bool:
-    return (new.selection_accuracy, -new.selection_loss) > (best.selection_accuracy, -best.selection_loss)
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:

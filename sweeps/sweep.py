@@ -254,7 +254,11 @@ class Sweep:
             total = self.plan.search_trials + (self.plan.confirm_trials or 0)
             print(f"reused {self._others.taken.total()} of {total} trials ({runs})", flush=True)
         if self.options.warm_start:
-            print(f"the search begins with what {len(self._lessons)} trials of other runs have shown", flush=True)
+            metrics = {config.metric for config in space.all_examples}
+            fit = [record for record in self._lessons if record.metric in metrics]
+            other = len(self._lessons) - len(fit)
+            left_out = f"; {other} more are left out, for another metric selected them" if other else ""
+            print(f"the search begins with what {len(fit)} trials of other runs have shown{left_out}", flush=True)
         waiting_search, waiting_confirm = searcher.counts()
         self.progress = Progress(
             total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
