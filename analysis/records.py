@@ -13,7 +13,7 @@ SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
-_ADDED = {"warmup": 0.0, "holdout": "train"}
+_ADDED = {"warmup": 0.0, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 

@@ -179,7 +179,7 @@ def _of_other_kinds(of: type, kinds: tuple[type, ...]) -> list[str]:
 
 
 _ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
-               "precision")  # fmt: skip
+               "dropout", "precision")  # fmt: skip
 _ROW_RECORD = ("trainable_parameters", "stored_parameters", "materialised_parameters", "steps", "max_steps",
                "metric", "selection_score", "selection_accuracy", "selection_loss", "selection_step", "selection_n",
                "test_accuracy",

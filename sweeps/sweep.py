@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lopt import methods
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
@@ -354,7 +353,7 @@ class Sweep:
             import torch
 
             return float(torch.cuda.is_available())
-        return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
+        return self._placement.of(job["shared"]).get("gpu", 0.0)
 
     # --- backends ----------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def make_job(
             leaves them.
         packed: how many share a backbone.
     """
-    shared = share and methods.get(config.method).shares_backbone
+    shared = share and config.shares_backbone
     return {
         "config": config.to_dict(),
         "phase": phase,
@@ -335,9 +335,11 @@ def prepare(
             method.require()
             backbone = backbones.load(config.backbone, method.weights_precision(config.precision))
             backbone.label_ids(config.label_words or ())
+            if config.dropout:
+                backbone.with_dropout(config.dropout)
             read = data.prepare(config, backbone)
             found.append(config.to_dict())
-            if method.shares_backbone:
+            if config.shares_backbone:
                 tokens.append(packing.tokens_a_step(backbone, config, read))
                 good = MOST_TOKENS[backbone.device.type]
                 room = min(room, packing.room(backbone, read, config.length or 0))
