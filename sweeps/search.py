@@ -131,7 +131,7 @@ class SweepSearcher(Searcher):
             self._retry.append((state, config))
         for state in self.cells:
             if state.study:
-                metric = space.example(state.cell).metric
+                metric = space.example(state.cell).metric if lessons else ""
                 state.study.enqueue_first(record for record in lessons if teaches(state.cell, record, metric))
             self._when_searched(state)
 

@@ -89,17 +89,18 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(tmp_path, mon
     assert {name: keys(tmp_path)[name] for name in done} == done
 
 
-def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, cut_off, capsys):
-    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
-    cut_off(*SMALL, "--out", str(tmp_path))
+@pytest.mark.parametrize("dropout", ["0", "0.2"])
+def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, cut_off, capsys, dropout):
+    checkpoints, small = tmp_path / "smoke-paper" / "checkpoints", [*SMALL, "--set", f"dropout={dropout}"]
+    cut_off(*small, "--out", str(tmp_path))
     assert len(list(checkpoints.iterdir())) == 1
     capsys.readouterr()
-    assert sweep(tmp_path) == 0
+    assert main([*small, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "continues at step 4" in out
     assert out.count("continues at") == 1
     assert not checkpoints.exists()
-    assert main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*small, "--out", str(tmp_path / "whole")]) == 0
     found, whole = (
         {
             r.key: (r.status, r.steps, r.tokens, r.selection_loss, r.test_loss)
