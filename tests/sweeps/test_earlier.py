@@ -164,6 +164,10 @@ def test_a_warm_start_teaches_the_search_and_takes_no_trial_from_it(tmp_path, ca
     records = Store(tmp_path, "warm").records()
     assert sum(r.phase == "search" for r in records) == 6
     assert json.loads((tmp_path / "warm" / "manifest.json").read_text())["status"] == "complete"
+    other = ["--set", "trials=2", "--set", "metric=macro_f1", "--name", "other", "--warm-start", "smoke-paper"]
+    assert sweep(tmp_path, *other) == 0
+    said = "what 0 trials of other runs have shown; 9 more are left out, for another metric selected them"
+    assert said in capsys.readouterr().out
 
 
 def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
