@@ -13,16 +13,18 @@ SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
-_ADDED = {"warmup": 0.0, "holdout": "train"}
+_ADDED = {"warmup": 0.0, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One look at the held-out examples, after `step` updates. Accuracy and share are fractions."""
+    """One look at the held-out examples, after `step` updates. Accuracy, score (by the trial's metric) and share are
+    fractions."""
 
     step: int
     selection_accuracy: float | None
+    selection_score: float | None
     top_class_share: float | None
     predictions: str | None  # hash of the predicted classes
 
@@ -31,7 +33,8 @@ class Evaluation:
 class Trial:
     """One record, flattened. Accuracies are fractions, names ending in `_s` seconds, in `_bytes` bytes; `run` is the
     folder of the run it lies in, `configuration` a hash of everything but the seed, `truncated` the number of texts
-    that were cut to fit, and `tokens` those of prompt and text that were trained on."""
+    that were cut to fit, and `tokens` those of prompt and text that were trained on. `selection_score` is the best
+    evaluation by `metric`, which selected it among others."""
 
     key: str
     run: str
@@ -53,6 +56,8 @@ class Trial:
     materialised_parameters: int | None
     steps: int | None
     max_steps: int | None
+    metric: str
+    selection_score: float | None
     selection_accuracy: float | None
     selection_n: int | None
     test_accuracy: float | None
@@ -105,6 +110,12 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
     config = mapping(record, "config")
     provenance, error = record.get("provenance") or {}, record.get("error") or {}
+    metric = str(config.get("metric", "accuracy"))
+    evaluations = tuple(_evaluation(each, metric) for each in record.get("evaluations") or ())
+    score = fraction(record, "selection_accuracy")
+    if metric != "accuracy":
+        best = integer(record, "selection_step")
+        score = next((each.selection_score for each in evaluations if each.step == best), None)
     free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
@@ -127,6 +138,8 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         materialised_parameters=integer(record, "materialised_parameters"),
         steps=integer(record, "steps"),
         max_steps=integer(record, "max_steps"),
+        metric=metric,
+        selection_score=score,
         selection_accuracy=fraction(record, "selection_accuracy"),
         selection_n=integer(record, "selection_n"),
         test_accuracy=fraction(record, "test_accuracy"),
@@ -150,15 +163,17 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         commit=str(provenance.get("commit") or ""),
         error_type=str(error.get("type") or "unknown") if error else None,
         error_message=str(error.get("message") or "") if error else None,
-        evaluations=tuple(
-            Evaluation(
-                step=integer(each, "step") or 0,
-                selection_accuracy=fraction(each, "selection_accuracy"),
-                top_class_share=fraction(each, "top_class_share"),
-                predictions=each.get("predictions"),
-            )
-            for each in record.get("evaluations") or ()
-        ),
+        evaluations=evaluations,
+    )
+
+
+def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
+    return Evaluation(
+        step=integer(source, "step") or 0,
+        selection_accuracy=fraction(source, "selection_accuracy"),
+        selection_score=fraction(source, f"selection_{metric}"),
+        top_class_share=fraction(source, "top_class_share"),
+        predictions=source.get("predictions"),
     )
 
 

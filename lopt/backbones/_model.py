@@ -16,6 +16,7 @@ import numpy as np
 
 from lopt.backbones import facts, local_folder
 from lopt.backbones._fused import fuse, unfuse
+from lopt.dropout import masks, with_dropout
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ class TokenEmbeddings:
 
 
 class FrozenModel(ABC):
-    """A frozen language model; see `lopt.backbones.Backbone` for the interface."""
+    """A frozen language model; see `lopt.backbones.Backbone` for the interface. dropout: the rate of a copy that is for
+    training steps only."""
+
+    dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
@@ -151,6 +155,25 @@ class FrozenModel(ABC):
         unfuse(made.model)
         return made
 
+    def with_dropout(self, rate: float) -> Self:
+        import torch
+
+        made = copy.copy(self)
+        made.dropout, made.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it
+        ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
+        said = []
+        with torch.no_grad():
+            for seed in (0, 1):
+                with masks(self.device, seed):
+                    said.append(made._whole_logits(None, ids_BT, lengths_B))
+        if torch.equal(*said):
+            raise ValueError(
+                f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers leave out nothing in "
+                "training either. Give dropout 0, or another backbone"
+            )
+        made.model = with_dropout(self.model, rate)
+        return made
+
     def checksum(self) -> str:
         import torch
 
@@ -195,12 +218,14 @@ class FrozenModel(ABC):
 
     @contextlib.contextmanager
     def _kernels(self) -> Any:
-        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths."""
+        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths. With
+        dropout everywhere: gradients of the fused ones need not be the same bits twice."""
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with contextlib.ExitStack() as stack:
-            if self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side:
+            slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side
+            if slow or self.dropout:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))

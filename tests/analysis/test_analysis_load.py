@@ -7,6 +7,7 @@ import pytest
 from analysis.cells import groups, short_names
 from analysis.load import ReportError, find_runs, load, resolve
 from analysis.records import row
+from lopt import config
 
 
 def test_frame_has_one_row_a_trial(full_run):
@@ -152,3 +153,12 @@ def test_frozen_is_one_class_at_every_evaluation(store):
         each["top_class_share"] = 1.0
     assert row(record).frozen
     assert not row(record | {"evaluations": []}).frozen
+
+
+def test_a_field_that_came_later_at_its_old_value_is_the_same_configuration(store):
+    """Seeds of one setting are pooled also where an older program, which did not have the field, trained some."""
+    record = store().record("lopt1", 10, 1)
+    values = {name: value for name, value in config._ADDED.items() if value is not None}
+    now = {**record, "config": {**record["config"], **values}}
+    assert row(now).configuration == row(record).configuration
+    assert row(record).metric == "accuracy"

@@ -164,6 +164,10 @@ def test_a_warm_start_teaches_the_search_and_takes_no_trial_from_it(tmp_path, ca
     records = Store(tmp_path, "warm").records()
     assert sum(r.phase == "search" for r in records) == 6
     assert json.loads((tmp_path / "warm" / "manifest.json").read_text())["status"] == "complete"
+    other = ["--set", "trials=2", "--set", "metric=macro_f1", "--name", "other", "--warm-start", "smoke-paper"]
+    assert sweep(tmp_path, *other) == 0
+    said = "what 0 trials of other runs have shown; 9 more are left out, for another metric selected them"
+    assert said in capsys.readouterr().out
 
 
 def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
@@ -175,7 +179,8 @@ def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
         make_record(config.replace(learning_rate=rate), accuracy=0.5 + rate / 10 if rate < 0.3 else 0.4, cell="x")
         for rate in rates
     ]
-    assert [teaches(each, lessons[0]) for each in made.cells] == [True, False, False]
+    assert [teaches(each, lessons[0], "accuracy") for each in made.cells] == [True, False, False]
+    assert not teaches(cell, lessons[0], "macro_f1"), "accuracies say nothing of the macro-F1"
     driver = Driver(made, by_rate, lessons=lessons).run()
     tried = [j["config"]["learning_rate"] for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
     assert tried[:2] == [0.3, 0.1]
