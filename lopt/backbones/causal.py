@@ -14,6 +14,7 @@ from lopt.backbones import Backbone, Facts
 from lopt.backbones._flat import FlatForm
 from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
 from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.special_tokens import without_end
 
 
 class CausalBackbone(FrozenModel):
@@ -25,7 +26,7 @@ class CausalBackbone(FrozenModel):
         import torch
 
         window = int(getattr(model.config, "max_position_embeddings", None) or 2048)
-        super().__init__(name, revision, model, tokenizer, window=window)
+        super().__init__(name, revision, model, without_end(tokenizer), window=window)
         with torch.no_grad():
             if not self._ignores_what_follows():
                 raise ValueError(
