@@ -159,7 +159,8 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(folder, rows):
 @given(rows=st.lists(st.tuples(some, labels), min_size=1, max_size=3))
 def test_the_command_says_the_same(folder, rows):
     content = lines({"text": text, "label": label} for text, label in rows)
-    argv = folder({"classes": CLASSES, "label_words": WORDS}, report=content)
+    train = [{"text": f"line {i}", "label": i % len(CLASSES)} for i in range(20)]
+    argv = folder({"classes": CLASSES, "label_words": WORDS}, train=lines(train), report=content)
     bad = [i for i, (text, label) in enumerate(rows) if not readable(text) or meant(label) is None]
     if bad:
         assert f"test.jsonl, row {bad[0]}: " in line_of(*told(argv))
@@ -245,8 +246,11 @@ def test_a_bad_file_is_one_line_and_nothing_is_lost(folder, name, content, words
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_rows(folder, rows):
     argv = folder(train=lines(TRAIN[:rows]))
-    if rows < 2:
+    if rows == 1:
         assert "leave no example to train on: give more rows" in line_of(*told(argv))
+    elif rows == 2:  # one is held out to select on, and with it a class
+        assert "the hold-out leaves no row of bug to train on" in line_of(*told(argv))
+        assert called(main, *argv, "--set", "holdout=validation")[0] == 0
     else:
         scored(argv, [row["label"] for row in TEST])
 
