@@ -36,6 +36,7 @@ __all__ = [
     "hold_out",
     "load_split",
     "most_tokens",
+    "notes",
     "prepare",
     "stratified",
 ]
