@@ -242,7 +242,7 @@ _HEAD = b"subject,body,queue\n"
         ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "another number of fields"]),
         ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is no CSV file in UTF-8", "','"]),
         ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is no CSV file in UTF-8", "0xe4"]),
-        ("train.csv", _HEAD + b'a,b,1\n"a,b,1\na,b,0\n', ["(line 3: a quote in the row that begins there is not closed"]),
+        ("train.csv", _HEAD + b'a,b,1\n"a,b,1\na,b,0\n', ["(line 3: a quote in the row that begins there is not"]),
         ("train.csv", b'"subject,body,queue\na,b,1\n', ["UTF-8 (line 1: a quote"]),
         ("train.csv", _HEAD + b'"a\na",b,1\nc,"d"e,1\n', ["UTF-8 (line 4: ',' expected"]),
         ("train.csv", _HEAD + b"a,b,1\n\xe4,b,money\n", ["UTF-8 (line 3: byte 0xe4", "save the file as UTF-8"]),
