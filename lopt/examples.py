@@ -46,7 +46,7 @@ def read_split(task: Task, split: str) -> Split:
     """Like `load_split`, with what was skipped."""
     if task.divided is None:
         return _checked(task, split, *_rows(task, split))
-    whole = _checked(task, task.divided.file, *_rows(task, task.divided.file))
+    whole = _checked(task, Path(task.divided.file).name, *_rows(task, task.divided.file))
     to_report = _reported(whole.examples, task.divided)
     part = [example for example in whole.examples if (example.id in to_report) == (split == task.report)]
     return Split(part, whole.file, whole.rows, whole.skipped)

@@ -116,7 +116,7 @@ def draw(
         held = f"{len(held_out):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
         whole = task.report
     _check_parts(task, labels, {"train on": kept, "select on": held_out, "report": report})
-    counts = _Counts(task, training)
+    counts = _Counts(task, training, reported)
     counts.after("the hold-out", labels[kept], "give more rows of it, or set holdout=validation")
     left_out = ""
     limits = {"train_min_tokens": parts.train_min_tokens, "train_max_tokens": parts.train_max_tokens}
@@ -169,13 +169,15 @@ def draw(
 class _Counts:
     """Rows of each class that are left to train on, filter by filter."""
 
-    def __init__(self, task: Task, training: Split) -> None:
+    def __init__(self, task: Task, training: Split, reported: Split) -> None:
         self._task, self._steps = task, list[tuple[str, np.ndarray, str]]()
         labels = [example.label for example in training.examples]
-        bad = [label for label in training.skipped if label is not None] if task.divided is None else []
-        self._take(f"in {task.train}", [*labels, *bad], "give rows of it, or leave the class out of the task")
+        whole = labels if task.divided is None else labels + [example.label for example in reported.examples]
+        bad = [label for label in training.skipped if label is not None]
+        self._take(f"in {training.file}", [*whole, *bad], "give rows of it, or leave the class out of the task")
         if bad:
-            self._take('bad_rows = "skip"', labels, "mend its rows")
+            self._take('bad_rows = "skip"', whole, "mend its rows")
+        self.after("the division", np.array(labels, dtype=int), "give more rows of it")
 
     @property
     def now(self) -> np.ndarray:
@@ -200,7 +202,7 @@ class _Counts:
         gone = [c for c in missing if self._steps[step][1][c] == 0]
         names = _listed([self._task.classes[c] for c in gone])
         if step == 0:
-            raise ValueError(f"{self._task.train} of task {self._task.name} has no row of {names}: {mend}")
+            raise ValueError(f"{where.removeprefix('in ')} of task {self._task.name} has no row of {names}: {mend}")
         before = []
         for number, (filtered, counts, _) in enumerate(self._steps[:step]):
             rows = " and ".join(f"{counts[c]:,}" for c in gone[:_NAMED])
@@ -217,7 +219,7 @@ def _made(task: Task, splits: Sequence[Split]) -> tuple[str, ...]:
     ]
     if task.divided is not None:
         said.append(
-            f"{task.divided.file} divided by its texts (report_share {task.divided.share:g}, split_seed "
+            f"{splits[0].file} divided by its texts (report_share {task.divided.share:g}, split_seed "
             f"{task.divided.seed}, stratified, equal texts together)"
         )
     return tuple(dict.fromkeys(said))

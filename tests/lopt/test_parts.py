@@ -27,6 +27,8 @@ ENTRIES = {
     "report": "test.csv",
 }
 
+ONE = {"train": None, "report": None, "data": "all.csv"}
+
 
 def rows(**counts):
     """So many rows of each class, of different texts of 13 to 18 bytes."""
@@ -114,6 +116,19 @@ def test_a_class_whose_rows_are_all_bad(folder):
     )
 
 
+def test_a_class_whose_rows_are_all_bad_in_one_file(folder):
+    bad = [{"text": " ", "label": "c"}] * 5
+    config = folder([*rows(a=20, b=20), *bad], toml={**ONE, "bad_rows": "skip"})
+    assert refusal(config) == (
+        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in all.csv: mend its rows'
+    )
+    config = folder(rows(a=20, b=20), toml=ONE)
+    assert refusal(config).startswith("all.csv of task ")
+    config = folder(rows(a=20, b=20, c=1), toml=ONE)
+    assert "(only 1 of c)" in prepared(config).protocol
+    assert "(none of c)" in prepared(config).protocol
+
+
 def test_training_refuses_before_it_begins(folder):
     with pytest.raises(ValueError, match="has no row of c"):
         train(folder(rows(a=20, b=20)))
@@ -158,8 +173,6 @@ def test_the_benchmarks_built_in_say_nothing_of_it(tiny):
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
-
-ONE = {"train": None, "report": None, "data": "all.csv"}
 
 
 def test_one_file_is_divided_class_by_class(folder):
