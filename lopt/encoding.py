@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lopt import special_tokens
+from lopt.special_tokens import Span
 from lopt.tasks import Task
 from lopt.tokens import TokenIds, cached
 
@@ -50,12 +53,38 @@ class Encoded:
         return len(self.token_ids)
 
 
-def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, tuple[int, int]]:
+def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
     """The template filled in, and the span of characters that `task.cut` takes in it."""
-    head, tail = template.split("{" + task.cut + "}")
-    before = head.format(**fields)
-    text = before + fields[task.cut] + tail.format(**fields)
-    return text, (len(before), len(before) + len(fields[task.cut]))
+    text, columns = _filled(template, fields)
+    return text, next(span for name, span in columns if name == task.cut)
+
+
+def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
+    """The template filled in, and the columns in it with their spans of characters."""
+    text, columns = "", []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        text += literal
+        if name is not None:
+            columns.append((name, (len(text), len(text) + len(fields[name]))))
+            text += fields[name]
+    return text, columns
+
+
+@lru_cache(maxsize=32)
+def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
+    """How many special tokens there are when no column spells one out: those of the template, and around it."""
+    names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
+
+
+def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    special = special_tokens.ids_of(tokenizer)
+    return sum(i in special for i in ids)
+
+
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **more: Any) -> Any:
+    """Whatever the tokenizer's own settings say, a special token of the template is one."""
+    return tokenizer(texts, split_special_tokens=False, **more)
 
 
 def encode(
@@ -63,7 +92,8 @@ def encode(
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of one example, at most `most`, and whether its text was cut.
 
-    A long input loses the end of `task.cut`, never a word of the template.
+    A long input loses the end of `task.cut`, never a word of the template. A column that spells out a special token,
+    such as `</s>`, is read as the text that it is; one in the template is the special token.
 
     Raises:
         ValueError: the template, with the other columns in it, is longer than `most`.
@@ -72,15 +102,17 @@ def encode(
     fields = dict(fields)
     while True:
         text, (start, end) = render(task, template, fields)
-        made = tokenizer(text, return_offsets_mapping=True)
-        ids = made["input_ids"]
+        reading = _tokenised(tokenizer, text, return_offsets_mapping=True)
+        ids, offsets = reading["input_ids"], reading["offset_mapping"]
         if not ids:
             raise ValueError(_NO_TOKENS.format(text))
+        if _specials(tokenizer, ids) != _special_in(tokenizer, template):
+            ids, offsets = _as_text(tokenizer, template, fields) or (ids, offsets)
         excess = len(ids) - most
         if excess <= 0:
             return tuple(ids), cut
         # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
-        inside = [a for a, b in made["offset_mapping"] if a >= start and b <= end and b > a]
+        inside = [a for a, b in offsets if a >= start and b <= end and b > a]
         if len(inside) <= excess:
             others = ", ".join(name for name in task.columns if name != task.cut)
             filled = f", with {others} in it," if others else ""
@@ -93,8 +125,16 @@ def encode(
         fields[task.cut], cut = shorter, True
 
 
+def _as_text(
+    tokenizer: PreTrainedTokenizerBase, template: str, fields: Mapping[str, str]
+) -> tuple[list[int], list[Span]] | None:
+    text, columns = _filled(template, fields)
+    return special_tokens.as_text(tokenizer, text, [span for _, span in columns])
+
+
 def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
-    """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`).
+    """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
+    `encode`.
 
     Returns:
         N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut.
@@ -103,7 +143,19 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, ex
         ValueError: the tokenizer finds no token in one of them.
     """
     texts = [render(task, template, e.fields)[0] for e in examples]
-    token_ids = cached(tokenizer, ["whole", *texts], lambda: tokenizer(texts)["input_ids"] if texts else ())
+
+    def whole() -> Sequence[Sequence[int]]:
+        rows: list[list[int]] = _tokenised(tokenizer, texts)["input_ids"] if texts else []
+        if not all(rows):
+            return rows
+        expected = _special_in(tokenizer, template)
+        for position, ids in enumerate(rows):
+            if _specials(tokenizer, ids) != expected:
+                reading = _as_text(tokenizer, template, examples[position].fields)
+                rows[position] = ids if reading is None else reading[0]
+        return rows
+
+    token_ids = cached(tokenizer, ["whole", template, *texts], whole)
     if not token_ids.lengths.all():
         raise ValueError(_NO_TOKENS.format(texts[int(token_ids.lengths.argmin())]))
     return Encoded(

@@ -28,3 +28,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
+
+
+def cut_short(text: str, most: int = 200) -> str:
+    """A text of at most so many characters, which ends with a whole word wherever words are of usual length."""
+    if len(text) <= most:
+        return text
+    head = text[: most - 2]
+    words = head.rsplit(None, 1)[0] if not text[most - 2].isspace() else head
+    return f"{(words if len(words) > most // 2 else head).rstrip()} …"
+
+
+def shown(value: object) -> str:
+    """A value of somebody's file as Python writes it, a long one cut short."""
+    return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lopt import backbones, methods, tasks
+from lopt import backbones, data, methods, tasks
 from lopt.config import METRICS, TrialConfig
+from lopt.errors import one_line
 from sweeps import sizes
 from sweeps.space import Space
 
@@ -71,6 +72,7 @@ class Plan:
             "expected_steps": round(self.expected_steps),
             "most_tokens": sizes.most_tokens(self),
             "disk_bytes": asdict(sizes.disk(self)),
+            "notes": notes(self),
         }
 
 
@@ -122,6 +124,7 @@ def text(plan: Plan, run: str) -> str:
         f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
         + (" and the confirm trials" if confirm is None else ""),
         *sizes.text(plan),
+        *(f"  note       {note}" for note in notes(plan)),
         "",
     ]
     width = max(4, *(len(cell.name) for cell in plan.cells))
@@ -131,6 +134,11 @@ def text(plan: Plan, run: str) -> str:
         numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
     return "\n".join([*lines, *_searched(plan)])
+
+
+def notes(plan: Plan) -> list[str]:
+    """What there is to know of the task's rows and label words before anything runs."""
+    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.example)))
 
 
 def _stopping(space: Space) -> str:

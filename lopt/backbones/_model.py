@@ -126,7 +126,9 @@ class FrozenModel(ABC):
             first.append(ids[0])
         if len(set(first)) < len(first):
             pairs = ", ".join(f"{w!r}: {i}" for w, i in zip(words, first, strict=True))
-            raise ValueError(f"label words share their first token for {self.name} ({pairs}); choose words that differ")
+            blank = any(not self.tokenizer.decode([i]).strip() for i in first)
+            mend = "leave out the blank in front, which is a token of its own" if blank else "choose words that differ"
+            raise ValueError(f"label words share their first token for {self.name} ({pairs}); {mend}")
         return torch.tensor(first, device=self.device)
 
     def label_logits(self, soft: Any, ids_BT: Any, lengths_B: Any, label_ids_C: Any) -> Any:

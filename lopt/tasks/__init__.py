@@ -18,6 +18,15 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Division:
+    """How one file becomes two splits: of each class this share of the rows is reported on, chosen by their texts."""
+
+    file: str
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A classification task read through label words.
 
@@ -27,7 +36,9 @@ class Task:
     class, with the leading space that makes them the form the model sees in running text. cut: the column that loses
     text when an input is too long. train, report: names of the splits trained on and reported on. hub: arguments of
     `datasets.load_dataset`. report_size: rows of the official reported split. load: rows of a split, for tasks that are
-    not on the hub. label: the column of the class; its values are the number of the class, or its name.
+    not on the hub. label: the column of the class; its values are the number of the class, or its name. divided: the
+    one file that both splits are parts of. bad_rows: whether a row without text, or of no class, is an error ("refuse")
+    or left out ("skip").
     """
 
     name: str
@@ -44,6 +55,8 @@ class Task:
     report_size: int | None = None
     hub: tuple[str, ...] = ()
     load: Callable[[str], Iterable[Row]] | None = None
+    divided: Division | None = None
+    bad_rows: str = "refuse"
 
     def template_for(self, backbone: str) -> str:
         """The default template for a backbone's kind."""
@@ -95,12 +108,22 @@ def in_utf8(text: str) -> bool:
     return True
 
 
+def is_folder(task: Task) -> bool:
+    """Whether a task is described by a folder's `task.toml`."""
+    return os.path.isabs(task.name)
+
+
 def get(name: object) -> Task:
     """The task named `name`, or described by the `task.toml` of a folder; ValueError lists the valid ones."""
-    if isinstance(name, str) and name not in names() and ("/" in name or os.path.isdir(name)):
-        from lopt.tasks._folder import task_of
+    if isinstance(name, str) and name not in names():
+        if "/" in name or os.path.isdir(name):
+            from lopt.tasks._folder import task_of
 
-        return task_of(Path(os.path.expanduser(name)))
+            return task_of(Path(os.path.expanduser(name)))
+        raise ValueError(
+            f"unknown task {name!r}; valid: {', '.join(names())}, or a folder with a task.toml (there is no folder "
+            f"{os.path.abspath(name)!r}).{registry.nearest(name, names())}"
+        )
     return registry.find("lopt.tasks", name, "task")
 
 

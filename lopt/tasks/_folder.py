@@ -1,4 +1,4 @@
-"""The user's own task: a folder with a `task.toml` and one file a split (Parquet, CSV or JSON lines).
+"""The user's own task: a folder with a `task.toml` and its rows (Parquet, CSV or JSON lines).
 
 title = "Support tickets"                      # optional: the folder's name
 columns = ["subject", "body"]                  # text columns
@@ -9,24 +9,36 @@ label_words = [" money", " errors", " other"]  # one a class, with its leading s
 cut = "body"                                   # loses text when an input is too long; optional: the last column
 train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
 report = "test.csv"                            # scored once, at the end
+bad_rows = "skip"                              # rows without text or class: skip, or refuse; optional: "refuse"
+
+or, in place of train and report, one file that is divided:
+
+data = "all.csv"
+report_share = 0.2                             # of each class; optional: 0.2
+split_seed = 0                                 # another number divides otherwise; optional: 0
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lopt.registry import nearest
 from lopt.rows import rows_of
-from lopt.tasks import Row, Task
+from lopt.tasks import Division, Row, Task
 
 FILE, LABEL = "task.toml", "label"
-_REQUIRED = ("columns", "classes", "template", "label_words", "train", "report")
-_KEYS = (*_REQUIRED, "title", "label", "cut")
+_REQUIRED = ("columns", "classes", "template", "label_words")
+_FILES, _DIVISION = ("train", "report"), ("data", "report_share", "split_seed")
+_KEYS = (*_REQUIRED, *_FILES, "title", "label", "cut", "bad_rows", *_DIVISION)
 _LISTS = ("columns", "classes", "label_words")
+_MOST_SEED = 2**32 - 1
+_BAD_ROWS = ("refuse", "skip")
+_NEEDED = f"{', '.join((*_REQUIRED, *_FILES))} (or data, one file that is divided, in place of the last two)"
 
 
 def task_of(folder: Path) -> Task:
@@ -37,7 +49,7 @@ def task_of(folder: Path) -> Task:
     """
     file = folder / FILE
     if not os.path.isfile(file):  # unlike Path's own, it bears a path that cannot be one
-        raise ValueError(f"task {str(folder)!r} is no folder with a {FILE}; it names {', '.join(_REQUIRED)}")
+        raise ValueError(f"task {str(folder)!r} is no folder with a {FILE}; it names {_NEEDED}")
     try:
         return _parsed(folder.resolve(), file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, OSError) as error:
@@ -54,10 +66,12 @@ def _parsed(folder: Path, text: str) -> Task:
     for key in found:
         if key not in _KEYS:
             raise ValueError(f"{file}: unknown entry {key!r}; valid: {', '.join(_KEYS)}.{nearest(key, _KEYS)}")
-    missing = [key for key in _REQUIRED if key not in found]
+    missing = [key for key in (*_REQUIRED, *(() if "data" in found else _FILES)) if key not in found]
     if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing)}; it needs {', '.join(_REQUIRED)}")
+        raise ValueError(f"{file} lacks {', '.join(missing)}; it needs {_NEEDED}")
     for key, value in found.items():
+        if key in _DIVISION[1:]:
+            continue
         if key in _LISTS:
             if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
                 raise ValueError(f"{file}: {key} is {value!r}; give a list of texts")
@@ -82,9 +96,13 @@ def _parsed(folder: Path, text: str) -> Task:
     cut = found.get("cut", found["columns"][-1])
     if cut not in found["columns"]:
         raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(found['columns'])}")
-    if (folder / found["train"]).resolve() == (folder / found["report"]).resolve():
+    if found.get("bad_rows", "refuse") not in _BAD_ROWS:
+        raise ValueError(f"{file}: bad_rows is {found['bad_rows']!r}; valid: {', '.join(_BAD_ROWS)}")
+    divided = _division(file, found)
+    if divided is None and (folder / found["train"]).resolve() == (folder / found["report"]).resolve():
         raise ValueError(
-            f"{file}: train and report are both {found['train']!r}; report on text that was not trained on"
+            f"{file}: train and report are both {found['train']!r}; report on text that was not trained on. To divide "
+            f"one file, give data = {found['train']!r} in their place"
         )
     task = Task(
         name=str(folder),
@@ -95,15 +113,40 @@ def _parsed(folder: Path, text: str) -> Task:
         label_words=tuple(found["label_words"]),
         cut=cut,
         label=found.get("label", LABEL),
-        train=found["train"],
-        report=found["report"],
+        train=found["train"] if divided is None else f"{_percent(1 - divided.share)} of {Path(divided.file).name}",
+        report=found["report"] if divided is None else f"{_percent(divided.share)} of {Path(divided.file).name}",
         load=lambda split: _named_rows(folder / split),
+        divided=divided,
+        bad_rows=found.get("bad_rows", "refuse"),
     )
     try:
         task.check_verbalizer(task.template, task.label_words)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return task
+
+
+def _division(file: Path, found: Mapping[str, Any]) -> Division | None:
+    """How the one file is divided; None for a task of two files."""
+    others = [key for key in (_FILES if "data" in found else _DIVISION[1:]) if key in found]
+    if others and "data" in found:
+        raise ValueError(f"{file}: data is the one file that is divided, and {others[0]} names another; leave one out")
+    if others:
+        raise ValueError(
+            f"{file}: {others[0]} says how the one file data is divided, and there is no data; leave it out"
+        )
+    if "data" not in found:
+        return None
+    share, seed = found.get("report_share", 0.2), found.get("split_seed", 0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(f"{file}: report_share is {share!r}; give a number above 0 and below 1, such as 0.2")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _MOST_SEED:
+        raise ValueError(f"{file}: split_seed is {seed!r}; give a whole number, 0 to {_MOST_SEED:,}")
+    return Division(file=found["data"], share=float(share), seed=seed)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _named_rows(path: Path) -> Iterable[Row]:

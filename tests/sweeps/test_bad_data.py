@@ -159,7 +159,8 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(folder, rows):
 @given(rows=st.lists(st.tuples(some, labels), min_size=1, max_size=3))
 def test_the_command_says_the_same(folder, rows):
     content = lines({"text": text, "label": label} for text, label in rows)
-    argv = folder({"classes": CLASSES, "label_words": WORDS}, report=content)
+    train = [{"text": f"line {i}", "label": i % len(CLASSES)} for i in range(20)]
+    argv = folder({"classes": CLASSES, "label_words": WORDS}, train=lines(train), report=content)
     bad = [i for i, (text, label) in enumerate(rows) if not readable(text) or meant(label) is None]
     if bad:
         assert f"test.jsonl, row {bad[0]}: " in line_of(*told(argv))
@@ -245,8 +246,11 @@ def test_a_bad_file_is_one_line_and_nothing_is_lost(folder, name, content, words
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_rows(folder, rows):
     argv = folder(train=lines(TRAIN[:rows]))
-    if rows < 2:
+    if rows == 1:
         assert "leave no example to train on: give more rows" in line_of(*told(argv))
+    elif rows == 2:  # one is held out to select on, and with it a class
+        assert "the hold-out leaves no row of bug to train on" in line_of(*told(argv))
+        assert called(main, *argv, "--set", "holdout=validation")[0] == 0
     else:
         scored(argv, [row["label"] for row in TEST])
 
@@ -346,3 +350,24 @@ def test_tokenless_texts_are_refused(monkeypatch):
     ):
         with pytest.raises(ValueError, match="finds no token in"):
             attempt()
+
+
+def test_a_class_that_a_limit_takes_away_stops_the_sweep_before_its_first_trial(folder):
+    long = [{"text": "word " * 30 + str(i), "label": 1} for i in range(20)]
+    argv = folder(train=lines([*({"text": f"line {i}", "label": 0} for i in range(20)), *long]))
+    line = line_of(*told([*argv, "--set", "train_max_tokens=40"]))
+    assert "train_max_tokens = 40 leaves no row of other to train on; there were 20 rows in train.jsonl" in line
+    scored(argv, [row["label"] for row in TEST])
+
+
+def test_one_file_serves_for_both_and_its_bad_rows_are_left_out(folder):
+    rows = [*TRAIN, {"text": None, "label": 0}, {"text": "fine", "label": "no class"}, *TRAIN[:2]]
+    argv = folder({"train": "all.jsonl", "bad_rows": "skip"}, train=lines(rows))
+    toml = Path(argv[-1].removeprefix("task=")) / "task.toml"
+    toml.write_text(toml.read_text().replace('train = "all.jsonl"\nreport = "test.jsonl"', 'data = "all.jsonl"'))
+    code, out, err = called(main, *argv)
+    assert (code, err) == (0, "")
+    assert "note       2 of 12 rows of all.jsonl skipped, which lack text or a class" in out
+    (record,) = [r for r in Store(argv[argv.index("--out") + 1], "it").records() if r.phase == "confirm"]
+    assert record.test_split == "20 % of all.jsonl"
+    assert "also stand in" not in record.protocol, "equal texts are on one side"

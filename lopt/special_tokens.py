@@ -1,0 +1,133 @@
+"""Special tokens: a text that spells one out stays text, and what a causal model reads ends with its template."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+_NOWHERE = "\uffff"  # Unicode promises that no text holds this character
+
+
+def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, or a copy that appends no special tokens where it does: a causal model reads the label
+    after the last token of the template, and after `</s>` it would begin another text. Those in front, BOS, stay."""
+    from tokenizers import processors
+
+    before, after = _around(tokenizer)
+    if not after:
+        return tokenizer
+    names = tokenizer.convert_ids_to_tokens(before)
+    text = [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"]
+    state = {
+        "type": "TemplateProcessing",
+        "single": [*({"SpecialToken": {"id": name, "type_id": 0}} for name in names), text[0]],
+        "pair": text,
+        "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in zip(names, before, strict=True)},
+    }
+    made = copy.deepcopy(tokenizer)
+    processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    processor.__setstate__(json.dumps(state).encode())  # its arguments would take a token with a colon for two
+    made.backend_tokenizer.post_processor = processor
+    return made
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that a tokenizer puts before and after every text."""
+    probe = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = probe["input_ids"], probe["special_tokens_mask"]
+    first = mask.index(0) if 0 in mask else len(mask)
+    last = len(mask) - mask[::-1].index(0) if 0 in mask else len(mask)
+    return ids[:first], ids[last:]
+
+
+@lru_cache(maxsize=8)
+def ids_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of all special tokens."""
+    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+
+
+def as_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, inserted: Sequence[Span]
+) -> tuple[list[int], list[Span]] | None:
+    """Token ids and offsets of a filled template, where special tokens are those of the template alone.
+
+    Args:
+        text: the template with the columns in it. inserted: the spans of the columns.
+
+    Returns:
+        None when the columns spell out no special token, so that the tokenizer's own reading is right.
+    """
+    plain = _plain(tokenizer)
+    if plain is None:
+        return None
+    own = [m for m in _pattern(tokenizer).finditer(text) if all(m.end() <= a or m.start() >= b for a, b in inserted)]
+    ends, begins = [*(m.start() for m in own), len(text)], [0, *(m.end() for m in own)]
+    parts = [text[a:b] for a, b in zip(begins, ends, strict=True)]
+    plainly = [plain.encode(part, add_special_tokens=False) for part in parts]
+    usual = (tokenizer.backend_tokenizer.encode(part, add_special_tokens=False).ids for part in parts)
+    if all(ids == encoding.ids for ids, encoding in zip(usual, plainly, strict=True)):
+        return None
+    before, after = _around(tokenizer)
+    ids, offsets = list(before), [(0, 0)] * len(before)
+    for number, encoding in enumerate(plainly):
+        ids += encoding.ids
+        offsets += [(a + begins[number], b + begins[number]) for a, b in encoding.offsets]
+        if number < len(own):
+            ids.append(int(str(own[number].lastgroup)[1:]))
+            offsets.append(own[number].span())
+    return ids + list(after), offsets + [(0, 0)] * len(after)
+
+
+@lru_cache(maxsize=8)
+def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Any special token, with the blanks that it takes in; its group is named by its id."""
+    tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
+    blanks = {True: r"\s*", False: ""}
+    return re.compile(
+        "|".join(f"{blanks[t.lstrip]}(?P<t{i}>{re.escape(t.content)}){blanks[t.rstrip]}" for i, t in longest_first)
+    )
+
+
+@lru_cache(maxsize=4)
+def _plain(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A copy of the tokenizer's backend that finds no special token in a text; None where it cannot be copied.
+
+    To have it skip them (`encode_special_tokens`) is not enough: the vocabularies of SentencePiece hold `</s>` as a
+    word like any other. So each is renamed to what no text holds.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception:  # it has steps in Python; tokenizers raises plain Exception
+        return None
+    model, special = state["model"], {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+
+    def renamed(name: str) -> str:
+        return f"{_NOWHERE}{name}" if name in special else name
+
+    vocabulary: Any = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {renamed(name): number for name, number in vocabulary.items()}
+    else:
+        model["vocab"] = [[renamed(name), score] for name, score in vocabulary]
+    if "merges" in model:  # a merge of what is renamed would lead nowhere
+        pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"])
+        model["merges"] = [pair for pair in pairs if special.isdisjoint((*pair, "".join(pair)))]
+    if model.get("unk_token"):
+        model["unk_token"] = renamed(model["unk_token"])
+    for token in state["added_tokens"]:
+        token["content"] = renamed(token["content"])
+    made = Tokenizer.from_str(json.dumps(state))
+    made.no_padding()
+    made.no_truncation()
+    return made
