@@ -55,11 +55,12 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         )
     if results.unreadable:
         many = len(results.unreadable) > 1
+        kind = "record" if any("/trials/" in text for text in results.unreadable) else "file"
         found.append(
-            f"{len(results.unreadable)} record{'s' * many} could not be read and {'are' if many else 'is'} left out: "
+            f"{len(results.unreadable)} {kind}{'s' * many} could not be read and {'are' if many else 'is'} left out: "
             f"{'; '.join(results.unreadable)}."
         )
-    if any(run.manifest.get("provenance", {}).get("dirty") for run in results.runs) or any(
+    if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
         t.dirty for t in results.trials
     ):
         found.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
@@ -116,9 +117,8 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
                 "numbers, which come from all of the training data."
             )
     for run in results.runs:
-        rungs = (run.manifest.get("space") or {}).get("rungs") or [None]
         own = [trial for trial in results.trials if trial.run == run.shown]
-        if said := audit.text(audit.audit(own, rungs[0])):
+        if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):
             found.append(said if len(results.runs) == 1 else f"{run.name}: {said}")
     if reused := sum(trial.reused_from is not None for trial in results.trials):
         sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
@@ -164,19 +164,16 @@ def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]
 
 def _time(run: Run) -> str | None:
     """What the run took, all its commands together, beside what was predicted."""
-    took, predicted = run.manifest.get("elapsed_s"), run.probe.get("prediction")
-    try:
-        if not predicted:
-            return render.duration(took) if took else None
-        low, high = (render.duration(predicted["seconds"][end]) for end in ("low", "high"))
-        spent = (took or 0.0) - run.probe["elapsed_before_s"]
-        actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
-        return (
-            f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
-            f"started with {predicted['trials_done']} of {predicted['trials']} trials"
-        )
-    except (KeyError, TypeError):
-        return None
+    predicted = run.prediction
+    if not predicted:
+        return render.duration(run.elapsed_s) if run.elapsed_s else None
+    low, high = render.duration(predicted.low_s), render.duration(predicted.high_s)
+    spent = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
+    actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
+    return (
+        f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
+        f"started with {predicted.trials_done} of {predicted.trials} trials"
+    )
 
 
 def _moment(written: object) -> object:

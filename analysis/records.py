@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from reprlib import repr as shortened
 from typing import Any
 
 SCHEMAS = (1, 2, 3)
@@ -99,12 +100,14 @@ class Trial:
 
 
 def row(record: dict[str, Any], run: str = "") -> Trial:
-    """Flatten one record. Raises ValueError naming the field that is missing or out of range."""
-    version = record.get("schema_version")
+    """Flatten one record. Raises ValueError naming the field that is missing, of another kind or out of range."""
+    version = json_object(record, "a record").get("schema_version")
     if version not in SCHEMAS:
         raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
     config = mapping(record, "config")
-    provenance, error = record.get("provenance") or {}, record.get("error") or {}
+    provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
+    truncated = optional_mapping(record, "truncated")
+    cut = {part: integer(truncated, part) or 0 for part in truncated}
     free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
@@ -142,10 +145,10 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         peak_memory_bytes=integer(record, "peak_memory_bytes"),
         tokens=integer(record, "tokens"),
         protocol=str(record.get("protocol") or ""),
-        truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
-        test_truncated=int((record.get("truncated") or {}).get("test") or 0),
+        truncated=sum(cut.values()),
+        test_truncated=cut.get("test", 0),
         audited_at=None,
-        reused_from=provenance.get("reused_from"),
+        reused_from=optional_text(provenance, "reused_from"),
         dirty=bool(provenance.get("dirty")),
         commit=str(provenance.get("commit") or ""),
         error_type=str(error.get("type") or "unknown") if error else None,
@@ -155,11 +158,21 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
                 step=integer(each, "step") or 0,
                 selection_accuracy=fraction(each, "selection_accuracy"),
                 top_class_share=fraction(each, "top_class_share"),
-                predictions=each.get("predictions"),
+                predictions=optional_text(each, "predictions"),
             )
-            for each in record.get("evaluations") or ()
+            for each in mappings(record, "evaluations")
         ),
     )
+
+
+_KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """A whole file's JSON, which must be an object; `what` names it, such as "a record". Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"not {what}: a JSON object is wanted, this is {_KINDS.get(type(value), 'something else')}")
+    return value
 
 
 # Each of these takes an entry out of a JSON object and raises ValueError, naming it, where it is of another kind.
@@ -168,14 +181,35 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
 def mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
     """The object under a name, which must be there."""
     if not isinstance(value := source.get(name), dict):
-        raise ValueError(f"{name} is {value!r}, not an object")
+        raise ValueError(f"{name} is {shortened(value)}, not an object")
+    return value
+
+
+def optional_mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same, or an empty one where there is none."""
+    return {} if source.get(name) is None else mapping(source, name)
+
+
+def mappings(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects under a name, or an empty one where there is none."""
+    value = [] if source.get(name) is None else source[name]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of objects")
     return value
 
 
 def text(source: dict[str, Any], name: str) -> str:
     """The text under a name, which must be there and not empty."""
     if not isinstance(value := source.get(name), str) or not value:
-        raise ValueError(f"{name} is {value!r}, not a text")
+        raise ValueError(f"{name} is {shortened(value)}, not a text")
+    return value
+
+
+def texts(source: dict[str, Any], name: str) -> list[str]:
+    """The list of texts under a name, or an empty one where there is none."""
+    value = [] if source.get(name) is None else source[name]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of texts")
     return value
 
 
@@ -186,7 +220,7 @@ def optional_text(source: dict[str, Any], name: str) -> str | None:
 
 def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
     if (value := source.get(name)) not in valid:
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(valid)}")
+        raise ValueError(f"{name} is {shortened(value)}, not one of {', '.join(valid)}")
     return str(value)
 
 
@@ -196,7 +230,7 @@ def number(source: dict[str, Any], name: str) -> float | None:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r}, not a number")
+        raise ValueError(f"{name} is {shortened(value)}, not a number")
     return float(value)
 
 
@@ -205,7 +239,7 @@ def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
     if (value := number(source, name)) is None:
         return None
     if value < least or value != int(value):
-        raise ValueError(f"{name} is {source[name]!r}, not a whole number of {least} or more")
+        raise ValueError(f"{name} is {shortened(source[name])}, not a whole number of {least} or more")
     return int(value)
 
 

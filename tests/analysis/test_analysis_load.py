@@ -6,6 +6,7 @@ import pytest
 
 from analysis.cells import groups, short_names
 from analysis.load import ReportError, find_runs, load, resolve
+from analysis.notes import warnings
 from analysis.records import row
 
 
@@ -36,11 +37,27 @@ def test_seeds_of_two_configurations_are_not_averaged(store):
     assert (cell.accuracy.mean, cell.accuracy.seeds) == (0.8, 1)
 
 
+def with_values(text, **values):
+    return json.dumps(json.loads(text) | values)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda text: text[: len(text) // 2], "not valid JSON"),
-        (lambda text: "[]", "AttributeError"),
+        (lambda text: "[]", "not a record: a JSON object is wanted, this is a list"),
+        (lambda text: "5", "not a record: a JSON object is wanted, this is a number"),
+        (lambda text: "null", "not a record: a JSON object is wanted, this is null"),
+        (lambda text: '"a"', "not a record: a JSON object is wanted, this is a text"),
+        (lambda text: with_values(text, provenance=[1]), "provenance is [1], not an object"),
+        (lambda text: with_values(text, error="no"), "error is 'no', not an object"),
+        (lambda text: with_values(text, config=[]), "config is [], not an object"),
+        (lambda text: with_values(text, evaluations={"a": 1}), "evaluations is {'a': 1}, not a list of objects"),
+        (lambda text: with_values(text, evaluations=[5]), "evaluations is [5], not a list of objects"),
+        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "predictions is {}, not a text"),
+        (lambda text: with_values(text, truncated=7), "truncated is 7, not an object"),
+        (lambda text: with_values(text, truncated={"test": "many"}), "test is 'many', not a number"),
+        (lambda text: with_values(text, provenance={"reused_from": []}), "reused_from is [], not a text"),
         (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "schema_version 9"),
         (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
         (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
@@ -73,6 +90,54 @@ def test_newest_run_is_by_updated_at(store, tmp_path):
     assert [path.name for path in find_runs(root)] == ["new", "middle", "old"]
     assert [path.name for path in resolve([], root)] == ["new"]
     assert [path.name for path in resolve(["old", str(root / "old")], root)] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("[]", "not a manifest: a JSON object is wanted, this is a list"),
+        ("3", "not a manifest: a JSON object is wanted, this is a number"),
+        ({"space": {"rungs": 5}}, "rungs is 5, not a list of whole numbers"),
+        ({"space": {"rungs": ["a"]}}, "rungs is ['a'], not a list of whole numbers"),
+        ({"space": {"cells": {"a": 1}}}, "cells is {'a': 1}, not a list of objects"),
+        ({"space": {"cells": [5]}}, "cells is [5], not a list of objects"),
+        ({"space": {"cells": [{"config": 5}]}}, "config is 5, not an object"),
+        ({"space": {"base": [1]}}, "base is [1], not an object"),
+        ({"left_out": 5}, "left_out is 5, not a list of texts"),
+        ({"left_out": [[]]}, "left_out is [[]], not a list of texts"),
+        ({"elapsed_s": "abc"}, "elapsed_s is 'abc', not a number"),
+    ],
+)
+def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, says):
+    path = store().write()
+    file = path / "manifest.json"
+    file.write_text(change if isinstance(change, str) else with_values(file.read_text(), **change))
+    with pytest.raises(ReportError) as error:
+        load([path])
+    assert f"manifest.json cannot be read ({says})" in str(error.value)
+
+
+def test_a_manifest_without_what_is_optional_is_read(store):
+    path = store().write(provenance=None, left_out=None, elapsed_s=float("nan"))
+    (run,) = load([path]).runs
+    assert run.elapsed_s is None and not run.left_out
+    assert warnings(load([path]), groups(load([path])))
+
+
+@pytest.mark.parametrize("name", ["audits.json", "probe.json", "baselines.json"])
+@pytest.mark.parametrize("content", ["{", "5", '"a"', '{"a": 5}', "[5]", "null", '{"a": {"step": "x"}}'])
+def test_a_damaged_file_beside_the_records_is_named(store, name, content):
+    s = store()
+    s.confirm("lopt1", 10, 1, 0.8)
+    path = s.write()
+    (path / name).write_text(content)
+    results = load([path])
+    (text,) = results.unreadable
+    assert text.startswith(f"synthetic-run/{name}: not ") or ", not a" in text
+    assert "Error" not in text
+    assert len(results.trials) == 1
+    (warning,) = [w for w in warnings(results, groups(results)) if name in w]
+    assert "1 file could not be read" in warning
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 1}', "\xff"])
