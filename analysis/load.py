@@ -339,6 +339,9 @@ def _audits(content: Any) -> dict[str, int]:
 def _load_baselines(file: Place) -> list[Baseline]:
     if not file.is_file():
         return []
+    content = _read(file)
+    if not isinstance(content, list):
+        raise ValueError("not a list of baselines")
     return [
         Baseline(
             backbone=text(each, "backbone"),
@@ -348,7 +351,7 @@ def _load_baselines(file: Place) -> list[Baseline]:
             zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
             majority_accuracy=fraction(each, "majority_accuracy"),
         )
-        for each in mappings({"it": _read(file)}, "it")
+        for each in mappings({"baselines": content}, "baselines")
     ]
 
 
