@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from analysis import audit, published, render
+from analysis import audit, predictions, published, render
 from analysis.cells import Group
+from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
 
@@ -60,6 +61,7 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
             f"{len(results.unreadable)} {kind}{'s' * many} could not be read and {'are' if many else 'is'} left out: "
             f"{'; '.join(results.unreadable)}."
         )
+    found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
     if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
         t.dirty for t in results.trials
     ):
@@ -68,6 +70,27 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     if len(commits) > 1:
         found.append(f"The trials were made with {len(commits)} different commits of the code.")
     return [text[0].upper() + text[1:] for text in found]
+
+
+def _without_predictions(group: Group, several: bool) -> str | None:
+    """The files of predictions that cannot be used, and what of the report that changes."""
+    unusable = predictions.unusable([trial for cell in group.confirmed for trial in cell.confirmed])
+    if not unusable:
+        return None
+    keys, full = {each.trial.key for each in unusable}, full_prompt(group)
+    hit = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
+    effects = []
+    if wider := [cell.label for cell in hit if len(cell.confirmed) > 1]:
+        effects.append(f"intervals come from the seeds' accuracies alone ({', '.join(wider)})")
+    if full and len(full.confirmed) > 1:
+        untested = [cell.label for cell in (group.confirmed if full in hit else hit) if cell is not full]
+        if untested:
+            effects.append(f"there is no test, and no verdict, against the full prompt ({', '.join(untested)})")
+    if len(group.confirmed) > 1:
+        effects.append("how sure the frontier is comes from each cell's own interval")
+    where = f" of {group.title}" if several else ""
+    files = "; ".join(dict.fromkeys(f"{each.file} ({each.why})" for each in unusable))
+    return f"Predictions{where} that cannot be used: {files}. Without them {'; '.join(effects) or 'nothing changes'}."
 
 
 def failures(groups: Sequence[Group]) -> list[Failure]:

@@ -15,6 +15,7 @@ PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
 _ADDED = {"warmup": 0.0, "holdout": "train"}
+_OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -61,6 +62,7 @@ class Trial:
     test_n: int | None
     test_split: str | None
     test_split_size: int | None
+    scored_on: tuple[object, ...]  # what decides which examples it is scored on; equal ones are scored on the same
     majority_accuracy: float | None
     wall_time_s: float | None
     train_time_s: float | None  # of its device; None in records of schemas 1 and 2
@@ -137,6 +139,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_n=integer(record, "test_n"),
         test_split=optional_text(record, "test_split"),
         test_split_size=integer(record, "test_split_size"),
+        scored_on=_scored_on(record, config),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
         train_time_s=number(record, "train_time_s"),
@@ -163,6 +166,11 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
             for each in mappings(record, "evaluations")
         ),
     )
+
+
+def _scored_on(record: dict[str, Any], config: dict[str, Any]) -> tuple[object, ...]:
+    reported = (record.get("test_split"), record.get("test_n"), config.get("holdout") or _ADDED["holdout"])
+    return *map(str, reported), *(str(config.get(name)) for name in _OF_EXAMPLES)
 
 
 _KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}

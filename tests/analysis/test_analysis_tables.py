@@ -281,6 +281,17 @@ def test_budget_gives_the_line_of_the_seed_best_on_selection(store):
     assert row.load_line == f'load_prompt("{s.path.as_posix()}/artifacts/{best["key"]}")'
 
 
+def test_budget_says_which_artifact_is_not_there(store):
+    s = store(name='a "run"')
+    keys = [s.confirm("lopt1", 10, rank, 0.8 + rank / 100)["key"] for rank in (1, 2)]
+    (s.path / "artifacts" / keys[0]).mkdir(parents=True)
+    info = budget.compute(only_group(s.write()))
+    assert [row.there for row in info.rows] == [True, False]
+    assert info.rows[0].load_line.endswith(f'/a \\"run\\"/artifacts/{keys[0]}")')
+    (note,) = [note for note in budget.render(info).notes if "artifacts/" in note]
+    assert keys[1] in note and keys[0] not in note
+
+
 def test_cells_counts_every_outcome(store):
     s = store(cells=[("lopt1", 10, 1), ("lopt1", 10, 2)])
     for status in ("complete", "complete", "stopped", "diverged", "failed"):
