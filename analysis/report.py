@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from shlex import join, quote
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # as a script, python puts this folder first: put the repository's root there
@@ -274,7 +275,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         if best := section.headline.best:
             text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
             lines.append(f"{text}, test {render.interval(best.accuracy)}")
-    return "\n".join([*lines, f"report: {out / 'report.html'}"])
+    return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
 def _out(given: str | None, run: Place) -> Path:
@@ -320,7 +321,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
     if arguments.compare and arguments.runs:
-        print(f"report: --compare takes its two runs itself; leave out {' '.join(arguments.runs)}", file=sys.stderr)
+        print(f"report: --compare takes its two runs itself; leave out {join(arguments.runs)}", file=sys.stderr)
         return 2
     try:
         try:
@@ -349,7 +350,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     paths = [resolve([name], place(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
-        raise ReportError(f"--compare {' '.join(arguments.compare)} names one run twice: give two")
+        raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
     both = [load([path], arguments.margin) for path in paths]
     names = (both[0].runs[0].name, both[1].runs[0].name)
     found = compare.compare(groups(both[0]), groups(both[1]), names)
@@ -363,7 +364,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         _write_pages("compare", context, out)
     except OSError as error:
         raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
-    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {out / 'compare.html'}"]))
+    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {quote(str(out / 'compare.html'))}"]))
     return 0
 
 

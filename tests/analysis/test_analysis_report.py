@@ -332,6 +332,16 @@ def test_errors_are_one_line_and_exit_2(store, tmp_path, capsys):
         assert re.fullmatch(rf"report: .*{says}.*\n", captured.err), captured.err
 
 
+def test_paths_with_blanks_can_be_pasted_into_a_shell(store, tmp_path, capsys):
+    path, out = store(name="my run").write(), tmp_path / "a b" / "report of mine"
+    assert main([str(path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: '{out / 'report.html'}'"
+    assert main(["--compare", str(path), str(store(name="other").write()), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"comparison: '{out / 'compare.html'}'"
+    assert main(["--compare", str(path), str(path)]) == 2
+    assert f"--compare '{path}' '{path}' names one run twice" in capsys.readouterr().err
+
+
 def test_commands_are_shown_as_typed(store, tmp_path, capsys):
     path = store().write(command=["python", "sweeps/run.py", "--set", "task=a b"])
     _, html, _, _ = report(path, tmp_path, capsys)
