@@ -84,6 +84,7 @@ class Run:
     audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
     prediction: Prediction | None
     left_out: frozenset[str]  # keys of trials that count nowhere
+    titles: dict[str, str]  # of tasks by their names; none of runs of earlier versions
     unreadable: tuple[str, ...]  # files beside the manifest that are damaged: "name: why"
 
     @property
@@ -262,6 +263,7 @@ def _load_run(path: Place) -> Run:
         rungs = space.get("rungs") or []
         if not isinstance(rungs, list) or not all(isinstance(rung, int) for rung in rungs):
             raise ValueError(f"rungs is {rungs!r}, not a list of whole numbers")
+        titles = optional_mapping(manifest, "titles")
         unreadable: list[str] = []
         return Run(
             path=path,
@@ -272,6 +274,7 @@ def _load_run(path: Place) -> Run:
             audits=_beside(path / "audits.json", _audits, unreadable) or {},
             prediction=_beside(path / "probe.json", _prediction, unreadable),
             left_out=frozenset(texts(manifest, "left_out")),
+            titles={task: text(titles, task) for task in titles},
             unreadable=tuple(unreadable),
         )
     except _UNREADABLE as error:

@@ -152,7 +152,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             "evidence, and a prompt trained on one must not be scored on the other."
         )
     subsets = {
-        (group.task_name, t.test_split, t.test_n, t.test_split_size)
+        (group.task_title, t.test_split, t.test_n, t.test_split_size)
         for group in groups
         for t in group.trials
         if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size

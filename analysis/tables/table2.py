@@ -46,7 +46,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     several = [task for task, g in by_task.items() if sum(_ours(g, point) is not None for point in telling) > 1]
     if not several:
         return Missing("no task with two of fine-tuning, LoRA, DePT and LoPT at n=20 r=5", quiet=True)
-    tasks = published.T5_TASKS | {task: by_task[task].task_name for task in several if task not in published.T5_TASKS}
+    tasks = published.T5_TASKS | {task: by_task[task].task_title for task in several if task not in published.T5_TASKS}
     rows = tuple(
         Row(
             cell=name,

@@ -217,3 +217,24 @@ def test_frozen_is_one_class_at_every_evaluation(store):
         each["top_class_share"] = 1.0
     assert row(record).frozen
     assert not row(record | {"evaluations": []}).frozen
+
+
+def test_tasks_are_called_by_their_titles_where_their_folders_are_gone(store):
+    folder = "/no/such/folder/tickets"
+    runs = []
+    for name, task, title in (
+        ("a", folder, "Support tickets"), ("b", "/x/mails", "Mails"), ("c", "/y/mails", "Mails"),
+        ("d", "sst2", "SST-2"), ("e", "/z/unnamed", None),
+    ):  # fmt: skip
+        s = store(name=name, task=task, cells=[("lopt1", 10, 1)])
+        s.confirm("lopt1", 10, 1, 0.8)
+        runs.append(s.write(**({"titles": {task: title}} if title else {})))
+    found = {group.task: (group.task_title, group.task_name) for group in groups(load(runs))}
+    assert found == {
+        folder: ("Support tickets", "tickets"),
+        "/x/mails": ("Mails (x/mails)", "x/mails"),
+        "/y/mails": ("Mails (y/mails)", "y/mails"),
+        "sst2": ("SST-2", "sst2"),
+        "/z/unnamed": ("unnamed", "unnamed"),
+    }
+    assert groups(load(runs[:1]))[0].title == "Support tickets with SmolLM2-135M-Instruct"
