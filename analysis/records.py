@@ -48,6 +48,10 @@ class Trial:
     rank: int | None
     shots: int | None  # of a few-shot run
     learning_rate: float | None
+    batch_size: int | None
+    dropout: float
+    metric: str  # that selects: accuracy or macro_f1
+    update_tokens: int | None  # of DePT, s
     seed: int | None
     configuration: str
     trainable_parameters: int | None
@@ -125,6 +129,10 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         rank=integer(config, "rank"),
         shots=integer(config, "shots"),
         learning_rate=number(config, "learning_rate"),
+        batch_size=integer(config, "batch_size"),
+        dropout=number(config, "dropout") or 0.0,
+        metric=optional_text(config, "metric") or "accuracy",
+        update_tokens=integer(optional_mapping(config, "options"), "update_tokens"),
         seed=integer(config, "seed"),
         configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
         trainable_parameters=integer(record, "trainable_parameters", least=1),
