@@ -92,30 +92,28 @@ def rivals(trials: Sequence[Trial]) -> list[list[Trial]]:
     """The search trials that ran to the end, by stratum."""
     found: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
+        if trial.phase == "search" and trial.status == "complete" and trial.selection_score is not None:
             found.setdefault((trial.cell, trial.stratum), []).append(trial)
     return list(found.values())
 
 
 def until(trial: Trial, step: int) -> float | None:
     """The best held-out accuracy of a trial until a step; None before its first evaluation."""
-    known = [e.selection_accuracy for e in trial.evaluations if e.step <= step and e.selection_accuracy is not None]
+    known = [e.selection_score for e in trial.evaluations if e.step <= step and e.selection_score is not None]
     return max(known, default=None)
 
 
 def wins(trial: Trial, some: Sequence[Trial]) -> bool:
     """Whether a trial beats all others of its stratum, of which there are some."""
-    others = [other.selection_accuracy or 0.0 for other in some if other is not trial]
-    return bool(others) and (trial.selection_accuracy or 0.0) > max(others)
+    others = [other.selection_score or 0.0 for other in some if other is not trial]
+    return bool(others) and (trial.selection_score or 0.0) > max(others)
 
 
 def _correlation(trials: Sequence[Trial], rung: int | None) -> float | None:
     """None where all are equal."""
     from scipy.stats import spearmanr  # takes longer than --help
 
-    pairs = [
-        (reached, trial.selection_accuracy) for trial in trials if (reached := until(trial, rung or 0)) is not None
-    ]
+    pairs = [(reached, trial.selection_score) for trial in trials if (reached := until(trial, rung or 0)) is not None]
     early, late = ([pair[side] for pair in pairs] for side in (0, 1))
     if len(pairs) < 3 or len(set(early)) == 1 or len(set(late)) == 1:
         return None

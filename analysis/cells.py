@@ -37,7 +37,7 @@ class Cell:
     """One setting (method, length, rank) on one backbone and task, over all its trials.
 
     `confirmed` are the seeds of one configuration: where pooled runs confirmed several (say, two
-    learning rates), the one with the highest mean selection accuracy.
+    learning rates), the one with the highest mean selection score.
     """
 
     name: str
@@ -65,23 +65,29 @@ class Cell:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote: highest selection accuracy, never test accuracy."""
+        """The trial to use or to quote: best on the selection data by its metric, never test accuracy."""
         pool = self.confirmed or tuple(t for t in self.trials if t.status in ("complete", "stopped"))
-        scored = [t for t in pool if t.selection_accuracy is not None] or list(self.confirmed)
-        return min(scored, key=lambda t: (-(t.selection_accuracy or 0.0), t.key), default=None)
+        scored = [t for t in pool if t.selection_score is not None] or list(self.confirmed)
+        return min(scored, key=lambda t: (-(t.selection_score or 0.0), t.key), default=None)
+
+    @property
+    def selection_score(self) -> float | None:
+        """By the metric that selects: mean over the confirmed seeds; without any, the best search trial's."""
+        if self.confirmed:
+            return _mean_selection(self.confirmed)
+        return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
-        """Mean over the confirmed seeds; without any, the best search trial's."""
-        if self.confirmed:
-            return _mean_selection(self.confirmed)
-        return self.best_trial.selection_accuracy if self.best_trial else None
+        """Mean over the confirmed seeds."""
+        known = [t.selection_accuracy for t in self.confirmed if t.selection_accuracy is not None]
+        return fmean(known) if known else None
 
     @property
     def best_search(self) -> float | None:
-        """Selection accuracy of the best search trial, which is the best of many draws: confirming may fall below."""
+        """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
         found = [t for t in self.trials if t.phase == "search" and t.status in ("complete", "stopped")]
-        return max((t.selection_accuracy for t in found if t.selection_accuracy is not None), default=None)
+        return max((t.selection_score for t in found if t.selection_score is not None), default=None)
 
     def count(self, status: str, phase: str = "search") -> int:
         return sum(t.status == status and t.phase == phase for t in self.trials)
@@ -119,9 +125,9 @@ class Group:
         return tuple(sorted(cells, key=lambda c: (c.trainable_parameters or 0, c.name)))
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
-        """The cell of this setting; of several variants the confirmed one with the best selection accuracy."""
+        """The cell of this setting; of several variants the confirmed one with the best selection score."""
         cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]
-        return max(cells, key=lambda c: (c.accuracy is not None, c.selection_accuracy or 0.0), default=None)
+        return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
 
 
 def method_label(method: str) -> str:
@@ -263,5 +269,5 @@ def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
 
 
 def _mean_selection(trials: Sequence[Trial]) -> float | None:
-    scores = [t.selection_accuracy for t in trials if t.selection_accuracy is not None]
+    scores = [t.selection_score for t in trials if t.selection_score is not None]
     return fmean(scores) if scores else None

@@ -27,7 +27,7 @@ class Comparison:
 def full_prompt(group: Group) -> Cell | None:
     """The confirmed cell of prompt tuning with the best selection accuracy."""
     known = [cell for cell in group.confirmed if cell.method == "prompt_tuning"]
-    return max(known, key=lambda cell: cell.selection_accuracy or 0.0, default=None)
+    return max(known, key=lambda cell: cell.selection_score or 0.0, default=None)
 
 
 @lru_cache(maxsize=64)

@@ -94,13 +94,11 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
         c
         for c in cells
         if c.accuracy is not None
-        and c.selection_accuracy is not None
+        and c.selection_score is not None
         and c.trainable_parameters is not None
         and c.trainable_parameters <= budget
     ]
-    return min(
-        usable, key=lambda c: (-(c.selection_accuracy or 0.0), c.trainable_parameters or 0, c.name), default=None
-    )
+    return min(usable, key=lambda c: (-(c.selection_score or 0.0), c.trainable_parameters or 0, c.name), default=None)
 
 
 def budgets(smallest: int, largest: int) -> list[int]:

@@ -100,7 +100,7 @@ def _margin(group: Group) -> str:
 
 def _enough(group: Group, cell: Cell, full: Cell) -> bool:
     """Whether the cell is as good as the full prompt on the selection data."""
-    ours, theirs = cell.selection_accuracy, full.selection_accuracy
+    ours, theirs = cell.selection_score, full.selection_score
     return ours is not None and theirs is not None and ours >= theirs - group.margin
 
 
@@ -163,10 +163,8 @@ def _selected_on(cell: Cell) -> str:
 
 
 def _searching(group: Group) -> str:
-    scored = [c for c in group.cells if c.selection_accuracy is not None]
-    best = max(scored, key=lambda c: c.selection_accuracy or 0.0, default=None)
+    scored = [c for c in group.cells if c.selection_score is not None]
+    best = max(scored, key=lambda c: c.selection_score or 0.0, default=None)
     if best is None:
         return ""
-    return (
-        f"The best search trial so far is of {best.label}: {percent(best.selection_accuracy)} % on the selection data."
-    )
+    return f"The best search trial so far is of {best.label}: {percent(best.selection_score)} % on the selection data."

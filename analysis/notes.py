@@ -13,6 +13,7 @@ from analysis.cells import Group
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
+from lopt.config import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,22 @@ def _has_trials(run: Run) -> bool:
     return begun or (run.path / "trials").is_dir()
 
 
+def _selected_by(group: Group) -> str | None:
+    """What selects, where that is not accuracy in all its trials."""
+    names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
+    if not names:
+        return None
+    if any(trial.metric == "accuracy" for trial in group.trials) or len(names) > 1:
+        return (
+            f"{group.title}: some trials are selected by {' or '.join(names)} on the selection data, others by another "
+            "metric. These scores cannot be compared: make a report of each run by itself."
+        )
+    return (
+        f"{group.title}: steps, trials and settings are selected by {names[0]} on the selection data. What this page "
+        f"calls their selection accuracy is {names[0]}; test accuracy is accuracy, and so is optimism."
+    )
+
+
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     """How the numbers were made and what they cannot say."""
     found = [f"Protocol: {text}" for text in dict.fromkeys(t.protocol for t in results.trials if t.protocol)]
@@ -139,6 +156,8 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
                 f"{group.title}: few-shot runs (shots = {group.shots}). They are not compared with the published "
                 "numbers, which come from all of the training data."
             )
+        if said := _selected_by(group):
+            found.append(said)
     for run in results.runs:
         own = [trial for trial in results.trials if trial.run == run.shown]
         if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):

@@ -14,17 +14,19 @@ SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that came after the first records, at what was done before: such a configuration is the same as without them.
-_ADDED = {"warmup": 0.0, "holdout": "train"}
+_ADDED = {"warmup": 0.0, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 _OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One look at the held-out examples, after `step` updates. Accuracy and share are fractions."""
+    """One look at the held-out examples, after `step` updates. Accuracy, score (by the trial's metric) and share are
+    fractions."""
 
     step: int
     selection_accuracy: float | None
+    selection_score: float | None
     top_class_share: float | None
     predictions: str | None  # hash of the predicted classes
 
@@ -33,7 +35,8 @@ class Evaluation:
 class Trial:
     """One record, flattened. Accuracies are fractions, names ending in `_s` seconds, in `_bytes` bytes; `run` is the
     folder of the run it lies in, `configuration` a hash of everything but the seed, `truncated` the number of texts
-    that were cut to fit, and `tokens` those of prompt and text that were trained on."""
+    that were cut to fit, and `tokens` those of prompt and text that were trained on. `selection_score` is the best
+    evaluation by `metric`, which selected it among others."""
 
     key: str
     run: str
@@ -50,7 +53,6 @@ class Trial:
     learning_rate: float | None
     batch_size: int | None
     dropout: float
-    metric: str  # that selects: accuracy or macro_f1
     update_tokens: int | None  # of DePT, s
     seed: int | None
     configuration: str
@@ -59,6 +61,8 @@ class Trial:
     materialised_parameters: int | None
     steps: int | None
     max_steps: int | None
+    metric: str
+    selection_score: float | None
     selection_accuracy: float | None
     selection_n: int | None
     test_accuracy: float | None
@@ -114,6 +118,12 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
     provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
     truncated = optional_mapping(record, "truncated")
     cut = {part: integer(truncated, part) or 0 for part in truncated}
+    metric = optional_text(config, "metric") or str(_ADDED["metric"])
+    evaluations = tuple(_evaluation(source, metric) for source in mappings(record, "evaluations"))
+    score = fraction(record, "selection_accuracy")
+    if metric != "accuracy":
+        best = integer(record, "selection_step")
+        score = next((each.selection_score for each in evaluations if each.step == best), None)
     free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
@@ -131,7 +141,6 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         learning_rate=number(config, "learning_rate"),
         batch_size=integer(config, "batch_size"),
         dropout=number(config, "dropout") or 0.0,
-        metric=optional_text(config, "metric") or "accuracy",
         update_tokens=integer(optional_mapping(config, "options"), "update_tokens"),
         seed=integer(config, "seed"),
         configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
@@ -140,6 +149,8 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         materialised_parameters=integer(record, "materialised_parameters"),
         steps=integer(record, "steps"),
         max_steps=integer(record, "max_steps"),
+        metric=metric,
+        selection_score=score,
         selection_accuracy=fraction(record, "selection_accuracy"),
         selection_n=integer(record, "selection_n"),
         test_accuracy=fraction(record, "test_accuracy"),
@@ -164,15 +175,17 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         commit=str(provenance.get("commit") or ""),
         error_type=str(error.get("type") or "unknown") if error else None,
         error_message=str(error.get("message") or "") if error else None,
-        evaluations=tuple(
-            Evaluation(
-                step=integer(each, "step") or 0,
-                selection_accuracy=fraction(each, "selection_accuracy"),
-                top_class_share=fraction(each, "top_class_share"),
-                predictions=optional_text(each, "predictions"),
-            )
-            for each in mappings(record, "evaluations")
-        ),
+        evaluations=evaluations,
+    )
+
+
+def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
+    return Evaluation(
+        step=integer(source, "step") or 0,
+        selection_accuracy=fraction(source, "selection_accuracy"),
+        selection_score=fraction(source, f"selection_{metric}"),
+        top_class_share=fraction(source, "top_class_share"),
+        predictions=optional_text(source, "predictions"),
     )
 
 

@@ -261,14 +261,14 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, flo
 
 def compare(found: Mapping[str, Any], whole: Mapping[str, Any]) -> tuple[list[str], float]:
     """What is wrong with the records of the disturbed run, and the largest difference within the tolerance."""
-    from lopt import methods
+    from lopt.config import TrialConfig
 
     faults, largest = [], 0.0
     faults += [f"trial {key} is lost" for key in sorted(set(whole) - set(found))]
     faults += [f"trial {key} is one too many" for key in sorted(set(found) - set(whole))]
     for key in sorted(set(found) & set(whole)):
         record = found[key].to_dict()
-        tolerance = TOLERANCE if methods.get(record["config"]["method"]).shares_backbone else 0.0
+        tolerance = TOLERANCE if TrialConfig.from_dict(record["config"]).shares_backbone else 0.0
         if record["status"] != "complete":
             faults.append(f"trial {key} is {record['status']}: {record['error']}")
         for path, by in differences(record, whole[key].to_dict()):

@@ -17,10 +17,11 @@ PRECISIONS = ("auto", "bf16", "fp32", "fp64")
 OPTIMIZERS = ("adafactor", "adamw")
 SCHEDULES = ("constant", "linear")
 HOLDOUTS = ("train", "validation")
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
 MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
 # Fields and options that came after the first records. At these values, which are what was done before, they are left
 # out of the hash, so that older records keep their keys.
-_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train"}
+_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 _ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu"}
 
 
@@ -45,6 +46,9 @@ class TrialConfig:
         schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps, in [0, 1), in which the rate
             rises linearly.
         clip_norm: the most that the Euclidean norm of a step's gradient, of all that is trained, may be.
+        dropout: rate, in [0, 1), of every dropout that the backbone has, at training steps alone. Its masks are a
+            function of seed and step (and of the part, where a batch goes in parts because memory runs out), so such a
+            trial does not share its steps with others.
         batch_size: examples a step. max_steps: steps of a whole trial, each one update. eval_every: steps between two
             evaluations on the examples for selection; one more comes at the end.
         template: text with `{column}` fields; the label is read after its last token, or where `{mask}` stands.
@@ -57,6 +61,8 @@ class TrialConfig:
         shots: train on so many examples of each class, and select on as many unless selection_examples says otherwise.
         holdout: where the examples for selection come from: "train" (min(5,000, 10 %) held out of the training split)
             or "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
+        metric: what selects, on the examples for selection: the step that a trial keeps, the trials that early stopping
+            lets go on, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean of the classes' F1.
         data_seed: of the held-out part and of the subsets. The same for all trials
             of a sweep, so that they are compared on the same examples.
         precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
@@ -81,6 +87,7 @@ class TrialConfig:
     warmup: float | None = None
     weight_decay: float | None = None
     clip_norm: float = 1.0
+    dropout: float = 0.0
     batch_size: int = 16
     max_steps: int = 5000
     eval_every: int = 100
@@ -94,6 +101,7 @@ class TrialConfig:
     test_examples: int | None = None
     shots: int | None = None
     holdout: str = "train"
+    metric: str = "accuracy"
     data_seed: int = 42
     precision: str = "auto"
     data_revision: str | None = None
@@ -129,7 +137,14 @@ class TrialConfig:
         _real("clip_norm", self.clip_norm, above=0.0)
         _real("weight_decay", self.weight_decay, least=0.0)
         _real("warmup", self.warmup, least=0.0, below=1.0)
-        words_of = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "holdout": HOLDOUTS}
+        _real("dropout", self.dropout, least=0.0, below=1.0)
+        words_of = {
+            "precision": PRECISIONS,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "holdout": HOLDOUTS,
+            "metric": tuple(METRICS),
+        }
         for name, valid in words_of.items():
             if getattr(self, name) not in valid:
                 value = getattr(self, name)
@@ -152,6 +167,13 @@ class TrialConfig:
     def key(self) -> str:
         """16 hexadecimal digits that hash every field; of a folder its name, for revisions say what is in it."""
         return key_of(self.to_dict())
+
+    @property
+    def shares_backbone(self) -> bool:
+        """Whether it can train in the same passes as other trials. Else it trains alone, on a model of its own."""
+        from lopt import methods
+
+        return methods.get(self.method).shares_backbone and not self.dropout
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON values; `from_dict` restores an equal configuration."""

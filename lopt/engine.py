@@ -63,7 +63,7 @@ class Engine:
         lanes: passes that run side by side (`lopt.lanes`); None takes what suits the backbone.
 
     Raises:
-        ValueError: `admit` of a trial that changes weights, or of another backbone.
+        ValueError: `admit` of a trial that changes weights or has dropout, or of another backbone.
     """
 
     def __init__(self, *, most_tokens: int | None = None, lanes: int | None = None) -> None:
@@ -77,6 +77,8 @@ class Engine:
 
     def admit(self, trial: Trial) -> None:
         """Takes a trial in; it takes part from the next step on."""
+        if trial.config.dropout:
+            raise ValueError(f"dropout is {trial.config.dropout:g}, and its masks are the trial's own: train it alone")
         if trial.soft() is None:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods, tasks
 from lopt.backbones.seq2seq import SENTINEL
+from lopt.config import METRICS
 from lopt.data import most_tokens
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def _training(config: TrialConfig) -> str:
         "optimiser": f"{config.optimizer}, rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",
-        "selection": f"the best of the evaluations at every {config.eval_every} steps, on held-out data",
+        "dropout": config.dropout or None,
+        "selection": f"the best {METRICS[config.metric]} of the evaluations at every {config.eval_every} steps, "
+        "on held-out data",
         "examples of each class": config.shots,
         "training examples": config.train_examples,
         "precision of the base": config.precision,

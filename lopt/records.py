@@ -45,19 +45,23 @@ class Evaluation:
     selection_macro_f1: float | None = None
     predictions: str | None = None
 
+    def score(self, metric: str) -> float | None:
+        """By a metric, a fraction; None where this evaluation does not have it."""
+        return getattr(self, f"selection_{metric}", None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One finished, stopped, diverged or failed trial. Immutable; `to_dict` is its JSON.
 
-    selection_*: the best evaluation on held-out data, which picked the prompt. test_*: the reported split, for
-    confirmed trials only, from one canonical evaluation of the saved prompt. test_split_size: the whole split's size
-    (test_n is smaller when a subset was scored). truncated: texts cut to fit, by part. tokens: prompt and text tokens
-    trained on, without padding. wall_time_s: seconds since the trial began. train_time_s, evaluation_time_s,
-    test_time_s: seconds of its device that went into its steps, its evaluations on held-out data and the reported
-    split's; of a pass that several trials share, its share by tokens. peak_memory_bytes: most memory at once, of a
-    trial that trains alone: on a GPU of its tensors, on a CPU of its process; else None. error: None, or type, message
-    and traceback.
+    selection_*: the best evaluation on held-out data, by the configuration's metric, which picked the prompt. test_*:
+    the reported split, for confirmed trials only, from one canonical evaluation of the saved prompt. test_split_size:
+    the whole split's size (test_n is smaller when a subset was scored). truncated: texts cut to fit, by part. tokens:
+    prompt and text tokens trained on, without padding. wall_time_s: seconds since the trial began. train_time_s,
+    evaluation_time_s, test_time_s: seconds of its device that went into its steps, its evaluations on held-out data and
+    the reported split's; of a pass that several trials share, its share by tokens. peak_memory_bytes: most memory at
+    once, of a trial that trains alone: on a GPU of its tensors, on a CPU of its process; else None. error: None, or
+    type, message and traceback.
     """
 
     key: str
@@ -105,6 +109,19 @@ class TrialRecord:
         if self.error is not None and not {"type", "message"} <= {*self.error}:
             raise ValueError(f"error is {self.error!r}")
 
+    @property
+    def metric(self) -> str:
+        """What selects its best evaluation, and the trial among others. Records without one mean accuracy."""
+        return str(self.config.get("metric", "accuracy"))
+
+    @property
+    def selection_score(self) -> float | None:
+        """The best evaluation by that metric, a fraction; None before any."""
+        if self.metric == "accuracy":
+            return self.selection_accuracy
+        best = (e for e in self.evaluations if e.step == self.selection_step)
+        return next((evaluation.score(self.metric) for evaluation in best), None)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -135,8 +152,12 @@ class TrialRecord:
         return record
 
     def flat(self) -> dict[str, Any]:
-        """One row of `trials.parquet`."""
-        return flatten(self.to_dict())
+        """One row of `trials.parquet`: the configuration's main fields beside the results; error is its message."""
+        row = {name: getattr(self, name) for name in ("key", "phase", "status", "cell", "stratum")}
+        row.update({name: self.config.get(name) for name in _ROW_CONFIG})
+        row.update({name: getattr(self, name) for name in _ROW_RECORD})
+        row["error"] = f"{self.error['type']}: {self.error['message']}" if self.error else None
+        return row
 
 
 def _check_kinds(made: Evaluation | TrialRecord) -> None:
@@ -159,22 +180,13 @@ def _of_other_kinds(of: type, kinds: tuple[type, ...]) -> list[str]:
 
 
 _ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
-               "precision")  # fmt: skip
+               "dropout", "precision")  # fmt: skip
 _ROW_RECORD = ("trainable_parameters", "stored_parameters", "materialised_parameters", "steps", "max_steps",
-               "selection_accuracy", "selection_loss", "selection_step", "selection_n", "test_accuracy",
+               "metric", "selection_score", "selection_accuracy", "selection_loss", "selection_step", "selection_n",
+               "test_accuracy",
                "test_macro_f1", "test_n", "test_split", "test_split_size", "majority_accuracy", "wall_time_s",
                "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "tokens",
                "started_at")  # fmt: skip
-
-
-def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's JSON as one row: the configuration's main fields beside the results; error is its message."""
-    config, error = record["config"], record.get("error")
-    row = {name: record.get(name) for name in ("key", "phase", "status", "cell", "stratum")}
-    row.update({name: config.get(name) for name in _ROW_CONFIG})
-    row.update({name: record.get(name) for name in _ROW_RECORD})
-    row["error"] = f"{error['type']}: {error['message']}" if error else None
-    return row
 
 
 def now() -> str:

@@ -8,6 +8,7 @@ record = trial.finish()
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -22,6 +23,7 @@ from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
 from lopt.batches import collate, training_batches
 from lopt.config import TrialConfig
 from lopt.data import prepare
+from lopt.dropout import masks
 from lopt.failure import described
 from lopt.files import write_atomically
 from lopt.metrics import Predictions
@@ -61,12 +63,15 @@ class Trial:
         self.label_tokens = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
         self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
+        # Evaluations are without dropout: they stay with the backbone as it is.
+        self._in_steps = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
         self._alone = False  # whether it trains by its own `advance`, so that memory is its own
         self._most_rows = 0  # of a batch at a time; 0 is all of it, until memory runs out
+        self._part_begins = 0  # at this place in the batch
         self._losses: list[Tensor] = []  # since the last evaluation
         self._train_loss = math.nan
         self.evaluations: list[Evaluation] = []
@@ -85,11 +90,14 @@ class Trial:
         return positions
 
     def loss(self, positions: np.ndarray) -> Tensor:
-        """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats."""
+        """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats, as at this step: with
+        dropout, masks are a function of the trial's seed, its step, and which part of a batch this is."""
         from torch.nn.functional import cross_entropy
 
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        logits_BC = self.backbone.label_logits(self.soft(), ids_BT, lengths_B, self.label_ids)
+        drawn = masks(self.backbone.device, self.config.seed, self.step, self._part_begins)
+        with drawn if self.config.dropout else contextlib.nullcontext():
+            logits_BC = self._in_steps.label_logits(self.soft(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
     def update(self) -> Tensor:
@@ -100,14 +108,14 @@ class Trial:
 
     def _learn(self, positions: np.ndarray) -> Tensor:
         """Leaves the gradient of a batch's mean loss on the factors; the loss. Where memory runs out the batch goes in
-        parts, and the size that fits is kept from then on."""
+        parts, each with masks of its own, and the size that fits is kept from then on."""
         while True:
             self.clear_gradients()
             size = min(self._most_rows or len(positions), len(positions))
             shares = []
             try:
                 for begin in range(0, len(positions), size):
-                    part = positions[begin : begin + size]
+                    part, self._part_begins = positions[begin : begin + size], begin
                     share = self.loss(part) * (len(part) / len(positions))
                     share.backward()
                     shares.append(share.detach())
@@ -197,10 +205,14 @@ class Trial:
             wall_time_s=round(self.elapsed_s, 3),
         )
         self.evaluations.append(evaluation)
-        if self.best is None or _better(evaluation, self.best):
+        if self.best is None or self._rank(evaluation) > self._rank(self.best):
             self.best = evaluation
             self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
         return evaluation
+
+    def _rank(self, evaluation: Evaluation) -> tuple[float, float]:
+        """The larger, the better: by the metric, then by the loss."""
+        return evaluation.score(self.config.metric) or 0.0, -evaluation.selection_loss
 
     def save(self, path: str | Path, *, cell: str | None = None) -> None:
         """Writes a checkpoint to `path`, all of it or nothing."""
@@ -360,10 +372,6 @@ class Trial:
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
             prompt.describe(folder, {**scored, **counts})
         return scored
-
-
-def _better(new: Evaluation, best: Evaluation) -> bool:
-    return (new.selection_accuracy, -new.selection_loss) > (best.selection_accuracy, -best.selection_loss)
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:

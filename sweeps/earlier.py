@@ -146,10 +146,11 @@ def lessons(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
     ]
 
 
-def teaches(cell: Cell, record: TrialRecord) -> bool:
-    """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges."""
+def teaches(cell: Cell, record: TrialRecord, metric: str) -> bool:
+    """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges, and was
+    scored by the cell's metric: scores by another one cannot be compared."""
     config = _config_of(record)
-    if config is None:
+    if config is None or config.metric != metric:
         return False
     point = point_of(cell, config)
     shape = {name: cell.fixed[name] for name in ("method", "length", "rank") if name in cell.fixed}

@@ -82,11 +82,10 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
 
 def _kind(config: TrialConfig) -> tuple[object, ...]:
     """What the time of a token depends on, and what decides which texts are read."""
-    method = methods.get(config.method)
-    own = ("method", "length", "rank", "options", "seed", *_RECIPE)
+    own = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE)
     rest = {name: value for name, value in config.to_dict().items() if name not in own}
-    mine = config.options.get("placement") if method.shares_backbone else method.name
-    return (mine, *map(str, rest.values()))
+    mine = config.options.get("placement") if config.shares_backbone else config.method
+    return (mine, bool(config.dropout), *map(str, rest.values()))
 
 
 def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
@@ -113,7 +112,7 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
         return _Timed(made.advance, trials)
 
     one, alone = begun(configs[0]), None
-    if packed is None or not method.shares_backbone:
+    if packed is None or not configs[0].shares_backbone:
         trials = [one]
         timed = _Timed(one.advance, trials)
     else:
@@ -147,7 +146,7 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
     costs = [_costs(config, rates, backbone) for config in islice(cycle(configs), len(trials))]
     figure = {
         "kind": f"{_name(one.config.task)} with {_name(one.config.backbone)}, "
-        + ("prompts" if method.shares_backbone else method.name),
+        + ("prompts" if one.config.shares_backbone else method.name),
         "packed": len(trials),
         "steps_measured": len(steps_s) * _BLOCK[backbone.device.type],
         "step_s": step_s,
@@ -227,10 +226,9 @@ def _now(backbone: Backbone) -> float:
 
 def _tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> float:
     """Tokens that texts of these lengths take in passes of a trial."""
-    method = methods.get(config.method)
-    if not method.shares_backbone:
-        return float(lengths.sum())
-    soft = method.begin(backbone, config).soft()
+    if not config.shares_backbone:
+        return float(lengths.sum()) + len(lengths) * (config.length or 0)
+    soft = methods.get(config.method).begin(backbone, config).soft()
     assert soft is not None
     each, counts = np.unique(lengths, return_counts=True)
     return float(

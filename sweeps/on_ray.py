@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lopt import methods
+from lopt.config import TrialConfig
 from sweeps import client, cluster
 from sweeps import keeper as keepers
 from sweeps.budget import GpuTime
@@ -63,7 +63,7 @@ def prepared(
         def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
             a_device = math.inf if here.on_demand else trials / max(1, here.gpus or here.nodes)
             asked = configs, wanted if baselines else [], alone.shared_threads, a_device
-            if all(methods.get(config["method"]).shares_backbone for config in configs):
+            if all(TrialConfig.from_dict(config).shares_backbone for config in configs):
                 return keepers.call_there(keeper, alone.shared, prepare, *asked, left_s=left_s)
             # A trial that trains alone wants the whole device: nothing stays there.
             cluster.answer(cluster.once(keepers.place, alone.solo).remote(), left_s(), wants=alone.solo)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lopt import backbones, methods, tasks
-from lopt.config import TrialConfig
+from lopt.config import METRICS, TrialConfig
 from sweeps import sizes
 from sweeps.space import Space
 
@@ -116,6 +116,7 @@ def text(plan: Plan, run: str) -> str:
         f"  task       {shown}{words}",
         f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
         f"  stopping   {_stopping(space)}",
+        *_unusual(plan),
         f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
         f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
@@ -137,6 +138,22 @@ def _stopping(space: Space) -> str:
         return f"none: trials end before the first rung, at {space.grace_steps:,} steps"
     rungs, stratum = ", ".join(f"{rung:,}" for rung in space.rungs), "size" if space.by_size else "cell"
     return f"ASHA in each {stratum}: rungs at {rungs} steps, the best 1/{space.reduction_factor} go on"
+
+
+def _unusual(plan: Plan) -> list[str]:
+    """Lines on what is off unless a user asks for it: dropout, and selection by another metric than accuracy."""
+    examples, lines = plan.space.all_examples, []
+    rates = sorted({f"{config.dropout:g}" for config in examples if config.dropout})
+    if rates:
+        lines.append(f"  dropout    {', '.join(rates)} at training steps; such trials train alone")
+    by_metric: dict[str, list[str]] = {}
+    for config in examples:
+        by_metric.setdefault(METRICS[config.metric], []).append(_task(config.task))
+    if set(by_metric) != {METRICS["accuracy"]}:
+        several = len(by_metric) > 1
+        parts = [f"by {name}" + f" on {', '.join(dict.fromkeys(on))}" * several for name, on in by_metric.items()]
+        lines.append(f"  selection  {'; '.join(parts)}")
+    return lines
 
 
 def _rounded(steps: float) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt import methods
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
 from sweeps.progress import clock
@@ -71,7 +70,7 @@ def predict(
     costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
     score_s: dict[tuple[str, str], float] = {}
     for (cell, config), seconds in zip(kinds, found["costs"], strict=True):
-        shared = ground.shared is not None and methods.get(config.method).shares_backbone
+        shared = ground.shared is not None and config.shares_backbone
         share = ground.shared if shared and ground.shared else ground.alone
         stratum = space.stratum(cell, config)
         seconds = {name: ground.slower * value for name, value in seconds.items()}
@@ -151,7 +150,7 @@ def on_ray(keeper: Any, here: Machines, placed: Placement, elapsed_s: float) -> 
         costs: dict[str, dict[str, float]] = {}
         parts: list[dict[str, Any]] = []
         for shares in (True, False):
-            some = [config for config in configs if methods.get(config.method).shares_backbone == shares]
+            some = [config for config in configs if config.shares_backbone == shares]
             values = [config.to_dict() for config in some]
             if shares and some:
                 asked = values, placed.packed, placed.shared_threads

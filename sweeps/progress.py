@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lopt.config import METRICS
 from lopt.errors import reader_has_gone
 from lopt.records import TrialRecord
 from sweeps.trial import TIME
@@ -33,7 +34,7 @@ class Progress:
         self._reports: Counter[str] = Counter()  # of each running trial
         self._made = 0  # steps, those under an earlier command left out
         self._made_at: float | None = None  # when the last of them were reported; None while the pace is unknown
-        self._best: tuple[float, str] | None = None
+        self._best: tuple[TrialRecord, str] | None = None
         self._began, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
     def started(self, trial_id: str, job: Mapping[str, Any]) -> None:
@@ -62,9 +63,10 @@ class Progress:
             self._forget(trial_id)
         self.done += 1
         self.counts[record.status if record else "failed"] += 1
-        accuracy = record.selection_accuracy if record else None
-        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
-            self._best = (accuracy, str(job["cell"]))
+        if record and record.selection_score is not None:
+            best = self._best
+            if best is None or record.selection_score > (best[0].selection_score or 0.0):
+                self._best = (record, str(job["cell"]))
         self._draw(event=_event(job, record))
 
     def let_go(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -101,7 +103,7 @@ class Progress:
             parts.append(f"{self.counts['diverged']} diverged")
         parts.append(f"{self.counts['failed']} failed")
         if self._best:
-            parts.append(f"best {100 * self._best[0]:.1f} % ({self._best[1]})")
+            parts.append(f"best {_score(self._best[0])} ({self._best[1]})")
         left = self.time_left_s()
         if left is not None and self.done < self.total:
             parts.append(f"about {clock(left)} left")
@@ -152,9 +154,15 @@ def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
     if record.status == "failed":
         error = record.error or {}
         return text + f"failed, {error.get('type')}: {_first_line(error.get('message'))[:120]}"
-    accuracy = f", {100 * record.selection_accuracy:.1f} % held out" if record.selection_accuracy is not None else ""
+    score = f", {_score(record)} held out" if record.selection_score is not None else ""
     test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
-    return text + f"{record.status} at step {record.steps:,}{accuracy}{test}"
+    return text + f"{record.status} at step {record.steps:,}{score}{test}"
+
+
+def _score(record: TrialRecord) -> str:
+    """Its best held-out score, which is an accuracy where nothing else is said."""
+    name = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
+    return f"{100 * (record.selection_score or 0.0):.1f} %{name}"
 
 
 def _first_line(message: object) -> str:

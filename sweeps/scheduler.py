@@ -193,7 +193,7 @@ class StratifiedASHA(FIFOScheduler):
         last = self._audited.get(record.key, record.max_steps - 1)
         best = 0.0
         for evaluation in evaluations:
-            best = max(best, evaluation.selection_accuracy)
+            best = max(best, evaluation.score(record.metric) or 0.0)
             if evaluation.step <= last:
                 asha.on_trial_result(no_controller, trial, {TIME: evaluation.step, METRIC: best})
 

@@ -131,7 +131,8 @@ class SweepSearcher(Searcher):
             self._retry.append((state, config))
         for state in self.cells:
             if state.study:
-                state.study.enqueue_first(record for record in lessons if teaches(state.cell, record))
+                metric = space.example(state.cell).metric if lessons else ""
+                state.study.enqueue_first(record for record in lessons if teaches(state.cell, record, metric))
             self._when_searched(state)
 
     def _state(self, cell: Cell, number: int) -> _CellState:
@@ -249,8 +250,8 @@ class SweepSearcher(Searcher):
             if record is not None:
                 state.records.append(record)
             if state.study and trial_id in state.study._ot_trials:
-                accuracy = record.selection_accuracy or 0.0 if record else 0.0
-                result = {"status": record.status, METRIC: accuracy, TIME: record.steps} if record else None
+                score = record.selection_score or 0.0 if record else 0.0
+                result = {"status": record.status, METRIC: score, TIME: record.steps} if record else None
                 state.study.on_trial_complete(trial_id, result, error=record is None)
             elif state.study and record is not None:  # tried again after a failure: the study has not asked for it
                 state.study.replay(record)

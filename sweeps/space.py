@@ -206,6 +206,8 @@ class Space:
         valid = {*FIELDS, *methods.options()}
         if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are of the whole space
             raise ValueError(f"space {self.name}, cell {cell.name}: max_steps is one for all cells; give it in base")
+        if "metric" in cell.search:  # scores by different metrics cannot be compared
+            raise ValueError(f"space {self.name}, cell {cell.name}: metric is one for a cell; give it in fixed or base")
         for name in {**self.base, **cell.fixed, **cell.search, **{n: v for p in cell.first for n, v in p.items()}}:
             method, dot, own = name.rpartition(".")
             if own not in valid or (dot and method not in methods.names()):

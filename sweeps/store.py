@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from lopt.config import TrialConfig
 from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
-from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
+from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps import checkpoint_file, lock
 from sweeps.record_file import USE_NEWER, Damaged, checked_key, parse, read_all
 
@@ -325,7 +325,7 @@ class Store:
         import pandas
 
         path = self.folder / "trials.parquet"
-        rows = [flatten(record.to_dict()) for record in self.records()]
+        rows = [record.flat() for record in self.records()]
         table = pandas.DataFrame(rows)
         for column in ("length", "rank", "selection_step", "selection_n", "test_n", "test_split_size"):
             if column in table:

@@ -106,7 +106,7 @@ class CellStudy(OptunaSearch):
                 params=params,
                 distributions={name: self._distributions[name] for name in params},
                 state=state,
-                value=record.selection_accuracy if state == TrialState.COMPLETE else None,
+                value=record.selection_score if state == TrialState.COMPLETE else None,
                 intermediate_values=_best_so_far(record),
             )
         )
@@ -184,16 +184,16 @@ def _suggest(trial: optuna.Trial, name: str, made: BaseDistribution) -> None:
 def _best_so_far(record: TrialRecord) -> dict[int, float]:
     best, found = 0.0, {}
     for evaluation in record.evaluations:
-        best = max(best, evaluation.selection_accuracy)
+        best = max(best, evaluation.score(record.metric) or 0.0)
         if evaluation.step < record.max_steps:
             found[evaluation.step] = best
     return found
 
 
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The search trial to confirm: best selection accuracy, then lowest loss; a stopped one only if none completed."""
+    """The search trial to confirm: best by its metric, then lowest loss; a stopped one only if none completed."""
     for status in ("complete", "stopped"):
-        able = [r for r in records if r.status == status and r.selection_accuracy is not None]
+        able = [r for r in records if r.status == status and r.selection_score is not None]
         if able:
-            return max(able, key=lambda r: (r.selection_accuracy or 0.0, -(r.selection_loss or 0.0), r.key))
+            return max(able, key=lambda r: (r.selection_score or 0.0, -(r.selection_loss or 0.0), r.key))
     return None

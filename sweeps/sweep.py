@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lopt import methods, tasks
+from lopt import tasks
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
@@ -256,7 +256,11 @@ class Sweep:
             total = self.plan.search_trials + (self.plan.confirm_trials or 0)
             print(f"reused {self._others.taken.total()} of {total} trials ({runs})", flush=True)
         if self.options.warm_start:
-            print(f"the search begins with what {len(self._lessons)} trials of other runs have shown", flush=True)
+            metrics = {config.metric for config in space.all_examples}
+            fit = [record for record in self._lessons if record.metric in metrics]
+            other = len(self._lessons) - len(fit)
+            left_out = f"; {other} more are left out, for another metric selected them" if other else ""
+            print(f"the search begins with what {len(fit)} trials of other runs have shown{left_out}", flush=True)
         waiting_search, waiting_confirm = searcher.counts()
         self.progress = Progress(
             total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
@@ -352,7 +356,7 @@ class Sweep:
             import torch
 
             return float(torch.cuda.is_available())
-        return self._placement.of(methods.get(job["config"]["method"]).shares_backbone).get("gpu", 0.0)
+        return self._placement.of(job["shared"]).get("gpu", 0.0)
 
     # --- backends ----------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lopt.training import Trial
 
 HANG_S = 60.0  # beyond its time a trial has so long to come to an evaluation; a step that takes longer hangs
-METRIC, TIME = "selection_accuracy", "step"
+METRIC, TIME = "selection_score", "step"
 
 Job = dict[str, Any]  # JSON; see make_job
 Report = dict[str, Any]  # JSON; see Execution
@@ -58,7 +58,7 @@ def make_job(
             leaves them.
         packed: how many share a backbone.
     """
-    shared = share and methods.get(config.method).shares_backbone
+    shared = share and config.shares_backbone
     return {
         "config": config.to_dict(),
         "phase": phase,
@@ -76,9 +76,10 @@ def make_job(
 class Execution:
     """A job as it goes: its trial, and what is written and reported of it, whoever trains it.
 
-    A report: status, step, selection_accuracy (the best so far), record (JSON), restored (whether the trial has just
-    come from a checkpoint), note (what a user should know, or ""), store_error (why results cannot be kept, or "": an
-    end of the sweep and no failure of the trial); on Ray also device (where it trains: a node, and its GPU).
+    A report: status, step, selection_score (the best so far, by the configuration's metric), record (JSON), restored
+    (whether the trial has just come from a checkpoint), note (what a user should know, or ""), store_error (why results
+    cannot be kept, or "": an end of the sweep and no failure of the trial); on Ray also device (where it trains: a
+    node, and its GPU).
 
     Attributes:
         key: of the trial. trial: None before `begin`, and where it could not be made. over: nothing is left to train.
@@ -201,7 +202,7 @@ class Execution:
         return {
             "status": status,
             TIME: record.steps if self.over else evaluated,
-            METRIC: record.selection_accuracy if record.selection_accuracy is not None else 0.0,
+            METRIC: record.selection_score or 0.0,
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,
             "note": note,
@@ -334,9 +335,11 @@ def prepare(
             method.require()
             backbone = backbones.load(config.backbone, method.weights_precision(config.precision))
             backbone.label_ids(config.label_words or ())
+            if config.dropout:
+                backbone.with_dropout(config.dropout)
             read = data.prepare(config, backbone)
             found.append(config.to_dict())
-            if method.shares_backbone:
+            if config.shares_backbone:
                 tokens.append(packing.tokens_a_step(backbone, config, read))
                 good = MOST_TOKENS[backbone.device.type]
                 room = min(room, packing.room(backbone, read, config.length or 0))

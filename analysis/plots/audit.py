@@ -57,7 +57,7 @@ def compute(group: Group) -> Info | Missing:
             early = until(trial, rungs[0])
             if early is not None:
                 audited = trial.audited_at is not None
-                late = trial.selection_accuracy or 0.0
+                late = trial.selection_score or 0.0
                 points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, some)))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 

@@ -36,7 +36,7 @@ class Info:
 def compute(group: Group) -> Info | Missing:
     by_method: dict[str, list[Trial]] = {}
     for trial in sorted(group.trials, key=lambda t: t.key):
-        if trial.phase == "search" and trial.status == "complete" and trial.selection_accuracy is not None:
+        if trial.phase == "search" and trial.status == "complete" and trial.selection_score is not None:
             by_method.setdefault(trial.method, []).append(trial)
     found = [
         _importances(method, trials) for method in in_order(by_method) if len(trials := by_method[method]) >= LEAST
@@ -53,7 +53,7 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
 
     points = [{name: getattr(trial, name) for name in NAMES} for trial in trials]
     varied = [n for n in NAMES if None not in (values := {point[n] for point in points}) and len(values) > 1]
-    if len(varied) < 2 or len({trial.selection_accuracy for trial in trials}) == 1:
+    if len(varied) < 2 or len({trial.selection_score for trial in trials}) == 1:
         return None
     ranges: dict[str, Any] = {}
     for name in varied:
@@ -68,7 +68,7 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
         study = optuna.create_study(direction="maximize")
         for point, trial in zip(points, trials, strict=True):
             params = {name: point[name] for name in varied}
-            made = optuna.create_trial(params=params, distributions=ranges, value=trial.selection_accuracy)
+            made = optuna.create_trial(params=params, distributions=ranges, value=trial.selection_score)
             study.add_trial(made)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)

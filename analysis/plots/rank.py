@@ -50,7 +50,7 @@ def compute(group: Group) -> Info | Missing:
     )
     full = max(
         (c for c in group.confirmed if c.method == "prompt_tuning"),
-        key=lambda c: c.selection_accuracy or 0,
+        key=lambda c: c.selection_score or 0,
         default=None,
     )
     return Info(

@@ -69,7 +69,7 @@ def render(info: Info) -> Table:
                 count(row.budget),
                 row.cell.label,
                 count(row.cell.trainable_parameters),
-                percent(row.cell.selection_accuracy),
+                percent(row.cell.selection_score),
                 interval(row.cell.accuracy),
                 row.load_line,
             )

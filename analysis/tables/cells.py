@@ -59,9 +59,9 @@ def render(info: Info) -> Table:
     if lost:
         notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
     fallen = [
-        f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_accuracy)})"
+        f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_score)})"
         for cell in (row.cell for row in info.rows)
-        if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_accuracy or 0.0) > _FALL
+        if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_score or 0.0) > _FALL
     ]
     if fallen:
         notes.append(
@@ -91,7 +91,7 @@ def render(info: Info) -> Table:
                 f"{row.complete} / {row.stopped} / {row.diverged} / {row.failed}",
                 number(row.learning_rate),
                 percent(row.cell.best_search),
-                percent(row.cell.selection_accuracy),
+                percent(row.cell.selection_score),
                 interval(row.cell.accuracy, "not run" if not row.cell.trials else "not confirmed"),
                 _optimism(row.cell),
             )

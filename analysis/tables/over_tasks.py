@@ -54,7 +54,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
 
 def _best(group: Group, method: str) -> Cell | None:
     cells = [cell for cell in group.confirmed if cell.method == method]
-    return max(cells, key=lambda cell: cell.selection_accuracy or 0.0, default=None)
+    return max(cells, key=lambda cell: cell.selection_score or 0.0, default=None)
 
 
 def _row(method: str, cells: Sequence[Cell]) -> Row:

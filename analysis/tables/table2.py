@@ -64,7 +64,7 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
     if point.length is not None or point.rank is not None:
         return group.find(point.method, point.length, point.rank)
     cells = [cell for cell in group.cells if cell.method == point.method]
-    return max(cells, key=lambda c: (c.accuracy is not None, c.selection_accuracy or 0.0), default=None)
+    return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
 
 
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:

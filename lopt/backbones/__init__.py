@@ -132,6 +132,11 @@ class Backbone(Protocol):
         """One whose weights may be changed; the tokenizer is shared."""
         ...
 
+    def with_dropout(self, rate: float) -> Backbone:
+        """One for training steps alone, which shares the weights, with every dropout of the model on, at this rate in
+        (0, 1); what is left out is drawn from torch's generators. ValueError when the model has no dropout."""
+        ...
+
     def checksum(self) -> str:
         """Hash of all weights: equal before and after training."""
         ...

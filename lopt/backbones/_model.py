@@ -16,6 +16,7 @@ import numpy as np
 
 from lopt.backbones import local_folder
 from lopt.backbones._fused import fuse, unfuse
+from lopt.dropout import masks, with_dropout
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class TokenEmbeddings:
 
 
 class FrozenModel(ABC):
-    """A frozen language model; see `lopt.backbones.Backbone` for the interface."""
+    """A frozen language model; see `lopt.backbones.Backbone` for the interface. dropout: the rate of a copy that is for
+    training steps only."""
+
+    dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
@@ -130,6 +134,25 @@ class FrozenModel(ABC):
         unfuse(made.model)
         return made
 
+    def with_dropout(self, rate: float) -> Self:
+        import torch
+
+        made = copy.copy(self)
+        made.dropout, made.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it
+        ids_BT, lengths_B = self._some_tokens()
+        said = []
+        with torch.no_grad():
+            for seed in (0, 1):
+                with masks(self.device, seed):
+                    said.append(made._whole_logits(None, ids_BT, lengths_B))
+        if torch.equal(*said):
+            raise ValueError(
+                f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers leave out nothing in "
+                "training either. Give dropout 0, or another backbone"
+            )
+        made.model = with_dropout(self.model, rate)
+        return made
+
     def checksum(self) -> str:
         import torch
 
@@ -157,22 +180,30 @@ class FrozenModel(ABC):
         head = self.model.get_output_embeddings()
         if head is None or head.weight.shape[1] != self.width:
             return False
-        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
-        lengths_B = torch.tensor([8], device=self.device)
+        ids_BT, lengths_B = self._some_tokens()
         whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
         every = torch.arange(len(whole_V), device=self.device)
         rows_V = self._label_rows(self._state(None, ids_BT, lengths_B), every)[0].float()
         rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
         return torch.allclose(whole_V, rows_V, rtol=rtol, atol=atol)
 
+    def _some_tokens(self) -> tuple[Any, Any]:
+        """A row of eight tokens, to try the model on: `[1, 8]` and `[1]`."""
+        import torch
+
+        ids_BT = torch.arange(1, 9, device=self.device)[None] % self.model.get_input_embeddings().weight.shape[0]
+        return ids_BT, torch.tensor([8], device=self.device)
+
     @contextlib.contextmanager
     def _kernels(self) -> Any:
-        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths."""
+        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths. With
+        dropout everywhere: gradients of the fused ones need not be the same bits twice."""
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with contextlib.ExitStack() as stack:
-            if self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side:
+            slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side
+            if slow or self.dropout:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))

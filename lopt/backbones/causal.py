@@ -42,6 +42,11 @@ class CausalBackbone(FrozenModel):
         made.flat = None  # its weights will change, and with them what is kept of texts
         return made
 
+    def with_dropout(self, rate: float) -> Self:
+        made = super().with_dropout(rate)
+        made.flat = None  # which has no dropout in its attention, and keeps what a text says without it
+        return made
+
     @property
     def side_by_side(self) -> bool:
         return self.flat is not None

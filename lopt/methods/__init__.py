@@ -101,7 +101,7 @@ class Method(ABC):
     title: str  # as the papers write it
     uses_length = True
     uses_rank = True
-    shares_backbone = True  # leaves it as it is, so that several trials can train on one
+    shares_backbone = True  # leaves it as it is; see also `TrialConfig.shares_backbone`
     recipe: ClassVar[Recipe]
     ranges: ClassVar[Mapping[str, Range]]  # of the free search: learning_rate, length, rank and options
     OPTIONS: ClassVar[Mapping[str, Any]] = {}  # option -> default

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class FineTuning(WeightMethod):
     """All weights, from their pre-trained values. They are kept in fp32; with precision "bf16" the forward pass is
-    computed under autocast. No dropout, as for every method here.
+    computed under autocast. No dropout unless `dropout` says so, as for every method here.
 
     Recipe: that of the published T5-base baselines (Compacter, ATTEMPT): AdamW at 3e-4, linear decay, 500 warm-up
     steps (of 20,000, hence the share). Causal models want less: the searched range begins at 1e-6.

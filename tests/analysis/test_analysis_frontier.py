@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from analysis.cells import Cell, groups
 from analysis.frontier import accuracies, best_within, budgets, hypervolume, membership, pareto, reference_of
 from analysis.load import load
+from analysis.notes import notes
 from analysis.records import row
 from analysis.stats import estimate
 
@@ -42,6 +43,34 @@ def test_budgets_are_round_and_span_the_sizes(smallest, more):
     assert found == sorted(set(found))
     assert found[0] >= smallest and found[-1] >= smallest + more
     assert all(str(b)[0] in "125" and set(str(b)[1:]) <= {"0"} for b in found)
+
+
+def test_what_selects_is_the_metric_of_the_trials(store):
+    """By macro-F1 the cell, the trial and the reference are others than by accuracy; the optimism stays one of
+    accuracies."""
+    s = store()
+
+    def confirm(rank, test, accuracy, macro_f1, **more):
+        seen = [{"step": 50, "selection_accuracy": accuracy, "selection_macro_f1": macro_f1, "top_class_share": 0.6}]
+        return s.confirm("lopt1", 10, rank, test, selection_accuracy=accuracy, evaluations=seen,
+                         config__metric="macro_f1", **more)  # fmt: skip
+
+    confirm(1, 0.70, 0.90, 0.40)
+    confirm(2, 0.60, 0.80, 0.70, config__seed=1)
+    better = confirm(2, 0.50, 0.70, 0.80, config__seed=2)
+    results = load([s.write()])
+    (group,) = groups(results)
+    best = best_within(group.confirmed, 10**6)
+    assert best.rank == 2
+    assert best.selection_score == pytest.approx(0.75)
+    assert best.selection_accuracy == pytest.approx(0.75)
+    assert group.find("lopt1", 10, 1).selection_score == 0.40
+    assert best.best_trial.key == better["key"]
+    (said,) = [text for text in notes(results, [group]) if "macro-F1" in text]
+    assert "selected by macro-F1" in said
+    s.confirm("lopt1", 10, 5, 0.9)
+    results = load([s.path])
+    assert any("cannot be compared" in text for text in notes(results, groups(results)))
 
 
 def test_best_within_goes_by_selection_accuracy_never_by_test(store):

@@ -79,6 +79,7 @@ def test_a_configuration_is_frozen():
         {"warmup": 0.1},
         {"weight_decay": 1e-5},
         {"clip_norm": 2.0},
+        {"dropout": 0.1},
         {"batch_size": 8},
         {"max_steps": 10},
         {"eval_every": 10},
@@ -92,6 +93,7 @@ def test_a_configuration_is_frozen():
         {"test_examples": 9},
         {"shots": 9},
         {"holdout": "validation"},
+        {"metric": "macro_f1"},
         {"data_seed": 1},
         {"precision": "fp32"},
         {"data_revision": "x"},
@@ -127,7 +129,14 @@ _OLDER = [
 @pytest.mark.parametrize(("key", "values"), _OLDER, ids=[key for key, _ in _OLDER])
 def test_trials_of_older_runs_keep_their_keys(key, values):
     assert TrialConfig(**values).key == key
-    now = {"warmup": 0.0, "shots": None, "holdout": "train", "options": {"placement": "prefix"}}
+    now = {
+        "warmup": 0.0,
+        "shots": None,
+        "holdout": "train",
+        "metric": "accuracy",
+        "dropout": 0,
+        "options": {"placement": "prefix"},
+    }
     assert TrialConfig(**values, **now).key == key, "said or not, the key is the same"
 
 
@@ -191,6 +200,13 @@ def test_the_key_does_not_depend_on_where_a_folder_lies(tmp_path, monkeypatch):
         ({"holdout": "test"}, ["holdout is 'test'", "train, validation"]),
         ({"holdout": "valid"}, ["holdout is 'valid'", "Did you mean 'validation'"]),
         ({"holdout": None}, ["holdout is None", "train, validation"]),
+        ({"dropout": 1.0}, ["dropout is 1.0", "0 or more and below 1"]),
+        ({"dropout": -0.1}, ["dropout is -0.1", "0 or more and below 1"]),
+        ({"dropout": float("nan")}, ["dropout is nan", "below 1"]),
+        ({"dropout": True}, ["dropout is True", "below 1"]),
+        ({"dropout": None}, ["dropout is None", "below 1"]),
+        ({"metric": "macro-f1"}, ["metric is 'macro-f1'", "accuracy, macro_f1", "Did you mean 'macro_f1'"]),
+        ({"metric": ["accuracy"]}, ["metric is ['accuracy']", "accuracy, macro_f1"]),
         ({"warmup": 1.0}, ["warmup is 1.0", "0 or more and below 1"]),
         ({"warmup": -0.1}, ["warmup is -0.1", "0 or more and below 1"]),
         ({"warmup": float("nan")}, ["warmup is nan"]),

@@ -201,7 +201,7 @@ def test_the_card_says_what_was_recorded(base, tmp_path):
         "test_accuracy": 0.9251, "test_n": 100, "test_split": "validation", "test_split_size": 872,
         "majority_accuracy": 0.509,
     }  # fmt: skip
-    config = trial("lopt1", base["gpt2"], learning_rate=0.25, seed=3, template="{text}\nIt was")
+    config = trial("lopt1", base["gpt2"], learning_rate=0.25, seed=3, template="{text}\nIt was", metric="macro_f1")
     prompt = saved(config, tmp_path / "prompt", **scores)
     out = export_to_peft(prompt, tmp_path / "out")
     card = (out / "README.md").read_text()
@@ -218,6 +218,7 @@ def test_the_card_says_what_was_recorded(base, tmp_path):
         "`' bad'` negative, `' great'` positive",
         "more than 123 tokens",
         "rate 0.25,",
+        "selection: the best macro-F1 of the evaluations at every",
         "seed: 3, of the data 42",
         f"key: {config.key}",
     ):

@@ -11,6 +11,7 @@ import torch
 from lopt import artifact, load_prompt, train
 from lopt.batches import evaluation_batches
 from lopt.failure import failed_record
+from lopt.metrics import Predictions
 from lopt.records import TrialRecord
 from lopt.resolve import default_precision, resolve
 from lopt.training import Trial
@@ -23,6 +24,23 @@ def test_evaluates_at_every_rung_and_at_the_end(tiny):
     assert record.status == "complete"
     assert record.steps == 7
     assert record.tokens > 7 * 8 * tiny.length
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("macro_f1", 2)])
+def test_the_metric_says_which_step_is_the_best(tiny, metric, best):
+    """Nine of ten examples are of one class: who always names it is right more often, and has the worse macro-F1."""
+    trial, gold = Trial(tiny.replace(metric=metric), phase="search"), np.array([0] * 9 + [1])
+    always, mostly = np.zeros(10, int), np.array([0] * 6 + [1] * 4)
+    for step, predicted in enumerate((always, mostly, always), start=1):
+        trial.step = step
+        trial.judge(Predictions(np.arange(10), gold, np.eye(2)[predicted]))
+    record = trial.finish()
+    scores = {1: (0.9, (18 / 19 + 0) / 2), 2: (0.7, (12 / 15 + 2 / 5) / 2)}
+    assert record.selection_step == best
+    assert record.selection_accuracy == pytest.approx(scores[best][0])
+    assert record.selection_score == pytest.approx(scores[best][metric == "macro_f1"])
+    row = record.flat()
+    assert (row["metric"], row["selection_score"]) == (metric, record.selection_score)
 
 
 def test_leaving_the_loop_is_a_stop(tiny):

@@ -158,4 +158,4 @@ def test_beyond_the_gpu_hours_nothing_starts_and_what_runs_ends(clock, gpu_time)
 def test_a_trial_in_this_process_has_its_gpu_alone(tmp_path, monkeypatch, gpus):
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
     made = Sweep(None, Store(tmp_path, "r"), Options(local_mode=True), [])
-    assert made._gpus_of({"config": {"method": "lopt1"}}) == gpus
+    assert made._gpus_of({"shared": True}) == gpus

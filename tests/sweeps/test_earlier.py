@@ -175,7 +175,8 @@ def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
         make_record(config.replace(learning_rate=rate), accuracy=0.5 + rate / 10 if rate < 0.3 else 0.4, cell="x")
         for rate in rates
     ]
-    assert [teaches(each, lessons[0]) for each in made.cells] == [True, False, False]
+    assert [teaches(each, lessons[0], "accuracy") for each in made.cells] == [True, False, False]
+    assert not teaches(cell, lessons[0], "macro_f1"), "accuracies say nothing of the macro-F1"
     driver = Driver(made, by_rate, lessons=lessons).run()
     tried = [j["config"]["learning_rate"] for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
     assert tried[:2] == [0.3, 0.1]

@@ -62,6 +62,16 @@ def test_methods_that_train_alone_are_measured_alone(tiny):
     assert measure.measure(resolved(tiny), None, None)["figures"][0]["packed"] == 1, "without Ray one at a time"
 
 
+def test_trials_with_dropout_are_measured_alone_whatever_their_rate(tiny):
+    rates = [tiny.replace(dropout=rate) for rate in (0.1, 0.2, 0.0)]
+    found = measure.measure(resolved(*rates), 2, None)
+    assert [(figure["kind"], figure["packed"]) for figure in found["figures"]] == [
+        ("toy with tiny, lopt1", 1),
+        ("toy with tiny, prompts", 2),
+    ]
+    assert found["costs"][0] == found["costs"][1] != found["costs"][2]
+
+
 def test_the_loops_that_are_measured_are_the_sweeps_own(tiny, monkeypatch):
     used = []
     for owner in (Engine, Trial):

@@ -86,17 +86,23 @@ def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_rung():
     assert stopped == ["b"]
 
 
-def test_replayed_rungs_decide_like_those_that_were_lived_through(tiny):
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_replayed_rungs_decide_like_those_that_were_lived_through(tiny, metric):
     lived, replayed = (make_asha(grace_steps=4, max_steps=12) for _ in range(2))
     records = [
-        make_record(tiny.replace(learning_rate=0.01 * (i + 1)), accuracy=0.5 + i / 20, cell="c", stratum="a")
+        make_record(
+            tiny.replace(learning_rate=0.01 * (i + 1), metric=metric),
+            cell="c",
+            stratum="a",
+            **{"accuracy": 0.9, metric: 0.5 + i / 20},
+        )
         for i in range(6)
     ]
     for record in records:
         one = trial(record.key, "a")
         lived.on_trial_add(None, one)
         for evaluation in record.evaluations[:-1]:
-            lived.on_trial_result(None, one, report(evaluation.step, evaluation.selection_accuracy))
+            lived.on_trial_result(None, one, report(evaluation.step, evaluation.score(metric)))
     replayed.replay(records)
     for number in range(40):
         accuracy = 0.4 + number / 80

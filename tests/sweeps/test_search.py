@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from ray.tune.search import Searcher
 
 from lopt import methods
 from lopt.config import TrialConfig
+from lopt.ranges import Choice
 from sweeps import settings, space
 from sweeps.search import CellStudy, SweepSearcher, winner
 from sweeps.trial import METRIC
@@ -332,3 +334,38 @@ def test_a_first_point_that_was_cut_off_is_not_proposed_twice():
     assert len({TrialConfig.from_dict(j["config"]).key for _, j in driver.jobs}) == len(driver.jobs) == 12
     for state in driver.searcher.cells:
         assert state.study.states()["complete"] == 3
+
+
+def test_what_selects_is_the_metric():
+    """Of a cell that is selected on macro-F1 neither the winner nor what the search learns is a matter of accuracy."""
+    smoke = settings.with_settings(space.load("smoke", "paper"), {"metric": "macro_f1"})
+    cell = smoke.cells[0]
+    configs = [smoke.config(cell, {"learning_rate": rate}, seed=0) for rate in (0.1, 0.2, 0.3)]
+    scores = [(0.9, 0.5), (0.8, 0.7), (0.85, 0.6)]
+    records = [
+        make_record(config, accuracy=accuracy, macro_f1=macro_f1, cell=cell.name)
+        for config, (accuracy, macro_f1) in zip(configs, scores, strict=True)
+    ]
+    assert [record.selection_score for record in records] == [0.5, 0.7, 0.6]
+    assert winner(records) == records[1]
+    by_accuracy = [make_record(r.replace(metric="accuracy"), accuracy=a, macro_f1=f) for r, (a, f) in
+                   zip(configs, scores, strict=True)]  # fmt: skip
+    assert winner(by_accuracy) == by_accuracy[0]
+    study = CellStudy(cell, trials=3, seed=0)
+    for record in records:
+        study.replay(record)
+    trials = study._study.get_trials(deepcopy=False)
+    assert [trial.value for trial in trials] == [0.5, 0.7, 0.6]
+    assert [set(trial.intermediate_values.values()) for trial in trials] == [{0.5}, {0.7}, {0.6}]
+
+
+def test_a_metric_cannot_be_searched():
+    smoke = space.load("smoke", "paper")
+    with pytest.raises(ValueError, match=r"metric takes one value in space smoke, not 'accuracy,macro_f1'"):
+        settings.with_settings(smoke, {"metric": "accuracy,macro_f1"})
+    cells = tuple(
+        dataclasses.replace(cell, search={**cell.search, "metric": Choice(("accuracy", "macro_f1"))})
+        for cell in smoke.cells
+    )
+    with pytest.raises(ValueError, match="metric is one for a cell; give it in fixed or base"):
+        dataclasses.replace(smoke, grid=lambda axes: cells).check()

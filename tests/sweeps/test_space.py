@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -343,3 +344,22 @@ def test_no_script_shadows_a_module():
         names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
         own = {"lopt", "sweeps", "analysis"}
         assert not names & (taken - own), f"{folder}: {names & taken}"
+
+
+def test_the_plan_says_what_is_off_unless_asked_for():
+    smoke = space.load("smoke", "paper")
+    said = plan.text(plan.make_plan(smoke), "r")
+    assert "dropout" not in said
+    assert "selection" not in said
+    asked = settings.with_settings(smoke, {"dropout": "0.1", "metric": "macro_f1"})
+    lines = plan.text(plan.make_plan(asked), "r").splitlines()
+    assert "  dropout    0.1 at training steps; such trials train alone" in lines
+    assert "  selection  by macro-F1" in lines
+    cells = [
+        dataclasses.replace(cell, name=f"{cell.name} {task}", fixed={**cell.fixed, "task": task, "metric": metric})
+        for cell in smoke.cells
+        for task, metric in (("toy", "accuracy"), ("movie_snippets", "macro_f1"))
+    ]
+    mixed = dataclasses.replace(smoke, grid=lambda axes: tuple(cells))
+    said = plan.text(plan.make_plan(mixed), "r")
+    assert "selection  by accuracy on Toy (made up) (toy); by macro-F1 on " in said

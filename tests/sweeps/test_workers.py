@@ -384,6 +384,8 @@ def test_which_methods_share_a_backbone(tiny, tmp_path):
     place = {"phase": "search", "cell": "c", "stratum": "s", "out": str(tmp_path), "run": "r"}
     assert trials.make_job(tiny, threads=1, shared_threads=2, **place)["shared"] is False
     assert trials.make_job(tiny, threads=1, shared_threads=2, share=True, **place)["threads"] == 2
+    dropping = trials.make_job(tiny.replace(dropout=0.1), threads=1, shared_threads=2, share=True, **place)
+    assert (dropping["shared"], dropping["threads"]) == (False, 1)
     whole = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
     job = trials.make_job(whole, threads=1, shared_threads=2, share=True, **place)
     assert (job["shared"], job["threads"]) == (False, 1)
