@@ -114,11 +114,12 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
     made.check()
 
 
-def test_the_methods_of_one_task_have_one_budget():
+def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
     made = space.load("table2", "paper")
     for task in DEPT:
         examples = [made.example(cell) for cell in made.cells if cell.fixed["task"] == task]
-        assert len({(e.max_steps, e.batch_size, e.eval_every, e.max_tokens, e.holdout) for e in examples}) == 1
+        (protocol,) = {(e.max_steps, e.batch_size, e.eval_every, e.max_tokens, e.holdout, e.metric) for e in examples}
+        assert protocol[-1] == ("macro_f1" if task == "cb" else "accuracy")
 
 
 def confirmed(store, task, methods, **changes):
