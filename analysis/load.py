@@ -203,7 +203,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
             try:
                 if isinstance(content, OSError):
                     raise content
-                record = _parsed(content)
+                record = json_object(_parsed(content), "a record")
                 trial = row(record, run.shown)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
             except _UNREADABLE as error:

@@ -41,40 +41,49 @@ PROTOCOL = (
 )
 
 
+COMMON = {
+    "answers": "the classes' label words compete; theirs are generated, over the full vocabulary",
+    "dropout": "off in training; theirs is on",
+    "metric": "CB is selected on accuracy; theirs on macro-F1",
+}  # the words for what may differ in any of these methods
+
+
 def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
     """What sets our confirmed trials apart from the published run of the same method and task, in a word each, with
     ours and theirs; the rates aside, which are searched. Empty of a method that is none of these."""
     if not trials or trials[0].method not in METHODS:
         return {}
     ours = trials[0]  # seeds of one configuration
-    found = {"answers": "label words that compete for the full vocabulary and generated answers"}
-    if not ours.dropout:
-        found["dropout"] = "off for on"
-    if task == "cb" and ours.metric != "macro_f1":
-        found["metric"] = "selected on accuracy for macro-F1"
+    words = ["answers", *(["dropout"] if not ours.dropout else [])]
+    words += ["metric"] if task == "cb" and ours.metric != "macro_f1" else []
+    found = {word: COMMON[word] for word in words}
     if ours.method != "dept" or task not in DEPT:
         return found
     theirs = DEPT[task]
     if (ours.length, ours.rank) != (theirs.length, theirs.rank):
-        found["size"] = f"(m, r) = ({ours.length}, {ours.rank}) for ({theirs.length}, {theirs.rank})"
+        found["size"] = f"(m, r) = ({ours.length}, {ours.rank}), theirs ({theirs.length}, {theirs.rank})"
     if ours.max_steps != theirs.steps:
-        found["steps"] = f"{ours.max_steps or 0:,} for {theirs.steps:,}"
+        found["steps"] = f"{ours.max_steps or 0:,}, theirs {theirs.steps:,}"
     if ours.batch_size != BATCH:
-        found["batch"] = f"{ours.batch_size} for {BATCH}"
+        found["batch"] = f"{ours.batch_size}, theirs {BATCH}"
     if ours.update_tokens != UPDATE_TOKENS:
-        found["s"] = f"{ours.update_tokens} for {UPDATE_TOKENS}"
-    return found | {"eps": f"AdamW's {OUR_EPS:g} for {EPS:g}"}
+        found["s"] = f"{ours.update_tokens}, theirs {UPDATE_TOKENS}"
+    return found | {"eps": f"of AdamW {_shown(OUR_EPS)}, theirs {_shown(EPS)}"}
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}".replace("e-0", "e-")
 
 
 def released(tasks: dict[str, str]) -> str:
     """DePT's released runs in a sentence. tasks: titles by name."""
     runs = (
-        f"{title} (m, r) = ({run.length}, {run.rank}), rates {run.learning_rate:g} / {run.update_learning_rate:g}, "
+        f"{title} (m, r) = ({run.length}, {run.rank}), rates {run.learning_rate:g} and {run.update_learning_rate:g}, "
         f"{run.steps:,} steps"
         for task, title in tasks.items()
         if (run := DEPT.get(task))
     )
     return (
         f"DePT's row is its released runs, one each: {'; '.join(runs)}; batch {BATCH}, s = {UPDATE_TOKENS}, AdamW with "
-        f"eps {EPS:g}."
+        f"eps {_shown(EPS)}."
     )

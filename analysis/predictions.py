@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from reprlib import repr as shortened
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from analysis.records import Trial
@@ -135,7 +135,7 @@ def _read(run: str, key: str) -> Scores | str:
     except KeyError:  # of a column
         return "damaged: a column is missing"
     except (OSError, pyarrow.ArrowException, ValueError) as error:
-        return f"damaged: {shortened(' '.join(str(error).split()))}"
+        return f"damaged: {shorten(str(error), 100, placeholder=' …')}"
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     if len(twice := ids[1:][ids[1:] == ids[:-1]]):

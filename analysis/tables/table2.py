@@ -163,22 +163,20 @@ def _settings(info: Info) -> str:
 
 
 def _differences(info: Info) -> list[str]:
-    """What the words of "differs in" stand for, ours for theirs, and DePT's released runs where ours stand beside."""
-    said: dict[str, dict[str, list[str]]] = {}
+    """What the words of "differs in" stand for, and DePT's released runs where ours stand beside them."""
+    said: dict[str, list[str]] = {}  # tasks by difference
     for row in info.rows:
         for task, entry in zip(info.tasks, row.entries, strict=True):
             for word, text in entry.differences.items():
-                on = f"{row.cell} on {task}" if word not in ("answers", "dropout", "metric") else ""
-                said.setdefault(word, {}).setdefault(text, []).append(on)
+                of_dept = "" if word in peers.COMMON else "of DePT, "
+                tasks = said.setdefault(f"{of_dept}{word}: {text}", [])
+                tasks += [task] if of_dept else []
     if not said:
         return []
-    parts = (
-        f"{word}: " + ", ".join(text + (f" ({', '.join(on)})" if any(on) else "") for text, on in texts.items())
-        for word, texts in said.items()
-    )
+    parts = [f"{text} ({', '.join(tasks)})" if tasks else text for text, tasks in said.items()]
     compared = any(entry.differences for row in info.rows if row.cell == "DePT" for entry in row.entries)
     return [
-        f"Differs in (ours for theirs; rates are searched): {'; '.join(parts)}.",
+        f"What ours differs in from the published runs, the rates aside, which are searched: {'; '.join(parts)}.",
         *([peers.released(published.T5_TASKS)] if compared else []),
     ]
 
