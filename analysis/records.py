@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from reprlib import repr as shortened
 from typing import Any
 
+from lopt.config import _ADDED, _ADDED_OPTIONS  # the one list of what came later
+
 SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-# Fields that came after the first records, at what was done before: such a configuration is the same as without them.
-_ADDED = {"warmup": 0.0, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 _OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
@@ -124,7 +124,6 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
     if metric != "accuracy":
         best = integer(record, "selection_step")
         score = next((each.selection_score for each in evaluations if each.step == best), None)
-    free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
         run=run,
@@ -143,7 +142,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         dropout=number(config, "dropout") or 0.0,
         update_tokens=integer(optional_mapping(config, "options"), "update_tokens"),
         seed=integer(config, "seed"),
-        configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
+        configuration=_configuration(config),
         trainable_parameters=integer(record, "trainable_parameters", least=1),
         stored_parameters=integer(record, "stored_parameters"),
         materialised_parameters=integer(record, "materialised_parameters"),
@@ -177,6 +176,18 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         error_message=str(error.get("message") or "") if error else None,
         evaluations=evaluations,
     )
+
+
+def _configuration(config: dict[str, Any]) -> str:
+    """Hash of everything but the seed. Fields and options that came after the first records do not matter at the values
+    that stand for what was done before, as in a trial's key."""
+    fields = {name: value for name, value in config.items() if name not in _SEED_FIELDS and name != "options"}
+    options = optional_mapping(config, "options")
+    parts = [
+        {name: value for name, value in values.items() if value is not None and value != added.get(name)}
+        for values, added in ((fields, _ADDED), (options, _ADDED_OPTIONS))
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:

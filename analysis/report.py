@@ -330,7 +330,7 @@ def _run(argv: Sequence[str] | None) -> int:
             paths = resolve(arguments.runs, place(arguments.results))
             results = load(paths, arguments.margin)
             out = _out(arguments.out, paths[0])
-        except ReportError:
+        except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # of a URL that is none, or cannot be reached
             raise ReportError(redacted(" ".join(str(error).split()))) from None

@@ -248,3 +248,18 @@ def test_a_field_that_came_later_at_its_old_value_is_the_same_configuration(stor
     now = {**record, "config": {**record["config"], **values}}
     assert row(now).configuration == row(record).configuration
     assert row(record).metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"placement": "prefix", "init": "uniform", "activation": "elu"}, True),
+        ({"placement": "suffix"}, False),
+        ({"alpha": 8.0}, False),
+    ],
+)
+def test_an_option_that_came_later_at_its_old_value_is_the_same_configuration(store, options, same):
+    record = store().record("lopt2", 10, 1)
+    later = json.loads(json.dumps(record))
+    later["config"]["options"] = options
+    assert (row(later).configuration == row(record).configuration) is same
