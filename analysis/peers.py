@@ -12,7 +12,7 @@ from analysis.records import Trial
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "dept")
 BATCH, UPDATE_TOKENS, EPS = 32, 256, 1e-6  # of DePT's runs: examples a step, s, and of AdamW
-OUR_EPS = 1e-8  # PyTorch's
+_USUAL_EPS = 1e-8  # PyTorch's, which trials had before there was a choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,9 @@ def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
         found["batch"] = f"{ours.batch_size}, theirs {BATCH}"
     if ours.update_tokens != UPDATE_TOKENS:
         found["s"] = f"{ours.update_tokens}, theirs {UPDATE_TOKENS}"
-    return found | {"eps": f"of AdamW {_shown(OUR_EPS)}, theirs {_shown(EPS)}"}
+    if (eps := ours.adam_eps or _USUAL_EPS) != EPS:
+        found["eps"] = f"of AdamW {_shown(eps)}, theirs {_shown(EPS)}"
+    return found
 
 
 def _shown(number: float) -> str:

@@ -54,6 +54,7 @@ class Trial:
     batch_size: int | None
     dropout: float
     update_tokens: int | None  # of DePT, s
+    adam_eps: float | None
     seed: int | None
     configuration: str
     trainable_parameters: int | None
@@ -116,7 +117,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
     config = mapping(record, "config")
     provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
-    truncated = optional_mapping(record, "truncated")
+    options, truncated = optional_mapping(config, "options"), optional_mapping(record, "truncated")
     cut = {part: integer(truncated, part) or 0 for part in truncated}
     metric = optional_text(config, "metric") or str(_ADDED["metric"])
     evaluations = tuple(_evaluation(source, metric) for source in mappings(record, "evaluations"))
@@ -140,7 +141,8 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         learning_rate=number(config, "learning_rate"),
         batch_size=integer(config, "batch_size"),
         dropout=number(config, "dropout") or 0.0,
-        update_tokens=integer(optional_mapping(config, "options"), "update_tokens"),
+        update_tokens=integer(options, "update_tokens"),
+        adam_eps=number(options, "adam_eps"),
         seed=integer(config, "seed"),
         configuration=_configuration(config),
         trainable_parameters=integer(record, "trainable_parameters", least=1),

@@ -4,13 +4,13 @@
     python sweeps/run.py --space table2 --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
 Six methods by five tasks (one in the demo), each at the paper's size and with the same number of trials; its learning
-rates are searched, the recipe of its own paper first. DePT has on each task the size of its released run there, and
-that run's rates first. Steps and batch are the same for every method of a task, since all have one budget; where
-DePT's released runs had others, the report says so. RTE, BoolQ, WiC and CB select on one half of the validation split
-and report the other, as the published rows of fine-tuning, LoRA, prompt tuning and DePT do. CB is selected on macro-F1,
-as these rows are; LoPT's own, too, though the paper does not say how, for rows that are selected in two ways could not
-be compared with each other. Expect (paper, LoPT-1) 92.9 / 76.5 / 73.8 / 55.1 / 90.4 % on SST-2, BoolQ, RTE, WiC and
-CB; on what split, it does not state.
+rates are searched, the recipe of its own paper first. DePT has on each task the size of its released run there, that
+run's rates first, and the eps of AdamW that these runs had. Steps and batch are the same for every method of a task,
+since all have one budget; where DePT's released runs had others, the report says so. RTE, BoolQ, WiC and CB select on
+one half of the validation split and report the other, as the published rows of fine-tuning, LoRA, prompt tuning and
+DePT do. CB is selected on macro-F1, as these rows are; LoPT's own, too, though the paper does not say how, for rows
+that are selected in two ways could not be compared with each other. Expect (paper, LoPT-1) 92.9 / 76.5 / 73.8 / 55.1 /
+90.4 % on SST-2, BoolQ, RTE, WiC and CB; on what split, it does not state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "lora": {"rank": 32, "alpha": 32.0},
     # The same beginning as DePT's prompt: rows of the vocabulary (Lester et al. 2021).
     "prompt_tuning": {"length": 100, "init": "vocabulary"},
-    "dept": {"length": 40, "rank": 45},  # where no run was released
+    "dept": {"length": 40, "rank": 45, "adam_eps": 1e-6},  # the size where no run was released
     "lopt1": {"length": 20, "rank": 5},
     "lopt2": {"length": 20, "rank": 5},
     "ulpt": {"length": 100, "rank": 16},  # not in the paper's table: --set method=lopt1,ulpt
@@ -60,7 +60,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
             search, first = learning_rates(method)
             if method == "dept" and task in _DEPT:
                 length, rank, rate, update_rate = _DEPT[task]
-                shape = {"length": length, "rank": rank}
+                shape = shape | {"length": length, "rank": rank}
                 first = {"learning_rate": rate, "update_learning_rate": update_rate}
             size = "".join(
                 f" {short}={shape[name]}" for name, short in (("length", "n"), ("rank", "r")) if name in shape
