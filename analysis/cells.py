@@ -97,7 +97,8 @@ class Cell:
 class Group:
     """What may stand in one table: one backbone on one task, and of few-shot runs those of one size.
 
-    `backbone` and `task` are identities, which may be folders; `backbone_name` and `task_name` are for the reader.
+    `backbone` and `task` are identities, which may be folders; `backbone_name` and `task_title` are for the reader, and
+    `task_name` for names of files.
     """
 
     backbone: str
@@ -105,6 +106,7 @@ class Group:
     shots: int | None
     backbone_name: str
     task_name: str
+    task_title: str
     cells: tuple[Cell, ...]
     trials: tuple[Trial, ...]
     zero_shot_accuracy: float | None
@@ -114,7 +116,7 @@ class Group:
     @property
     def title(self) -> str:
         backbone = BACKBONE_LABELS.get(self.backbone, self.backbone_name)
-        return f"{self.task_name} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
+        return f"{self.task_title} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @cached_property
     def confirmed(self) -> tuple[Cell, ...]:
@@ -161,12 +163,13 @@ def groups(results: Results) -> tuple[Group, ...]:
     backbones = short_names(backbone for backbone, _, _ in keys if backbone not in owned)
     backbones |= {backbone: backbone for backbone in owned}
     tasks = short_names(task for _, task, _ in keys)
+    titles = _titles(results, tasks)
     found = [
         _group(
             [cell for cell in planned if (cell.backbone, cell.task, cell.shots) == key],
             tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
             results.baselines,
-            (backbones[key[0]], tasks[key[1]]),
+            (backbones[key[0]], tasks[key[1]], titles[key[1]]),
             results.margin,
         )
         for key in keys
@@ -174,11 +177,19 @@ def groups(results: Results) -> tuple[Group, ...]:
     return tuple(sorted(found, key=lambda group: -len(group.confirmed)))
 
 
+def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:
+    """What each task is called: by its title, as a run of it says, else by its name; with both where titles agree."""
+    titles = {name: title for run in reversed(results.runs) for name, title in run.titles.items()}
+    found = {task: titles.get(task, name) for task, name in names.items()}
+    shared = {title for title, count in Counter(found.values()).items() if count > 1}
+    return {task: f"{title} ({names[task]})" if title in shared else title for task, title in found.items()}
+
+
 def _group(
     planned: list[PlannedCell],
     trials: tuple[Trial, ...],
     baselines: Iterable[Baseline],
-    names: tuple[str, str],
+    names: tuple[str, str, str],
     margin: float,
 ) -> Group:
     planned = [_settled(cell, trials) for cell in planned]
@@ -200,6 +211,7 @@ def _group(
         shots=everything[0].shots,
         backbone_name=names[0],
         task_name=names[1],
+        task_title=names[2],
         cells=cells,
         trials=trials,
         zero_shot_accuracy=next((b.zero_shot_accuracy for b in mine if b.zero_shot_accuracy is not None), None),

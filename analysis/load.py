@@ -9,20 +9,35 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.noninferiority import MARGIN
-from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, optional_text, row, text
+from analysis.records import (
+    SCHEMAS,
+    Trial,
+    fraction,
+    integer,
+    json_object,
+    mapping,
+    mappings,
+    number,
+    optional_mapping,
+    optional_text,
+    row,
+    text,
+    texts,
+)
 from lopt.places import Place, Remote, contents, place, redacted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+Parsed = TypeVar("Parsed")
 # What a damaged file may raise.
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -47,15 +62,30 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """How long a run was predicted to take, in seconds, and where it stood then."""
+
+    low_s: float
+    high_s: float
+    elapsed_before_s: float
+    trials_done: int
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One run's manifest, and the files beside it that are not records."""
 
     path: Place
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
+    rungs: tuple[int, ...]  # steps at which a trial may be stopped
+    elapsed_s: float | None  # of all its commands together
     audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
-    probe: dict[str, Any]  # what was predicted, and when; empty without
+    prediction: Prediction | None
     left_out: frozenset[str]  # keys of trials that count nowhere
+    titles: dict[str, str]  # of tasks by their names; none of runs of earlier versions
+    unreadable: tuple[str, ...]  # files beside the manifest that are damaged: "name: why"
 
     @property
     def name(self) -> str:
@@ -163,6 +193,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     for path in paths:
         run = _load_run(path)
         runs.append(run)
+        unreadable += run.unreadable
         files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
         current = [file for file in files if ".failed-" not in file.name]
         superseded += len(files) - len(current)
@@ -172,7 +203,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
             try:
                 if isinstance(content, OSError):
                     raise content
-                record = _parsed(content)
+                record = json_object(_parsed(content), "a record")
                 trial = row(record, run.shown)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
             except _UNREADABLE as error:
@@ -220,45 +251,72 @@ def _clean(value: Any) -> Any:
 def _load_run(path: Place) -> Run:
     file = path / "manifest.json"
     try:
-        manifest = _read(file)
+        manifest = json_object(_read(file), "a manifest")
         if manifest.get("schema_version") not in SCHEMAS:
             raise ValueError(
                 f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
             )
         space = mapping(manifest, "space")
-        made = manifest.get("provenance") or {}
-        for holder, name in ((manifest, "provenance"), (made, "hardware"), (made, "versions")):
-            if holder.get(name) is not None:
-                mapping(holder, name)
+        provenance = optional_mapping(manifest, "provenance")
+        for name in ("hardware", "versions"):
+            optional_mapping(provenance, name)
+        rungs = space.get("rungs") or []
+        if not isinstance(rungs, list) or not all(isinstance(rung, int) for rung in rungs):
+            raise ValueError(f"rungs is {rungs!r}, not a list of whole numbers")
+        titles = optional_mapping(manifest, "titles")
+        unreadable: list[str] = []
         return Run(
             path=path,
             manifest=manifest,
             cells=tuple(_planned(space)),
-            audits=_audits(path / "audits.json"),
-            probe=_probe(path / "probe.json"),
-            left_out=frozenset(manifest.get("left_out") or ()),
+            rungs=tuple(rungs),
+            elapsed_s=number(manifest, "elapsed_s"),
+            audits=_beside(path / "audits.json", _audits, unreadable) or {},
+            prediction=_beside(path / "probe.json", _prediction, unreadable),
+            left_out=frozenset(texts(manifest, "left_out")),
+            titles={task: text(titles, task) for task in titles},
+            unreadable=tuple(unreadable),
         )
     except _UNREADABLE as error:
         raise ReportError(
             f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
-            "repeat the sweep's command, which writes it anew, or give another run"
+            "repeat the sweep's command, which says how to mend it, or give another run"
         ) from None
 
 
-def _probe(file: Place) -> dict[str, Any]:
-    """What `sweeps/run.py --probe` wrote; nothing where it is missing or damaged, for no result depends on it."""
+def _beside(file: Place, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
+    """What a file beside the manifest says; None where it is missing, or damaged, which is then noted."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
+        return parse(_read(file)) if file.is_file() else None
+    except _UNREADABLE as error:
+        unreadable.append(f"{file.parent.name}/{file.name}: {_why(error)}")
+        return None
+
+
+def _prediction(content: Any) -> Prediction:
+    """What `sweeps/run.py --probe` wrote."""
+    probe = json_object(content, "a prediction")
+    predicted = mapping(probe, "prediction")
+    seconds = mapping(predicted, "seconds")
+    values = [number(seconds, "low"), number(seconds, "high"), number(probe, "elapsed_before_s")]
+    counts = [integer(predicted, name) for name in ("trials_done", "trials")]
+    if None in values or None in counts:
+        raise ValueError("not a prediction: a number is missing")
+    return Prediction(
+        low_s=values[0] or 0.0,
+        high_s=values[1] or 0.0,
+        elapsed_before_s=values[2] or 0.0,
+        trials_done=counts[0] or 0,
+        trials=counts[1] or 0,
+    )
 
 
 def _planned(space: dict[str, Any]) -> list[PlannedCell]:
     """The cells of a table's space; a free search has none with a method of its own."""
     cells = []
-    for cell in space.get("cells") or ():
-        config = {**(space.get("base") or {}), **(cell.get("config") or {})}
+    base = optional_mapping(space, "base")
+    for cell in mappings(space, "cells"):
+        config = base | optional_mapping(cell, "config")
         if not all(isinstance(config.get(name), str) for name in ("method", "backbone", "task")):
             continue
         cells.append(
@@ -276,18 +334,17 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
     return cells
 
 
-def _audits(file: Place) -> dict[str, int]:
-    """Nothing where it is missing or damaged: then it is not said what early stopping cost."""
-    try:
-        found = _read(file)
-        return {key: int(audit["step"]) for key, audit in found.items()}
-    except _UNREADABLE:
-        return {}
+def _audits(content: Any) -> dict[str, int]:
+    found = json_object(content, "a list of audits by key")
+    return {key: integer(mapping(found, key), "step") or 0 for key in found}
 
 
 def _load_baselines(file: Place) -> list[Baseline]:
     if not file.is_file():
         return []
+    content = _read(file)
+    if not isinstance(content, list):
+        raise ValueError("not a list of baselines")
     return [
         Baseline(
             backbone=text(each, "backbone"),
@@ -297,7 +354,7 @@ def _load_baselines(file: Place) -> list[Baseline]:
             zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
             majority_accuracy=fraction(each, "majority_accuracy"),
         )
-        for each in _read(file)
+        for each in mappings({"baselines": content}, "baselines")
     ]
 
 

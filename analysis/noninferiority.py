@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.stats import spread
+from analysis.stats import Z95, spread, variance_of_examples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,17 +92,18 @@ def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
     (between_a, within_a), (between_b, within_b) = parts
     seeds_a, seeds_b = len(a_SN), len(b_SN)
     noise = within_a / seeds_a + within_b / seeds_b  # of an example's difference, which the seeds' variance has already
-    seen = float((a_SN.mean(0) - b_SN.mean(0)).var(ddof=1)) - noise
-    examples = max(seen, 1 / n) / n  # not less than one example on which they differ would make it
-    shares = [(between_a / seeds_a, seeds_a - 1), (between_b / seeds_b, seeds_b - 1), (examples, n - 1)]
+    seen = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - noise)
+    # Methods that agree on all n examples may differ on z²/n of all others, by Wilson's interval: so much is added.
+    examples = (seen + Z95**2 / n) / n
+    shares = [(between_a / seeds_a, seeds_a - 1), (between_b / seeds_b, seeds_b - 1), (examples, max(1, n - 1))]
     variance = sum(share for share, _ in shares)
-    freedom = variance**2 / sum(share**2 / degrees for share, degrees in shares) if variance else math.inf
+    freedom = variance**2 / sum(share**2 / degrees for share, degrees in shares)
     error, mean = math.sqrt(variance), float(a_SN.mean() - b_SN.mean())
     half = _quantile(0.975, freedom) * error
     return Difference(
         mean=mean,
-        low=mean - half,
-        high=mean + half,
+        low=max(-1.0, mean - half),
+        high=min(1.0, mean + half),
         error=error,
         freedom=freedom,
         seeds_a=seeds_a,

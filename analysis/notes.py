@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from analysis import audit, published, render
+from analysis import audit, predictions, published, render
 from analysis.cells import Group
+from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
 from lopt.config import METRICS
@@ -56,11 +57,13 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         )
     if results.unreadable:
         many = len(results.unreadable) > 1
+        kind = "record" if any("/trials/" in text for text in results.unreadable) else "file"
         found.append(
-            f"{len(results.unreadable)} record{'s' * many} could not be read and {'are' if many else 'is'} left out: "
+            f"{len(results.unreadable)} {kind}{'s' * many} could not be read and {'are' if many else 'is'} left out: "
             f"{'; '.join(results.unreadable)}."
         )
-    if any(run.manifest.get("provenance", {}).get("dirty") for run in results.runs) or any(
+    found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
+    if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
         t.dirty for t in results.trials
     ):
         found.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
@@ -68,6 +71,27 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     if len(commits) > 1:
         found.append(f"The trials were made with {len(commits)} different commits of the code.")
     return [text[0].upper() + text[1:] for text in found]
+
+
+def _without_predictions(group: Group, several: bool) -> str | None:
+    """The files of predictions that cannot be used, and what of the report that changes."""
+    unusable = predictions.unusable([trial for cell in group.confirmed for trial in cell.confirmed])
+    if not unusable:
+        return None
+    keys, full = {each.trial.key for each in unusable}, full_prompt(group)
+    hit = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
+    effects = []
+    if wider := [cell.label for cell in hit if len(cell.confirmed) > 1]:
+        effects.append(f"intervals come from the seeds' accuracies alone ({', '.join(wider)})")
+    if full and len(full.confirmed) > 1:
+        untested = [cell.label for cell in (group.confirmed if full in hit else hit) if cell is not full]
+        if untested:
+            effects.append(f"there is no test, and no verdict, against the full prompt ({', '.join(untested)})")
+    if len(group.confirmed) > 1:
+        effects.append("how sure the frontier is comes from each cell's own interval")
+    where = f" of {group.title}" if several else ""
+    files = "; ".join(dict.fromkeys(f"{each.file} ({each.why})" for each in unusable))
+    return f"Predictions{where} that cannot be used: {files}. Without them {'; '.join(effects) or 'nothing changes'}."
 
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
@@ -135,9 +159,8 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         if said := _selected_by(group):
             found.append(said)
     for run in results.runs:
-        rungs = (run.manifest.get("space") or {}).get("rungs") or [None]
         own = [trial for trial in results.trials if trial.run == run.shown]
-        if said := audit.text(audit.audit(own, rungs[0])):
+        if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):
             found.append(said if len(results.runs) == 1 else f"{run.name}: {said}")
     if reused := sum(trial.reused_from is not None for trial in results.trials):
         sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
@@ -148,7 +171,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             "evidence, and a prompt trained on one must not be scored on the other."
         )
     subsets = {
-        (group.task_name, t.test_split, t.test_n, t.test_split_size)
+        (group.task_title, t.test_split, t.test_n, t.test_split_size)
         for group in groups
         for t in group.trials
         if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size
@@ -183,19 +206,16 @@ def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]
 
 def _time(run: Run) -> str | None:
     """What the run took, all its commands together, beside what was predicted."""
-    took, predicted = run.manifest.get("elapsed_s"), run.probe.get("prediction")
-    try:
-        if not predicted:
-            return render.duration(took) if took else None
-        low, high = (render.duration(predicted["seconds"][end]) for end in ("low", "high"))
-        spent = (took or 0.0) - run.probe["elapsed_before_s"]
-        actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
-        return (
-            f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
-            f"started with {predicted['trials_done']} of {predicted['trials']} trials"
-        )
-    except (KeyError, TypeError):
-        return None
+    predicted = run.prediction
+    if not predicted:
+        return render.duration(run.elapsed_s) if run.elapsed_s else None
+    low, high = render.duration(predicted.low_s), render.duration(predicted.high_s)
+    spent = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
+    actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
+    return (
+        f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
+        f"started with {predicted.trials_done} of {predicted.trials} trials"
+    )
 
 
 def _moment(written: object) -> object:

@@ -7,13 +7,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from reprlib import repr as shortened
 from typing import Any
+
+from lopt.config import _ADDED, _ADDED_OPTIONS  # the one list of what came later
 
 SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-# Fields that came after the first records, at what was done before: such a configuration is the same as without them.
-_ADDED = {"warmup": 0.0, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
+_OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -49,6 +51,10 @@ class Trial:
     rank: int | None
     shots: int | None  # of a few-shot run
     learning_rate: float | None
+    batch_size: int | None
+    dropout: float
+    update_tokens: int | None  # of DePT, s
+    adam_eps: float | None
     seed: int | None
     configuration: str
     trainable_parameters: int | None
@@ -65,6 +71,7 @@ class Trial:
     test_n: int | None
     test_split: str | None
     test_split_size: int | None
+    scored_on: tuple[object, ...]  # what decides which examples it is scored on; equal ones are scored on the same
     majority_accuracy: float | None
     wall_time_s: float | None
     train_time_s: float | None  # of its device; None in records of schemas 1 and 2
@@ -104,19 +111,20 @@ class Trial:
 
 
 def row(record: dict[str, Any], run: str = "") -> Trial:
-    """Flatten one record. Raises ValueError naming the field that is missing or out of range."""
-    version = record.get("schema_version")
+    """Flatten one record. Raises ValueError naming the field that is missing, of another kind or out of range."""
+    version = json_object(record, "a record").get("schema_version")
     if version not in SCHEMAS:
         raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
     config = mapping(record, "config")
-    provenance, error = record.get("provenance") or {}, record.get("error") or {}
-    metric = str(config.get("metric", "accuracy"))
-    evaluations = tuple(_evaluation(each, metric) for each in record.get("evaluations") or ())
+    provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
+    options, truncated = optional_mapping(config, "options"), optional_mapping(record, "truncated")
+    cut = {part: integer(truncated, part) or 0 for part in truncated}
+    metric = optional_text(config, "metric") or str(_ADDED["metric"])
+    evaluations = tuple(_evaluation(source, metric) for source in mappings(record, "evaluations"))
     score = fraction(record, "selection_accuracy")
     if metric != "accuracy":
         best = integer(record, "selection_step")
         score = next((each.selection_score for each in evaluations if each.step == best), None)
-    free = {n: v for n, v in config.items() if n not in _SEED_FIELDS and v is not None and v != _ADDED.get(n)}
     return Trial(
         key=text(record, "key"),
         run=run,
@@ -131,8 +139,12 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         rank=integer(config, "rank"),
         shots=integer(config, "shots"),
         learning_rate=number(config, "learning_rate"),
+        batch_size=integer(config, "batch_size"),
+        dropout=number(config, "dropout") or 0.0,
+        update_tokens=integer(options, "update_tokens"),
+        adam_eps=number(options, "adam_eps"),
         seed=integer(config, "seed"),
-        configuration=hashlib.sha256(json.dumps(free, sort_keys=True).encode()).hexdigest()[:16],
+        configuration=_configuration(config),
         trainable_parameters=integer(record, "trainable_parameters", least=1),
         stored_parameters=integer(record, "stored_parameters"),
         materialised_parameters=integer(record, "materialised_parameters"),
@@ -147,6 +159,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_n=integer(record, "test_n"),
         test_split=optional_text(record, "test_split"),
         test_split_size=integer(record, "test_split_size"),
+        scored_on=_scored_on(record, config),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
         train_time_s=number(record, "train_time_s"),
@@ -155,10 +168,10 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         peak_memory_bytes=integer(record, "peak_memory_bytes"),
         tokens=integer(record, "tokens"),
         protocol=str(record.get("protocol") or ""),
-        truncated=sum(int(n or 0) for n in (record.get("truncated") or {}).values()),
-        test_truncated=int((record.get("truncated") or {}).get("test") or 0),
+        truncated=sum(cut.values()),
+        test_truncated=cut.get("test", 0),
         audited_at=None,
-        reused_from=provenance.get("reused_from"),
+        reused_from=optional_text(provenance, "reused_from"),
         dirty=bool(provenance.get("dirty")),
         commit=str(provenance.get("commit") or ""),
         error_type=str(error.get("type") or "unknown") if error else None,
@@ -167,14 +180,41 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
     )
 
 
+def _configuration(config: dict[str, Any]) -> str:
+    """Hash of everything but the seed. Fields and options that came after the first records do not matter at the values
+    that stand for what was done before, as in a trial's key."""
+    fields = {name: value for name, value in config.items() if name not in _SEED_FIELDS and name != "options"}
+    options = optional_mapping(config, "options")
+    parts = [
+        {name: value for name, value in values.items() if value is not None and value != added.get(name)}
+        for values, added in ((fields, _ADDED), (options, _ADDED_OPTIONS))
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     return Evaluation(
         step=integer(source, "step") or 0,
         selection_accuracy=fraction(source, "selection_accuracy"),
         selection_score=fraction(source, f"selection_{metric}"),
         top_class_share=fraction(source, "top_class_share"),
-        predictions=source.get("predictions"),
+        predictions=optional_text(source, "predictions"),
     )
+
+
+def _scored_on(record: dict[str, Any], config: dict[str, Any]) -> tuple[object, ...]:
+    reported = (record.get("test_split"), record.get("test_n"), config.get("holdout") or _ADDED["holdout"])
+    return *map(str, reported), *(str(config.get(name)) for name in _OF_EXAMPLES)
+
+
+_KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """A whole file's JSON, which must be an object; `what` names it, such as "a record". Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"not {what}: a JSON object is wanted, this is {_KINDS.get(type(value), 'something else')}")
+    return value
 
 
 # Each of these takes an entry out of a JSON object and raises ValueError, naming it, where it is of another kind.
@@ -183,14 +223,35 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
 def mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
     """The object under a name, which must be there."""
     if not isinstance(value := source.get(name), dict):
-        raise ValueError(f"{name} is {value!r}, not an object")
+        raise ValueError(f"{name} is {shortened(value)}, not an object")
+    return value
+
+
+def optional_mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same, or an empty one where there is none."""
+    return {} if source.get(name) is None else mapping(source, name)
+
+
+def mappings(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects under a name, or an empty one where there is none."""
+    value = [] if source.get(name) is None else source[name]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of objects")
     return value
 
 
 def text(source: dict[str, Any], name: str) -> str:
     """The text under a name, which must be there and not empty."""
     if not isinstance(value := source.get(name), str) or not value:
-        raise ValueError(f"{name} is {value!r}, not a text")
+        raise ValueError(f"{name} is {shortened(value)}, not a text")
+    return value
+
+
+def texts(source: dict[str, Any], name: str) -> list[str]:
+    """The list of texts under a name, or an empty one where there is none."""
+    value = [] if source.get(name) is None else source[name]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of texts")
     return value
 
 
@@ -201,7 +262,7 @@ def optional_text(source: dict[str, Any], name: str) -> str | None:
 
 def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
     if (value := source.get(name)) not in valid:
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(valid)}")
+        raise ValueError(f"{name} is {shortened(value)}, not one of {', '.join(valid)}")
     return str(value)
 
 
@@ -211,7 +272,7 @@ def number(source: dict[str, Any], name: str) -> float | None:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r}, not a number")
+        raise ValueError(f"{name} is {shortened(value)}, not a number")
     return float(value)
 
 
@@ -220,7 +281,7 @@ def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
     if (value := number(source, name)) is None:
         return None
     if value < least or value != int(value):
-        raise ValueError(f"{name} is {source[name]!r}, not a whole number of {least} or more")
+        raise ValueError(f"{name} is {shortened(source[name])}, not a whole number of {least} or more")
     return int(value)
 
 

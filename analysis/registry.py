@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.cells import Group
 from analysis.render import Table
+from lopt.errors import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,22 +54,39 @@ class PlotSpec:
     data: Callable[[Any], list[Row]]
 
 
-def scan(package: str, kind: type[Spec]) -> dict[str, Spec]:
+RAISED = (Exception, SystemExit)  # whatever a plugin raises, or ends the program with; Ctrl-C still ends it
+
+
+def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -> dict[str, Spec]:
     """The specs of a package by name, which is their file's; modules that start with `_` are helpers. A new table or
     plot is a new file, and no other is edited.
 
     Args:
-        package: "analysis.tables" or "analysis.plots". kind: what a `SPEC` must be there.
+        package: "analysis.tables" or "analysis.plots". kind: what a `SPEC` must be there. broken: gets the modules that
+            cannot be used, by name, with the reason in one line; without it they raise.
 
     Raises:
-        TypeError: a module without a `SPEC` of that kind, or with one of another name.
+        TypeError: a module without a `SPEC` of that kind, or with one of another name. Whatever a module raises.
     """
     found: dict[str, Spec] = {}
     for module in iter_modules(import_module(package).__path__):
         if module.name.startswith("_"):
             continue
-        spec = getattr(import_module(f"{package}.{module.name}"), "SPEC", None)
-        if not isinstance(spec, kind) or getattr(spec, "name", None) != module.name:
-            raise TypeError(f"{package}.{module.name} needs SPEC = {kind.__name__}(name={module.name!r}, ...)")
-        found[module.name] = spec
+        try:
+            spec = getattr(import_module(f"{package}.{module.name}"), "SPEC", None)
+            if not isinstance(spec, kind) or getattr(spec, "name", None) != module.name:
+                raise TypeError(f"{package}.{module.name} needs SPEC = {kind.__name__}(name={module.name!r}, ...)")
+            if not isinstance(spec.title, str):
+                raise TypeError(f"{package}.{module.name} has the title {spec.title!r}, which is not a text")
+            found[module.name] = spec
+        except RAISED as error:
+            if broken is None:
+                raise
+            broken[module.name] = fault(error, f"{package.replace('.', '/')}/{module.name}.py")
     return found
+
+
+def fault(error: BaseException, file: str) -> str:
+    """What a plugin raised, in one line, and at which line of its file."""
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {one_line(error)}"

@@ -2,7 +2,8 @@
 
 RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/; the default is the newest run, several
 are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png,csv}
-to --out (default: the first run's own report/; of a run at a URL, RUN-report/ here). Exit codes: 0 done, 2 bad input.
+to --out (default: the first run's own report/; of a run at a URL, RUN-report/ here). A table or plot that fails is
+named and left out. Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from shlex import join, quote
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # as a script, python puts this folder first: put the repository's root there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,10 +29,13 @@ from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
 from analysis.noninferiority import MARGIN
-from analysis.registry import Missing, PlotSpec, TableSpec, scan
+from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
 from analysis.render import Table
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.places import Place, place, redacted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # the order of the page; plugins that are not named here come after these
 _ORDER = (
@@ -73,13 +79,21 @@ class Overview:
     items: tuple[Item, ...]
 
 
-def build(results: Results, out: Path) -> list[Section]:
-    """Write the report of `results` under `out`."""
+def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
+    """Write the report of `results` under `out`.
+
+    Returns:
+        Its sections, and the tables and plots that raised and are left out, a line each.
+    """
     found = groups(results)
-    tables, plots = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
+    broken_tables: dict[str, str] = {}
+    broken_plots: dict[str, str] = {}
+    tables = scan("analysis.tables", TableSpec, broken_tables)
+    plots = scan("analysis.plots", PlotSpec, broken_plots)
+    faults = [*broken_tables.values(), *broken_plots.values()]
     for folder, suffixes, specs in (
-        (out / "tables", ("md", "csv", "tex"), [*tables]),
-        (out / "figures", ("svg", "pdf", "png", "csv"), [*plots]),
+        (out / "tables", ("md", "csv", "tex"), [*tables, *broken_tables]),
+        (out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *broken_plots]),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         for name in specs:  # of an earlier report that had more
@@ -92,21 +106,23 @@ def build(results: Results, out: Path) -> list[Section]:
     of_groups = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in found])
     of_families = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
     sections = [
-        _section(group, families[group.backbone, group.shots], tables, plots, out, suffix)
+        _section(group, families[group.backbone, group.shots], _ordered(tables, plots), out, suffix, faults)
         for group, suffix in zip(found, of_groups, strict=True)
     ]
     overviews = [
-        _overview(family, tables, out, suffix)
+        _overview(family, tables, out, suffix, faults)
         for family, suffix in zip(families.values(), of_families, strict=True)
         if len(family) > 1
     ]
+    faults = [*dict.fromkeys(faults)]
+    left_out = [f"Left out, because it failed: {text}" for text in faults]
     items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
     names = {item.stem.partition("--")[0] for item in items}
     context = {
         "title": ", ".join(run.name for run in results.runs),
         "overviews": [overview for overview in overviews if overview.items],
         "sections": sections,
-        "warnings": notes.warnings(results, found),
+        "warnings": [*notes.warnings(results, found), *left_out],
         "failures": notes.failures(found),
         "frozen": notes.frozen(found),
         "notes": notes.notes(results, found),
@@ -114,7 +130,7 @@ def build(results: Results, out: Path) -> list[Section]:
         "provenance": [notes.provenance(run) for run in results.runs],
     }
     _write_pages("report", context, out)
-    return sections
+    return sections, faults
 
 
 def _write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
@@ -129,58 +145,106 @@ def _write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
         (out / page).write_text(env.get_template(f"{page}.j2").render(context), encoding="utf-8")
 
 
+def _ordered(tables: dict[str, TableSpec], plots: dict[str, PlotSpec]) -> list[TableSpec | PlotSpec]:
+    specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
+    return sorted(specs, key=lambda spec: _ORDER.index(spec.name) if spec.name in _ORDER else len(_ORDER))
+
+
 def _section(
     group: Group,
     family: Sequence[Group],
-    tables: dict[str, TableSpec],
-    plots: dict[str, PlotSpec],
+    specs: Sequence[TableSpec | PlotSpec],
     out: Path,
     suffix: str,
+    faults: list[str],
 ) -> Section:
     """`family`: all groups of its backbone; what spans several of them is not the section's, but an overview's."""
     items, missing = [], []
-    names = [*(n for n in _ORDER if n in tables or n in plots), *(n for n in (*tables, *plots) if n not in _ORDER)]
-    for name in names:
-        spec: TableSpec | PlotSpec = tables[name] if name in tables else plots[name]
-        if isinstance(spec, TableSpec) and spec.across:
-            info = spec.info(family) if len(family) == 1 else Missing("in the overview", quiet=True)
-        else:
-            info = spec.info(group)
-        if isinstance(info, Missing):
-            if not info.quiet:
-                missing.append(f"{spec.title}: {info.reason}.")
-        elif isinstance(spec, TableSpec):
-            items.append(_table(spec, spec.render(info), out / "tables", f"{name}{suffix}"))
-        else:
-            items.append(_figure(spec, info, out / "figures", f"{name}{suffix}"))
+    for spec in specs:
+        across = isinstance(spec, TableSpec) and spec.across
+        if across and len(family) > 1:
+            continue
+        item = _item(spec, family if across else group, out, suffix, faults)
+        if isinstance(item, Item):
+            items.append(item)
+        elif not item.quiet:
+            missing.append(f"{spec.title}: {item.reason}.")
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
 
 
-def _overview(family: Sequence[Group], tables: dict[str, TableSpec], out: Path, suffix: str) -> Overview:
-    infos = [(name, spec, spec.info(family)) for name, spec in tables.items() if spec.across]
-    items = [
-        _table(spec, spec.render(info), out / "tables", f"{name}{suffix}")
-        for name, spec, info in infos
-        if not isinstance(info, Missing)
-    ]
+def _overview(
+    family: Sequence[Group], tables: dict[str, TableSpec], out: Path, suffix: str, faults: list[str]
+) -> Overview:
+    made = [_item(spec, family, out, suffix, faults) for spec in tables.values() if spec.across]
     title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
-    return Overview(title=title, items=tuple(items))
+    return Overview(title=title, items=tuple(item for item in made if isinstance(item, Item)))
 
 
-def _table(spec: TableSpec, table: Table, folder: Path, stem: str) -> Item:
-    for suffix, text in (("md", render.markdown(table)), ("csv", render.csv(table)), ("tex", render.latex(table))):
-        (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
-    return Item(stem=stem, title=spec.title, table=table)
+def _item(
+    spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], out: Path, suffix: str, faults: list[str]
+) -> Item | Missing:
+    """A table or figure, its files written; one that fails is left out, and noted in `faults`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    kind, stem = "tables" if isinstance(spec, TableSpec) else "plots", f"{spec.name}{suffix}"
+    folder = out / ("tables" if isinstance(spec, TableSpec) else "figures")
+    try:
+        info = spec.info(subject)  # type: ignore[arg-type]
+        if isinstance(info, Missing):
+            return info
+        if isinstance(spec, TableSpec):
+            item, texts = _table(spec, info, stem)
+        else:
+            figure, caption, rows = _figure(spec, info)
+    except RAISED as error:
+        faults.append(fault(error, f"analysis/{kind}/{spec.name}.py"))
+        return Missing("it failed, as said at the top")
+    if isinstance(spec, PlotSpec):
+        from analysis import style  # matplotlib, which --help can do without
+
+        try:
+            style.save(figure, folder / stem)  # draws it, which may fail, too
+        except OSError:
+            raise
+        except RAISED as error:
+            for ending in ("svg", "pdf", "png"):
+                (folder / f"{stem}.{ending}").unlink(missing_ok=True)
+            faults.append(fault(error, f"analysis/{kind}/{spec.name}.py"))
+            return Missing("it failed, as said at the top")
+        svg = style.inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), stem, caption)
+        item, texts = Item(stem=stem, title=spec.title, svg=svg, caption=caption), {"csv": rows}
+    for ending, text in texts.items():
+        (folder / f"{stem}.{ending}").write_text(text, encoding="utf-8")
+    return item
 
 
-def _figure(spec: PlotSpec, info: object, folder: Path, stem: str) -> Item:
-    from analysis import style  # matplotlib, which --help can do without
+def _table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, str]]:
+    """A table, and the text of each of its files."""
+    table = spec.render(info)
+    if not isinstance(table, Table):
+        raise TypeError(f"render gives {type(table).__name__}, not a Table")
+    if not isinstance(table.caption, str):
+        raise TypeError(f"the table's caption is {type(table.caption).__name__}, not a text")
+    render.html(table)  # the page is written later: what it cannot hold is to be known now
+    texts = {"md": render.markdown(table), "csv": render.csv(table), "tex": render.latex(table)}
+    return Item(stem=stem, title=spec.title, table=table), texts
 
-    style.save(spec.draw(info), folder / stem)
-    (folder / f"{stem}.csv").write_text(render.rows_csv(spec.data(info)), encoding="utf-8")
+
+def _figure(spec: PlotSpec, info: object) -> tuple[Figure, str, str]:
+    """A figure, its caption, and its data as CSV."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context():  # what a plot sets is its own
+        figure = spec.draw(info)
+    if not isinstance(figure, Figure):
+        raise TypeError(f"draw gives {type(figure).__name__}, not a Figure")
     caption = spec.caption(info)
-    svg = style.inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), stem, caption)
-    return Item(stem=stem, title=spec.title, svg=svg, caption=caption)
+    if not isinstance(caption, str):
+        raise TypeError(f"caption gives {type(caption).__name__}, not a text")
+    return figure, caption, render.rows_csv(spec.data(info))
 
 
 def _shots(group: Group) -> str:
@@ -211,7 +275,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         if best := section.headline.best:
             text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
             lines.append(f"{text}, test {render.interval(best.accuracy)}")
-    return "\n".join([*lines, f"report: {out / 'report.html'}"])
+    return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
 def _out(given: str | None, run: Place) -> Path:
@@ -257,7 +321,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
     if arguments.compare and arguments.runs:
-        print(f"report: --compare takes its two runs itself; leave out {' '.join(arguments.runs)}", file=sys.stderr)
+        print(f"report: --compare takes its two runs itself; leave out {join(arguments.runs)}", file=sys.stderr)
         return 2
     try:
         try:
@@ -266,17 +330,19 @@ def _run(argv: Sequence[str] | None) -> int:
             paths = resolve(arguments.runs, place(arguments.results))
             results = load(paths, arguments.margin)
             out = _out(arguments.out, paths[0])
-        except ReportError:
+        except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # of a URL that is none, or cannot be reached
             raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
-            sections = build(results, out)
+            sections, faults = build(results, out)
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
         print(f"report: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
+    for text in faults:
+        print(f"report: left out, because it failed: {text}", file=sys.stderr)
     print(summary(results, sections, out))
     return 0
 
@@ -284,7 +350,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     paths = [resolve([name], place(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
-        raise ReportError(f"--compare {' '.join(arguments.compare)} names one run twice: give two")
+        raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
     both = [load([path], arguments.margin) for path in paths]
     names = (both[0].runs[0].name, both[1].runs[0].name)
     found = compare.compare(groups(both[0]), groups(both[1]), names)
@@ -298,7 +364,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         _write_pages("compare", context, out)
     except OSError as error:
         raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
-    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {out / 'compare.html'}"]))
+    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {quote(str(out / 'compare.html'))}"]))
     return 0
 
 

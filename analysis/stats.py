@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Z95 = 1.959963984540054
+_FEW_EXAMPLES = 5  # below so many right or wrong ones a normal approximation does not hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,8 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     N >= 2 seeds: p ± t(v) · sqrt(a + b), with p the mean, a = s²/N of the variance s² between seeds, and
     b = p(1-p)/n. The seeds share their n test examples, so b, the variance of having drawn these examples, is not
     divided by N. v is Welch and Satterthwaite's degrees of freedom, (a+b)² / (a²/(N-1) + b²/(n-1)): a few seeds make
-    the quantile large only as far as it is they that make the variance.
+    the quantile large only as far as it is they that make the variance. The interval holds the Wilson interval of p on
+    n examples, whatever the seeds: near 0 and 1 a variance that is estimated is too small, and at them it is 0.
 
     Args:
         accuracies: of each seed, fractions. test_n: examples that all of them were scored on.
@@ -64,15 +66,14 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         Mean and interval, fractions, cut to [0, 1].
 
     Raises:
-        ValueError: no seed; of a single one, as `wilson`.
+        ValueError: no seed; else as `wilson`.
     """
     if not accuracies:
         raise ValueError("no accuracies: need at least one seed")
     seeds = len(accuracies)
     mean = min(1.0, math.fsum(accuracies) / seeds)
-    if seeds == 1:
-        low, high = wilson(mean, test_n)
-    else:
+    low, high = wilson(mean, test_n)
+    if seeds > 1:
         from scipy.special import stdtrit  # takes longer than --help
 
         between = math.fsum((each - mean) ** 2 for each in accuracies) / (seeds - 1)
@@ -80,7 +81,7 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         share = a / (a + b) if a + b else 0.0
         freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, test_n - 1))
         half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
-        low, high = max(0.0, mean - half), min(1.0, mean + half)
+        low, high = max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
 
 
@@ -98,30 +99,37 @@ def spread(correct_SN: np.ndarray) -> tuple[float, float]:
     return max(float(correct_SN.mean(axis=1).var(ddof=1)), within / correct_SN.shape[1]), within
 
 
+def variance_of_examples(values_N: np.ndarray) -> float:
+    """Variance between examples; of a single one 0, since there is none to see."""
+    return float(values_N.var(ddof=1)) if len(values_N) > 1 else 0.0
+
+
 def crossed(correct_SN: np.ndarray) -> Estimate:
     """Mean over seeds with a 95 % interval, from which examples each seed got right: `[seeds, examples]`.
 
     Seeds and examples are both drawn, and crossed: Var = a + b with a = s²/S of the variance s² between the accuracies
     of the S seeds, and b the variance between the examples' rates of being right, without what the seeds put into it,
     over n. Half width: t(v) · sqrt(a + b) in logits, v by Welch and Satterthwaite as in `estimate`, whose b is
-    larger, for want of the single examples.
+    larger, for want of the single examples. Where fewer than five examples are missed, or are right, in the mean over
+    seeds, too little of b is seen: then the interval holds the Wilson interval of the mean on n examples.
     """
     seeds, n = correct_SN.shape
     mean = float(correct_SN.mean())
-    if seeds == 1 or mean in (0.0, 1.0):
-        low, high = wilson(mean, n)  # without any variance to see, that of the examples' number
-        return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=n)
+    wilson_low, wilson_high = wilson(mean, n)
+    if seeds == 1 or mean in (0.0, 1.0):  # without any variance to see, that of the examples' number
+        return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seeds, test_n=n)
     from scipy.special import expit, logit, stdtrit  # takes longer than --help
 
     between, within = spread(correct_SN)
     a = between / seeds
-    b = max(0.0, float(correct_SN.mean(axis=0).var(ddof=1)) - within / seeds) / n
+    b = max(0.0, variance_of_examples(correct_SN.mean(axis=0)) - within / seeds) / n
     share = a / (a + b)
     freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, n - 1))
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b) / (mean * (1 - mean))
-    return Estimate(
-        mean=mean, low=float(expit(logit(mean) - half)), high=float(expit(logit(mean) + half)), seeds=seeds, test_n=n
-    )
+    low, high = float(expit(logit(mean) - half)), float(expit(logit(mean) + half))
+    if n * min(mean, 1 - mean) < _FEW_EXAMPLES:
+        low, high = min(low, wilson_low), max(high, wilson_high)
+    return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=n)
 
 
 def interquartile(estimates: Sequence[Estimate], draws: int = 4000) -> tuple[float, float, float]:

@@ -22,7 +22,7 @@ MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
 # Fields and options that came after the first records. At these values, which are what was done before, they are left
 # out of the hash, so that older records keep their keys.
 _ADDED = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
-_ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "targets": None}
+_ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def make_optimizer(config: TrialConfig, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
     """Adafactor with a learning rate of its own (arXiv 1804.04235, external step size), or AdamW.
 
-    Of Adafactor, scale_parameter, relative_step and warmup_init are off, clip_threshold is 1, decay_rate -0.8 and
-    eps (1e-30, 1e-3), as in the code base LoPT builds on. PyTorch's own Adafactor cannot do this: it caps the rate at
-    1/√t and always scales by the parameter's size.
+    AdamW's eps is PyTorch's, 1e-8, unless the method has an option `adam_eps`. Of Adafactor, scale_parameter,
+    relative_step and warmup_init are off, clip_threshold is 1, decay_rate -0.8 and eps (1e-30, 1e-3), as in the code
+    base LoPT builds on. PyTorch's own Adafactor cannot do this: it caps the rate at 1/√t and always scales by the
+    parameter's size.
 
     Args:
         rates: learning rates of the factors that have another one than `config.learning_rate`.
@@ -31,7 +32,7 @@ def make_optimizer(config: TrialConfig, factors: Mapping[str, Tensor], rates: Ma
     if config.optimizer == "adamw":
         from torch.optim import AdamW
 
-        return AdamW(groups, weight_decay=config.weight_decay)
+        return AdamW(groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
     from transformers.optimization import Adafactor
 
     return Adafactor(

@@ -23,6 +23,7 @@ STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields in which two runs of one trial may differ.
 MEASURED = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
             "provenance")  # fmt: skip
+_CODE = ("lopt", "sweeps", "analysis")
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
@@ -210,7 +211,11 @@ def _software() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package lives in; None when it is no checkout."""
+    """Commit and dirty flag of the checkout this package lives in; None when it is no checkout.
+
+    Dirty: a file that git tracks has changed, or a Python file of the three packages is in no commit, such as a method
+    of the user's own. Other files that git does not track, such as data and results, are no part of the program.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -220,7 +225,9 @@ def _git() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             raise OSError("installed inside another repository")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        new = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 

@@ -134,11 +134,14 @@ class Store:
         profile: str,
         elapsed_s: float = 0.0,
         left_out: Sequence[str] = (),
+        titles: Mapping[str, str] | None = None,
     ) -> None:
         """Status is running, complete, interrupted, or stopped at a budget. `elapsed_s` is added to what earlier
         commands took. `left_out`: keys of trials that the space, which has changed, no longer has; they stay, and
-        count nowhere."""
+        count nowhere. `titles`: of tasks by their names, for reports, which may be made where a task's folder is not;
+        those of earlier commands stay."""
         before = self.manifest() or {}
+        earlier = before.get("titles")
         content = {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
@@ -151,6 +154,7 @@ class Store:
             "identity": identity,
             "space": dict(space),
             "left_out": list(left_out),
+            "titles": {**(earlier if isinstance(earlier, dict) else {}), **(titles or {})},
             "provenance": provenance(),
         }
         write(self.folder / "manifest.json", dumps(content).encode())

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from lopt import tasks
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
@@ -37,6 +38,7 @@ class Sweep:
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
+        self._titles = {name: tasks.get(name).title for name in {config.task for config in plan.space.all_examples}}
         self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
         self._placement: Placement | None = None  # None in local mode
         self._budget = Budget(options, lambda: self._elapsed_s())
@@ -161,6 +163,7 @@ class Sweep:
             command=self.command,
             profile=self.plan.space.profile,
             left_out=self._left_out,
+            titles=self._titles,
         )
         self._noted_s = elapsed_s
 

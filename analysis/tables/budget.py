@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
@@ -9,6 +10,7 @@ from analysis.frontier import best_within, budgets
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval, percent
 from analysis.stats import describe
+from lopt.places import place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,7 @@ class Row:
     cell: Cell
     key: str
     load_line: str
+    there: bool  # whether the artifact that the line loads is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,22 @@ def compute(group: Group) -> Info | Missing:
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that changes nothing is not worth a row
-        line = f'load_prompt("{trial.run}/artifacts/{trial.key}")'
-        rows.append(Row(budget=budget, cell=cell, key=trial.key, load_line=line))
+        path = f"{trial.run}/artifacts/{trial.key}"
+        rows.append(
+            Row(
+                budget=budget,
+                cell=cell,
+                key=trial.key,
+                load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
+                there=(place(trial.run) / "artifacts" / trial.key).is_dir(),
+            )
+        )
     return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")
 
 
 def render(info: Info) -> Table:
     estimates = [row.cell.accuracy for row in info.rows if row.cell.accuracy]
+    gone = ", ".join(row.key for row in info.rows if not row.there)
     return Table(
         caption=f"What to use within a budget of parameters: {info.group.title}",
         columns=(
@@ -67,6 +79,7 @@ def render(info: Info) -> Table:
             "Cell and seed are chosen on selection accuracy (held out from training), never on the test split; "
             "a budget that changes nothing has no row.",
             describe(estimates),
+            *([f"Not in the run's artifacts/, so that its line loads nothing: {gone}."] if gone else []),
         ),
     )
 

@@ -48,7 +48,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     if not rows:
         return Missing("no method has confirmed cells on all tasks", quiet=True)
     rows.sort(key=lambda row: -row.interquartile[0])
-    tasks = tuple(group.task_name for group in known)
+    tasks = tuple(group.task_title for group in known)
     return Info(backbone=known[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import published
+from analysis import peers, published
 from analysis.cells import Cell, Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
@@ -21,6 +21,7 @@ class Entry:
     parameters: int | None
     size: str  # the setting of ours, where the paper's is not stated
     beside: published.Beside | None
+    differences: dict[str, str]  # of ours from a published run that it is compared with, a word each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     several = [task for task, g in by_task.items() if sum(_ours(g, point) is not None for point in telling) > 1]
     if not several:
         return Missing("no task with two of fine-tuning, LoRA, DePT and LoPT at n=20 r=5", quiet=True)
-    tasks = published.T5_TASKS | {task: by_task[task].task_name for task in several if task not in published.T5_TASKS}
+    tasks = published.T5_TASKS | {task: by_task[task].task_title for task in several if task not in published.T5_TASKS}
     rows = tuple(
         Row(
             cell=name,
@@ -69,12 +70,15 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:
     cell = _ours(group, row) if group else None
     ours = cell.accuracy if cell else None
+    beside = published.beside(group, cell, point) if point else None
+    compared = cell is not None and beside is not None and beside.difference is not None
     return Entry(
         published_percent=point.accuracy_percent if point else None,
         ours=ours,
         parameters=cell.trainable_parameters if cell and ours else None,
         size=cell.size if cell and ours and row.length is None else "",
-        beside=published.beside(group, cell, point) if point else None,
+        beside=beside,
+        differences=peers.differences(cell.confirmed, point.task) if cell and point and compared else {},
     )
 
 
@@ -98,6 +102,8 @@ def render(info: Info) -> Table:
             rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
         if any(e.beside for e in row.entries):
             rows.append((row.cell, "verdict", "", *verdicts))
+        if any(e.differences for e in row.entries):
+            rows.append((row.cell, "differs in", "", *(", ".join(e.differences) for e in row.entries)))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
     return Table(
         caption=f"Table 2 of the paper (T5-base) beside {info.backbone}",
@@ -117,6 +123,7 @@ def render(info: Info) -> Table:
                     _scored(info),
                     obstacle or published.VERDICTS,
                     BOLD if bold else "",
+                    *_differences(info),
                     published.MIXED_PROTOCOLS,
                     published.UNDER_TUNED,
                     published.NOT_ONE_RUN,
@@ -153,6 +160,25 @@ def _settings(info: Info) -> str:
         if tasks:
             parts.append(f"{row.cell} " + ", ".join(f"{size} ({', '.join(on)})" for size, on in tasks.items()))
     return f"Settings of ours, of several the best on selection accuracy: {'; '.join(parts)}." if parts else ""
+
+
+def _differences(info: Info) -> list[str]:
+    """What the words of "differs in" stand for, and DePT's released runs where ours stand beside them."""
+    said: dict[str, list[str]] = {}  # tasks by difference
+    for row in info.rows:
+        for task, entry in zip(info.tasks, row.entries, strict=True):
+            for word, text in entry.differences.items():
+                of_dept = "" if word in peers.COMMON else "of DePT, "
+                tasks = said.setdefault(f"{of_dept}{word}: {text}", [])
+                tasks += [task] if of_dept else []
+    if not said:
+        return []
+    parts = [f"{text} ({', '.join(tasks)})" if tasks else text for text, tasks in said.items()]
+    compared = any(entry.differences for row in info.rows if row.cell == "DePT" for entry in row.entries)
+    return [
+        f"What ours differs in from the published runs, the rates aside, which are searched: {'; '.join(parts)}.",
+        *([peers.released(published.T5_TASKS)] if compared else []),
+    ]
 
 
 def _scored(info: Info) -> str:

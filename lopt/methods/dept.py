@@ -25,7 +25,7 @@ class DePT(PromptMethod):
     the left, so that a token's row of A B depends on the padding; here row i always belongs to token i.
     Recipe, from their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share), P at 0.3 and
     A, B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4, 1e-4. They pass weight decay 1e-5 to an optimiser that
-    never gets it.
+    never gets it. Their AdamW has eps 1e-6 (`adam_eps`); the default is PyTorch's, which earlier trials had.
     """
 
     name = "dept"
@@ -42,6 +42,7 @@ class DePT(PromptMethod):
         "update_tokens": 256,
         "update_learning_rate": 5e-4,
         "alpha": 8.0,
+        "adam_eps": 1e-8,
         "init": "vocabulary",
         "init_bound": 0.5,
     }
@@ -50,7 +51,7 @@ class DePT(PromptMethod):
         tokens = options["update_tokens"]
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise ValueError(f"update_tokens is {tokens!r}; give a whole number, 1 or more (s, the longest text)")
-        for name in ("update_learning_rate", "alpha", "init_bound"):
+        for name in ("update_learning_rate", "alpha", "adam_eps", "init_bound"):
             real_option(name, options[name])
         choice_option("init", options["init"], INITIAL)
 

@@ -70,6 +70,7 @@ def test_any_value_anywhere_in_the_store(small, tmp_path, data, value):
         assert "manifest.json" in line_of(code, out, err)
     else:
         page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert err == "", "no table and no figure fails"
         assert "<svg" not in page or "</svg>" in page
         if file.parent.name == "trials" and not isinstance(changed, dict):
             assert "1 record could not be read" in page and file.name in page

@@ -6,6 +6,7 @@ import pytest
 
 from analysis.cells import groups, short_names
 from analysis.load import ReportError, find_runs, load, resolve
+from analysis.notes import warnings
 from analysis.records import row
 from lopt import config
 
@@ -37,11 +38,27 @@ def test_seeds_of_two_configurations_are_not_averaged(store):
     assert (cell.accuracy.mean, cell.accuracy.seeds) == (0.8, 1)
 
 
+def with_values(text, **values):
+    return json.dumps(json.loads(text) | values)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda text: text[: len(text) // 2], "not valid JSON"),
-        (lambda text: "[]", "AttributeError"),
+        (lambda text: "[]", "not a record: a JSON object is wanted, this is a list"),
+        (lambda text: "5", "not a record: a JSON object is wanted, this is a number"),
+        (lambda text: "null", "not a record: a JSON object is wanted, this is null"),
+        (lambda text: '"a"', "not a record: a JSON object is wanted, this is a text"),
+        (lambda text: with_values(text, provenance=[1]), "provenance is [1], not an object"),
+        (lambda text: with_values(text, error="no"), "error is 'no', not an object"),
+        (lambda text: with_values(text, config=[]), "config is [], not an object"),
+        (lambda text: with_values(text, evaluations={"a": 1}), "evaluations is {'a': 1}, not a list of objects"),
+        (lambda text: with_values(text, evaluations=[5]), "evaluations is [5], not a list of objects"),
+        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "predictions is {}, not a text"),
+        (lambda text: with_values(text, truncated=7), "truncated is 7, not an object"),
+        (lambda text: with_values(text, truncated={"test": "many"}), "test is 'many', not a number"),
+        (lambda text: with_values(text, provenance={"reused_from": []}), "reused_from is [], not a text"),
         (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "schema_version 9"),
         (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
         (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
@@ -74,6 +91,54 @@ def test_newest_run_is_by_updated_at(store, tmp_path):
     assert [path.name for path in find_runs(root)] == ["new", "middle", "old"]
     assert [path.name for path in resolve([], root)] == ["new"]
     assert [path.name for path in resolve(["old", str(root / "old")], root)] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("[]", "not a manifest: a JSON object is wanted, this is a list"),
+        ("3", "not a manifest: a JSON object is wanted, this is a number"),
+        ({"space": {"rungs": 5}}, "rungs is 5, not a list of whole numbers"),
+        ({"space": {"rungs": ["a"]}}, "rungs is ['a'], not a list of whole numbers"),
+        ({"space": {"cells": {"a": 1}}}, "cells is {'a': 1}, not a list of objects"),
+        ({"space": {"cells": [5]}}, "cells is [5], not a list of objects"),
+        ({"space": {"cells": [{"config": 5}]}}, "config is 5, not an object"),
+        ({"space": {"base": [1]}}, "base is [1], not an object"),
+        ({"left_out": 5}, "left_out is 5, not a list of texts"),
+        ({"left_out": [[]]}, "left_out is [[]], not a list of texts"),
+        ({"elapsed_s": "abc"}, "elapsed_s is 'abc', not a number"),
+    ],
+)
+def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, says):
+    path = store().write()
+    file = path / "manifest.json"
+    file.write_text(change if isinstance(change, str) else with_values(file.read_text(), **change))
+    with pytest.raises(ReportError) as error:
+        load([path])
+    assert f"manifest.json cannot be read ({says})" in str(error.value)
+
+
+def test_a_manifest_without_what_is_optional_is_read(store):
+    path = store().write(provenance=None, left_out=None, elapsed_s=float("nan"))
+    (run,) = load([path]).runs
+    assert run.elapsed_s is None and not run.left_out
+    assert warnings(load([path]), groups(load([path])))
+
+
+@pytest.mark.parametrize("name", ["audits.json", "probe.json", "baselines.json"])
+@pytest.mark.parametrize("content", ["{", "5", '"a"', '{"a": 5}', "[5]", "null", '{"a": {"step": "x"}}'])
+def test_a_damaged_file_beside_the_records_is_named(store, name, content):
+    s = store()
+    s.confirm("lopt1", 10, 1, 0.8)
+    path = s.write()
+    (path / name).write_text(content)
+    results = load([path])
+    (text,) = results.unreadable
+    assert text.startswith(f"synthetic-run/{name}: not ") or ", not a" in text
+    assert "Error" not in text
+    assert len(results.trials) == 1
+    (warning,) = [w for w in warnings(results, groups(results)) if name in w]
+    assert "1 file could not be read" in warning
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 1}', "\xff"])
@@ -155,6 +220,27 @@ def test_frozen_is_one_class_at_every_evaluation(store):
     assert not row(record | {"evaluations": []}).frozen
 
 
+def test_tasks_are_called_by_their_titles_where_their_folders_are_gone(store):
+    folder = "/no/such/folder/tickets"
+    runs = []
+    for name, task, title in (
+        ("a", folder, "Support tickets"), ("b", "/x/mails", "Mails"), ("c", "/y/mails", "Mails"),
+        ("d", "sst2", "SST-2"), ("e", "/z/unnamed", None),
+    ):  # fmt: skip
+        s = store(name=name, task=task, cells=[("lopt1", 10, 1)])
+        s.confirm("lopt1", 10, 1, 0.8)
+        runs.append(s.write(**({"titles": {task: title}} if title else {})))
+    found = {group.task: (group.task_title, group.task_name) for group in groups(load(runs))}
+    assert found == {
+        folder: ("Support tickets", "tickets"),
+        "/x/mails": ("Mails (x/mails)", "x/mails"),
+        "/y/mails": ("Mails (y/mails)", "y/mails"),
+        "sst2": ("SST-2", "sst2"),
+        "/z/unnamed": ("unnamed", "unnamed"),
+    }
+    assert groups(load(runs[:1]))[0].title == "Support tickets with SmolLM2-135M-Instruct"
+
+
 def test_a_field_that_came_later_at_its_old_value_is_the_same_configuration(store):
     """Seeds of one setting are pooled also where an older program, which did not have the field, trained some."""
     record = store().record("lopt1", 10, 1)
@@ -162,3 +248,18 @@ def test_a_field_that_came_later_at_its_old_value_is_the_same_configuration(stor
     now = {**record, "config": {**record["config"], **values}}
     assert row(now).configuration == row(record).configuration
     assert row(record).metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"placement": "prefix", "init": "uniform", "activation": "elu"}, True),
+        ({"placement": "suffix"}, False),
+        ({"alpha": 8.0}, False),
+    ],
+)
+def test_an_option_that_came_later_at_its_old_value_is_the_same_configuration(store, options, same):
+    record = store().record("lopt2", 10, 1)
+    later = json.loads(json.dumps(record))
+    later["config"]["options"] = options
+    assert (row(later).configuration == row(record).configuration) is same

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,15 +57,19 @@ def test_runs_as_a_script_without_torch_or_ray(full_run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_has_seen_enough_costs_nothing(full_run, tmp_path):
+@pytest.mark.parametrize("compare", [False, True])
+def test_a_reader_that_has_seen_enough_costs_nothing(full_run, tmp_path, compare):
+    other = tmp_path / "other"
+    shutil.copytree(full_run, other, ignore=shutil.ignore_patterns("report"))
+    runs = ["--compare", str(full_run), str(other)] if compare else [str(full_run)]
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "analysis/report.py", str(full_run), "--out", str(tmp_path)]
+    command = [sys.executable, "analysis/report.py", *runs, "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode == 1
-    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "out" / ("compare.html" if compare else "report.html")).exists()
 
 
 def test_help_imports_nothing_slow():
@@ -330,6 +335,16 @@ def test_errors_are_one_line_and_exit_2(store, tmp_path, capsys):
         captured = capsys.readouterr()
         assert captured.out == ""
         assert re.fullmatch(rf"report: .*{says}.*\n", captured.err), captured.err
+
+
+def test_paths_with_blanks_can_be_pasted_into_a_shell(store, tmp_path, capsys):
+    path, out = store(name="my run").write(), tmp_path / "a b" / "report of mine"
+    assert main([str(path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: '{out / 'report.html'}'"
+    assert main(["--compare", str(path), str(store(name="other").write()), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"comparison: '{out / 'compare.html'}'"
+    assert main(["--compare", str(path), str(path)]) == 2
+    assert f"--compare '{path}' '{path}' names one run twice" in capsys.readouterr().err
 
 
 def test_commands_are_shown_as_typed(store, tmp_path, capsys):

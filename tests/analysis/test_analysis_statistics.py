@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 
 from analysis.cells import groups
 from analysis.comparisons import comparisons
@@ -92,11 +94,46 @@ def test_too_few_examples_are_said_to_be_too_few():
 def test_identical_seeds_are_no_certainty_and_no_crash():
     same = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
     found = difference(same, same)
-    assert (found.mean, found.error) == (0.0, pytest.approx(1 / 56))
+    assert (found.mean, found.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
     assert verdicts([found])[0].outcome == "inconclusive", "56 examples without a difference show little"
     assert crossed(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
         difference(same[:1], same)
+
+
+@pytest.mark.parametrize("n", [1, 2, 28, 150, 200, 299, 5000])
+def test_methods_that_agree_on_every_example_may_still_differ_on_others(n):
+    """Where none of n examples differs, the interval reaches as far as the binomial's, and so does the verdict."""
+    found = difference(np.ones((3, n)), np.ones((3, n)))
+    exact = binomtest(0, n).proportion_ci(0.95, method="exact").high
+    assert found.low <= -min(exact, 1.0) and found.high >= min(exact, 1.0)
+    assert (found.low, found.high) == pytest.approx((-found.high, -found.low)) and found.high <= 1
+    (verdict,) = verdicts([found], margin=0.01)
+    shown = binomtest(0, n, 0.01, alternative="less").pvalue <= 0.05  # "worse on 1 % of all" is refuted
+    assert verdict.outcome == ("non-inferior" if shown and n > 299 else "inconclusive")
+
+
+@pytest.mark.parametrize("n", [150, 300, 500, 700, 1000, 2000])
+def test_a_method_that_errs_only_where_the_other_is_right_is_not_called_as_good_too_often(n):
+    """The hardest case: all examples that differ differ in one direction, and are as many as the margin."""
+    margin, wrong = 0.01, 0.0
+    for differing in range(n // 20):
+        a, b = np.ones((3, n)), np.ones((3, n))
+        a[:, :differing] = 0
+        if verdicts([difference(a, b)], margin)[0].outcome == "non-inferior":
+            wrong += binom.pmf(differing, n, margin)
+    assert wrong <= 0.075
+
+
+@given(st.integers(2, 5), st.integers(1, 40), st.data())
+def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
+    bits = st.lists(st.booleans(), min_size=seeds * n, max_size=seeds * n)
+    a, b = (np.array(data.draw(bits), dtype=float).reshape(seeds, n) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = difference(a, b)
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert found.error > 0 and 0 <= found.p_inferior(0.01) <= 1 and 0 <= found.p_noninferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

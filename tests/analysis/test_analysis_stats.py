@@ -1,6 +1,7 @@
 """Intervals against known values, scipy, and what must hold of any interval."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -51,6 +52,45 @@ def test_equal_seeds_keep_the_variance_of_the_examples():
     assert estimate([0.8] * 50, 100).high - 0.8 > 0.07
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 10])
+@pytest.mark.parametrize("n", [1, 2, 28, 872])
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_all_right_or_all_wrong_is_no_certainty(accuracy, n, seeds):
+    """The seeds share their examples: that all of them agree says no more than one of them does."""
+    expected = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
+    for found in (estimate([accuracy] * seeds, n), crossed(np.full((seeds, n), accuracy))):
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(st.lists(fractions, min_size=1, max_size=8), sizes)
+def test_the_interval_holds_what_the_binomial_allows(accuracies, n):
+    found = estimate(accuracies, n)
+    low, high = wilson(found.mean, n)
+    assert found.low <= low and high <= found.high
+
+
+@given(st.integers(1, 60), st.integers(1, 8), st.data())
+def test_seeds_that_agree_on_every_example_know_no_more_than_one(n, seeds, data):
+    row = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=float)
+    found, one = crossed(np.tile(row, (seeds, 1))), crossed(row[None])
+    assert found.low <= one.low and one.high <= found.high
+
+
+@given(st.integers(1, 40), st.integers(2, 8), st.data())
+def test_single_predictions_never_exclude_what_the_binomial_allows(n, seeds, data):
+    """Of all outcomes at least; and of the examples alone where hardly any of them is missed."""
+    wrong = data.draw(st.lists(st.integers(0, seeds * n - 1), max_size=seeds * n, unique=True))
+    correct = np.ones(seeds * n)
+    correct[wrong] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = crossed(correct.reshape(seeds, n))
+    of_all = wilson(found.mean, seeds * n)
+    assert found.low <= of_all[0] + 1e-9 and of_all[1] - 1e-9 <= found.high
+    if len(wrong) / seeds < 5:
+        assert found.low <= wilson(found.mean, n)[0] and wilson(found.mean, n)[1] <= found.high
+
+
 @given(st.lists(fractions, min_size=1, max_size=8), sizes)
 def test_interval_is_in_bounds_and_holds_the_mean(accuracies, n):
     found = estimate(accuracies, n)
@@ -68,6 +108,9 @@ def test_more_examples_narrow_it(accuracy, n, factor):
 def test_what_is_no_proportion_is_refused(accuracy, n):
     with pytest.raises(ValueError, match="fraction"):
         wilson(accuracy, n)
+    if n == 0:
+        with pytest.raises(ValueError, match="at least one"):
+            estimate([accuracy] * 2, n)
 
 
 def test_no_seeds_are_refused():

@@ -169,8 +169,8 @@ def test_table2_has_a_row_a_method_and_a_column_a_task(store, table2_cells):
         "not run",
         "agrees",
     )  # of 139 and 28 examples
-    subset = "not comparable: subset of split"
-    assert rows["LoPT-1", "verdict"] == ("", "not run", "not run", subset, "not run", subset)
+    unknown = "not comparable: split not stated"
+    assert rows["LoPT-1", "verdict"] == ("", "not run", "not run", unknown, "not run", unknown)
     assert ("LoPT-1", "difference, pp") not in rows
     notes = " ".join(table.notes)
     assert "LoRA r=32 (RTE, CB); DePT n=40 r=45 (RTE, CB)" in notes and "RTE 139, CB 28" in notes
@@ -220,20 +220,16 @@ def test_table2_needs_two_of_its_methods(store, cells, shown):
 
 @pytest.mark.parametrize("task", ["boolq", "rte", "wic", "cb"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_halved_rows_are_compared_with_halves_and_lopts_with_the_whole(store, task, whole, table2_cells):
+def test_the_peers_rows_are_compared_with_halves_and_lopts_with_nothing(store, task, whole, table2_cells):
     (group,) = t5_groups(store, {task: SCORED[task][whole]}, table2_cells)
     found = {}
     for point in published.table("table2"):
         if point.task == task:
             cell = max((c for c in group.cells if c.method == point.method), key=lambda c: c.name)
             found[point.method] = published.obstacle(group, cell, point)
-    halved, others = {"fine_tuning", "lora", "dept"}, {"prompt_tuning", "lopt1", "lopt2"}
-    if whole:
-        assert found == dict.fromkeys(halved, "other split") | dict.fromkeys(others, None)
-    else:
-        assert found == dict.fromkeys(halved, None) | dict.fromkeys(others, "subset of split")
-    drawn = {point.method for point in published.comparable(group)}
-    assert drawn == (others if whole else halved)
+    halved, others = {"fine_tuning", "lora", "prompt_tuning", "dept"}, {"lopt1", "lopt2"}
+    assert found == dict.fromkeys(halved, "other split" if whole else None) | dict.fromkeys(others, "split not stated")
+    assert {point.method for point in published.comparable(group)} == (set() if whole else halved)
 
 
 def test_the_size_of_the_split_does_not_matter(store, table2_cells):
@@ -279,6 +275,17 @@ def test_budget_gives_the_line_of_the_seed_best_on_selection(store):
     (row,) = budget.compute(only_group(s.write())).rows
     assert (row.budget, row.key) == (1000, best["key"])
     assert row.load_line == f'load_prompt("{s.path.as_posix()}/artifacts/{best["key"]}")'
+
+
+def test_budget_says_which_artifact_is_not_there(store):
+    s = store(name='a "run"')
+    keys = [s.confirm("lopt1", 10, rank, 0.8 + rank / 100)["key"] for rank in (1, 2)]
+    (s.path / "artifacts" / keys[0]).mkdir(parents=True)
+    info = budget.compute(only_group(s.write()))
+    assert [row.there for row in info.rows] == [True, False]
+    assert info.rows[0].load_line.endswith(f'/a \\"run\\"/artifacts/{keys[0]}")')
+    (note,) = [note for note in budget.render(info).notes if "artifacts/" in note]
+    assert keys[1] in note and keys[0] not in note
 
 
 def test_cells_counts_every_outcome(store):

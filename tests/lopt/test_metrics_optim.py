@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, key_of
 from lopt.metrics import Predictions, macro_f1
 from lopt.optim import make_optimizer, share_of_rate
 
@@ -65,6 +65,20 @@ def test_schedules():
     assert isinstance(
         make_optimizer(TrialConfig(**BASE, optimizer="adamw"), {"X": torch.zeros(1)}, {}), torch.optim.AdamW
     )
+
+
+def test_the_eps_of_adamw_is_depts_to_choose_and_changes_no_key():
+    shape = {"method": "dept", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2}
+    usual = TrialConfig(**shape)
+    theirs = usual.replace(options={**usual.options, "adam_eps": 1e-6})
+    factors = {name: torch.zeros(2, requires_grad=True) for name in ("P", "A", "B")}
+    assert {group["eps"] for group in make_optimizer(usual, factors, {}).param_groups} == {1e-8}
+    assert {group["eps"] for group in make_optimizer(theirs, factors, {}).param_groups} == {1e-6}
+    before = usual.to_dict()
+    del before["options"]["adam_eps"]
+    assert key_of(before) == usual.key == TrialConfig.from_dict(before).key != theirs.key
+    with pytest.raises(ValueError, match="adam_eps is 0; give a number above 0"):
+        usual.replace(options={**usual.options, "adam_eps": 0})
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -192,7 +192,8 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
     assert {(c.example.task, c.example.holdout, c.example.batch_size) for c in planned.cells} == {
         ("sst2", "train", 16), *((task, "validation", 8) for task in ("boolq", "rte", "wic", "cb"))
     }  # fmt: skip
-    assert all(c.example.learning_rate == methods.get(c.example.method).recipe.learning_rate for c in planned.cells)
+    others = [c.example for c in planned.cells if c.example.method != "dept"]
+    assert all(example.learning_rate == methods.get(example.method).recipe.learning_rate for example in others)
 
 
 def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small():

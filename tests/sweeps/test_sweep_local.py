@@ -36,7 +36,7 @@ def test_a_sweep_from_start_to_end_and_again(tmp_path, capsys):
     assert table[table.phase == "search"].test_accuracy.isna().all()
     assert set(table[table.phase == "confirm"].seed) == {1}
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["status"] == "complete"
+    assert manifest["status"] == "complete" and manifest["titles"] == {"toy": "Toy (made up)"}
     assert manifest["command"][:2] == ["python", "sweeps/run.py"]
     (baseline,) = json.loads((run / "baselines.json").read_text())
     assert baseline["majority_accuracy"] == 0.5

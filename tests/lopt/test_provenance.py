@@ -1,0 +1,87 @@
+"""Whether a checkout counts as unclean: changes of the code do, other files beside it do not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+
+
+def git(folder, *arguments):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "lopt", folder / "lopt", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("sweeps", "analysis"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("")
+    (folder / "README.md").write_text("read me")
+    (folder / ".gitignore").write_text("__pycache__/\n/results/\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "all")
+    return folder
+
+
+def dirty(folder):
+    code = "from lopt import records; print(records.__file__); print(records.provenance()['dirty'])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, env=environment
+    )
+    file, value = done.stdout.split("\n")[:2]
+    assert Path(file).resolve() == (folder / "lopt" / "records.py").resolve()
+    return {"True": True, "False": False, "None": None}[value]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (None, False),
+        ("tasks/mine/task.toml", False),
+        ("tasks/mine/train.csv", False),
+        ("tasks/mine/prepare.py", False),
+        ("results/run/manifest.json", False),
+        ("space.py", False),
+        ("lopt/tasks/notes.txt", False),
+        ("lopt/methods/mine.py", True),
+        ("sweeps/spaces/new folder/mine.py", True),
+        ("analysis/plots/mine.py", True),
+        ("lopt/config.py", True),
+        ("README.md", True),
+    ],
+)
+def test_what_makes_a_checkout_unclean(committed, tmp_path, name, expected):
+    folder = tmp_path / "checkout"
+    shutil.copytree(committed, folder)
+    if name:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("a") as file:
+            file.write("\n")
+    assert dirty(folder) is expected
+
+
+def test_what_is_only_staged_or_deleted_is_a_change(committed, tmp_path):
+    folder = tmp_path / "checkout"
+    shutil.copytree(committed, folder)
+    (folder / "sweeps" / "__init__.py").unlink()
+    assert dirty(folder) is True
+    git(folder, "add", "-A")
+    assert dirty(folder) is True
+
+
+def test_a_package_outside_of_a_checkout_does_not_know(committed, tmp_path):
+    folder = tmp_path / "checkout"
+    shutil.copytree(committed, folder, ignore=shutil.ignore_patterns(".git"))
+    assert dirty(folder) is None
