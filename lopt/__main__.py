@@ -89,6 +89,13 @@ def _prompt_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--prompt", required=True, metavar="DIR", help="what was trained: results/<run>/artifacts/<key>, or your own"
     )
+    _backbone_argument(to)
+
+
+def _backbone_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--backbone", metavar="FOLDER", help="where the model lies, if not where it lay in training (the same weights)"
+    )
 
 
 def _folder(text: str) -> Path:
@@ -121,11 +128,10 @@ def _predict_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from lopt import tasks
     from lopt.artifact import load_prompt
 
-    prompt = load_prompt(given.prompt)
-    task = tasks.get(prompt.config.task)
+    prompt = load_prompt(given.prompt, backbone=given.backbone)
+    task = prompt.task
     named = _texts(given.text, task) if given.file is None else _rows(Path(given.file), task)
     inputs = [_fields(where, row, task) for where, row in named]
     answers = prompt.predict(inputs)
@@ -241,7 +247,7 @@ def _export(given: argparse.Namespace) -> int:
     from lopt.artifact import load_prompt
     from lopt.export import export_to_peft
 
-    folder = export_to_peft(load_prompt(given.prompt), given.out)
+    folder = export_to_peft(load_prompt(given.prompt, backbone=given.backbone), given.out)
     written = json.loads((folder / "adapter_config.json").read_text())
     print(f"{folder}: a {written['peft_type']} adapter of PEFT for {written['base_model_name_or_path']}")
     for path in sorted(folder.iterdir()):
@@ -258,6 +264,8 @@ def _run_arguments(to: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json (also at "
         "a URL), or the fields of a configuration as a JSON object"
     )  # fmt: skip
+    to.add_argument("--task", metavar="FOLDER", help="where the task's folder lies, if not where it lay in training")
+    _backbone_argument(to)
     to.add_argument("--artifact", type=_folder, metavar="DIR", help="folder for the trained prompt (default: not kept)")
     to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")
 
@@ -266,7 +274,7 @@ def _run_again(given: argparse.Namespace) -> int:
     from lopt import replay
     from lopt.records import dumps
 
-    config, record = replay.read(given.config)
+    config, record = replay.read(given.config, task=given.task, backbone=given.backbone)
     say = (lambda line: None) if given.json else print
     say(f"{_trial(config)}{f'; recorded: {record.status} at step {record.steps:,}' if record else ''}")
     say(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")

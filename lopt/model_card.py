@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, methods, tasks
+from lopt import backbones, methods
 from lopt.backbones.seq2seq import SENTINEL
 from lopt.data import most_tokens
 
@@ -100,7 +100,7 @@ logits = output.logits[0, 1]  # at the decoder's second step""",
 def model_card(prompt: Prompt, base: str) -> str:
     """The card of an exported prompt; `base` is what transformers loads the base model from."""
     config, backbone = prompt.config, prompt.backbone
-    task, title = tasks.get(config.task), methods.get(config.method).title
+    task, title = prompt.task, methods.get(config.method).title
     template = backbone.complete(config.template or "")
     words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
