@@ -119,6 +119,11 @@ class Prompt:
             )
         return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
 
+    @property
+    def facts(self) -> backbones.Facts:
+        """What is known of its model; ValueError when that is not at hand."""
+        return backbones.facts(self.source or _where(self.config.backbone))
+
     def _load(self, precision: str) -> Backbone:
         name = self.source or _where(self.config.backbone)
         try:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 class Facts:
     """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence.
 
-    seq2seq: whether it has an encoder and a decoder. size, projections: number of weights, and (how many, fan_in,
-    fan_out) of the attention projections that LoRA adapts; None where `counted` finds them by making the model without
-    memory.
+    hub: its name on the model hub, where it has another name here. exact: how others get the very weights, in Markdown,
+    where those of the hub differ. seq2seq: whether it has an encoder and a decoder. size, projections: number of
+    weights, and (how many, fan_in, fan_out) of the attention projections that LoRA adapts; None where `counted` finds
+    them by making the model without memory.
     """
 
     width: int
@@ -39,6 +40,8 @@ class Facts:
     vocabulary: int
     window: int
     licence: str = "unknown"
+    hub: str | None = None
+    exact: str | None = None
     seq2seq: bool = False
     size: int | None = None
     projections: tuple[tuple[int, int, int], ...] | None = None

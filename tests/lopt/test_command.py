@@ -303,7 +303,7 @@ def test_export_says_what_was_written(tmp_path, run, capsys):
     code, out, err = run(*argv)
     assert (code, err) == (0, "")
     first, *files, last = out.splitlines()
-    assert first == f"{tmp_path / 'out'}: a PROMPT_TUNING adapter of PEFT for {base}"
+    assert first == f"{tmp_path / 'out'}: a PROMPT_TUNING adapter of PEFT for base"
     assert [line.split()[0] for line in files] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert last.startswith(f"{tmp_path / 'out' / 'README.md'} ")
     assert "Accuracy: 75.0% on 120 examples of `validation`" in (tmp_path / "out" / "README.md").read_text()
