@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.noninferiority import MARGIN
 from analysis.records import SCHEMAS, Trial, fraction, integer, mapping, optional_text, row, text
+from lopt import commands
 from lopt.places import Place, Remote, contents, place, redacted, shown
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def resolve(names: Sequence[str], root: Place) -> list[Place]:
     )
     if not names and not known:
         raise ReportError(
-            f"no runs under {root}: start one with `python sweeps/run.py --space NAME`, or give --results"
+            f"no runs under {root}: start one with `{commands.line('sweep', '--space', 'NAME')}`, or give --results"
         )
     paths: list[Place] = [] if names else [known[0]]
     for name, given in direct.items():

@@ -8,8 +8,6 @@ Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written
 130 interrupted · 1 anything else.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -20,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
+from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def _run(argv: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(prog="python -m lopt", description="Use what was trained.", allow_abbrev=False)
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = Parser(prog=commands.line("lopt"), description="Use what was trained.", allow_abbrev=False)
+    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        one = commands.add_parser(
+        one = subcommands.add_parser(
             name,
             help=command.summary,
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -140,7 +140,7 @@ def _predict(given: argparse.Namespace) -> int:
     return 0
 
 
-def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _texts(texts: Sequence[str], task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Each input of the command line as columns, and what to call it."""
     for text in texts:
         where = f"--text {_shortened(text, 40)!r}"
@@ -157,7 +157,7 @@ def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str,
         yield where, row
 
 
-def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _rows(path: Path, task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Each row of a file, and what to call it; rows and lines count from 1."""
     from lopt.rows import rows_of
 
@@ -179,7 +179,7 @@ def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
     return [(f"{path}, line {n}", {task.columns[0]: line}) for n, line in enumerate(lines, start=1)]
 
 
-def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
+def _fields(where: str, row: Mapping[str, Any], task: "Task") -> dict[str, str]:
     """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
     from lopt.encoding import as_fields
 
@@ -197,12 +197,12 @@ def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
     return fields
 
 
-def _as_json(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+def _as_json(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
     for answer, fields in zip(answers, inputs, strict=True):
         yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
 
 
-def _as_text(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
     """`positive  0.93  (negative 0.07)  A warm, funny film.`: cut to the line of a terminal, else whole."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     longest = max(len(answer.label) for answer in answers)
@@ -214,7 +214,7 @@ def _as_text(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> 
         yield f"{head:<{indent}}  {_shortened(text, room)}"
 
 
-def _head(answer: Answer, longest: int) -> str:
+def _head(answer: "Answer", longest: int) -> str:
     by_odds = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
     others = [f"{name} {share:.2f}" for name, share in by_odds if name != answer.label]
     others[_OTHERS_SHOWN:] = ["…"] if len(others) > _OTHERS_SHOWN else []
@@ -309,7 +309,7 @@ def _run_again(given: argparse.Namespace) -> int:
     return 0
 
 
-def _trial(config: TrialConfig) -> str:
+def _trial(config: "TrialConfig") -> str:
     shape = "".join(f" {n}={v}" for n, v in (("n", config.length), ("r", config.rank)) if v)
     return (
         f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
@@ -317,7 +317,7 @@ def _trial(config: TrialConfig) -> str:
     )
 
 
-def _beside(made: Replayed, record: TrialRecord, differing: Sequence[str]) -> str:
+def _beside(made: "Replayed", record: "TrialRecord", differing: Sequence[str]) -> str:
     """How far a trial that ran again is from its record."""
     why = f"; not as it was: {', '.join(differing)}" if differing else ""
     if made.accuracy_difference is None or made.loss_difference is None:
