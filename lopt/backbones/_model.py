@@ -100,7 +100,8 @@ class FrozenModel(ABC):
                 raise ValueError(f"label word {word!r} is unknown to the tokenizer of {self.name}; choose another")
             first.append(ids[0])
         if len(set(first)) < len(first):
-            pairs = ", ".join(f"{w!r}: {i}" for w, i in zip(words, first, strict=True))
+            shared = [(w, i) for w, i in zip(words, first, strict=True) if first.count(i) > 1]
+            pairs = ", ".join(f"{w!r}: {i}" for w, i in shared[:6]) + ", …" * (len(shared) > 6)
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); choose words that differ")
         return torch.tensor(first, device=self.device)
 
