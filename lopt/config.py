@@ -186,6 +186,11 @@ class TrialConfig:
         return dataclasses.replace(self, **changes)
 
 
+def known_as(name: str) -> str:
+    """What a key knows a task or backbone by: of a folder its name, wherever it lies."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def key_of(values: Mapping[str, Any]) -> str:
     """The key of a configuration from its `to_dict`, which need not be valid here: a method may be another program's.
 
@@ -196,8 +201,7 @@ def key_of(values: Mapping[str, Any]) -> str:
     options = values["options"].items()
     described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
     for name in ("task", "backbone"):
-        if Path(described[name]).is_absolute():
-            described[name] = Path(described[name]).name
+        described[name] = known_as(described[name])
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
