@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 FILES = (".txt", ".csv", ".jsonl", ".parquet")
+_TERMINAL_S, _LOG_S = 0.5, 10.0  # how often it is said how many inputs are done
 _OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
 
 
@@ -134,10 +136,38 @@ def _predict(given: argparse.Namespace) -> int:
     task = prompt.task
     named = _texts(given.text, task) if given.file is None else _rows(Path(given.file), task)
     inputs = [_fields(where, row, task) for where, row in named]
-    answers = prompt.predict(inputs)
+    with _Counting(len(inputs)) as counting:
+        answers = prompt.predict(inputs, counting)
     for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
         print(line)
     return 0
+
+
+class _Counting:
+    """Says on standard error how many inputs are done: on a terminal in a line that goes at the end, elsewhere a line
+    now and then, so that a short file has none."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._terminal = total, 0, sys.stderr.isatty()
+        self._every_s = _TERMINAL_S if self._terminal else _LOG_S
+        self._next_s = time.monotonic() + self._every_s
+        self._shown = False
+
+    def __enter__(self) -> "_Counting":
+        return self
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() < self._next_s or self._done == self._total:
+            return
+        self._next_s = time.monotonic() + self._every_s
+        line = f"{self._done:,} of {self._total:,} inputs"
+        print(f"\r{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _texts(texts: Sequence[str], task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:

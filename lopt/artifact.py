@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
+from lopt.files import refuse_pointer
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.places import at_hand, place
@@ -43,13 +45,21 @@ class Answer:
     probabilities: dict[str, float]
 
 
-def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
+def predict_split(
+    backbone: Backbone,
+    soft: SoftPrompt | None,
+    encoded: Encoded,
+    label_ids: Tensor,
+    *,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> Predictions:
     """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
     into memory goes in parts.
 
     Args:
         soft: on the backbone's device; None for nothing at the input. encoded: N examples. label_ids: first tokens of
-            the label words, `[C]`, as `backbone.label_ids` gives them.
+            the label words, `[C]`, as `backbone.label_ids` gives them. on_done: told of examples that are done, how
+            many; from several threads, one at a time.
 
     Returns:
         Predictions in the order of the split, whose logits are float64, `[N, C]`.
@@ -58,11 +68,14 @@ def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded,
     import torch
 
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
+    telling = threading.Lock()
 
     def predict(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
+        with telling:
+            on_done(len(positions))
 
     with Lanes(backbone) as lanes:
         lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
@@ -148,12 +161,15 @@ class Prompt:
         check_revisions(self.config, data.revision, backbone.revision)
         return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
 
-    def predict(self, texts: Iterable[str | Mapping[str, str]]) -> list[Answer]:
+    def predict(
+        self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
+    ) -> list[Answer]:
         """Classes of new inputs, in their order.
 
         Args:
             texts: a text each, for tasks of one column, or a mapping of the task's columns. A long text loses its end,
                 as in training.
+            on_done: told of inputs that are done, how many, as they are.
 
         Returns:
             An answer each: the likeliest class, and the probabilities of all, the softmax over the label words' logits.
@@ -173,7 +189,8 @@ class Prompt:
         made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
         nothing = np.zeros(len(made), dtype=np.int64)
         encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        logits = predict_split(backbone, self._soft_on(backbone), encoded, self._labels(backbone)).logits
+        soft, labels = self._soft_on(backbone), self._labels(backbone)
+        logits = predict_split(backbone, soft, encoded, labels, on_done=on_done).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -277,6 +294,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
             raise ValueError(
                 f"{shown_as} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
             )
+        refuse_pointer(folder / name)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
         values, tensors = description["config"], load_file(folder / _TENSORS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lopt import registry
+from lopt.files import refuse_pointer
 from lopt.registry import nearest
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def _facts_from_config(name: str) -> Facts:
 
 @lru_cache(maxsize=32)
 def _read_facts(name: str, folder: Path | None) -> Facts:
+    if folder is not None:
+        refuse_pointer(folder / "config.json")
     try:
         if folder is not None:
             path = folder / "config.json"

@@ -16,6 +16,7 @@ import numpy as np
 
 from lopt.backbones import local_folder
 from lopt.backbones._fused import fuse, unfuse
+from lopt.files import refuse_pointer
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,8 @@ def revision_of(name: str) -> str:
     folder = local_folder(name)
     if folder is not None:
         files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))
+        for file in files:
+            refuse_pointer(file)
         return _folder_revision(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
     try:
         from huggingface_hub import hf_hub_download
