@@ -17,6 +17,7 @@ from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
 from lopt.files import refuse_pointer
+from lopt.fingerprint import fingerprint
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.places import at_hand, place
@@ -122,15 +123,22 @@ class Prompt:
         Raises:
             ValueError: the weights at hand are others than those of training.
         """
-        method = methods.get(self.config.method)
-        found = self._load(method.weights_precision(self.config.precision))
-        check_revisions(self.config, self.config.data_revision, found.revision)
+        if self.soft is not None:
+            return self.base
+        return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
+
+    @cached_property
+    def base(self) -> Backbone:
+        """The frozen model this was trained for; ValueError as of `backbone`."""
+        found = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
+        if found.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(found):
+            check_revisions(self.config, self.config.data_revision, found.revision)
         if self.soft is not None and self.soft.prompt.shape[1] != found.width:
             raise ValueError(
                 f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {found.name} is {found.width}: give "
                 "the model that it was trained for"
             )
-        return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
+        return found
 
     @property
     def facts(self) -> backbones.Facts:
@@ -158,7 +166,7 @@ class Prompt:
         self._check_task()
         backbone = self.backbone
         data = prepare(self.config, backbone)
-        check_revisions(self.config, data.revision, backbone.revision)
+        check_revisions(self.config, data.revision, self.config.model_revision)
         return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
 
     def predict(
@@ -244,7 +252,7 @@ class Prompt:
         return Path(folder)
 
 
-def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
+def check_revisions(config: TrialConfig, data: str | None, model: str | None) -> None:
     """Raises ValueError when data or weights at hand are not those that the configuration names."""
     pairs = (
         ("task", config.task, config.data_revision, data),

@@ -24,6 +24,7 @@ from lopt.config import TrialConfig
 from lopt.data import prepare
 from lopt.failure import described
 from lopt.files import write_atomically
+from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
@@ -358,7 +359,7 @@ class Trial:
                 "majority_accuracy": found.majority_share,
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.describe(folder, {**scored, **counts})
+            prompt.describe(folder, {**scored, **counts, "weights": fingerprint(prompt.base)})
         return scored
 
 

@@ -6,9 +6,11 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from lopt import TrialConfig, backbones, load_prompt, train
 from lopt.__main__ import main
+from lopt.fingerprint import fingerprint
 from tests.bad_input import called, refused
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -163,8 +165,8 @@ def test_a_model_that_has_moved_is_found_by_its_name_in_the_mirror(mail, tmp_pat
 def test_another_model_is_refused(mail, tmp_path):
     model = make_backbone(tmp_path / "mine")
     trained(mail, model, tmp_path / "prompt")
-    file = model / "config.json"
-    file.write_text(file.read_text() + "\n")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     backbones.load.cache_clear()
     line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", model)
     assert "at hand is revision" in line
@@ -186,3 +188,41 @@ def test_a_trial_runs_again_with_its_folders_elsewhere(mail, tmp_path):
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "equal to its record"
+
+
+def test_the_same_weights_in_other_files_are_the_same_model(mail, tmp_path, monkeypatch):
+    """As where a mirror's folder was trained on, and the hub's cache has the model here."""
+    model = make_backbone(tmp_path / "mirror" / "someone" / "model")
+    monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
+    record = trained(mail, "someone/model", tmp_path / "prompt")
+    assert record.config["model_revision"].startswith("sha256:")
+    before = predicted(tmp_path / "prompt")
+    accuracy = load_prompt(tmp_path / "prompt").evaluate().accuracy
+    monkeypatch.delenv("LOPT_MODEL_DIR")
+    commit = tmp_path / "hub" / "models--someone--model" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    commit.parent.mkdir(parents=True)
+    model.rename(commit)
+    (commit / "notes.txt").write_text("one file more")
+    backbones.load.cache_clear()
+    backbones._read_facts.cache_clear()
+    assert predicted(tmp_path / "prompt", "--backbone", commit) == before
+    other = make_model("llama")
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight.mul_(1.01)
+    other.save_pretrained(commit)
+    backbones.load.cache_clear()
+    line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", commit)
+    assert "at hand is revision" in line
+    assert accuracy == record.test_accuracy
+
+
+def test_a_fingerprint_is_of_weights_and_of_the_tokenizer(tmp_path):
+    one = backbones.load(str(make_backbone(tmp_path / "one")), "fp32")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "more.json").write_text("{}")
+    two = backbones.load(str(tmp_path / "two"), "fp32")
+    assert one.revision != two.revision
+    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one) != fingerprint(backbones.load(str(tmp_path / "two"), "fp64"))
+    two.tokenizer.add_tokens(["brown fox"])
+    assert fingerprint(one) != fingerprint(two)
