@@ -7,14 +7,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lopt.config import TrialConfig, known_as
+from lopt.config import TrialConfig, key_of, known_as
 from lopt.errors import one_line
 from lopt.records import TrialRecord
 from sweeps.space import Cell, Space, placeless, point_of
 from sweeps.store import FINAL, Store
 
+_REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
 EVERY_RUN = "all"
 
 
@@ -110,6 +112,7 @@ class OtherRuns:
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
+        self._keys_there: dict[str, str] = {}  # of trials that have another key in their own run
         self.taken: Counter[str] = Counter()  # by run
         for other, records in _read(store, runs):
             for record in records:
@@ -123,6 +126,7 @@ class OtherRuns:
         self, space: Space, settle: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
         """Takes search trials of the space, up to its number a cell; those it has already are counted."""
+        self._rename([settle(config) for config in space.all_examples])
         counts = Counter(record.cell for record in have if record.phase == "search")
         found = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
@@ -143,6 +147,25 @@ class OtherRuns:
                     break
         return found
 
+    def _rename(self, configs: Iterable[TrialConfig]) -> None:
+        """Adds trials with the same folders under other names, as they would be with these. A key has the name of a
+        folder, and the revision, which says what is in it."""
+        paths = {
+            (field, getattr(config, revision)): getattr(config, field)
+            for config in configs
+            for field, revision in _REVISIONS.items()
+            if Path(getattr(config, field)).is_absolute()
+        }
+        for record, other in list(self._records.values()) if paths else ():
+            values = dict(record.config)
+            for field, revision in _REVISIONS.items():
+                if Path(values[field]).is_absolute():
+                    values[field] = paths.get((field, values.get(revision)), values[field])
+            key = key_of(values)
+            if key not in self._records:
+                self._records[key] = (dataclasses.replace(record, key=key, config=values), other)
+                self._keys_there[key] = record.key
+
     def take(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
         """The finished trial of that key, now the store's own; None when there is none."""
         record, other = self._records.get(key, (None, None))
@@ -150,7 +173,7 @@ class OtherRuns:
             return None
         made = {**record.provenance, "reused_from": other.run}
         record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=made)
-        self._store.adopt(record, other)
+        self._store.adopt(record, other, self._keys_there.get(key))
         self.taken[other.run] += 1
         return record
 

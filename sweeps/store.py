@@ -252,12 +252,14 @@ class Store:
             self.drop_checkpoints(record.key)
 
     @_reached
-    def adopt(self, record: TrialRecord, other: Store) -> None:
-        """Makes another run's finished trial this run's: its files, then its record."""
-        predictions = other.folder / "predictions" / f"{record.key}.parquet"
+    def adopt(self, record: TrialRecord, other: Store, key_there: str | None = None) -> None:
+        """Makes another run's finished trial this run's: its files, which may have another key there, then its
+        record."""
+        key_there = key_there or record.key
+        predictions = other.folder / "predictions" / f"{key_there}.parquet"
         if predictions.is_file():
-            write(self.folder / "predictions" / predictions.name, predictions.read_bytes())
-        with at_hand(other.artifact(record.key)) as made:
+            write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
+        with at_hand(other.artifact(key_there)) as made:
             if made.is_dir():
                 self.write_artifact(record.key, made)
         self.write(record)

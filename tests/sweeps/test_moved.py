@@ -10,7 +10,7 @@ import pytest
 from analysis.cells import groups
 from analysis.load import load
 from analysis.report import main as report
-from lopt import backbones, data
+from lopt import backbones, data, load_prompt
 from sweeps.run import main
 from sweeps.store import Store
 from tests.bad_input import called, refused
@@ -146,9 +146,34 @@ def test_trials_are_reused_from_another_place(mail, moved, tmp_path):
     assert swept(mail, out)[0] == 0
     there = moved()
     code, said = swept(there, out, "--name", "again", "--reuse")
-    assert (code, "reused 6 of 9 trials" in said or "reused 9 of 9" in said) == (0, True)
+    assert (code, "reused 9 of 9 trials" in said) == (0, True)
     assert keys(out, "again") == keys(out)
     assert {record.config["task"] for record in Store(out, "again").records()} == {str(there)}
+
+
+def test_trials_are_reused_from_a_folder_that_was_renamed(mail, tmp_path):
+    out = tmp_path / "results"
+    assert swept(mail, out)[0] == 0
+    there = mail.rename(tmp_path / "post")
+    refused(main, *command(there, out), words=["task mail → post", "--name"])
+    code, said = swept(there, out, "--name", "again", "--reuse")
+    assert (code, "reused 9 of 9 trials" in said, "complete: 9 trials" in said) == (0, True, True)
+    store, before = Store(out, "again"), Store(out, "smoke-paper")
+    assert {record.config["task"] for record in store.records()} == {str(there)}
+    accuracies = [
+        sorted((r.config["method"], r.config["seed"], r.test_accuracy or 0) for r in of.records())
+        for of in (store, before)
+    ]
+    assert accuracies[0] == accuracies[1]
+    for record in store.records():
+        if record.phase == "confirm":
+            assert (store.folder / "predictions" / f"{record.key}.parquet").is_file()
+            assert load_prompt(store.artifact(record.key)).predict(["warm"])
+    with (there / "train.csv").open("a") as file:
+        file.write("one more,no\n")
+    for cache in (data._load, data._draw, data._prepare):
+        cache.cache_clear()
+    assert "none of the" in swept(there, out, "--name", "other", "--reuse")[1]
 
 
 def test_a_model_in_another_place_is_known(mail, tmp_path):
