@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from lopt.backbones import Backbone, Facts
 from lopt.backbones.causal import CausalBackbone
 
-_WIDTH, _LAYERS, _WINDOW = 32, 2, 256
+_WIDTH, _LAYERS = 32, 2
+_WINDOWS = {"tiny": 256, "tiny-long": 2048}  # the second, of the same weights, is for templates that fill the first
 _WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business", " technology",
           " yes", " no", " maybe")  # fmt: skip
 _SEED = 0
@@ -58,19 +59,20 @@ class TinyBackbone(CausalBackbone):
 
 
 class TinySpec:
-    """Two layers of width 32, random weights from a fixed seed."""
+    """Two layers of width 32, random weights from a fixed seed; of two windows."""
 
     name = "tiny"
     known: ClassVar[Mapping[str, Facts]] = {
-        "tiny": Facts(
+        name: Facts(
             width=_WIDTH,
             layers=_LAYERS,
             vocabulary=257 + len(_WORDS),
-            window=_WINDOW,
+            window=window,
             licence="none",
             size=27_200,
             projections=((_LAYERS, _WIDTH, _WIDTH), (_LAYERS, _WIDTH, _WIDTH // 2)),
         )
+        for name, window in _WINDOWS.items()
     }
 
     def load(self, name: str, precision: str) -> Backbone:
@@ -80,13 +82,13 @@ class TinySpec:
         from lopt.backbones._model import default_device, torch_dtype
 
         config = LlamaConfig(
-            vocab_size=self.known["tiny"].vocabulary,
+            vocab_size=self.known[name].vocabulary,
             hidden_size=_WIDTH,
             intermediate_size=2 * _WIDTH,
             num_hidden_layers=_LAYERS,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=_WINDOW,
+            max_position_embeddings=self.known[name].window,
             tie_word_embeddings=True,
         )
         with torch.random.fork_rng(devices=[]):

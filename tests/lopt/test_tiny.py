@@ -94,6 +94,18 @@ def test_its_prompt_predicts_one_of_the_classes(intents, tmp_path):
     assert answer.label in answer.probabilities
 
 
+def test_a_long_template_passes_the_smoke_check_on_the_long_model(intents, tmp_path):
+    classes = ", ".join(f"intent {i}" for i in range(COUNT))
+    template = f"template=One of {classes}, and no other. {{text}} It was"
+    argv = ["--space", "smoke", "--set", f"task={intents}", "--set", "trials=1", "--local-mode", "--out", tmp_path]
+    refused_line = called(main, *argv, "--set", template)[2]
+    assert "leaves no room" in refused_line
+    assert called(main, *argv, "--set", template, "--set", "backbone=tiny-long", "--name", "long")[0] == 0
+    short, long = (backbones.load(name, "fp32") for name in ("tiny", "tiny-long"))
+    assert short.checksum() == long.checksum()
+    assert (short.window, long.window) == (256, 2048)
+
+
 def test_the_users_own_model_can_be_checked_too(intents, tmp_path):
     from tests.tiny_models import make_model, make_tokenizer
 
