@@ -38,7 +38,6 @@ class Sweep:
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
-        store.know(plan.space.all_examples)
         self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
         self._placement: Placement | None = None  # None in local mode
         self._budget = Budget(options, lambda: self._elapsed_s())
@@ -69,6 +68,7 @@ class Sweep:
 
     def _run(self) -> int:
         with self.store.held(self.command):
+            self.store.know(self.plan.space.all_examples)
             changed = changes(self.store, self.plan.space)
             records = self.store.records()
             check_moved(self.store, records)
@@ -118,6 +118,7 @@ class Sweep:
         from sweeps import on_ray, probe
 
         with self.store.held():
+            self.store.know(self.plan.space.all_examples)
             changed = changes(self.store, self.plan.space)
             records = self.store.records()
             check_moved(self.store, records)
