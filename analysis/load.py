@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from analysis.folders import Folders
 from analysis.noninferiority import MARGIN
 from analysis.records import (
     SCHEMAS,
@@ -31,6 +32,7 @@ from analysis.records import (
     text,
     texts,
 )
+from lopt import commands
 from lopt.places import Place, Remote, contents, place, redacted, shown
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ Parsed = TypeVar("Parsed")
 # What a damaged file may raise.
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+_Placed = TypeVar("_Placed", "PlannedCell", "Baseline")
 
 
 class ReportError(ValueError):
@@ -156,7 +161,7 @@ def resolve(names: Sequence[str], root: Place) -> list[Place]:
     )
     if not names and not known:
         raise ReportError(
-            f"no runs under {root}: start one with `python sweeps/run.py --space NAME`, or give --results"
+            f"no runs under {root}: start one with `{commands.line('sweep', '--space', 'NAME')}`, or give --results"
         )
     paths: list[Place] = [] if names else [known[0]]
     for name, given in direct.items():
@@ -190,6 +195,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     baselines: dict[object, Baseline] = {}
     unreadable: list[str] = []
     superseded = repeated = left_out = 0
+    folders = Folders()
     for path in paths:
         run = _load_run(path)
         runs.append(run)
@@ -204,6 +210,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
                 if isinstance(content, OSError):
                     raise content
                 record = json_object(_parsed(content), "a record")
+                record["config"] = folders.in_one_place(mapping(record, "config"), run.cells)
                 trial = row(record, run.shown)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
             except _UNREADABLE as error:
@@ -215,11 +222,12 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
                 chosen[trial.key], records[trial.key] = trial, record
         try:
             for baseline in _load_baselines(path / "baselines.json"):
+                baseline = _at_one_place(baseline, folders)
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
         except _UNREADABLE as error:
             unreadable.append(f"{path.name}/baselines.json: {_why(error)}")
     return Results(
-        runs=tuple(runs),
+        runs=tuple(replace(run, cells=tuple(_at_one_place(cell, folders) for cell in run.cells)) for run in runs),
         trials=tuple(chosen.values()),
         records=records,
         baselines=tuple(baselines.values()),
@@ -332,6 +340,10 @@ def _planned(space: dict[str, Any]) -> list[PlannedCell]:
             )
         )
     return cells
+
+
+def _at_one_place(of: _Placed, folders: Folders) -> _Placed:
+    return replace(of, task=folders.of(of.task), backbone=folders.of(of.backbone))
 
 
 def _audits(content: Any) -> dict[str, int]:

@@ -6,8 +6,6 @@ to --out (default: the first run's own report/; of a run at a URL, RUN-report/ h
 named and left out. Exit codes: 0 done, 2 bad input.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # as a script, python puts this folder first: put the repository's root there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -31,6 +30,7 @@ from analysis.load import ReportError, Results, load, resolve
 from analysis.noninferiority import MARGIN
 from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
 from analysis.render import Table
+from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.places import Place, place, redacted
 
@@ -272,7 +272,8 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     for section in sections:
         lines.append(section.headline.answer)
         lines += [section.headline.exploratory] if section.headline.exploratory else []
-        if best := section.headline.best:
+        best = section.headline.best
+        if best:
             text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
             lines.append(f"{text}, test {render.interval(best.accuracy)}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
@@ -300,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="analysis/report.py", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog=commands.line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results; default: the newest"
     )

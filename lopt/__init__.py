@@ -10,8 +10,6 @@ The three names most programs need; importing this package imports neither torch
     prompt = load_prompt("results/<run>/artifacts/<key>")
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +28,10 @@ _HOME = {
     "load_prompt": "lopt.artifact",
     "train": "lopt.training",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

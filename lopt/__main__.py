@@ -8,18 +8,19 @@ Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written
 130 interrupted · 1 anything else.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
+from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 FILES = (".txt", ".csv", ".jsonl", ".parquet")
+_TERMINAL_S, _LOG_S = 0.5, 10.0  # how often it is said how many inputs are done
 _OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
 
 
@@ -70,10 +72,10 @@ def _run(argv: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(prog="python -m lopt", description="Use what was trained.", allow_abbrev=False)
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = Parser(prog=commands.line("lopt"), description="Use what was trained.", allow_abbrev=False)
+    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        one = commands.add_parser(
+        one = subcommands.add_parser(
             name,
             help=command.summary,
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -88,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
 def _prompt_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--prompt", required=True, metavar="DIR", help="what was trained: results/<run>/artifacts/<key>, or your own"
+    )
+    _backbone_argument(to)
+
+
+def _backbone_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--backbone", metavar="FOLDER", help="where the model lies, if not where it lay in training (the same weights)"
     )
 
 
@@ -121,20 +130,47 @@ def _predict_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from lopt import tasks
     from lopt.artifact import load_prompt
 
-    prompt = load_prompt(given.prompt)
-    task = tasks.get(prompt.config.task)
+    prompt = load_prompt(given.prompt, backbone=given.backbone)
+    task = prompt.task
     named = _texts(given.text, task) if given.file is None else _rows(Path(given.file), task)
     inputs = [_fields(where, row, task) for where, row in named]
-    answers = prompt.predict(inputs)
+    with _Counting(len(inputs)) as counting:
+        answers = prompt.predict(inputs, counting)
     for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
         print(line)
     return 0
 
 
-def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+class _Counting:
+    """Says on standard error how many inputs are done: on a terminal in a line that goes at the end, elsewhere a line
+    now and then, so that a short file has none."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._terminal = total, 0, sys.stderr.isatty()
+        self._every_s = _TERMINAL_S if self._terminal else _LOG_S
+        self._next_s = time.monotonic() + self._every_s
+        self._shown = False
+
+    def __enter__(self) -> "_Counting":
+        return self
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() < self._next_s or self._done == self._total:
+            return
+        self._next_s = time.monotonic() + self._every_s
+        line = f"{self._done:,} of {self._total:,} inputs"
+        print(f"\r{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _texts(texts: Sequence[str], task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Each input of the command line as columns, and what to call it."""
     for text in texts:
         where = f"--text {_shortened(text, 40)!r}"
@@ -151,7 +187,7 @@ def _texts(texts: Sequence[str], task: Task) -> Iterable[tuple[str, Mapping[str,
         yield where, row
 
 
-def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _rows(path: Path, task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Each row of a file, and what to call it; rows and lines count from 1."""
     from lopt.rows import rows_of
 
@@ -173,7 +209,7 @@ def _rows(path: Path, task: Task) -> Iterable[tuple[str, Mapping[str, Any]]]:
     return [(f"{path}, line {n}", {task.columns[0]: line}) for n, line in enumerate(lines, start=1)]
 
 
-def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
+def _fields(where: str, row: Mapping[str, Any], task: "Task") -> dict[str, str]:
     """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
     from lopt.encoding import as_fields
 
@@ -191,12 +227,12 @@ def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
     return fields
 
 
-def _as_json(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+def _as_json(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
     for answer, fields in zip(answers, inputs, strict=True):
         yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
 
 
-def _as_text(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
     """`positive  0.93  (negative 0.07)  A warm, funny film.`: cut to the line of a terminal, else whole."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     longest = max(len(answer.label) for answer in answers)
@@ -208,7 +244,7 @@ def _as_text(answers: Sequence[Answer], inputs: Sequence[Mapping[str, str]]) -> 
         yield f"{head:<{indent}}  {_shortened(text, room)}"
 
 
-def _head(answer: Answer, longest: int) -> str:
+def _head(answer: "Answer", longest: int) -> str:
     by_odds = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
     others = [f"{name} {share:.2f}" for name, share in by_odds if name != answer.label]
     others[_OTHERS_SHOWN:] = ["…"] if len(others) > _OTHERS_SHOWN else []
@@ -241,7 +277,7 @@ def _export(given: argparse.Namespace) -> int:
     from lopt.artifact import load_prompt
     from lopt.export import export_to_peft
 
-    folder = export_to_peft(load_prompt(given.prompt), given.out)
+    folder = export_to_peft(load_prompt(given.prompt, backbone=given.backbone), given.out)
     written = json.loads((folder / "adapter_config.json").read_text())
     print(f"{folder}: a {written['peft_type']} adapter of PEFT for {written['base_model_name_or_path']}")
     for path in sorted(folder.iterdir()):
@@ -258,6 +294,8 @@ def _run_arguments(to: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json (also at "
         "a URL), or the fields of a configuration as a JSON object"
     )  # fmt: skip
+    to.add_argument("--task", metavar="FOLDER", help="where the task's folder lies, if not where it lay in training")
+    _backbone_argument(to)
     to.add_argument("--artifact", type=_folder, metavar="DIR", help="folder for the trained prompt (default: not kept)")
     to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")
 
@@ -266,7 +304,7 @@ def _run_again(given: argparse.Namespace) -> int:
     from lopt import replay
     from lopt.records import dumps
 
-    config, record = replay.read(given.config)
+    config, record = replay.read(given.config, task=given.task, backbone=given.backbone)
     say = (lambda line: None) if given.json else print
     say(f"{_trial(config)}{f'; recorded: {record.status} at step {record.steps:,}' if record else ''}")
     say(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
@@ -301,7 +339,7 @@ def _run_again(given: argparse.Namespace) -> int:
     return 0
 
 
-def _trial(config: TrialConfig) -> str:
+def _trial(config: "TrialConfig") -> str:
     shape = "".join(f" {n}={v}" for n, v in (("n", config.length), ("r", config.rank)) if v)
     return (
         f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
@@ -309,7 +347,7 @@ def _trial(config: TrialConfig) -> str:
     )
 
 
-def _beside(made: Replayed, record: TrialRecord, differing: Sequence[str]) -> str:
+def _beside(made: "Replayed", record: "TrialRecord", differing: Sequence[str]) -> str:
     """How far a trial that ran again is from its record."""
     why = f"; not as it was: {', '.join(differing)}" if differing else ""
     if made.accuracy_difference is None or made.loss_difference is None:

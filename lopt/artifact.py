@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +16,14 @@ from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
+from lopt.files import refuse_pointer
+from lopt.fingerprint import fingerprint
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.places import at_hand, place
 from lopt.records import dumps
 from lopt.soft_prompt import SoftPrompt
+from lopt.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +32,10 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 32
 _TENSORS, _DESCRIPTION = "prompt.safetensors", "prompt.json"
-_OWN = ("format", "key", "config", "classes")  # entries of a description that are no part of the record
+_OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
+
+
+_OF_THE_TASK = ("title", "columns", "cut")  # what reading an input needs, beside classes, template and label words
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,21 @@ class Answer:
     probabilities: dict[str, float]
 
 
-def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded, label_ids: Tensor) -> Predictions:
+def predict_split(
+    backbone: Backbone,
+    soft: SoftPrompt | None,
+    encoded: Encoded,
+    label_ids: Tensor,
+    *,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> Predictions:
     """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
     into memory goes in parts.
 
     Args:
         soft: on the backbone's device; None for nothing at the input. encoded: N examples. label_ids: first tokens of
-            the label words, `[C]`, as `backbone.label_ids` gives them.
+            the label words, `[C]`, as `backbone.label_ids` gives them. on_done: told of examples that are done, how
+            many; from several threads, one at a time.
 
     Returns:
         Predictions in the order of the split, whose logits are float64, `[N, C]`.
@@ -53,11 +69,14 @@ def predict_split(backbone: Backbone, soft: SoftPrompt | None, encoded: Encoded,
     import torch
 
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
+    telling = threading.Lock()
 
     def predict(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
+        with telling:
+            on_done(len(positions))
 
     with Lanes(backbone) as lanes:
         lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
@@ -69,13 +88,21 @@ class Prompt:
     """What a trial trained: a prompt, or the weights of LoRA and fine-tuning.
 
     config: of the trial. factors: the trained tensors by name. soft: the prompt as it stands at the input, float32;
-    None for methods that change weights. test_accuracy: as recorded.
+    None for methods that change weights. described: the task as it was when this was trained; None takes the one at
+    hand. source: name or folder of the backbone; None takes the configuration's. test_accuracy: as recorded.
     """
 
     config: TrialConfig
     factors: Mapping[str, Tensor]
     soft: SoftPrompt | None
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    described: Task | None = None
+    source: str | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task that this was trained for: its columns and classes."""
+        return self.described or tasks.get(self.config.task)
 
     @property
     def test_accuracy(self) -> float | None:
@@ -96,15 +123,39 @@ class Prompt:
         Raises:
             ValueError: the weights at hand are others than those of training.
         """
-        method = methods.get(self.config.method)
-        found = backbones.load(self.config.backbone, method.weights_precision(self.config.precision))
-        check_revisions(self.config, self.config.data_revision, found.revision)
+        if self.soft is not None:
+            return self.base
+        return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
+
+    @cached_property
+    def base(self) -> Backbone:
+        """The frozen model this was trained for; ValueError as of `backbone`."""
+        found = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
+        if found.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(found):
+            check_revisions(self.config, self.config.data_revision, found.revision)
         if self.soft is not None and self.soft.prompt.shape[1] != found.width:
             raise ValueError(
                 f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {found.name} is {found.width}: give "
                 "the model that it was trained for"
             )
-        return found if self.soft is not None else method.begin(found, self.config, self.factors).backbone
+        return found
+
+    @property
+    def facts(self) -> backbones.Facts:
+        """What is known of its model; ValueError when that is not at hand."""
+        return backbones.facts(self.source or _where(self.config.backbone))
+
+    def _load(self, precision: str) -> Backbone:
+        name = self.source or _where(self.config.backbone)
+        try:
+            return backbones.load(name, precision)
+        except ValueError as error:
+            if self.source or name in backbones.names():
+                raise
+            raise ValueError(
+                f"{error}. If the model lies in another folder now, give it: --backbone FOLDER, or "
+                "load_prompt(..., backbone=FOLDER)"
+            ) from error
 
     def evaluate(self) -> Predictions:
         """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`.
@@ -112,17 +163,21 @@ class Prompt:
         Raises:
             ValueError: data or weights cannot be had, or are others than those of training.
         """
+        self._check_task()
         backbone = self.backbone
         data = prepare(self.config, backbone)
-        check_revisions(self.config, data.revision, backbone.revision)
+        check_revisions(self.config, data.revision, self.config.model_revision)
         return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
 
-    def predict(self, texts: Iterable[str | Mapping[str, str]]) -> list[Answer]:
+    def predict(
+        self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
+    ) -> list[Answer]:
         """Classes of new inputs, in their order.
 
         Args:
             texts: a text each, for tasks of one column, or a mapping of the task's columns. A long text loses its end,
                 as in training.
+            on_done: told of inputs that are done, how many, as they are.
 
         Returns:
             An answer each: the likeliest class, and the probabilities of all, the softmax over the label words' logits.
@@ -133,7 +188,7 @@ class Prompt:
         """
         import numpy as np
 
-        task = tasks.get(self.config.task)
+        task = self.task
         fields = [as_fields(task, text) for text in texts]
         if not fields:
             return []
@@ -142,13 +197,25 @@ class Prompt:
         made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
         nothing = np.zeros(len(made), dtype=np.int64)
         encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        logits = predict_split(backbone, self._soft_on(backbone), encoded, self._labels(backbone)).logits
+        soft, labels = self._soft_on(backbone), self._labels(backbone)
+        logits = predict_split(backbone, soft, encoded, labels, on_done=on_done).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
             Answer(task.classes[int(row.argmax())], dict(zip(task.classes, map(float, row), strict=True)))
             for row in probabilities
         ]
+
+    def _check_task(self) -> None:
+        """Raises ValueError when the task at hand, whose rows are to be scored, is not the one of training."""
+        try:
+            found = tasks.get(self.config.task)
+        except ValueError as error:
+            raise ValueError(f"to be scored again, this needs the rows of its task, and {error}") from None
+        for name in ("classes", "columns", "cut"):
+            then, now = getattr(self.task, name), getattr(found, name)
+            if then != now:
+                raise ValueError(f"this was trained with {name} {then}, but task {found.name} has {now}: restore it")
 
     def _soft_on(self, backbone: Backbone) -> SoftPrompt | None:
         return self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
@@ -173,13 +240,19 @@ class Prompt:
 
     def describe(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
         """Writes the description beside the tensors: the configuration and `record` (counts, accuracies)."""
-        classes = list(tasks.get(self.config.task).classes)
-        described = {"format": 1, "key": self.config.key, "config": self.config.to_dict(), "classes": classes, **record}
+        described = {
+            "format": 2,
+            "key": self.config.key,
+            "config": self.config.to_dict(),
+            "classes": list(self.task.classes),
+            "task": {name: getattr(self.task, name) for name in _OF_THE_TASK},
+            **record,
+        }
         (Path(folder) / _DESCRIPTION).write_text(dumps(described))
         return Path(folder)
 
 
-def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
+def check_revisions(config: TrialConfig, data: str | None, model: str | None) -> None:
     """Raises ValueError when data or weights at hand are not those that the configuration names."""
     pairs = (
         ("task", config.task, config.data_revision, data),
@@ -190,12 +263,27 @@ def check_revisions(config: TrialConfig, data: str | None, model: str) -> None:
             raise ValueError(f"this trial is of {kind} {name}, revision {named}; at hand is revision {found}")
 
 
-def load_prompt(folder: str | Path) -> Prompt:
+def _where(backbone: str) -> str:
+    """Where a prompt's model lies: under its own name, else, of a folder that is not there any more, under the folder's
+    name in `LOPT_MODEL_DIR`."""
+    mirror = os.environ.get("LOPT_MODEL_DIR")
+    moved = Path(mirror or "", Path(backbone).name)
+    if not mirror or not (moved / "config.json").is_file():
+        return backbone
+    try:
+        there = backbones.local_folder(backbone)
+    except ValueError:  # a path at which there is nothing
+        there = None
+    return backbone if there else str(moved)
+
+
+def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Prompt:
     """Opens what was trained, a prompt or the weights of LoRA and fine-tuning; the backbone is loaded when it first
-    predicts.
+    predicts. Of the task nothing else is needed.
 
     Args:
         folder: or a URL, such as s3://bucket/results/<run>/artifacts/<key>.
+        backbone: where the model lies, if not where it lay when this was trained; its weights must be the same.
 
     Raises:
         ValueError: no prompt is there, or its files do not belong together.
@@ -203,10 +291,10 @@ def load_prompt(folder: str | Path) -> Prompt:
     """
     source = place(folder)
     with at_hand(source) as folder:
-        return _opened(folder, shown_as=str(source))
+        return _opened(folder, shown_as=str(source), backbone=None if backbone is None else str(backbone))
 
 
-def _opened(folder: Path, shown_as: str) -> Prompt:
+def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
     from safetensors.torch import load_file
 
     for name in (_TENSORS, _DESCRIPTION):
@@ -214,19 +302,52 @@ def _opened(folder: Path, shown_as: str) -> Prompt:
             raise ValueError(
                 f"{shown_as} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
             )
+        refuse_pointer(folder / name)
     try:
-        described = json.loads((folder / _DESCRIPTION).read_text())
-        values, tensors = described["config"], load_file(folder / _TENSORS)
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        values, tensors = description["config"], load_file(folder / _TENSORS)
+        task = _task(description)
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ValueError(f"{shown_as} is damaged ({type(error).__name__}: {error}): copy it again") from None
-    config = TrialConfig.from_dict(values)
-    now, then = list(tasks.get(config.task).classes), described.get("classes")
-    if then not in (None, now):  # the numbers of the classes would mean others
-        raise ValueError(f"{folder} was trained on classes {then}, but task {config.task} now has {now}: restore them")
+    config = TrialConfig.from_dict(values, task)
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
     soft = _checked(config, factors, tensors, shown_as)
-    recorded = {name: value for name, value in described.items() if name not in _OWN}
-    return Prompt(config, factors, soft, recorded)
+    recorded = {name: value for name, value in description.items() if name not in _OWN}
+    if task is None:
+        now, then = list(tasks.get(config.task).classes), description.get("classes")
+        if then not in (None, now):  # the numbers of the classes would mean others
+            raise ValueError(
+                f"{shown_as} was trained on classes {then}, but task {config.task} now has {now}: restore them"
+            )
+    return Prompt(config, factors, soft, recorded, task, backbone)
+
+
+def _task(description: Mapping[str, Any]) -> Task | None:
+    """The task as it was when the prompt was trained; None in a description of format 1, which does not hold it.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not whole.
+    """
+    if "task" not in description:
+        return None
+    config, about, classes = description["config"], description["task"], description["classes"]
+    columns, words = about["columns"], config["label_words"]
+    for name, texts in (("columns", columns), ("classes", classes), ("label_words", words)):
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"its {name} are not a list of texts")
+        if len(set(texts)) < len(texts):
+            raise ValueError(f"its {name} are not distinct")
+    if about["cut"] not in columns or not all(isinstance(text, str) for text in (about["title"], config["task"])):
+        raise ValueError("its task is not whole")
+    return Task(
+        name=config["task"],
+        title=about["title"],
+        columns=tuple(columns),
+        classes=tuple(classes),
+        template=config["template"],
+        label_words=tuple(words),
+        cut=about["cut"],
+    )
 
 
 def _checked(

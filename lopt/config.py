@@ -7,11 +7,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lopt.registry import nearest
+
+if TYPE_CHECKING:
+    from lopt.tasks import Task
 
 PRECISIONS = ("auto", "bf16", "fp32", "fp64")
 OPTIMIZERS = ("adafactor", "adamw")
@@ -68,6 +71,7 @@ class TrialConfig:
         precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
             optimiser's state, are fp32 (fp64 with "fp64", which is for tests).
         data_revision, model_revision: filled in by `lopt.resolve.resolve`.
+        described: the task itself, where it need not be looked up by its name; it is not stored.
 
     Raises:
         ValueError: names the field, what came and what is valid; or a task's folder cannot be read, or, of a task that
@@ -106,8 +110,9 @@ class TrialConfig:
     precision: str = "auto"
     data_revision: str | None = None
     model_revision: str | None = None
+    described: InitVar[Task | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, described: Task | None) -> None:
         from lopt import methods, tasks
 
         for name in ("seed", "data_seed"):
@@ -126,7 +131,7 @@ class TrialConfig:
             raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
         if not isinstance(self.label_words, list | tuple | None):  # a text would be taken for a word a letter
             raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
-        method, task = methods.get(self.method), tasks.get(self.task)
+        method, task = methods.get(self.method), described or tasks.get(self.task)
         self._set("task", task.name)  # of a folder its whole path, wherever the work goes on
         if method.uses_length and self.length is None:
             self._set("length", methods.DEFAULT_LENGTH)
@@ -181,8 +186,8 @@ class TrialConfig:
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
-        """Inverse of `to_dict`.
+    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> TrialConfig:
+        """Inverse of `to_dict`. described: as of the class.
 
         Raises:
             ValueError: a key that is no field, naming the nearest valid one; a required field that is missing.
@@ -196,11 +201,16 @@ class TrialConfig:
         missing = [name for name in ("method", "task") if name not in values]
         if missing:
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
-        return cls(**values)
+        return cls(**values, described=described)
 
     def replace(self, **changes: Any) -> TrialConfig:
         """A copy with `changes`, validated again."""
         return dataclasses.replace(self, **changes)
+
+
+def known_as(name: str) -> str:
+    """What a key knows a task or backbone by: of a folder its name, wherever it lies."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def key_of(values: Mapping[str, Any]) -> str:
@@ -213,8 +223,7 @@ def key_of(values: Mapping[str, Any]) -> str:
     options = values["options"].items()
     described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
     for name in ("task", "backbone"):
-        if Path(described[name]).is_absolute():
-            described[name] = Path(described[name]).name
+        described[name] = known_as(described[name])
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

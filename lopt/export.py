@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, methods
+from lopt import methods
 from lopt.methods._weights import WeightMethod
-from lopt.model_card import model_card
+from lopt.model_card import base_of, model_card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,8 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
     """Writes adapter_config.json, adapter_model.safetensors and a model card to `folder`; returns it.
 
     A prompt becomes PEFT's PROMPT_TUNING with X as it stands at the input, whatever it was made of; LoRA stays LoRA.
-    The base model is loaded, to see that its weights are those of training; they are not written.
+    The base model is loaded, to see that its weights are those of training; they are not written. It is named as others
+    can get it: by its name on the hub, or, where it was a folder, by the folder's name.
 
     Args:
         folder: empty, or not there yet.
@@ -46,7 +47,9 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
             f"backbone {prompt.config.backbone} is made in memory: PEFT loads a base model from a folder or the hub"
         )
     config, tensors = _adapter(prompt, model)
-    card = model_card(prompt, config.base_model_name_or_path)
+    base = base_of(prompt.config)
+    config.base_model_name_or_path = base.name
+    card = model_card(prompt, base)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -121,7 +124,6 @@ def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
     tensors = peft.get_peft_model_state_dict(
         wrapped, state_dict=given, adapter_name=_ADAPTER, save_embedding_layers=False
     )
-    config.base_model_name_or_path = str(backbones.local_folder(model.name_or_path) or model.name_or_path)
     config.inference_mode = True
     if getattr(config, "target_modules", None):
         config.target_modules = sorted(config.target_modules)  # a set has no order, and files should repeat

@@ -21,3 +21,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises ValueError when a file is what git leaves in its place where git-lfs has not fetched it."""
+    if not path.is_file() or path.stat().st_size > 1024:
+        return
+    if path.read_bytes().startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ValueError(
+            f"{path} is a git-lfs pointer and not the file itself: fetch it with 'git lfs pull' in its repository, or "
+            "download it anew"
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, methods, tasks
+from lopt import backbones, methods
 from lopt.backbones.seq2seq import SENTINEL
 from lopt.config import METRICS
 from lopt.data import most_tokens
@@ -26,12 +27,12 @@ _CARD = """\
 
 {what}
 
-- Base model: `{base}` ({revision}); its weights are not in here
+- Base model: {base}; its weights are not in here
 - Task: {task}; classes {classes}
 - Parameters: {counts}
 - Accuracy: {accuracy}
 
-## Input
+{exact}## Input
 
 The text goes into this template by Python's `str.format`, stripped of white space at both ends:
 
@@ -46,8 +47,9 @@ from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
 adapter = "."  # this folder
-tokenizer = AutoTokenizer.from_pretrained({base!r})
-base = {auto}.from_pretrained({base!r}, dtype=torch.{dtype})
+base_model = {name!r}{remark}
+tokenizer = AutoTokenizer.from_pretrained(base_model)
+base = {auto}.from_pretrained(base_model, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, adapter).eval()
 
 template = {template!r}
@@ -98,10 +100,34 @@ logits = output.logits[0, 1]  # at the decoder's second step""",
 )
 
 
-def model_card(prompt: Prompt, base: str) -> str:
-    """The card of an exported prompt; `base` is what transformers loads the base model from."""
+@dataclass(frozen=True)
+class Base:
+    """The base model as others know it: a name on the hub; or the name of a folder, whose place only they know."""
+
+    name: str
+    is_folder: bool
+
+
+def base_of(config: TrialConfig) -> Base:
+    """What to call a trial's backbone where this machine's folders are not."""
+    name = config.backbone
+    if name in backbones.names():
+        return Base(backbones.facts(name).hub or name, is_folder=False)
+    mirror = os.environ.get("LOPT_MODEL_DIR")
+    in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
+    path = Path(os.path.expanduser(name))
+    if in_mirror or not (path.is_absolute() or name.startswith(".") or (path / "config.json").is_file()):
+        return Base(name, is_folder=False)
+    path = Path(os.path.abspath(path))
+    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):  # the hub's own cache
+        return Base(path.parent.parent.name.removeprefix("models--").replace("--", "/"), is_folder=False)
+    return Base(path.name, is_folder=True)
+
+
+def model_card(prompt: Prompt, base: Base) -> str:
+    """The card of an exported prompt."""
     config, backbone = prompt.config, prompt.backbone
-    task, title = tasks.get(config.task), methods.get(config.method).title
+    task, title, facts = prompt.task, methods.get(config.method).title, prompt.facts
     template = backbone.complete(config.template or "")
     words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
@@ -110,10 +136,10 @@ def model_card(prompt: Prompt, base: str) -> str:
         title=title,
         task=task.title,
         what=_what(prompt, title),
-        base=base,
-        revision=backbone.revision
-        if config.backbone == base
-        else f"lopt's backbone {config.backbone}, {backbone.revision}",
+        base=_base(base, config, backbone.revision),
+        exact=f"{facts.exact}\n\n" if facts.exact else "",
+        name=base.name,
+        remark="  # the folder of the base model: give its path" if base.is_folder else "",
         classes=", ".join(task.classes),
         counts=_counts(prompt),
         accuracy=_accuracy(prompt.recorded),
@@ -132,12 +158,19 @@ def model_card(prompt: Prompt, base: str) -> str:
     )
 
 
-def _front(prompt: Prompt, base: str) -> str:
+def _base(base: Base, config: TrialConfig, revision: str) -> str:
+    if base.is_folder:
+        return f"the model in the folder `{base.name}` of the machine that trained ({revision})"
+    ours = "" if config.backbone == base.name else f"lopt's backbone {Path(config.backbone).name}, "
+    return f"`{base.name}` ({ours}{revision})"
+
+
+def _front(prompt: Prompt, base: Base) -> str:
     """The YAML at the head of the card; JSON's strings and lists are YAML's."""
-    licence = backbones.facts(prompt.config.backbone).licence
+    licence = prompt.facts.licence
     kind = "lora" if prompt.soft is None else "prompt-tuning"
     entries = {
-        "base_model": base,
+        "base_model": None if base.is_folder else base.name,  # the hub takes no other
         "library_name": "peft",
         "license": licence.lower() if licence not in ("unknown", "none") else None,
         "tags": sorted({kind, prompt.config.method, "text-classification"}),

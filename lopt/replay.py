@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,12 @@ class Replayed:
     loss_difference: float | None
 
 
-def read(file: str | Path) -> tuple[TrialConfig, TrialRecord | None]:
+def read(
+    file: str | Path, *, task: str | None = None, backbone: str | None = None
+) -> tuple[TrialConfig, TrialRecord | None]:
     """The configuration in a file, which may lie at a URL, and the record of its trial where the file is one.
+
+    task, backbone: where their folders lie, if not where the file says.
 
     Raises:
         ValueError: the file holds neither a record nor a configuration.
@@ -37,10 +42,15 @@ def read(file: str | Path) -> tuple[TrialConfig, TrialRecord | None]:
         ) from None
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} holds no JSON object; give results/<run>/trials/<key>.json")
-    if "schema_version" not in values:
-        return TrialConfig.from_dict(values), None
-    record = TrialRecord.from_dict(values)
-    return TrialConfig.from_dict(record.config), record
+    record = TrialRecord.from_dict(values) if "schema_version" in values else None
+    described = {**(record.config if record else values)}
+    for name, where in (("task", task), ("backbone", backbone)):
+        folder = described.get(name)
+        if where is not None:
+            described[name] = where
+        elif isinstance(folder, str) and os.path.isabs(folder) and not os.path.isdir(folder):
+            raise ValueError(f"{name} {folder!r} is not there: give --{name} FOLDER, where it lies now")
+    return TrialConfig.from_dict(described), record
 
 
 def again(

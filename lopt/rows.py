@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopt.files import refuse_pointer
+
 _RESAVE = "save the file as UTF-8"
 csv.field_size_limit(sys.maxsize)  # a text of more than 131,072 characters is a text
 
@@ -23,6 +25,7 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist")
+    refuse_pointer(path)
     readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
     if path.suffix not in readers:
         raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; valid: {', '.join(readers)}")

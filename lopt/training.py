@@ -26,6 +26,7 @@ from lopt.data import prepare
 from lopt.dropout import masks
 from lopt.failure import described
 from lopt.files import write_atomically
+from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
@@ -370,7 +371,7 @@ class Trial:
                 "majority_accuracy": found.majority_share,
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.describe(folder, {**scored, **counts})
+            prompt.describe(folder, {**scored, **counts, "weights": fingerprint(prompt.base)})
         return scored
 
 

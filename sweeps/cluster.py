@@ -6,7 +6,9 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ def connect() -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        _have_token()
     with _sigterm_kept():
         ray.init(
             # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
@@ -34,6 +38,19 @@ def connect() -> None:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": _environment()} if address else None,
         )
+
+
+def _have_token() -> None:
+    """Ray keeps a token for its own processes in the home folder. Where it cannot, it gets one for this command."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    folder = Path(os.path.expanduser("~/.ray"))
+    try:
+        if not (folder / "auth_token").is_file():
+            folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def answer(asked: Any, left_s: float = math.inf, *, wants: Mapping[str, float] | None = None) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, key_of, known_as
 from lopt.errors import one_line
 from lopt.records import TrialRecord
-from sweeps.space import Cell, Space, point_of
+from sweeps.space import Cell, Space, placeless, point_of
 from sweeps.store import FINAL, Store
 
+_REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
 EVERY_RUN = "all"
 
 
@@ -32,14 +35,36 @@ def changes(store: Store, space: Space) -> list[str]:
         )
     if manifest is None or manifest.get("identity") == space.identity():
         return []
-    old, new = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
+    old, new = (placeless(each) for each in (manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))))
     changed = _differences(old, new)
-    if changed and _same_rules(old, new):
+    if _same_rules(old, new) and (changed or _same_trials(store, space, old, new)):
         return changed
     raise ValueError(
         f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changed) or 'changed'}): "
         "give --name for a new run, --fresh to begin this one anew, or the settings it began with"
     )
+
+
+def check_moved(store: Store, records: Iterable[TrialRecord]) -> None:
+    """Sees that folders which have moved since the run began hold what they held.
+
+    Raises:
+        ValueError: other rows, or other weights; or they cannot be read.
+    """
+    from lopt import backbones, data
+
+    began_with = json.dumps((store.manifest() or {}).get("space", {}), ensure_ascii=False)
+    used = list(records)
+    for (field, _), folder in store.places.items():
+        if re.search(re.escape(folder) + r"(?=[\"',]|$)", began_with):
+            continue
+        name, revision = {"task": ("data", data.data_revision), "backbone": ("model", backbones.model_revision)}[field]
+        before = {record.config.get(f"{name}_revision") for record in used if record.config[field] == folder}
+        if before and (now := revision(folder)) not in before:
+            raise ValueError(
+                f"run {store.run!r} holds trials of {name} revision {', '.join(map(str, before))}; that of {folder} is "
+                f"{now}: give --name for a new run, or what it began with"
+            )
 
 
 def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
@@ -87,6 +112,7 @@ class OtherRuns:
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
+        self._keys_there: dict[str, str] = {}  # of trials that have another key in their own run
         self.taken: Counter[str] = Counter()  # by run
         for other, records in _read(store, runs):
             for record in records:
@@ -100,6 +126,7 @@ class OtherRuns:
         self, space: Space, settle: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
         """Takes search trials of the space, up to its number a cell; those it has already are counted."""
+        self._rename([settle(config) for config in space.all_examples])
         counts = Counter(record.cell for record in have if record.phase == "search")
         found = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
@@ -120,6 +147,25 @@ class OtherRuns:
                     break
         return found
 
+    def _rename(self, configs: Iterable[TrialConfig]) -> None:
+        """Adds trials with the same folders under other names, as they would be with these. A key has the name of a
+        folder, and the revision, which says what is in it."""
+        paths = {
+            (field, getattr(config, revision)): getattr(config, field)
+            for config in configs
+            for field, revision in _REVISIONS.items()
+            if Path(getattr(config, field)).is_absolute()
+        }
+        for record, other in list(self._records.values()) if paths else ():
+            values = dict(record.config)
+            for field, revision in _REVISIONS.items():
+                if Path(values[field]).is_absolute():
+                    values[field] = paths.get((field, values.get(revision)), values[field])
+            key = key_of(values)
+            if key not in self._records:
+                self._records[key] = (dataclasses.replace(record, key=key, config=values), other)
+                self._keys_there[key] = record.key
+
     def take(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
         """The finished trial of that key, now the store's own; None when there is none."""
         record, other = self._records.get(key, (None, None))
@@ -127,7 +173,7 @@ class OtherRuns:
             return None
         made = {**record.provenance, "reused_from": other.run}
         record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=made)
-        self._store.adopt(record, other)
+        self._store.adopt(record, other, self._keys_there.get(key))
         self.taken[other.run] += 1
         return record
 
@@ -173,6 +219,7 @@ def _read(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[Trial
     for run in _names(store, runs):
         try:
             other = Store(store.out, run)
+            other.places = store.places
             records = other.peek()
         except ValueError as error:
             if EVERY_RUN not in runs:
@@ -199,6 +246,18 @@ def _names(store: Store, runs: Sequence[str]) -> list[str]:
 def _same_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two spaces differ only in which trials they have, not in how one is run and judged."""
     return all(old.get(n) == new[n] for n in new if n not in ("cells", "trials_per_cell", "confirm_seeds", "title"))
+
+
+def _same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether nothing but the place of a folder has changed, of what the spaces say and of what the folder says."""
+    before = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
+    if any(before.get(cell["name"]) != cell["config"] for cell in new["cells"]):
+        return False
+    said = {(known_as(e.task), e.template, e.label_words) for e in space.all_examples}
+    return all(
+        (known_as(c["task"]), c["template"], tuple(c["label_words"])) in said
+        for c in (record.config for record in store.records())
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

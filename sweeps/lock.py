@@ -18,6 +18,7 @@ import getpass
 import json
 import os
 import secrets
+import shlex
 import socket
 import sys
 import threading
@@ -102,7 +103,7 @@ def _machine() -> str:
 def _refusal(run: str, holder: dict[str, Any]) -> ValueError:
     who = "another command"
     if holder:
-        command = " ".join(holder.get("command") or ()) or "a program"
+        command = shlex.join(holder.get("command") or ()) or "a program"
         who += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
         who += f", since {holder.get('since')}"
     return ValueError(f"run {run!r} is being worked on by {who}. Wait for it or end it, or give --name for a new run")

@@ -4,8 +4,6 @@ Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a c
 4 stopped at a budget, can be continued · 130 interrupted (Ctrl-C or SIGTERM), can be continued · 1 anything else.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import re
@@ -14,7 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
 
+from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from sweeps.budget import OutOfTime
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     from sweeps import space
 
     made = Parser(
-        prog="sweeps/run.py",
+        prog=commands.line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; finished trials are never run twice.",
         epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
@@ -176,13 +176,14 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
         audit=given.audit,
         fresh=given.fresh,
     )
-    sweep = Sweep(made, store, options, ["python", "sweeps/run.py", *arguments])
+    sweep = Sweep(made, store, options, commands.words("sweep", *arguments))
     if given.probe and given.json:
         with contextlib.redirect_stdout(sys.stderr):
             found = sweep.probe(given.price_per_hour)
         print(dumps({"plan": made.to_dict(), "prediction": found}))
         return 0
-    if given.fresh and (aside := store.put_aside()):
+    aside = store.put_aside() if given.fresh else None
+    if aside:
         print(f"run {store.run} begins anew; what it held is kept as {aside}. To continue it later, leave --fresh out")
     print(plan.text(made, store.run), flush=True)
     if given.probe:
@@ -246,8 +247,13 @@ def _duration(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-if __name__ == "__main__":
+def script() -> int:
+    """The program `lopt-sweep`: `main`, and Ctrl-C and SIGTERM in order."""
     from sweeps import interrupt
 
     interrupt.listen()
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(script())

@@ -17,11 +17,12 @@ from reprlib import repr as shortened
 from typing import Any, Protocol
 
 from lopt import methods, registry
-from lopt.config import FIELDS, TrialConfig
+from lopt.config import FIELDS, TrialConfig, known_as
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # for space files
 from lopt.registry import nearest
 
 PROFILES = ("paper", "demo")
+_PLACED = ("task", "backbone")  # what may be a folder
 SETTLED = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
 _MOST, _MOST_CELLS = 1_000_000, 10_000
@@ -286,12 +287,29 @@ class Space:
     def identity(self) -> str:
         """Hash of what may not change between two commands on one run: all but the number of confirm seeds."""
         free = ("confirm_seeds", "title")
-        described = {name: value for name, value in self.to_dict().items() if name not in free}
+        described = {name: value for name, value in placeless(self.to_dict()).items() if name not in free}
         # What a folder says of its task can change under the same name.
         examples = [self.example(cell) for cell in self.cells]
-        folders = {e.task: [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
+        folders = {known_as(e.task): [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
         described |= {"folders": folders} if folders else {}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def placeless(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Space.to_dict` gives, or a part of it, with folders of tasks and backbones by their names."""
+    made: dict[str, Any] = {}
+    for name, value in described.items():
+        if name == "search" and isinstance(value, Mapping):
+            made[name] = {
+                n: ", ".join(map(known_as, str(v).split(", "))) if n in _PLACED else v for n, v in value.items()
+            }
+        elif isinstance(value, Mapping):
+            made[name] = placeless(value)
+        elif isinstance(value, list):
+            made[name] = [placeless(each) if isinstance(each, Mapping) else each for each in value]
+        else:
+            made[name] = known_as(value) if name in _PLACED and isinstance(value, str) else value
+    return made
 
 
 def _of_its_methods(cell: Cell) -> Cell:

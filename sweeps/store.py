@@ -12,11 +12,12 @@ import functools
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, known_as
 from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
@@ -52,7 +53,8 @@ def _reached(method: Callable[Concatenate[Store, _P], _R]) -> Callable[Concatena
 class Store:
     """One run's results, in a folder or behind a URL (see `lopt.places`).
 
-    out: the folder of all runs, as given. folder: the run's.
+    out: the folder of all runs, as given. folder: the run's. places: where folders of tasks and backbones lie now, by
+    field and name; trials that used them elsewhere are read as if they had lain there.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
@@ -69,6 +71,26 @@ class Store:
         self.out = str(folder.parent) if isinstance(folder, Path) else str(out)
         self.run, self.folder = run, folder
         self._hold = lock.Hold()
+        self.places: dict[tuple[str, str], str] = {}
+
+    def know(self, configs: Iterable[TrialConfig]) -> None:
+        """Learns where the folders of these trials lie; of two with one name nothing."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for config in configs:
+            for name in ("task", "backbone"):
+                place = getattr(config, name)
+                if Path(place).is_absolute():
+                    found.setdefault((name, known_as(place)), set()).add(place)
+        self.places = {key: next(iter(places)) for key, places in found.items() if len(places) == 1}
+
+    def _here(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration with its folders where they lie now."""
+        absolute = [n for n in ("task", "backbone") if isinstance(values.get(n), str) and Path(values[n]).is_absolute()]
+        places = {name: self.places.get((name, known_as(values[name])), values[name]) for name in absolute}
+        return {**values, **places}
+
+    def _with_places(self, record: TrialRecord) -> TrialRecord:
+        return replace(record, config=self._here(record.config)) if self.places else record
 
     def __str__(self) -> str:
         return shown(self.folder)
@@ -234,12 +256,14 @@ class Store:
             self.drop_checkpoints(record.key)
 
     @_reached
-    def adopt(self, record: TrialRecord, other: Store) -> None:
-        """Makes another run's finished trial this run's: its files, then its record."""
-        predictions = other.folder / "predictions" / f"{record.key}.parquet"
+    def adopt(self, record: TrialRecord, other: Store, key_there: str | None = None) -> None:
+        """Makes another run's finished trial this run's: its files, which may have another key there, then its
+        record."""
+        key_there = key_there or record.key
+        predictions = other.folder / "predictions" / f"{key_there}.parquet"
         if predictions.is_file():
-            write(self.folder / "predictions" / predictions.name, predictions.read_bytes())
-        with at_hand(other.artifact(record.key)) as made:
+            write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
+        with at_hand(other.artifact(key_there)) as made:
             if made.is_dir():
                 self.write_artifact(record.key, made)
         self.write(record)
@@ -281,7 +305,7 @@ class Store:
         """
         path = self.path(key)
         try:
-            return parse(path, path.read_bytes())
+            return self._with_places(parse(path, path.read_bytes()))
         except (FileNotFoundError, Damaged):
             return None
 
@@ -296,7 +320,7 @@ class Store:
         for path, why in damaged:
             path.rename(path.with_name(path.name + ".damaged"))
             print(f"{path} is damaged ({why}); set aside, as if its trial had not run", flush=True)
-        return found
+        return [self._with_places(record) for record in found]
 
     @_reached
     def peek(self) -> list[TrialRecord]:
@@ -308,7 +332,7 @@ class Store:
         found, damaged = read_all(self.folder / "trials")
         for path, why in damaged:
             print(f"{path} is damaged ({why}); left out", flush=True)
-        return found
+        return [self._with_places(record) for record in found]
 
     @_reached
     def set_aside(self, record: TrialRecord) -> None:
@@ -381,7 +405,7 @@ class Store:
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 described = checkpoint_file.describe(path)
-                config = TrialConfig.from_dict(described["config"])
+                config = TrialConfig.from_dict(self._here(described["config"]))
                 if described["phase"] == "search" and not self.path(config.key).exists():
                     found.append((config, described["cell"]))
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+from lopt import commands
 from lopt.places import shown
 from lopt.records import TrialRecord
 from sweeps.plan import Plan
@@ -36,7 +37,7 @@ def of(
     missing = _unconfirmed(plan, records)
     if missing:
         lines.append(f"no confirmed trial: {', '.join(missing)}")
-    lines.append(f"report: python analysis/report.py {store}")
+    lines.append(f"report: {commands.line('report', store)}")
     return "\n".join(lines), INCOMPLETE if counts["failed"] or missing else COMPLETE
 
 
@@ -49,7 +50,7 @@ def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
     for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         message = " ".join(str((some[0].error or {}).get("message")).split())
         lines.append(f"  {len(some)} × {kind}: {message[:200]}")
-        lines.append(f"    to see one: python -m lopt run --config {shown(store.path(some[0].key))}")
+        lines.append(f"    to see one: {commands.line('lopt', 'run', '--config', shown(store.path(some[0].key)))}")
     return lines
 
 

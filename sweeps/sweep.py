@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lopt import tasks
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, known_as
 from lopt.records import TrialRecord, now
 from sweeps import summary
 from sweeps.budget import Budget, OutOfTime
-from sweeps.earlier import OtherRuns, announce, changes, fitting, lessons
+from sweeps.earlier import OtherRuns, announce, changes, check_moved, fitting, lessons
 from sweeps.options import Options
 from sweeps.plan import Plan
 from sweeps.progress import Progress
@@ -69,8 +69,10 @@ class Sweep:
 
     def _run(self) -> int:
         with self.store.held(self.command):
+            self.store.know(self.plan.space.all_examples)
             changed = changes(self.store, self.plan.space)
             records = self.store.records()
+            check_moved(self.store, records)
             self._others = OtherRuns(self.store, self.options.reuse)
             self._lessons = lessons(self.store, self.options.warm_start)
             finished = [r for r in records if r.status in FINAL]
@@ -117,8 +119,11 @@ class Sweep:
         from sweeps import on_ray, probe
 
         with self.store.held():
+            self.store.know(self.plan.space.all_examples)
             changed = changes(self.store, self.plan.space)
-            finished = [record for record in self.store.records() if record.status in FINAL]
+            records = self.store.records()
+            check_moved(self.store, records)
+            finished = [record for record in records if record.status in FINAL]
             if changed or self.store.left_out():
                 finished, _ = fitting(self.plan.space, finished)
             examples = self.plan.space.all_examples
@@ -195,8 +200,11 @@ class Sweep:
 
     def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """One example for each baseline that is not in the store yet."""
-        have = {(b["backbone"], b["task"]) for b in self.store.baselines()}
-        wanted = {(config.backbone, config.task): place for place, config in reversed(list(enumerate(examples)))}
+        have = {(known_as(b["backbone"]), known_as(b["task"])) for b in self.store.baselines()}
+        wanted = {
+            (known_as(config.backbone), known_as(config.task)): place
+            for place, config in reversed(list(enumerate(examples)))
+        }
         return [place for key, place in wanted.items() if key not in have]
 
     def _add_baselines(self, prepared: Mapping[str, Any]) -> None:

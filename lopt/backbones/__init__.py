@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lopt import registry
+from lopt.files import refuse_pointer
 from lopt.registry import nearest
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 class Facts:
     """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence.
 
-    seq2seq: whether it has an encoder and a decoder. size, projections: number of weights, and (how many, fan_in,
-    fan_out) of the attention projections that LoRA adapts; where they are None, `count` and `project` find them by
-    making the model without memory.
+    hub: its name on the model hub, where it has another name here. exact: how others get the very weights, in Markdown,
+    where those of the hub differ. seq2seq: whether it has an encoder and a decoder. size, projections: number of
+    weights, and (how many, fan_in, fan_out) of the attention projections that LoRA adapts; where they are None, `count`
+    and `project` find them by making the model without memory.
     """
 
     width: int
@@ -40,6 +42,8 @@ class Facts:
     vocabulary: int
     window: int
     licence: str = "unknown"
+    hub: str | None = None
+    exact: str | None = None
     seq2seq: bool = False
     size: int | None = None
     projections: tuple[tuple[int, int, int], ...] | None = None
@@ -222,6 +226,8 @@ def _facts_from_config(name: str) -> Facts:
 
 @lru_cache(maxsize=32)
 def _read_facts(name: str, folder: Path | None) -> Facts:
+    if folder is not None:
+        refuse_pointer(folder / "config.json")
     try:
         if folder is not None:
             path = folder / "config.json"

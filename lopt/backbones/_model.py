@@ -17,6 +17,7 @@ import numpy as np
 from lopt.backbones import facts, local_folder
 from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
+from lopt.files import refuse_pointer
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class FrozenModel(ABC):
                 raise ValueError(f"label word {word!r} is unknown to the tokenizer of {self.name}; choose another")
             first.append(ids[0])
         if len(set(first)) < len(first):
-            pairs = ", ".join(f"{w!r}: {i}" for w, i in zip(words, first, strict=True))
+            shared = [(w, i) for w, i in zip(words, first, strict=True) if first.count(i) > 1]
+            pairs = ", ".join(f"{w!r}: {i}" for w, i in shared[:6]) + ", …" * (len(shared) > 6)
             blank = any(not self.tokenizer.decode([i]).strip() for i in first)
             mend = "leave out the blank in front, which is a token of its own" if blank else "choose words that differ"
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); {mend}")
@@ -327,6 +329,8 @@ def revision_of(name: str) -> str:
     folder = local_folder(name)
     if folder is not None:
         files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))
+        for file in files:
+            refuse_pointer(file)
         return _folder_revision(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
     try:
         from huggingface_hub import hf_hub_download

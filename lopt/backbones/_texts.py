@@ -102,7 +102,10 @@ class _File:
     """A nameless file in the cache folder that is mapped into memory piece by piece."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(dir=cache_dir())  # noqa: SIM115  # it lives as long as the store
+        try:
+            self._file = tempfile.TemporaryFile(dir=cache_dir())  # noqa: SIM115  # it lives as long as the store
+        except OSError:  # a cache that can only be read
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._size, self._left = 0, 0
         self._piece: Any = None
 

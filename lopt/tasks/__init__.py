@@ -10,6 +10,7 @@ import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from lopt import backbones, registry
@@ -89,11 +90,15 @@ class Task:
         fine = all(isinstance(word, str) and word.strip() and in_utf8(word) for word in label_words)
         if len(label_words) != len(self.classes) or not fine:
             raise ValueError(
-                f"label_words is {list(label_words)!r}; give {len(self.classes)}, one for each of "
-                f"{', '.join(self.classes)}"
+                f"label_words is {shortened(list(label_words))}; give {len(self.classes)}, one for each of "
+                f"{', '.join(self.classes[:6])}{', …' * (len(self.classes) > 6)}"
             )
         if len(set(label_words)) != len(label_words):
-            raise ValueError(f"label_words is {list(label_words)!r}; two classes cannot share a word")
+            twice = next(word for word in label_words if label_words.count(word) > 1)
+            raise ValueError(
+                f"label_words is {shortened(list(label_words))}; two classes cannot share a word, and {twice!r} stands "
+                "there twice"
+            )
 
     def _fields(self) -> str:
         return "valid fields: " + ", ".join(f"{{{name}}}" for name in (*self.columns, "mask"))

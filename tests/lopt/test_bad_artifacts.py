@@ -96,17 +96,3 @@ def test_tensors_that_do_not_belong_together(toy, tmp_path, tensors):
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "copy" / "prompt.safetensors")
     line = refused(main, "predict", "--prompt", tmp_path / "copy", "--text", "warm")
     assert "is damaged" in line or "wide, but backbone tiny is 32" in line
-
-
-def test_classes_that_changed_their_order_are_not_mixed_up(tmp_path):
-    folder = tmp_path / "task"
-    folder.mkdir()
-    toml = (
-        'columns = ["text"]\nclasses = ["no", "yes"]\ntemplate = "{text} It was"\n'
-        'label_words = [" bad", " great"]\ntrain = "train.csv"\nreport = "test.csv"\n'
-    )
-    (folder / "task.toml").write_text(toml)
-    prompt = saved(tmp_path / "prompt", task=str(folder))
-    assert called(main, "predict", "--prompt", prompt, "--text", "warm")[0] == 0
-    (folder / "task.toml").write_text(toml.replace('"no", "yes"', '"yes", "no"'))
-    refused(main, "predict", "--prompt", prompt, "--text", "warm", words=["classes ['no', 'yes']", "['yes', 'no']"])

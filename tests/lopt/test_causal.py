@@ -148,8 +148,8 @@ def test_a_head_that_scales_its_logits_is_computed_whole():
     torch.testing.assert_close(backbone.label_logits(*arguments), torch.tanh(reference.label_logits(*arguments)))
 
 
-def test_label_words_that_share_a_token_are_refused():
-    backbone = backbones.load("tiny", "fp32")
+def test_label_words_that_share_a_token_are_refused(folders):
+    backbone = backbones.load(str(folders["gpt2"]), "fp32")
     with pytest.raises(ValueError, match=r"share their first token.*' fine': \d+"):
         backbone.label_ids([" fine", " fun"])
 

@@ -303,7 +303,7 @@ def test_export_says_what_was_written(tmp_path, run, capsys):
     code, out, err = run(*argv)
     assert (code, err) == (0, "")
     first, *files, last = out.splitlines()
-    assert first == f"{tmp_path / 'out'}: a PROMPT_TUNING adapter of PEFT for {base}"
+    assert first == f"{tmp_path / 'out'}: a PROMPT_TUNING adapter of PEFT for base"
     assert [line.split()[0] for line in files] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert last.startswith(f"{tmp_path / 'out' / 'README.md'} ")
     assert "Accuracy: 75.0% on 120 examples of `validation`" in (tmp_path / "out" / "README.md").read_text()
@@ -314,3 +314,31 @@ def test_export_of_what_peft_has_not(tmp_path, run):
     folder = saved(tmp_path / "prompt", "toy", options={"placement": "suffix"})
     said = wrong(run, "export", "--prompt", folder, "--to", "peft", tmp_path / "out")
     assert said.startswith("this prompt is a suffix")
+
+
+# --- progress --------------------------------------------------------------------------------------------------
+
+
+def test_a_long_file_says_how_far_it_is_and_only_on_standard_error(toy, tmp_path, run, monkeypatch):
+    file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
+    quiet = run("predict", "--prompt", toy, "--file", file)
+    assert quiet[2] == "", "a short file has no need of it"
+    monkeypatch.setattr(command, "_LOG_S", 0.0)
+    code, out, err = run("predict", "--prompt", toy, "--file", file)
+    assert (code, out) == quiet[:2]
+    counts = [int(line.split(" of ")[0]) for line in err.splitlines()]
+    assert counts == sorted(set(counts))
+    assert 0 < len(counts) < 100
+    assert all(line.endswith(" of 100 inputs") for line in err.splitlines())
+
+
+def test_on_a_terminal_the_line_of_progress_goes_at_the_end(toy, tmp_path, run, monkeypatch):
+    file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
+    quiet = run("predict", "--prompt", toy, "--file", file)
+    monkeypatch.setattr(command, "_TERMINAL_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    code, out, err = run("predict", "--prompt", toy, "--file", file)
+    assert (code, out) == quiet[:2]
+    assert "\n" not in err
+    assert err.startswith("\r")
+    assert err.endswith("\r\x1b[K")

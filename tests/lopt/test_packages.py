@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import pwd
+import tempfile
 import zipfile
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from lopt import packages
+from lopt import packages, train
+from lopt.__main__ import main as predict
+from lopt.artifact import Prompt
+from lopt.backbones import embedded
+from lopt.config import TrialConfig
+from lopt.soft_prompt import SoftPrompt
+from sweeps.run import main as sweep
+from tests.bad_input import called, refused
 
 
 @pytest.fixture
@@ -52,3 +65,123 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("LOPT_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     assert packages.cache_dir() == tmp_path / "b" / "lopt"
+
+
+# --- where nothing can be written ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """No cache can be made in the home folder, which lies below a file; the folder for temporary files."""
+    (tmp_path / "file").write_text("")
+    for name in ("LOPT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    packages._own.cache_clear()
+    yield tmp_path / "temporary"
+    packages._own.cache_clear()
+
+
+def test_without_a_cache_in_the_home_folder_a_temporary_one_is_used_and_said(homeless, capsys):
+    folder = packages.cache_dir()
+    assert (folder.parent, folder.is_dir()) == (homeless, True)
+    assert packages.cache_dir() == folder
+    assert packages.cached("models", "a") == folder / "models" / "a"
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == ""
+    for said in ("file/home/.cache/lopt cannot be written (Not a directory)", str(folder), "LOPT_CACHE_DIR"):
+        assert said in line
+
+
+def test_a_user_without_a_home_has_a_temporary_cache(homeless, capsys, monkeypatch):
+    monkeypatch.delenv("HOME")
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert packages.cache_dir().parent == homeless
+    assert "there is no home folder" in capsys.readouterr().err
+
+
+def test_a_full_disk_has_a_temporary_cache(homeless, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def full(dir):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert packages.cache_dir().parent == homeless
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_temporary_cache_that_others_can_write_is_not_used(homeless, capsys):
+    taken = packages.cache_dir()
+    taken.chmod(0o777)
+    packages._own.cache_clear()
+    folder = packages.cache_dir()
+    assert (folder != taken, folder.parent) == (True, homeless)
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_cache_that_can_only_be_read_serves_what_it_holds(index, monkeypatch):
+    file = packages.fetch("lopt-made-up==1.0", index)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("cache_dir", "FileLock", "_download"):
+        monkeypatch.setattr(packages, name, read_only)
+    assert packages.fetch("lopt-made-up==1.0", index) == file
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step", ["_download", "FileLock"])
+def test_a_cache_that_cannot_be_written_is_one_line(index, tmp_path, monkeypatch, step):
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packages, step, fails)
+    with pytest.raises(ValueError, match=r"cache/packages cannot be written \(No space left on device\)") as caught:
+        packages.fetch("lopt-made-up==1.0", index)
+    assert "LOPT_CACHE_DIR" in str(caught.value)
+
+
+def test_weights_that_cannot_be_unpacked_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path))
+
+    def fails(made):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(embedded, "_convert", fails)
+    with pytest.raises(ValueError, match=r"models cannot be written \(.*No space left.*LOPT_CACHE_DIR"):
+        embedded.folder()
+
+
+@pytest.mark.parametrize("where", ["file/cache", "file"])
+def test_a_named_cache_that_cannot_be_made_is_one_line_of_every_command(where, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path / where))
+    config = TrialConfig(method="prompt_tuning", task="toy", length=1, precision="fp32")
+    X = torch.zeros(1, 576)
+    prompt = Prompt(config, {"X": X}, SoftPrompt(prompt=X)).save(tmp_path / "prompt")
+    words = [str(tmp_path / where), "cannot be written", "LOPT_CACHE_DIR"]
+    refused(predict, "predict", "--prompt", prompt, "--text", "warm", words=words)
+    code, _, err = called(
+        sweep, "--space", "smoke", "--set", "task=movie_snippets", "--local-mode", "--out", tmp_path / "results"
+    )
+    assert code == 2
+    assert all(word in err for word in words)
+    assert len(err.splitlines()) == 1
+
+
+def test_a_prompt_predicts_and_a_sweep_runs_without_a_cache(homeless, tmp_path, tiny):
+    trained = tmp_path / "prompt"
+    train(tiny.replace(options={"placement": "suffix"}), artifact=trained)
+    assert called(predict, "predict", "--prompt", trained, "--text", "warm")[0] == 0
+    code, _, err = called(sweep, "--space", "smoke", "--local-mode", "--out", tmp_path / "results")
+    assert code == 0
+    assert all("LOPT_CACHE_DIR" in line for line in err.splitlines())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from sweeps import cluster
 from sweeps.cluster import Machines, machines, placement
 
 
@@ -36,3 +39,16 @@ def test_what_a_cluster_offers(monkeypatch):
         machines([node(CPU=2.0)], max_gpu_hours=1.0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert machines([node()], max_gpu_hours=1.0) == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
+
+
+def test_ray_gets_a_token_where_it_cannot_keep_one_in_the_home_folder(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cluster._have_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "Ray makes its own file"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that the one that is set goes with the test
+    cluster._have_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

@@ -14,6 +14,7 @@ from sweeps.budget import Budget
 from sweeps.run import main
 from sweeps.store import Store
 from sweeps.sweep import Sweep
+from tests.tiny_models import make_model, make_tokenizer
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
 
@@ -294,7 +295,6 @@ def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, caps
     ("setting", "words"),
     [
         ("length=300", "window of tiny is 256"),
-        ("label_words= fine, fun", "share their first token"),
         ("max_tokens=3", "leaves no room for text"),
     ],
 )
@@ -302,6 +302,17 @@ def test_what_would_fail_in_every_trial_is_one_line_before_the_first(tmp_path, c
     assert sweep(tmp_path, "--set", setting) == 2
     error = capsys.readouterr().err.strip()
     assert words in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "smoke-paper" / "trials").exists()
+
+
+def test_label_words_that_share_a_token_are_one_line_before_the_first_trial(tmp_path, capsys):
+    make_model("llama").save_pretrained(tmp_path / "model")
+    make_tokenizer("llama").save_pretrained(tmp_path / "model")
+    capsys.readouterr()  # what saving a model prints
+    assert sweep(tmp_path, "--set", f"backbone={tmp_path / 'model'}", "--set", "label_words= fine, fun") == 2
+    error = capsys.readouterr().err.strip()
+    assert "share their first token" in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "smoke-paper" / "trials").exists()
 

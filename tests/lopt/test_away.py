@@ -1,0 +1,228 @@
+"""Trained prompts where the machine, the task's folder and the model's folder of the training are not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from lopt import TrialConfig, backbones, load_prompt, train
+from lopt.__main__ import main
+from lopt.fingerprint import fingerprint
+from tests.bad_input import called, refused
+from tests.tiny_models import make_model, make_tokenizer
+
+TOML = (
+    'title = "Mail"\ncolumns = ["subject", "body"]\nclasses = ["no", "yes"]\nlabel = "answer"\ncut = "body"\n'
+    'template = "{subject}: {body} It was"\nlabel_words = [" bad", " great"]\n'
+    'train = "train.csv"\nreport = "test.csv"\n'
+)
+INPUT = json.dumps({"subject": "Hello", "body": "warm " * 20})
+
+
+def make_task(folder):
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(TOML)
+    for name, count in (("train", 40), ("test", 12)):
+        rows = "".join(f"s{i},body {i},{'yes' if i % 2 else 'no'}\n" for i in range(count))
+        (folder / f"{name}.csv").write_text(f"subject,body,answer\n{rows}")
+    return folder
+
+
+def make_backbone(folder):
+    make_model("llama").save_pretrained(folder)
+    make_tokenizer("llama").save_pretrained(folder)
+    return folder
+
+
+def trained(task, backbone, out, **more):
+    config = TrialConfig(
+        **{
+            "method": "lopt1", "task": str(task), "backbone": str(backbone), "length": 3, "rank": 2, "batch_size": 8,
+            "max_steps": 2, "eval_every": 2, "precision": "fp32", **more,
+        }
+    )  # fmt: skip
+    return train(config, artifact=out)
+
+
+def predicted(prompt, *more):
+    code, out, err = called(main, "predict", "--prompt", prompt, "--text", INPUT, "--json", *more)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.fixture
+def mail(tmp_path):
+    return make_task(tmp_path / "mail")
+
+
+# --- the task --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_predicts_without_the_folder_of_its_task(mail, tmp_path):
+    trained(mail, "tiny", tmp_path / "prompt")
+    before = predicted(tmp_path / "prompt")
+    shutil.rmtree(mail)
+    assert predicted(tmp_path / "prompt") == before
+    prompt = load_prompt(tmp_path / "prompt")
+    assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut) == (
+        "Mail", ("subject", "body"), ("no", "yes"), "body",
+    )  # fmt: skip
+    prompt.save(tmp_path / "again")
+    assert predicted(tmp_path / "again") == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        TOML.replace('["no", "yes"]', '["yes", "no"]'),
+        TOML.replace('["no", "yes"]', '["never", "ever"]'),
+        TOML.replace('cut = "body"', 'cut = "subject"'),
+        TOML.replace('template = "{subject}: {body} It was"', 'template = "{body} {subject}"'),
+        TOML.replace('[" bad", " great"]', '[" great", " bad"]'),
+        "damaged = [",
+    ],
+)
+def test_a_task_that_has_changed_changes_no_prediction(mail, tmp_path, changed):
+    trained(mail, "tiny", tmp_path / "prompt")
+    before = predicted(tmp_path / "prompt")
+    (mail / "task.toml").write_text(changed)
+    assert predicted(tmp_path / "prompt") == before
+
+
+def test_scoring_again_needs_the_rows_and_says_so(mail, tmp_path):
+    record = trained(mail, "tiny", tmp_path / "prompt")
+    assert load_prompt(tmp_path / "prompt").evaluate().accuracy == record.test_accuracy
+    (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
+    with pytest.raises(ValueError, match=r"trained with classes \('no', 'yes'\)"):
+        load_prompt(tmp_path / "prompt").evaluate()
+    shutil.rmtree(mail)
+    with pytest.raises(ValueError, match=r"needs the rows of its task, and task '.*mail' is no folder"):
+        load_prompt(tmp_path / "prompt").evaluate()
+
+
+def test_a_prompt_that_does_not_hold_its_task_takes_the_one_at_hand(mail, tmp_path):
+    trained(mail, "tiny", tmp_path / "prompt")
+    before = predicted(tmp_path / "prompt")
+    description = json.loads((tmp_path / "prompt" / "prompt.json").read_text())
+    del description["task"]
+    (tmp_path / "prompt" / "prompt.json").write_text(json.dumps({**description, "format": 1}))
+    assert predicted(tmp_path / "prompt") == before
+    (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["['no', 'yes']", "restore"])
+    shutil.rmtree(mail)
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["no folder with a task.toml"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"task": None}, {"task": {}}, {"task": {"title": "a", "columns": ["text"], "cut": "body"}},
+     {"classes": ["no"]}, {"classes": None}, {"classes": ["no", "no"]},
+     {"task": {"title": 1, "columns": ["subject", "body"], "cut": "body"}},
+     {"task": {"title": "a", "columns": ["other", "body"], "cut": "body"}}],
+)  # fmt: skip
+def test_a_task_that_is_not_whole_is_one_line(mail, tmp_path, change):
+    trained(mail, "tiny", tmp_path / "prompt")
+    file = tmp_path / "prompt" / "prompt.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["lopt1", "lora"])
+def test_a_model_that_has_moved_is_named(mail, tmp_path, method):
+    if method == "lora":
+        pytest.importorskip("peft")
+    model = make_backbone(tmp_path / "models" / "mine")
+    trained(mail, model, tmp_path / "prompt", method=method, length=3 if method == "lopt1" else None)
+    before = predicted(tmp_path / "prompt")
+    moved = tmp_path / "other" / "renamed"
+    moved.parent.mkdir()
+    model.rename(moved)
+    backbones.load.cache_clear()
+    shutil.rmtree(mail)
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=[str(model), "--backbone FOLDER"])
+    assert predicted(tmp_path / "prompt", "--backbone", moved) == before
+    (answer,) = load_prompt(tmp_path / "prompt", backbone=moved).predict([json.loads(INPUT)])
+    assert answer.label == before["label"]
+
+
+def test_a_model_that_has_moved_is_found_by_its_name_in_the_mirror(mail, tmp_path, monkeypatch):
+    model = make_backbone(tmp_path / "models" / "mine")
+    trained(mail, model, tmp_path / "prompt")
+    before = predicted(tmp_path / "prompt")
+    (tmp_path / "mirror").mkdir()
+    model.rename(tmp_path / "mirror" / "mine")
+    backbones.load.cache_clear()
+    monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
+    assert predicted(tmp_path / "prompt") == before
+
+
+def test_another_model_is_refused(mail, tmp_path):
+    model = make_backbone(tmp_path / "mine")
+    trained(mail, model, tmp_path / "prompt")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    backbones.load.cache_clear()
+    line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", model)
+    assert "at hand is revision" in line
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", tmp_path / "nowhere")
+
+
+def test_a_trial_runs_again_with_its_folders_elsewhere(mail, tmp_path):
+    model = make_backbone(tmp_path / "models" / "mine")
+    record = trained(mail, model, tmp_path / "prompt")
+    (tmp_path / "record.json").write_text(json.dumps(record.to_dict()))
+    (tmp_path / "there").mkdir()
+    mail.rename(tmp_path / "there" / "mail")
+    model.rename(tmp_path / "there" / "mine")
+    backbones.load.cache_clear()
+    refused(main, "run", "--config", tmp_path / "record.json", words=["mail", "is not there", "--task FOLDER"])
+    code, out, err = called(
+        main, "run", "--config", tmp_path / "record.json", "--task", tmp_path / "there" / "mail", "--backbone",
+        tmp_path / "there" / "mine",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "equal to its record"
+
+
+def test_the_same_weights_in_other_files_are_the_same_model(mail, tmp_path, monkeypatch):
+    """As where a mirror's folder was trained on, and the hub's cache has the model here."""
+    model = make_backbone(tmp_path / "mirror" / "someone" / "model")
+    monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
+    record = trained(mail, "someone/model", tmp_path / "prompt")
+    assert record.config["model_revision"].startswith("sha256:")
+    before = predicted(tmp_path / "prompt")
+    accuracy = load_prompt(tmp_path / "prompt").evaluate().accuracy
+    monkeypatch.delenv("LOPT_MODEL_DIR")
+    commit = tmp_path / "hub" / "models--someone--model" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    commit.parent.mkdir(parents=True)
+    model.rename(commit)
+    (commit / "notes.txt").write_text("one file more")
+    backbones.load.cache_clear()
+    backbones._read_facts.cache_clear()
+    assert predicted(tmp_path / "prompt", "--backbone", commit) == before
+    other = make_model("llama")
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight.mul_(1.01)
+    other.save_pretrained(commit)
+    backbones.load.cache_clear()
+    line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", commit)
+    assert "at hand is revision" in line
+    assert accuracy == record.test_accuracy
+
+
+def test_a_fingerprint_is_of_weights_and_of_the_tokenizer(tmp_path):
+    one = backbones.load(str(make_backbone(tmp_path / "one")), "fp32")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "more.json").write_text("{}")
+    two = backbones.load(str(tmp_path / "two"), "fp32")
+    assert one.revision != two.revision
+    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one) != fingerprint(backbones.load(str(tmp_path / "two"), "fp64"))
+    two.tokenizer.add_tokens(["brown fox"])
+    assert fingerprint(one) != fingerprint(two)

@@ -1,0 +1,69 @@
+"""Files that git-lfs has not fetched: a line that says so, whatever the file should hold."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lopt import backbones
+from lopt.__main__ import main as command
+from lopt.config import TrialConfig
+from lopt.data import load_split
+from lopt.files import refuse_pointer
+from lopt.tasks import Task
+from sweeps.run import main as sweep
+from tests.bad_input import called, refused
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+SAID = ("is a git-lfs pointer", "git lfs pull")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_of_a_model(folders, tmp_path, family, name):
+    shutil.copytree(folders[family], tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(POINTER)
+    with pytest.raises(ValueError, match=r"is a git-lfs pointer.*git lfs pull") as caught:
+        backbones.load(str(tmp_path / "model"), "fp32")
+    assert str(tmp_path / "model" / name) in str(caught.value)
+    settings = ["--space", "smoke", "--local-mode", "--out", tmp_path, "--set", f"backbone={tmp_path / 'model'}"]
+    line = [line for line in called(sweep, *settings)[2].splitlines() if line.startswith("error: ")]
+    assert all(word in line[0] for word in (name, *SAID))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_of_rows(tmp_path, monkeypatch, suffix):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / f"train.{suffix}").write_bytes(POINTER)
+    from lopt.rows import rows_of
+
+    with pytest.raises(ValueError, match="is a git-lfs pointer"):
+        rows_of(tmp_path / "toy" / f"train.{suffix}")
+    if suffix == "parquet":
+        monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
+        task = Task(name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut="a")
+        with pytest.raises(ValueError, match="is a git-lfs pointer"):
+            load_split(task, "train")
+
+
+@pytest.mark.parametrize("name", ["prompt.safetensors", "prompt.json"])
+def test_of_a_trained_prompt(tmp_path, name):
+    import torch
+
+    from lopt.artifact import Prompt
+    from lopt.soft_prompt import SoftPrompt
+
+    config = TrialConfig(method="prompt_tuning", task="toy", backbone="tiny", length=1, precision="fp32")
+    X = torch.zeros(1, 32)
+    prompt = Prompt(config, {"X": X}, SoftPrompt(prompt=X)).save(tmp_path / "prompt")
+    (prompt / name).write_bytes(POINTER)
+    refused(command, "predict", "--prompt", prompt, "--text", "warm", words=[name, *SAID])
+
+
+def test_what_is_no_pointer_passes(tmp_path):
+    (tmp_path / "text").write_bytes(b"about " + POINTER)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "long").write_bytes(POINTER * 20)
+    for name in ("text", "empty", "long", "nowhere"):
+        refuse_pointer(tmp_path / name)
