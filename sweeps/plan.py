@@ -9,6 +9,7 @@ from typing import Any
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
 from sweeps import sizes
+from sweeps.points import trials_of
 from sweeps.space import Space
 
 
@@ -58,6 +59,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         space = self.space.to_dict()
         for described, cell in zip(space["cells"], self.cells, strict=True):
+            described["trials"] = cell.trials
             described["trainable_parameters"] = cell.trainable
             described["stored_parameters"] = cell.stored
             described["materialised_parameters"] = cell.materialised
@@ -95,7 +97,7 @@ def make_plan(space: Space) -> Plan:
                 stored=counts.stored if counts else None,
                 materialised=counts.materialised if counts else None,
                 search={name: str(r) for name, r in cell.search.items()},
-                trials=space.trials if cell.search else 1,
+                trials=trials_of(space, cell),
             )
         )
     return Plan(space, tuple(cells))
@@ -116,7 +118,7 @@ def text(plan: Plan, run: str) -> str:
         f"  task       {shown}{words}",
         f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
         f"  stopping   {_stopping(space)}",
-        f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
+        f"  trials     {plan.search_trials} search ({_a_cell(plan)}), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
         f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
         + (" and the confirm trials" if confirm is None else ""),
@@ -130,6 +132,17 @@ def text(plan: Plan, run: str) -> str:
         numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
     return "\n".join([*lines, *_searched(plan)])
+
+
+def _a_cell(plan: Plan) -> str:
+    """Trials of a cell; why they are fewer than the space's number, where they are."""
+    counts, asked = sorted({cell.trials for cell in plan.cells}), plan.space.trials
+    shown = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    if counts[0] == asked:
+        return f"{shown} a cell"
+    if not any(cell.search for cell in plan.cells):
+        return f"{shown} a cell: nothing is searched"
+    return f"{shown} a cell, not {asked}: every value of the lists is then tried"
 
 
 def _stopping(space: Space) -> str:

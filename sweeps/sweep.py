@@ -188,8 +188,7 @@ class Sweep:
         return prepared
 
     def _for_ray(self) -> dict[str, Any]:
-        space = self.plan.space
-        return {"trials": len(space.cells) * space.trials, "left_s": self._budget.left_s}
+        return {"trials": self.plan.search_trials, "left_s": self._budget.left_s}
 
     def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """One example for each baseline that is not in the store yet."""
