@@ -19,7 +19,7 @@ from lopt.config import TrialConfig
 from lopt.records import TrialRecord, now
 from sweeps import summary
 from sweeps.budget import Budget, OutOfTime
-from sweeps.earlier import OtherRuns, announce, changes, fitting, lessons
+from sweeps.earlier import OtherRuns, announce, changes, fitting, former_defaults, lessons
 from sweeps.options import Options
 from sweeps.plan import Plan
 from sweeps.progress import Progress
@@ -80,7 +80,7 @@ class Sweep:
                 failed, _ = fitting(self.plan.space, failed)
                 fit = {record.key for record in (*finished, *failed)}
                 self._left_out = sorted(record.key for record in records if record.key not in fit)
-            announce(self.store.run, finished, failed, changed, misfits)
+            announce(self.store.run, finished, failed, changed, misfits, self._keep_former([*finished, *failed]))
             if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
                 self._noted_s = self._elapsed_s()  # looking took no part of the run
@@ -120,6 +120,7 @@ class Sweep:
             finished = [record for record in self.store.records() if record.status in FINAL]
             if changed or self.store.left_out():
                 finished, _ = fitting(self.plan.space, finished)
+            self._keep_former(finished)
             examples = self.plan.space.all_examples
             baselines = [examples[place] for place in self._without_baseline(examples)]
             with contextlib.ExitStack() as stack:
@@ -141,6 +142,13 @@ class Sweep:
                 )
             self.store.write_prediction(found)
             return found
+
+    def _keep_former(self, records: list[TrialRecord]) -> dict[str, Any]:
+        """Options whose default has changed since the run began; its new trials have the value of its old ones."""
+        begun = (config.to_dict() for config, _ in self.store.interrupted())
+        former = former_defaults(self.plan.space, [*(record.config for record in records), *begun])
+        self._settle.keep(former)
+        return former
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
