@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lopt.errors import one_line
 from lopt.files import write_atomically
 from lopt.places import Place, Remote, redacted
 from lopt.records import now
@@ -102,16 +103,19 @@ def _machine() -> str:
 def _refusal(run: str, holder: dict[str, Any]) -> ValueError:
     who = "another command"
     if holder:
-        command = " ".join(holder.get("command") or ()) or "a program"
+        words = holder.get("command")
+        command = " ".join(map(str, words)) if isinstance(words, list) and words else "a program"
         who += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
         who += f", since {holder.get('since')}"
-    return ValueError(f"run {run!r} is being worked on by {who}. Wait for it or end it, or give --name for a new run")
+    return ValueError(
+        f"run {run!r} is being worked on by {one_line(who)}. Wait for it or end it, or give --name for a new run"
+    )
 
 
 def _parsed(content: bytes | str) -> dict[str, Any]:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -249,6 +253,6 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         os.kill(holder["process"], 0)
     except ProcessLookupError:
         return True
-    except OSError:  # another user's
+    except (OSError, OverflowError):  # another user's; no number of a process
         return False
     return False

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig
+from lopt.errors import one_line
 from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, flatten, now, provenance
 from sweeps import checkpoint_file, lock
+from sweeps.json_kinds import as_kind, check_audits, check_baselines, check_manifest
 from sweeps.record_file import USE_NEWER, Damaged, checked_key, parse, read_all
 
 FINAL = ("complete", "stopped", "diverged")
@@ -116,7 +118,7 @@ class Store:
         Raises:
             ValueError: it is damaged, or was written by a newer version of this program.
         """
-        found: dict[str, Any] | None = self._json("manifest.json", dict)
+        found: dict[str, Any] | None = self._json("manifest.json", check_manifest)
         version = (found or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
@@ -173,31 +175,37 @@ class Store:
 
     @_reached
     def baselines(self) -> list[dict[str, Any]]:
-        return self._json("baselines.json", list) or []
+        return self._json("baselines.json", check_baselines) or []
 
-    def _json(self, name: str, kind: type) -> Any:
-        """A file beside the records, None where there is none; ValueError when it does not hold a `kind`."""
+    def _json(self, name: str, check: Callable[[Any], None]) -> Any:
+        """A file beside the records, None where there is none; ValueError when `check` raises one."""
         path = self.folder / name
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text())
-            if not isinstance(found, kind):
-                raise ValueError(f"it holds a {type(found).__name__}")
+            found = json.loads(path.read_bytes())
+            check(found)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}): mend it, or give --name for a new run, --fresh to begin this one anew"
+                f"{path} is damaged ({one_line(error)}): mend it, or give --name for a new run, --fresh to begin this "
+                "one anew"
             ) from None
         return found
 
     def audits(self) -> dict[str, dict[str, float]]:
         """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
         until then."""
+        path = self.folder / "audits.json"
         try:
-            found = json.loads((self.folder / "audits.json").read_text())
-        except (OSError, ValueError):  # none yet, or damaged: then they are not known as such
+            found: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+            check_audits(found)
+        except OSError:  # none yet
             return {}
-        return found if isinstance(found, dict) else {}
+        except (ValueError, RecursionError) as error:
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            print(f"{path} is damaged ({one_line(error)}); set aside, as if no trial had been audited", flush=True)
+            return {}
+        return found
 
     @_reached
     def add_audit(self, record: TrialRecord) -> None:
@@ -379,7 +387,7 @@ class Store:
                 described = checkpoint_file.describe(path)
                 config = TrialConfig.from_dict(described["config"])
                 if described["phase"] == "search" and not self.path(config.key).exists():
-                    found.append((config, described["cell"]))
+                    found.append((config, as_kind("cell", described["cell"], str)))
         return found
 
     @_reached
