@@ -37,6 +37,7 @@ from lopt.records import now
 LEASE_S = 60.0  # a lease that has not changed for so long is over
 RENEW_S = 10.0
 LOOK_S = 1.0  # how often a waiting command looks
+_ATTEMPTS = 10  # to lock a folder that others take away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +126,10 @@ def _parsed(content: bytes | str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    holder = folder / ".holder"
     try:
-        lock.acquire()
+        lock = _lock(folder)
     except Timeout:
         found = ""
         with contextlib.suppress(OSError):
@@ -140,7 +141,36 @@ def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
+            _leave_no_trace(folder, new)
         lock.release()
+
+
+def _lock(folder: Path) -> Any:
+    """The lock of a run's folder, acquired.
+
+    Raises:
+        Timeout: another command has it.
+        OSError: it cannot be made there.
+    """
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            continue  # the folder was taken away by a command that left no trace
+        if (folder / ".lock").exists():
+            return lock
+        lock.release()  # and here its file
+    raise OSError(f"{folder} is taken away again and again")
+
+
+def _leave_no_trace(folder: Path, new: list[Path]) -> None:
+    """Takes the lock's file away, and the folders that came with it, where nothing else is: nothing has begun."""
+    if {file.name for file in folder.glob("*")} == {".lock"}:
+        (folder / ".lock").unlink()
+        for each in new:
+            each.rmdir()
 
 
 # --- behind a URL ------------------------------------------------------------------------------------------------
@@ -207,6 +237,9 @@ class _Lease(Hold):
         self._renewer.join()
         with contextlib.suppress(OSError):  # then it is over when it has not changed for long
             if not self.lost() and self._is_mine():
+                if self._holds_nothing_else():
+                    self._file(self._number).unlink(missing_ok=True)
+                    return
                 self._me["over"] = True
                 self._file(self._number).write_bytes(self._content())
 
@@ -218,6 +251,11 @@ class _Lease(Hold):
                 self._beat += 1
                 self._file(self._number).write_bytes(self._content())
                 self._renewed = self._clock.monotonic()
+
+    def _holds_nothing_else(self) -> bool:
+        """Whether the run has no file but this lease: nothing has begun. Only the first is taken away, for a number is
+        never given twice."""
+        return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
     def _is_mine(self) -> bool:
         """Whether the lease that counts is this one. Where several could create one number, the last to write it has

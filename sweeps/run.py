@@ -182,7 +182,8 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
             found = sweep.probe(given.price_per_hour)
         print(dumps({"plan": made.to_dict(), "prediction": found}))
         return 0
-    if given.fresh and (aside := store.put_aside()):
+    aside = store.put_aside() if given.fresh else None
+    if aside:
         print(f"run {store.run} begins anew; what it held is kept as {aside}. To continue it later, leave --fresh out")
     print(plan.text(made, store.run), flush=True)
     if given.probe:
@@ -190,7 +191,12 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
 
         print(probe.text(sweep.probe(given.price_per_hour)))
         return 0
-    return sweep.run()
+    try:
+        return sweep.run()
+    except (ValueError, OSError):
+        if aside and store.put_back(aside):
+            print(f"run {store.run} is as it was, for nothing has begun")
+        raise
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
@@ -243,7 +249,11 @@ def _duration(text: str) -> float:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
     if not found or float(found[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; valid: 90s, 30m, 2h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    if not found[2]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no unit; say {text}s, {text}m or {text}h: seconds, minutes, hours"
+        )
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sweeps.record_file import USE_NEWER, Damaged, checked_key, parse, read_all
 
 FINAL = ("complete", "stopped", "diverged")
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -58,6 +58,8 @@ class Store:
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
+        if len(run) > _LONGEST_NAME:
+            raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
         if not _NAME.fullmatch(run):
             raise ValueError(f"run name {run!r}: give letters, digits, '.', '_' and '-', the first a letter or digit")
         folder = place(out) / run
@@ -202,7 +204,8 @@ class Store:
         except OSError:  # none yet
             return {}
         except (ValueError, RecursionError) as error:
-            path.rename(path.with_name(f"{path.name}.damaged"))
+            aside: Any = path.with_name(f"{path.name}.damaged")
+            path.rename(aside)
             print(f"{path} is damaged ({one_line(error)}); set aside, as if no trial had been audited", flush=True)
             return {}
         return found
@@ -268,7 +271,18 @@ class Store:
             number += 1
         with self.held():
             move(self.folder, aside)
+            (aside / ".holder").unlink(missing_ok=True)
         return aside.name
+
+    @_reached
+    def put_back(self, aside: str) -> bool:
+        """Gives a run that was put aside its name again, where nothing has come in its place; whether it did."""
+        if self.holds_a_run():
+            return False
+        with contextlib.suppress(OSError):
+            move(self.folder.with_name(aside), self.folder)
+            return True
+        return False
 
     @_reached
     def write_artifact(self, key: str, made: Path) -> None:
