@@ -20,6 +20,7 @@ import numpy as np
 
 from lopt import methods, tasks
 from lopt.encoding import Encoded, Example, cut_to, encode_all
+from lopt.errors import cut_short
 from lopt.rows import rows_of
 from lopt.tasks import Row, Task
 from lopt.tokens import TokenIds
@@ -85,7 +86,7 @@ def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
     try:
         return datasets.load_dataset(*task.hub, split=split), source
     except Exception as error:  # the hub's client raises many kinds; the user needs one line
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        reason = cut_short(" ".join(str(error).split()) or type(error).__name__)
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
             f"{task.name}/{split}.parquet, or use task movie_snippets, which needs no hub"

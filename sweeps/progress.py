@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lopt.errors import reader_has_gone
+from lopt.errors import cut_short, reader_has_gone
 from lopt.records import TrialRecord
 from sweeps.trial import TIME
 
@@ -151,7 +151,7 @@ def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
         return text + "failed, its process died"
     if record.status == "failed":
         error = record.error or {}
-        return text + f"failed, {error.get('type')}: {_first_line(error.get('message'))[:120]}"
+        return text + f"failed, {error.get('type')}: {cut_short(_first_line(error.get('message')), 120)}"
     accuracy = f", {100 * record.selection_accuracy:.1f} % held out" if record.selection_accuracy is not None else ""
     test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
     return text + f"{record.status} at step {record.steps:,}{accuracy}{test}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import methods
 from lopt.config import TrialConfig
+from lopt.errors import cut_short
 from lopt.records import TrialRecord, now
 from sweeps import summary
 from sweeps.budget import Budget, OutOfTime
@@ -338,7 +339,7 @@ class Sweep:
             from lopt.failure import failed_record
 
             error, _ = self._deaths.pop(trial_id, (None, True))
-            reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
+            reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
             record = failed_record(
                 TrialConfig.from_dict(job["config"]),
                 RuntimeError(f"the trial's process died (out of memory, or its machine vanished){reason}"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lopt.backbones import Facts
+from lopt.errors import reason_of
 
 
 def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
@@ -53,7 +54,7 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
         with torch.device("meta"):
             return family.from_config(made)
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = reason_of(error)
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
 
 

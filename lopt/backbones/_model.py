@@ -16,6 +16,7 @@ import numpy as np
 
 from lopt.backbones import local_folder
 from lopt.backbones._fused import fuse, unfuse
+from lopt.errors import reason_of
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
             output_loading_info=True,
         )
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
             "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
@@ -265,7 +266,7 @@ def revision_of(name: str) -> str:
 
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} is not on this machine and the hub gave none ({reason}); give a folder, set "
             "LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
