@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sweeps import cluster
 from sweeps.cluster import Machines, machines, placement
 
 
@@ -36,3 +37,28 @@ def test_what_a_cluster_offers(monkeypatch):
         machines([node(CPU=2.0)], max_gpu_hours=1.0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert machines([node()], max_gpu_hours=1.0) == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
+
+
+# --- the folder of Ray's sockets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("length", [10, 36, 42, 60, 200])
+def test_a_folder_that_is_too_long_for_a_socket_is_not_used(variable, length, monkeypatch, tmp_path_factory, capsys):
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    long = "/" + "x" * (length - 1)
+    monkeypatch.setenv(variable, long)
+    found = cluster.temporary_folder()
+    folder = found or f"{long}/ray"
+    assert len(f"{folder}/session_2026-11-30_03-53-58_177962_4194304/sockets/plasma_store") <= 107
+    assert (found is None) == (length <= 36), "the user's own folder where it is short enough"
+    said = capsys.readouterr().out
+    assert said == "" if found is None else found in said and long in said and len(said.splitlines()) == 1
+
+
+def test_without_a_short_folder_the_line_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "x" * 100)
+    monkeypatch.setattr(cluster, "_SHORT_FOLDERS", ("/nowhere",))
+    with pytest.raises(ValueError, match="set RAY_TMPDIR to one of at most 37 characters, or give --local-mode"):
+        cluster.temporary_folder()
