@@ -14,7 +14,11 @@ _HEAD, _TAIL = 700, 290  # characters kept of a long line: what came is at its b
 def one_line(error: object) -> str:
     """An error's text in one line that cannot steer a terminal; of a very long one the middle is left out."""
     text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
-    return text if len(text) <= _HEAD + _TAIL + 3 else f"{text[:_HEAD]} … {text[-_TAIL:]}"
+    if len(text) <= _HEAD + _TAIL + 3:
+        return text
+    tail = text[-_TAIL:]
+    words = tail.partition(" ")[2]
+    return f"{cut_short(text, _HEAD)} {words if len(words) > _TAIL // 2 else tail}"
 
 
 def reader_has_gone() -> None:
@@ -42,3 +46,9 @@ def cut_short(text: str, most: int = 200) -> str:
 def shown(value: object) -> str:
     """A value of somebody's file as Python writes it, a long one cut short."""
     return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library says of its error: the first line, cut short; the error's name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut_short(" ".join(lines[0].split()))

@@ -9,10 +9,47 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+# What other programs and papers call the settings.
+_OTHER_NAMES = {
+    ours: other.split()
+    for ours, other in {
+        "learning_rate": "lr rate learningrate step_size",
+        "max_steps": "epochs epoch num_epochs num_train_epochs max_epochs steps num_steps train_steps iterations",
+        "batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
+        "eval_every": "eval_steps eval_interval eval_freq evaluation_steps",
+        "backbone": "model model_name base_model model_name_or_path model_id lm",
+        "task": "dataset dataset_name data benchmark",
+        "method": "peft_type technique algorithm",
+        "length": "n m num_virtual_tokens virtual_tokens prompt_length prompt_len prompt_size num_tokens soft_tokens",
+        "rank": "r lora_r lora_rank low_rank",
+        "alpha": "lora_alpha",
+        "weight_decay": "wd decay l2",
+        "optimizer": "optim optimiser opt",
+        "schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule",
+        "warmup": "warmup_ratio warmup_steps num_warmup_steps",
+        "clip_norm": "max_grad_norm grad_clip gradient_clip_val gradient_clipping clip",
+        "max_tokens": "max_length max_len max_seq_length max_seq_len seq_len max_source_length",
+        "train_examples": "num_train max_train_samples train_size",
+        "test_examples": "max_test_samples max_eval_samples test_size",
+        "shots": "k shot num_shots few_shot k_shot",
+        "precision": "dtype torch_dtype fp16 bf16 half",
+        "label_words": "verbalizer verbalizers labels",
+        "template": "prompt prompt_template pattern",
+        "placement": "position prompt_position",
+        "init": "initialization initialisation prompt_tuning_init",
+        "confirm_seeds": "seed seeds num_seeds n_seeds",
+        "trials": "num_trials n_trials num_samples",
+        "grace_steps": "grace grace_period min_steps",
+        "reduction_factor": "eta",
+    }.items()
+}
+
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """' Did you mean …?' when a valid name is close to `name`, else ''."""
-    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
+    """' Did you mean …?' when a valid name is close to `name`, or is what others call it; else ''."""
+    valid, plain = list(valid), str(name).lower().replace("-", "_")
+    close = [ours for ours, other in _OTHER_NAMES.items() if plain in other and ours in valid]
+    close += difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from lopt.places import Place, read_part, write
+from sweeps.json_kinds import as_kind
 
 _FIRST_BYTES = 1 << 16
 
@@ -54,12 +55,15 @@ def describe(path: Place) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, KeyError, TypeError: it is damaged.
+        ValueError: it is damaged.
     """
     begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
     size = 8 + int.from_bytes(begun[:8], "little")
     header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
-    return json.loads(json.loads(header)["__metadata__"]["trial"])
+    try:
+        return as_kind("its description", json.loads(json.loads(header)["__metadata__"]["trial"]), dict)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a checkpoint: {error}") from None
 
 
 def _sorted(folder: Place, key: str = "*") -> list[Place]:

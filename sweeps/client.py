@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from lopt.config import TrialConfig
+from lopt.errors import cut_short
 from sweeps.keeper import KEEPER, place
 from sweeps.trial import HANG_S, TIME, Execution, Job, Report, overdue
 
@@ -98,6 +99,6 @@ def _overdue(job: Mapping[str, Any], where: str) -> Report:
 
 def _given_up(job: Mapping[str, Any], step: int, error: Exception) -> Report:
     """Records a trial that workers die of."""
-    reason = " ".join(str(error).split())[:200]
+    reason = cut_short(" ".join(str(error).split()))
     run = Execution(job)
     return run.fail(RuntimeError(f"the worker died {DEATHS} times, the last time after step {step:,} ({reason})"))

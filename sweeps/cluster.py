@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,10 @@ from typing import Any
 from sweeps.budget import OutOfTime
 
 _NOTICE_S = 15.0  # a user is told what is waited for after so long
+# Ray's sockets lie in its temporary folder, and a socket's path has a limit.
+_SOCKET = "/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1"
+_MOST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # places for it where the usual one is too long
 _LOCAL_FOLDERS = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR")
 
 
@@ -29,6 +34,7 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         _have_token()
+    folder: dict[str, Any] = {} if address else {"_temp_dir": temporary_folder()}
     with _sigterm_kept():
         ray.init(
             # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.
@@ -37,6 +43,7 @@ def connect() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": _environment()} if address else None,
+            **folder,
         )
 
 
@@ -51,6 +58,29 @@ def _have_token() -> None:
             tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def temporary_folder() -> str | None:
+    """Where a Ray of this machine's own keeps its sockets and logs; None where its usual folder is short enough.
+
+    Raises:
+        ValueError: no folder is.
+    """
+    on_linux = sys.platform.startswith("linux")
+    usual = os.environ.get("RAY_TMPDIR") or (on_linux and os.environ.get("TMPDIR")) or "/tmp"  # as Ray
+    usual = os.path.join(usual, "ray")
+    most = _MOST_SOCKET - len(_SOCKET)
+    if len(os.fsencode(usual)) <= most:
+        return None
+    for folder in _SHORT_FOLDERS:
+        if os.access(folder, os.W_OK | os.X_OK):
+            short = f"{folder}/ray-{os.getuid()}"
+            print(f"Ray keeps its sockets and logs in {short}, for {usual} is too long for a socket", flush=True)
+            return short
+    raise ValueError(
+        f"Ray's folder {usual} is too long for a socket: set RAY_TMPDIR to one of at most {most - 4} characters, "
+        "or give --local-mode"
+    )
 
 
 def answer(asked: Any, left_s: float = math.inf, *, wants: Mapping[str, float] | None = None) -> Any:

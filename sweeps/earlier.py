@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopt import methods
 from lopt.config import TrialConfig, key_of, known_as
 from lopt.errors import one_line
 from lopt.records import TrialRecord
@@ -88,6 +89,22 @@ def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
         return space.misfit(cell, TrialConfig.from_dict(record.config))
     except ValueError as error:  # of a method or a task that is not here
         return one_line(error)
+
+
+def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options whose default has changed since the run began, with the value that its trials have.
+
+    configs: of the run's trials. An option that the space gives is not among them.
+    """
+    given = {name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}}
+    given |= {*space.base.get("options", {})}
+    return {
+        name: former
+        for config in configs
+        if config["method"] in methods.names()
+        for name, former in methods.get(config["method"]).FORMER_DEFAULTS.items()
+        if name not in given and config["options"].get(name) == former
+    }
 
 
 def _config_of(record: TrialRecord) -> TrialConfig | None:
@@ -280,7 +297,12 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def announce(
-    run: str, finished: list[TrialRecord], failed: list[TrialRecord], changed: list[str], misfits: Counter[str]
+    run: str,
+    finished: list[TrialRecord],
+    failed: list[TrialRecord],
+    changed: list[str],
+    misfits: Counter[str],
+    former: Mapping[str, Any],
 ) -> None:
     """Says with what a run goes on, and what of it no longer counts."""
     if changed:
@@ -290,3 +312,9 @@ def announce(
     if finished or failed:
         again = f"; {len(failed)} failed, tried again" if failed else ""
         print(f"continuing run {run}: {len(finished)} trials are finished{again}", flush=True)
+    for name, value in former.items():
+        print(
+            f"run {run} began with {name} {value}, which was the default then, and keeps it: it is one draw for all "
+            "seeds. --fresh or --name begins a run that draws it anew with each seed",
+            flush=True,
+        )

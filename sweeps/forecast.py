@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeps.points import trials_of
 from sweeps.scheduler import StratifiedASHA
+from sweeps.study import confirmed_winners
 from sweeps.trial import METRIC, TIME
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class Play:
         devices: GPUs, or nodes without one. concurrent: the most trials at once.
         quality: of the trials; pick: which kind a proposal is, given their number.
         finished: records of earlier commands, of which the rungs know.
+        trials: search trials of each cell, `points.trials_of` it.
         spared: asked whether a trial that would be stopped is audited, and runs to the end instead.
 
     Attributes:
@@ -138,6 +141,7 @@ class Play:
         pick: Callable[[int], Any] = lambda kinds: 0,
         finished: Iterable[TrialRecord] = (),
         spared: Callable[[], bool] = lambda: False,
+        trials: Sequence[int] = (),
     ) -> None:
         self._space, self._costs, self._concurrent = space, costs, concurrent
         self._quality, self._pick, self._spared = quality, pick, spared
@@ -148,7 +152,7 @@ class Play:
         self._asha.replay(finished)
         names = [cell.name for cell in space.cells]
         begun = Counter(record.cell for record in finished if record.phase == "search")
-        self._trials = [space.trials if cell.search else 1 for cell in space.cells]
+        self._trials = list(trials) or [trials_of(space, cell) for cell in space.cells]
         self._started = [min(most, begun[name]) for most, name in zip(self._trials, names, strict=True)]
         self._searching = [0] * len(names)
         self._found: list[dict[str, Cost]] = [{} for _ in names]  # the strata of a cell, each with a kind of its trials
@@ -157,7 +161,10 @@ class Play:
                 place = names.index(record.cell)
                 same = [cost for cost in costs[place] if cost.stratum == record.stratum]
                 self._found[place][record.stratum or ""] = (same or costs[place])[0]
-        self._confirmed = Counter(record.stratum for record in finished if record.phase == "confirm")
+        over = [
+            name for n, name in enumerate(names) if self._started[n] == self._trials[n]
+        ]  # else the winner may change
+        self._confirmed = Counter(stratum for stratum, _ in confirmed_winners(r for r in finished if r.cell in over))
         self._confirming = [False] * len(names)
         self._confirm: deque[tuple[int, Cost]] = deque()
         self._waiting: deque[_Trial] = deque()
@@ -311,17 +318,18 @@ def forecast(
     """The times within which 90 % of the played sweeps end. The steps of one are all slower or faster by one factor,
     whose logarithm has the standard deviation `spread`. audit: share of the trials to be stopped that run on."""
     finished, seconds, plays = list(finished), [], []
+    trials_each = [trials_of(space, cell) for cell in space.cells]
     for seed in range(draws):
         draw = np.random.default_rng(seed)
-        trials = sum(space.trials if cell.search else 1 for cell in space.cells)
         play = Play(
             space,
             costs,
             devices=devices,
             concurrent=concurrent,
-            quality=random_quality(draw, trials),
+            quality=random_quality(draw, sum(trials_each)),
             pick=draw.integers,
             finished=finished,
+            trials=trials_each,
             spared=lambda: bool(audit) and draw.random() < audit,  # noqa: B023  # called before the next draw
         ).run()
         plays.append(play)

@@ -30,6 +30,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lopt.errors import one_line
 from lopt.files import write_atomically
 from lopt.places import Place, Remote, redacted
 from lopt.records import now
@@ -37,6 +38,7 @@ from lopt.records import now
 LEASE_S = 60.0  # a lease that has not changed for so long is over
 RENEW_S = 10.0
 LOOK_S = 1.0  # how often a waiting command looks
+_ATTEMPTS = 10  # to lock a folder that others take away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +105,19 @@ def _machine() -> str:
 def _refusal(run: str, holder: dict[str, Any]) -> ValueError:
     who = "another command"
     if holder:
-        command = shlex.join(holder.get("command") or ()) or "a program"
+        words = holder.get("command")
+        command = shlex.join(map(str, words)) if isinstance(words, list) and words else "a program"
         who += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
         who += f", since {holder.get('since')}"
-    return ValueError(f"run {run!r} is being worked on by {who}. Wait for it or end it, or give --name for a new run")
+    return ValueError(
+        f"run {run!r} is being worked on by {one_line(who)}. Wait for it or end it, or give --name for a new run"
+    )
 
 
 def _parsed(content: bytes | str) -> dict[str, Any]:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -122,10 +127,10 @@ def _parsed(content: bytes | str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    holder = folder / ".holder"
     try:
-        lock.acquire()
+        lock = _lock(folder)
     except Timeout:
         found = ""
         with contextlib.suppress(OSError):
@@ -137,7 +142,36 @@ def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
+            _leave_no_trace(folder, new)
         lock.release()
+
+
+def _lock(folder: Path) -> Any:
+    """The lock of a run's folder, acquired.
+
+    Raises:
+        Timeout: another command has it.
+        OSError: it cannot be made there.
+    """
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            continue  # the folder was taken away by a command that left no trace
+        if (folder / ".lock").exists():
+            return lock
+        lock.release()  # and here its file
+    raise OSError(f"{folder} is taken away again and again")
+
+
+def _leave_no_trace(folder: Path, new: list[Path]) -> None:
+    """Takes the lock's file away, and the folders that came with it, where nothing else is: nothing has begun."""
+    if {file.name for file in folder.glob("*")} == {".lock"}:
+        (folder / ".lock").unlink()
+        for each in new:
+            each.rmdir()
 
 
 # --- behind a URL ------------------------------------------------------------------------------------------------
@@ -204,6 +238,9 @@ class _Lease(Hold):
         self._renewer.join()
         with contextlib.suppress(OSError):  # then it is over when it has not changed for long
             if not self.lost() and self._is_mine():
+                if self._holds_nothing_else():
+                    self._file(self._number).unlink(missing_ok=True)
+                    return
                 self._me["over"] = True
                 self._file(self._number).write_bytes(self._content())
 
@@ -215,6 +252,11 @@ class _Lease(Hold):
                 self._beat += 1
                 self._file(self._number).write_bytes(self._content())
                 self._renewed = self._clock.monotonic()
+
+    def _holds_nothing_else(self) -> bool:
+        """Whether the run has no file but this lease: nothing has begun. Only the first is taken away, for a number is
+        never given twice."""
+        return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
     def _is_mine(self) -> bool:
         """Whether the lease that counts is this one. Where several could create one number, the last to write it has
@@ -250,6 +292,6 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         os.kill(holder["process"], 0)
     except ProcessLookupError:
         return True
-    except OSError:  # another user's
+    except (OSError, OverflowError):  # another user's; no number of a process
         return False
     return False

@@ -10,6 +10,7 @@ from lopt import backbones, data, methods, tasks
 from lopt.config import METRICS, TrialConfig
 from lopt.errors import one_line
 from sweeps import sizes
+from sweeps.points import trials_of
 from sweeps.space import Space
 
 
@@ -59,6 +60,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         space = self.space.to_dict()
         for described, cell in zip(space["cells"], self.cells, strict=True):
+            described["trials"] = cell.trials
             described["trainable_parameters"] = cell.trainable
             described["stored_parameters"] = cell.stored
             described["materialised_parameters"] = cell.materialised
@@ -97,7 +99,7 @@ def make_plan(space: Space) -> Plan:
                 stored=counts.stored if counts else None,
                 materialised=counts.materialised if counts else None,
                 search={name: str(r) for name, r in cell.search.items()},
-                trials=space.trials if cell.search else 1,
+                trials=trials_of(space, cell),
             )
         )
     return Plan(space, tuple(cells))
@@ -119,7 +121,7 @@ def text(plan: Plan, run: str) -> str:
         f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
         f"  stopping   {_stopping(space)}",
         *_unusual(plan),
-        f"  trials     {plan.search_trials} search ({space.trials} a cell), then "
+        f"  trials     {plan.search_trials} search ({_a_cell(plan)}), then "
         + (f"each size's best with {seeds}" if confirm is None else f"{confirm} confirm (each winner with {seeds})"),
         f"  steps      about {_rounded(plan.expected_steps):,}, at most {plan.most_steps:,}"
         + (" and the confirm trials" if confirm is None else ""),
@@ -139,6 +141,17 @@ def text(plan: Plan, run: str) -> str:
 def notes(plan: Plan) -> list[str]:
     """What there is to know of the task's rows and label words before anything runs."""
     return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.example)))
+
+
+def _a_cell(plan: Plan) -> str:
+    """Trials of a cell; why they are fewer than the space's number, where they are."""
+    counts, asked = sorted({cell.trials for cell in plan.cells}), plan.space.trials
+    shown = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    if counts[0] == asked:
+        return f"{shown} a cell"
+    if not any(cell.search for cell in plan.cells):
+        return f"{shown} a cell: nothing is searched"
+    return f"{shown} a cell, not {asked}: every value of the lists is then tried"
 
 
 def _stopping(space: Space) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lopt.config import METRICS
-from lopt.errors import reader_has_gone
+from lopt.errors import cut_short, reader_has_gone
 from lopt.records import TrialRecord
 from sweeps.trial import TIME
 
@@ -153,7 +153,7 @@ def _event(job: Mapping[str, Any], record: TrialRecord | None) -> str:
         return text + "failed, its process died"
     if record.status == "failed":
         error = record.error or {}
-        return text + f"failed, {error.get('type')}: {_first_line(error.get('message'))[:120]}"
+        return text + f"failed, {error.get('type')}: {cut_short(_first_line(error.get('message')), 120)}"
     score = f", {_score(record)} held out" if record.selection_score is not None else ""
     test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
     return text + f"{record.status} at step {record.steps:,}{score}{test}"

@@ -10,6 +10,7 @@ from lopt.config import TrialConfig, key_of
 from lopt.errors import one_line
 from lopt.places import Place, contents
 from lopt.records import NewerSchemaError, TrialRecord
+from sweeps.json_kinds import as_kind
 
 USE_NEWER = "use the version of this program that wrote the run"
 
@@ -57,7 +58,12 @@ def parse(path: Place, content: bytes) -> TrialRecord:
     """
     try:
         text = content.decode("utf-8-sig")
-        record = TrialRecord.from_dict(_JSON.decode(text))
+        values = as_kind("a record", _JSON.decode(text), dict)
+        for name in ("config", "provenance"):
+            as_kind(name, values.get(name, {}), dict)
+        as_kind("options", values.get("config", {}).get("options", {}), dict)
+        as_kind("evaluations", values.get("evaluations", []), list)
+        record = TrialRecord.from_dict(values)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(record.to_dict(), ensure_ascii=False).encode()  # half characters fit no table and no terminal
         for name in ("selection_accuracy", "test_accuracy", "test_macro_f1", "majority_accuracy"):

@@ -191,7 +191,12 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
 
         print(probe.text(sweep.probe(given.price_per_hour)))
         return 0
-    return sweep.run()
+    try:
+        return sweep.run()
+    except (ValueError, OSError):
+        if aside and store.put_back(aside):
+            print(f"run {store.run} is as it was, for nothing has begun")
+        raise
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
@@ -244,7 +249,11 @@ def _duration(text: str) -> float:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
     if not found or float(found[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; valid: 90s, 30m, 2h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    if not found[2]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no unit; say {text}s, {text}m or {text}h: seconds, minutes, hours"
+        )
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def script() -> int:

@@ -15,9 +15,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from lopt.config import TrialConfig
-from lopt.ranges import Choice
 from lopt.records import TrialRecord
 from sweeps.earlier import teaches
+from sweeps.points import trials_of
 from sweeps.space import Cell, Space
 from sweeps.study import CellStudy, winner
 from sweeps.trial import METRIC, TIME, make_job
@@ -102,6 +102,7 @@ class SweepSearcher(Searcher):
         self._on_start, self._on_report, self._on_end, self._may_start = on_start, on_report, on_end, may_start
         self._on_let_go, self._again, self._take = on_let_go, again, take
         self._done = {record.key: record for record in finished}
+        self._tried: set[str] = set()  # keys of search trials that this command has begun, or will try again
         self._running: dict[str, _Running] = {}
         self._confirm: deque[tuple[_CellState, TrialConfig, str]] = deque()
         self._retry: deque[tuple[_CellState, TrialConfig]] = deque()
@@ -118,6 +119,7 @@ class SweepSearcher(Searcher):
             state.started = min(state.trials, state.started + 1)
             state.retries += 1
             self._retry.append((state, TrialConfig.from_dict(record.config)))
+            self._tried.add(record.key)
         for config, cell_name in interrupted:
             state = by_name.get(cell_name)
             if state is None or state.started >= state.trials or space.misfit(state.cell, config):
@@ -129,6 +131,7 @@ class SweepSearcher(Searcher):
             state.started += 1
             state.retries += 1
             self._retry.append((state, config))
+            self._tried.add(config.key)
         for state in self.cells:
             if state.study:
                 metric = space.example(state.cell).metric if lessons else ""
@@ -136,22 +139,17 @@ class SweepSearcher(Searcher):
             self._when_searched(state)
 
     def _state(self, cell: Cell, number: int) -> _CellState:
-        trials = self.space.trials if cell.search else 1
+        trials = trials_of(self.space, cell)
         # TPE that began as it did before would propose what has been tried.
         seeds = {"seed": number, "sampler_seed": number + 1000 * len(self._done)}
         study = CellStudy(cell, trials=trials, **seeds) if cell.search else None
-        state, over = _CellState(cell, study, trials), False
+        state = _CellState(cell, study, trials)
         for record in self._done.values():
             if record.phase == "search" and record.cell == cell.name:
                 state.records.append(record)
                 state.started = min(trials, state.started + 1)
                 if study:
                     study.replay(record)
-            elif record.phase == "confirm" and record.cell == cell.name:
-                # A short list of values can be used up before the number of trials is reached.
-                over = all(isinstance(made, Choice) for made in cell.search.values())
-        if over:
-            state.started = trials
         return state
 
     # --- Ray Tune's interface ----------------------------------------------------------------------------------
@@ -188,12 +186,13 @@ class SweepSearcher(Searcher):
             return None
         state = min(open_cells, key=lambda s: s.started)  # in turn; `min` keeps the cells' order among equals
         point = state.study.propose(trial_id, partial(self._known, state.cell)) if state.study else {}
-        if point is None:  # every value of a short list has been tried
+        if point is None:  # nothing new is left to try
             state.started = state.trials
             self._when_searched(state)
             return self._next(trial_id)
         state.started += 1
         config = self._search_config(state.cell, point)
+        self._tried.add(config.key)
         return _Running(state, "search", config, self.space.stratum(state.cell, config))
 
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
@@ -201,9 +200,7 @@ class SweepSearcher(Searcher):
 
     def _known(self, cell: Cell, point: Mapping[str, Any]) -> bool:
         key = self._search_config(cell, point).key
-        waiting = (config for _, config in self._retry)
-        running = (running.config for running in self._running.values())
-        return key in self._done or any(config.key == key for config in (*running, *waiting))
+        return key in self._done or key in self._tried
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         running = self._running.get(trial_id)

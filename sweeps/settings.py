@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lopt import backbones, methods, tasks
-from lopt.config import FIELDS
+from lopt.config import FIELDS, TrialConfig
 from lopt.ranges import Choice, Range, Real, Whole
 from lopt.registry import nearest
 from sweeps.space import SPACE_FIELDS, Cell, Space, searched
@@ -52,22 +53,53 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     values = tuple(_placed(key, _value(part)) for part in text.split(","))
     if None in values and (key in space.axes or len(values) > 1):
         raise ValueError(f"{key} is {text!r}; a list holds no empty value and no none")
+    if key in space.axes and _ends(text):
+        raise ValueError(
+            f"{key} is {text!r}, a range; it is an axis of space {space.name}: give a list, as in {key}=1,2"
+        )
     if key in space.axes:
         return dataclasses.replace(space, axes={**space.axes, key: values})
     is_searched = any(_names(cell, key) for cell in space.cells)
-    if is_searched and ":" in text:
-        return _with_range(space, key, _range(key, text))
+    if (
+        is_searched
+        and ":" in text
+        and any(_of_numbers(cell.search[n]) for cell in space.cells for n in _names(cell, key))
+    ):
+        return _with_search(space, key, partial(_range, key, text))
     if any(key in cell.fixed for cell in space.cells):
-        raise ValueError(f"{key} is fixed by the cells of space {space.name}; set a field that it leaves open")
+        raise ValueError(
+            f"{key} is fixed by the cells of space {space.name}. --set takes {_open(space)}; a space file of your own "
+            "can have other cells (docs/your-own.md)"
+        )
+    if key not in ("task", "backbone") and _ends(text):
+        raise ValueError(
+            f"{key} is {text!r}, a range, but space {space.name} does not search it: give one value. --set takes "
+            f"{_open(space)}; a space file of your own can search {key} (docs/your-own.md)"
+        )
     if len(values) == 1:
         fixed = _without_search(space, key, values[0]) if is_searched else space
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
     if is_searched:
-        return _with_range(space, key, _made(key, Choice, values))
+        return _with_search(space, key, lambda name, before: _made(key, Choice, values))
     lists = sorted({*space.axes, *names})
     raise ValueError(
         f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
     )
+
+
+def _open(space: Space) -> str:
+    """What of a space `--set` can change, in words."""
+    names = {name for cell in space.cells for name in cell.search}
+    fixed = {name for cell in space.cells for name in cell.fixed}
+    free = [
+        name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in {*fixed, *names}
+    ]
+    parts = [
+        ("lists for its axes", sorted(space.axes)),
+        ("lists and ranges for what it searches", sorted(names)),
+        ("one value for other fields", [*[name for name in free if name not in space.axes][:3], "…"]),
+    ]
+    return ", ".join(f"{what} ({', '.join(some)})" for what, some in parts if some)
 
 
 _NEVER = {"options", "seed", "data_revision", "model_revision"}
@@ -107,11 +139,51 @@ def _placed(key: str, value: Any) -> Any:
     return str(path.resolve()) if value not in built_in and os.path.isfile(path / marker) else value
 
 
-def _range(key: str, text: str) -> Range:
-    parts = [_value(part) for part in text.split(":")]
-    if len(parts) != 2 or not all(isinstance(p, int | float) for p in parts):
+def _ends(text: str) -> list[Any]:
+    """The two numbers of `low:high`; empty where the text is something else."""
+    ends = [_value(part) for part in text.split(":")]
+    return ends if len(ends) == 2 and all(isinstance(end, int | float) for end in ends) else []
+
+
+def _of_numbers(made: Range) -> bool:
+    return not isinstance(made, Choice) or all(isinstance(v, int | float) for v in made.values)
+
+
+def _range(key: str, text: str, name: str, before: Range) -> Range:
+    """Another range of a searched name, of the kind and the scale of the one before.
+
+    A list says no scale: it becomes what the method's own range is, else logarithmic where that is possible.
+    """
+    ends = _ends(text)
+    if not ends:
         raise ValueError(f"{key} is {text!r}; a range is low:high, as in learning_rate=0.01:0.5")
-    return _made(key, Real if key.endswith("learning_rate") else Whole, *parts, True)
+    log = ends[0] > 0 and _usual_log(name) if isinstance(before, Choice) else before.log
+    if log and ends[0] <= 0:
+        raise ValueError(f"{key} is {text!r}, but it is searched on a logarithmic scale ({before}): give low above 0")
+    return _made(key, Real if _is_real(name, before) else Whole, *ends, log)
+
+
+def _usual_log(name: str) -> bool:
+    found = [r for r in _usual_ranges(name) if not isinstance(r, Choice)]
+    return all(made.log for made in found)
+
+
+def _usual_ranges(name: str) -> list[Range]:
+    """What the methods say of a searched name; `lora.rank` asks LoRA alone."""
+    method, _, field = name.rpartition(".")
+    chosen = [methods.get(method)] if method in methods.names() else [methods.get(each) for each in methods.names()]
+    return [spec.ranges[field] for spec in chosen if field in spec.ranges]
+
+
+def _is_real(name: str, before: Range) -> bool:
+    """Whether a searched name takes real numbers; a list of whole ones does not say so."""
+    if not isinstance(before, Choice):
+        return isinstance(before, Real)
+    field = name.rpartition(".")[2]
+    if field in FIELDS:
+        return "float" in TrialConfig.__annotations__[field]
+    defaults = [methods.get(each).OPTIONS.get(field) for each in methods.names()]
+    return any(isinstance(value, float) for value in (*defaults, *before.values))
 
 
 def _made(key: str, kind: Callable[..., Range], *values: Any) -> Range:
@@ -121,11 +193,13 @@ def _made(key: str, kind: Callable[..., Range], *values: Any) -> Range:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _with_range(space: Space, key: str, made: Range) -> Space:
+def _with_search(space: Space, key: str, range_of: Callable[[str, Range], Range]) -> Space:
+    """The space with other ranges of a searched name; `range_of` makes each of the one before."""
+
     def change(cell: Cell) -> Cell:
-        names = _names(cell, key)
-        search = {**cell.search, **dict.fromkeys(names, made)}
-        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in made for name in names))
+        made = {name: range_of(name, cell.search[name]) for name in _names(cell, key)}
+        search = {**cell.search, **made}
+        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in r for name, r in made.items()))
         return dataclasses.replace(cell, search=search, first=first)
 
     return _map_cells(space, change)

@@ -22,6 +22,11 @@ class Settled:
         self._store = store
         self._old: list[dict[str, Any]] = []  # configurations of the run's trials
         self._found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._former: Mapping[str, Any] = {}
+
+    def keep(self, former: Mapping[str, Any]) -> None:
+        """Takes the values that the run's trials have of options whose default has changed since."""
+        self._former = former
 
     def as_begun(self, examples: Sequence[TrialConfig]) -> list[TrialConfig]:
         """The examples to prepare: where the precision is the machine's choice, in that of the run's own trials, for
@@ -57,7 +62,8 @@ class Settled:
                     )
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
-        return config.replace(**self._found[_decided_by(config)])
+        kept = {name: v for name, v in self._former.items() if name in config.options and config.options[name] is None}
+        return config.replace(**self._found[_decided_by(config)], options={**config.options, **kept})
 
 
 def _decided_by(config: TrialConfig) -> tuple[str, str, str]:

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
+from lopt.methods._prompt import PromptMethod
+from lopt.records import dumps
 from sweeps.space import Cell
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan
 
 RUNNING = 16  # trials at once, of which there are checkpoints
-# Bytes, as seen in finished runs: of a record and its row, of one evaluation, of an artifact's description.
-_RECORD, _EVALUATION, _DESCRIPTION = 3500, 250, 1500
+# Bytes, as seen in finished runs: of a record and its row, of one evaluation; of an artifact's description beside the
+# configuration, and of a tensor's name and shape: a prompt's, and a weight's inside its model.
+_RECORD, _EVALUATION, _DESCRIPTION = 3500, 250, 550
+_NAME, _LONG_NAME = 70, 120
 _FLOAT, _LOGIT = 4, 8
 _STATE = {"adafactor": 1, "adamw": 2}  # the optimiser's, in multiples of what is trained, at most
 
@@ -85,16 +89,30 @@ def _steps(plan: Plan) -> Iterator[tuple[Cell, float]]:
 
 
 def _artifact(config: TrialConfig) -> int:
-    """Factors, and the prompt that they make: with DePT an update of each text token, too."""
+    """Factors, what they make at the input, each tensor's name, and the description."""
     counts = methods.counts_of(config)
-    update = methods.get(config.method).text_limit(config.options) or 0
-    made = counts.materialised + update * backbones.facts(config.backbone).width
-    return _FLOAT * (counts.trainable + made) + _DESCRIPTION
+    described = len(dumps(config.to_dict()).encode()) + _DESCRIPTION
+    return _float(config) * (counts.trainable + counts.materialised) + _names(config) + described
+
+
+def _float(config: TrialConfig) -> int:
+    """Bytes of one number of what is trained."""
+    return 2 * _FLOAT if config.precision == "fp64" else _FLOAT
+
+
+def _names(config: TrialConfig) -> int:
+    """About the bytes that the names and shapes of an artifact's tensors take."""
+    method, facts = methods.get(config.method), backbones.facts(config.backbone)
+    if isinstance(method, PromptMethod):
+        return _NAME * (1 + sum(f.trainable for f in method.factors(methods.shape_of(config, facts)).values()))
+    if getattr(method, "has_adapter", False):
+        return 2 * _LONG_NAME * sum(count for count, _, _ in facts.adapted(config.options["targets"]))
+    return 12 * _LONG_NAME * facts.layers
 
 
 def _checkpoint(config: TrialConfig) -> int:
     """Factors, the best ones so far, and the optimiser's state."""
-    return _FLOAT * methods.counts_of(config).trainable * (2 + _STATE[str(config.optimizer)])
+    return _float(config) * methods.counts_of(config).trainable * (2 + _STATE[str(config.optimizer)])
 
 
 def _predictions(config: TrialConfig) -> int | None:

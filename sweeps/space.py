@@ -247,6 +247,9 @@ class Space:
         except ValueError as error:
             return str(error)
         have, want = config.to_dict(), of_cell.to_dict()
+        for name, former in methods.get(config.method).FORMER_DEFAULTS.items():  # of a run of an earlier version
+            if (want["options"].get(name), have["options"].get(name)) == (None, former):
+                want["options"][name] = former
         for name in SETTLED if want["precision"] == "auto" else SETTLED[:2]:
             have[name] = want[name]
         for name in ("task", "backbone"):  # a folder by its name, as in a trial's key

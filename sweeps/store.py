@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lopt.config import TrialConfig, known_as
+from lopt.errors import one_line
 from lopt.metrics import Predictions
 from lopt.places import Place, at_hand, check_replaces, move, place, redacted, remove_all, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps import checkpoint_file, lock
+from sweeps.json_kinds import as_kind, check_audits, check_baselines, check_manifest
 from sweeps.record_file import USE_NEWER, Damaged, checked_key, parse, read_all
 
 FINAL = ("complete", "stopped", "diverged")
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -58,6 +60,8 @@ class Store:
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
+        if len(run) > _LONGEST_NAME:
+            raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
         if not _NAME.fullmatch(run):
             raise ValueError(f"run name {run!r}: give letters, digits, '.', '_' and '-', the first a letter or digit")
         folder = place(out) / run
@@ -138,7 +142,7 @@ class Store:
         Raises:
             ValueError: it is damaged, or was written by a newer version of this program.
         """
-        found: dict[str, Any] | None = self._json("manifest.json", dict)
+        found: dict[str, Any] | None = self._json("manifest.json", check_manifest)
         version = (found or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
@@ -199,31 +203,38 @@ class Store:
 
     @_reached
     def baselines(self) -> list[dict[str, Any]]:
-        return self._json("baselines.json", list) or []
+        return self._json("baselines.json", check_baselines) or []
 
-    def _json(self, name: str, kind: type) -> Any:
-        """A file beside the records, None where there is none; ValueError when it does not hold a `kind`."""
+    def _json(self, name: str, check: Callable[[Any], None]) -> Any:
+        """A file beside the records, None where there is none; ValueError when `check` raises one."""
         path = self.folder / name
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text())
-            if not isinstance(found, kind):
-                raise ValueError(f"it holds a {type(found).__name__}")
+            found = json.loads(path.read_bytes())
+            check(found)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}): mend it, or give --name for a new run, --fresh to begin this one anew"
+                f"{path} is damaged ({one_line(error)}): mend it, or give --name for a new run, --fresh to begin this "
+                "one anew"
             ) from None
         return found
 
     def audits(self) -> dict[str, dict[str, float]]:
         """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
         until then."""
+        path = self.folder / "audits.json"
         try:
-            found = json.loads((self.folder / "audits.json").read_text())
-        except (OSError, ValueError):  # none yet, or damaged: then they are not known as such
+            found: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+            check_audits(found)
+        except OSError:  # none yet
             return {}
-        return found if isinstance(found, dict) else {}
+        except (ValueError, RecursionError) as error:
+            aside: Any = path.with_name(f"{path.name}.damaged")
+            path.rename(aside)
+            print(f"{path} is damaged ({one_line(error)}); set aside, as if no trial had been audited", flush=True)
+            return {}
+        return found
 
     @_reached
     def add_audit(self, record: TrialRecord) -> None:
@@ -288,7 +299,18 @@ class Store:
             number += 1
         with self.held():
             move(self.folder, aside)
+            (aside / ".holder").unlink(missing_ok=True)
         return aside.name
+
+    @_reached
+    def put_back(self, aside: str) -> bool:
+        """Gives a run that was put aside its name again, where nothing has come in its place; whether it did."""
+        if self.holds_a_run():
+            return False
+        with contextlib.suppress(OSError):
+            move(self.folder.with_name(aside), self.folder)
+            return True
+        return False
 
     @_reached
     def write_artifact(self, key: str, made: Path) -> None:
@@ -407,7 +429,7 @@ class Store:
                 described = checkpoint_file.describe(path)
                 config = TrialConfig.from_dict(self._here(described["config"]))
                 if described["phase"] == "search" and not self.path(config.key).exists():
-                    found.append((config, described["cell"]))
+                    found.append((config, as_kind("cell", described["cell"], str)))
         return found
 
     @_reached

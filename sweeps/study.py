@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -19,11 +19,12 @@ from ray.tune.search.optuna import OptunaSearch
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
+from sweeps.points import every_point
 from sweeps.record_file import config_of
 from sweeps.space import Cell, point_of
 from sweeps.trial import METRIC, TIME
 
-_ASK_AGAIN = 20
+_ASK_AGAIN, _BY_CHANCE = 20, 200
 _STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
@@ -126,22 +127,29 @@ class CellStudy(OptunaSearch):
             self._ot_trials[trial_id] = self._ot_trials.pop(config.key)
 
     def propose(self, trial_id: str, is_known: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
-        """The next point that is not known yet; None when every value of a short list has been tried.
+        """The next point that is not known yet; None when every point of the cell has been tried.
 
-        A sampler that keeps to known points is overruled by chance.
+        A sampler that keeps to known points is overruled by chance, and chance by a list of all points.
         """
-        usual = self._study.sampler
-        try:
-            for attempt in range(2 * _ASK_AGAIN):
-                if attempt == _ASK_AGAIN:
-                    self._study.sampler = optuna.samplers.RandomSampler(seed=len(self._study.trials))
-                point = self.suggest(trial_id) or {}
-                if not is_known(point):
-                    return point
-                self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
-        finally:
-            self._study.sampler = usual
+        for _ in range(_ASK_AGAIN):
+            point = self.suggest(trial_id) or {}
+            if not is_known(point):
+                return point
+            self._study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
+        for point in self._other_points():
+            if not is_known(point):
+                self._study.enqueue_trial(point)
+                return self.suggest(trial_id)
         return None
+
+    def _other_points(self) -> Iterator[dict[str, Any]]:
+        """Points at random, then, where there is an end to them, all."""
+        chance = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(self._study.trials)))
+        for _ in range(_BY_CHANCE):
+            asked = chance.ask()
+            self._suggested(asked)
+            yield asked.params
+        yield from every_point(self.cell) or ()
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if result["status"] == "running":
@@ -197,3 +205,19 @@ def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
         if able:
             return max(able, key=lambda r: (r.selection_score or 0.0, -(r.selection_loss or 0.0), r.key))
     return None
+
+
+def confirmed_winners(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
+    """The confirm trials of the winners of today, each with its stratum; those of an earlier winner are left out."""
+    records = list(records)
+    found = []
+    for stratum in dict.fromkeys(r.stratum or "" for r in records if r.phase == "search"):
+        own = [r for r in records if (r.stratum or "") == stratum]
+        best = winner(r for r in own if r.phase == "search")
+        if best is not None:
+            found += [(stratum, r) for r in own if r.phase == "confirm" and _unseeded(r) == _unseeded(best)]
+    return found
+
+
+def _unseeded(record: TrialRecord) -> dict[str, Any]:
+    return {name: value for name, value in record.config.items() if name != "seed"}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from lopt import commands
+from lopt.errors import cut_short
 from lopt.places import shown
 from lopt.records import TrialRecord
 from sweeps.plan import Plan
@@ -49,7 +50,7 @@ def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
     lines = [f"failed; {again} tries them again:"] if failed else []
     for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         message = " ".join(str((some[0].error or {}).get("message")).split())
-        lines.append(f"  {len(some)} × {kind}: {message[:200]}")
+        lines.append(f"  {len(some)} × {kind}: {cut_short(message)}")
         lines.append(f"    to see one: {commands.line('lopt', 'run', '--config', shown(store.path(some[0].key)))}")
     return lines
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import tasks
 from lopt.config import TrialConfig, known_as
+from lopt.errors import cut_short
 from lopt.records import TrialRecord, now
 from sweeps import summary
 from sweeps.budget import Budget, OutOfTime
-from sweeps.earlier import OtherRuns, announce, changes, check_moved, fitting, lessons
+from sweeps.earlier import OtherRuns, announce, changes, check_moved, fitting, former_defaults, lessons
 from sweeps.options import Options
 from sweeps.plan import Plan
 from sweeps.progress import Progress
@@ -83,7 +84,7 @@ class Sweep:
                 failed, _ = fitting(self.plan.space, failed)
                 fit = {record.key for record in (*finished, *failed)}
                 self._left_out = sorted(record.key for record in records if record.key not in fit)
-            announce(self.store.run, finished, failed, changed, misfits)
+            announce(self.store.run, finished, failed, changed, misfits, self._keep_former([*finished, *failed]))
             if finished and not failed and self._nothing_left(finished):
                 self.store.write_table()
                 self._noted_s = self._elapsed_s()  # looking took no part of the run
@@ -126,6 +127,7 @@ class Sweep:
             finished = [record for record in records if record.status in FINAL]
             if changed or self.store.left_out():
                 finished, _ = fitting(self.plan.space, finished)
+            self._keep_former(finished)
             examples = self.plan.space.all_examples
             baselines = [examples[place] for place in self._without_baseline(examples)]
             with contextlib.ExitStack() as stack:
@@ -147,6 +149,13 @@ class Sweep:
                 )
             self.store.write_prediction(found)
             return found
+
+    def _keep_former(self, records: list[TrialRecord]) -> dict[str, Any]:
+        """Options whose default has changed since the run began; its new trials have the value of its old ones."""
+        begun = (config.to_dict() for config, _ in self.store.interrupted())
+        former = former_defaults(self.plan.space, [*(record.config for record in records), *begun])
+        self._settle.keep(former)
+        return former
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
@@ -195,8 +204,7 @@ class Sweep:
         return prepared
 
     def _for_ray(self) -> dict[str, Any]:
-        space = self.plan.space
-        return {"trials": len(space.cells) * space.trials, "left_s": self._budget.left_s}
+        return {"trials": self.plan.search_trials, "left_s": self._budget.left_s}
 
     def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """One example for each baseline that is not in the store yet."""
@@ -345,7 +353,7 @@ class Sweep:
             from lopt.failure import failed_record
 
             error, _ = self._deaths.pop(trial_id, (None, True))
-            reason = f": {type(error).__name__}: {' '.join(str(error).split())[:500]}" if error else ""
+            reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
             record = failed_record(
                 TrialConfig.from_dict(job["config"]),
                 RuntimeError(f"the trial's process died (out of memory, or its machine vanished){reason}"),

@@ -43,6 +43,36 @@ def test_its_report_has_all_of_it(kept, capsys):
             assert f"{100 * record.test_accuracy:.1f}" in page
 
 
+@pytest.mark.parametrize("phase", ["confirm", "search"])
+def test_what_is_missing_is_trained_with_the_defaults_of_then(kept, capsys, phase):
+    """X0 of LoPT-2 was one for all seeds. Mixed with ones drawn anew, an interval would be neither."""
+    missing = [r for r in Store(kept.parent, kept.name).records() if r.phase == phase and r.cell == "lopt2 n=4 r=1"]
+    for record in missing[:1]:
+        (kept / "trials" / f"{record.key}.json").unlink()
+    assert main([*COMMAND, "--out", str(kept.parent), "--name", kept.name]) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"run {kept.name} began with x0_seed 0, which was the default then, and keeps it") == 1
+    records = [r for r in Store(kept.parent, kept.name).records() if r.cell == "lopt2 n=4 r=1"]
+    assert {r.config["options"]["x0_seed"] for r in records} == {0}
+    assert [r.phase for r in records].count("search") == 2
+    assert phase == "search" or missing[0].key in {r.key for r in records}, "the very trial that was missing"
+
+
+def test_a_new_run_takes_nothing_from_one_with_other_defaults(kept, capsys):
+    new = [*COMMAND, "--out", str(kept.parent), "--name", "new"]
+    assert main([*new, "--reuse", kept.name]) == 0
+    records = [r for r in Store(kept.parent, "new").records() if r.cell == "lopt2 n=4 r=1"]
+    assert {r.config["options"]["x0_seed"] for r in records} == {None}
+    assert not any(r.provenance.get("reused_from") for r in records)
+    assert "began with" not in capsys.readouterr().out
+
+
+def test_a_value_that_is_given_is_another_setting(kept, capsys):
+    command = [*COMMAND, "--out", str(kept.parent), "--name", kept.name]
+    assert main([*command, "--set", "x0_seed=5"]) == 2
+    assert "with other settings (x0_seed None → 5)" in capsys.readouterr().err
+
+
 def test_the_same_command_finds_it_finished(kept, capsys):
     before = {file: file.read_bytes() for file in (kept / "trials").iterdir()}
     assert main([*COMMAND, "--out", str(kept.parent), "--name", kept.name]) == 0

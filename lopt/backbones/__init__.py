@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lopt import registry
+from lopt.errors import reason_of
 from lopt.files import refuse_pointer
 from lopt.registry import nearest
 
@@ -239,7 +240,7 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"backbone {name!r}: its config.json is damaged ({error})") from None
     except Exception as error:  # the hub's client raises many kinds; all mean the same here
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
             f"gave none ({reason}).{nearest(name, names())}"

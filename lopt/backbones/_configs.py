@@ -9,6 +9,7 @@ from typing import Any
 
 from lopt.backbones import Facts
 from lopt.backbones._adapted import adapted_projections
+from lopt.errors import reason_of
 
 # Encoder-decoders that read and write as T5 does, by the model type of their config.
 T5_KINDS = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
@@ -135,7 +136,7 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
         with torch.device("meta"):
             return family.from_config(model_config)
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = reason_of(error)
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from lopt.backbones import facts, local_folder
 from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
+from lopt.errors import reason_of
 from lopt.files import refuse_pointer
 
 
@@ -283,7 +284,7 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, found = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
             "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
@@ -337,7 +338,7 @@ def revision_of(name: str) -> str:
 
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} is not on this machine and the hub gave none ({reason}); give a folder, set "
             "LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"

@@ -105,6 +105,7 @@ class Method(ABC):
     recipe: ClassVar[Recipe]
     ranges: ClassVar[Mapping[str, Range]]  # of the free search: learning_rate, length, rank and options
     OPTIONS: ClassVar[Mapping[str, Any]] = {}  # option -> default
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # option -> the default of versions before; their runs keep it
 
     @abstractmethod
     def counts(self, shape: Shape) -> Counts:
@@ -254,6 +255,8 @@ def choice_option(name: str, value: Any, valid: tuple[str, ...]) -> None:
 
 
 def seed_option(name: str, value: Any) -> None:
-    """Validates an option that is a seed."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise ValueError(f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}")
+    """Validates an option that is a seed; None is the trial's own."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32):
+        raise ValueError(
+            f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}, or none for the trial's own seed"
+        )

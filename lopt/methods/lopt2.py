@@ -21,7 +21,8 @@ class LoPT2(PromptMethod):
 
     The paper does not state the scales of X0, U and V. Here X0 and V are U[-0.5, 0.5] like LoPT-1's factors, and U is
     U[-1/√d, 1/√d] (a linear layer's usual bound), which keeps X0 U in the range where ELU bends; `u_bound` sets
-    another. X0 comes from `x0_seed` alone, so it need not be stored and is the same in every trial of that shape.
+    another. X0 comes from the trial's seed, so it need not be stored, and results over seeds include its draw; with
+    `x0_seed` it is the same for all seeds.
     activation: "elu", or "relu" or "gelu", which the paper found worse.
     """
 
@@ -34,8 +35,9 @@ class LoPT2(PromptMethod):
         "init_bound": 0.5,
         "u_bound": None,
         "x0_bound": 0.5,
-        "x0_seed": 0,
+        "x0_seed": None,
     }
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"x0_seed": 0}
 
     def check_options(self, options: dict[str, Any]) -> None:
         choice_option("activation", options["activation"], ACTIVATIONS)

@@ -17,10 +17,10 @@ MOST_RANK = 256
 
 
 class ULPT(PromptMethod):
-    """Z (n×r), scale s (d) and shift b (d) are trained, P (r×d) comes from `projection_seed` and stays; n·r + 2·d
-    parameters. As in the authors' code (MANGA-UOFA/ULPT), Z is N(0, 1), s ones, b zeros and P Xavier-uniform (the
-    paper says normal). Recipe, theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the
-    share), no decay of weights.
+    """Z (n×r), scale s (d) and shift b (d) are trained, P (r×d) comes from the trial's seed and stays; n·r + 2·d
+    parameters. With `projection_seed` P is the same for all seeds. As in the authors' code (MANGA-UOFA/ULPT), Z is
+    N(0, 1), s ones, b zeros and P Xavier-uniform (the paper says normal). Recipe, theirs on T5-base: AdamW at 0.6,
+    linear decay, 500 warm-up steps of 30,000 (hence the share), no decay of weights.
     """
 
     name = "ulpt"
@@ -31,7 +31,8 @@ class ULPT(PromptMethod):
         "learning_rate": Real(1e-2, 1.0, log=True),
         "rank": Whole(1, 64, log=True),
     }
-    OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "projection_seed": 0}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "projection_seed": None}
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"projection_seed": 0}
 
     def check_options(self, options: dict[str, Any]) -> None:
         seed_option("projection_seed", options["projection_seed"])

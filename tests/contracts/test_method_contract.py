@@ -101,6 +101,15 @@ def test_same_seed_same_bits(name):
     assert (logits_1 != logits_3).any()
 
 
+@pytest.mark.parametrize("name", PROMPT_METHODS)
+def test_a_fresh_seed_draws_everything_anew_that_is_random(name):
+    """Frozen matrices, too: an interval over seeds that left their draw out would be too narrow."""
+    first, second = initial_values(name, seed=1), initial_values(name, seed=2)
+    for factor, values in first.items():
+        if np.ptp(values):  # not a constant
+            assert (values != second[factor]).any(), factor
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_reloaded_gives_exactly_the_recorded_accuracy(name, tmp_path):
     trial = trained(config_for(name))

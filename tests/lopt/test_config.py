@@ -115,7 +115,7 @@ def test_the_list_above_names_every_field():
 _OLDER = [
     ("c3a4ffa7f138e73f", BASE),
     ("7be3b8db34bee80e", {**BASE, "method": "prompt_tuning", "rank": None}),
-    ("403a4dacea4d12ff", {**BASE, "method": "lopt2"}),
+    ("403a4dacea4d12ff", {**BASE, "method": "lopt2", "options": {"x0_seed": 0}}),  # the default then
     ("8ec3bbc12562e0f2", {**BASE, "optimizer": "adamw", "weight_decay": 1e-5, "schedule": "linear"}),
     (
         "48b3042266cb6489",
@@ -129,15 +129,9 @@ _OLDER = [
 @pytest.mark.parametrize(("key", "values"), _OLDER, ids=[key for key, _ in _OLDER])
 def test_trials_of_older_runs_keep_their_keys(key, values):
     assert TrialConfig(**values).key == key
-    now = {
-        "warmup": 0.0,
-        "shots": None,
-        "holdout": "train",
-        "metric": "accuracy",
-        "dropout": 0,
-        "options": {"placement": "prefix"},
-    }
-    assert TrialConfig(**values, **now).key == key, "said or not, the key is the same"
+    options = {**values.get("options", {}), "placement": "prefix"}
+    added = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0}
+    assert TrialConfig(**{**values, **added, "options": options}).key == key, "said or not, the key is the same"
 
 
 def test_what_came_later_counts_where_it_is_used():

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lopt import backbones, count_parameters, methods
+from lopt import backbones, count_parameters, load_prompt, methods
 from lopt.config import TrialConfig
 from lopt.methods import Shape
 from lopt.training import Trial
@@ -124,20 +124,47 @@ def test_lopt2_is_elu_between_two_projections():
     np.testing.assert_allclose(prompt.numpy(), by_hand, rtol=0, atol=1e-14)
 
 
-def test_x0_depends_on_its_own_seed_alone():
-    method = methods.get("lopt2")
-    options = method.check(length=6, rank=2, options={})
-    shape = Shape(length=6, rank=2, width=24, options=options)
-    other = Shape(length=6, rank=2, width=24, options={**options, "x0_seed": 1})
-    assert np.array_equal(method.initial_values(shape, 1)["X0"], method.initial_values(shape, 2)["X0"])
-    assert not np.array_equal(method.initial_values(shape, 1)["X0"], method.initial_values(other, 1)["X0"])
-    assert np.array_equal(method.initial_values(shape, 1)["U"], method.initial_values(other, 1)["U"])
+FROZEN = [("lopt2", "X0", "x0_seed"), ("ulpt", "P", "projection_seed")]
+
+
+@pytest.mark.parametrize(("name", "factor", "option"), FROZEN)
+def test_what_is_frozen_is_drawn_with_the_trials_seed_unless_it_has_one_of_its_own(name, factor, option):
+    method = methods.get(name)
+
+    def values(seed, **options):
+        filled = method.check(length=6, rank=2, options=options)
+        return method.initial_values(Shape(length=6, rank=2, width=24, options=filled), seed)
+
+    assert not np.array_equal(values(1)[factor], values(2)[factor])
+    assert np.array_equal(values(1, **{option: 7})[factor], values(2, **{option: 7})[factor])
+    assert np.array_equal(values(7)[factor], values(1, **{option: 7})[factor]), "the same stream"
+    for trained in values(1).keys() - {factor}:
+        assert np.array_equal(values(1)[trained], values(1, **{option: 7})[trained])
+
+
+@pytest.mark.parametrize(("name", "factor", "option"), FROZEN)
+def test_a_prompt_of_before_keeps_its_frozen_matrix(name, factor, option, tmp_path):
+    """Its configuration says 0, which was the default: one matrix for all seeds."""
+    shape = {"length": 4, "rank": 2, "learning_rate": 0.1}
+    quick = {"batch_size": 8, "max_steps": 2, "eval_every": 1, "precision": "fp32"}
+    config = TrialConfig(method=name, task="toy", backbone="tiny", seed=3, options={option: 0}, **shape, **quick)
+    trial = Trial(config)
+    for _ in trial:
+        pass
+    record = trial.finish(artifact=tmp_path / "prompt")
+    prompt = load_prompt(tmp_path / "prompt")
+    assert prompt.config.options[option] == 0
+    assert prompt.evaluate().accuracy == record.test_accuracy
+    frozen = {
+        seed: methods.get(name).frozen(config.replace(seed=seed), 32, dtype=torch.float64)[factor] for seed in (3, 4)
+    }
+    assert torch.equal(frozen[3], frozen[4])
 
 
 def test_the_streams_of_initial_values_are_these():
     """NumPy froze RandomState's streams; if these bits ever change, stored X0-less prompts could not be re-made."""
     values, _ = _factors(methods.get("lopt2"), 3, 1, 4)
-    np.testing.assert_allclose(values["X0"][0], np.random.RandomState([0, 2, 0]).uniform(-0.5, 0.5, 4), rtol=0)
+    np.testing.assert_allclose(values["X0"][0], np.random.RandomState([7, 2, 0]).uniform(-0.5, 0.5, 4), rtol=0)
 
 
 def test_the_rank_may_be_above_the_length_where_it_is_not_the_prompts():

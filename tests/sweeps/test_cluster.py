@@ -52,3 +52,28 @@ def test_ray_gets_a_token_where_it_cannot_keep_one_in_the_home_folder(tmp_path, 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that the one that is set goes with the test
     cluster._have_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+# --- the folder of Ray's sockets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("length", [10, 36, 42, 60, 200])
+def test_a_folder_that_is_too_long_for_a_socket_is_not_used(variable, length, monkeypatch, tmp_path_factory, capsys):
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    long = "/" + "x" * (length - 1)
+    monkeypatch.setenv(variable, long)
+    found = cluster.temporary_folder()
+    folder = found or f"{long}/ray"
+    assert len(f"{folder}/session_2026-11-30_03-53-58_177962_4194304/sockets/plasma_store") <= 107
+    assert (found is None) == (length <= 36), "the user's own folder where it is short enough"
+    said = capsys.readouterr().out
+    assert said == "" if found is None else found in said and long in said and len(said.splitlines()) == 1
+
+
+def test_without_a_short_folder_the_line_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "x" * 100)
+    monkeypatch.setattr(cluster, "_SHORT_FOLDERS", ("/nowhere",))
+    with pytest.raises(ValueError, match="set RAY_TMPDIR to one of at most 37 characters, or give --local-mode"):
+        cluster.temporary_folder()

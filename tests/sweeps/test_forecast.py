@@ -158,7 +158,7 @@ def test_what_is_finished_is_not_run_again_and_its_rungs_decide():
         make_record(config.replace(seed=1), accuracy=0.9, cell=cell.name, phase="confirm")
         for cell, config in zip(made.cells, configs, strict=True)
     ]
-    finished += [make_record(c, accuracy=0.9, cell=cell.name) for cell, c in zip(made.cells, configs, strict=True)]
+    finished += [make_record(c, accuracy=0.95, cell=cell.name) for cell, c in zip(made.cells, configs, strict=True)]
     assert play(made, finished=finished).seconds == 0.0
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from lopt import methods
 from sweeps import plan, settings, sizes, space
 from sweeps.run import main
 from sweeps.store import Store
@@ -37,6 +38,39 @@ def test_a_sweep_stays_within_what_was_said(tmp_path):
     assert disk.artifacts == pytest.approx(taken("artifacts"), rel=0.5)
     # Mostly the overhead of a Parquet file, at so few examples.
     assert disk.predictions < taken("predictions") < 10 * disk.predictions
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("placement", ["prefix", "suffix"])
+def test_a_trained_artifact_is_as_large_as_was_said(method, placement, tiny, tmp_path):
+    from lopt.training import Trial
+
+    spec = methods.get(method)
+    if placement == "suffix" and "placement" not in spec.OPTIONS:
+        pytest.skip(f"{method} has no prompt to place")
+    options = {"placement": placement} if "placement" in spec.OPTIONS else {}
+    shapes = [(4, 1, "fp32"), (20, 3, "fp32"), (100, 4, "fp32"), (40, 2, "fp64")]
+    for length, rank, precision in shapes if spec.uses_length or spec.uses_rank else shapes[:1]:
+        shape = {"length": length if spec.uses_length else None, "rank": rank if spec.uses_rank else None}
+        config = tiny.replace(
+            method=method, options=options, precision=precision, max_steps=1, eval_every=1, test_examples=8, **shape
+        )
+        trial, folder = Trial(config), tmp_path / f"{length}"
+        for _ in trial:
+            pass
+        trial.finish(artifact=folder)
+        written = sum(file.stat().st_size for file in folder.iterdir())
+        # In the smallest of them the description, whose numbers are of any length, is more than half.
+        assert abs(sizes._artifact(config) - written) <= max(0.05 * written, 150), (config.length, config.rank)
+
+
+def test_an_update_of_the_text_is_counted_once():
+    """Of a real model, where the descriptions are nothing: A, B and P, then P and A B as they stand at the input."""
+    made = settings.with_settings(
+        space.load("table2", "paper"), {"method": "dept", "task": "sst2", "confirm_seeds": "1"}
+    )
+    written = 4 * (40 * 768 + 45 * (256 + 768)) + 4 * (40 + 256) * 768
+    assert sizes.disk(plan.make_plan(made)).artifacts == pytest.approx(written, rel=0.01)
 
 
 def test_a_checkpoint_is_no_larger_than_was_said(tiny, tmp_path):

@@ -72,8 +72,8 @@ def test_manifest_and_baselines(store):
     found = store.manifest()
     assert (found["status"], found["started_at"]) == ("complete", began)
     assert found["command"] == ["x", "token=***", "s3://bucket"]
-    store.write_baselines([{"backbone": "b"}])
-    assert store.baselines() == [{"backbone": "b"}]
+    store.write_baselines([{"backbone": "b", "task": "t"}])
+    assert store.baselines() == [{"backbone": "b", "task": "t"}]
 
 
 def test_damaged_and_failed_records_are_set_aside(store, record, capsys):

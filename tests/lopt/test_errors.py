@@ -1,0 +1,58 @@
+"""What is said of an error: one line, whole words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lopt.errors import cut_short, one_line, reason_of
+from tests.bad_input import fixed
+
+ROOT = Path(__file__).resolve().parents[2]
+words = st.lists(st.text("abcdefghij", min_size=1, max_size=12), min_size=1, max_size=400).map(" ".join)
+
+
+@given(words, st.integers(40, 300))
+@fixed(100)
+def test_a_text_is_cut_between_words(text, most):
+    short = cut_short(text, most)
+    assert len(short) <= most
+    if short != text:
+        assert short.endswith(" …")
+        assert text.startswith(short[:-1]), "the last word is whole"
+        assert len(short) > most // 2
+
+
+@given(st.text(max_size=3000))
+@fixed(100)
+def test_a_line_is_cut_between_words_or_anywhere_in_one_without_end(text):
+    assert len(one_line(text)) <= 1000
+    assert len(one_line(text).splitlines()) <= 1
+
+
+def test_both_ends_of_a_long_line_are_whole_words():
+    said = one_line(" ".join(f"word{number}" for number in range(1000)))
+    head, _, tail = said.partition(" … ")
+    assert all(re.fullmatch(r"word\d+", word) for word in (*head.split(), *tail.split()))
+    assert head.endswith("word" + head.rpartition("word")[2]) and tail.endswith("word999")
+    assert len(one_line("x" * 5000)) <= 1000
+
+
+def test_the_reason_is_the_first_line_or_the_errors_name():
+    assert reason_of(ValueError("no such file\nand a lot\nmore")) == "no such file"
+    assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(ValueError(" ".join(["word"] * 100))).endswith("word …")
+
+
+def test_no_message_is_cut_at_a_number_of_characters():
+    """`[:160]` cuts words; `cut_short` does not."""
+    for package in ("lopt", "sweeps", "analysis"):
+        for file in (ROOT / package).rglob("*.py"):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                assert not re.search(r"(split\(\)\)|message|error\)|reason|__name__\]\)\[0\]\)?)\[:\d+\]", line), (
+                    file,
+                    line,
+                )
