@@ -38,7 +38,7 @@ class Info:
 def compute(group: Group) -> Info | Missing:
     curves = []
     for trial in sorted(group.trials, key=lambda t: t.key):
-        seen = [(e.step, e.selection_accuracy) for e in trial.evaluations if e.selection_accuracy is not None]
+        seen = [(e.step, e.selection_score) for e in trial.evaluations if e.selection_score is not None]
         if seen:
             steps, accuracies = zip(*sorted(seen), strict=True)
             curves.append(

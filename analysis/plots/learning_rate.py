@@ -21,7 +21,7 @@ class Point:
     method: str
     rank: int | None
     learning_rate: float
-    selection_accuracy: float | None  # None: diverged before the first evaluation
+    selection_score: float | None  # None: diverged before the first evaluation
     status: str
 
 
@@ -37,14 +37,14 @@ def compute(group: Group) -> Info | Missing:
             method=t.method,
             rank=t.rank,
             learning_rate=t.learning_rate,
-            selection_accuracy=t.selection_accuracy,
+            selection_score=t.selection_score,
             status=t.status,
         )
         for t in sorted(group.trials, key=lambda t: t.key)
         if t.phase == "search" and t.learning_rate and t.status != "failed"
-        if t.selection_accuracy is not None or t.status == "diverged"
+        if t.selection_score is not None or t.status == "diverged"
     )
-    scored = {point.learning_rate for point in points if point.selection_accuracy is not None}
+    scored = {point.learning_rate for point in points if point.selection_score is not None}
     if len(scored) < 2:
         return Missing("it needs search trials at two learning rates")
     return Info(group=group, points=points)
@@ -54,7 +54,7 @@ def draw(info: Info) -> Figure:
     methods = in_order(p.method for p in info.points)
     with matplotlib.rc_context(style.RC):
         rates = [p.learning_rate for p in info.points]
-        heights = [100 * p.selection_accuracy for p in info.points if p.selection_accuracy is not None]
+        heights = [100 * p.selection_score for p in info.points if p.selection_score is not None]
         floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
         looks = style.level_styles(p.rank for p in info.points)
         handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
@@ -63,7 +63,7 @@ def draw(info: Info) -> Figure:
             own = [p for p in info.points if p.method == method]
             alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
             for p, x in zip(own, _beside(own), strict=True):
-                y = floor if p.selection_accuracy is None else 100 * p.selection_accuracy
+                y = floor if p.selection_score is None else 100 * p.selection_score
                 alike.setdefault((p.rank, p.status), []).append((x, y))
             for (rank, status), points in alike.items():
                 colour, marker = looks[rank]
@@ -123,7 +123,7 @@ def caption(info: Info) -> str:
 def data(info: Info) -> list[Row]:
     return [
         {"method": p.method, "rank": p.rank, "learning_rate": p.learning_rate, "status": p.status}
-        | {"selection_percent": None if p.selection_accuracy is None else 100 * p.selection_accuracy}
+        | {"selection_percent": None if p.selection_score is None else 100 * p.selection_score}
         for p in info.points
     ]
 
