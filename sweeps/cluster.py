@@ -30,7 +30,7 @@ def connect() -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    folder = {} if address else {"_temp_dir": temporary_folder()}
+    folder: dict[str, Any] = {} if address else {"_temp_dir": temporary_folder()}
     with _sigterm_kept():
         ray.init(
             # A stale file of an earlier cluster makes a plain init connect to it, so "local" is said outright.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import usual_signals
+
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--space", "smoke", "--local-mode", "--set", "trials=1", "--set", "max_steps=4")
 BROKEN_TRIAL = """
@@ -88,11 +90,12 @@ def test_a_sweep_goes_on_when_nobody_reads_its_progress_any_more(tmp_path):
 
 
 def test_130_interrupted(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    with usual_signals():
+        process = subprocess.Popen(
+            [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
     for line in process.stdout:
         if "preparing" in line:
             break
