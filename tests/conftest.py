@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 _OF_THE_USER = ("AWS_", "RAY_ADDRESS", "TUNE_", "LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_TEXT_CACHE_GB", "COLUMNS",
-                "NO_COLOR", "FORCE_COLOR", "PYTHONOPTIMIZE", "PYTHONWARNINGS")  # fmt: skip
+                "NO_COLOR", "FORCE_COLOR", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONUNBUFFERED")  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")

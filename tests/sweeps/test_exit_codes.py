@@ -112,13 +112,15 @@ def test_1_anything_else_is_a_fault_of_the_program_and_shows_where(tmp_path):
     assert "on purpose" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--dry-run",), ("--dry-run", "--json")])
+@pytest.mark.parametrize("arguments", [("--dry-run",), ("--dry-run", "--json"), ("--help",)])
 def test_1_when_nobody_reads_the_output_without_a_word(arguments):
+    """Also where Python keeps the output back until the end, as it does unless told otherwise."""
     reader, writer = os.pipe()
     os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "sweeps/run.py", "--space", "smoke", *arguments],
-        cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60,
+        cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered,
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
