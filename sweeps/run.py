@@ -120,11 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        given = parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse prints its one line itself
-        return int(stop.code or 0)
-    try:
-        return _run(given, arguments)
+        code = _parsed_and_run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is no fault
+        return code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
@@ -140,6 +138,14 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _parsed_and_run(arguments: list[str]) -> int:
+    try:
+        given = parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse prints its one line itself
+        return int(stop.code or 0)
+    return _run(given, arguments)
 
 
 def _run(given: argparse.Namespace, arguments: list[str]) -> int:

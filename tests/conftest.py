@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ from tests.s3 import anywhere, s3, s3_server, url  # noqa: F401  # fixtures
 settings.register_profile("lopt", deadline=None)  # no test asserts a time
 settings.load_profile("lopt")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+_OF_THE_USER = ("AWS_", "RAY_ADDRESS", "TUNE_", "LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_TEXT_CACHE_GB", "COLUMNS",
+                "NO_COLOR", "FORCE_COLOR", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONUNBUFFERED")  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_the_users_settings() -> Iterator[None]:
+    """Variables of the user's reach neither the tests nor the processes that they start, of whatever fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(_OF_THE_USER)]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(autouse=True)

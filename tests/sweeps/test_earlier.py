@@ -113,7 +113,9 @@ def test_fresh_begins_anew_whatever_has_become_of_the_manifest(tmp_path, capsys,
 def test_a_command_that_began_nothing_leaves_nothing_to_keep(tmp_path, monkeypatch):
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
     assert sweep(tmp_path, "--set", "task=sst2") == 2
-    assert (tmp_path / "smoke-paper").is_dir()
+    assert not (tmp_path / "smoke-paper").exists()
+    (tmp_path / "smoke-paper").mkdir()  # as a command that was killed leaves it
+    (tmp_path / "smoke-paper" / ".lock").touch()
     monkeypatch.delenv("LOPT_DATA_DIR")
     assert sweep(tmp_path, "--set", "trials=1", "--fresh", "--max-trials", "1") == 4
     assert not (tmp_path / "smoke-paper-before-1").exists()

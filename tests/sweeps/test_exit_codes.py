@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import usual_signals
+
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--space", "smoke", "--local-mode", "--set", "trials=1", "--set", "max_steps=4")
 BROKEN_TRIAL = """
@@ -88,11 +90,12 @@ def test_a_sweep_goes_on_when_nobody_reads_its_progress_any_more(tmp_path):
 
 
 def test_130_interrupted(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    with usual_signals():
+        process = subprocess.Popen(
+            [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
     for line in process.stdout:
         if "preparing" in line:
             break
@@ -109,13 +112,15 @@ def test_1_anything_else_is_a_fault_of_the_program_and_shows_where(tmp_path):
     assert "on purpose" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--dry-run",), ("--dry-run", "--json")])
+@pytest.mark.parametrize("arguments", [("--dry-run",), ("--dry-run", "--json"), ("--help",)])
 def test_1_when_nobody_reads_the_output_without_a_word(arguments):
+    """Also where Python keeps the output back until the end, as it does unless told otherwise."""
     reader, writer = os.pipe()
     os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "sweeps/run.py", "--space", "smoke", *arguments],
-        cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60,
+        cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered,
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")

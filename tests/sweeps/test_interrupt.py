@@ -14,6 +14,7 @@ import pandas
 import pytest
 
 from sweeps.store import Store
+from tests.processes import usual_signals
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,15 +34,16 @@ FAR_APART = settings(eval_every=200, evaluations=2, trials=1)
 
 def start(tmp_path, *more, values=SHORT):
     """The command in a process group of its own, as a shell starts it."""
-    return subprocess.Popen(
-        [sys.executable, "sweeps/run.py", "--space", "smoke", *values, "--out", str(tmp_path), *more],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
+    with usual_signals():
+        return subprocess.Popen(
+            [sys.executable, "sweeps/run.py", "--space", "smoke", *values, "--out", str(tmp_path), *more],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
 
 
 def read_until(process, words):
@@ -174,3 +176,19 @@ def test_a_signal_that_the_parent_wants_ignored_stays_ignored():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "alive\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_processes_of_tests_end_at_a_signal_that_is_ignored_here(number):
+    """As in the background of a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with usual_signals():
+            process = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"],
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+        assert process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(30) == -number or process.returncode == 1
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
