@@ -22,7 +22,8 @@ class Folders:
         made = dict(config)
         for field, revision in _REVISIONS.items():
             path = config.get(field)
-            if isinstance(path, str) and Path(path).is_absolute():
+            known = config.get(revision) is not None  # without it two folders of one name may hold anything
+            if known and isinstance(path, str) and Path(path).is_absolute():
                 name = Path(path).name
                 latest = (getattr(cell, field) for cell in planned if Path(getattr(cell, field)).name == name)
                 latest_path = next(latest, path)

@@ -232,7 +232,7 @@ def _table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, st
     return Item(stem=stem, title=spec.title, table=table), texts
 
 
-def _figure(spec: PlotSpec, info: object) -> tuple[Figure, str, str]:
+def _figure(spec: PlotSpec, info: object) -> "tuple[Figure, str, str]":
     """A figure, its caption, and its data as CSV."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

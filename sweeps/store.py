@@ -427,7 +427,7 @@ class Store:
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 described = checkpoint_file.describe(path)
-                config = TrialConfig.from_dict(self._here(described["config"]))
+                config = TrialConfig.from_dict(self._here(as_kind("its settings", described["config"], dict)))
                 if described["phase"] == "search" and not self.path(config.key).exists():
                     found.append((config, as_kind("cell", described["cell"], str)))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -157,5 +158,6 @@ def test_beyond_the_gpu_hours_nothing_starts_and_what_runs_ends(clock, gpu_time)
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_a_trial_in_this_process_has_its_gpu_alone(tmp_path, monkeypatch, gpus):
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
-    made = Sweep(None, Store(tmp_path, "r"), Options(local_mode=True), [])
+    plan = SimpleNamespace(space=SimpleNamespace(all_examples=[]))
+    made = Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), [])
     assert made._gpus_of({"shared": True}) == gpus

@@ -69,7 +69,7 @@ def test_an_update_of_the_text_is_counted_once():
     made = settings.with_settings(
         space.load("table2", "paper"), {"method": "dept", "task": "sst2", "confirm_seeds": "1"}
     )
-    written = 4 * (40 * 768 + 45 * (256 + 768)) + 4 * (40 + 256) * 768
+    written = 4 * (60 * 768 + 30 * (256 + 768)) + 4 * (60 + 256) * 768
     assert sizes.disk(plan.make_plan(made)).artifacts == pytest.approx(written, rel=0.01)
 
 
