@@ -213,8 +213,9 @@ def _software() -> dict[str, Any]:
 def _git() -> dict[str, Any]:
     """Commit and dirty flag of the checkout this package lives in; None when it is no checkout.
 
-    Dirty: a file that git tracks has changed, or a Python file of the three packages is in no commit, such as a method
-    of the user's own. Other files that git does not track, such as data and results, are no part of the program.
+    Dirty: a file of the three packages that git tracks has changed, or a Python file of them is in no commit, such as a
+    method of the user's own. Other files, such as data, results, a filled-in cluster.yaml or a page of the
+    documentation, decide no number.
     """
     root = Path(__file__).resolve().parent.parent
 
@@ -225,7 +226,7 @@ def _git() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             raise OSError("installed inside another repository")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
         new = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE))
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):

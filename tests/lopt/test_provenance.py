@@ -26,7 +26,8 @@ def committed(tmp_path_factory):
     for name in ("sweeps", "analysis"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("")
-    (folder / "README.md").write_text("read me")
+    for name in ("README.md", "cluster.yaml"):
+        (folder / name).write_text("read me")
     (folder / ".gitignore").write_text("__pycache__/\n/results/\n")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
@@ -59,7 +60,8 @@ def dirty(folder):
         ("sweeps/spaces/new folder/mine.py", True),
         ("analysis/plots/mine.py", True),
         ("lopt/config.py", True),
-        ("README.md", True),
+        ("README.md", False),
+        ("cluster.yaml", False),
     ],
 )
 def test_what_makes_a_checkout_unclean(committed, tmp_path, name, expected):
