@@ -71,15 +71,16 @@ def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[s
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
-    """How many special tokens there are when no column spells one out: those of the template, and around it."""
+def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """The special tokens that there are when no column spells one out: those of the template, and around it."""
     names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
 
 
-def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
     special = special_tokens.ids_of(tokenizer)
-    return sum(i in special for i in ids)
+    return [i for i in ids if i in special]
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **more: Any) -> Any:
