@@ -40,6 +40,11 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return made
 
 
+def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that a tokenizer appends to every text."""
+    return [str(tokenizer.convert_ids_to_tokens(i)) for i in _around(tokenizer)[1]]
+
+
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Ids of the special tokens that a tokenizer puts before and after every text."""
     from tokenizers import Tokenizer, models
