@@ -114,15 +114,19 @@ def encode(
             return tuple(ids), cut
         # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
         inside = [a for a, b in offsets if a >= start and b <= end and b > a]
-        if len(inside) <= excess:
+        whole, shorter = fields[task.cut], ""
+        if len(inside) > excess:
+            kept = whole[: inside[-excess] - start].rstrip()
+            shorter = kept if len(kept) < len(whole) else whole[:-1]
+            # A character may have several tokens, and of the first one not all may fit: what does is found by halves.
+            shorter = shorter or whole[: len(whole) // 2].rstrip()
+        if not shorter:
             others = ", ".join(name for name in task.columns if name != task.cut)
             filled = f", with {others} in it," if others else ""
             raise ValueError(
                 f"the template {template!r}{filled} leaves no room for {task.cut} in {most} tokens: shorten it or the "
                 "prompt, or raise max_tokens"
             )
-        kept = fields[task.cut][: inside[-excess] - start].rstrip()
-        shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]
         fields[task.cut], cut = shorter, True
 
 
