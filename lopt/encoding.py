@@ -71,15 +71,16 @@ def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[s
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
-    """How many special tokens there are when no column spells one out: those of the template, and around it."""
+def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """The special tokens that there are when no column spells one out: those of the template, and around it."""
     names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
 
 
-def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
     special = special_tokens.ids_of(tokenizer)
-    return sum(i in special for i in ids)
+    return [i for i in ids if i in special]
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **more: Any) -> Any:
@@ -113,15 +114,19 @@ def encode(
             return tuple(ids), cut
         # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
         inside = [a for a, b in offsets if a >= start and b <= end and b > a]
-        if len(inside) <= excess:
+        whole, shorter = fields[task.cut], ""
+        if len(inside) > excess:
+            kept = whole[: inside[-excess] - start].rstrip()
+            shorter = kept if len(kept) < len(whole) else whole[:-1]
+            # A character may have several tokens, and of the first one not all may fit: what does is found by halves.
+            shorter = shorter or whole[: len(whole) // 2].rstrip()
+        if not shorter:
             others = ", ".join(name for name in task.columns if name != task.cut)
             filled = f", with {others} in it," if others else ""
             raise ValueError(
                 f"the template {template!r}{filled} leaves no room for {task.cut} in {most} tokens: shorten it or the "
                 "prompt, or raise max_tokens"
             )
-        kept = fields[task.cut][: inside[-excess] - start].rstrip()
-        shorter = kept if len(kept) < len(fields[task.cut]) else fields[task.cut][:-1]
         fields[task.cut], cut = shorter, True
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _fault(task: Task, row: Row, label: int | None) -> str:
             return f": {column} is {shown(text)}; give text, or take the row out"
     if label is None:
         valid = ", ".join(task.classes)
-        if not _named_by_digits(task.classes):
+        if not _named_by_numbers(task.classes):
             valid = f"0 to {len(task.classes) - 1} ({valid})"
         return f": {task.label} is {shown(row[task.label])}; valid: {valid}"
     return ""
@@ -127,27 +128,34 @@ def _fault(task: Task, row: Row, label: int | None) -> str:
 
 def _class_number(task: Task, value: Any) -> int | None:
     """The number of a class given by name, else by number; None for neither."""
-    by_digits = _named_by_digits(task.classes)
-    if type(value) is int and 0 <= value < len(task.classes) and not by_digits:  # almost every row: at once
+    by_numbers = _named_by_numbers(task.classes)
+    if type(value) is int and 0 <= value < len(task.classes) and not by_numbers:  # almost every row: at once
         return value
-    if not isinstance(value, str | int):  # a null is not the class "None"
+    if not isinstance(value, str | int | float) or value != value:  # a null is not the class "None", nor one "nan"
         return None
     name = str(value).strip()
     if isinstance(value, bool) and name not in task.classes:
         name = name.lower()  # as JSON writes it
     if name in task.classes:
         return task.classes.index(name)
-    if by_digits:  # of classes 1 to 5, 0 is not the first
+    number = None if isinstance(value, bool) else _number(name)
+    if number is None:
         return None
-    if isinstance(value, str) and name.isdecimal() and len(name) < 10:  # CSV holds text only
-        value = int(value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < len(task.classes) else None
+    if by_numbers:  # of classes 1 to 5, 0 is not the first; 1.0 is the class 1, as pandas writes it beside a gap
+        named = [i for i, other in enumerate(task.classes) if _number(other) == number]
+        return named[0] if len(named) == 1 else None
+    return int(number) if 0 <= number < len(task.classes) and number == int(number) else None
+
+
+@lru_cache(maxsize=256)
+def _number(name: str) -> Decimal | None:
+    """The number that a text spells in digits, perhaps with a sign and a point; None for any other text."""
+    return Decimal(name) if re.fullmatch(r"-?\d+(\.\d+)?", name) else None
 
 
 @lru_cache(maxsize=32)
-def _named_by_digits(classes: tuple[str, ...]) -> bool:
-    return any(name.isdecimal() for name in classes)
+def _named_by_numbers(classes: tuple[str, ...]) -> bool:
+    return any(_number(name) is not None for name in classes)
 
 
 def _reported(examples: Sequence[Example], division: Division) -> set[int]:

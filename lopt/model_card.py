@@ -56,7 +56,7 @@ template = {template!r}
 label_words = {label_words}
 fields = {fields}
 
-inputs = tokenizer(template.format(**fields), return_tensors="pt")
+inputs = tokenizer(template.format(**fields), return_tensors="pt"){trimmed}
 {call}
 first_tokens = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in label_words.values()]
 probabilities = logits[first_tokens].float().softmax(-1)
@@ -81,7 +81,7 @@ class _Reading:
 
 _CAUSAL = _Reading(
     "AutoModelForCausalLM",
-    "The label is read at the last token.",
+    "The label is read at the last token of the template.",
     """\
 with torch.no_grad():
     output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
@@ -98,6 +98,11 @@ with torch.no_grad():
     )
 logits = output.logits[0, 1]  # at the decoder's second step""",
 )
+
+
+_TRIMMED = """
+for name in inputs:
+    inputs[name] = inputs[name][:, :-{count}]  # without {end}, which the tokenizer appends"""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def model_card(prompt: Prompt, base: Base) -> str:
     template = backbone.complete(config.template or "")
     words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
+    end = getattr(backbone, "left_out", ())
     return _CARD.format(
         front=_front(prompt, base),
         title=title,
@@ -153,6 +159,7 @@ def model_card(prompt: Prompt, base: Base) -> str:
         dtype="bfloat16" if config.precision == "bf16" else "float32",
         label_words=repr(words),
         fields=repr({column: f"The {column} goes here." for column in task.columns}),
+        trimmed=_TRIMMED.format(count=len(end), end=" ".join(end)) if end else "",
         call=reading.call,
         training=_training(config),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,22 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return made
 
 
+def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that a tokenizer appends to every text."""
+    return [str(tokenizer.convert_ids_to_tokens(i)) for i in _around(tokenizer)[1]]
+
+
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Ids of the special tokens that a tokenizer puts before and after every text."""
-    probe = tokenizer("a", return_special_tokens_mask=True)
-    ids, mask = probe["input_ids"], probe["special_tokens_mask"]
-    first = mask.index(0) if 0 in mask else len(mask)
-    last = len(mask) - mask[::-1].index(0) if 0 in mask else len(mask)
+    from tokenizers import Tokenizer, models
+
+    # A token of our own: a text might have none, such as an "a" in a vocabulary of amino acids.
+    reading = Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+    processor = tokenizer.backend_tokenizer.post_processor
+    if processor is not None:
+        reading = processor.process(reading)
+    ids, mask = reading.ids, reading.special_tokens_mask
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
     return ids[:first], ids[last:]
 
 
@@ -69,20 +80,17 @@ def as_text(
     if plain is None:
         return None
     own = [m for m in _pattern(tokenizer).finditer(text) if all(m.end() <= a or m.start() >= b for a, b in inserted)]
-    ends, begins = [*(m.start() for m in own), len(text)], [0, *(m.end() for m in own)]
-    parts = [text[a:b] for a, b in zip(begins, ends, strict=True)]
-    plainly = [plain.encode(part, add_special_tokens=False) for part in parts]
-    usual = (tokenizer.backend_tokenizer.encode(part, add_special_tokens=False).ids for part in parts)
-    if all(ids == encoding.ids for ids, encoding in zip(usual, plainly, strict=True)):
+    # In one piece, with those of the template under their other names: a tokenizer may read a text's first word
+    # otherwise than one after a special token (Metaspace with prepend_scheme "first").
+    places = [m.start(str(m.lastgroup)) for m in own]
+    cuts = list(zip([0, *places], [*places, len(text)], strict=True))
+    encoding = plain.encode(_NOWHERE.join(text[a:b] for a, b in cuts), add_special_tokens=False)
+    if encoding.ids == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
         return None
     before, after = _around(tokenizer)
-    ids, offsets = list(before), [(0, 0)] * len(before)
-    for number, encoding in enumerate(plainly):
-        ids += encoding.ids
-        offsets += [(a + begins[number], b + begins[number]) for a, b in encoding.offsets]
-        if number < len(own):
-            ids.append(int(str(own[number].lastgroup)[1:]))
-            offsets.append(own[number].span())
+    added = [place + number for number, place in enumerate(places)]  # characters that the text does not have
+    spans = [(a - bisect_left(added, a), b - bisect_left(added, b)) for a, b in encoding.offsets]
+    ids, offsets = [*before, *encoding.ids], [(0, 0)] * len(before) + spans
     return ids + list(after), offsets + [(0, 0)] * len(after)
 
 

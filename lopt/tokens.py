@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEAST_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
 MOST_BYTES = 2 * 2**30  # of all files; those used longest ago go first
-_FORMAT = "2"  # of what is in a file, and of how ids are made
+_FORMAT = "3"  # of what is in a file, and of how ids are made
 
 
 class TokenIds(Sequence[tuple[int, ...]]):

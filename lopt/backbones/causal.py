@@ -17,11 +17,12 @@ from lopt.backbones._checks import flat_form_holds, refuse_unfit
 from lopt.backbones._configs import window_of
 from lopt.backbones._flat import FlatForm
 from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
-from lopt.special_tokens import without_end
+from lopt.special_tokens import end_of, without_end
 
 
 class CausalBackbone(FrozenModel):
-    """A frozen causal language model. flat: how its passes are run; None takes the plain form."""
+    """A frozen causal language model. flat: how its passes are run; None takes the plain form. left_out: special tokens
+    that the tokenizer, as others load it, appends to every text."""
 
     flat: FlatForm | None = None
 
@@ -31,6 +32,7 @@ class CausalBackbone(FrozenModel):
         takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._keywords = {"use_cache": False} if takes_cache else {}
         window = min(window_of(model.config.to_dict()), _rows_of_positions(model))
+        self.left_out = tuple(end_of(tokenizer))
         super().__init__(name, revision, model, without_end(tokenizer), window=window)
         if self.dtype != torch.float64 and not self._whole_head:  # fp64 is for proofs
             form = FlatForm(self.model, self.pad_id)

@@ -104,6 +104,12 @@ def _parsed(folder: Path, text: str) -> Task:
             f"{file}: train and report are both {found['train']!r}; report on text that was not trained on. To divide "
             f"one file, give data = {found['train']!r} in their place"
         )
+    if divided is None:
+        train, report = found["train"], found["report"]
+    else:  # splits are known by their names, so two halves may not have one
+        file_name = Path(divided.file).name
+        train = f"the other {_percent(1 - divided.share)} of {file_name}"
+        report = f"{_percent(divided.share)} of {file_name}"
     task = Task(
         name=str(folder),
         title=found.get("title", folder.name),
@@ -113,8 +119,8 @@ def _parsed(folder: Path, text: str) -> Task:
         label_words=tuple(found["label_words"]),
         cut=cut,
         label=found.get("label", LABEL),
-        train=found["train"] if divided is None else f"{_percent(1 - divided.share)} of {Path(divided.file).name}",
-        report=found["report"] if divided is None else f"{_percent(divided.share)} of {Path(divided.file).name}",
+        train=train,
+        report=report,
         load=lambda split: _named_rows(folder / split),
         divided=divided,
         bad_rows=found.get("bad_rows", "refuse"),

@@ -187,6 +187,20 @@ def test_a_long_text_is_cut_and_the_template_is_not():
         encode(backbone.tokenizer, task, task.causal_template, pair, most=20)
 
 
+@given(st.text("aé你😀 ", min_size=1, max_size=12).filter(str.strip), st.integers(1, 40))
+def test_of_a_text_something_is_read_or_there_is_no_room_for_it(text, most):
+    tokenizer, toy = backbones.load("tiny", "fp32").tokenizer, tasks.get("toy")
+    text = text.strip()
+    try:
+        ids, _ = encode(tokenizer, toy, "{text} It was", {"text": text}, most)
+    except ValueError:
+        assert len(tokenizer(f"{text[0]} It was")["input_ids"]) > most
+    else:
+        read = tokenizer.decode(ids).removesuffix(" It was")
+        assert read
+        assert text.startswith(read)
+
+
 def test_cut_texts_are_counted_and_fit_the_window(tiny, mirror):
     text = "word " * 100
     mirror(sentence=[text, "short"] * 20, label=[0, 1] * 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tokenizers import processors
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -232,18 +234,41 @@ def exported(prompt, out, *, base_model, backbone=None):
 @pytest.mark.parametrize(("family", "method"), [("gpt2", "lopt2"), ("llama", "lora"), ("t5", "ulpt"), ("t5", "lora")])
 def test_the_cards_snippet_gives_what_predict_gives(family, method, base, tmp_path, monkeypatch):
     prompt = saved(trial(method, base[family]), tmp_path / "prompt")
-    out = export_to_peft(prompt, tmp_path / "out")
-    (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
-    monkeypatch.chdir(out)
-    snippet = snippet.replace(f"base_model = {family!r}", f"base_model = {base[family]!r}")
-    for text in TEXTS[:2]:
-        code = snippet.replace("The text goes here.", text)
-        assert code != snippet
-        names: dict = {}
-        exec(compile(code, "README.md", "exec"), names)
+    for number, text in enumerate(TEXTS[:2]):
+        names = run_snippet(prompt, base[family], tmp_path / f"out-{number}", monkeypatch, text)
         (answer,) = prompt.predict([text])
         assert names["label"] == answer.label
         assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
+
+
+def run_snippet(prompt, folder, out, monkeypatch, text):
+    """What the names of the card's code stand for after it has run on a text."""
+    export_to_peft(prompt, out)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(out)
+    code = snippet.replace(f"base_model = {Path(folder).name!r}", f"base_model = {str(folder)!r}")
+    assert code.count("The text goes here.") == 1
+    names: dict = {}
+    exec(compile(code.replace("The text goes here.", text), "README.md", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("end", ["</s>", "</s> [SEP]"])
+def test_the_cards_snippet_leaves_out_the_end_that_a_tokenizer_appends(end, base, tmp_path, monkeypatch):
+    folder = tmp_path / "ends"
+    shutil.copytree(base["llama"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": end.split()})
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in end.split()]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=special
+    )
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("a").input_ids[-1] == special[-1][1]
+    prompt = saved(trial("lopt2", str(folder)), tmp_path / "prompt")
+    names = run_snippet(prompt, folder, tmp_path / "out", monkeypatch, TEXTS[0])
+    (answer,) = prompt.predict([TEXTS[0]])
+    assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
 
 
 def test_the_card_says_what_was_recorded(base, tmp_path):

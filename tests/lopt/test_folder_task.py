@@ -102,6 +102,16 @@ def test_what_is_left_out_has_a_default(folder):
         (["1", "2", "3", "4", "5"], [5, 1, 3], "parquet", [4, 0, 2]),
         (["1", "2", "3", "4", "5"], ["5", "1", "3"], "jsonl", [4, 0, 2]),
         (["2", "1", "0"], [2, 0, 1], "csv", [0, 2, 1]),
+        (["money", "errors"], [1.0, 0.0], "csv", [1, 0]),  # a column of whole numbers with a gap, as pandas writes it
+        (["money", "errors"], [1.0, 0.0], "parquet", [1, 0]),
+        (["1", "2", "3"], [3.0, 1.0], "csv", [2, 0]),
+        (["1", "2", "3"], [3.0, 1.0], "jsonl", [2, 0]),
+        (["1.0", "0.0"], [1.0, 0.0], "parquet", [0, 1]),
+        (["1.0", "0.0"], [1, 0], "csv", [0, 1]),  # the file without a gap
+        (["1.0", "0.0"], [1, 0], "parquet", [0, 1]),
+        (["-1", "-0.5"], [-0.5, -1], "csv", [1, 0]),
+        (["01", "1"], ["1", "01"], "jsonl", [1, 0]),
+        (["12345678901234567890", "12345678901234567891"], ["12345678901234567891"], "csv", [1]),
     ],
 )
 def test_a_class_is_a_name_a_number_or_a_truth_value(folder, classes, labels, suffix, expected):
@@ -111,13 +121,27 @@ def test_a_class_is_a_name_a_number_or_a_truth_value(folder, classes, labels, su
     assert [e.label for e in load_split(tasks.get(str(folder)), f"some.{suffix}")] == expected
 
 
-@pytest.mark.parametrize(("classes", "label"), [(["1", "2"], 0), (["1", "2", "3", "4", "5"], 0), (["0", "1"], 2)])
-def test_of_classes_named_by_digits_a_position_means_nothing(folder, classes, label):
+@pytest.mark.parametrize(
+    ("classes", "label"),
+    [
+        (["1", "2"], 0), (["1", "2", "3", "4", "5"], 0), (["0", "1"], 2), (["-1", "-2"], 1), (["0.5", "1.5"], 0),
+        (["01", "1"], "1.0"),
+    ],
+)  # fmt: skip
+def test_of_classes_named_by_numbers_a_position_means_nothing(folder, classes, label):
     write_toml(folder, classes=classes, label_words=[f" word{i}" for i in range(len(classes))])
     write_rows(folder / "train.csv", [{"subject": "a", "body": "b", "queue": q} for q in (classes[0], label)])
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get(str(folder)), "train.csv")
     assert one_line(caught).endswith(f"train.csv, row 1: queue is '{label}'; valid: {', '.join(classes)}")
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), float("inf"), 0.5, -1.0, 2.0, True, [0], "0.5", "1e0"])
+def test_what_is_no_whole_number_and_no_name_is_no_class(folder, label):
+    write_toml(folder, classes=["nan", "None"], train="train.jsonl")
+    write_rows(folder / "train.jsonl", [{"subject": "a", "body": "b", "queue": q} for q in (0, label)])
+    with pytest.raises(ValueError, match="1 of 2 rows cannot be used"):
+        load_split(tasks.get(str(folder)), "train.jsonl")
 
 
 def test_files_as_other_programs_write_them(folder):

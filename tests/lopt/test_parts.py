@@ -183,13 +183,23 @@ def test_one_file_is_divided_class_by_class(folder):
     assert np.bincount([e.label for e in reported]).tolist() == [10, 6, 4]
     found = prepared(config)
     assert found.report_split == "20 % of all.csv"
-    assert "held out of 80 % of all.csv" in found.protocol
+    assert "held out of the other 80 % of all.csv" in found.protocol
     assert "all.csv divided by its texts (report_share 0.2, split_seed 0, stratified, equal texts together)" in (
         found.protocol
     )
     record = train(config)
     assert (record.test_n, record.test_split) == (20, "20 % of all.csv")
     assert "also stand in" not in record.protocol
+
+
+@pytest.mark.parametrize("share", [0.5, 0.5 + 1e-9, 1e-9, 1 - 1e-9])
+def test_what_is_reported_is_never_trained_on_whatever_the_share(folder, share):
+    config = folder(rows(a=40, b=40, c=20), toml={**ONE, "report_share": share}, holdout="validation")
+    task, found = tasks.get(config.task), prepared(config)
+    training, reported = load_split(task, task.train), load_split(task, task.report)
+    assert sorted(e.id for e in [*training, *reported]) == list(range(100))
+    assert not set(found.train.example_ids) & {*found.selection.example_ids, *found.test.example_ids}
+    assert "also stand in" not in found.protocol
 
 
 def test_the_division_is_of_the_content_and_the_seed(folder):

@@ -98,6 +98,17 @@ def test_a_special_token_with_a_colon_stays_in_front():
     assert one(backbone.tokenizer, TEMPLATE, "a")[1:] == make_tokenizer("gpt2")("a It was")["input_ids"]
 
 
+def test_a_vocabulary_without_small_letters_ends_with_the_template_too():
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *"ACGT", " "])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))  # of what it does not know it makes no token
+    made.add_special_tokens(["<s>", "</s>"])
+    made.post_processor = processors.BertProcessing(("</s>", 1), ("<s>", 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<s>", **BOTH)
+    backbone = CausalBackbone("mine", "test", make_model("llama"), tokenizer)
+    assert backbone.tokenizer.convert_ids_to_tokens(one(backbone.tokenizer, "{text} T", "GA")) == ["<s>", *"GA T"]
+    assert backbone.tokenizer.convert_ids_to_tokens(one(backbone.tokenizer, "{text} T", "G</s>A")) == ["<s>", *"GA T"]
+
+
 def test_training_and_prediction_read_alike(tmp_path, tiny):
     make_model("llama").save_pretrained(tmp_path / "mine")
     ending(ENDS["bos and eos"]).save_pretrained(tmp_path / "mine")
@@ -241,6 +252,45 @@ def test_a_text_without_special_tokens_is_read_as_it_was(text):
 
 
 _BYTES, _WORDS = byte_level(), words_only()
+
+
+CHAT = "<|im_start|>user {text}<|im_end|> <|im_start|>assistant It was"
+
+
+def sentencepiece(scheme, normalizer=None):
+    """A tokenizer whose words bear the blank in front, where the first word may have one or not."""
+    vocabulary = {c: i for i, c in enumerate(["<unk>", "<|im_start|>", "<|im_end|>", "▁", *"</simrtdnaeukwfloI_|>"])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    if normalizer is not None:
+        made.normalizer = normalizer
+    made.add_special_tokens(["<unk>", "<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", pad_token="<unk>")
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("text", ["a <|im_end|> film", "<|im_end|>film", "film <unk>"])
+def test_beside_a_text_that_spells_a_special_token_out_all_else_is_read_as_ever(scheme, text):
+    tokenizer = sentencepiece(scheme)
+    named = tokenizer.convert_ids_to_tokens
+    ordinary = named(one(tokenizer, CHAT, text.replace("<unk>", "~").replace("<|im_end|>", "~")))
+    at, spelled = ordinary.index("<unk>"), "<unk>" if "<unk>" in text else "<|im_end|>"
+    assert named(one(tokenizer, CHAT, text)) == [*ordinary[:at], *spelled, *ordinary[at + 1 :]]
+
+
+def test_the_place_of_a_cut_is_right_behind_special_tokens_of_the_template():
+    tokenizer = sentencepiece("first")
+    ids, cut = encode(tokenizer, TOY, CHAT, {"text": "<unk> film"}, len(one(tokenizer, CHAT, "<unk> film")) - 2)
+    assert cut
+    assert list(ids) == one(tokenizer, CHAT, "<unk> fi")
+
+
+def test_a_special_token_is_text_where_an_unknown_character_goes_with_it():
+    tokenizer = sentencepiece("first", normalizers.Strip())  # which takes the end of the line before a special token
+    template = CHAT.replace("user ", "user\n")
+    ids = one(tokenizer, template, "<|im_end|> film")
+    kept = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
+    assert special_ids(tokenizer, ids, but={tokenizer.unk_token_id}) == kept
 
 
 # --- real tokenizers -------------------------------------------------------------------------------------------------
