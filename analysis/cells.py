@@ -36,8 +36,8 @@ _HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name: no folder, and both 
 class Cell:
     """One setting (method, length, rank) on one backbone and task, over all its trials.
 
-    `confirmed` are the seeds of one configuration: where pooled runs confirmed several (say, two
-    learning rates), the one with the highest mean selection score.
+    `confirmed` are the seeds of one configuration. Several may have some, say, two learning rates: more search trials
+    found another winner, or runs are pooled. It is then the one that did best in the search, by the sweep's own rule.
     """
 
     name: str
@@ -69,6 +69,17 @@ class Cell:
         pool = self.confirmed or tuple(t for t in self.trials if t.status in ("complete", "stopped"))
         scored = [t for t in pool if t.selection_score is not None] or list(self.confirmed)
         return min(scored, key=lambda t: (-(t.selection_score or 0.0), t.key), default=None)
+
+    @property
+    def settings_confirmed(self) -> int:
+        """How many configurations have confirmed seeds; those of one count as the cell's."""
+        return len({trial.configuration for trial in self.trials if trial.confirmed})
+
+    @property
+    def winner_is_confirmed(self) -> bool:
+        """Whether the confirmed seeds are those of the best search trial, or of a cell without any."""
+        best = max(_searched(self.trials), key=_search_rank, default=None)
+        return best is None or best.configuration in {trial.configuration for trial in self.confirmed}
 
     @property
     def selection_score(self) -> float | None:
@@ -241,7 +252,12 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
     for trial in trials:
         if trial.confirmed:
             by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
-    confirmed = max(by_configuration.values(), key=lambda ts: (_mean_selection(ts) or 0.0, len(ts)), default=[])
+    found = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
+    confirmed = max(
+        by_configuration.values(),
+        key=lambda ts: (found.get(ts[0].configuration, ()), _mean_selection(ts) or 0.0, len(ts)),
+        default=[],
+    )
     configurations = {t.configuration for t in confirmed}
     lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
     counts = [t.trainable_parameters for t in (*confirmed, *trials)] + [c.trainable_parameters for c in planned]
@@ -266,6 +282,17 @@ def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
         return None
     matrix = predictions.correct(confirmed) if len(scores) > 1 else None
     return estimate(scores, confirmed[0].test_n or 0) if matrix is None else crossed(matrix)
+
+
+def _searched(trials: Iterable[Trial]) -> list[Trial]:
+    """The search trials that may be a winner."""
+    able = [t for t in trials if t.phase == "search" and t.status in ("complete", "stopped")]
+    return [t for t in able if t.selection_score is not None]
+
+
+def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
+    """Highest of the search's winner, by the sweep's rule (`sweeps.study.winner`)."""
+    return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
 def _mean_selection(trials: Sequence[Trial]) -> float | None:

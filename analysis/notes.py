@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from analysis import audit, predictions, published, render
-from analysis.cells import Group
+from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
@@ -63,6 +63,11 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
             f"{'; '.join(results.unreadable)}."
         )
     found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
+    if waiting := [_labelled(groups, g, c) for g in groups for c in g.confirmed if not c.winner_is_confirmed]:
+        found.append(
+            f"The search has found a better setting than the confirmed one, and that has no confirmed trial: "
+            f"{', '.join(waiting)}. The numbers are of the earlier setting."
+        )
     if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
         t.dirty for t in results.trials
     ):
@@ -121,8 +126,11 @@ def frozen(groups: Sequence[Group]) -> list[str]:
 
 def _cell(groups: Sequence[Group], group: Group, trial: Trial) -> str:
     """The label of a trial's cell, and of several groups which one it is of."""
-    label = next(cell.label for cell in group.cells if any(own is trial for own in cell.trials))
-    return label if len(groups) == 1 else f"{label} on {group.title}"
+    return _labelled(groups, group, next(c for c in group.cells if any(own is trial for own in c.trials)))
+
+
+def _labelled(groups: Sequence[Group], group: Group, cell: Cell) -> str:
+    return cell.label if len(groups) == 1 else f"{cell.label} on {group.title}"
 
 
 def _has_trials(run: Run) -> bool:
@@ -158,6 +166,12 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             )
         if said := _selected_by(group):
             found.append(said)
+    for cell, label in [(c, _labelled(groups, g, c)) for g in groups for c in g.confirmed if c.settings_confirmed > 1]:
+        found.append(
+            f"{label}: {cell.settings_confirmed} settings have confirmed trials, for the search has had other winners "
+            f"before. The numbers are of the one that did best in the search, at learning rate "
+            f"{render.number(cell.confirmed[0].learning_rate)}."
+        )
     for run in results.runs:
         own = [trial for trial in results.trials if trial.run == run.shown]
         if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):

@@ -65,6 +65,7 @@ class Trial:
     metric: str
     selection_score: float | None
     selection_accuracy: float | None
+    selection_loss: float | None
     selection_n: int | None
     test_accuracy: float | None
     test_macro_f1: float | None
@@ -153,6 +154,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         metric=metric,
         selection_score=score,
         selection_accuracy=fraction(record, "selection_accuracy"),
+        selection_loss=number(record, "selection_loss"),
         selection_n=integer(record, "selection_n"),
         test_accuracy=fraction(record, "test_accuracy"),
         test_macro_f1=fraction(record, "test_macro_f1"),

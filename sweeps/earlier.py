@@ -70,17 +70,19 @@ def check_moved(store: Store, records: Iterable[TrialRecord]) -> None:
 
 def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
     """Records of one run under a space that may have changed since: those of its trials, and why the others are none,
-    counted."""
+    counted. A trial that its cell no longer has, and another cell has, is that one's: cells may have other names."""
     cells = {cell.name: cell for cell in space.cells}
     fit, why = [], Counter[str]()
     for record in records:
         cell = cells.get(record.cell or "")
-        if cell is None:
-            why[f"cell {record.cell} is no longer there"] += 1
-        elif misfit := _misfit(space, cell, record):
-            why[f"{cell.name}: {misfit}"] += 1
-        else:
+        misfit = _misfit(space, cell, record) if cell else "is no longer there"
+        if not misfit:
             fit.append(record)
+        elif other := next((each for each in cells.values() if not _misfit(space, each, record)), None):
+            stratum = space.stratum(other, TrialConfig.from_dict(record.config))
+            fit.append(dataclasses.replace(record, cell=other.name, stratum=stratum))
+        else:
+            why[f"{cell.name}: {misfit}" if cell else f"cell {record.cell} {misfit}"] += 1
     return fit, why
 
 
@@ -302,13 +304,16 @@ def announce(
     failed: list[TrialRecord],
     changed: list[str],
     misfits: Counter[str],
+    moved: Counter[str],
     former: Mapping[str, Any],
 ) -> None:
-    """Says with what a run goes on, and what of it no longer counts."""
+    """Says with what a run goes on, what of it no longer counts, and what counts in another cell (as in "a → b")."""
     if changed:
         print(f"the space has changed since run {run} began: {'; '.join(changed)}", flush=True)
     for reason, count in misfits.most_common():
         print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
+    for cells, count in moved.most_common():
+        print(f"  {count} trial{'s' * (count > 1)} now of another cell, which has their settings: {cells}", flush=True)
     if finished or failed:
         again = f"; {len(failed)} failed, tried again" if failed else ""
         print(f"continuing run {run}: {len(finished)} trials are finished{again}", flush=True)

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        code = _parsed_and_run(arguments)
+        code = _parsed_and_run(arguments, alone=argv is None)
         sys.stdout.flush()  # here, where a reader that has gone is no fault
         return code
     except OutOfTime as error:
@@ -140,11 +140,14 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parsed_and_run(arguments: list[str]) -> int:
+def _parsed_and_run(arguments: list[str], *, alone: bool) -> int:
+    """alone: whether the process ends with the command."""
     try:
         given = parser().parse_args(arguments)
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
+    if alone and given.out.lower().startswith("memory:"):
+        raise ValueError(f"--out {given.out}: what is kept there ends with the command; give a folder, or another URL")
     return _run(given, arguments)
 
 

@@ -40,6 +40,9 @@ def with_seeds(space: Space, seeds: int | None) -> Space:
 
 def _with_setting(space: Space, key: str, text: str) -> Space:
     names = {name for cell in space.cells for name in cell.search}
+    method, dot, field = key.rpartition(".")
+    if dot and key not in names and field in names and _methods(space) == {method}:
+        key = field  # --set method=lora came first: what is searched is then LoRA's own
     own = {f"{name}.{option}" for name in _methods(space) & {*methods.names()} for option in methods.get(name).OPTIONS}
     valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names} - _NEVER)
     if key not in valid and key not in own:

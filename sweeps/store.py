@@ -267,6 +267,12 @@ class Store:
             self.drop_checkpoints(record.key)
 
     @_reached
+    def move(self, records: Iterable[TrialRecord]) -> None:
+        """Writes records again whose trials are now of other cells; nothing else of them has changed."""
+        for record in records:
+            write(self.path(record.key), dumps(record.to_dict()).encode())
+
+    @_reached
     def adopt(self, record: TrialRecord, other: Store, key_there: str | None = None) -> None:
         """Makes another run's finished trial this run's: its files, which may have another key there, then its
         record."""

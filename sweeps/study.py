@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, key_of
 from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
 from sweeps.points import every_point
@@ -219,5 +219,6 @@ def confirmed_winners(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRe
     return found
 
 
-def _unseeded(record: TrialRecord) -> dict[str, Any]:
-    return {name: value for name, value in record.config.items() if name != "seed"}
+def _unseeded(record: TrialRecord) -> str:
+    """The same of all seeds, also where one of them has been written by an earlier version."""
+    return key_of({**record.config, "seed": 0})

@@ -56,8 +56,10 @@ def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
 
 
 def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
-    """Cells (sizes, in a free search) without a confirmed trial."""
-    confirmed = {r.stratum for r in records if r.phase == "confirm" and r.status == "complete"}
+    """Cells (sizes, in a free search) of whose winner there is no confirmed trial."""
+    from sweeps.study import confirmed_winners  # here: Ray and Optuna come with it
+
+    confirmed = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
     if plan.space.by_size:
         able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
         return sorted(able - confirmed) or ([] if confirmed else ["any size"])

@@ -48,6 +48,7 @@ class Sweep:
         self._began_at: dict[str, str] = {}
         self._others = OtherRuns(store, ())
         self._lessons: list[TrialRecord] = []
+        self._moved: list[TrialRecord] = []  # finished trials that the space, which has changed, has in other cells
         self._left_out: list[str] = []  # keys of trials that the space, which has changed, no longer has
         self.progress = Progress(total=0, done=0, steps_left=lambda made: 0.0)  # until there are trials to show
         self._broken: StoreError | None = None  # why results could no longer be kept
@@ -78,14 +79,19 @@ class Sweep:
             self._lessons = lessons(self.store, self.options.warm_start)
             finished = [r for r in records if r.status in FINAL]
             failed = [r for r in records if r.status == "failed"]
-            misfits: Counter[str] = Counter()
+            misfits, moved = Counter[str](), Counter[str]()
             if changed or self.store.left_out():
                 finished, misfits = fitting(self.plan.space, finished)
                 failed, _ = fitting(self.plan.space, failed)
                 fit = {record.key for record in (*finished, *failed)}
                 self._left_out = sorted(record.key for record in records if record.key not in fit)
-            announce(self.store.run, finished, failed, changed, misfits, self._keep_former([*finished, *failed]))
+                before = {record.key: record.cell for record in records}
+                self._moved = [record for record in (*finished, *failed) if record.cell != before[record.key]]
+                moved.update(f"{before[record.key]} → {record.cell}" for record in self._moved)
+            former = self._keep_former([*finished, *failed])
+            announce(self.store.run, finished, failed, changed, misfits, moved, former)
             if finished and not failed and self._nothing_left(finished):
+                self.store.move(self._moved)
                 self.store.write_table()
                 self._noted_s = self._elapsed_s()  # looking took no part of the run
                 self._write_manifest("complete")
@@ -183,6 +189,7 @@ class Sweep:
 
     def _start(self) -> None:
         self._running = True
+        self.store.move(self._moved)
         self._write_manifest("running")
 
     # --- parts that both backends share ------------------------------------------------------------------------

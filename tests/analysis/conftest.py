@@ -196,7 +196,9 @@ class Store:
                 )  # fmt: skip
             for seed in range(seeds):
                 accuracy = 0.83 + 0.004 * i % 0.03 + 0.003 * seed
-                record = self.confirm(method, length, rank, accuracy, config__seed=100 + seed)
+                record = self.confirm(
+                    method, length, rank, accuracy, config__seed=100 + seed, config__learning_rate=0.3
+                )
                 if predictions:
                     self.predict(record, draw.random(self.test_n) < accuracy)
         return self.write()

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.cells import groups, short_names
 from analysis.load import ReportError, find_runs, load, resolve
-from analysis.notes import warnings
+from analysis.notes import notes, warnings
 from analysis.records import row
 from lopt import config
 
@@ -36,6 +36,50 @@ def test_seeds_of_two_configurations_are_not_averaged(store):
     s.confirm("lopt1", 10, 1, 0.8, selection_accuracy=0.8, config__learning_rate=0.1)
     cell = groups(load([s.write()]))[0].find("lopt1", 10, 1)
     assert (cell.accuracy.mean, cell.accuracy.seeds) == (0.8, 1)
+
+
+def test_of_several_confirmed_settings_the_search_says_which_counts(store):
+    """More search trials had another winner, whose fresh seeds happen to do worse than those of the winner before."""
+    s = store()
+    for rate, searched, confirmed in ((0.3, 0.8, 0.9), (0.1, 0.9, 0.7)):
+        s.search("lopt1", 10, 1, selection_accuracy=searched, config__learning_rate=rate)
+        for seed in (2, 3):
+            tested = {"config__learning_rate": rate, "config__seed": seed, "selection_accuracy": confirmed}
+            s.confirm("lopt1", 10, 1, confirmed - 0.1, **tested)
+    found = load([s.write()])
+    cell = groups(found)[0].find("lopt1", 10, 1)
+    assert {trial.learning_rate for trial in cell.confirmed} == {0.1}
+    assert (cell.accuracy.mean, cell.accuracy.seeds) == (pytest.approx(0.6), 2)
+    assert "n=10 r=1: 2 settings have confirmed trials" in (said := " ".join(notes(found, groups(found))))
+    assert "at learning rate 0.1" in said
+    assert "better setting" not in " ".join(warnings(found, groups(found)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"selection_accuracy": 0.8}, {"selection_accuracy": 0.9, "status": "stopped"}),
+        ({"selection_accuracy": 0.8, "selection_loss": 0.4}, {"selection_accuracy": 0.8, "selection_loss": 0.5}),
+        ({"selection_accuracy": 0.8, "key": "f" * 16}, {"selection_accuracy": 0.8, "key": "0" * 16}),
+    ],
+)
+def test_the_winner_is_the_one_that_the_sweep_confirms(store, first, second):
+    s = store()
+    s.search("lopt1", 10, 1, config__learning_rate=0.3, **first)
+    s.search("lopt1", 10, 1, config__learning_rate=0.1, **second)
+    s.confirm("lopt1", 10, 1, 0.7, config__learning_rate=0.3)
+    s.confirm("lopt1", 10, 1, 0.9, config__learning_rate=0.1)
+    assert groups(load([s.write()]))[0].find("lopt1", 10, 1).accuracy.mean == 0.7
+
+
+def test_a_winner_without_a_confirmed_trial_is_told_of(store):
+    s = store()
+    s.search("lopt1", 10, 1, selection_accuracy=0.8, config__learning_rate=0.3)
+    s.search("lopt1", 10, 1, selection_accuracy=0.9, config__learning_rate=0.1)
+    s.confirm("lopt1", 10, 1, 0.7, config__learning_rate=0.3)
+    found = load([s.write(status="stopped")])
+    assert groups(found)[0].find("lopt1", 10, 1).accuracy.mean == 0.7
+    assert "better setting than the confirmed one" in " ".join(warnings(found, groups(found)))
 
 
 def with_values(text, **values):

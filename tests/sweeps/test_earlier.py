@@ -79,6 +79,42 @@ def test_what_no_longer_fits_is_said_and_kept(tmp_path, capsys):
     assert not set(before) & set(store.left_out())
 
 
+_NAMED = """
+from sweeps.space import Cell, Real, Space, Spec
+
+def build(profile):
+    fixed = {"method": "lopt1", "length": 4, "rank": 2}
+    cell = Cell(name=NAME, fixed=fixed, search={"learning_rate": Real(0.01, 1.0, log=True)})
+    base = {"task": "toy", "backbone": "tiny", "max_steps": 4, "eval_every": 2, "train_examples": 16}
+    common = {"base": base, "trials": 2, "confirm_seeds": 1, "grace_steps": 4}
+    return Space(name="named", title="Named", profile=profile, grid=lambda axes: (cell,), **common)
+
+SPEC = Spec("named", build)
+"""
+
+
+def test_trials_of_a_cell_that_has_another_name_now_are_that_cells(tmp_path, capsys):
+    file = tmp_path / "named.py"
+    command = ["--space", str(file), "--local-mode", "--out", str(tmp_path), "--name", "run"]
+    file.write_text(_NAMED.replace("NAME", "'before'"))
+    assert main([*command, "--max-trials", "1"]) == 4
+    file.write_text(_NAMED.replace("NAME", "'between'"))
+    assert main(command) == 0
+    file.write_text(_NAMED.replace("NAME", "'after'"))
+    steps = {name: json.loads((tmp_path / "run" / "trials" / name).read_text()) for name in written(tmp_path, "run")}
+    capsys.readouterr()
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "complete: 3 trials" in out
+    assert "3 trials now of another cell, which has their settings: between → after" in out
+    store = Store(tmp_path, "run")
+    assert store.left_out() == []
+    assert {record.cell for record in store.records()} == {record.stratum for record in store.records()} == {"after"}
+    for name, before in steps.items():
+        now = json.loads((tmp_path / "run" / "trials" / name).read_text())
+        assert now | {"cell": "", "stratum": ""} == before | {"cell": "", "stratum": ""}, "nothing ran twice"
+
+
 def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "trials=1") == 0
     before = written(tmp_path)

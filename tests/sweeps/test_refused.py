@@ -31,6 +31,13 @@ def tasks(tmp_path):
     return tmp_path / "tasks"
 
 
+def test_what_is_kept_in_memory_would_end_with_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", *SMALL, "--out", "memory://x"])
+    code = main()
+    said = line_of(code, *capsys.readouterr())
+    assert "--out memory://x: what is kept there ends with the command" in said
+
+
 REFUSED = {
     "an unknown key": ["--set", "lr=1"],
     "an unknown task": ["--set", "task=nowhere"],

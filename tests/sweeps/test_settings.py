@@ -128,3 +128,15 @@ def test_every_suggestion_is_a_name_that_can_be_set():
     other = [name for names in _OTHER_NAMES.values() for name in names]
     assert len(set(other)) == len(other)
     assert not set(other) & (valid - {"seed"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lora.rank", "4"), ("lora.rank", "2,4"), ("lora.learning_rate", "0.001:0.01")]
+)
+def test_a_methods_own_name_is_taken_before_and_after_the_method_is_chosen(key, value):
+    made = space.load("search", "demo")
+    before = settings.with_settings(made, {key: value, "method": "lora"})
+    after = settings.with_settings(made, {"method": "lora", key: value})
+    (first,), (second,) = before.cells, after.cells
+    assert first.search == second.search
+    assert before.largest(first) == after.largest(second)

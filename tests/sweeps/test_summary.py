@@ -15,9 +15,22 @@ def made():
     return space.load("smoke", "paper")
 
 
-def record(made, cell, status="complete", phase="search", **point):
+def record(made, cell, status="complete", phase="search", accuracy=0.7, **point):
     config = made.config(cell, {"learning_rate": 0.1, **point}, seed=0 if phase == "search" else 1)
-    return make_record(config, status, phase=phase, cell=cell.name)
+    return make_record(config, status, accuracy, phase=phase, cell=cell.name)
+
+
+def test_a_winner_of_today_whose_confirm_trial_diverged_is_not_confirmed_by_an_earlier_one(tmp_path, made):
+    store = Store(tmp_path, "run")
+    for cell in made.cells:
+        for phase in ("search", "confirm"):
+            store.write(record(made, cell, phase=phase))
+    assert summary.of(make_plan(made), store, "complete", seconds=1)[1] == 0
+    first = made.cells[0]
+    store.write(record(made, first, accuracy=0.99, learning_rate=0.2))
+    store.write(record(made, first, "diverged", "confirm", learning_rate=0.2))
+    text, code = summary.of(make_plan(made), store, "complete", seconds=1)
+    assert (code, f"no confirmed trial: {first.name}" in text) == (3, True)
 
 
 @pytest.mark.parametrize(
