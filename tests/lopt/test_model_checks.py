@@ -62,11 +62,20 @@ def test_parameters_are_counted_at_the_width_of_the_embeddings(tmp_path):
     assert prompt.evaluate().accuracy == record.test_accuracy
 
 
-def test_an_adapter_of_a_model_whose_embeddings_are_narrower_opens_in_peft(tmp_path):
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: small("opt", word_embed_proj_dim=32),  # embeddings narrower than what PEFT takes for their width
+        lambda: model_of("mpt"),  # sizes under names that PEFT does not look for
+        lambda: model_of("mamba"),  # no heads at all
+    ],
+    ids=["opt", "mpt", "mamba"],
+)
+def test_an_adapter_of_a_model_that_peft_knows_little_of_opens_in_peft(model, tmp_path):
     peft = pytest.importorskip("peft")
     from lopt.export import export_to_peft
 
-    folder = saved(tmp_path / "model", small("opt", word_embed_proj_dim=32))
+    folder = saved(tmp_path / "model", model())
     config = TrialConfig(method="prompt_tuning", task="toy", length=3, backbone=folder, max_steps=1, precision="fp32")
     train(config, artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
