@@ -87,13 +87,15 @@ def inject(model: Any, config: Any) -> dict[str, Any]:
 
 
 def _linear_modules(model: Any) -> Iterator[tuple[str, Any]]:
-    """Every linear layer but the head, by the last part of its name."""
+    """Every linear layer but the head, by the last part of its name. Routers of some experts are linear layers that
+    give more than one tensor, which PEFT cannot add to."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+        is_router = type(module).__name__.endswith("Router")
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and not is_router:
             yield name.rsplit(".", 1)[-1], module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
 from lopt.errors import reason_of
 from lopt.files import refuse_pointer
+
+# Keys of a config that, where they are set, cap the logits.
+_CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,8 @@ class FrozenModel(ABC):
         """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
         import torch
 
+        if any(_CAPPED.search(key) and value for key, value in self.model.config.to_dict().items()):
+            return False  # which a comparison in bf16 shows of large logits only
         ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
         whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
         every = torch.arange(len(whole_V), device=self.device)
