@@ -106,6 +106,9 @@ def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
                 1
             ],  # PEFT would take the hidden size, and OPT's embeddings may be narrower
             num_transformer_submodules=1,
+            # PEFT asks for these of every prompt, looks for them under a few names, and makes no use of them here.
+            num_layers=getattr(model.config, "num_hidden_layers", 1),
+            num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )
     else:
         method = methods.get(prompt.config.method)

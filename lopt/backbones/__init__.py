@@ -215,9 +215,8 @@ def facts(name: str) -> Facts:
             known = spec.known[name]
             if name == spec.name or local_folder(name) is None:
                 return known
-            found = _facts_from_config(name)  # a mirror may hold another model under the name
-            same = (found.width, found.layers) == (known.width, known.layers)
-            return known if same else dataclasses.replace(found, licence=known.licence)
+            # A mirror may hold another model under the name: what is counted is what its config.json says.
+            return dataclasses.replace(_facts_from_config(name), licence=known.licence, hub=known.hub)
     return _facts_from_config(name)
 
 

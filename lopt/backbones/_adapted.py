@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from lopt.errors import reason_of
 
 # Names of the projections to queries and values, apart or in one matrix. A model may have several kinds of attention.
 _QUERY_AND_VALUE = (
@@ -48,25 +51,51 @@ def target_names(model: Any, targets: str | None = None) -> list[str]:
 
 
 def adapted_projections(model: Any, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
-    """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes."""
-    names = target_names(model, targets)
+    """(how many, fan_in, fan_out) of what LoRA adapts, one for each of their shapes: what PEFT makes of the names,
+    which may stand for the matrices of all experts in one. Changes the model, which may be without memory for its
+    weights.
+    """
+    from peft import LoraConfig
+
     shapes: dict[tuple[int, int], int] = {}
-    for name, module in _linear_modules(model):
-        if name in names:
-            shape = tuple(module.weight.shape)
-            fans = shape if type(module).__name__ == "Conv1D" else shape[::-1]
+    adapters = inject(model, LoraConfig(r=1, target_modules=target_names(model, targets)))
+    for name, tensor in adapters.items():
+        if ".lora_A." in name:
+            fans = tensor.numel(), adapters[name.replace(".lora_A.", ".lora_B.")].numel()
             shapes[fans] = shapes.get(fans, 0) + 1
     return tuple((count, *fans) for fans, count in shapes.items())
 
 
+def inject(model: Any, config: Any) -> dict[str, Any]:
+    """Puts the adapters of a `peft.LoraConfig` into a model; these by name.
+
+    Raises:
+        ValueError: PEFT cannot adapt one of the modules.
+    """
+    from peft import inject_adapter_in_model
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
+            inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise ValueError(
+            f"PEFT cannot adapt {'+'.join(sorted(config.target_modules))} of a {model.config.model_type} model "
+            f"({reason_of(error)}); name other modules with targets"
+        ) from None
+    return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+
+
 def _linear_modules(model: Any) -> Iterator[tuple[str, Any]]:
-    """Every linear layer but the head, by the last part of its name."""
+    """Every linear layer but the head, by the last part of its name. Routers of some experts are linear layers that
+    give more than one tensor, which PEFT cannot add to."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+        is_router = type(module).__name__.endswith("Router")
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and not is_router:
             yield name.rsplit(".", 1)[-1], module
 
 

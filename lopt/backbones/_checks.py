@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lopt import memory
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _LIMITED_SIGHT = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
+# What files of older releases hold beside weights: tables that are computed from the config.
+_TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
 # A flat form must be so many times closer to the plain one than one whose attention is wrong.
 _CLOSER = 4.0
 
@@ -86,6 +88,37 @@ def refuse_unfit(backbone: FrozenModel, logits_of: Callable[..., Tensor]) -> Non
         raise ValueError(
             f"backbone {name!r} cannot have a soft prompt: {other} read more of a token than its embedding at the "
             "input; give another model"
+        )
+
+
+def refuse_unread(name: str, model: Any, unexpected: Iterable[str]) -> None:
+    """Refuses a model some of whose weights lie in its files and have no place in it, where they belong to a layer: the
+    model would be another one than was trained. Heads for other uses and the like are left out with good reason, as are
+    the last layers that predict further tokens.
+
+    Args:
+        unexpected: names of weights in the files that the model has not.
+
+    Raises:
+        ValueError: a layer, or a part of one, has no place in the model.
+    """
+    from torch.nn import ModuleList
+
+    stacks = [stack for stack, module in model.named_modules() if isinstance(module, ModuleList)]
+    stacks += [stack.removeprefix(f"{model.base_model_prefix}.") for stack in stacks]
+    layers = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
+    usual = getattr(model.config, "num_hidden_layers", 0)
+    predict = range(usual, usual + (getattr(model.config, "num_nextn_predict_layers", None) or 0))
+    unread = sorted(
+        key
+        for key in unexpected
+        if (place := layers.match(key)) and not _TABLES.search(key) and int(place[2]) not in predict
+    )
+    if unread:
+        raise ValueError(
+            f"backbone {name!r}: its files hold {len(unread)} weights of layers that a {model.config.model_type} model "
+            f"of its config.json has not ({', '.join(unread[:3])}{', …' if len(unread) > 3 else ''}): its config.json "
+            "is another model's, or it is an adapter's or a quantised model's file"
         )
 
 

@@ -15,6 +15,10 @@ from lopt.errors import reason_of
 T5_KINDS = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
 _SUPPORTED = f"causal models (GPT-2, Llama and kin) and those of T5's kind ({', '.join(T5_KINDS)}) are"
 
+# Ways to quantise that transformers undoes when it reads the weights, and one that leaves them as they are.
+DEQUANTISED = ("fp8", "mxfp4")
+_KEPT_WHOLE = ("bitnet",)
+
 _WIDTH = ("hidden_size", "n_embd", "d_model", "emb_dim")
 _EMBEDDING_WIDTH = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
@@ -35,6 +39,13 @@ def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
         raise ValueError(f"backbone {name!r} is not supported: it is an encoder-decoder of type {kind}; {_SUPPORTED}")
     if not seq2seq and any(part in config for part in ("text_config", "vision_config", "audio_config")):
         raise ValueError(f"backbone {name!r} is not supported: type {kind} reads more than text; {_SUPPORTED}")
+
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, Mapping) and quantised.get("quant_method") not in (*DEQUANTISED, *_KEPT_WHOLE):
+        raise ValueError(
+            f"backbone {name!r} is not supported: its weights are quantised ({quantised.get('quant_method')}), and a "
+            "gradient goes through whole numbers only with a method's own code: give the model as it was before that"
+        )
 
     def first(values: Mapping[str, Any], keys: Iterable[str]) -> int | None:
         for key in keys:
@@ -69,8 +80,9 @@ def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
 def window_of(config: Mapping[str, Any]) -> int:
     """The most tokens that a model of this config reads.
 
-    Where positions are scaled by the longest text of a batch (LongRoPE), it ends where scaling would begin, so that no
-    answer depends on another text.
+    Where positions are scaled by the longest text of a batch (LongRoPE), it ends where scaling would begin, and where
+    attention chooses from all tokens of a row, those that follow included (Doge), where it would begin to choose, so
+    that no answer depends on another text.
     """
     text = {**_part(config, "encoder"), **config} if config.get("is_encoder_decoder") else config
     sizes = (text.get(key) for key in _WINDOW)
@@ -80,7 +92,7 @@ def window_of(config: Mapping[str, Any]) -> int:
         if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su"):
             original = scaling.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
             window = min(window, original or window)
-    return window
+    return min(window, text.get("keep_window_size") or window)
 
 
 def _position_scalings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -134,7 +146,7 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
         is_seq2seq = model_config.is_encoder_decoder
         family = transformers.AutoModelForSeq2SeqLM if is_seq2seq else transformers.AutoModelForCausalLM
         with torch.device("meta"):
-            return family.from_config(model_config)
+            return family.from_config(model_config, attn_implementation="eager")  # whatever it was trained with
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
         reason = reason_of(error)
         raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None

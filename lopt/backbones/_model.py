@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from typing import Any, Self
 import numpy as np
 
 from lopt.backbones import facts, local_folder
+from lopt.backbones._checks import refuse_unread
+from lopt.backbones._configs import DEQUANTISED
 from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
 from lopt.errors import reason_of
 from lopt.files import refuse_pointer
+
+# Keys of a config that, where they are set, cap the logits.
+_CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,8 @@ class FrozenModel(ABC):
         """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
         import torch
 
+        if any(_CAPPED.search(key) and value for key, value in self.model.config.to_dict().items()):
+            return False  # which a comparison in bf16 shows of large logits only
         ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
         whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
         every = torch.arange(len(whole_V), device=self.device)
@@ -270,18 +278,21 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         The backbone, on the GPU when there is one.
 
     Raises:
-        ValueError: it cannot be had, lacks some of its weights, or has no fast tokenizer.
+        ValueError: it cannot be had, lacks some of its weights or has more of them, is an adapter, or has no fast
+            tokenizer.
     """
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    facts(name)  # refuses what its config.json rules out
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "trust_remote_code": False, "output_loading_info": True}
     if precision == "fp64":
         options["experts_implementation"] = "eager"  # PyTorch's grouped products have no fp64
     try:
         # trust_remote_code is said, not left open: transformers would ask on standard input.
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        options["config"] = _config_of(source)
         model, found = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
         reason = reason_of(error)
@@ -295,6 +306,13 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
             f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
             f"{', …' if len(missing) > 3 else ''}): its config.json is another model's, or its files are incomplete"
         )
+    if getattr(model, "_hf_peft_config_loaded", False):  # its weights are another folder's
+        raise ValueError(
+            f"backbone {name!r} has an adapter_config.json, so that transformers reads an adapter of PEFT and the "
+            f"model below it, {model.name_or_path!r}: give a model with the adapter merged into it, or take that "
+            "file away"
+        )
+    refuse_unread(name, model, found["unexpected_keys"])
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
     backbone = kind(name, revision, model.to(default_device()), tokenizer)
@@ -304,6 +322,20 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
             f"{backbone.width} wide; give files that belong together"
         )
     return backbone
+
+
+def _config_of(source: str | Path) -> Any:
+    """The model's configuration, without what it says of how the model is run: that is decided here."""
+    from transformers import AutoConfig
+
+    ours = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **ours)
+    quantised = getattr(config, "quantization_config", None)
+    if (
+        isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED
+    ):  # a GPU might keep them as they are
+        quantised["dequantize"] = True
+    return config
 
 
 def _with_attention(load: Any, source: str | Path, options: dict[str, Any]) -> Any:

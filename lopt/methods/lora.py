@@ -3,13 +3,12 @@ PEFT."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lopt.backbones._adapted import target_names
+from lopt.backbones._adapted import inject, target_names
 from lopt.methods import Counts, Recipe, Shape, real_option
 from lopt.methods._weights import WeightMethod
 from lopt.ranges import Real, Whole
@@ -64,13 +63,10 @@ class LoRA(WeightMethod):
     def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
         import torch
 
-        peft = _peft()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
-            peft.inject_adapter_in_model(self.adapter_config(config, model), model)
+        adapters = inject(model, self.adapter_config(config, model))
         wanted = torch.float64 if config.precision == "fp64" else torch.float32
         factors = {}
-        for position, (name, tensor) in enumerate(sorted(_adapters(model).items())):
+        for position, (name, tensor) in enumerate(sorted(adapters.items())):
             tensor.data = tensor.data.to(wanted)
             if ".lora_A." in name:  # PEFT's distribution, from this project's own streams: the same bits everywhere
                 random = np.random.RandomState([config.seed, position])
@@ -78,10 +74,6 @@ class LoRA(WeightMethod):
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
             factors[name] = tensor
         return factors
-
-
-def _adapters(model: Any) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
 
 
 def _peft() -> Any:

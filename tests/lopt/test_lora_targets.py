@@ -63,6 +63,36 @@ def test_named_targets_are_the_ones_adapted(folder):
     assert tuned.counts.trainable == count_parameters(method="lora", rank=2, backbone=backbone, targets="q_proj+o_proj")
 
 
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        ("deepseek_v3", "gate_proj+up_proj+down_proj"),  # also of experts, whose matrices are one tensor
+        ("dots1", "gate_proj+up_proj+down_proj+q_proj"),
+        ("qwen3_next", "gate_proj+up_proj+down_proj"),
+        ("beam", "k_proj+q_proj"),
+        ("hunyuan_v1_moe", "gate_proj+up_proj+down_proj"),
+    ],
+)
+def test_the_count_of_named_targets_is_what_is_trained(kind, targets, folder):
+    backbone = folder(kind)
+    tuned = SPEC.begin(backbones.load(backbone, "fp32"), config(backbone, options={"targets": targets}))
+    trained = sum(factor.numel() for factor in tuned.factors.values())
+    assert trained == count_parameters(method="lora", rank=2, backbone=backbone, targets=targets)
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("mamba", "out_proj"), ("deepseek_v3", "gate_proj"), ("ctrl", "0")])
+def test_a_target_that_peft_cannot_adapt_is_refused_before_the_first_trial_in_one_line(kind, targets, folder):
+    with pytest.raises(ValueError, match=rf"PEFT cannot adapt {targets} of a {kind} model") as refusal:
+        count_parameters(method="lora", rank=2, backbone=folder(kind), targets=targets)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["llama4_text", "phimoe"])
+def test_a_router_that_gives_more_than_one_tensor_is_no_target(kind, folder):
+    with pytest.raises(ValueError, match=rf"'router', which a {kind} model has not; valid: .*q_proj"):
+        count_parameters(method="lora", rank=2, backbone=folder(kind), targets="router")
+
+
 @pytest.mark.parametrize("targets", ["c_attn", "q_proj+nothing"])
 def test_a_target_that_the_model_has_not_is_refused_with_those_it_has(targets, folder):
     with pytest.raises(ValueError, match=r"a llama model has not; valid: .*q_proj"):

@@ -49,6 +49,17 @@ def test_initial_rows_are_as_large_as_the_embeddings_that_the_model_sees(kind, s
     np.testing.assert_allclose(tuned.factors["X"].detach().numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma"])
+def test_capped_logits_are_capped_however_small_they_are_when_a_bf16_model_is_looked_at(kind, tmp_path):
+    capped = {"final_logit_softcapping": 5.0} if kind != "recurrent_gemma" else {"logits_soft_cap": 5.0}
+    backbone = backbones.load(saved(tmp_path, small(kind, **capped)), "bf16")
+    with torch.no_grad():  # as for a text that the model is surer of
+        backbone.model.get_output_embeddings().weight.mul_(50)
+    ids_BT = torch.arange(100, 112)[None]
+    logits_BC = backbone.label_logits(None, ids_BT, torch.tensor([12]), torch.arange(200, 260))
+    assert logits_BC.abs().max() <= 5.0
+
+
 def test_parameters_are_counted_at_the_width_of_the_embeddings(tmp_path):
     folder = saved(tmp_path / "model", small("opt", word_embed_proj_dim=32))
     config = TrialConfig(
@@ -62,11 +73,20 @@ def test_parameters_are_counted_at_the_width_of_the_embeddings(tmp_path):
     assert prompt.evaluate().accuracy == record.test_accuracy
 
 
-def test_an_adapter_of_a_model_whose_embeddings_are_narrower_opens_in_peft(tmp_path):
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: small("opt", word_embed_proj_dim=32),  # embeddings narrower than what PEFT takes for their width
+        lambda: model_of("mpt"),  # sizes under names that PEFT does not look for
+        lambda: model_of("mamba"),  # no heads at all
+    ],
+    ids=["opt", "mpt", "mamba"],
+)
+def test_an_adapter_of_a_model_that_peft_knows_little_of_opens_in_peft(model, tmp_path):
     peft = pytest.importorskip("peft")
     from lopt.export import export_to_peft
 
-    folder = saved(tmp_path / "model", small("opt", word_embed_proj_dim=32))
+    folder = saved(tmp_path / "model", model())
     config = TrialConfig(method="prompt_tuning", task="toy", length=3, backbone=folder, max_steps=1, precision="fp32")
     train(config, artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
