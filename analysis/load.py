@@ -130,7 +130,7 @@ class Results:
     unreadable: tuple[str, ...]  # "name: why"
     superseded: int  # old failures, tried again since
     left_out: int  # trials that their run's space, which has changed, no longer has
-    repeated: int  # records of a key that another pooled run holds too
+    repeated: int  # records of a key that another file holds too, of this run or of another
     margin: float  # of accuracy, within which a smaller prompt counts as good as the full one
 
     @property
@@ -180,11 +180,12 @@ def _is_file(path: Place) -> bool:
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
-def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
+def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
 
     Args:
         margin: of accuracy, a fraction, within which a smaller prompt counts as good as the full one.
+        folders: where folders of other results lay that these are set against.
 
     Raises:
         ReportError: a run whose manifest cannot be read. Records that cannot be are named in `unreadable`.
@@ -195,7 +196,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     baselines: dict[object, Baseline] = {}
     unreadable: list[str] = []
     superseded = repeated = left_out = 0
-    folders = Folders()
+    folders = folders or Folders()
     for path in paths:
         run = _load_run(path)
         runs.append(run)

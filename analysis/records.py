@@ -15,7 +15,8 @@ from lopt.config import _ADDED, _ADDED_OPTIONS  # the one list of what came late
 SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-_OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
+_OF_EXAMPLES = ("task", "data_revision")
+_OF_SUBSET = ("data_seed", "test_examples")
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -72,6 +73,9 @@ class Trial:
     test_split: str | None
     test_split_size: int | None
     scored_on: tuple[object, ...]  # what decides which examples it is scored on; equal ones are scored on the same
+    holdout: str  # where the examples for selection come from: "train" or "validation"
+    data_revision: str | None  # fingerprints of what was in a task or a model that may change under its name
+    model_revision: str | None
     majority_accuracy: float | None
     wall_time_s: float | None
     train_time_s: float | None  # of its device; None in records of schemas 1 and 2
@@ -160,6 +164,9 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_split=optional_text(record, "test_split"),
         test_split_size=integer(record, "test_split_size"),
         scored_on=_scored_on(record, config),
+        holdout=str(config.get("holdout") or _ADDED["holdout"]),
+        data_revision=_as_text(config.get("data_revision")),
+        model_revision=_as_text(config.get("model_revision")),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
         train_time_s=number(record, "train_time_s"),
@@ -202,9 +209,15 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     )
 
 
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _scored_on(record: dict[str, Any], config: dict[str, Any]) -> tuple[object, ...]:
     reported = (record.get("test_split"), record.get("test_n"), config.get("holdout") or _ADDED["holdout"])
-    return *map(str, reported), *(str(config.get(name)) for name in _OF_EXAMPLES)
+    whole = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
+    drawn = () if whole else _OF_SUBSET  # of a whole split nothing is drawn
+    return *map(str, reported), *(str(config.get(name)) for name in (*_OF_EXAMPLES, *drawn))
 
 
 _KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
