@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from analysis import audit, predictions, published, render
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, method_label
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
@@ -232,6 +232,18 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     if reused := sum(trial.reused_from is not None for trial in results.trials):
         sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
         found.append(f"{reused:,} trials were not run for this sweep but taken from {sources}.")
+    draws = {
+        (method_label(trial.method), trial.frozen_draw)
+        for group in groups
+        for cell in group.confirmed
+        for trial in cell.confirmed
+        if trial.frozen_draw and len(cell.confirmed) > 1
+    }
+    for method, draw in sorted(draws, key=str):
+        found.append(
+            f"{method}: one frozen random matrix for all seeds ({draw}), so that intervals over seeds leave "
+            "out its draw: they are of this matrix."
+        )
     if any(group.task == "movie_snippets" for group in groups):
         found.append(
             "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "

@@ -17,6 +17,7 @@ PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 _OF_EXAMPLES = ("task", "data_revision")
 _OF_SUBSET = ("data_seed", "test_examples")
+_DRAWS = ("x0_seed", "projection_seed")  # of LoPT-2 and ULPT
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -57,6 +58,7 @@ class Trial:
     update_tokens: int | None  # of DePT, s
     adam_eps: float | None
     seed: int | None
+    frozen_draw: str | None  # the option that gives all seeds one frozen random matrix, with its value
     configuration: str
     trainable_parameters: int | None
     stored_parameters: int | None
@@ -148,6 +150,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         update_tokens=integer(options, "update_tokens"),
         adam_eps=number(options, "adam_eps"),
         seed=integer(config, "seed"),
+        frozen_draw=next((f"{name} = {options[name]}" for name in _DRAWS if options.get(name) is not None), None),
         configuration=_configuration(config),
         trainable_parameters=integer(record, "trainable_parameters", least=1),
         stored_parameters=integer(record, "stored_parameters"),

@@ -140,3 +140,12 @@ def test_confirmed_seeds_that_are_gone_are_spoken_of(store, tmp_path, capsys):
             file.unlink()
     printed, _ = report(capsys, tmp_path / "out", path)
     assert "Fewer confirmed seeds than the 3 that were to be trained: LoPT-1 n=10 r=1 (1)." in printed
+
+
+def test_one_frozen_matrix_for_all_seeds_is_spoken_of(store, tmp_path, capsys):
+    lopt2 = ("lopt2", 10, 2)
+    fixed = run(store, "a", [lopt2], 0.8, config__options={"x0_seed": 0})
+    drawn = run(store, "b", [lopt2], 0.8, config__options={"x0_seed": None})
+    said = "LoPT-2: one frozen random matrix for all seeds (x0_seed = 0)"
+    assert said in report(capsys, tmp_path / "fixed", fixed)[1]
+    assert said not in report(capsys, tmp_path / "drawn", drawn)[1]
