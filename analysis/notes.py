@@ -273,8 +273,10 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     if results.superseded:
         found.append(f"{results.superseded} earlier failures were tried again since and are not counted.")
     if results.repeated:
+        conflict = f", of which {results.differing} have other results: the run that is named first counts"
         found.append(
-            f"Records of trials that another record is of, too, which are not counted again: {results.repeated}."
+            f"Records of trials that another record is of, too, which are not counted again: {results.repeated}"
+            f"{conflict if results.differing else ''}."
         )
     return found
 

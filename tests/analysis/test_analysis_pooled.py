@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,27 @@ def test_one_frozen_matrix_for_all_seeds_is_spoken_of(store, tmp_path, capsys):
     said = "LoPT-2: one frozen random matrix for all seeds (x0_seed = 0)"
     assert said in report(capsys, tmp_path / "fixed", fixed)[1]
     assert said not in report(capsys, tmp_path / "drawn", drawn)[1]
+
+
+def same_trials(store, name, right) -> Path:
+    s = store(name=name, cells=[FULL, SMALL], test_n=100, split_size=100)
+    for place, cell in enumerate((FULL, SMALL)):
+        for seed in range(3):
+            record = s.confirm(*cell, 0.8, config__seed=seed, key=f"{place}{seed:015x}")
+            s.predict(record, np.arange(100) < right + seed)
+    return s.write()
+
+
+def test_of_one_trial_in_two_runs_the_record_with_its_predictions_counts(store, tmp_path, capsys):
+    bare, whole = same_trials(store, "bare", 80), same_trials(store, "whole", 80)
+    shutil.rmtree(bare / "predictions")
+    for order in ((bare, whole), (whole, bare)):
+        printed, page = report(capsys, tmp_path / "out", *order)
+        assert "cannot be used" not in printed
+        assert "which are not counted again: 6." in page
+
+
+def test_one_trial_with_two_results_is_spoken_of(store, tmp_path, capsys):
+    runs = same_trials(store, "here", 80), same_trials(store, "there", 70)
+    _, page = report(capsys, tmp_path / "out", *runs)
+    assert "which are not counted again: 6, of which 6 have other results: the run that is named first counts." in page
