@@ -9,6 +9,7 @@ from analysis import predictions
 from analysis.cells import Cell, Group
 from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference, difference
+from analysis.notes import examples
 from analysis.render import Column, Table, count, interval
 
 
@@ -97,8 +98,10 @@ def table(found: Compared) -> Table:
             rows.append((cell.label, count(cell.trainable_parameters), *shown, "–"))
     notes = [
         f"Difference: {found.names[1]} less {found.names[0]}, percentage points, with its 95 % interval over seeds and "
-        "test examples, which both share; without one where a run has a single seed, or predictions are missing.",
+        "test examples, which both share; without one where a run has a single seed, predictions are missing, or the "
+        "examples are not the same.",
     ]
+    notes += _other_examples(found)
     if found.hypervolumes and found.reference:
         most, floor = found.reference
         one, other = found.hypervolumes
@@ -118,6 +121,20 @@ def table(found: Compared) -> Table:
         rows=tuple(rows),
         notes=tuple(notes),
     )
+
+
+def _other_examples(found: Compared) -> list[str]:
+    """What the cells were scored on that the two runs scored on other examples, with the cells of each such pair."""
+    cells: dict[str, list[str]] = {}
+    for pair in found.pairs:
+        first, second = pair.first.confirmed[0], pair.second.confirmed[0]
+        if first.scored_on != second.scored_on:
+            said = f"{found.names[0]} on {examples(first)}; {found.names[1]} on {examples(second)}"
+            cells.setdefault(said, []).append(pair.first.label)
+    return [
+        f"Not scored on the same test examples: {', '.join(labels)} ({said}). A difference may come of that alone."
+        for said, labels in cells.items()
+    ]
 
 
 def _shown(pair: Pair) -> str:

@@ -155,11 +155,12 @@ def _tested(found: Comparison, margin: float) -> str:
 
 def _selected_on(cell: Cell) -> str:
     """The selection data, and how coarse they are."""
-    sizes = {trial.selection_n for trial in cell.confirmed if trial.selection_n}
+    sizes = {(trial.selection_n, trial.holdout) for trial in cell.confirmed if trial.selection_n}
     if len(sizes) != 1:
         return "the selection data"
-    (n,) = sizes
-    return f"{n:,} held-out training examples, of which one is {100 / n:.2g} pp"
+    ((n, holdout),) = sizes
+    of = "held-out training examples" if holdout == "train" else "examples of the reported split, which are not scored"
+    return f"{n:,} {of}, of which one is {100 / n:.2g} pp"
 
 
 def _searching(group: Group) -> str:

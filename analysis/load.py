@@ -130,7 +130,8 @@ class Results:
     unreadable: tuple[str, ...]  # "name: why"
     superseded: int  # old failures, tried again since
     left_out: int  # trials that their run's space, which has changed, no longer has
-    repeated: int  # records of a key that another pooled run holds too
+    repeated: int  # records of a key that another file holds too, of this run or of another
+    differing: int  # of these, those with other results than the one that counts
     margin: float  # of accuracy, within which a smaller prompt counts as good as the full one
 
     @property
@@ -180,11 +181,12 @@ def _is_file(path: Place) -> bool:
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
-def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
+def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
 
     Args:
         margin: of accuracy, a fraction, within which a smaller prompt counts as good as the full one.
+        folders: where folders of other results lay that these are set against.
 
     Raises:
         ReportError: a run whose manifest cannot be read. Records that cannot be are named in `unreadable`.
@@ -194,8 +196,8 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
     records: dict[str, dict[str, Any]] = {}
     baselines: dict[object, Baseline] = {}
     unreadable: list[str] = []
-    superseded = repeated = left_out = 0
-    folders = Folders()
+    superseded = repeated = differing = left_out = 0
+    folders = folders or Folders()
     for path in paths:
         run = _load_run(path)
         runs.append(run)
@@ -217,8 +219,11 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
                 unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
                 continue
             held = chosen.get(trial.key)
-            repeated += held is not None
-            if held is None or (held.status == "failed" and trial.status != "failed"):
+            if held is not None:
+                repeated += 1
+                both_ran = "failed" not in (held.status, trial.status)
+                differing += both_ran and _result(held) != _result(trial)
+            if held is None or _counts_before(trial, held):
                 chosen[trial.key], records[trial.key] = trial, record
         try:
             for baseline in _load_baselines(path / "baselines.json"):
@@ -235,8 +240,22 @@ def load(paths: Sequence[Place], margin: float = MARGIN) -> Results:
         superseded=superseded,
         left_out=left_out,
         repeated=repeated,
+        differing=differing,
         margin=margin,
     )
+
+
+def _result(trial: Trial) -> tuple[float | None, float | None]:
+    return trial.test_accuracy, trial.selection_score
+
+
+def _counts_before(trial: Trial, held: Trial) -> bool:
+    """Whether a record counts in place of an earlier one of its key: a finished one before a failed one, and of two
+    with the same results the one that has its predictions."""
+    if held.status == "failed" or trial.status == "failed":
+        return held.status == "failed" and trial.status != "failed"
+    files = [place(each.run) / "predictions" / f"{each.key}.parquet" for each in (trial, held)]
+    return _result(trial) == _result(held) and trial.confirmed and _is_file(files[0]) and not _is_file(files[1])
 
 
 def _read(file: Place) -> Any:

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from analysis import audit, predictions, published, render
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, method_label
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
 from lopt.config import METRICS
+
+_APART = "make a report of each run by itself"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         found.append(f"{which} not finished: {confirmed} of {len(cells)} cells have a confirmed trial.")
     elif confirmed < len(cells):
         found.append(f"The run is complete, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
+    found += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished))
     missing = [f"{run.name}/trials" for run in results.runs if not _has_trials(run)]
     if not results.trials:
         found.append("There is no readable trial record yet.")
@@ -68,6 +72,8 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
             f"The search has found a better setting than the confirmed one, and that has no confirmed trial: "
             f"{', '.join(waiting)}. The numbers are of the earlier setting."
         )
+    for group in groups:
+        found += filter(None, (_other_examples(group), _other_weights(group), _other_metrics(group)))
     if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
         t.dirty for t in results.trials
     ):
@@ -139,6 +145,67 @@ def _has_trials(run: Run) -> bool:
     return begun or (run.path / "trials").is_dir()
 
 
+def _few_seeds(results: Results, group: Group, several: bool) -> str | None:
+    """Cells of complete runs that have fewer confirmed seeds than were to be trained, of which no failure speaks."""
+    counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
+    wanted = min((count for count in counts if isinstance(count, int)), default=0)
+    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < wanted]
+    if not few:
+        return None
+    where = f" of {group.title}" if several else ""
+    said = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in few)
+    return f"Fewer confirmed seeds than the {wanted} that were to be trained{where}: {said}."
+
+
+def _other_examples(group: Group) -> str | None:
+    """Of pooled runs: which cells were scored on other test examples than others, so that no difference is theirs."""
+    parts: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in group.confirmed:
+        parts.setdefault(cell.confirmed[0].scored_on, []).append(cell)
+    if len(parts) < 2:
+        return None
+    said = "; ".join(
+        f"{examples(cells[0].confirmed[0])} ({', '.join(cell.label for cell in cells)})" for cells in parts.values()
+    )
+    return (
+        f"{group.title}: not all cells were scored on the same test examples: {said}. A difference between them may "
+        f"come of that alone: {_APART}."
+    )
+
+
+def examples(trial: Trial) -> str:
+    """What a confirmed trial was scored on."""
+    return (
+        f"{trial.test_n or 0:,} of the {trial.test_split_size or trial.test_n or 0:,} examples of {trial.test_split}, "
+        f"data {trial.data_revision or 'of an unknown revision'}"
+    )
+
+
+def _other_weights(group: Group) -> str | None:
+    """Of pooled runs: a folder that held another model in some of them."""
+    cells: dict[str, list[str]] = {}
+    for cell in group.confirmed if Path(group.backbone).is_absolute() else ():
+        cells.setdefault(cell.confirmed[0].model_revision or "unknown", []).append(cell.label)
+    if len(cells) < 2:
+        return None
+    said = "; ".join(f"{revision} ({', '.join(labels)})" for revision, labels in cells.items())
+    return (
+        f"{group.title}: the folder of the backbone held other weights for some cells than for others: {said}. A "
+        f"difference between them may come of that alone: {_APART}."
+    )
+
+
+def _other_metrics(group: Group) -> str | None:
+    """Of pooled runs: that what chooses their cells is not one score."""
+    names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
+    if len(names) < 2:
+        return None
+    return (
+        f"{group.title}: trials are selected by different metrics ({', '.join(names)}), so that neither the choice of "
+        f"cells nor the answer holds: {_APART}."
+    )
+
+
 def _selected_by(group: Group) -> str | None:
     """What selects, where that is not accuracy in all its trials."""
     names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
@@ -179,6 +246,18 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     if reused := sum(trial.reused_from is not None for trial in results.trials):
         sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
         found.append(f"{reused:,} trials were not run for this sweep but taken from {sources}.")
+    draws = {
+        (method_label(trial.method), trial.frozen_draw)
+        for group in groups
+        for cell in group.confirmed
+        for trial in cell.confirmed
+        if trial.frozen_draw and len(cell.confirmed) > 1
+    }
+    for method, draw in sorted(draws, key=str):
+        found.append(
+            f"{method}: one frozen random matrix for all seeds ({draw}), so that intervals over seeds leave "
+            "out its draw: they are of this matrix."
+        )
     if any(group.task == "movie_snippets" for group in groups):
         found.append(
             "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "
@@ -208,7 +287,11 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     if results.superseded:
         found.append(f"{results.superseded} earlier failures were tried again since and are not counted.")
     if results.repeated:
-        found.append(f"{results.repeated} records lie in several of the pooled runs and are counted once.")
+        conflict = f", of which {results.differing} have other results: the run that is named first counts"
+        found.append(
+            f"Records of trials that another record is of, too, which are not counted again: {results.repeated}"
+            f"{conflict if results.differing else ''}."
+        )
     return found
 
 

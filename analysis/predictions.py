@@ -46,9 +46,12 @@ class Unusable:
 
 def correct(trials: Sequence[Trial]) -> np.ndarray | None:
     """1 where a trial was right on an example, `[trials, examples]`; None unless all left predictions, of the same
-    examples, that belong to their records."""
+    examples, that belong to their records. Files name examples by their places, which other data have, too: so what the
+    records say of the data counts as well."""
     import numpy as np
 
+    if len({trial.scored_on for trial in trials}) > 1:
+        return None
     scores = [_scores(trial) for trial in trials]
     known = [each for each in scores if isinstance(each, Scores)]
     if not known or len(known) < len(trials) or len({each.examples for each in known}) > 1:

@@ -15,7 +15,9 @@ from lopt.config import _ADDED, _ADDED_OPTIONS  # the one list of what came late
 SCHEMAS = (1, 2, 3)
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-_OF_EXAMPLES = ("task", "data_seed", "data_revision", "test_examples")
+_OF_EXAMPLES = ("task", "data_revision")
+_OF_SUBSET = ("data_seed", "test_examples")
+_DRAWS = ("x0_seed", "projection_seed")  # of LoPT-2 and ULPT
 _SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
@@ -56,6 +58,7 @@ class Trial:
     update_tokens: int | None  # of DePT, s
     adam_eps: float | None
     seed: int | None
+    frozen_draw: str | None  # the option that gives all seeds one frozen random matrix, with its value
     configuration: str
     trainable_parameters: int | None
     stored_parameters: int | None
@@ -73,6 +76,9 @@ class Trial:
     test_split: str | None
     test_split_size: int | None
     scored_on: tuple[object, ...]  # what decides which examples it is scored on; equal ones are scored on the same
+    holdout: str  # where the examples for selection come from: "train" or "validation"
+    data_revision: str | None  # fingerprints of what was in a task or a model that may change under its name
+    model_revision: str | None
     majority_accuracy: float | None
     wall_time_s: float | None
     train_time_s: float | None  # of its device; None in records of schemas 1 and 2
@@ -145,6 +151,7 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         update_tokens=integer(options, "update_tokens"),
         adam_eps=number(options, "adam_eps"),
         seed=integer(config, "seed"),
+        frozen_draw=next((f"{name} = {options[name]}" for name in _DRAWS if options.get(name) is not None), None),
         configuration=_configuration(config),
         trainable_parameters=integer(record, "trainable_parameters", least=1),
         stored_parameters=integer(record, "stored_parameters"),
@@ -162,6 +169,9 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
         test_split=optional_text(record, "test_split"),
         test_split_size=integer(record, "test_split_size"),
         scored_on=_scored_on(record, config),
+        holdout=str(config.get("holdout") or _ADDED["holdout"]),
+        data_revision=_as_text(config.get("data_revision")),
+        model_revision=_as_text(config.get("model_revision")),
         majority_accuracy=fraction(record, "majority_accuracy"),
         wall_time_s=number(record, "wall_time_s"),
         train_time_s=number(record, "train_time_s"),
@@ -204,9 +214,15 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     )
 
 
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _scored_on(record: dict[str, Any], config: dict[str, Any]) -> tuple[object, ...]:
     reported = (record.get("test_split"), record.get("test_n"), config.get("holdout") or _ADDED["holdout"])
-    return *map(str, reported), *(str(config.get(name)) for name in _OF_EXAMPLES)
+    whole = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
+    drawn = () if whole else _OF_SUBSET  # of a whole split nothing is drawn
+    return *map(str, reported), *(str(config.get(name)) for name in (*_OF_EXAMPLES, *drawn))
 
 
 _KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}

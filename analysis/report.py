@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from analysis import compare, notes, render
 from analysis.cells import Group, groups
+from analysis.folders import Folders
 from analysis.headline import Headline, headline
 from analysis.load import ReportError, Results, load, resolve
 from analysis.noninferiority import MARGIN
@@ -352,8 +353,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     paths = [resolve([name], place(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
-    both = [load([path], arguments.margin) for path in paths]
+    folders = Folders()  # the same for both: a folder may have lain elsewhere for one of them
+    both = [load([path], arguments.margin, folders) for path in paths]
     names = (both[0].runs[0].name, both[1].runs[0].name)
+    if names[0] == names[1]:
+        names = (both[0].runs[0].shown, both[1].runs[0].shown)
     found = compare.compare(groups(both[0]), groups(both[1]), names)
     made = [compare.table(each) for each in found]
     warnings = [f"{name}: {text}" for name, each in zip(names, both, strict=True) for text in
@@ -375,7 +379,9 @@ def _margin(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no margin; give percentage points above 0, such as 1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no margin; give percentage points above 0 and below 100, such as 1"
+        )
     return value / 100
 
 

@@ -92,7 +92,7 @@ def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
 def _checked(task: Task, file: str, rows: Sequence[Row], source: str) -> Split:
     for column in (*task.columns, task.label):
         if rows and not any(column in row for row in rows):
-            raise ValueError(f"{source} has no column {column!r}; it has {', '.join(map(str, rows[0]))}")
+            raise ValueError(f"{source} has no column {column!r}; it has {_columns(rows[0])}")
     examples, skipped, first = [], [], ""
     for number, row in enumerate(rows):
         label = _class_number(task, row.get(task.label))
@@ -107,6 +107,15 @@ def _checked(task: Task, file: str, rows: Sequence[Row], source: str) -> Split:
         way_out = ' (bad_rows = "skip" in task.toml leaves them out)' if examples and tasks.is_folder(task) else ""
         raise ValueError(f"{len(skipped):,} of {len(rows):,} rows cannot be used{way_out}; the first is {first}")
     return Split(examples, file, len(rows), tuple(skipped))
+
+
+def _columns(row: Row) -> str:
+    """The names of a row's columns; where one name holds them all, what separates them."""
+    names = ", ".join(map(str, row))
+    for sign, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(row) == 1 and sign in names:
+            return f"{names}, separated by {word}: save the file with commas"
+    return names
 
 
 def _fault(task: Task, row: Row, label: int | None) -> str:
