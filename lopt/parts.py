@@ -158,6 +158,9 @@ def draw(
     texts = {tuple(example.fields.values()) for example in training.examples}
     repeated = sum(tuple(reported.examples[i].fields.values()) in texts for i in scored)
     subset += f", {repeated:,} of which also stand in {task.train}" if repeated else ""
+    trained_on = {tuple(training.examples[i].fields.values()) for i in chosen}
+    also = sum(tuple(pool[i].fields.values()) in trained_on for i in held_out)
+    held += f", {also:,} of which are also trained on" if also else ""
     protocol = (
         f"selected on {len(held_out):,}{absent['select']} of {held}, trained on {trained} training examples{left_out}, "
         f"reported on {whole}{absent['report']}{subset}"

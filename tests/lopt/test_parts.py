@@ -155,6 +155,15 @@ def test_shots_beyond_what_a_class_has_are_said(folder):
         assert not [note for note in data.notes(config.replace(shots=shots)) if "to train on" in note]
 
 
+def test_texts_that_are_selected_on_and_trained_on_are_counted(folder):
+    found = prepared(folder([*rows(a=40, b=40, c=40), *rows(a=40, b=40, c=40)]))  # each text twice
+    trained_on = {tuple(ids) for ids in found.train.token_ids}
+    count = sum(tuple(ids) in trained_on for ids in found.selection.token_ids)
+    assert count > 0
+    assert f"10 %)), {count} of which are also trained on, trained on" in found.protocol
+    assert "also trained on" not in prepared(folder(rows(a=40, b=40, c=40))).protocol
+
+
 def test_a_class_that_is_not_selected_or_reported_on_is_said(folder):
     config = folder(rows(a=40, b=40, c=5), rows(a=4, b=4), selection_examples=2)
     found = prepared(config)
