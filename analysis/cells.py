@@ -191,9 +191,9 @@ def groups(results: Results) -> tuple[Group, ...]:
 def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:
     """What each task is called: by its title, as a run of it says, else by its name; with both where titles agree."""
     titles = {name: title for run in reversed(results.runs) for name, title in run.titles.items()}
-    found = {task: titles.get(task, name) for task, name in names.items()}
-    shared = {title for title, count in Counter(found.values()).items() if count > 1}
-    return {task: f"{title} ({names[task]})" if title in shared else title for task, title in found.items()}
+    title_of = {task: titles.get(task, name) for task, name in names.items()}
+    shared = {title for title, count in Counter(title_of.values()).items() if count > 1}
+    return {task: f"{title} ({names[task]})" if title in shared else title for task, title in title_of.items()}
 
 
 def _group(
@@ -252,10 +252,10 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
     for trial in trials:
         if trial.confirmed:
             by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
-    found = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
+    search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
     confirmed = max(
         by_configuration.values(),
-        key=lambda ts: (found.get(ts[0].configuration, ()), _mean_selection(ts) or 0.0, len(ts)),
+        key=lambda ts: (search_ranks.get(ts[0].configuration, ()), _mean_selection(ts) or 0.0, len(ts)),
         default=[],
     )
     configurations = {t.configuration for t in confirmed}

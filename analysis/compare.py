@@ -123,13 +123,13 @@ def table(found: Compared) -> Table:
     )
 
 
-def _other_examples(found: Compared) -> list[str]:
+def _other_examples(compared: Compared) -> list[str]:
     """What the cells were scored on that the two runs scored on other examples, with the cells of each such pair."""
     cells: dict[str, list[str]] = {}
-    for pair in found.pairs:
+    for pair in compared.pairs:
         first, second = pair.first.confirmed[0], pair.second.confirmed[0]
         if first.scored_on != second.scored_on:
-            said = f"{found.names[0]} on {examples(first)}; {found.names[1]} on {examples(second)}"
+            said = f"{compared.names[0]} on {examples(first)}; {compared.names[1]} on {examples(second)}"
             cells.setdefault(said, []).append(pair.first.label)
     return [
         f"Not scored on the same test examples: {', '.join(labels)} ({said}). A difference may come of that alone."

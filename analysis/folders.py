@@ -19,7 +19,7 @@ class Folders:
     def in_one_place(self, config: Mapping[str, Any], planned: Iterable[Any]) -> dict[str, Any]:
         """A trial's configuration with its folders at their one path. planned: the cells of its run, whose folders are
         where they lay when the run last went on."""
-        made = dict(config)
+        moved = dict(config)
         for field, revision in _REVISIONS.items():
             path = config.get(field)
             known = config.get(revision) is not None  # without it two folders of one name may hold anything
@@ -29,8 +29,8 @@ class Folders:
                 latest_path = next(latest, path)
                 first = self._first.setdefault((field, name, str(config.get(revision))), latest_path)
                 self._paths |= {path: first, latest_path: first}
-                made[field] = first
-        return made
+                moved[field] = first
+        return moved
 
     def of(self, path: str) -> str:
         """The one path of a folder of a plan or a baseline; anything else as it is."""

@@ -366,8 +366,8 @@ def _at_one_place(of: _Placed, folders: Folders) -> _Placed:
 
 
 def _audits(content: Any) -> dict[str, int]:
-    found = json_object(content, "a list of audits by key")
-    return {key: integer(mapping(found, key), "step") or 0 for key in found}
+    audits = json_object(content, "a list of audits by key")
+    return {key: integer(mapping(audits, key), "step") or 0 for key in audits}
 
 
 def _load_baselines(file: Place) -> list[Baseline]:

@@ -56,21 +56,21 @@ def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
     ours = trials[0]  # seeds of one configuration
     words = ["answers", *(["dropout"] if not ours.dropout else [])]
     words += ["metric"] if task == "cb" and ours.metric != "macro_f1" else []
-    found = {word: COMMON[word] for word in words}
+    differing = {word: COMMON[word] for word in words}
     if ours.method != "dept" or task not in DEPT:
-        return found
+        return differing
     theirs = DEPT[task]
     if (ours.length, ours.rank) != (theirs.length, theirs.rank):
-        found["size"] = f"(m, r) = ({ours.length}, {ours.rank}), theirs ({theirs.length}, {theirs.rank})"
+        differing["size"] = f"(m, r) = ({ours.length}, {ours.rank}), theirs ({theirs.length}, {theirs.rank})"
     if ours.max_steps != theirs.steps:
-        found["steps"] = f"{ours.max_steps or 0:,}, theirs {theirs.steps:,}"
+        differing["steps"] = f"{ours.max_steps or 0:,}, theirs {theirs.steps:,}"
     if ours.batch_size != BATCH:
-        found["batch"] = f"{ours.batch_size}, theirs {BATCH}"
+        differing["batch"] = f"{ours.batch_size}, theirs {BATCH}"
     if ours.update_tokens != UPDATE_TOKENS:
-        found["s"] = f"{ours.update_tokens}, theirs {UPDATE_TOKENS}"
+        differing["s"] = f"{ours.update_tokens}, theirs {UPDATE_TOKENS}"
     if (eps := ours.adam_eps or _USUAL_EPS) != EPS:
-        found["eps"] = f"of AdamW {_shown(eps)}, theirs {_shown(EPS)}"
-    return found
+        differing["eps"] = f"of AdamW {_shown(eps)}, theirs {_shown(EPS)}"
+    return differing
 
 
 def _shown(number: float) -> str:

@@ -67,7 +67,7 @@ def unusable(trials: Sequence[Trial]) -> list[Unusable]:
     for trial, each in zip(trials, scores, strict=True):
         if isinstance(each, Scores):
             examples.setdefault(trial.scored_on, Counter())[each.examples] += 1
-    found = []
+    unusable_files = []
     for trial, each in zip(trials, scores, strict=True):
         if isinstance(each, Scores):
             usual = examples[trial.scored_on].most_common(1)[0][0]
@@ -78,8 +78,8 @@ def unusable(trials: Sequence[Trial]) -> list[Unusable]:
             run = place(trial.run)
             whole = why == "missing" and not (run / "predictions").is_dir()
             file = f"{run.name}/predictions{'' if whole else f'/{trial.key}.parquet'}"
-            found.append(Unusable(trial=trial, file=file, why=why))
-    return found
+            unusable_files.append(Unusable(trial=trial, file=file, why=why))
+    return unusable_files
 
 
 def common(*groups: Sequence[Trial]) -> list[np.ndarray] | None:

@@ -130,15 +130,15 @@ class Prompt:
     @cached_property
     def base(self) -> Backbone:
         """The frozen model this was trained for; ValueError as of `backbone`."""
-        found = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
-        if found.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(found):
-            check_revisions(self.config, self.config.data_revision, found.revision)
-        if self.soft is not None and self.soft.prompt.shape[1] != found.width:
+        backbone = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
+        if backbone.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(backbone):
+            check_revisions(self.config, self.config.data_revision, backbone.revision)
+        if self.soft is not None and self.soft.prompt.shape[1] != backbone.width:
             raise ValueError(
-                f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {found.name} is {found.width}: give "
-                "the model that it was trained for"
+                f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {backbone.name} is {backbone.width}: "
+                "give the model that it was trained for"
             )
-        return found
+        return backbone
 
     @property
     def facts(self) -> backbones.Facts:
@@ -209,13 +209,13 @@ class Prompt:
     def _check_task(self) -> None:
         """Raises ValueError when the task at hand, whose rows are to be scored, is not the one of training."""
         try:
-            found = tasks.get(self.config.task)
+            current = tasks.get(self.config.task)
         except ValueError as error:
             raise ValueError(f"to be scored again, this needs the rows of its task, and {error}") from None
         for name in ("classes", "columns", "cut"):
-            then, now = getattr(self.task, name), getattr(found, name)
+            then, now = getattr(self.task, name), getattr(current, name)
             if then != now:
-                raise ValueError(f"this was trained with {name} {then}, but task {found.name} has {now}: restore it")
+                raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
 
     def _soft_on(self, backbone: Backbone) -> SoftPrompt | None:
         return self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))

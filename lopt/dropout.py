@@ -20,13 +20,13 @@ def with_dropout(model: Any, rate: float) -> Any:
     from torch.nn.modules.dropout import _DropoutNd
 
     weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    made = copy.deepcopy(model, weights).train()
-    for module in made.modules():
+    twin = copy.deepcopy(model, weights).train()
+    for module in twin.modules():
         if isinstance(module, _DropoutNd):
             module.p = rate
         _set_rates(module, rate)
         _set_rates(getattr(module, "config", None), rate)
-    return made
+    return twin
 
 
 def _set_rates(holder: Any, rate: float) -> None:

@@ -149,8 +149,8 @@ def draw(
         trained += f"; only {rows}" if parts.shots is not None else f" (only {rows})"
     trained += ")" if parts.shots is not None else ""
     absent = {}
-    for purpose, found in (("select", pooled[held_out]), ("report", to_report[scored])):
-        missing = [name for c, name in enumerate(task.classes) if c not in found]
+    for purpose, present in (("select", pooled[held_out]), ("report", to_report[scored])):
+        missing = [name for c, name in enumerate(task.classes) if c not in present]
         absent[purpose] = f" (none of {_listed(missing)})" if missing else ""
         if missing:
             notes.append(f"none of {_listed(missing)} to {purpose} on: the accuracy there says nothing of it")
@@ -165,8 +165,8 @@ def draw(
         f"selected on {len(held_out):,}{absent['select']} of {held}, trained on {trained} training examples{left_out}, "
         f"reported on {whole}{absent['report']}{subset}"
     )
-    made = _made(task, (training, reported))
-    return Drawn(chosen, held_out, scored, pool, "; ".join([protocol, *made]), (*notes, *made), len(report))
+    handling = _handling(task, (training, reported))
+    return Drawn(chosen, held_out, scored, pool, "; ".join([protocol, *handling]), (*notes, *handling), len(report))
 
 
 class _Counts:
@@ -213,7 +213,7 @@ class _Counts:
         raise ValueError(f"{where} leaves no row of {names} to train on; there were {', '.join(before)}: {mend}")
 
 
-def _made(task: Task, splits: Sequence[Split]) -> tuple[str, ...]:
+def _handling(task: Task, splits: Sequence[Split]) -> tuple[str, ...]:
     """How the splits came to be: rows that were skipped, one file that was divided."""
     said = [
         f"{len(split.skipped):,} of {split.rows:,} rows of {split.file} skipped, which lack text or a class"
@@ -243,10 +243,10 @@ def _check_parts(task: Task, labels: np.ndarray, parts: Mapping[str, np.ndarray]
             raise ValueError(
                 f"{task.train} and {task.report} of task {task.name} leave no example to {purpose}: give more rows"
             )
-    found = np.unique(labels)
-    if len(found) == 1:
+    kinds = np.unique(labels)
+    if len(kinds) == 1:
         raise ValueError(
-            f"all {len(labels):,} rows of {task.train} of task {task.name} are of class {task.classes[found[0]]}; give "
+            f"all {len(labels):,} rows of {task.train} of task {task.name} are of class {task.classes[kinds[0]]}; give "
             "rows of two classes or more"
         )
 

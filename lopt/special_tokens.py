@@ -33,11 +33,11 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         "pair": text,
         "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in zip(names, before, strict=True)},
     }
-    made = copy.deepcopy(tokenizer)
+    shortened = copy.deepcopy(tokenizer)
     processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     processor.__setstate__(json.dumps(state).encode())  # its arguments would take a token with a colon for two
-    made.backend_tokenizer.post_processor = processor
-    return made
+    shortened.backend_tokenizer.post_processor = processor
+    return shortened
 
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -135,7 +135,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> Any:
         model["unk_token"] = renamed(model["unk_token"])
     for token in state["added_tokens"]:
         token["content"] = renamed(token["content"])
-    made = Tokenizer.from_str(json.dumps(state))
-    made.no_padding()
-    made.no_truncation()
-    return made
+    plain = Tokenizer.from_str(json.dumps(state))
+    plain.no_padding()
+    plain.no_truncation()
+    return plain

@@ -98,14 +98,14 @@ def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[
 
     configs: of the run's trials. An option that the space gives is not among them.
     """
-    given = {name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}}
-    given |= {*space.base.get("options", {})}
+    named = {name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}}
+    named |= {*space.base.get("options", {})}
     return {
         name: former
         for config in configs
         if config["method"] in methods.names()
         for name, former in methods.get(config["method"]).FORMER_DEFAULTS.items()
-        if name not in given and config["options"].get(name) == former
+        if name not in named and config["options"].get(name) == former
     }
 
 

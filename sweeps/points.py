@@ -18,12 +18,12 @@ def every_point(cell: Cell) -> Iterator[dict[str, Any]] | None:
     parts = []
     for method in chosen.values if isinstance(chosen, Choice) else (None,):
         values: dict[str, Any] = {}
-        for name, made in cell.search.items():
+        for name, searched in cell.search.items():
             if "." in name and name.partition(".")[0] != method:
                 continue
-            if isinstance(made, Real):
+            if isinstance(searched, Real):
                 return None
-            values[name] = range(made.low, made.high + 1) if isinstance(made, Whole) else made.values
+            values[name] = range(searched.low, searched.high + 1) if isinstance(searched, Whole) else searched.values
         if method is not None:
             values["method"] = (method,)
         parts.append(_product(values))

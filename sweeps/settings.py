@@ -148,8 +148,8 @@ def _ends(text: str) -> list[Any]:
     return ends if len(ends) == 2 and all(isinstance(end, int | float) for end in ends) else []
 
 
-def _of_numbers(made: Range) -> bool:
-    return not isinstance(made, Choice) or all(isinstance(v, int | float) for v in made.values)
+def _of_numbers(searched: Range) -> bool:
+    return not isinstance(searched, Choice) or all(isinstance(v, int | float) for v in searched.values)
 
 
 def _range(key: str, text: str, name: str, before: Range) -> Range:
@@ -167,8 +167,8 @@ def _range(key: str, text: str, name: str, before: Range) -> Range:
 
 
 def _usual_log(name: str) -> bool:
-    found = [r for r in _usual_ranges(name) if not isinstance(r, Choice)]
-    return all(made.log for made in found)
+    ranges = [r for r in _usual_ranges(name) if not isinstance(r, Choice)]
+    return all(usual.log for usual in ranges)
 
 
 def _usual_ranges(name: str) -> list[Range]:
@@ -200,9 +200,9 @@ def _with_search(space: Space, key: str, range_of: Callable[[str, Range], Range]
     """The space with other ranges of a searched name; `range_of` makes each of the one before."""
 
     def change(cell: Cell) -> Cell:
-        made = {name: range_of(name, cell.search[name]) for name in _names(cell, key)}
-        search = {**cell.search, **made}
-        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in r for name, r in made.items()))
+        ranges = {name: range_of(name, cell.search[name]) for name in _names(cell, key)}
+        search = {**cell.search, **ranges}
+        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in r for name, r in ranges.items()))
         return dataclasses.replace(cell, search=search, first=first)
 
     return _map_cells(space, change)

@@ -300,19 +300,19 @@ class Space:
 
 def placeless(described: Mapping[str, Any]) -> dict[str, Any]:
     """What `Space.to_dict` gives, or a part of it, with folders of tasks and backbones by their names."""
-    made: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in described.items():
         if name == "search" and isinstance(value, Mapping):
-            made[name] = {
+            settings[name] = {
                 n: ", ".join(map(known_as, str(v).split(", "))) if n in _PLACED else v for n, v in value.items()
             }
         elif isinstance(value, Mapping):
-            made[name] = placeless(value)
+            settings[name] = placeless(value)
         elif isinstance(value, list):
-            made[name] = [placeless(each) if isinstance(each, Mapping) else each for each in value]
+            settings[name] = [placeless(each) if isinstance(each, Mapping) else each for each in value]
         else:
-            made[name] = known_as(value) if name in _PLACED and isinstance(value, str) else value
-    return made
+            settings[name] = known_as(value) if name in _PLACED and isinstance(value, str) else value
+    return settings
 
 
 def _of_its_methods(cell: Cell) -> Cell:

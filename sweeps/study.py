@@ -210,13 +210,13 @@ def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
 def confirmed_winners(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
     """The confirm trials of the winners of today, each with its stratum; those of an earlier winner are left out."""
     records = list(records)
-    found = []
+    confirmed = []
     for stratum in dict.fromkeys(r.stratum or "" for r in records if r.phase == "search"):
         own = [r for r in records if (r.stratum or "") == stratum]
         best = winner(r for r in own if r.phase == "search")
         if best is not None:
-            found += [(stratum, r) for r in own if r.phase == "confirm" and _unseeded(r) == _unseeded(best)]
-    return found
+            confirmed += [(stratum, r) for r in own if r.phase == "confirm" and _unseeded(r) == _unseeded(best)]
+    return confirmed
 
 
 def _unseeded(record: TrialRecord) -> str:

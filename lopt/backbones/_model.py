@@ -169,21 +169,21 @@ class FrozenModel(ABC):
     def with_dropout(self, rate: float) -> Self:
         import torch
 
-        made = copy.copy(self)
-        made.dropout, made.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it
+        own = copy.copy(self)
+        own.dropout, own.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it
         ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
         said = []
         with torch.no_grad():
             for seed in (0, 1):
                 with masks(self.device, seed):
-                    said.append(made._whole_logits(None, ids_BT, lengths_B))
+                    said.append(own._whole_logits(None, ids_BT, lengths_B))
         if torch.equal(*said):
             raise ValueError(
                 f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers leave out nothing in "
                 "training either. Give dropout 0, or another backbone"
             )
-        made.model = with_dropout(self.model, rate)
-        return made
+        own.model = with_dropout(self.model, rate)
+        return own
 
     def checksum(self) -> str:
         import torch
@@ -293,14 +293,14 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         # trust_remote_code is said, not left open: transformers would ask on standard input.
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         options["config"] = _config_of(source)
-        model, found = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
+        model, loading = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
         reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
             "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
         ) from error
-    missing = sorted(found["missing_keys"])
+    missing = sorted(loading["missing_keys"])
     if missing:  # transformers would go on with random ones
         raise ValueError(
             f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
@@ -312,7 +312,7 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
             f"model below it, {model.name_or_path!r}: give a model with the adapter merged into it, or take that "
             "file away"
         )
-    refuse_unread(name, model, found["unexpected_keys"])
+    refuse_unread(name, model, loading["unexpected_keys"])
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
     backbone = kind(name, revision, model.to(default_device()), tokenizer)

@@ -52,9 +52,9 @@ class CausalBackbone(FrozenModel):
         return made
 
     def with_dropout(self, rate: float) -> Self:
-        made = super().with_dropout(rate)
-        made.flat = None  # which has no dropout in its attention, and keeps what a text says without it
-        return made
+        own = super().with_dropout(rate)
+        own.flat = None  # which has no dropout in its attention, and keeps what a text says without it
+        return own
 
     @property
     def side_by_side(self) -> bool:

@@ -76,19 +76,19 @@ def to_six_digits(config):
 class Play:
     """One command: searcher and scheduler, and what they say to each other's reports."""
 
-    def __init__(self, made, world, lines, audit, earlier=None):
-        self.space, self.world, self.lines, self.running = made, world, lines, {}
+    def __init__(self, swept, world, lines, audit, earlier=None):
+        self.space, self.world, self.lines, self.running = swept, world, lines, {}
         records, audited, interrupted = earlier or ({}, {}, [])
         self.records, self.audited, self.number = records, audited, 0
         finished = [r for r in records.values() if r.status != "failed"]
         failed = [records.pop(r.key) for r in list(records.values()) if r.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
         self.searcher = SweepSearcher(
-            made, settle=to_six_digits, place={"out": "o", "run": "r"}, finished=finished, failed=failed,
+            swept, settle=to_six_digits, place={"out": "o", "run": "r"}, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted], read=records.get,
         )  # fmt: skip
         self.scheduler = StratifiedASHA(
-            grace_steps=made.grace_steps, reduction_factor=made.reduction_factor, max_steps=made.max_steps,
+            grace_steps=swept.grace_steps, reduction_factor=swept.reduction_factor, max_steps=swept.max_steps,
             audit=audit, audited=audited, on_audit=lambda record: self.say("audit", record.key),
         )  # fmt: skip
         self.scheduler.replay(finished)
@@ -188,15 +188,15 @@ class Play:
 
 def played(scenario):
     name, wrong, audit, interrupted_after = SCENARIOS[scenario]
-    made = space.load(name, "paper" if name == "smoke" else "demo")
-    made = dataclasses.replace(made, confirm_seeds=2)
+    swept = space.load(name, "paper" if name == "smoke" else "demo")
+    swept = dataclasses.replace(swept, confirm_seeds=2)
     lines, world = [], World(wrong)
-    command = Play(made, world, lines, audit)
+    command = Play(swept, world, lines, audit)
     command.run(interrupted_after)
     if interrupted_after is not None:
         lines.append("interrupted")
         earlier = command.cut_off()
-        command = Play(made, world, lines, audit, earlier)
+        command = Play(swept, world, lines, audit, earlier)
         command.number = 1000
         command.run()
     assert command.searcher.suggest("last") == Searcher.FINISHED
