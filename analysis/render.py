@@ -143,6 +143,7 @@ def csv(table: Table) -> str:
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
 _WHOLE = 25  # letters of a cell that is not broken into lines
+_WORDS = re.compile(r"[a-z]+(, [a-z]+)+")  # a list of words, which the page breaks however short it is
 
 # In letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the fewest to
 # which a column of broken texts or a heading is set.
@@ -250,7 +251,8 @@ def html(table: Table, caption: bool = True) -> Markup:
         column = table.columns[j]
         inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
         inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
-        long = " long" if len(text) > _WHOLE and not column.code else ""
+        breaks = len(text) > _WHOLE or _WORDS.fullmatch(text)
+        long = " long" if breaks and not column.code else ""
         return f'<td class="{column.align}{long}">{inner}</td>'
 
     more = ' class="more"'

@@ -58,3 +58,10 @@ def test_a_negative_number_has_a_minus_where_it_is_read_and_a_hyphen_where_it_is
         assert "−1.5 " in text and "−2.0" in text and "From −1 to LoPT-1." in text and "--audit -1" in text
     assert render.csv(table).splitlines()[1] == '"-1.5 [-2.0, +1.0]",--audit -1'
     assert "$-$1.5 {[}$-$2.0, +1.0]" in render.latex(table)
+
+
+def test_the_page_breaks_lists_of_words_and_keeps_numbers_whole():
+    cells = {"answers, dropout": True, "dropout": False, "[79.2, 84.8]": False, "-0.5": False, "x" * 26: True}
+    for cell, breaks in cells.items():
+        page = render.html(render.Table(caption="c", columns=(render.Column(title="a"),), rows=((cell,),)))
+        assert (' long"' in page) is breaks, cell
