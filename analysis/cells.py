@@ -291,7 +291,7 @@ def _searched(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
-    """Highest of the search's winner, by the sweep's rule (`sweeps.study.winner`)."""
+    """Highest of the search's winner, by the sweep's rule (`sweeps.search.study.winner`)."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 

@@ -37,8 +37,8 @@ import psutil
 
 from benchmarks import _common
 from lopt.records import MEASURED
-from sweeps import checkpoint_file
-from sweeps.store import Store
+from sweeps.results import checkpoint_file
+from sweeps.results.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER, RAYLET = "driver", "second raylet"

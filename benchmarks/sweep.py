@@ -26,7 +26,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import _common
-from sweeps import settings, space
+from sweeps import spaces
+from sweeps.planning import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = "benchmarks/twelve.py"
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             "trials": given.trials, "precision": given.precision, **({"backbone": model} if given.quick else {}),
         }  # fmt: skip
         pairs = {name: str(value) for name, value in pairs.items()}
-        chosen = settings.with_settings(space.load(SPACE, "paper"), pairs)
+        chosen = settings.with_settings(spaces.load(SPACE, "paper"), pairs)
         (cell,) = chosen.cells
         config, rates = chosen.example(cell), [point["learning_rate"] for point in cell.first[: given.trials]]
         found_range = cell.search["learning_rate"]

@@ -7,7 +7,8 @@ import os
 import sys
 from typing import NoReturn
 
-USAGE_ERROR = 2
+from lopt.exit_codes import USAGE_ERROR
+
 _HEAD, _TAIL = 700, 290  # characters kept of a long line: what came is at its beginning, how to mend it at its end
 
 

@@ -6,7 +6,10 @@ import math
 import time
 from collections.abc import Callable
 
+from lopt.records import TrialRecord
+from sweeps.listener import Listener
 from sweeps.options import Options
+from sweeps.work.job import Job, Report
 
 
 class GpuTime:
@@ -62,19 +65,22 @@ class OutOfTime(Exception):
     """What a command waits for was not there in the time that it has."""
 
 
-class Budget:
+class Budget(Listener):
     """The limits of the options: trials, wall time, GPU-hours.
 
     Args:
         elapsed_s: since the command began.
+        gpus_of: GPUs that a job's trial reserves.
 
     Attributes:
-        started: trials. gpu_time: of them.
+        gpu_time: of all trials.
     """
 
-    def __init__(self, options: Options, elapsed_s: Callable[[], float]) -> None:
-        self._options, self._elapsed_s = options, elapsed_s
-        self.started, self.gpu_time = 0, GpuTime()
+    def __init__(
+        self, options: Options, elapsed_s: Callable[[], float], gpus_of: Callable[[Job], float] = lambda job: 0.0
+    ) -> None:
+        self._options, self._elapsed_s, self._gpus_of = options, elapsed_s, gpus_of
+        self._started, self.gpu_time = 0, GpuTime()
 
     def left_s(self) -> float:
         """Of wall time."""
@@ -89,4 +95,27 @@ class Budget:
     def may_start(self) -> bool:
         """Whether another trial may."""
         most = self._options.max_trials
-        return not self.over() and (most is None or self.started < most)
+        return not self.over() and (most is None or self._started < most)
+
+    def started(self, job: Job) -> None:
+        self._started += 1
+        self.gpu_time.reserves(job.key, self._gpus_of(job))
+
+    def placed(self, job: Job) -> None:
+        self.gpu_time.began(job.key)
+
+    def displaced(self, job: Job) -> None:
+        self.gpu_time.ended(job.key)
+
+    def reported(self, job: Job, report: Report) -> None:
+        self.gpu_time.is_on(job.key, report.get("device", ""))
+
+    def let_go(self, job: Job, report: Report) -> None:
+        self.gpu_time.ended(job.key)
+
+    def taken_back(self, job: Job) -> None:
+        self._started -= 1
+        self.gpu_time.ended(job.key)
+
+    def ended(self, job: Job, record: TrialRecord) -> None:
+        self.gpu_time.ended(job.key)

@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-EXIT_CODE = 130
+from lopt.exit_codes import INTERRUPTED
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,4 +32,4 @@ def _first(number: int, frame: FrameType | None) -> None:
 def _second(number: int, frame: FrameType | None) -> None:
     # Nothing is tidied up, as after a crash, which costs nothing that is finished.
     os.write(2, b"\nended at once; the same command, without --fresh, continues\n")
-    os._exit(EXIT_CODE)
+    os._exit(INTERRUPTED)

@@ -13,8 +13,9 @@ class Options:
     the machine.
     max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them; beyond the latter two, running trials end at
     their next evaluation, from which another command goes on. max_trial_time_s: a trial that takes longer has failed.
-    reuse, warm_start: other runs whose finished trials are taken, and from which the search learns. audit: share of the
-    trials to be stopped early that run to the end. fresh: the command began the run anew, and would again.
+    track: names of trackers. reuse, warm_start: other runs whose finished trials are taken, and from which the search
+    learns. audit: share of the trials to be stopped early that run to the end. fresh: the command began the run anew,
+    and would again.
     """
 
     local_mode: bool = False
@@ -26,5 +27,6 @@ class Options:
     max_trial_time_s: float | None = None
     reuse: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
     audit: float = 0.0
     fresh: bool = False

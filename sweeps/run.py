@@ -14,15 +14,15 @@ if __name__ == "__main__":  # run as a script, the first entry of sys.path is sw
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
 
-from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
+from lopt import commands, exit_codes
+from lopt.errors import Parser, one_line, reader_has_gone
 from sweeps.budget import OutOfTime
 
 
 def parser() -> argparse.ArgumentParser:
-    from sweeps import space
+    from sweeps import spaces, trackers
 
-    made = Parser(
+    command_line = Parser(
         prog=commands.line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; finished trials are never run twice.",
@@ -30,38 +30,33 @@ def parser() -> argparse.ArgumentParser:
         "4 stopped at a budget, 130 interrupted; 4 and 130 can be continued",
         allow_abbrev=False,
     )
-    made.add_argument("--space", required=True, help=f"{', '.join(space.names())}, or path/to/space.py")
-    made.add_argument("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
-    made.add_argument("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
-    made.add_argument(
-        "--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)"
-    )
-    made.add_argument(
+    add = command_line.add_argument
+    add("--space", required=True, help=f"{', '.join(spaces.names())}, or path/to/space.py")
+    add("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
+    add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
+    add("--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)")
+    add(
         "--dry-run",
         action="store_true",
         help="print the plan; needs no weights, and of the hub at most a model's config",
     )
-    made.add_argument(
+    add(
         "--probe",
         action="store_true",
         help="measure for some seconds what trials cost where they would train, and print how long the sweep will take",
     )
-    made.add_argument(
-        "--price-per-hour", type=_price, metavar="P", help="with --probe: of all machines together, for the cost"
-    )
-    made.add_argument("--json", action="store_true", help="with --dry-run or --probe: as JSON")
-    made.add_argument(
-        "--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)"
-    )
-    made.add_argument(
+    add("--price-per-hour", type=_price, metavar="P", help="with --probe: of all machines together, for the cost")
+    add("--json", action="store_true", help="with --dry-run or --probe: as JSON")
+    add("--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)")
+    add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5",
     )
-    made.add_argument("--fresh", action="store_true", help="begin anew; what the run holds is kept as <run>-before-N")
-    made.add_argument(
+    add("--fresh", action="store_true", help="begin anew; what the run holds is kept as <run>-before-N")
+    add(
         "--reuse",
         action="append",
         nargs="?",
@@ -70,50 +65,58 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="take finished trials of the same key from another run under --out (without a name: from all of them)",
     )
-    made.add_argument(
+    add(
         "--warm-start",
         action="append",
         default=[],
         metavar="RUN",
         help="let the search begin with what another run under --out has learned, of whatever task or backbone",
     )
-    made.add_argument(
+    add(
         "--audit",
         type=_share,
         default=0.0,
         metavar="SHARE",
         help="run this share of the trials that early stopping would stop to the end, to see what it costs",
     )
-    made.add_argument("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
-    made.add_argument(
+    add(
+        "--track",
+        action="append",
+        default=[],
+        type=_tracker,
+        metavar="NAME",
+        help=f"what follows the sweep: {', '.join(trackers.names())}; give it again for several",
+    )
+    add("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
+    add(
         "--trials-per-gpu",
         type=_count,
         metavar="K",
         help="trials that share a GPU, or a machine without one (default: as many as keep it busy)",
     )
-    made.add_argument("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
-    made.add_argument("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
-    made.add_argument(
+    add("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
+    add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
+    add(
         "--max-wall-time",
         type=_duration,
         metavar="T",
         help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4; also while no machine "
         "has come yet",
     )
-    made.add_argument(
+    add(
         "--max-gpu-hours",
         type=_hours,
         metavar="H",
         help="after H GPU-hours end running trials at their next evaluation, then exit 4; a GPU counts while it has "
         "trials, once for all that share it",
     )
-    made.add_argument(
+    add(
         "--max-trial-time",
         type=_duration,
         metavar="T",
         help="a trial that takes longer has failed; the others go on (with --local-mode nothing ends one that hangs)",
     )
-    return made
+    return command_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,81 +128,84 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
-        return 4
+        return exit_codes.BUDGET
     except BrokenPipeError:
         reader_has_gone()
-        return 1
+        return exit_codes.FAILED
     except (
         ValueError,
         OSError,
     ) as error:  # the second: a folder that cannot be written, a cluster that does not answer
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return USAGE_ERROR
+        return exit_codes.USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 def _parsed_and_run(arguments: list[str], *, alone: bool) -> int:
     """alone: whether the process ends with the command."""
     try:
-        given = parser().parse_args(arguments)
+        chosen = parser().parse_args(arguments)
     except SystemExit as stop:  # argparse prints its one line itself
         return int(stop.code or 0)
-    if alone and given.out.lower().startswith("memory:"):
-        raise ValueError(f"--out {given.out}: what is kept there ends with the command; give a folder, or another URL")
-    return _run(given, arguments)
+    if alone and chosen.out.lower().startswith("memory:"):
+        raise ValueError(f"--out {chosen.out}: what is kept there ends with the command; give a folder, or another URL")
+    return _run(chosen, arguments)
 
 
-def _run(given: argparse.Namespace, arguments: list[str]) -> int:
+def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     from lopt.records import dumps
-    from sweeps import plan, settings, space
-    from sweeps.store import Store
+    from sweeps import spaces
+    from sweeps.planning import plan_text, settings
+    from sweeps.planning.plan import make_plan
+    from sweeps.results.store import Store
 
-    chosen = settings.with_settings(space.load(given.space, given.profile), _settings(given.set))
-    chosen = settings.with_seeds(chosen, given.seeds)
-    made = plan.make_plan(chosen)
-    store = Store(given.out, f"{chosen.name}-{chosen.profile}" if given.name is None else given.name)
-    if given.dry_run and given.probe:
+    space = settings.with_settings(spaces.load(chosen.space, chosen.profile), _settings(chosen.set))
+    space = settings.with_seeds(space, chosen.seeds)
+    plan = make_plan(space)
+    store = Store(chosen.out, f"{space.name}-{space.profile}" if chosen.name is None else chosen.name)
+    if chosen.dry_run and chosen.probe:
         raise ValueError("--dry-run measures nothing and --probe does: give one of them")
-    if given.fresh and given.probe:
+    if chosen.fresh and chosen.probe:
         raise ValueError("--probe predicts what is left of a run and changes none: leave --fresh out, or give --name")
-    if given.price_per_hour is not None and not given.probe:
+    if chosen.price_per_hour is not None and not chosen.probe:
         raise ValueError("--price-per-hour goes with --probe")
-    if given.dry_run:
-        print(dumps(made.to_dict()) if given.json else plan.text(made, store.run))
-        return 0
+    if chosen.dry_run:
+        print(dumps(plan_text.described(plan)) if chosen.json else plan_text.text(plan, store.run))
+        return exit_codes.COMPLETE
     from sweeps.options import Options
     from sweeps.sweep import Sweep
 
     options = Options(
-        local_mode=given.local_mode,
-        trials_per_gpu=given.trials_per_gpu,
-        max_concurrent=given.max_concurrent,
-        max_trials=given.max_trials,
-        max_wall_time_s=given.max_wall_time,
-        max_gpu_hours=given.max_gpu_hours,
-        max_trial_time_s=given.max_trial_time,
-        reuse=tuple(given.reuse),
-        warm_start=tuple(given.warm_start),
-        audit=given.audit,
-        fresh=given.fresh,
+        local_mode=chosen.local_mode,
+        trials_per_gpu=chosen.trials_per_gpu,
+        max_concurrent=chosen.max_concurrent,
+        max_trials=chosen.max_trials,
+        max_wall_time_s=chosen.max_wall_time,
+        max_gpu_hours=chosen.max_gpu_hours,
+        max_trial_time_s=chosen.max_trial_time,
+        reuse=tuple(chosen.reuse),
+        warm_start=tuple(chosen.warm_start),
+        track=tuple(chosen.track),
+        audit=chosen.audit,
+        fresh=chosen.fresh,
     )
-    sweep = Sweep(made, store, options, commands.words("sweep", *arguments))
-    if given.probe and given.json:
+    sweep = Sweep(plan, store, options, commands.words("sweep", *arguments))
+    if chosen.probe and chosen.json:
         with contextlib.redirect_stdout(sys.stderr):
-            found = sweep.probe(given.price_per_hour)
-        print(dumps({"plan": made.to_dict(), "prediction": found}))
-        return 0
-    aside = store.put_aside() if given.fresh else None
+            prediction = sweep.probe(chosen.price_per_hour)
+        print(dumps({"plan": plan_text.described(plan), "prediction": prediction}))
+        return exit_codes.COMPLETE
+    aside = store.put_aside() if chosen.fresh else None
     if aside:
         print(f"run {store.run} begins anew; what it held is kept as {aside}. To continue it later, leave --fresh out")
-    print(plan.text(made, store.run), flush=True)
-    if given.probe:
-        from sweeps import probe
+    print(plan_text.text(plan, store.run), flush=True)
+    if chosen.probe:
+        from sweeps.forecast import probe
 
-        print(probe.text(sweep.probe(given.price_per_hour)))
-        return 0
+        print(probe.text(sweep.probe(chosen.price_per_hour)))
+        return exit_codes.COMPLETE
     try:
         return sweep.run()
     except (ValueError, OSError):
@@ -209,15 +215,24 @@ def _run(given: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"--set {pair!r}: give key=value, as in --set max_steps=200")
-        if key.strip() in found:
+        if key.strip() in settings:
             raise ValueError(f"--set {key.strip()} is given twice: give it once")
-        found[key.strip()] = value
-    return found
+        settings[key.strip()] = value
+    return settings
+
+
+def _tracker(text: str) -> str:
+    from sweeps import trackers
+
+    try:
+        return trackers.get(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

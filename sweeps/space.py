@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from reprlib import repr as shortened
 from typing import Any, Protocol
 
-from lopt import methods, registry
+from lopt import methods
 from lopt.config import FIELDS, TrialConfig, known_as
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # for space files
-from lopt.registry import nearest
+from sweeps import stopping
+from sweeps.stopping import StoppingRule
 
-PROFILES = ("paper", "demo")
 _PLACED = ("task", "backbone")  # what may be a folder
 SETTLED = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
-SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
+SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor", "sampler", "stopping")
+WORDS = {"sampler": "tpe", "stopping": "asha"}  # space fields that are names, with their defaults
 _MOST, _MOST_CELLS = 1_000_000, 10_000
 
 
@@ -61,7 +59,8 @@ class Space:
     trials: search trials of each cell, the same for all. confirm_seeds: fresh seeds that repeat each winner.
     grace_steps, reduction_factor: no trial stops before grace_steps; of those that reach a rung, the best
     1/reduction_factor go on; rungs lie at grace_steps · reduction_factor^k. by_size: trials compete within a factor
-    of two of parameter count; otherwise each inside its cell.
+    of two of parameter count; otherwise each inside its cell. sampler, stopping: names of a module of `sweeps.samplers`
+    and of `sweeps.stopping`.
     """
 
     name: str
@@ -75,11 +74,13 @@ class Space:
     grace_steps: int
     reduction_factor: int = 3
     by_size: bool = False
+    sampler: str = "tpe"
+    stopping: str = "asha"
 
     def __post_init__(self) -> None:
         for name in ("name", "title", "profile"):
             _line(f"{name} of a space", getattr(self, name))
-        for name in SPACE_FIELDS:
+        for name in SPACE_FIELDS[:4]:
             least = 2 if name == "reduction_factor" else 1
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
@@ -120,22 +121,19 @@ class Space:
     def max_steps(self) -> int:
         return int(self.base.get("max_steps", 5000))
 
-    @property
-    def rungs(self) -> list[int]:
-        """Steps at which a trial may be stopped."""
-        found, step = [], self.grace_steps
-        while step < self.max_steps:
-            found.append(step)
-            step *= self.reduction_factor
-        return found
+    def stopping_rule(self) -> StoppingRule:
+        """A new rule of early stopping, for the trials of one stratum."""
+        rules = {name: getattr(self, name) for name in ("grace_steps", "reduction_factor", "max_steps")}
+        return stopping.get(self.stopping)(**rules)
+
+    def decision_steps(self, eval_every: int | None = None) -> list[int]:
+        """Steps at which a trial, evaluated every so many steps, may be stopped."""
+        return self.stopping_rule().decision_steps(eval_every or int(self.base.get("eval_every", 100)))
 
     def expected_steps(self, position: int) -> float:
         """Steps that the search trial number `position` of a stratum (1 is the first) takes on average, if trials are
-        equally good: the first passes every rung, the second half of the time, and later ones 1/reduction_factor."""
-        share = max(1 / position, 1 / self.reduction_factor)
-        ends = [*self.rungs, self.max_steps]
-        begins = [0, *self.rungs]
-        return sum(share**k * (end - begin) for k, (begin, end) in enumerate(zip(begins, ends, strict=True)))
+        equally good."""
+        return self.stopping_rule().expected_steps(position, int(self.base.get("eval_every", 100)))
 
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
         """The trial of a cell at one point of its ranges.
@@ -163,10 +161,11 @@ class Space:
 
     def example(self, cell: Cell) -> TrialConfig:
         """A valid trial of the cell, for planning: its first point, else the low ends."""
-        return self.config(cell, {**self._low(cell), **(cell.first[0] if cell.first else {})}, seed=0)
+        return self.config(cell, {**self.low_ends(cell), **(cell.first[0] if cell.first else {})}, seed=0)
 
     @staticmethod
-    def _low(cell: Cell) -> dict[str, Any]:
+    def low_ends(cell: Cell) -> dict[str, Any]:
+        """The point at the low ends of a cell's ranges."""
         return {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
 
     def largest(self, cell: Cell) -> list[TrialConfig]:
@@ -178,45 +177,6 @@ class Space:
         chosen = cell.search.get("method")
         names = chosen.values if isinstance(chosen, Choice) else [{**self.base, **cell.fixed}.get("method")]
         return [self.config(cell, {**point, "method": name}, seed=0) for name in names]
-
-    def check(self) -> None:
-        """Raises ValueError on any value of a list, or end of a range, that a trial would refuse."""
-        for cell in self.cells:
-            self._check_names(cell)
-            for name, made in cell.search.items():
-                method, dot, field_name = name.rpartition(".")
-                low = {**self._low(cell), **({"method": method} if dot else {})}
-                for value in made.values if isinstance(made, Choice) else (made.low, made.high):
-                    point = {**low, name: value}
-                    if field_name == "rank":
-                        least = self.config(cell, low, seed=0).length
-                        longer = isinstance(value, int) and least is not None
-                        point[f"{method}{dot}length"] = max(value, least) if longer else least
-                    self.config(cell, point, seed=0)
-            for first in cell.first:
-                for name, value in first.items():
-                    if name not in cell.search or (value is not None and value not in cell.search[name]):
-                        raise ValueError(
-                            f"space {self.name}, cell {cell.name}: first gives {name} the value {value!r}, which lies "
-                            f"outside of what is searched ({cell.search.get(name, 'nothing')})"
-                        )
-                self.config(cell, {**self._low(cell), **first}, seed=0)
-
-    def _check_names(self, cell: Cell) -> None:
-        """Raises ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
-        valid = {*FIELDS, *methods.options()}
-        if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are of the whole space
-            raise ValueError(f"space {self.name}, cell {cell.name}: max_steps is one for all cells; give it in base")
-        if "metric" in cell.search:  # scores by different metrics cannot be compared
-            raise ValueError(f"space {self.name}, cell {cell.name}: metric is one for a cell; give it in fixed or base")
-        for name in {**self.base, **cell.fixed, **cell.search, **{n: v for p in cell.first for n, v in p.items()}}:
-            method, dot, own = name.rpartition(".")
-            if own not in valid or (dot and method not in methods.names()):
-                hint = nearest(own, valid)
-                raise ValueError(
-                    f"space {self.name}, cell {cell.name}: unknown name {name!r}; valid are the fields of "
-                    f"TrialConfig and the options of methods.{hint}"
-                )
 
     def examples(self, cell: Cell) -> list[TrialConfig]:
         """The cell's example with each backbone, task and precision that its trials can have."""
@@ -285,11 +245,13 @@ class Space:
             "confirm_seeds": self.confirm_seeds,
             "grace_steps": self.grace_steps,
             "reduction_factor": self.reduction_factor,
+            **{name: getattr(self, name) for name, default in WORDS.items() if getattr(self, name) != default},
         }
 
     def identity(self) -> str:
-        """Hash of what may not change between two commands on one run: all but the number of confirm seeds."""
-        free = ("confirm_seeds", "title")
+        """Hash of what may not change between two commands on one run: all but the number of confirm seeds, and what
+        proposes the points."""
+        free = ("confirm_seeds", "title", "sampler")
         described = {name: value for name, value in placeless(self.to_dict()).items() if name not in free}
         # What a folder says of its task can change under the same name.
         examples = [self.example(cell) for cell in self.cells]
@@ -377,34 +339,3 @@ class Spec:
 
     name: str
     build: Callable[[str], Space]
-
-
-def names() -> list[str]:
-    """Names of the built-in spaces, sorted."""
-    return list(registry.plugins("sweeps.spaces"))
-
-
-def load(name: str, profile: str) -> Space:
-    """The space of that name, or of a file path/to/space.py with a SPEC.
-
-    Raises:
-        ValueError: unknown space or profile, or a file that holds no space.
-    """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
-    if not name.endswith(".py"):
-        return registry.find("sweeps.spaces", name, "space").build(profile)
-    path = Path(name)
-    if not os.path.isfile(path):
-        raise ValueError(f"space file {name!r} does not exist; valid names: {', '.join(names())}")
-    described = importlib.util.spec_from_file_location(f"user_space_{path.stem}", path)
-    assert described is not None and described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    try:
-        described.loader.exec_module(module)
-        made = module.SPEC.build(profile)
-    except (Exception, SystemExit) as error:  # the second would end this command with the file's exit code
-        raise ValueError(f"space file {name!r} gives no space: {type(error).__name__}: {error}") from None
-    if not isinstance(made, Space):
-        raise ValueError(f"space file {name!r} gives no space: its SPEC builds {shortened(made)}")
-    return made

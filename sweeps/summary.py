@@ -7,13 +7,13 @@ from collections.abc import Collection
 
 from lopt import commands
 from lopt.errors import cut_short
+from lopt.exit_codes import BUDGET, COMPLETE, INCOMPLETE, INTERRUPTED
 from lopt.places import shown
 from lopt.records import TrialRecord
-from sweeps.plan import Plan
+from sweeps.planning.plan import Plan
 from sweeps.progress import clock
-from sweeps.store import Store
-
-COMPLETE, FAILED, INCOMPLETE, BUDGET, INTERRUPTED = 0, 1, 3, 4, 130
+from sweeps.results.store import Store
+from sweeps.search.winners import confirmed_winners
 
 
 def of(
@@ -57,8 +57,6 @@ def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
 
 def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
     """Cells (sizes, in a free search) of whose winner there is no confirmed trial."""
-    from sweeps.study import confirmed_winners  # here: Ray and Optuna come with it
-
     confirmed = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
     if plan.space.by_size:
         able = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}

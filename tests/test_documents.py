@@ -10,7 +10,7 @@ import pytest
 from lopt import methods
 from lopt.config import FIELDS
 from lopt.records import TrialRecord
-from sweeps.settings import _NEVER
+from sweeps.planning.settings import _NEVER
 from sweeps.space import SPACE_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent

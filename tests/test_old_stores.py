@@ -13,8 +13,8 @@ import pytest
 
 from analysis import report
 from lopt.records import SCHEMA_VERSION
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 
 STORES = Path(__file__).parent / "stores"
 VERSIONS = range(1, SCHEMA_VERSION + 1)

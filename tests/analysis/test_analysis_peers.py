@@ -13,7 +13,7 @@ from analysis.cells import groups
 from analysis.load import load
 from analysis.peers import DEPT, METHODS, differences
 from analysis.tables import table2
-from sweeps import space
+from sweeps import spaces
 
 FACTS = Path(__file__).resolve().parents[2].parent / "shared" / "paper" / "facts.md"
 NAMES = {"SST-2": "sst2", "BoolQ": "boolq", "RTE": "rte", "WiC": "wic", "CB": "cb", "AGNews": "ag_news"}
@@ -102,7 +102,7 @@ def test_what_is_said_of_runs_follows_from_the_numbers():
 
 
 def test_the_space_has_depts_released_runs_as_its_first_points():
-    made = space.load("table2", "paper")
+    made = spaces.load("table2", "paper")
     cells = {cell.fixed["task"]: cell for cell in made.cells if cell.fixed["method"] == "dept"}
     for task, run in DEPT.items():
         example, (first,) = made.example(cells[task]), cells[task].first
@@ -116,7 +116,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
 
 
 def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
-    made = space.load("table2", "paper")
+    made = spaces.load("table2", "paper")
     for task in DEPT:
         examples = [made.example(cell) for cell in made.cells if cell.fixed["task"] == task]
         (protocol,) = {(e.max_steps, e.batch_size, e.eval_every, e.max_tokens, e.holdout, e.metric) for e in examples}

@@ -126,7 +126,7 @@ def test_chaos_sees_what_must_not_happen(tmp_path):
     from lopt.config import TrialConfig
     from lopt.files import write_atomically
     from lopt.training import Trial
-    from sweeps.store import Store
+    from sweeps.results.store import Store
 
     config = TrialConfig(
         method="lora", task="toy", backbone="tiny", rank=1, learning_rate=0.1, max_steps=4, eval_every=2,

@@ -155,8 +155,8 @@ def test_a_file_without_a_spec_is_named(plugin):
 
 def test_nothing_of_it_stays():
     from lopt import methods, tasks
-    from sweeps import space
+    from sweeps import spaces
 
     assert "repeated" not in methods.names()
     assert "parity" not in tasks.names()
-    assert "one_cell" not in space.names()
+    assert "one_cell" not in spaces.names()

@@ -4,57 +4,49 @@ from __future__ import annotations
 
 import math
 
-from ray.tune.search import Searcher
-
-from lopt.config import TrialConfig
-from sweeps.search import SweepSearcher
-from sweeps.trial import METRIC
+from sweeps.search.queue import TrialQueue
 from tests.sweeps.records import make_record
 
 
 class Driver:
-    """A sweep without training: `outcome(job)` says how each trial ends."""
+    """A sweep without training: `outcome(trial)` says how each trial ends."""
 
-    def __init__(self, made, outcome, finished=(), failed=(), lessons=(), interrupted=()):
+    def __init__(self, space, outcome, finished=(), failed=(), lessons=(), interrupted=()):
+        self.outcome, self.trials = outcome, []
         self.records = {r.key: r for r in finished}
-        self.outcome, self.jobs, self.number = outcome, [], 0
-        self.searcher = SweepSearcher(
-            made,
+        self.queue = TrialQueue(
+            space,
             settle=lambda config: config,
-            place={"out": "o", "run": "r"},
             finished=list(finished),
             failed=list(failed),
             interrupted=interrupted,
-            read=self.records.get,
             lessons=lessons,
         )
 
-    def start(self):
-        self.number += 1
-        job = self.searcher.suggest(f"t{self.number}")
-        if isinstance(job, dict):
-            self.jobs.append((f"t{self.number}", job))
-            return f"t{self.number}", job
-        return job
+    @property
+    def cells(self):
+        return self.queue._turns.cells
 
-    def end(self, trial_id, job):
-        config = TrialConfig.from_dict(job["config"])
-        ended = self.outcome(job)
+    def start(self):
+        trial = self.queue.next()
+        if trial is not None:
+            self.trials.append(trial)
+        return trial
+
+    def end(self, trial):
+        ended, record = self.outcome(trial), None
         if ended is not None:
-            status, accuracy = ended
-            self.records[config.key] = make_record(config, status, accuracy, job["phase"], job["cell"], job["stratum"])
-        shown = "running" if ended is None or ended[0] == "stopped" else ended[0]
-        self.searcher.on_trial_complete(
-            trial_id, {"status": shown, METRIC: ended[1] if ended else 0}, error=ended is None
-        )
+            record = make_record(trial.config, *ended, trial.phase, trial.cell.name, trial.stratum)
+            self.records[trial.config.key] = record
+        self.queue.end(trial, record)
 
     def run(self):
-        while isinstance(found := self.start(), tuple):
-            self.end(*found)
-        assert found == Searcher.FINISHED
+        while trial := self.start():
+            self.end(trial)
+        assert not self.queue.waits and not self.queue.runs
         return self
 
 
-def by_rate(job):
+def by_rate(trial):
     """Best at a learning rate of 0.1."""
-    return "complete", 0.9 - abs(math.log10(job["config"]["learning_rate"]) + 1) / 10
+    return "complete", 0.9 - abs(math.log10(trial.config.learning_rate) + 1) / 10

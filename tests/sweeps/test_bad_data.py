@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from lopt import data, tasks
 from lopt.config import TrialConfig
 from lopt.rows import rows_of
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from tests.bad_input import called, fixed, line_of, outcome, refused, texts
 
 TOML = {

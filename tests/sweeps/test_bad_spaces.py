@@ -48,7 +48,7 @@ def test_any_setting(key, value, name):
     if plain.isascii() and plain.isdigit() and key in FIELDS:
         kept = [described["base"].get(key), *(cell["config"].get(key) for cell in described["cells"])]
         assert int(plain) in kept
-    if plain.isascii() and plain.isdigit() and key in space.SPACE_FIELDS:
+    if plain.isascii() and plain.isdigit() and key in space.SPACE_FIELDS[:4]:
         assert described[{"trials": "trials_per_cell"}.get(key, key)] == int(plain)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lopt.training import Trial
 from sweeps.budget import Budget, GpuTime
 from sweeps.options import Options
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from sweeps.sweep import Sweep
 from tests.sweeps.test_sweep_local import SMALL, keys, sweep
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,11 +19,11 @@ import lopt.training
 from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
-from sweeps import client
-from sweeps import keeper as keepers
-from sweeps import trial as trials
-from sweeps.store import Store
-from sweeps.workers import Worker
+from sweeps.on_ray import client
+from sweeps.on_ray import keeper as keepers
+from sweeps.results.store import Store
+from sweeps.work import process
+from sweeps.work.worker import Worker
 from tests.sweeps.test_workers import job_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,7 +188,7 @@ def test_a_trial_that_comes_to_another_device_is_let_go_where_its_client_died(on
 @pytest.fixture
 def soon(one, monkeypatch):
     Trial(one)  # weights and data are there: a trial is made in no time
-    for module in (client, trials):
+    for module in (client, process):
         monkeypatch.setattr(module, "HANG_S", 0.4)
 
 
@@ -208,7 +209,7 @@ def hang(monkeypatch, seed):
 def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
     stuck = hang(monkeypatch, one.seed)
     ended = ray_of([Worker()])
-    *reports, last = client.follow({**job_of(one, tmp_path), "limit_s": 2.0})
+    *reports, last = client.follow(job_of(one, tmp_path, limit_s=2.0))
     stuck.set()
     assert [r["step"] for r in reports] == [4] and last["status"] == "failed"
     assert ended == [("node", None)]
@@ -225,7 +226,7 @@ def test_when_the_making_of_a_trial_hangs_it_has_failed_and_the_worker_is_ended(
     where = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
     monkeypatch.setattr(*where, lambda *given: stuck.wait(30))
     ended = ray_of([Worker()])
-    (report,) = client.follow({**job_of(config, tmp_path), "limit_s": 0.5})
+    (report,) = client.follow(job_of(config, tmp_path, limit_s=0.5))
     assert (report["status"], report["step"]) == ("failed", 0) and ended == [("node", None)]
     error = Store(tmp_path, "r").read(config.key).error
     stuck.set()
@@ -292,7 +293,7 @@ def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_
         worker=lambda node, device, key: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
     )
     ray_with(monkeypatch, keeper)
-    jobs = [{**job_of(one.replace(seed=seed), tmp_path), "limit_s": 3.0} for seed in (1, 2, 3)]
+    jobs = [job_of(one.replace(seed=seed), tmp_path, limit_s=3.0) for seed in (1, 2, 3)]
     with ThreadPoolExecutor(3) as pool:
         ends = [reports[-1]["status"] for reports in pool.map(lambda job: list(client.follow(job)), jobs)]
     stuck.set()
@@ -316,7 +317,7 @@ def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(one, tmp_p
     ray_with(monkeypatch, keeper)
 
     def end(seed):
-        return list(client.follow({**job_of(one.replace(seed=seed), tmp_path), "limit_s": 4.0}))[-1]["status"]
+        return list(client.follow(job_of(one.replace(seed=seed), tmp_path, limit_s=4.0)))[-1]["status"]
 
     with ThreadPoolExecutor(3) as pool:
         ends = [pool.submit(end, 2)]
@@ -332,7 +333,7 @@ def test_a_trial_that_is_merely_slow_fails_alone(one, tmp_path, ray_of, monkeypa
     monkeypatch.setattr(Engine, "advance", lambda self: threading.Event().wait(0.3) or honest(self))
     ended = ray_of([Worker()])
     config = one.replace(eval_every=12)
-    reports = list(client.follow({**job_of(config, tmp_path), "limit_s": 0.5}))
+    reports = list(client.follow(job_of(config, tmp_path, limit_s=0.5)))
     assert [r["status"] for r in reports] == ["failed"] and ended == []
 
 
@@ -346,7 +347,7 @@ def test_a_trial_that_is_being_scored_has_all_the_time_it_needs(one, tmp_path, r
 
     monkeypatch.setattr(Trial, "finish", finish)
     ray_of([Worker()])
-    reports = list(client.follow({**job_of(one, tmp_path, phase="confirm"), "limit_s": 3.0}))
+    reports = list(client.follow(job_of(one, tmp_path, phase="confirm", limit_s=3.0)))
     assert reports[-1]["status"] == "complete"
 
 
@@ -354,12 +355,12 @@ ALONE = """
 import json, sys, time
 from lopt.config import TrialConfig
 from lopt.training import Trial
-from sweeps import keeper
-from sweeps import trial as trials
+from sweeps.on_ray import keeper
+from sweeps.work import process
 import ray.tune
 keeper.place = lambda: ("node", None)  # which would start Ray, or join whatever runs
 ray.tune.report = lambda report: print(report["status"], report["step"], flush=True)
-trials.HANG_S = 0.5
+process.HANG_S = 0.5
 honest = Trial.update
 def update(self):
     if self.step == 6 and sys.argv[2] == "hangs":
@@ -368,14 +369,15 @@ def update(self):
 Trial.update = update
 job = json.loads(sys.argv[1])
 Trial(TrialConfig.from_dict(job["config"]))  # imports and loads before the trial's time begins
-trials.tune_function(job)
+from sweeps.on_ray.trainable import train
+train(job)
 """
 
 
 @pytest.mark.parametrize("how", ["hangs", "goes on"])
 def test_a_trial_alone_that_hangs_ends_its_process_after_its_record(one, tmp_path, how):
-    job = {**job_of(one, tmp_path), "shared": False, "limit_s": 8.0}
-    command = [sys.executable, "-c", ALONE, json.dumps(job), how]
+    job = dataclasses.replace(job_of(one, tmp_path, limit_s=8.0), shared=False)
+    command = [sys.executable, "-c", ALONE, json.dumps(job.to_dict()), how]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     record = Store(tmp_path, "r").read(resolve(one).key)
     if how == "goes on":

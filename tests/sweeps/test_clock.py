@@ -10,8 +10,8 @@ import pytest
 
 from lopt import records
 from lopt.training import Trial
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 
 COMMAND = ["--space", "smoke", "--local-mode", "--max-wall-time", "1h"]
 

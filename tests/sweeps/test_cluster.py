@@ -6,26 +6,26 @@ import os
 
 import pytest
 
-from sweeps import cluster
-from sweeps.cluster import Machines, machines, placement
+from sweeps.on_ray import cluster
+from sweeps.on_ray.cluster import Machines, allocate, machines
 
 
 def test_what_a_trial_reserves():
     one = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
-    placed = placement(one, 6)
+    placed = allocate(one, 6)
     assert (placed.shared, placed.solo, placed.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
     assert (placed.shared_threads, placed.threads) == (8, 1)
-    assert placement(one, 16).concurrent == 16
-    capped = placement(one, 6, max_concurrent=2)
+    assert allocate(one, 16).concurrent == 16
+    capped = allocate(one, 6, max_concurrent=2)
     assert (capped.solo, capped.concurrent, capped.threads) == ({"cpu": 4.0}, 2, 4)
     gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
-    placed = placement(gpus, 6)
+    placed = allocate(gpus, 6)
     assert (placed.shared, placed.solo, placed.concurrent) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0}, 12)
     assert (placed.threads, placed.shared_threads) == (None, None)
-    assert placement(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
-    cpus = placement(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
+    assert allocate(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
+    cpus = allocate(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
     assert cpus.solo == {"cpu": 2.0}, "no more than one machine has"
-    empty = placement(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
+    empty = allocate(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
     assert (empty.shared, empty.concurrent) == ({"gpu": 0.25}, 32)
 
 

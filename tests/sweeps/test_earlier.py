@@ -11,13 +11,15 @@ import pytest
 from analysis.load import load
 from lopt import load_prompt
 from lopt.training import Trial
-from sweeps import settings, space
-from sweeps.earlier import fitting, teaches
+from sweeps import spaces
+from sweeps.planning import settings
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.search import SEARCH_SEED
-from sweeps.store import Store
+from sweeps.search.earlier import fitting
+from sweeps.search.other_runs import teaches
+from sweeps.search.queue import SEARCH_SEED
+from tests.sweeps.driver import Driver, by_rate
 from tests.sweeps.records import make_record
-from tests.sweeps.test_search import Driver, by_rate
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "max_steps=6"]
 
@@ -60,7 +62,7 @@ def test_what_no_longer_fits_is_said_and_kept(tmp_path, capsys):
     assert "is outside 0.2 … 0.4" in out
     assert set(before) <= set(written(tmp_path))
     store = Store(tmp_path, "smoke-paper")
-    made = settings.with_settings(space.load("smoke", "paper"), {"max_steps": "6", "learning_rate": "0.2:0.4"})
+    made = settings.with_settings(spaces.load("smoke", "paper"), {"max_steps": "6", "learning_rate": "0.2:0.4"})
     fit, why = fitting(made, store.records())
     assert len(fit) + why.total() == len(store.records())
     searched = [r for r in fit if r.phase == "search"]
@@ -209,7 +211,7 @@ def test_a_warm_start_teaches_the_search_and_takes_no_trial_from_it(tmp_path, ca
 
 
 def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
-    made = space.load("smoke", "paper")
+    made = spaces.load("smoke", "paper")
     (cell, *_) = made.cells
     config = made.config(cell, {"learning_rate": 0.3}, seed=SEARCH_SEED).replace(batch_size=4)
     rates = (0.001, 0.02, 0.1, 0.5)
@@ -220,6 +222,6 @@ def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
     assert [teaches(each, lessons[0], "accuracy") for each in made.cells] == [True, False, False]
     assert not teaches(cell, lessons[0], "macro_f1"), "accuracies say nothing of the macro-F1"
     driver = Driver(made, by_rate, lessons=lessons).run()
-    tried = [j["config"]["learning_rate"] for _, j in driver.jobs if j["cell"] == cell.name and j["phase"] == "search"]
+    tried = [j.config.learning_rate for j in driver.trials if j.cell.name == cell.name and j.phase == "search"]
     assert tried[:2] == [0.3, 0.1]
     assert len(tried) == 3, "lessons take no trial's place"

@@ -30,7 +30,7 @@ def update(self):
 Trial.update = update
 """
 BROKEN_PROGRAM = """
-import sweeps.plan
+import sweeps.planning.plan_text
 from sweeps.spaces.smoke import SPEC
 
 
@@ -38,7 +38,7 @@ def text(plan, run):
     raise RuntimeError("on purpose")
 
 
-sweeps.plan.text = text
+sweeps.planning.plan_text.text = text
 """
 
 

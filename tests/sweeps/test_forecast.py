@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from sweeps import settings, space
-from sweeps.forecast import Cost, Play, forecast, random_quality
+from sweeps import spaces
+from sweeps.forecast.play import Cost, Play, forecast, random_quality
+from sweeps.planning import settings
 from tests.sweeps.records import make_record
 
-SMOKE = space.load("smoke", "paper")  # three cells, rungs at 4 of 12 steps, evaluated at every second
+SMOKE = spaces.load("smoke", "paper")  # three cells, rungs at 4 of 12 steps, evaluated at every second
 
 
 def sweep(**given):
@@ -99,9 +100,9 @@ def test_the_play_is_that_of_single_steps(trials, seeds, concurrent, step_s, fix
 
 def steps_by_the_rule(made, quality):
     """Steps of one cell's search, one trial after another, by ASHA's rule as the paper gives it."""
-    total, rungs = 0, [[] for _ in made.rungs]
+    total, rungs = 0, [[] for _ in made.decision_steps()]
     for number in range(1, made.trials + 1):
-        for rung, step in enumerate(made.rungs):
+        for rung, step in enumerate(made.decision_steps()):
             value, earlier = quality(number, rung), list(rungs[rung])
             rungs[rung].append(value)
             if earlier and value < np.percentile(earlier, 100 * (1 - 1 / made.reduction_factor)):
@@ -117,7 +118,7 @@ def steps_by_the_rule(made, quality):
 def test_the_sweeps_own_early_stopping_decides(seed):
     made = sweep(trials=8, max_steps=80, eval_every=2, confirm_seeds=1)
     made = dataclasses.replace(made, grid=lambda axes: SMOKE.grid(axes)[:1])
-    values = np.random.default_rng(seed).normal(size=(9, len(made.rungs)))
+    values = np.random.default_rng(seed).normal(size=(9, len(made.decision_steps())))
     found = play(made, concurrent=1, quality=lambda number, rung: values[number, rung])
     assert found.steps == steps_by_the_rule(made, lambda number, rung: values[number, rung]) + made.max_steps
 
@@ -170,7 +171,7 @@ def test_trials_beyond_the_room_wait():
 
 
 def test_a_free_search_confirms_each_size():
-    made = space.load("search", "demo")
+    made = spaces.load("search", "demo")
     kinds = [[cost("small", eval_every=10), cost("large", eval_every=10, step_s=2.0)]]
     turns = iter(range(made.trials))
     found = Play(

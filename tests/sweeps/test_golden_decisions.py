@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -18,14 +17,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import pytest
-from ray.tune.search import Searcher
 
-from lopt.config import TrialConfig
 from lopt.records import Evaluation, TrialRecord
-from sweeps import space
-from sweeps.scheduler import StratifiedASHA
-from sweeps.search import SweepSearcher
-from sweeps.trial import METRIC, TIME
+from sweeps import spaces
+from sweeps.search.early_stopping import Decision, EarlyStopping
+from sweeps.search.queue import TrialQueue
 
 GOLDEN = Path(__file__).parent / "golden"
 AT_ONCE = 4  # trials side by side
@@ -74,7 +70,7 @@ def to_six_digits(config):
 
 
 class Play:
-    """One command: searcher and scheduler, and what they say to each other's reports."""
+    """One command: queue and early stopping, and what they say to each other's reports."""
 
     def __init__(self, swept, world, lines, audit, earlier=None):
         self.space, self.world, self.lines, self.running = swept, world, lines, {}
@@ -83,53 +79,40 @@ class Play:
         finished = [r for r in records.values() if r.status != "failed"]
         failed = [records.pop(r.key) for r in list(records.values()) if r.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
-        self.searcher = SweepSearcher(
-            swept, settle=to_six_digits, place={"out": "o", "run": "r"}, finished=finished, failed=failed,
-            interrupted=[(config, cell) for config, cell, _ in interrupted], read=records.get,
+        self.queue = TrialQueue(
+            swept, settle=to_six_digits, finished=finished, failed=failed,
+            interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
-        self.scheduler = StratifiedASHA(
-            grace_steps=swept.grace_steps, reduction_factor=swept.reduction_factor, max_steps=swept.max_steps,
-            audit=audit, audited=audited, on_audit=lambda record: self.say("audit", record.key),
-        )  # fmt: skip
-        self.scheduler.replay(finished)
-        self.names = {}
-
-    def say(self, kind, key, *more):
-        self.lines.append(" ".join([kind, self.names.get(key, key), *map(str, more)]))
-        if kind == "audit":
-            self.audited[key] = next(t.evaluations[-1].step for t in self.running.values() if t.config.key == key)
+        self.early_stopping = EarlyStopping(swept.stopping_rule, audit=audit, audited=audited)
+        self.early_stopping.replay(finished)
 
     def run(self, most=None):
         """Until all is done, or for so many events."""
         while most is None or len(self.lines) < most:
-            while len(self.running) < AT_ONCE and isinstance(job := self.searcher.suggest(f"t{self.number}"), dict):
-                self.begin(job)
+            while len(self.running) < AT_ONCE and (queued := self.queue.next()):
+                self.begin(queued)
             if not self.running:
                 return
-            for trial_id in list(self.running):
-                self.report(trial_id)
+            for name in list(self.running):
+                self.report(name)
 
-    def begin(self, job):
-        trial_id, config = f"t{self.number}", TrialConfig.from_dict(job["config"])
+    def begin(self, queued):
+        name, config = f"t{self.number}", queued.config
         self.number += 1
-        trial = SimpleNamespace(
-            config=config, job=job, evaluations=list(self.restored.pop(config.key, [])), came_back=False,
-            handle=SimpleNamespace(trial_id=trial_id, config=job),
-        )  # fmt: skip
-        trial.came_back = bool(trial.evaluations)
-        self.running[trial_id] = trial
-        self.names[config.key] = trial_id
+        evaluations = list(self.restored.pop(config.key, []))
+        self.running[name] = SimpleNamespace(
+            queued=queued, config=config, evaluations=evaluations, came_back=bool(evaluations)
+        )
         searched = {**self.world.settings(config), "warmup": config.warmup}
         values = (f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in searched.items())
-        self.lines.append(" ".join(["start", trial_id, job["phase"], job["cell"].replace(" ", "_"), *values]))
-        self.scheduler.on_trial_add(None, trial.handle)
+        self.lines.append(" ".join(["start", name, queued.phase, queued.cell.name.replace(" ", "_"), *values]))
 
-    def report(self, trial_id):
-        trial = self.running[trial_id]
+    def report(self, name):
+        trial = self.running[name]
         config, done = trial.config, len(trial.evaluations)
         status, after = self.world.fate(config)
         if after is not None and done >= after:
-            return self.end(trial_id, status)
+            return self.end(name, status)
         step = min((done + 1) * config.eval_every, config.max_steps)
         trial.evaluations.append(
             Evaluation(
@@ -142,34 +125,34 @@ class Play:
             )
         )
         if step >= config.max_steps:
-            return self.end(trial_id, "complete")
+            return self.end(name, "complete")
         best = max(e.selection_accuracy for e in trial.evaluations)
-        result = {
-            TIME: step,
-            METRIC: best,
-            "status": "running",
-            "record": json.dumps(self.record(trial, "stopped").to_dict()),
-        }
-        if trial.came_back:
-            result["restored"], trial.came_back = True, False
-        self.searcher.on_trial_result(trial_id, result)
-        decision = self.scheduler.on_trial_result(None, trial.handle, result)
-        self.lines.append(f"report {trial_id} {step} {best:.3f} {decision.lower()}")
-        return self.end(trial_id, "stopped") if decision == "STOP" else None
+        self.queue.report(trial.queued, step, best)
+        stops = trial.queued.phase == "search" and self.is_stopped(name, trial, step, best)
+        self.lines.append(f"report {name} {step} {best:.3f} {'stop' if stops else 'continue'}")
+        return self.end(name, "stopped") if stops else None
 
-    def end(self, trial_id, status):
-        trial = self.running.pop(trial_id)
-        self.records[trial.config.key] = self.record(trial, status)
-        self.lines.append(f"end {trial_id} {status}")
-        self.scheduler.on_trial_remove(None, trial.handle)
-        shown = "running" if status == "stopped" else status
-        self.searcher.on_trial_complete(trial_id, {"status": shown, METRIC: 0.0, "record": "{}"})
+    def is_stopped(self, name, trial, step, best):
+        if trial.came_back:
+            trial.came_back = False
+            self.early_stopping.restore(self.record(trial, "stopped"))
+        decision = self.early_stopping.report(trial.queued.stratum, trial.config.key, step, best)
+        if decision is Decision.AUDIT:
+            self.lines.append(f"audit {name}")
+            self.audited[trial.config.key] = step
+        return decision is Decision.STOP
+
+    def end(self, name, status):
+        trial = self.running.pop(name)
+        record = self.records[trial.config.key] = self.record(trial, status)
+        self.lines.append(f"end {name} {status}")
+        self.queue.end(trial.queued, record)
 
     def record(self, trial, status):
         best = max(trial.evaluations, key=lambda e: e.selection_accuracy, default=None)
         return TrialRecord(
-            key=trial.config.key, config=trial.config.to_dict(), phase=trial.job["phase"], status=status,
-            cell=trial.job["cell"], stratum=trial.job["stratum"], width=32, trainable_parameters=72,
+            key=trial.config.key, config=trial.config.to_dict(), phase=trial.queued.phase, status=status,
+            cell=trial.queued.cell.name, stratum=trial.queued.stratum, width=32, trainable_parameters=72,
             stored_parameters=72, materialised_parameters=128, steps=trial.evaluations[-1].step,
             max_steps=trial.config.max_steps, evaluations=tuple(trial.evaluations),
             selection_accuracy=best.selection_accuracy, selection_loss=0.5, selection_step=best.step,
@@ -179,16 +162,16 @@ class Play:
     def cut_off(self):
         """What the next command finds: records, audits, and search trials with a checkpoint."""
         interrupted = [
-            (t.config, t.job["cell"], t.evaluations)
+            (t.config, t.queued.cell.name, t.evaluations)
             for t in sorted(self.running.values(), key=lambda t: t.config.key)
-            if t.job["phase"] == "search" and t.evaluations
+            if t.queued.phase == "search" and t.evaluations
         ]
         return self.records, self.audited, interrupted
 
 
 def played(scenario):
     name, wrong, audit, interrupted_after = SCENARIOS[scenario]
-    swept = space.load(name, "paper" if name == "smoke" else "demo")
+    swept = spaces.load(name, "paper" if name == "smoke" else "demo")
     swept = dataclasses.replace(swept, confirm_seeds=2)
     lines, world = [], World(wrong)
     command = Play(swept, world, lines, audit)
@@ -199,7 +182,7 @@ def played(scenario):
         command = Play(swept, world, lines, audit, earlier)
         command.number = 1000
         command.run()
-    assert command.searcher.suggest("last") == Searcher.FINISHED
+    assert command.queue.next() is None and not command.queue.runs
     return lines
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from sweeps.store import Store
+from sweeps.results.store import Store
 from tests.processes import usual_signals
 
 pytestmark = pytest.mark.timeout(600)

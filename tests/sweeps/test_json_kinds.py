@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps import checkpoint_file
-from sweeps.lock import _parsed, _refusal
+from sweeps.results import checkpoint_file
+from sweeps.results.lock import _parsed, _refusal
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from tests.analysis.test_analysis_damage import JSON, places, with_value
 from tests.bad_input import called, fixed, line_of
 from tests.sweeps.test_store_damage import RUN, made, out, records, sweep  # noqa: F401  # two are fixtures

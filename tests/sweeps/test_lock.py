@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from lopt.places import Remote, place
-from sweeps import lock
-from sweeps.lock import Clock, held
+from sweeps.results import lock
+from sweeps.results.lock import Clock, held
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["python", "sweeps/run.py", "--out", "s3://me:password@bucket", "--set", "token=abc"]
@@ -173,7 +173,7 @@ def test_a_killed_holder_of_a_folder_leaves_it_at_once(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from sweeps.lock import held
+        from sweeps.results.lock import held
         with held(Path({str(tmp_path / "run")!r}), ["first"]):
             print("held", flush=True)
             time.sleep(60)

@@ -11,8 +11,8 @@ from analysis.cells import groups
 from analysis.load import load
 from analysis.report import main as report
 from lopt import backbones, data, load_prompt
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from tests.bad_input import called, refused
 from tests.tiny_models import make_model, make_tokenizer
 

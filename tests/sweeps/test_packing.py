@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lopt.training import Trial
-from sweeps.packing import packed, room, tokens_a_step
+from sweeps.work.packing import packed, room, tokens_a_step
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,14 @@ from lopt import data
 from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
-from sweeps import measure, plan, probe, settings, space
+from sweeps import spaces
+from sweeps.forecast import measure, probe
+from sweeps.on_ray import resources
 from sweeps.options import Options
+from sweeps.planning import settings
+from sweeps.planning.plan import make_plan
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from sweeps.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,9 +128,9 @@ def test_what_is_left_out_of_an_evaluation_is_reckoned(tiny):
 
 
 def test_samples_of_a_cell():
-    table = space.load("ablation", "demo")
+    table = spaces.load("ablation", "demo")
     assert all(probe.samples(table, cell) == [table.example(cell)] for cell in table.cells)
-    free = space.load("search", "demo")
+    free = spaces.load("search", "demo")
     (cell,) = free.cells
     drawn = probe.samples(free, cell)
     assert len({config.method for config in drawn}) == len(cell.search["method"].values)
@@ -200,17 +204,17 @@ def test_usage(tmp_path, capsys, more, words):
 
 
 def test_a_run_in_use_is_not_measured_beside(tmp_path):
-    made = plan.make_plan(settings.with_settings(space.load("smoke", "paper"), {"trials": "2"}))
+    made = make_plan(settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"}))
     store = Store(tmp_path, "r")
     with store.held(), pytest.raises(ValueError, match="being worked on"):
         Sweep(made, Store(tmp_path, "r"), Options(local_mode=True), []).probe()
 
 
 def test_the_spread_has_bounds(tiny, monkeypatch):
-    made = settings.with_settings(space.load("smoke", "paper"), {"trials": "2"})
+    made = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"})
 
     def said(spread, **more):
-        ground = probe.Ground(
+        ground = probe.Resources(
             devices=1,
             concurrent=1,
             shared=None,
@@ -245,7 +249,7 @@ def test_what_is_measured_side_by_side_is_averaged():
         {"costs": [{"step_s": 1.0}, {"step_s": 3.0}], "spread": 0.1, "figures": [1], "hardware": {}},
         {"costs": [{"step_s": 2.0}, {"step_s": 5.0}], "spread": 0.2, "figures": [2], "hardware": {}},
     ]
-    assert probe._mean(parts) == {
+    assert resources._mean(parts) == {
         "costs": [{"step_s": 1.5}, {"step_s": 4.0}], "spread": 0.2, "figures": [1], "hardware": {}
     }  # fmt: skip
 

@@ -5,15 +5,22 @@ import sys
 
 import pytest
 
+from lopt.config import TrialConfig
+from lopt.failure import failed_record
+from lopt.records import now
 from lopt.training import Trial
-from sweeps import space
+from sweeps import spaces
 from sweeps.progress import Progress, clock
+from sweeps.work.job import Job
 
-JOB = {
-    "phase": "search",
-    "cell": "lopt1 n=4 r=2",
-    "config": {"learning_rate": 0.1, "method": "lopt1", "length": 4, "rank": 2},
-}
+
+def job(seed=0):
+    settings = {"task": "toy", "backbone": "tiny", "method": "lopt1", "length": 4, "rank": 2, "learning_rate": 0.1}
+    config = TrialConfig(**settings, seed=seed)
+    return Job(config=config, phase="search", cell="lopt1 n=4 r=2", stratum="s", out="o", run="r")
+
+
+A, B, C = (job(seed) for seed in range(3))
 
 
 @pytest.fixture
@@ -25,12 +32,14 @@ def record(tiny):
 
 
 def run(record):
+    place = {"phase": "search", "cell": B.cell, "stratum": "s", "started_at": now()}
+    failed = failed_record(B.config, RuntimeError("its process died"), **place)
     progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
-    progress.started("a", JOB)
-    progress.reported("a", {"step": 3})
-    progress.ended("a", JOB, record)
-    progress.started("b", JOB)
-    progress.ended("b", JOB, None)
+    progress.started(A)
+    progress.reported(A, {"step": 3})
+    progress.ended(A, record)
+    progress.started(B)
+    progress.ended(B, failed)
     progress.close()
 
 
@@ -47,9 +56,9 @@ def test_plain_lines_without_a_terminal(record, capsys):
 
 def test_a_note_is_an_event(capsys):
     progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
-    progress.started("a", JOB)
-    progress.reported("a", {"step": 3, "note": "continues at step 3"})
-    progress.reported("a", {"step": 6, "note": ""})
+    progress.started(A)
+    progress.reported(A, {"step": 3, "note": "continues at step 3"})
+    progress.reported(A, {"step": 6, "note": ""})
     lines = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert [line.split("| ")[1] for line in lines] == ["search lopt1 n=4 r=2, lr 0.1: continues at step 3"]
 
@@ -63,8 +72,8 @@ def test_a_note_is_an_event(capsys):
 )
 def test_the_report_at_which_a_budget_ends_a_trial_has_its_note(capsys, note, said):
     progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
-    progress.started("a", JOB)
-    progress.let_go("a", {"step": 3, "note": note})
+    progress.started(A)
+    progress.let_go(A, {"step": 3, "note": note})
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {said}")
 
 
@@ -84,17 +93,17 @@ def test_no_time_is_left_to_tell_before_the_pace_is_known(monkeypatch):
     at = 0.0
     monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: at)
     progress = Progress(total=3, done=0, steps_left=lambda made: 60.0 - sum(made.values()))
-    progress.started("a", JOB)
-    progress.started("b", JOB)
+    progress.started(A)
+    progress.started(B)
     at = 100.0
-    progress.reported("b", {"step": 20, "restored": True})
+    progress.reported(B, {"step": 20, "restored": True})
     at = 105.0
-    progress.reported("a", {"step": 10})
-    progress.reported("b", {"step": 30})
+    progress.reported(A, {"step": 10})
+    progress.reported(B, {"step": 30})
     assert progress.time_left_s() is None
     assert "left" not in progress.line()
     at = 110.0
-    progress.reported("a", {"step": 20})
+    progress.reported(A, {"step": 20})
     assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), "the first 20 of b were not made here"
     at = 120.0
     assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30 - 10)
@@ -104,10 +113,10 @@ def test_no_time_is_left_to_tell_before_the_pace_is_known(monkeypatch):
 
 def test_a_trial_that_has_ended_tells_the_pace(record):
     progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
-    progress.started("a", JOB)
-    progress.reported("a", {"step": 3})
+    progress.started(A)
+    progress.reported(A, {"step": 3})
     assert progress.time_left_s() is None
-    progress.ended("a", JOB, record)
+    progress.ended(A, record)
     assert progress.time_left_s() is not None
 
 
@@ -116,7 +125,7 @@ def test_clock():
 
 
 def test_expected_steps_fall_with_the_place_in_line_and_stay_within_the_most():
-    made = space.load("ablation", "paper")
+    made = spaces.load("ablation", "paper")
     expected = [made.expected_steps(n) for n in range(1, 11)]
     assert expected[0] == made.max_steps
     assert expected == sorted(expected, reverse=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lopt.places import place
-from sweeps import lock
-from sweeps.lock import held
+from sweeps.results import lock
+from sweeps.results.lock import held
 from sweeps.run import main
 from tests.bad_input import called, line_of
 

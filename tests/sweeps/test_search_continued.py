@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.config import TrialConfig
 from lopt.ranges import Choice, Real, Whole
-from sweeps import plan, settings, space
-from sweeps.earlier import fitting
-from sweeps.points import every_point, trials_of
+from sweeps import spaces
+from sweeps.planning import settings
+from sweeps.planning.plan import make_plan
+from sweeps.planning.points import every_point, trials_of
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
+from sweeps.search.earlier import fitting
 from tests.bad_input import fixed
 from tests.sweeps.driver import Driver, by_rate
 
@@ -26,11 +27,11 @@ def continued(commands, outcome=by_rate, name="smoke", profile="paper"):
     """The drivers of some commands on one run, each with what those before it have left."""
     records, drivers = {}, []
     for chosen in commands:
-        made = settings.with_settings(space.load(name, profile), chosen)
+        made = settings.with_settings(spaces.load(name, profile), chosen)
         mine, _ = fitting(made, [r for r in records.values() if r.status != "failed"])
         failed, _ = fitting(made, [r for r in records.values() if r.status == "failed"])
         driver = Driver(made, outcome, finished=mine, failed=failed).run()
-        keys = [TrialConfig.from_dict(job["config"]).key for _, job in driver.jobs]
+        keys = [job.config.key for job in driver.trials]
         assert len(set(keys)) == len(keys), "no trial runs twice"
         assert not set(keys) & {record.key for record in mine}, "nor what was finished"
         records |= driver.records
@@ -39,9 +40,7 @@ def continued(commands, outcome=by_rate, name="smoke", profile="paper"):
 
 
 def rates(driver, cell="lopt1 n=4 r=2", phase="search"):
-    return sorted(
-        job["config"]["learning_rate"] for _, job in driver.jobs if (job["cell"], job["phase"]) == (cell, phase)
-    )
+    return sorted(job.config.learning_rate for job in driver.trials if (job.cell.name, job.phase) == (cell, phase))
 
 
 @pytest.mark.parametrize(
@@ -78,11 +77,11 @@ def test_what_has_not_been_tried_runs_whatever_was_confirmed(commands, searched)
     drivers = continued(commands)
     tried = set()
     for driver, expected in zip(drivers, searched, strict=True):
-        (lopt1,) = [s for s in driver.searcher.cells if s.cell.name == "lopt1 n=4 r=2"]
+        (lopt1,) = [s for s in driver.cells if s.cell.name == "lopt1 n=4 r=2"]
         tried |= set(rates(driver))
         within = {rate for rate in tried if lopt1.cell.search["learning_rate"].holds(rate)} if lopt1.study else tried
         assert len(within) == expected
-        assert driver.searcher.counts() == (0, 0)
+        assert driver.queue.counts() == (0, 0)
 
 
 @pytest.mark.parametrize("status", ["complete", "stopped", "diverged"])
@@ -91,14 +90,14 @@ def test_the_winner_of_more_trials_is_confirmed_once(status):
 
     def outcome(job):
         state, accuracy = by_rate(job)
-        return (status if job["phase"] == "search" and job["config"]["learning_rate"] == 0.3 else state, accuracy)
+        return (status if job.phase == "search" and job.config.learning_rate == 0.3 else state, accuracy)
 
     first, second, third = continued(
         [{"learning_rate": values} for values in ("0.3,1.0", "0.3,1.0,0.1", "1.0,0.1,0.3")]
     )
     assert rates(first, phase="confirm") == [0.3]
     assert (rates(second), rates(second, phase="confirm")) == ([0.1], [0.1])
-    assert not third.jobs
+    assert not third.trials
     first, second, _ = continued(
         [{"learning_rate": values} for values in ("0.3,1.0", "0.3,1.0,0.1", "1.0,0.1,0.3")], outcome
     )
@@ -114,7 +113,7 @@ def test_a_failed_trial_does_not_take_the_place_of_a_value():
     """TPE may propose again what has failed."""
 
     def outcome(job):
-        return ("failed", None) if job["config"]["learning_rate"] == 0.3 else by_rate(job)
+        return ("failed", None) if job.config.learning_rate == 0.3 else by_rate(job)
 
     first, second = continued([{"learning_rate": FOUR, "trials": "4"}] * 2, outcome)
     assert rates(first) == [0.05, 0.1, 0.3, 0.5]
@@ -122,7 +121,7 @@ def test_a_failed_trial_does_not_take_the_place_of_a_value():
 
 
 def test_a_trial_that_was_cut_off_goes_on_and_the_other_values_run():
-    made = settings.with_settings(space.load("smoke", "paper"), {"learning_rate": "0.1,0.3,1.0"})
+    made = settings.with_settings(spaces.load("smoke", "paper"), {"learning_rate": "0.1,0.3,1.0"})
     cell = made.cells[1]
     config = made.config(cell, {"learning_rate": 1.0}, seed=0)
     (before,) = continued([{"learning_rate": TWO}])
@@ -137,12 +136,12 @@ def test_lists_of_several_fields_are_tried_in_every_combination():
         [{**common, **chosen}, {**common, **chosen, "learning_rate": "0.1,0.3,0.5"}], name="search", profile="demo"
     )
     # LoPT-1 2·2·2, prompt tuning 2·2 (it has no rank), LoRA 2·2 (it has no length)
-    assert len([job for _, job in first.jobs if job["phase"] == "search"]) == 8 + 4 + 4
-    assert len([job for _, job in second.jobs if job["phase"] == "search"]) == 4 + 2 + 2
+    assert len([job for job in first.trials if job.phase == "search"]) == 8 + 4 + 4
+    assert len([job for job in second.trials if job.phase == "search"]) == 4 + 2 + 2
 
 
 def test_a_rank_above_the_length_is_the_same_trial_as_the_length():
-    made = settings.with_settings(space.load("search", "demo"), {"method": "lopt1", "length": "4,8", "rank": "2,4,8"})
+    made = settings.with_settings(spaces.load("search", "demo"), {"method": "lopt1", "length": "4,8", "rank": "2,4,8"})
     made = settings.with_settings(made, {"learning_rate": "0.1", "trials": "9"})
     assert len(list(every_point(made.cells[0]))) == 6
     assert trials_of(made, made.cells[0]) == 5
@@ -151,7 +150,7 @@ def test_a_rank_above_the_length_is_the_same_trial_as_the_length():
 def test_a_range_of_whole_numbers_has_an_end():
     chosen = {"method": "lopt1", "length": "8:10", "rank": "1,2", "learning_rate": "0.1", "trials": "20"}
     (driver,) = continued([{**chosen, "backbone": "tiny", "task": "toy"}], name="search", profile="demo")
-    assert len([job for _, job in driver.jobs if job["phase"] == "search"]) == 6
+    assert len([job for job in driver.trials if job.phase == "search"]) == 6
 
 
 def test_a_method_without_end_goes_on_when_the_others_are_used_up():
@@ -164,10 +163,10 @@ def test_a_method_without_end_goes_on_when_the_others_are_used_up():
     chosen["dept.update_learning_rate"] = "0.001"
 
     def outcome(job):
-        return "complete", 0.2 if job["config"]["method"] == "lopt1" else 0.9
+        return "complete", 0.2 if job.config.method == "lopt1" else 0.9
 
     (driver,) = continued([{**chosen, "backbone": "tiny", "task": "toy"}], outcome, name="search", profile="demo")
-    assert len([job for _, job in driver.jobs if job["phase"] == "search"]) == 40
+    assert len([job for job in driver.trials if job.phase == "search"]) == 40
 
 
 lists = st.lists(st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.5, 1.0]), min_size=1, max_size=4, unique=True)
@@ -180,16 +179,16 @@ def test_any_commands_on_a_run_leave_nothing_to_try(commands):
     records = {}
     for values, trials, failing in commands:
         chosen = {"learning_rate": ",".join(map(str, values)), "trials": str(trials)}
-        made = settings.with_settings(space.load("smoke", "paper"), chosen)
+        made = settings.with_settings(spaces.load("smoke", "paper"), chosen)
 
         def outcome(job, failing=failing):
-            return ("failed", None) if str(job["config"]["learning_rate"]) == failing else by_rate(job)
+            return ("failed", None) if str(job.config.learning_rate) == failing else by_rate(job)
 
         finished, _ = fitting(made, [r for r in records.values() if r.status != "failed"])
         failed, _ = fitting(made, [r for r in records.values() if r.status == "failed"])
         driver = Driver(made, outcome, finished=finished, failed=failed).run()
         records |= driver.records
-        assert driver.searcher.counts() == (0, 0)
+        assert driver.queue.counts() == (0, 0)
         for cell in made.cells:
             mine = [r for r in records.values() if r.cell == cell.name and r.phase == "search"]
             tried = {r.config["learning_rate"] for r in mine} & set(values)
@@ -211,14 +210,14 @@ ranges = st.one_of(
 @given(ranges, ranges, st.integers(1, 20), st.booleans())
 @fixed(20)
 def test_the_plan_says_how_many_trials_run(batch, steps, trials, endless):
-    made = space.load("smoke", "paper")
+    made = spaces.load("smoke", "paper")
     search = {"batch_size": batch, "eval_every": steps, "learning_rate": Real(0.1, 1.0) if endless else Choice((0.1,))}
     grid = made.grid
     cells = lambda axes: [type(c)(name=c.name, fixed=c.fixed, search=search) for c in grid(axes)][:1]  # noqa: E731
     made = type(made)(**{**vars(made), "grid": cells, "trials": trials})
-    planned = plan.make_plan(made)
+    planned = make_plan(made)
     driver = Driver(made, lambda job: ("complete", 0.5)).run()
-    assert planned.search_trials == sum(job["phase"] == "search" for _, job in driver.jobs)
+    assert planned.search_trials == sum(job.phase == "search" for job in driver.trials)
     sizes = [len(r.values) if isinstance(r, Choice) else r.high - r.low + 1 for r in (batch, steps)]
     assert planned.search_trials == (trials if endless else min(trials, math.prod(sizes)))
     if not endless:

@@ -12,12 +12,13 @@ from lopt import methods
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Real, Whole
 from lopt.registry import nearest
-from sweeps import settings, space
+from sweeps import spaces
+from sweeps.planning import settings
 from sweeps.run import main
-from sweeps.space import Cell
+from sweeps.space import SPACE_FIELDS, Cell
 from tests.bad_input import fixed, refused
 
-SMOKE = space.load("smoke", "paper")
+SMOKE = spaces.load("smoke", "paper")
 
 
 def searching(**search):
@@ -70,7 +71,7 @@ def test_whole_ends_change_neither_kind_nor_scale(before, low, width):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_the_ranges_of_a_method_keep_their_kind_and_scale(name):
-    made = space.load("search", "demo")
+    made = spaces.load("search", "demo")
     for field, declared in methods.get(name).ranges.items():
         if isinstance(declared, Choice):
             continue
@@ -123,7 +124,7 @@ def test_a_name_is_suggested_only_where_it_is_valid():
 def test_every_suggestion_is_a_name_that_can_be_set():
     from lopt.registry import _OTHER_NAMES
 
-    valid = {*TrialConfig.__dataclass_fields__, *methods.options(), *space.SPACE_FIELDS}
+    valid = {*TrialConfig.__dataclass_fields__, *methods.options(), *SPACE_FIELDS}
     assert set(_OTHER_NAMES) <= valid
     other = [name for names in _OTHER_NAMES.values() for name in names]
     assert len(set(other)) == len(other)
@@ -134,7 +135,7 @@ def test_every_suggestion_is_a_name_that_can_be_set():
     ("key", "value"), [("lora.rank", "4"), ("lora.rank", "2,4"), ("lora.learning_rate", "0.001:0.01")]
 )
 def test_a_methods_own_name_is_taken_before_and_after_the_method_is_chosen(key, value):
-    made = space.load("search", "demo")
+    made = spaces.load("search", "demo")
     before = settings.with_settings(made, {key: value, "method": "lora"})
     after = settings.with_settings(made, {"method": "lora", key: value})
     (first,), (second,) = before.cells, after.cells

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import lopt.resolve
+from sweeps.results.settled import Settled
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.settled import Settled
-from sweeps.store import Store
 
 
 def sweep(out, *more, precision="auto"):

@@ -10,13 +10,15 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from lopt import methods
-from sweeps import plan, settings, sizes, space
+from sweeps import spaces
+from sweeps.planning import plan_text, settings, sizes
+from sweeps.planning.plan import make_plan
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 
 
 def planned(name, profile="demo", **given):
-    return plan.make_plan(settings.with_settings(space.load(name, profile), given))
+    return make_plan(settings.with_settings(spaces.load(name, profile), given))
 
 
 def test_a_sweep_stays_within_what_was_said(tmp_path):
@@ -67,10 +69,10 @@ def test_a_trained_artifact_is_as_large_as_was_said(method, placement, tiny, tmp
 def test_an_update_of_the_text_is_counted_once():
     """Of a real model, where the descriptions are nothing: A, B and P, then P and A B as they stand at the input."""
     made = settings.with_settings(
-        space.load("table2", "paper"), {"method": "dept", "task": "sst2", "confirm_seeds": "1"}
+        spaces.load("table2", "paper"), {"method": "dept", "task": "sst2", "confirm_seeds": "1"}
     )
     written = 4 * (60 * 768 + 30 * (256 + 768)) + 4 * (60 + 256) * 768
-    assert sizes.disk(plan.make_plan(made)).artifacts == pytest.approx(written, rel=0.01)
+    assert sizes.disk(make_plan(made)).artifacts == pytest.approx(written, rel=0.01)
 
 
 def test_a_checkpoint_is_no_larger_than_was_said(tiny, tmp_path):
@@ -106,7 +108,7 @@ def test_a_folder_whose_size_is_unknown(tmp_path):
     assert sizes.disk(said).predictions == 10 * 512 * 2 * 8, "at most 512 examples are scored"
     said = planned("ablation", "paper", task=str(tmp_path), backbone="embedded")
     assert sizes.disk(said).predictions is None
-    assert "predictions unknown" in plan.text(said, "run")
+    assert "predictions unknown" in plan_text.text(said, "run")
 
 
 @examples(deadline=None, max_examples=40)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from lopt import methods
-from sweeps import plan, settings, space
+from sweeps import spaces
+from sweeps.planning import plan_text, settings
+from sweeps.planning.plan import make_plan
 from sweeps.run import main
 from sweeps.space import Choice, Real, Whole
 
@@ -53,11 +55,11 @@ def test_the_papers_ablation(capsys):
 def test_help_and_every_plan_import_nothing_slow():
     code = (
         "import sys\n"
-        "from sweeps import run, space\n"
+        "from sweeps import run, spaces\n"
         "assert run.main(['--help']) == 0\n"
         "assert 'numpy' not in sys.modules\n"
-        "for name in space.names():\n"
-        "    for profile in space.PROFILES:\n"
+        "for name in spaces.names():\n"
+        "    for profile in spaces.PROFILES:\n"
         "        assert run.main(['--space', name, '--profile', profile, '--dry-run']) == 0\n"
         "slow = {'torch', 'ray', 'transformers', 'optuna', 'pandas', 'pyarrow', 'scipy', 'huggingface_hub'}\n"
         "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
@@ -66,16 +68,17 @@ def test_help_and_every_plan_import_nothing_slow():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", space.names())
-@pytest.mark.parametrize("profile", space.PROFILES)
+@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("profile", spaces.PROFILES)
 def test_every_space_plans_in_every_profile(name, profile):
-    made = space.load(name, profile)
-    planned = plan.make_plan(made)
+    made = spaces.load(name, profile)
+    planned = make_plan(made)
     assert planned.search_trials == len(made.cells) * made.trials
-    assert all(rung < made.max_steps for rung in made.rungs)
-    assert all(rung % planned.cells[0].example.eval_every == 0 for rung in made.rungs), "rungs fall on evaluations"
-    assert made.identity() == space.load(name, profile).identity()
-    assert plan.text(planned, "run").count("\n") >= len(made.cells)
+    rungs, every = made.decision_steps(), planned.cells[0].example.eval_every
+    assert all(rung < made.max_steps for rung in rungs)
+    assert all(rung % every == 0 for rung in rungs), "rungs fall on evaluations"
+    assert made.identity() == spaces.load(name, profile).identity()
+    assert plan_text.text(planned, "run").count("\n") >= len(made.cells)
 
 
 @pytest.mark.parametrize(
@@ -87,20 +90,20 @@ def test_every_space_plans_in_every_profile(name, profile):
     ],
 )
 def test_the_plan_says_when_trials_are_stopped_and_how_many_steps_to_expect(steps, stopping, about):
-    short = settings.with_settings(space.load("smoke", "paper"), {"max_steps": steps})
-    said = plan.text(plan.make_plan(short), "run")
+    short = settings.with_settings(spaces.load("smoke", "paper"), {"max_steps": steps})
+    said = plan_text.text(make_plan(short), "run")
     assert stopping in said
     assert f"steps      {about}" in said
 
 
 def test_the_plan_of_a_free_search_names_no_methods_optimiser_as_that_of_all():
-    assert "training   batch 16, each method's own optimiser" in plan.text(
-        plan.make_plan(space.load("search", "paper")), "run"
+    assert "training   batch 16, each method's own optimiser" in plan_text.text(
+        make_plan(spaces.load("search", "paper")), "run"
     )
 
 
 def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
-    base = space.load("ablation", "demo")
+    base = spaces.load("ablation", "demo")
     fewer = settings.with_settings(base, {"rank": "1,2", "length": "15"})
     assert [c.name for c in fewer.cells] == ["prompt_tuning n=10", "lopt1 n=15 r=1", "lopt1 n=15 r=2"]
     fixed = settings.with_settings(base, {"learning_rate": "0.1"})
@@ -111,7 +114,7 @@ def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
     ranged = settings.with_settings(base, {"learning_rate": "0.2:0.4"})
     assert ranged.cells[0].search["learning_rate"] == Real(0.2, 0.4, log=True)
     assert ranged.cells[0].first == (), "0.1 lies outside the new range"
-    assert settings.with_settings(space.load("search", "demo"), {"length": "5:9"}).cells[0].search[
+    assert settings.with_settings(spaces.load("search", "demo"), {"length": "5:9"}).cells[0].search[
         "lopt1.length"
     ] == Whole(5, 9, log=True)
     words = settings.with_settings(base, {"label_words": " awful, fine", "template": "{text} So"})
@@ -120,7 +123,7 @@ def test_lists_replace_an_axis_and_fix_or_limit_what_is_searched():
 
 
 def test_settings_of_a_search_over_methods():
-    base = space.load("search", "demo")
+    base = spaces.load("search", "demo")
 
     def cell(**given):
         return settings.with_settings(base, given).cells[0]
@@ -143,19 +146,19 @@ def test_settings_of_a_search_over_methods():
 
 
 def test_a_method_asked_for_is_searched_in_its_own_ranges():
-    made = settings.with_settings(space.load("search", "paper"), {"method": "lopt1,fine_tuning"})
+    made = settings.with_settings(spaces.load("search", "paper"), {"method": "lopt1,fine_tuning"})
     (cell,) = made.cells
     assert "fine_tuning.learning_rate" in cell.search
     assert [p["method"] for p in cell.first] == ["lopt1", "fine_tuning"]
-    assert "fine_tuning.learning_rate" not in space.load("search", "paper").cells[0].search, (
+    assert "fine_tuning.learning_rate" not in spaces.load("search", "paper").cells[0].search, (
         "by default it takes no part"
     )
-    (alone,) = settings.with_settings(space.load("search", "paper"), {"method": "fine_tuning"}).cells
+    (alone,) = settings.with_settings(spaces.load("search", "paper"), {"method": "fine_tuning"}).cells
     assert set(alone.search) == {"learning_rate"}
 
 
 def test_an_option_of_one_method_among_several_that_have_it():
-    made = settings.with_settings(space.load("search", "demo"), {"dept.alpha": "4"})
+    made = settings.with_settings(spaces.load("search", "demo"), {"dept.alpha": "4"})
     (cell,) = made.cells
     found = {p["method"]: made.config(cell, p, seed=0).options.get("alpha") for p in cell.first}
     assert found["dept"] == 4
@@ -163,7 +166,7 @@ def test_an_option_of_one_method_among_several_that_have_it():
 
 
 def test_every_method_of_table2_reads_the_same_text():
-    made = space.load("table2", "paper")
+    made = spaces.load("table2", "paper")
     limits = {methods.get(c.method).text_limit(c.options) for c in (made.example(cell) for cell in made.cells)}
     assert limits == {None, 256}
     assert {made.example(cell).max_tokens for cell in made.cells} == {256}
@@ -172,15 +175,15 @@ def test_every_method_of_table2_reads_the_same_text():
 
 
 def test_an_option_goes_to_the_methods_that_have_it():
-    made = settings.with_settings(space.load("table2", "demo"), {"placement": "suffix"})
+    made = settings.with_settings(spaces.load("table2", "demo"), {"placement": "suffix"})
     found = {made.example(cell).method: made.example(cell).options for cell in made.cells}
     assert found["lopt1"]["placement"] == found["dept"]["placement"] == "suffix"
     assert "placement" not in found["lora"]
 
 
 def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
-    made = space.load("table2", "paper")
-    planned = plan.make_plan(made)
+    made = spaces.load("table2", "paper")
+    planned = make_plan(made)
     counts = {
         "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940,
         "lopt2": 7_680,
@@ -197,9 +200,9 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
 
 
 def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small():
-    made = space.load("frontier", "paper")
+    made = spaces.load("frontier", "paper")
     budgets = made.axes["budget"]
-    for cell in plan.make_plan(made).cells:
+    for cell in make_plan(made).cells:
         budget = min(b for b in budgets if b >= cell.trainable)
         assert cell.trainable > 0.4 * budget, (cell.name, cell.trainable)
         assert cell.trainable <= 12_800 * 10, "not above the longest full prompt"
@@ -213,7 +216,7 @@ def test_folders_become_absolute_and_are_named_by_their_last_part(tmp_path, monk
     folder.mkdir(parents=True)
     (folder / "task.toml").write_text(TASK_TOML)
     monkeypatch.chdir(tmp_path)
-    made = settings.with_settings(space.load("ablation", "demo"), {"task": "data/tickets", "backbone": "tiny"})
+    made = settings.with_settings(spaces.load("ablation", "demo"), {"task": "data/tickets", "backbone": "tiny"})
     assert made.example(made.cells[0]).task == str(folder)
     code, printed = dry(capsys, "--space", "ablation", "--profile", "demo", "--set", "task=data/tickets")
     assert code == 0
@@ -225,13 +228,13 @@ def test_folders_become_absolute_and_are_named_by_their_last_part(tmp_path, monk
 
 
 def test_a_setting_changes_the_identity_and_the_number_of_seeds_does_not():
-    base = space.load("smoke", "paper")
+    base = spaces.load("smoke", "paper")
     assert settings.with_settings(base, {"max_steps": "20"}).identity() != base.identity()
     assert settings.with_seeds(base, 4).identity() == base.identity()
 
 
 def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
-    table, free = space.load("ablation", "demo"), space.load("search", "demo")
+    table, free = spaces.load("ablation", "demo"), spaces.load("search", "demo")
     (cell,) = free.cells
     assert table.stratum(table.cells[1], table.example(table.cells[1])) == table.cells[1].name
     point = {"method": "lopt1", "length": 10, "rank": 2, "learning_rate": 0.1}
@@ -329,10 +332,10 @@ def test_a_misspelt_name_of_a_space_is_refused(tmp_path, capsys):
 def test_a_changed_task_folder_is_another_sweep(tmp_path):
     (tmp_path / "task.toml").write_text(TASK_TOML)
     chosen = {"task": str(tmp_path), "backbone": "tiny"}
-    before = settings.with_settings(space.load("smoke", "paper"), chosen).identity()
-    assert settings.with_settings(space.load("smoke", "paper"), chosen).identity() == before
+    before = settings.with_settings(spaces.load("smoke", "paper"), chosen).identity()
+    assert settings.with_settings(spaces.load("smoke", "paper"), chosen).identity() == before
     (tmp_path / "task.toml").write_text(TASK_TOML.replace("This is about", "It was about"))
-    assert settings.with_settings(space.load("smoke", "paper"), chosen).identity() != before
+    assert settings.with_settings(spaces.load("smoke", "paper"), chosen).identity() != before
 
 
 def test_no_script_shadows_a_module():
@@ -347,12 +350,12 @@ def test_no_script_shadows_a_module():
 
 
 def test_the_plan_says_what_is_off_unless_asked_for():
-    smoke = space.load("smoke", "paper")
-    said = plan.text(plan.make_plan(smoke), "r")
+    smoke = spaces.load("smoke", "paper")
+    said = plan_text.text(make_plan(smoke), "r")
     assert "dropout" not in said
     assert "selection" not in said
     asked = settings.with_settings(smoke, {"dropout": "0.1", "metric": "macro_f1"})
-    lines = plan.text(plan.make_plan(asked), "r").splitlines()
+    lines = plan_text.text(make_plan(asked), "r").splitlines()
     assert "  dropout    0.1 at training steps; such trials train alone" in lines
     assert "  selection  by macro-F1" in lines
     cells = [
@@ -361,5 +364,5 @@ def test_the_plan_says_what_is_off_unless_asked_for():
         for task, metric in (("toy", "accuracy"), ("movie_snippets", "macro_f1"))
     ]
     mixed = dataclasses.replace(smoke, grid=lambda axes: tuple(cells))
-    said = plan.text(plan.make_plan(mixed), "r")
+    said = plan_text.text(make_plan(mixed), "r")
     assert "selection  by accuracy on Toy (made up) (toy); by macro-F1 on " in said

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
 from lopt.training import Trial, train
-from sweeps.store import Store
+from sweeps.results.store import Store
 
 COLUMNS = [
     "key", "phase", "status", "method",

@@ -17,10 +17,10 @@ from lopt import load_prompt
 from lopt.metrics import Predictions
 from lopt.places import place, write
 from lopt.training import Trial, train
-from sweeps import checkpoint_file
-from sweeps import store as stores
+from sweeps.results import checkpoint_file
+from sweeps.results import store as stores
+from sweeps.results.store import Store, StoreError
 from sweeps.run import main
-from sweeps.store import Store, StoreError
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, 
 
 
 def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
-    from sweeps import lock
+    from sweeps.results import lock
 
     for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
@@ -325,7 +325,7 @@ def test_a_bucket_that_cannot_be_reached_in_mid_run(s3, monkeypatch, capsys):
         at_step(patch, 20, lambda: patch.setattr(type(filesystem), "_call_s3", refused))
         assert "no route to the bucket" in broke(s3, capsys)
     # Its lease was not given back: of a process of this machine that is alive, too.
-    from sweeps import lock
+    from sweeps.results import lock
 
     for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "LOOK_S": 0.1}.items():
         monkeypatch.setattr(lock, name, seconds)
@@ -333,7 +333,7 @@ def test_a_bucket_that_cannot_be_reached_in_mid_run(s3, monkeypatch, capsys):
 
 
 def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, capsys):
-    from sweeps.lock import _Lease
+    from sweeps.results.lock import _Lease
 
     with monkeypatch.context() as patch:
         at_step(patch, 20, lambda: patch.setattr(_Lease, "lost", lambda self: "taken by another"))

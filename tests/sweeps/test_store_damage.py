@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lopt.config import key_of
 from lopt.training import Trial
-from sweeps import record_file
+from sweeps.results import record_file
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from tests.analysis.test_analysis_damage import JSON, places, with_value
 from tests.bad_input import called, fixed, line_of
 

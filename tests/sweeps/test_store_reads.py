@@ -10,9 +10,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lopt.places import Remote, at_hand, place, write
 from lopt.training import Trial
-from sweeps import checkpoint_file
+from sweeps.results import checkpoint_file
+from sweeps.results.store import Store, StoreError
 from sweeps.run import main
-from sweeps.store import Store, StoreError
 from tests.sweeps.records import make_record
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=1", "--set", "max_steps=6"]

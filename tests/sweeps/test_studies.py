@@ -6,29 +6,29 @@ from collections import Counter
 
 import pytest
 
-import sweeps.search
+import sweeps.search.queue
 from analysis.cells import groups
 from analysis.load import load
 from analysis.plots import pareto
 from lopt.training import Trial
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 
 COMMAND = ["--space", "smoke", "--local-mode", "--set", "trials=7", "--set", "grace_steps=2"]
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL", "failed": "FAIL"}
 
 
 @pytest.fixture
-def searchers(monkeypatch):
-    """Every searcher that is made."""
+def queues(monkeypatch):
+    """Every queue that is made."""
     made = []
 
-    class Kept(sweeps.search.SweepSearcher):
+    class Kept(sweeps.search.queue.TrialQueue):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
             made.append(self)
 
-    monkeypatch.setattr(sweeps.search, "SweepSearcher", Kept)
+    monkeypatch.setattr(sweeps.search.queue, "TrialQueue", Kept)
     return made
 
 
@@ -50,11 +50,11 @@ def troubled(monkeypatch):
     monkeypatch.setattr(Trial, "loss", diverging)
 
 
-def told(searcher):
+def told(queue):
     """What each study holds, but for points that wait: cell, learning rate, state, value of complete trials,
     intermediate values of stopped ones."""
     found = Counter()
-    for state in searcher.cells:
+    for state in queue._turns.cells:
         for trial in state.study._study.get_trials():
             name, steps = trial.state.name, ()
             value = trial.value if name == "COMPLETE" else None
@@ -79,10 +79,10 @@ def stored(store, status=None):
     return found
 
 
-def test_states_are_those_of_the_store_also_after_going_on(tmp_path, searchers, troubled):
+def test_states_are_those_of_the_store_also_after_going_on(tmp_path, queues, troubled):
     run = Store(tmp_path, "smoke-paper")
     assert main([*COMMAND, "--out", str(tmp_path), "--max-trials", "15"]) == 4
-    assert told(searchers[-1]) == stored(run)
+    assert told(queues[-1]) == stored(run)
 
     assert main([*COMMAND, "--out", str(tmp_path)]) == 3
     statuses = Counter(record.status for record in run.records() if record.phase == "search")
@@ -91,10 +91,10 @@ def test_states_are_those_of_the_store_also_after_going_on(tmp_path, searchers, 
     tried_again = run.path(next(r.key for r in run.records() if r.status == "failed")).stem
     assert (run.folder / "trials" / f"{tried_again}.failed-1.json").is_file()
     # The trial that failed under both commands is there twice.
-    twice = told(searchers[-1]) - stored(run)
+    twice = told(queues[-1]) - stored(run)
     assert [(cell, rate, state) for cell, rate, state, _, _ in twice.elements()] == [("lopt2 n=4 r=1", 0.3, "FAIL")]
-    assert not stored(run) - told(searchers[-1])
-    for state in searchers[-1].cells:
+    assert not stored(run) - told(queues[-1])
+    for state in queues[-1]._turns.cells:
         complete = [r.selection_accuracy for r in state.records if r.status == "complete"]
         assert state.study._study.best_value == max(complete), "no early value of a stopped trial"
 

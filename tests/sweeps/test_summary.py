@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps import space, summary
-from sweeps.plan import make_plan
-from sweeps.store import Store
+from sweeps import spaces, summary
+from sweeps.planning.plan import make_plan
+from sweeps.results.store import Store
 from tests.sweeps.records import make_record
 
 
 @pytest.fixture
 def made():
-    return space.load("smoke", "paper")
+    return spaces.load("smoke", "paper")
 
 
 def record(made, cell, status="complete", phase="search", accuracy=0.7, **point):

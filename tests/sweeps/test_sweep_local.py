@@ -7,13 +7,14 @@ import json
 import pandas
 import pytest
 
-import sweeps.trial
 from lopt import load_prompt
 from lopt.training import Trial
 from sweeps.budget import Budget
+from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.store import Store
 from sweeps.sweep import Sweep
+from sweeps.work.execution import execute
+from sweeps.work.job import Job
 from tests.tiny_models import make_model, make_tokenizer
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
@@ -173,8 +174,8 @@ def test_missing_data_is_one_line_before_anything_starts(tmp_path, monkeypatch, 
 
 
 def test_every_report_carries_the_record_of_a_stop(tiny, tmp_path):
-    job = sweeps.trial.make_job(tiny, phase="search", cell="c", stratum="s", out=str(tmp_path), run="r")
-    reports = list(sweeps.trial.execute(job))
+    job = Job(config=tiny, phase="search", cell="c", stratum="s", out=str(tmp_path), run="r")
+    reports = list(execute(job))
     assert [r["status"] for r in reports] == ["running", "complete"]
     carried = [json.loads(r["record"]) for r in reports]
     assert [c["status"] for c in carried] == ["stopped", "complete"]
@@ -212,7 +213,7 @@ def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp
     """The 20th search trial, the seventh of its cell: the sampler's own proposals would differ in a new process."""
     command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Budget, "over", lambda self: self.started >= 20)
+        patch.setattr(Budget, "over", lambda self: self._started >= 20)
         assert main(command) == 4
     run = tmp_path / "smoke-paper"
     (checkpoint,) = (run / "checkpoints").iterdir()

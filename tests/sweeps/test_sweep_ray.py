@@ -16,7 +16,7 @@ import pandas
 import psutil
 import pytest
 
-from sweeps import checkpoint_file
+from sweeps.results import checkpoint_file
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ def test_methods_that_share_a_backbone_and_methods_that_change_it_in_one_sweep(t
 WHERE = """
 import json, os, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from sweeps import keeper as keepers
+from sweeps.on_ray import keeper as keepers
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
 keeper = keepers.start_keeper()
@@ -254,7 +254,7 @@ def see(worker):
 @ray.remote(num_cpus=0, num_gpus=0.5)
 def client():
     import ray
-    from sweeps import keeper as keepers
+    from sweeps.on_ray import keeper as keepers
     place = keepers.place()
     worker = ray.get(ray.get_actor(keepers.KEEPER).worker.remote(*place))
     return place, ray.get(worker.__ray_call__.remote(see))
@@ -365,7 +365,7 @@ def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monke
 @pytest.mark.ray
 def test_a_sweep_on_ray_into_s3(s3):
     from lopt.places import place
-    from sweeps.store import Store
+    from sweeps.results.store import Store
 
     code, out = finish(start(s3))
     assert code == 0, out

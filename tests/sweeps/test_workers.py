@@ -18,17 +18,19 @@ from lopt.engine import Engine
 from lopt.records import MEASURED, TrialRecord
 from lopt.resolve import resolve
 from lopt.training import Trial
-from sweeps import trial as trials
-from sweeps import workers
-from sweeps.store import Store
-from sweeps.workers import Worker
+from sweeps.on_ray.cluster import Allocation
+from sweeps.results.store import Store
+from sweeps.work import worker as workers
+from sweeps.work.execution import Execution, execute
+from sweeps.work.job import Job
+from sweeps.work.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def job_of(config, tmp_path, run="r", phase="search", **more):
     place = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run, **more}
-    return trials.make_job(resolve(config), share=True, **place)
+    return Job(config=resolve(config), shared=config.shares_backbone, **place)
 
 
 def drive(worker, job, most=math.inf):
@@ -80,7 +82,7 @@ def six(tiny):
 def test_trials_in_a_worker_say_and_leave_what_they_do_alone(six, tmp_path):
     found = together(Worker(), [job_of(config, tmp_path) for config in six])
     for config, reports in zip(six, found, strict=True):
-        alone = list(trials.execute(job_of(config, tmp_path, run="alone")))
+        alone = list(execute(job_of(config, tmp_path, run="alone")))
         assert [r["status"] for r in reports] == ["running", "running", "complete"]
         assert [what(r) for r in reports] == [what(r) for r in alone]
         said = TrialRecord.from_dict(json.loads(reports[-1]["record"]))
@@ -148,7 +150,7 @@ def test_the_first_step_waits_until_the_places_are_taken(six, tmp_path, sizes, m
 
 def test_the_first_step_does_not_wait_for_a_place_whose_trial_has_failed(six, tmp_path, sizes, monkeypatch):
     monkeypatch.setattr(workers, "_COMPANY_S", 60.0)
-    monkeypatch.setattr(trials.Execution, "begin", failing(trials.Execution.begin, lambda c: c.length == 6))
+    monkeypatch.setattr(Execution, "begin", failing(Execution.begin, lambda c: c.length == 6))
     worker, jobs = Worker(), [job_of(config, tmp_path, packed=2) for config in (six[0], six[5])]
     began = time.monotonic()
     good, bad = together(worker, jobs)
@@ -193,14 +195,14 @@ def test_trials_that_come_during_a_step_are_all_in_the_next_one(six, tmp_path, s
 
 def test_a_trial_that_is_long_in_the_making_is_waited_for_once(six, tmp_path, sizes, monkeypatch):
     monkeypatch.setattr(workers, "_LEAST_PATIENCE_S", 2.0)
-    made, honest = threading.Event(), trials.Execution.begin
+    made, honest = threading.Event(), Execution.begin
 
     def begin(self):
         if self.config.length == 6:
             assert made.wait(60)
         return honest(self)
 
-    monkeypatch.setattr(trials.Execution, "begin", begin)
+    monkeypatch.setattr(Execution, "begin", begin)
     worker, early, late = Worker(), job_of(six[0], tmp_path), job_of(six[5], tmp_path)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(drive, worker, early)
@@ -217,7 +219,7 @@ def test_a_trial_that_is_long_in_the_making_is_waited_for_once(six, tmp_path, si
 
 def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
     job = job_of(six[0], tmp_path)
-    whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
+    whole = list(execute(job_of(six[0], tmp_path, run="alone")))
     first = drive(Worker(), job, most=2)
     store, key = Store(tmp_path, "r"), json.loads(first[0]["record"])["key"]
     assert store.read_checkpoint(key)
@@ -231,7 +233,7 @@ def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
 
 
 def test_trials_are_saved_between_two_evaluations_and_come_back_with_the_earlier_one(six, tmp_path):
-    whole = list(trials.execute(job_of(six[0], tmp_path, run="alone")))
+    whole = list(execute(job_of(six[0], tmp_path, run="alone")))
     worker, job = Worker(), job_of(six[0], tmp_path)
     name = worker.admit(job)
     assert worker.next(name)["step"] == 4
@@ -378,22 +380,18 @@ def wait_until(condition, seconds=20):
 # --- where -----------------------------------------------------------------------------------------
 
 
-def test_which_methods_share_a_backbone(tiny, tmp_path):
+def test_which_methods_share_a_backbone(tiny):
     sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
     assert sharing == set(methods.names()) - {"lora", "fine_tuning"}
-    place = {"phase": "search", "cell": "c", "stratum": "s", "out": str(tmp_path), "run": "r"}
-    assert trials.make_job(tiny, threads=1, shared_threads=2, **place)["shared"] is False
-    assert trials.make_job(tiny, threads=1, shared_threads=2, share=True, **place)["threads"] == 2
-    dropping = trials.make_job(tiny.replace(dropout=0.1), threads=1, shared_threads=2, share=True, **place)
-    assert (dropping["shared"], dropping["threads"]) == (False, 1)
-    whole = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
-    job = trials.make_job(whole, threads=1, shared_threads=2, share=True, **place)
-    assert (job["shared"], job["threads"]) == (False, 1)
+    allocation = Allocation(solo={}, shared={}, packed=4, concurrent=4, threads=1, shared_threads=2)
+    assert allocation.terms(tiny) == {"shared": True, "threads": 2, "packed": 4}
+    for alone in (tiny.replace(dropout=0.1), tiny.replace(method="fine_tuning", length=None, rank=None, options={})):
+        assert allocation.terms(alone) == {"shared": False, "threads": 1, "packed": 4}
 
 
 def test_what_a_trials_process_imports_is_without_torch():
     code = (
-        "import sys, lopt.config, lopt.methods, sweeps.trial, sweeps.store, sweeps.workers; lopt.methods.get('lopt1');"
+        "import sys, sweeps.on_ray.client, sweeps.work.worker, lopt.methods; lopt.methods.get('lopt1');"
         "print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

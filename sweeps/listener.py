@@ -1,0 +1,44 @@
+"""What is told of a sweep's trials: progress, budgets, trackers and whatever else follows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lopt.records import TrialRecord
+    from sweeps.work.job import Job, Report
+
+
+class Listener:
+    """Hears of every trial; a subclass overrides what it wants to know.
+
+    Of each: started, then placed and reported any number of times, at last one of ended, let_go and taken_back.
+    """
+
+    def started(self, job: Job) -> None:
+        """It is its turn; it may still have to wait for a place."""
+
+    def placed(self, job: Job) -> None:
+        """It has its place on a machine."""
+
+    def displaced(self, job: Job) -> None:
+        """Its process has died; it waits for another place."""
+
+    def reported(self, job: Job, report: Report) -> None:
+        """It has been evaluated, or has come back from a checkpoint."""
+
+    def stopped(self, job: Job, report: Report) -> None:
+        """Early stopping ends it at this report; `ended` follows."""
+
+    def let_go(self, job: Job, report: Report) -> None:
+        """A budget has stopped it at this report, which is empty when it still waited for a place. Another command goes
+        on with it."""
+
+    def taken_back(self, job: Job) -> None:
+        """Its process was dead before it began; it waits for its turn again."""
+
+    def ended(self, job: Job, record: TrialRecord) -> None:
+        """It is over, and this is what is written of it."""
+
+    def close(self) -> None:
+        """Nothing more will come of this command."""

@@ -1,0 +1,1 @@
+"""What will be run: known without Ray, and without weights."""

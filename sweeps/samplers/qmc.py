@@ -1,0 +1,42 @@
+"""A quasi-random sequence (scrambled Sobol), which covers the ranges more evenly than chance: Bergstra and Bengio 2012.
+
+Every searched name is a dimension, those of one method (`lora.rank`) included: a trial of another method leaves them
+unused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sweeps.samplers import Sampler
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+
+class QMC(Sampler):
+    name = "qmc"
+    restarts_its_sequence = True
+
+    def make(
+        self, distributions: Mapping[str, BaseDistribution], *, trials: int, seed: int, continued_seed: int
+    ) -> BaseSampler:
+        import optuna
+
+        class AllNames(optuna.samplers.QMCSampler):
+            """Optuna's sampler learns the names from the first finished trial; this one knows them before."""
+
+            def infer_relative_search_space(
+                self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+            ) -> dict[str, BaseDistribution]:
+                return dict(distributions)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return AllNames(qmc_type="sobol", scramble=True, seed=seed)
+
+
+SPEC = QMC()

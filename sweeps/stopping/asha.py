@@ -1,0 +1,34 @@
+"""ASHA, the default: Li et al. 2020, arXiv 1810.05934, with one bracket."""
+
+from __future__ import annotations
+
+from sweeps.search.rungs import Rungs, rung_steps
+from sweeps.stopping import StoppingRule
+
+
+class ASHA(StoppingRule):
+    name = "asha"
+
+    def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
+        super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
+        self._rungs = Rungs(self.decision_steps(1), reduction_factor)
+
+    def report(self, key: str, step: int, value: float) -> bool:
+        return self._rungs.report(key, step, value)
+
+    def forget(self, key: str) -> None:
+        self._rungs.forget(key)
+
+    def decision_steps(self, eval_every: int) -> list[int]:
+        return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
+
+    def share_left(self, position: int, decisions: int) -> float:
+        """The first trial passes every rung, the second half of the time, and later ones 1/reduction_factor."""
+        return max(1 / position, 1 / self.reduction_factor) ** decisions
+
+    def description(self, stratum: str, eval_every: int) -> str:
+        rungs = ", ".join(f"{step:,}" for step in self.decision_steps(eval_every))
+        return f"ASHA in each {stratum}: rungs at {rungs} steps, the best 1/{self.reduction_factor} go on"
+
+
+SPEC = ASHA

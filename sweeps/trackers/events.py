@@ -1,0 +1,54 @@
+"""All that happens to trials, as lines of JSON in `<run>/events.jsonl`.
+
+tail -f results/ablation-demo/events.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lopt.records import TrialRecord, now
+from sweeps.trackers import Tracker
+from sweeps.work.job import METRIC, TIME, Job, Report
+
+if TYPE_CHECKING:
+    from sweeps.results.store import Store
+    from sweeps.space import Space
+
+
+class Events(Tracker):
+    name = "events"
+
+    def __init__(self, store: Store, space: Space) -> None:
+        super().__init__(store, space)
+        if not isinstance(store.folder, Path):
+            raise ValueError("tracker events writes to a file as it grows, which URLs cannot: give --out a folder")
+        self._path = store.folder / "events.jsonl"
+
+    def started(self, job: Job) -> None:
+        self._write("started", job, config=job.config.to_dict())
+
+    def reported(self, job: Job, report: Report) -> None:
+        self._write("reported", job, step=report[TIME], score=report[METRIC])
+
+    def stopped(self, job: Job, report: Report) -> None:
+        self._write("stopped", job, step=report[TIME], score=report[METRIC])
+
+    def let_go(self, job: Job, report: Report) -> None:
+        self._write("let_go", job)
+
+    def taken_back(self, job: Job) -> None:
+        self._write("taken_back", job)
+
+    def ended(self, job: Job, record: TrialRecord) -> None:
+        self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
+
+    def _write(self, event: str, job: Job, **more: Any) -> None:
+        line = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **more}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+SPEC = Events

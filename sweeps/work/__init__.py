@@ -1,0 +1,1 @@
+"""Training of trials inside a process, without Ray."""
