@@ -11,21 +11,9 @@ from statistics import fmean
 
 from analysis import predictions
 from analysis.load import Baseline, PlannedCell, Results
+from analysis.methods import method_label
 from analysis.records import Trial
 from analysis.stats import Estimate, crossed, estimate
-
-METHOD_LABELS = {
-    "prompt_tuning": "Prompt tuning",
-    "lopt1": "LoPT-1",
-    "lopt2": "LoPT-2",
-    "dept": "DePT",
-    "ulpt": "ULPT",
-    "lora": "LoRA",
-    "fine_tuning": "Fine-tuning",
-    "dpt": "DPT",
-    "bitfit": "BitFit",
-    "adapter": "Adapter",
-}
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
 
@@ -139,16 +127,6 @@ class Group:
         """The cell of this setting; of several variants the confirmed one with the best selection score."""
         cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]
         return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
-
-
-def method_label(method: str) -> str:
-    return METHOD_LABELS.get(method, method)
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Each method once: the known ones in their usual order, then others by name."""
-    usual = [*METHOD_LABELS]
-    return sorted(set(methods), key=lambda m: (usual.index(m) if m in METHOD_LABELS else len(usual), m))
 
 
 def short_names(identities: Iterable[str]) -> dict[str, str]:

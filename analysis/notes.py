@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 from analysis import audit, predictions, published, render
-from analysis.cells import Cell, Group, method_label
+from analysis.beside_published import comparable
+from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
+from analysis.methods import method_label
 from analysis.records import Trial
 from lopt.config import METRICS
 
@@ -297,7 +299,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
 
 def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]:
     """What to know of the published numbers, where any is shown: in a table of these, or among a group's points."""
-    shown = not published.TABLES.isdisjoint(tables) or any(published.comparable(group) for group in groups)
+    shown = not published.TABLES.isdisjoint(tables) or any(comparable(group) for group in groups)
     return published.CAVEATS if shown else ()
 
 

@@ -1,19 +1,16 @@
-"""Published results as data, and the rule for when a number of ours may be set against one of them.
+"""Published results as data.
 
 Sources: LoPT (arXiv 2406.19486, Tables 1-3), ULPT (arXiv 2502.04501, Table 1). Accuracies are in
-percent, as printed. How the runs behind some of Table 2's rows were made: `peers.py`.
+percent, as printed. How the runs behind some of Table 2's rows were made: `peers.py`. When a number of ours may be set
+against one of these: `beside_published.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from analysis import peers
-from analysis.cells import Cell, Group
-from analysis.stats import wilson
 
 LOPT = "LoPT, arXiv 2406.19486"
 ULPT = "ULPT, arXiv 2502.04501"
@@ -54,6 +51,23 @@ CAVEATS = (
     peers.PROTOCOL,
     "The LoPT paper does not state its number of training steps, nor over how many seeds it averages.",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method that is known from publications alone; it says of itself what `lopt.methods.Method` does."""
+
+    title: str
+    colour: str
+    marker: str
+    place: int
+
+
+METHODS = {
+    "dpt": Method(title="DPT", colour="blue", marker="p", place=80),  # LoPT-1 by another name
+    "bitfit": Method(title="BitFit", colour="ink", marker="<", place=90),
+    "adapter": Method(title="Adapter", colour="ink", marker=">", place=100),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,123 +198,3 @@ TABLES = frozenset({"table1", "table2", "table3"})  # ours that show them
 
 def table(name: str) -> tuple[Point, ...]:
     return tuple(point for point in POINTS if point.table == name)
-
-
-def same_backbone(ours: str, published: str) -> bool:
-    """Whether it is the same backbone, with or without its owner (`openai-community/gpt2-large`)."""
-    return ours.rstrip("/").rsplit("/", 1)[-1].lower() == published
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """Our result beside a published one.
-
-    difference: ours less theirs, a fraction; None where they may not be compared. verdict: agrees, below, above, not
-    run, not confirmed, or not comparable with the reason, which is also in `obstacle`.
-    """
-
-    difference: float | None
-    verdict: str
-    obstacle: str | None = None
-
-    @property
-    def points(self) -> str:
-        """The difference in percentage points."""
-        return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
-
-
-_ROUNDING = 0.1  # of a count of parameters, within which two are the same
-
-VERDICTS = (
-    "Agrees: our mean and the published one are no further apart than the 95 % intervals of both allow, for the "
-    "published one the Wilson interval of one run on its split, also where it is a mean over a number of runs that is "
-    "not stated; else below or above. A comparison wants the same backbone, task and split, and as many parameters "
-    "within 10 % (the paper's counts are rounded)."
-)
-
-
-def beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
-    """Sets our cell beside a published result. Interval: half widths towards each other, added as squares."""
-    if group is None or cell is None or not cell.trials:
-        return Beside(difference=None, verdict="not run")
-    if cell.accuracy is None:
-        return Beside(difference=None, verdict="not confirmed")
-    why = obstacle(group, cell, point) or _other_size(cell, point)
-    if why or point.split_size is None:
-        return Beside(difference=None, verdict=f"not comparable: {why}", obstacle=why)
-    ours, theirs = cell.accuracy, point.accuracy_percent / 100
-    low, high = wilson(theirs, point.split_size)
-    gap = ours.mean - theirs
-    half = (
-        math.hypot(ours.mean - ours.low, high - theirs) if gap > 0 else math.hypot(ours.high - ours.mean, theirs - low)
-    )
-    verdict = "agrees" if abs(gap) <= half else "above" if gap > 0 else "below"
-    return Beside(difference=gap, verdict=verdict)
-
-
-def _other_size(cell: Cell, point: Point) -> str | None:
-    ours, theirs = cell.trainable_parameters, point.trainable_parameters
-    return "other size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
-
-
-def verdicts(besides: Iterable[Beside | None]) -> tuple[list[str], str]:
-    """What a table says of each, empty of None, and a note: where one obstacle keeps all results of ours from being
-    compared, the note says it for all of them, and each has a dash."""
-    found = list(besides)
-    reasons = {each.obstacle for each in found if each and (each.obstacle or each.difference is not None)}
-    (common,) = reasons if len(reasons) == 1 else (None,)
-    said = ["" if each is None else "–" if common and each.obstacle else each.verdict for each in found]
-    return said, f"No result of ours is comparable with the published one: {common}." if common else ""
-
-
-def protocol(group: Group) -> str:
-    """How ours was made, beside what the papers leave open."""
-    trials = [trial for cell in group.confirmed for trial in cell.confirmed]
-    steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
-    scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
-    if not trials or not steps:
-        return ""
-    span = " to ".join(f"{each:,}" for each in dict.fromkeys((steps[0], steps[-1])))
-    parts = " and ".join(f"{n:,} of {size:,}" for n, size in scored)
-    return (
-        f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "
-        "its number of steps nor over how many seeds it averages."
-    )
-
-
-def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
-    """Why our result may not be set against the published one; None when it may."""
-    other = [
-        name
-        for name, same in (
-            ("backbone", same_backbone(group.backbone, point.backbone)),
-            ("task", group.task == point.task),
-        )
-        if not same
-    ]
-    if other:
-        return f"other {' and '.join(other)}"
-    if group.shots is not None:
-        return "few-shot"
-    if not cell.confirmed:
-        return "not run"
-    trial = cell.confirmed[0]
-    if point.split_size is None:
-        return "split not stated"
-    if trial.test_split != point.split:
-        return "other split"
-    if trial.test_n != point.split_size:
-        return "subset of split" if (trial.test_n or 0) < point.split_size else "other split"
-    return None
-
-
-def comparable(group: Group) -> tuple[Point, ...]:
-    """The published points that may be drawn among this group's, each setting once."""
-    probe = next(iter(group.confirmed), None)
-    if probe is None:
-        return ()
-    points: dict[object, Point] = {}
-    for point in POINTS:
-        if obstacle(group, probe, point) is None:
-            points.setdefault((point.method, point.length, point.rank, point.accuracy_percent), point)
-    return tuple(points.values())

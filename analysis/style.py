@@ -24,30 +24,22 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from analysis.methods import described
+
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
-# Okabe-Ito, told apart by marker too
-_BLUE, _VERMILLION, _GREEN, _ORANGE, _SKY, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
-_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", _BLUE: "var(--blue)"}
-PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
+COLOURS = {  # by the names that methods give; the hues are Okabe and Ito's, told apart by marker too
+    "blue": "#0072b2", "vermillion": "#d55e00", "green": "#009e73", "orange": "#e69f00", "purple": "#cc79a7",
+    "sky": "#56b4e9", "ink": INK, "muted": MUTED,
+}  # fmt: skip
+_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+_PAGE[COLOURS["blue"]] = "var(--blue)"
 _PER_ROW = 3  # panels
 MOST_DRAWN = 1000  # lines or points of one look; more of them are an image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)  # of lengths and ranks; its ends read on light and on dark paper
 _HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # of a legend: an entry's marker, a letter, a row
-_METHODS = {
-    "lopt1": (_BLUE, "o"),
-    "prompt_tuning": (_VERMILLION, "s"),
-    "lopt2": (_GREEN, "^"),
-    "dept": (_ORANGE, "D"),
-    "ulpt": (_PURPLE, "v"),
-    "lora": (_SKY, "P"),
-    "fine_tuning": (MUTED, "X"),
-    "dpt": (_BLUE, "p"),  # LoPT-1 by another name
-    "bitfit": (INK, "<"),
-    "adapter": (INK, ">"),
-}
-_OTHERS = ("h", "*", "d", "8")  # of methods that plugins bring
+_OTHERS = ("h", "*", "d", "8")  # of methods that have no marker of their own
 
 RC: Any = {  # Any: the type stubs want a literal key each
     "svg.hashsalt": "analysis",
@@ -85,8 +77,11 @@ RC: Any = {  # Any: the type stubs want a literal key each
 
 
 def method_style(method: str) -> tuple[str, str]:
-    """Colour and marker; a method that is not known here gets one of a few markers by its name."""
-    return _METHODS.get(method, (INK, _OTHERS[sum(method.encode()) % len(_OTHERS)]))
+    """Colour and marker, as the method says; one that does not is of ink, with one of a few markers by its name."""
+    known = described(method)
+    colour = getattr(known, "colour", None) or "ink"
+    marker = getattr(known, "marker", None) or _OTHERS[sum(method.encode()) % len(_OTHERS)]
+    return COLOURS.get(colour, colour), marker
 
 
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:

@@ -104,8 +104,8 @@ def _draw_survival(axes: Axes, info: Info) -> None:
 def _draw_points(axes: Axes, info: Info) -> None:
     kinds = (
         (lambda p: not p.audited, style.MUTED, "o", "was never to be stopped"),
-        (lambda p: p.audited and not p.false_kill, style.PALETTE[0], "s", "audited"),
-        (lambda p: p.false_kill, style.PALETTE[1], "*", "audited, and won: a false kill"),
+        (lambda p: p.audited and not p.false_kill, style.COLOURS["blue"], "s", "audited"),
+        (lambda p: p.false_kill, style.COLOURS["vermillion"], "*", "audited, and won: a false kill"),
     )
     handles = []
     for of, colour, marker, label in kinds:

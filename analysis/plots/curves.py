@@ -13,7 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 

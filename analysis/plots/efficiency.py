@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from analysis import style
-from analysis.cells import Cell, Group, in_order, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import in_order, method_label
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 

@@ -10,7 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import published, style
-from analysis.cells import Cell, Group, in_order, method_label
+from analysis.beside_published import comparable
+from analysis.cells import Cell, Group
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
@@ -49,7 +51,7 @@ def compute(group: Group) -> Info | Missing:
         Point(parameters=n, accuracy=a, method=c.method, label=_label(c), on_front=i in front)
         for i, (c, a, n) in enumerate(known)
     )
-    return Info(group=group, points=points, published=published.comparable(group))
+    return Info(group=group, points=points, published=comparable(group))
 
 
 def _label(cell: Cell) -> str:

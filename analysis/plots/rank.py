@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
 from analysis.labels import LINE, MARKER, Labels
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe

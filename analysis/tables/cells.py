@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.cells import Cell, Group, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval, number, percent
 from analysis.stats import BOLD, describe, standing_out

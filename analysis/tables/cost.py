@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.cells import Group, method_label
+from analysis.cells import Group
+from analysis.methods import method_label
 from analysis.records import Trial
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count

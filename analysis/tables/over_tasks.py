@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.cells import Cell, Group, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
 from analysis.stats import interquartile

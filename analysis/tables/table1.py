@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis import published
+from analysis.beside_published import VERDICTS, Beside, protocol, set_beside, verdicts
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, interval
@@ -20,7 +21,7 @@ class Row:
     parameters: int | None
     ours: Estimate | None
     missing: str  # what to say where ours is None
-    beside: published.Beside
+    beside: Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def compute(group: Group) -> Info | Missing:
                 parameters=cell.trainable_parameters if cell else None,
                 ours=ours,
                 missing="not confirmed" if cell and cell.trials else "not run",
-                beside=published.beside(group, cell, point),
+                beside=set_beside(group, cell, point),
             )
         )
     return Info(group=group, rows=tuple(rows))
@@ -56,7 +57,7 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     best = standing_out([row.ours for row in info.rows])
-    verdicts, obstacle = published.verdicts(row.beside for row in info.rows)
+    said, obstacle = verdicts(row.beside for row in info.rows)
     return Table(
         caption=f"Table 1 of the paper (n=10, r=2 on GPT-2 large) beside {info.group.title}",
         columns=(
@@ -80,14 +81,14 @@ def render(info: Info) -> Table:
                 row.beside.points,
                 verdict,
             )
-            for row, verdict in zip(info.rows, verdicts, strict=True)
+            for row, verdict in zip(info.rows, said, strict=True)
         ),
         notes=tuple(
             filter(
                 None,
                 (
-                    obstacle or published.VERDICTS,
-                    published.protocol(info.group),
+                    obstacle or VERDICTS,
+                    protocol(info.group),
                     describe([row.ours for row in info.rows if row.ours]),
                     BOLD if best is not None else "",
                 ),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import peers, published
+from analysis.beside_published import VERDICTS, Beside, set_beside, verdicts
 from analysis.cells import Cell, Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
@@ -20,7 +21,7 @@ class Entry:
     ours: Estimate | None
     parameters: int | None
     size: str  # the setting of ours, where the paper's is not stated
-    beside: published.Beside | None
+    beside: Beside | None
     differences: dict[str, str]  # of ours from a published run that it is compared with, a word each
 
 
@@ -70,7 +71,7 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:
     cell = _ours(group, row) if group else None
     ours = cell.accuracy if cell else None
-    beside = published.beside(group, cell, point) if point else None
+    beside = set_beside(group, cell, point) if point else None
     compared = cell is not None and beside is not None and beside.difference is not None
     return Entry(
         published_percent=point.accuracy_percent if point else None,
@@ -86,9 +87,9 @@ def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
     best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
     bold: set[tuple[int, int]] = set()
-    said, obstacle = published.verdicts(entry.beside for row in info.rows for entry in row.entries)
+    said, obstacle = verdicts(entry.beside for row in info.rows for entry in row.entries)
     for number, row in enumerate(info.rows):
-        verdicts = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
+        own = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
         bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
@@ -101,7 +102,7 @@ def render(info: Info) -> Table:
         if any(e.beside and e.beside.difference is not None for e in row.entries):
             rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
         if any(e.beside for e in row.entries):
-            rows.append((row.cell, "verdict", "", *verdicts))
+            rows.append((row.cell, "verdict", "", *own))
         if any(e.differences for e in row.entries):
             rows.append((row.cell, "differs in", "", *(", ".join(e.differences) for e in row.entries)))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
@@ -121,7 +122,7 @@ def render(info: Info) -> Table:
                     "Ours: means over N seeds. " + describe(estimates) if estimates else "",
                     _settings(info),
                     _scored(info),
-                    obstacle or published.VERDICTS,
+                    obstacle or VERDICTS,
                     BOLD if bold else "",
                     *_differences(info),
                     published.MIXED_PROTOCOLS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis import published
+from analysis.beside_published import VERDICTS, Beside, protocol, set_beside, verdicts
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, change, count, interval
@@ -22,7 +23,7 @@ class Row:
     change: str
     ours: Estimate | None
     missing: str  # what to say where ours is None
-    beside: published.Beside
+    beside: Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def compute(group: Group) -> Info | Missing:
                 change=change(parameters, base) if parameters and base else "–",
                 ours=ours,
                 missing="not confirmed" if cell and cell.trials else "not run",
-                beside=published.beside(group, cell, point),
+                beside=set_beside(group, cell, point),
             )
         )
     return Info(group=group, rows=tuple(rows))
@@ -61,7 +62,7 @@ def compute(group: Group) -> Info | Missing:
 
 def render(info: Info) -> Table:
     best = standing_out([row.ours for row in info.rows])
-    verdicts, obstacle = published.verdicts(row.beside for row in info.rows)
+    said, obstacle = verdicts(row.beside for row in info.rows)
     return Table(
         caption=f"Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2) beside {info.group.title}",
         columns=(
@@ -85,15 +86,15 @@ def render(info: Info) -> Table:
                 row.beside.points,
                 verdict,
             )
-            for row, verdict in zip(info.rows, verdicts, strict=True)
+            for row, verdict in zip(info.rows, said, strict=True)
         ),
         notes=tuple(
             filter(
                 None,
                 (
                     "Δ is against the full prompt of n=10: 12,800 parameters in the paper, our own count in ours.",
-                    obstacle or published.VERDICTS,
-                    published.protocol(info.group),
+                    obstacle or VERDICTS,
+                    protocol(info.group),
                     describe([row.ours for row in info.rows if row.ours]),
                     BOLD if best is not None else "",
                 ),

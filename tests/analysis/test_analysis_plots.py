@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis import published, style
-from analysis.cells import METHOD_LABELS, groups
+from analysis.cells import groups
 from analysis.labels import MARKER, Labels
 from analysis.load import load
 from analysis.plots.importances import Importances
@@ -21,6 +21,7 @@ from analysis.plots.importances import Info as Mattered
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
 from analysis.style import spread
+from lopt import methods
 from tests.analysis.conftest import Store
 
 TABLES, PLOTS = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
@@ -130,7 +131,7 @@ def test_pareto_from_a_thousand_to_200_million(all_methods):
 
 
 def test_known_methods_look_different():
-    names = [*METHOD_LABELS]
+    names = [*methods.names(), *published.METHODS]
     assert len({style.method_style(name) for name in names}) == len(names)
     assert {point.method for point in published.POINTS} <= set(names)
     assert style.method_style("mine") == style.method_style("mine") != style.method_style("yours")
@@ -267,7 +268,7 @@ def test_a_legend_of_many_ranks_keeps_off_the_panels(store, name):
 
 
 def test_lengths_and_ranks_look_like_no_method():
-    colours = {style.method_style(name)[0] for name in METHOD_LABELS}
+    colours = {style.method_style(name)[0] for name in (*methods.names(), *published.METHODS)}
     looks = style.level_styles([None, 1, 2, 5, 10])
     assert not colours & {colour for level, (colour, _) in looks.items() if level is not None}
     assert len(set(looks.values())) == 5

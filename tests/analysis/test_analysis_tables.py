@@ -3,6 +3,7 @@
 import pytest
 
 from analysis import published, render
+from analysis.beside_published import VERDICTS, Beside, comparable, obstacle, verdicts
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
@@ -49,7 +50,7 @@ def test_one_obstacle_for_all_is_said_once(full_run):
     table = table3.render(table3.compute(only_group(full_run)))
     assert {row[-1] for row in table.rows} == {"–"}
     assert "No result of ours is comparable with the published one: other backbone and task." in table.notes
-    assert published.VERDICTS not in table.notes
+    assert VERDICTS not in table.notes
 
 
 def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
@@ -57,10 +58,10 @@ def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
     s.confirm("lopt1", 10, 2, 0.9)
     assert {row[-1] for row in table3.render(table3.compute(only_group(s.write()))).rows} == {"–", "not run"}
     of = {"a": "subset of split", "b": "other size", "c": None}
-    besides = [published.Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
+    besides = [Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
                for x, why in of.items()]  # fmt: skip
     for some in (besides, besides[:2], besides[1:]):
-        assert published.verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
+        assert verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
 
 
 @pytest.mark.parametrize(("ranks", "shown"), [((1, 2), False), ((1, 2, 5), True)])
@@ -226,22 +227,22 @@ def test_the_peers_rows_are_compared_with_halves_and_lopts_with_nothing(store, t
     for point in published.table("table2"):
         if point.task == task:
             cell = max((c for c in group.cells if c.method == point.method), key=lambda c: c.name)
-            found[point.method] = published.obstacle(group, cell, point)
+            found[point.method] = obstacle(group, cell, point)
     halved, others = {"fine_tuning", "lora", "prompt_tuning", "dept"}, {"lopt1", "lopt2"}
     assert found == dict.fromkeys(halved, "other split" if whole else None) | dict.fromkeys(others, "split not stated")
-    assert {point.method for point in published.comparable(group)} == (set() if whole else halved)
+    assert {point.method for point in comparable(group)} == (set() if whole else halved)
 
 
 def test_the_size_of_the_split_does_not_matter(store, table2_cells):
     (group,) = t5_groups(store, {"rte": 139}, table2_cells, test_split_size=277)
     point = next(p for p in published.table("table2") if (p.method, p.task) == ("dept", "rte"))
-    assert published.obstacle(group, group.find("dept", 40, 45), point) is None
+    assert obstacle(group, group.find("dept", 40, 45), point) is None
 
 
 def test_few_shot_is_not_compared(store, table2_cells):
     found = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
     (group,) = [each for each in found if each.shots]
-    assert published.comparable(group) == ()
+    assert comparable(group) == ()
     info = table2.compute([group])
     rows = table2.render(info).rows
     assert {row[5] for row in rows if row[1] == "verdict"} == {"–"}
