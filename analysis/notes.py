@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -297,10 +297,9 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]:
-    """What to know of the published numbers, where any is shown: in a table of these, or among a group's points."""
-    shown = not published.TABLES.isdisjoint(tables) or any(comparable(group) for group in groups)
-    return published.CAVEATS if shown else ()
+def caveats(groups: Sequence[Group], shown: bool) -> tuple[str, ...]:
+    """What to know of the published numbers, where a table shows them or a group has points to compare with."""
+    return published.CAVEATS if shown or any(comparable(group) for group in groups) else ()
 
 
 def _time(run: Run) -> str | None:

@@ -193,8 +193,5 @@ def _t5() -> list[Point]:
 POINTS: tuple[Point, ...] = (*_table1(), *_table3(), *_t5())
 
 
-TABLES = frozenset({"table1", "table2", "table3"})  # ours that show them
-
-
 def table(name: str) -> tuple[Point, ...]:
     return tuple(point for point in POINTS if point.table == name)

@@ -6,10 +6,10 @@ Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap 
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -172,17 +172,19 @@ def y_label(panels: Sequence[Axes], text: str) -> None:
         axes.set_ylabel(text)
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write `stem`.svg, .pdf and .png, without dates."""
+def files(figure: Figure) -> dict[str, bytes]:
+    """What is in a figure's svg, pdf and png files, without dates."""
+    buffers = {ending: io.BytesIO() for ending in ("svg", "pdf", "png")}
     with matplotlib.rc_context(RC):
-        figure.savefig(stem.with_suffix(".svg"), dpi=150, metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".pdf"), dpi=150, metadata={"CreationDate": None})
+        figure.savefig(buffers["svg"], format="svg", dpi=150, metadata={"Date": None})
+        figure.savefig(buffers["pdf"], format="pdf", dpi=150, metadata={"CreationDate": None})
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     # A palette makes the file a third as large, and nobody sees it.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(stem.with_suffix(".png"), optimize=True)
+    image.save(buffers["png"], format="png", optimize=True)
+    return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
 
 
 def inline_svg(text: str, name: str, label: str) -> Markup:

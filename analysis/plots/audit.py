@@ -168,4 +168,4 @@ def data(info: Info) -> list[Row]:
     return [*survival, *points]
 
 
-SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data, place=120)

@@ -122,4 +122,4 @@ def data(info: Info) -> list[Row]:
     ]
 
 
-SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption, data=data, place=110)

@@ -152,5 +152,11 @@ def data(info: Info) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="efficiency", title="What a prompt's length costs", info=compute, draw=draw, caption=caption, data=data
+    name="efficiency",
+    title="What a prompt's length costs",
+    info=compute,
+    draw=draw,
+    caption=caption,
+    data=data,
+    place=150,
 )

@@ -90,5 +90,5 @@ def data(info: Info) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption, data=data
+    name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption, data=data, place=40
 )

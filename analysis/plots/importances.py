@@ -124,5 +124,11 @@ def data(info: Info) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="importances", title="What mattered in the search", info=compute, draw=draw, caption=caption, data=data
+    name="importances",
+    title="What mattered in the search",
+    info=compute,
+    draw=draw,
+    caption=caption,
+    data=data,
+    place=160,
 )

@@ -129,4 +129,6 @@ def data(info: Info) -> list[Row]:
     ]
 
 
-SPEC = PlotSpec(name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption, data=data, place=100
+)

@@ -191,4 +191,6 @@ def data(info: Info) -> list[Row]:
     return [*ours, *theirs]
 
 
-SPEC = PlotSpec(name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption, data=data, place=10
+)

@@ -150,4 +150,6 @@ def data(info: Info) -> list[Row]:
     return rows
 
 
-SPEC = PlotSpec(name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption, data=data, place=90
+)

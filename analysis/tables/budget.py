@@ -84,4 +84,4 @@ def render(info: Info) -> Table:
     )
 
 
-SPEC = TableSpec(name="budget", title="What to use within a budget", info=compute, render=render)
+SPEC = TableSpec(name="budget", title="What to use within a budget", info=compute, render=render, place=20)

@@ -109,4 +109,4 @@ def _optimism(cell: Cell) -> str:
     return f"{100 * (cell.selection_accuracy - cell.accuracy.mean):+z.1f}"
 
 
-SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render)
+SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render, place=130)

@@ -110,4 +110,4 @@ def _shown(hours: float | None) -> str:
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}"
 
 
-SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render)
+SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render, place=140)

@@ -111,4 +111,4 @@ def _shown(share: float | None, smallest: bool) -> str:
     return "smallest" if smallest else f"{100 * share:.0f} %"
 
 
-SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render)
+SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render, place=30)

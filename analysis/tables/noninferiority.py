@@ -69,4 +69,4 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
-SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render)
+SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render, place=50)

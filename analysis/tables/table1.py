@@ -98,4 +98,6 @@ def render(info: Info) -> Table:
     )
 
 
-SPEC = TableSpec(name="table1", title="Two forms of LoPT (Table 1)", info=compute, render=render)
+SPEC = TableSpec(
+    name="table1", title="Two forms of LoPT (Table 1)", info=compute, render=render, place=70, published=True
+)

@@ -104,4 +104,6 @@ def render(info: Info) -> Table:
     )
 
 
-SPEC = TableSpec(name="table3", title="Length and rank (Table 3)", info=compute, render=render)
+SPEC = TableSpec(
+    name="table3", title="Length and rank (Table 3)", info=compute, render=render, place=60, published=True
+)
