@@ -123,6 +123,11 @@ class Group:
         cells = [c for c in self.cells if c.accuracy is not None and c.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda c: (c.trainable_parameters or 0, c.name)))
 
+    def best(self, method: str) -> Cell | None:
+        """The method's confirmed cell with the best selection accuracy."""
+        cells = [cell for cell in self.confirmed if cell.method == method]
+        return max(cells, key=lambda cell: cell.selection_score or 0.0, default=None)
+
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
         """The cell of this setting; of several variants the confirmed one with the best selection score."""
         cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]

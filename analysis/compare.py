@@ -10,7 +10,7 @@ from analysis.cells import Cell, Group
 from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference, difference
 from analysis.notes import examples
-from analysis.render import Column, Table, count, interval
+from analysis.render import Column, Table, count, interval, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,12 @@ def table(found: Compared) -> Table:
         caption=f"{found.names[0]} and {found.names[1]}: {found.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="params"),
-            Column(title=f"{found.names[0]}: test % [95 % CI] (N)"),
-            Column(title=f"{found.names[1]}: test % [95 % CI] (N)"),
-            Column(title="difference, pp [95 % CI]"),
+            *numbers(
+                "params",
+                f"{found.names[0]}: test % [95 % CI] (N)",
+                f"{found.names[1]}: test % [95 % CI] (N)",
+                "difference, pp [95 % CI]",
+            ),
         ),
         rows=tuple(rows),
         notes=tuple(notes),

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from analysis import predictions
 from analysis.cells import Cell, Group
+from analysis.methods import FULL_PROMPT
 from analysis.noninferiority import Verdict, difference, verdicts
 from analysis.registry import Missing
 
@@ -26,8 +27,7 @@ class Comparison:
 
 def full_prompt(group: Group) -> Cell | None:
     """The confirmed cell of prompt tuning with the best selection accuracy."""
-    known = [cell for cell in group.confirmed if cell.method == "prompt_tuning"]
-    return max(known, key=lambda cell: cell.selection_score or 0.0, default=None)
+    return group.best(FULL_PROMPT)
 
 
 @lru_cache(maxsize=64)
@@ -36,7 +36,7 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     count as one family."""
     full = full_prompt(group)
     if full is None or not full.trainable_parameters:
-        return Missing("it needs a confirmed full prompt (prompt_tuning)")
+        return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
     small = [c for c in group.confirmed if 0 < (c.trainable_parameters or 0) * RATIO <= full.trainable_parameters]
     if not small:
         return Missing(f"it needs a confirmed cell of {RATIO} times fewer parameters than the full prompt")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, number, percent
+from analysis.render import Column, Table, count, interval, number, numbers, percent
 from analysis.stats import BOLD, describe, standing_out
 
 _FALL = 0.1  # of selection accuracy, from the search to its confirmation, that is worth a note
@@ -73,15 +73,17 @@ def render(info: Info) -> Table:
         caption=f"All cells: {info.group.title}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="n"),
-            Column(title="r"),
-            Column(title="params"),
-            Column(title="searched"),
-            Column(title="learning rate"),
-            Column(title="best search %"),
-            Column(title="selection %"),
-            Column(title="test % [95 % CI] (N)"),
-            Column(title="optimism, pp"),
+            *numbers(
+                "n",
+                "r",
+                "params",
+                "searched",
+                "learning rate",
+                "best search %",
+                "selection %",
+                "test % [95 % CI] (N)",
+                "optimism, pp",
+            ),
         ),
         rows=tuple(
             (

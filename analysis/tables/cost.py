@@ -8,7 +8,7 @@ from analysis.cells import Group
 from analysis.methods import method_label
 from analysis.records import Trial
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count
+from analysis.render import Column, Table, count, numbers
 
 _PEAK = (
     "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of its "
@@ -70,13 +70,7 @@ def render(info: Info) -> Table:
         caption=f"What it cost: {info.group.title}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="sizes"),
-            Column(title="search trials"),
-            Column(title="trials per size"),
-            Column(title="confirm trials"),
-            Column(title="steps"),
-            Column(title="tokens"),
-            Column(title="device-hours"),
+            *numbers("sizes", "search trials", "trials per size", "confirm trials", "steps", "tokens", "device-hours"),
             Column(title="peak memory, GB", optional=True),
         ),
         rows=tuple(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, percent
+from analysis.render import Column, Table, count, interval, numbers, percent
 from analysis.stats import describe
 
 _LEAST = 0.05  # cells that are on the frontier more rarely have no row
@@ -73,13 +73,8 @@ def render(info: Info) -> Table:
         caption=f"The frontier, and how sure it is: {info.group.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="params trained"),
-            Column(title="stored"),
-            Column(title="at input"),
-            Column(title="test % [95 % CI] (N)"),
-            Column(title="on the frontier by parameters trained"),
-            Column(title="by parameters stored"),
-            Column(title="by parameters at input"),
+            *numbers("params trained", "stored", "at input", "test % [95 % CI] (N)"),
+            *numbers("on the frontier by parameters trained", "by parameters stored", "by parameters at input"),
         ),
         rows=tuple(
             (

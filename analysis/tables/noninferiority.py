@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import Column, Table, count, numbers, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,7 @@ def render(info: Info) -> Table:
         caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
         columns=(
             Column(title="smaller prompt", align="left"),
-            Column(title="params"),
-            Column(title="fewer"),
-            Column(title="difference, pp [95 % CI]"),
-            Column(title="seeds"),
-            Column(title="p (non-inferior)"),
-            Column(title="p (inferior)"),
+            *numbers("params", "fewer", "difference, pp [95 % CI]", "seeds", "p (non-inferior)", "p (inferior)"),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(

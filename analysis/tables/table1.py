@@ -8,7 +8,7 @@ from analysis import published
 from analysis.beside_published import VERDICTS, Beside, protocol, set_beside, verdicts
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval
+from analysis.render import Column, Table, count, interval, numbers
 from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
@@ -62,12 +62,14 @@ def render(info: Info) -> Table:
         caption=f"Table 1 of the paper (n=10, r=2 on GPT-2 large) beside {info.group.title}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="params, paper"),
-            Column(title="published SST-2 %"),
-            Column(title="published AGNews %"),
-            Column(title="params, ours"),
-            Column(title="ours % [95 % CI] (N)"),
-            Column(title="difference, pp"),
+            *numbers(
+                "params, paper",
+                "published SST-2 %",
+                "published AGNews %",
+                "params, ours",
+                "ours % [95 % CI] (N)",
+                "difference, pp",
+            ),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
@@ -83,16 +85,11 @@ def render(info: Info) -> Table:
             )
             for row, verdict in zip(info.rows, said, strict=True)
         ),
-        notes=tuple(
-            filter(
-                None,
-                (
-                    obstacle or VERDICTS,
-                    protocol(info.group),
-                    describe([row.ours for row in info.rows if row.ours]),
-                    BOLD if best is not None else "",
-                ),
-            )
+        notes=(
+            obstacle or VERDICTS,
+            protocol(info.group),
+            describe([row.ours for row in info.rows if row.ours]),
+            BOLD if best is not None else "",
         ),
         bold=frozenset() if best is None else frozenset({(best, 5)}),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from analysis import peers, published
 from analysis.beside_published import VERDICTS, Beside, set_beside, verdicts
 from analysis.cells import Cell, Group
+from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
 from analysis.stats import BOLD, Estimate, describe, standing_out
@@ -44,7 +45,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     points = {(point.cell, point.task): point for point in published.table("table2")}
     first = {name: points[name, "sst2"] for name, _ in points}
     by_task = {group.task: group for group in groups}
-    telling = [point for point in first.values() if point.method != "prompt_tuning"]
+    telling = [point for point in first.values() if point.method != FULL_PROMPT]
     several = [task for task, g in by_task.items() if sum(_ours(g, point) is not None for point in telling) > 1]
     if not several:
         return Missing("no task with two of fine-tuning, LoRA, DePT and LoPT at n=20 r=5", quiet=True)
@@ -115,22 +116,17 @@ def render(info: Info) -> Table:
             *(Column(title=f"{task} %") for task in info.tasks),
         ),
         rows=tuple(rows),
-        notes=tuple(
-            filter(
-                None,
-                (
-                    "Ours: means over N seeds. " + describe(estimates) if estimates else "",
-                    _settings(info),
-                    _scored(info),
-                    obstacle or VERDICTS,
-                    BOLD if bold else "",
-                    *_differences(info),
-                    published.MIXED_PROTOCOLS,
-                    published.UNDER_TUNED,
-                    published.NOT_ONE_RUN,
-                    published.NOISE,
-                ),
-            )
+        notes=(
+            "Ours: means over N seeds. " + describe(estimates) if estimates else "",
+            _settings(info),
+            _scored(info),
+            obstacle or VERDICTS,
+            BOLD if bold else "",
+            *_differences(info),
+            published.MIXED_PROTOCOLS,
+            published.UNDER_TUNED,
+            published.NOT_ONE_RUN,
+            published.NOISE,
         ),
         bold=frozenset(bold),
     )

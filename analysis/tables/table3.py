@@ -8,7 +8,7 @@ from analysis import published
 from analysis.beside_published import VERDICTS, Beside, protocol, set_beside, verdicts
 from analysis.cells import Group
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, change, count, interval
+from analysis.render import Column, Table, change, count, interval, numbers
 from analysis.stats import BOLD, Estimate, describe, standing_out
 
 LEAST = 3  # cells: fewer are no table of length and rank
@@ -67,12 +67,14 @@ def render(info: Info) -> Table:
         caption=f"Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2) beside {info.group.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="Δ params, paper"),
-            Column(title="published %"),
-            Column(title="params, ours"),
-            Column(title="Δ params, ours"),
-            Column(title="ours % [95 % CI] (N)"),
-            Column(title="difference, pp"),
+            *numbers(
+                "Δ params, paper",
+                "published %",
+                "params, ours",
+                "Δ params, ours",
+                "ours % [95 % CI] (N)",
+                "difference, pp",
+            ),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
@@ -88,17 +90,12 @@ def render(info: Info) -> Table:
             )
             for row, verdict in zip(info.rows, said, strict=True)
         ),
-        notes=tuple(
-            filter(
-                None,
-                (
-                    "Δ is against the full prompt of n=10: 12,800 parameters in the paper, our own count in ours.",
-                    obstacle or VERDICTS,
-                    protocol(info.group),
-                    describe([row.ours for row in info.rows if row.ours]),
-                    BOLD if best is not None else "",
-                ),
-            )
+        notes=(
+            "Δ is against the full prompt of n=10: 12,800 parameters in the paper, our own count in ours.",
+            obstacle or VERDICTS,
+            protocol(info.group),
+            describe([row.ours for row in info.rows if row.ours]),
+            BOLD if best is not None else "",
         ),
         bold=frozenset() if best is None else frozenset({(best, 5)}),
     )
