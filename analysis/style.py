@@ -76,6 +76,9 @@ RC: Any = {  # Any: the type stubs want a literal key each
 }
 
 
+in_style = matplotlib.rc_context(RC)  # decorates what draws a figure
+
+
 def method_style(method: str) -> tuple[str, str]:
     """Colour and marker, as the method says; one that does not is of ink, with one of a few markers by its name."""
     known = described(method)
@@ -125,7 +128,7 @@ def legend_rows(labels: Sequence[str], width_pt: float) -> int:
 
 
 def panels(
-    count: int,
+    titles: Iterable[str],
     *,
     width: float = 7.2,
     height: float = 3.4,
@@ -133,10 +136,12 @@ def panels(
     legend: Sequence[Line2D] = (),
     shared: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) of `count` panels side by side, three a row, under one legend for all.
+    """A figure (inches) of a panel for each title side by side, three a row, under one legend for all.
 
     shared: they have one y axis.
     """
+    titles = list(titles)
+    count = len(titles)
     columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)
     many = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
     head = 0.3 + many * _ROW_PT / 72
@@ -163,7 +168,13 @@ def panels(
     flat = list(axes.flat)
     for unused in flat[count:]:
         unused.set_visible(False)
+    for axes, title in zip(flat, titles, strict=False):
+        panel_title(axes, title)
     return figure, flat[:count]
+
+
+def panel_title(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=9.5, loc="left")
 
 
 def y_label(panels: Sequence[Axes], text: str) -> None:
@@ -213,16 +224,17 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
     axes.tick_params(which="minor", bottom=False)
 
 
-def log2_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic x axis of counts from `low` to `high`: a tick a doubling (500, 1,000, 2,000, ..., or where those
-    are no whole numbers 64, 128, ...); over more than ten doublings one at each power of ten."""
+def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) -> None:
+    """A logarithmic x axis of counts from `low` to `high`. Without ticks of its own it has one a doubling (500, 1,000,
+    2,000, ..., or where those are no whole numbers 64, 128, ...); over more than ten doublings one at each power of
+    ten."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
     unit = 125.0 if low > 100 else 1.0
     first, last = (math.log2(end / unit) for end in (low, high))
     doublings = [unit * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
     decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    axes.xaxis.set_major_locator(FixedLocator(doublings if 1 < len(doublings) <= 10 else decades))
+    axes.xaxis.set_major_locator(FixedLocator(ticks or (doublings if 1 < len(doublings) <= 10 else decades)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from analysis import style
 from analysis.cells import Cell, Group
-from analysis.methods import in_order, method_label
+from analysis.methods import FULL_PROMPT, in_order, method_label
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -43,7 +42,7 @@ def compute(group: Group) -> Info | Missing:
     lengths = {cell.length for cell in group.confirmed if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full = [cell for cell in group.confirmed if cell.method == "prompt_tuning"] or list(group.confirmed)
+    full = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
     base = min(full, key=lambda cell: (cell.length or 0, cell.name))
     made = (
         _panel("training step, relative time", group, _step_s, base),
@@ -92,36 +91,34 @@ def _speed(trial: Trial) -> float | None:
     return trial.test_n / trial.test_time_s if trial.test_n and trial.test_time_s else None
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.flat))
     labels = {method: method_label(method) for method in methods}
     flat = {method for panel in info.panels for method in panel.flat}
     handles = style.method_handles({m: label for m, label in labels.items() if m not in flat})
-    handles += style.method_handles({m: labels[m] for m in labels if m in flat}, marker="", linestyle=(0, (4, 3)))
-    with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(info.panels), height=3.2, legend=handles, shared=False)
-        lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
-        for axes, panel in zip(panels, info.panels, strict=True):
-            axes.set_xscale("log", base=2)
-            axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
-            crowded = any(after / before < 1.4 for before, after in pairwise(lengths))
-            axes.xaxis.set_major_locator(LogLocator(2) if crowded else FixedLocator(lengths))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            for place, (method, by) in enumerate(panel.points.items()):
-                colour, marker = style.method_style(method)
-                shift = 1.04 ** (place - (len(panel.points) - 1) / 2)  # sets methods of one length apart
-                xs, ys = zip(*((n * shift, v) for n, values in by.items() for v in values), strict=True)
-                axes.plot(xs, ys, marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
-                middles = [(n * shift, median(values)) for n, values in by.items()]
-                axes.plot(*zip(*middles, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
-            for method, values in panel.flat.items():
-                axes.axhline(median(values), color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
-            everything = [v for by in panel.points.values() for values in by.values() for v in values]
-            axes.set_ylim(0, 1.12 * max([*everything, *(v for values in panel.flat.values() for v in values)]))
-            axes.set_xlabel("prompt length n")
-            axes.set_title(panel.name, fontsize=9.5, loc="left")
-        return figure
+    handles += style.method_handles(
+        {m: labels[m] for m in labels if m in flat}, marker="", linestyle=(0, (4, 3)), linewidth=1.5
+    )
+    figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
+    lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
+    for axes, panel in zip(panels, info.panels, strict=True):
+        style.log2_axis(axes, lengths[0] / 1.25, lengths[-1] * 1.25, lengths)
+        if any(after / before < 1.4 for before, after in pairwise(lengths)):  # too close for a tick each
+            axes.xaxis.set_major_locator(LogLocator(2))
+        for place, (method, by) in enumerate(panel.points.items()):
+            colour, marker = style.method_style(method)
+            shift = 1.04 ** (place - (len(panel.points) - 1) / 2)  # sets methods of one length apart
+            xs, ys = zip(*((n * shift, v) for n, values in by.items() for v in values), strict=True)
+            axes.plot(xs, ys, marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
+            middles = [(n * shift, median(values)) for n, values in by.items()]
+            axes.plot(*zip(*middles, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+        for method, values in panel.flat.items():
+            axes.axhline(median(values), color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
+        everything = [v for by in panel.points.values() for values in by.values() for v in values]
+        axes.set_ylim(0, 1.12 * max([*everything, *(v for values in panel.flat.values() for v in values)]))
+        axes.set_xlabel("prompt length n")
+    return figure
 
 
 def caption(info: Info) -> str:
