@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
-from analysis.stats import wilson
+from analysis.render import Column, Table, interval, numbers
+from analysis.stats import BOLD, Estimate, describe, standing_out, wilson
 
 
 def same_backbone(ours: str, published: str) -> bool:
@@ -90,6 +91,66 @@ def protocol(group: Group) -> str:
     return (
         f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "
         "its number of steps nor over how many seeds it averages."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A setting of a published table, and ours beside it."""
+
+    point: Point
+    cell: Cell | None
+    beside: Beside
+
+    @property
+    def ours(self) -> Estimate | None:
+        return self.cell.accuracy if self.cell else None
+
+    @property
+    def parameters(self) -> int | None:
+        return self.cell.trainable_parameters if self.cell else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    group: Group
+    rows: tuple[Row, ...]
+
+
+def row(group: Group, point: Point, compared: Point | None = None) -> Row:
+    """`compared`: the point beside which ours is set, where that is another one of the row."""
+    cell = group.find(point.method, point.length, point.rank)
+    return Row(point=point, cell=cell, beside=set_beside(group, cell, compared or point))
+
+
+def table(info: Info, caption: str, titles: tuple[str, ...], texts: Callable[[Row], tuple[str, ...]]) -> Table:
+    """A published table with ours beside it: a row's name and `texts` under `titles`, then our result and a verdict."""
+    best = standing_out([row.ours for row in info.rows])
+    said, obstacle = verdicts(row.beside for row in info.rows)
+    return Table(
+        caption=f"{caption} beside {info.group.title}",
+        columns=(
+            Column(title=titles[0], align="left"),
+            *numbers(*titles[1:], "ours % [95 % CI] (N)", "difference, pp"),
+            Column(title="verdict", align="left"),
+        ),
+        rows=tuple(
+            (
+                row.point.cell,
+                *texts(row),
+                interval(row.ours, "not confirmed" if row.cell and row.cell.trials else "not run"),
+                row.beside.points,
+                verdict,
+            )
+            for row, verdict in zip(info.rows, said, strict=True)
+        ),
+        notes=(
+            obstacle or VERDICTS,
+            protocol(info.group),
+            describe([row.ours for row in info.rows if row.ours]),
+            BOLD if best is not None else "",
+        ),
+        bold=frozenset() if best is None else frozenset({(best, len(titles))}),
     )
 
 

@@ -7,6 +7,7 @@ against one of these: `beside_published.py`.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,107 +91,80 @@ class Point:
     runs: Literal["one", "mean", "unstated"] = "unstated"
 
 
-def _table1() -> list[Point]:
-    rows = (
-        ("No LoPT", "prompt_tuning", None, 12_800, 92.8, 91.8),
-        ("LoPT-1", "lopt1", 2, 2_580, 92.1, 91.9),
-        ("LoPT-2", "lopt2", 2, 5_120, 90.9, 90.0),
-    )
+_RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
+_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]
+
+
+def _points(
+    table: str, source: str, backbone: str, tasks: Iterable[str], rows: Iterable[_Row], halved: Collection[str] = ()
+) -> list[Point]:
+    """rows: name, method, length, rank, trainable parameters, and the accuracy on each task. halved: methods whose runs
+    are scored on `HALF` of a split."""
     return [
         Point(
-            table="table1",
+            table=table,
             cell=cell,
-            source=LOPT,
-            backbone=GPT2_LARGE,
+            source=source,
+            backbone=backbone,
             task=task,
-            split="validation" if task == "sst2" else "test",
-            split_size=WHOLE[task],
-            method=method,
-            length=10,
-            rank=rank,
-            trainable_parameters=parameters,
-            accuracy_percent=accuracy,
-        )
-        for cell, method, rank, parameters, *accuracies in rows
-        for task, accuracy in zip(("sst2", "ag_news"), accuracies, strict=True)
-    ]
-
-
-def _table3() -> list[Point]:
-    accuracy = {(10, 1): 90.5, (10, 2): 92.1, (10, 5): 92.1}
-    accuracy |= {(20, 1): 91.4, (20, 2): 92.8, (20, 5): 92.9}
-    accuracy |= {(30, 1): 90.9, (30, 2): 92.2, (30, 5): 92.1}
-    cells: list[tuple[str, str, int, int | None, int, float]]
-    cells = [("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8)]
-    cells += [(f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), a) for (n, r), a in accuracy.items()]
-    return [
-        Point(
-            table="table3",
-            cell=cell,
-            source=LOPT,
-            backbone=GPT2_LARGE,
-            task="sst2",
-            split="validation",
-            split_size=WHOLE["sst2"],
+            split="test" if task == "ag_news" else "validation",
+            split_size=HALF[task]
+            if method in halved
+            else WHOLE[task]
+            if backbone == GPT2_LARGE or task == "sst2"
+            else None,
             method=method,
             length=length,
             rank=rank,
             trainable_parameters=parameters,
             accuracy_percent=percent,
+            runs=_RUNS.get(method, "unstated") if method in halved else "unstated",
         )
-        for cell, method, length, rank, parameters, percent in cells
+        for cell, method, length, rank, parameters, *percents in rows
+        for task, percent in zip(tasks, percents, strict=True)
     ]
 
 
-_RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
+_TABLE1: list[_Row] = [
+    ("No LoPT", "prompt_tuning", 10, None, 12_800, 92.8, 91.8),
+    ("LoPT-1", "lopt1", 10, 2, 2_580, 92.1, 91.9),
+    ("LoPT-2", "lopt2", 10, 2, 5_120, 90.9, 90.0),
+]
+_TABLE3_PERCENT = {
+    (10, 1): 90.5, (10, 2): 92.1, (10, 5): 92.1,
+    (20, 1): 91.4, (20, 2): 92.8, (20, 5): 92.9,
+    (30, 1): 90.9, (30, 2): 92.2, (30, 5): 92.1,
+}  # fmt: skip
+_TABLE3: list[_Row] = [
+    ("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8),
+    *((f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), p) for (n, r), p in _TABLE3_PERCENT.items()),
+]
+_TABLE2: list[_Row] = [
+    ("Fine-tuning", "fine_tuning", None, None, 220_000_000, 94.6, 81.1, 71.9, 70.2, 85.7),
+    ("LoRA", "lora", None, None, 3_800_000, 94.3, 81.3, 75.5, 68.3, 92.9),
+    ("PT (n=100)", "prompt_tuning", 100, None, 76_800, 91.9, 63.7, 78.8, 50.8, 67.9),
+    ("DePT", "dept", None, None, 76_800, 94.2, 79.3, 79.1, 68.7, 92.9),
+    ("LoPT-1", "lopt1", 20, 5, 3_940, 92.9, 76.5, 73.8, 55.1, 90.4),
+    ("LoPT-2", "lopt2", 20, 5, 7_680, 92.4, 75.5, 74.3, 62.7, 74.0),
+]
+_ULPT_TABLE1: list[_Row] = [
+    ("BitFit", "bitfit", None, None, 280_000, 94.2, 79.6, 67.6, 70.0, 78.6),
+    ("Adapter", "adapter", None, None, 1_900_000, 93.8, 82.5, 71.9, 67.1, 85.7),
+    ("PT* (n=100)", "prompt_tuning", 100, None, 76_800, 94.4, 80.4, 77.7, 67.7, 78.6),
+    ("DPT* r=64", "dpt", None, 64, 55_600, 93.6, 80.1, 79.1, 63.0, 85.7),
+    ("DPT* r=10", "dpt", None, 10, 9_000, 94.6, 78.7, 77.7, 66.8, 71.4),
+    ("ULPT r=256", "ulpt", None, 256, 27_100, 94.3, 79.9, 76.3, 63.3, 89.3),
+    ("ULPT r=64", "ulpt", None, 64, 7_900, 93.5, 78.2, 81.3, 69.0, 96.4),
+    ("ULPT r=16", "ulpt", None, 16, 3_100, 93.8, 77.7, 80.6, 66.1, 89.3),
+    ("ULPT r=2", "ulpt", None, 2, 1_700, 92.9, 76.7, 76.3, 67.4, 71.4),
+]
 
-
-def _t5() -> list[Point]:
-    rows: list[tuple[str, str, int | None, int | None, int, tuple[float, ...]]] = [
-        ("Fine-tuning", "fine_tuning", None, None, 220_000_000, (94.6, 81.1, 71.9, 70.2, 85.7)),
-        ("LoRA", "lora", None, None, 3_800_000, (94.3, 81.3, 75.5, 68.3, 92.9)),
-        ("PT (n=100)", "prompt_tuning", 100, None, 76_800, (91.9, 63.7, 78.8, 50.8, 67.9)),
-        ("DePT", "dept", None, None, 76_800, (94.2, 79.3, 79.1, 68.7, 92.9)),
-        ("LoPT-1", "lopt1", 20, 5, 3_940, (92.9, 76.5, 73.8, 55.1, 90.4)),
-        ("LoPT-2", "lopt2", 20, 5, 7_680, (92.4, 75.5, 74.3, 62.7, 74.0)),
-    ]
-    more: list[tuple[str, str, int | None, int | None, int, tuple[float, ...]]] = [
-        ("BitFit", "bitfit", None, None, 280_000, (94.2, 79.6, 67.6, 70.0, 78.6)),
-        ("Adapter", "adapter", None, None, 1_900_000, (93.8, 82.5, 71.9, 67.1, 85.7)),
-        ("PT* (n=100)", "prompt_tuning", 100, None, 76_800, (94.4, 80.4, 77.7, 67.7, 78.6)),
-        ("DPT* r=64", "dpt", None, 64, 55_600, (93.6, 80.1, 79.1, 63.0, 85.7)),
-        ("DPT* r=10", "dpt", None, 10, 9_000, (94.6, 78.7, 77.7, 66.8, 71.4)),
-        ("ULPT r=256", "ulpt", None, 256, 27_100, (94.3, 79.9, 76.3, 63.3, 89.3)),
-        ("ULPT r=64", "ulpt", None, 64, 7_900, (93.5, 78.2, 81.3, 69.0, 96.4)),
-        ("ULPT r=16", "ulpt", None, 16, 3_100, (93.8, 77.7, 80.6, 66.1, 89.3)),
-        ("ULPT r=2", "ulpt", None, 2, 1_700, (92.9, 76.7, 76.3, 67.4, 71.4)),
-    ]
-    points = []
-    for source, table, part in ((LOPT, "table2", rows), (ULPT, "ulpt-table1", more)):
-        for cell, method, length, rank, parameters, accuracies in part:
-            for task, percent in zip(T5_TASKS, accuracies, strict=True):
-                halved = table == "table2" and method in peers.METHODS
-                points.append(
-                    Point(
-                        table=table,
-                        cell=cell,
-                        source=source,
-                        backbone=T5_BASE,
-                        task=task,
-                        split="validation",
-                        split_size=HALF[task] if halved else WHOLE[task] if task == "sst2" else None,
-                        method=method,
-                        length=length,
-                        rank=rank,
-                        trainable_parameters=parameters,
-                        accuracy_percent=percent,
-                        runs=_RUNS.get(method, "unstated") if halved else "unstated",
-                    )
-                )
-    return points
-
-
-POINTS: tuple[Point, ...] = (*_table1(), *_table3(), *_t5())
+POINTS: tuple[Point, ...] = (
+    *_points("table1", LOPT, GPT2_LARGE, ("sst2", "ag_news"), _TABLE1),
+    *_points("table3", LOPT, GPT2_LARGE, ("sst2",), _TABLE3),
+    *_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, peers.METHODS),
+    *_points("ulpt-table1", ULPT, T5_BASE, T5_TASKS, _ULPT_TABLE1),
+)
 
 
 def table(name: str) -> tuple[Point, ...]:

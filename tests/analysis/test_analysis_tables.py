@@ -29,7 +29,7 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
     s = store()
     s.confirm("lopt1", 10, 2, 0.85)
     rows = table3.compute(only_group(s.write())).rows
-    assert [row.cell for row in rows] == [
+    assert [row.point.cell for row in rows] == [
         "No LoPT n=10", *(f"n={n} r={r}" for n in (10, 20, 30) for r in (1, 2, 5))
     ]  # fmt: skip
     text = render.csv(table3.render(table3.compute(only_group(s.path))))
@@ -38,10 +38,11 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
 
 
 def test_table3_parameters_and_changes(store, full_run):
-    rows = {row.cell: row for row in table3.compute(only_group(full_run)).rows}
-    assert rows["n=20 r=5"].published_change == "-49.22 %"
+    info = table3.compute(only_group(full_run))
+    rows = {row.point.cell: row for row in info.rows}
+    (shown,) = [row for row in table3.render(info).rows if row[0] == "n=20 r=5"]
     assert rows["n=20 r=5"].parameters == 5 * (20 + 576)
-    assert rows["n=20 r=5"].change == "-48.26 %"  # against our own 5,760
+    assert shown[1:5] == ("-49.22 %", "92.9", "2,980", "-48.26 %")  # against 12,800, and our own 5,760
     assert {row.beside.verdict for row in rows.values()} == {"not comparable: other backbone and task"}
     assert {row.beside.points for row in rows.values()} == {"–"}
 
@@ -84,7 +85,7 @@ def test_table3_wants_three_of_its_cells(store, ranks, shown):
 def test_difference_only_where_comparable(store, changes, expected):
     s = store(**(PAPER | changes))
     s.confirm("lopt1", 10, 2, 0.90)
-    row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
+    row = next(row for row in table3.compute(only_group(s.write())).rows if row.point.cell == "n=10 r=2")
     assert (row.beside.points, row.beside.verdict) == expected
 
 
@@ -104,7 +105,7 @@ def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
     s.search("lopt1", 10, 2)
     for seed, accuracy in enumerate(accuracies):
         s.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
-    rows = {row.cell: row for row in table3.compute(only_group(s.write())).rows}
+    rows = {row.point.cell: row for row in table3.compute(only_group(s.write())).rows}
     assert rows["n=10 r=2"].beside.verdict == expected
     assert rows["n=20 r=2"].beside.verdict == "not run"
 
@@ -121,7 +122,7 @@ def test_only_confirmed_complete_trials_are_ours(store):
 def test_table1_by_task(store):
     s = store(**(PAPER | {"task": "ag_news", "test_split": "test", "test_n": 7600, "split_size": 7600}))
     s.confirm("lopt2", 10, 2, 0.91)
-    rows = {row.cell: row for row in table1.compute(only_group(s.write())).rows}
+    rows = {row.point.cell: row for row in table1.compute(only_group(s.write())).rows}
     assert rows["LoPT-2"].beside.points == "+1.0"
     assert rows["LoPT-1"].ours is None
 
@@ -257,7 +258,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
         s = store(**(PAPER | changes), name=expected)
         s.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(s.write()))
-        assert next(row for row in info.rows if row.cell == "n=10 r=2").beside.verdict == expected
+        assert next(row for row in info.rows if row.point.cell == "n=10 r=2").beside.verdict == expected
         caption = table3.render(info).caption
         assert "/" not in caption and caption.endswith("sst2 with gpt2-large")
 
@@ -265,7 +266,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
 def test_a_difference_of_nothing_has_no_minus(store):
     s = store(**PAPER)
     s.confirm("lopt1", 10, 2, 0.9208)
-    row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
+    row = next(row for row in table3.compute(only_group(s.write())).rows if row.point.cell == "n=10 r=2")
     assert row.beside.points == "+0.0"
 
 
