@@ -45,11 +45,8 @@ class Cell:
 
     @property
     def size(self) -> str:
-        parts = (
-            f"n={self.length}" if self.length is not None else "",
-            f"r={self.rank}" if self.rank is not None else "",
-        )
-        return " ".join(filter(None, parts))
+        parts = {"n": self.length, "r": self.rank}
+        return " ".join(f"{name}={number}" for name, number in parts.items() if number is not None)
 
     @property
     def best_trial(self) -> Trial | None:
@@ -73,20 +70,18 @@ class Cell:
     def selection_score(self) -> float | None:
         """By the metric that selects: mean over the confirmed seeds; without any, the best search trial's."""
         if self.confirmed:
-            return _mean_selection(self.confirmed)
+            return _mean(trial.selection_score for trial in self.confirmed)
         return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
         """Mean over the confirmed seeds."""
-        known = [t.selection_accuracy for t in self.confirmed if t.selection_accuracy is not None]
-        return fmean(known) if known else None
+        return _mean(trial.selection_accuracy for trial in self.confirmed)
 
     @property
     def best_search(self) -> float | None:
         """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
-        found = [t for t in self.trials if t.phase == "search" and t.status in ("complete", "stopped")]
-        return max((t.selection_score for t in found if t.selection_score is not None), default=None)
+        return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
 
     def count(self, status: str, phase: str = "search") -> int:
         return sum(t.status == status and t.phase == phase for t in self.trials)
@@ -238,7 +233,11 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
     search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
     confirmed = max(
         by_configuration.values(),
-        key=lambda ts: (search_ranks.get(ts[0].configuration, ()), _mean_selection(ts) or 0.0, len(ts)),
+        key=lambda ts: (
+            search_ranks.get(ts[0].configuration, ()),
+            _mean(t.selection_score for t in ts) or 0.0,
+            len(ts),
+        ),
         default=[],
     )
     configurations = {t.configuration for t in confirmed}
@@ -278,6 +277,7 @@ def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
-def _mean_selection(trials: Sequence[Trial]) -> float | None:
-    scores = [t.selection_score for t in trials if t.selection_score is not None]
-    return fmean(scores) if scores else None
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Of the numbers that are known."""
+    known = [number for number in numbers if number is not None]
+    return fmean(known) if known else None

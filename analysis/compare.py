@@ -140,8 +140,7 @@ def _other_examples(compared: Compared) -> list[str]:
 
 
 def _shown(pair: Pair) -> str:
-    gap = pair.difference
-    if gap is None:
-        first, second = pair.first.accuracy, pair.second.accuracy
-        return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"
-    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    if pair.difference is not None:
+        return str(pair.difference)
+    first, second = pair.first.accuracy, pair.second.accuracy
+    return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,15 +108,15 @@ def _without_predictions(group: Group, several: bool) -> str | None:
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
     """Failed trials by exception type, most frequent first."""
-    failed = [(t, _cell(groups, group, t)) for group in groups for t in group.trials if t.status == "failed"]
+    by_type: dict[str, list[tuple[str, str]]] = {}  # message and cell of each failed trial
+    for group in groups:
+        for t in group.trials:
+            if t.status == "failed":
+                failed = by_type.setdefault(t.error_type or "unknown", [])
+                failed.append((t.error_message or "", _cell(groups, group, t)))
     return [
-        Failure(
-            type=kind,
-            count=count,
-            example=next(t.error_message or "" for t, _ in failed if (t.error_type or "unknown") == kind),
-            cells=tuple(dict.fromkeys(cell for t, cell in failed if (t.error_type or "unknown") == kind)),
-        )
-        for kind, count in Counter(t.error_type or "unknown" for t, _ in failed).most_common()
+        Failure(type=kind, count=len(some), example=some[0][0], cells=tuple(dict.fromkeys(cell for _, cell in some)))
+        for kind, some in sorted(by_type.items(), key=lambda item: -len(item[1]))
     ]
 
 

@@ -69,7 +69,7 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     broken_plots: dict[str, str] = {}
     tables = scan("analysis.tables", TableSpec, broken_tables)
     plots = scan("analysis.plots", PlotSpec, broken_plots)
-    faults = [*broken_tables.values(), *broken_plots.values()]
+    writer = _Writer(out=out, faults=[*broken_tables.values(), *broken_plots.values()])
     _clear(out / "tables", ("md", "csv", "tex"), [*tables, *broken_tables])
     _clear(out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *broken_plots])
     specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
@@ -80,15 +80,15 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     of_groups = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in all_groups])
     of_families = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
     sections = [
-        _section(group, families[group.backbone, group.shots], specs, out, suffix, faults)
+        _section(group, families[group.backbone, group.shots], specs, writer, suffix)
         for group, suffix in zip(all_groups, of_groups, strict=True)
     ]
     overviews = [
-        _overview(family, tables, out, suffix, faults)
+        _overview(family, tables, writer, suffix)
         for family, suffix in zip(families.values(), of_families, strict=True)
         if len(family) > 1
     ]
-    faults = [*dict.fromkeys(faults)]
+    faults = [*dict.fromkeys(writer.faults)]
     left_out = [f"Left out, because it failed: {text}" for text in faults]
     items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
     context = {
@@ -127,13 +127,32 @@ def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
         (out / page).write_text(env.get_template(f"{page}.j2").render(context), encoding="utf-8")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Makes tables and figures, and writes their files under `out`; faults: what failed, a line each."""
+
+    out: Path
+    faults: list[str]
+
+    def item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
+        """A table or figure, its files written; one that fails is left out."""
+        stem = f"{spec.name}{suffix}"
+        package, folder = ("tables", "tables") if isinstance(spec, TableSpec) else ("plots", "figures")
+        try:
+            info = spec.info(subject)  # type: ignore[arg-type]
+            if isinstance(info, Missing):
+                return info
+            item, files = _table(spec, info, stem) if isinstance(spec, TableSpec) else _figure(spec, info, stem)
+        except RAISED as error:
+            self.faults.append(fault(error, f"analysis/{package}/{spec.name}.py"))
+            return Missing("it failed, as said at the top")
+        for ending, content in files.items():
+            (self.out / folder / f"{stem}.{ending}").write_bytes(content)
+        return item
+
+
 def _section(
-    group: Group,
-    family: Sequence[Group],
-    specs: Sequence[TableSpec | PlotSpec],
-    out: Path,
-    suffix: str,
-    faults: list[str],
+    group: Group, family: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
 ) -> Section:
     """`family`: all groups of its backbone; what spans several of them is not the section's, but an overview's."""
     items, missing = [], []
@@ -141,7 +160,7 @@ def _section(
         across = isinstance(spec, TableSpec) and spec.across
         if across and len(family) > 1:
             continue
-        item = _item(spec, family if across else group, out, suffix, faults)
+        item = writer.item(spec, family if across else group, suffix)
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
@@ -149,30 +168,10 @@ def _section(
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
 
 
-def _overview(
-    family: Sequence[Group], tables: dict[str, TableSpec], out: Path, suffix: str, faults: list[str]
-) -> Overview:
-    items = [_item(spec, family, out, suffix, faults) for spec in tables.values() if spec.across]
+def _overview(family: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
+    items = [writer.item(spec, family, suffix) for spec in tables.values() if spec.across]
     title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
     return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
-
-
-def _item(
-    spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], out: Path, suffix: str, faults: list[str]
-) -> Item | Missing:
-    """A table or figure, its files written; one that fails is left out, and noted in `faults`."""
-    stem, of_table = f"{spec.name}{suffix}", isinstance(spec, TableSpec)
-    try:
-        info = spec.info(subject)  # type: ignore[arg-type]
-        if isinstance(info, Missing):
-            return info
-        item, files = _table(spec, info, stem) if isinstance(spec, TableSpec) else _figure(spec, info, stem)
-    except RAISED as error:
-        faults.append(fault(error, f"analysis/{'tables' if of_table else 'plots'}/{spec.name}.py"))
-        return Missing("it failed, as said at the top")
-    for ending, content in files.items():
-        (out / ("tables" if of_table else "figures") / f"{stem}.{ending}").write_bytes(content)
-    return item
 
 
 def _table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:

@@ -163,13 +163,11 @@ def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
 
 def describe(estimates: Sequence[Estimate]) -> str:
     """What the error bars of these estimates are, for a caption."""
-    single = any(each.seeds == 1 for each in estimates)
-    several = any(each.seeds > 1 for each in estimates)
     parts = []
-    if single:
+    if any(each.seeds == 1 for each in estimates):
         parts.append(
             "where N = 1, the 95 % Wilson interval of the one run over its test examples (seed variance unknown)"
         )
-    if several:
+    if any(each.seeds > 1 for each in estimates):
         parts.append("where N ≥ 2, the 95 % t interval over seeds with the sampling of the shared test examples added")
     return "Intervals: " + "; ".join(parts) + "." if parts else ""

@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from analysis.methods import described
+from analysis.methods import described, method_label
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
@@ -110,11 +110,11 @@ def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -
     ]  # fmt: skip
 
 
-def method_handles(labels: Mapping[str, str], **look: Any) -> list[Line2D]:
-    """Legend entries of methods, by name and label."""
+def method_handles(methods: Iterable[str], **look: Any) -> list[Line2D]:
+    """Legend entries of methods."""
     return [
-        Line2D([], [], color=colour, label=label, **{"marker": marker, "linestyle": ""} | look)
-        for label, (colour, marker) in ((label, method_style(method)) for method, label in labels.items())
+        Line2D([], [], color=colour, label=method_label(method), **{"marker": marker, "linestyle": ""} | look)
+        for method, (colour, marker) in ((method, method_style(method)) for method in methods)
     ]
 
 

@@ -104,15 +104,8 @@ def _draw_points(axes: Axes, info: Info) -> None:
     handles = []
     for of, colour, marker, label in kinds:
         some = [p for p in info.points if of(p)]
-        size = 9 if marker == "*" else 5.5
-        look: dict[str, Any] = {
-            "color": colour,
-            "marker": marker,
-            "markersize": size,
-            "mec": style.PAPER,
-            "mew": 0.6,
-            "linestyle": "",
-        }
+        look: dict[str, Any] = {"color": colour, "marker": marker, "mec": style.PAPER, "mew": 0.6, "linestyle": ""}
+        look["markersize"] = 9 if marker == "*" else 5.5
         axes.plot([100 * p.early for p in some], [100 * p.late for p in some], alpha=0.85, zorder=3, **look)
         if some:
             handles.append(Line2D([], [], label=label, **look))

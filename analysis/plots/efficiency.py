@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from analysis import style
 from analysis.cells import Cell, Group
-from analysis.methods import FULL_PROMPT, in_order, method_label
+from analysis.methods import FULL_PROMPT, in_order
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -94,12 +95,10 @@ def _speed(trial: Trial) -> float | None:
 @style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.flat))
-    labels = {method: method_label(method) for method in methods}
     flat = {method for panel in info.panels for method in panel.flat}
-    handles = style.method_handles({m: label for m, label in labels.items() if m not in flat})
-    handles += style.method_handles(
-        {m: labels[m] for m in labels if m in flat}, marker="", linestyle=(0, (4, 3)), linewidth=1.5
-    )
+    handles = style.method_handles(method for method in methods if method not in flat)
+    dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
+    handles += style.method_handles((method for method in methods if method in flat), **dashed)
     figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
     lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
     for axes, panel in zip(panels, info.panels, strict=True):

@@ -14,7 +14,7 @@ from analysis.beside_published import comparable
 from analysis.cells import Cell, Group
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
-from analysis.methods import in_order, method_label
+from analysis.methods import in_order
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
@@ -149,9 +149,8 @@ def _label_points(info: Info, labels: Labels) -> None:
 
 def _handles(info: Info) -> list[Line2D]:
     """The legend: methods of ours, the frontier, then what is published only."""
-    ours = {method: method_label(method) for method in in_order(p.method for p in info.points)}
-    more = in_order(p.method for p in info.published if p.method not in ours)
-    theirs = {method: method_label(method) for method in more}
+    ours = in_order(p.method for p in info.points)
+    theirs = in_order(p.method for p in info.published if p.method not in ours)
     handles = style.method_handles(ours)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:

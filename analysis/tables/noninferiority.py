@@ -35,8 +35,7 @@ def render(info: Info) -> Table:
                 each.cell.label,
                 count(each.cell.trainable_parameters),
                 f"{each.ratio:.1f}×",
-                f"{_points(each.verdict.difference.mean)} "
-                f"[{_points(each.verdict.difference.low)}, {_points(each.verdict.difference.high)}]",
+                str(each.verdict.difference),
                 f"{each.verdict.difference.seeds_a}, {each.verdict.difference.seeds_b}",
                 _p(each.verdict.p_better),
                 _p(each.verdict.p_worse),
@@ -58,10 +57,6 @@ def render(info: Info) -> Table:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else f"{value:.3f}"
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
 
 
 SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render, place=50)
