@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import predictions
 from analysis.cells import Cell, Group
+from analysis.comparisons import difference_of
 from analysis.frontier import hypervolume, reference_of
-from analysis.noninferiority import Difference, difference
+from analysis.noninferiority import Difference
 from analysis.notes import examples
 from analysis.render import Column, Table, count, interval, numbers
 
@@ -38,17 +38,18 @@ class Compared:
 def compare(first: Sequence[Group], second: Sequence[Group], names: tuple[str, str]) -> list[Compared]:
     """Every backbone, task and number of shots that either run has."""
     keys = dict.fromkeys((g.backbone, g.task, g.shots) for g in (*first, *second))
-    made = []
-    for key in keys:
-        both = [next((g for g in groups if (g.backbone, g.task, g.shots) == key), None) for groups in (first, second)]
-        made.append(_compared(both[0], both[1], names))
-    return made
+    of_key = [{(g.backbone, g.task, g.shots): g for g in groups} for groups in (first, second)]
+    return [_compared(of_key[0].get(key), of_key[1].get(key), names) for key in keys]
 
 
 def _compared(first: Group | None, second: Group | None, names: tuple[str, str]) -> Compared:
     known = [group for group in (first, second) if group is not None]
     cells = [{_identity(c): c for c in group.confirmed} if group else {} for group in (first, second)]
-    pairs = tuple(_pair(cells[0][each], cells[1][each]) for each in cells[0] if each in cells[1])
+    pairs = tuple(
+        Pair(first=cell, second=cells[1][each], difference=difference_of(cells[1][each], cell))
+        for each, cell in cells[0].items()
+        if each in cells[1]
+    )
     only = [tuple(c for each, c in cells[side].items() if each not in cells[1 - side]) for side in (0, 1)]
     volumes, reference = None, None
     if first and second and first.confirmed and second.confirmed:
@@ -67,12 +68,6 @@ def _compared(first: Group | None, second: Group | None, names: tuple[str, str])
 
 def _identity(cell: Cell) -> tuple[str, int | None, int | None, str]:
     return cell.method, cell.length, cell.rank, cell.name
-
-
-def _pair(first: Cell, second: Cell) -> Pair:
-    several = min(len(first.confirmed), len(second.confirmed)) > 1
-    both = predictions.common(second.confirmed, first.confirmed) if several else None
-    return Pair(first=first, second=second, difference=difference(*both) if both else None)
 
 
 def _volume(group: Group, reference: tuple[float, float]) -> float:

@@ -90,14 +90,8 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
     Chosen on held-out training data and never on the reported split, so that the accuracy reported
     for the choice is not inflated by the choosing. Equal ones: the smaller.
     """
-    usable = [
-        c
-        for c in cells
-        if c.accuracy is not None
-        and c.selection_score is not None
-        and c.trainable_parameters is not None
-        and c.trainable_parameters <= budget
-    ]
+    known = [c for c in cells if c.accuracy and c.selection_score is not None]
+    usable = [c for c in known if c.trainable_parameters is not None and c.trainable_parameters <= budget]
     return min(usable, key=lambda c: (-(c.selection_score or 0.0), c.trainable_parameters or 0, c.name), default=None)
 
 

@@ -117,18 +117,21 @@ def _compare(arguments: argparse.Namespace) -> int:
     names = (both[0].runs[0].name, both[1].runs[0].name)
     if names[0] == names[1]:
         names = (both[0].runs[0].shown, both[1].runs[0].shown)
-    found = compare.compare(groups(both[0]), groups(both[1]), names)
-    made = [compare.table(each) for each in found]
-    warnings = [f"{name}: {text}" for name, each in zip(names, both, strict=True) for text in
-                notes.warnings(each, groups(each))]  # fmt: skip
+    groups_of = [groups(results) for results in both]
+    tables = [compare.table(compared) for compared in compare.compare(groups_of[0], groups_of[1], names)]
+    warnings = [
+        f"{name}: {text}"
+        for name, results, own in zip(names, both, groups_of, strict=True)
+        for text in notes.warnings(results, own)
+    ]
     out = _out(arguments.out, paths[0])
-    context = {"title": f"{names[0]} and {names[1]}", "tables": made, "warnings": warnings}
+    context = {"title": f"{names[0]} and {names[1]}", "tables": tables, "warnings": warnings}
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_pages("compare", context, out)
     except OSError as error:
         raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
-    print("\n".join([*warnings, *map(render.markdown, made), f"comparison: {quote(str(out / 'compare.html'))}"]))
+    print("\n".join([*warnings, *map(render.markdown, tables), f"comparison: {quote(str(out / 'compare.html'))}"]))
     return 0
 
 

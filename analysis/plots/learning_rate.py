@@ -107,16 +107,12 @@ def _beside(points: Sequence[Point]) -> list[float]:
 
 
 def caption(info: Info) -> str:
-    text = (
+    crosses = " Crosses: diverged (at the foot when before its first evaluation)."
+    return (
         f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
-    )
-    text += (
         "Hollow: stopped early, at the best it had reached. Points of one rate are set side by side. No error bars: "
-        "one run a point."
+        "one run a point." + (crosses if any(p.status == "diverged" for p in info.points) else "")
     )
-    if any(p.status == "diverged" for p in info.points):
-        text += " Crosses: diverged (at the foot when before its first evaluation)."
-    return text
 
 
 def data(info: Info) -> list[Row]:
