@@ -156,15 +156,8 @@ def table(info: Info, caption: str, titles: tuple[str, ...], texts: Callable[[Ro
 
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     """Why our result may not be set against the published one; None when it may."""
-    other = [
-        name
-        for name, same in (
-            ("backbone", same_backbone(group.backbone, point.backbone)),
-            ("task", group.task == point.task),
-        )
-        if not same
-    ]
-    if other:
+    same = {"backbone": same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
+    if other := [name for name, alike in same.items() if not alike]:
         return f"other {' and '.join(other)}"
     if group.shots is not None:
         return "few-shot"

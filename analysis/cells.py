@@ -83,8 +83,9 @@ class Cell:
         """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
         return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
 
-    def count(self, status: str, phase: str = "search") -> int:
-        return sum(t.status == status and t.phase == phase for t in self.trials)
+    def count(self, status: str) -> int:
+        """How many search trials ended so."""
+        return sum(t.status == status and t.phase == "search" for t in self.trials)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one is like no other: what is found of it is kept
@@ -184,7 +185,7 @@ def _group(
     planned = [_settled(cell, trials) for cell in planned]
     everything: list[PlannedCell | Trial] = [*planned, *trials]
     backbone, task = everything[0].backbone, everything[0].task
-    ids = dict.fromkeys(_identity(each) for each in everything)
+    ids = dict.fromkeys(map(_identity, everything))
     cells = tuple(
         _cell([c for c in planned if _identity(c) == each], [t for t in trials if _identity(t) == each]) for each in ids
     )
@@ -231,15 +232,12 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
         if trial.confirmed:
             by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
     search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
-    confirmed = max(
-        by_configuration.values(),
-        key=lambda ts: (
-            search_ranks.get(ts[0].configuration, ()),
-            _mean(t.selection_score for t in ts) or 0.0,
-            len(ts),
-        ),
-        default=[],
-    )
+
+    def preference(seeds: list[Trial]) -> tuple[object, ...]:
+        score = _mean(trial.selection_score for trial in seeds) or 0.0
+        return search_ranks.get(seeds[0].configuration, ()), score, len(seeds)
+
+    confirmed = max(by_configuration.values(), key=preference, default=[])
     configurations = {t.configuration for t in confirmed}
     lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
     counts = [t.trainable_parameters for t in (*confirmed, *trials)] + [c.trainable_parameters for c in planned]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -47,7 +48,7 @@ def compute(group: Group) -> Info | Missing:
     base = min(full, key=lambda cell: (cell.length or 0, cell.name))
     made = (
         _panel("training step, relative time", group, _step_s, base),
-        _panel("peak memory, relative", group, _memory, base),
+        _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), base),
         _panel("inference, examples/s", group, _speed, None),
     )
     panels = tuple(panel for panel in made if len({n for by in panel.points.values() for n in by}) > 1)
@@ -82,10 +83,6 @@ def _known(cell: Cell, of: Callable[[Trial], float | None]) -> list[float]:
 
 def _step_s(trial: Trial) -> float | None:
     return trial.train_time_s / trial.steps if trial.train_time_s and trial.steps else None
-
-
-def _memory(trial: Trial) -> float | None:
-    return trial.peak_memory_bytes
 
 
 def _speed(trial: Trial) -> float | None:

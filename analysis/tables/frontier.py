@@ -47,16 +47,11 @@ def compute(group: Group) -> Info | Missing:
         shares.append([*membership(known, drawn)] if len(known) == len(cells) else [None] * len(cells))
     points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in cells if c.accuracy]
     front, reference = set(pareto(points)), reference_of(group)
+    by_cell = zip(cells, counts, zip(*shares, strict=True), zip(*smallest, strict=True), strict=True)
     rows = tuple(
-        Row(
-            cell=cell,
-            counts=counts[i],
-            shares=tuple(each[i] for each in shares),
-            smallest=tuple(each[i] for each in smallest),
-            on_front=i in front,
-        )
-        for i, cell in enumerate(cells)
-        if i in front or any(each[i] is not None and (each[i] or 0) >= _LEAST for each in shares)
+        Row(cell=cell, counts=sizes, shares=often, smallest=least, on_front=i in front)
+        for i, (cell, sizes, often, least) in enumerate(by_cell)
+        if i in front or any((share or 0) >= _LEAST for share in often)
     )
     return Info(group=group, rows=rows, hypervolume=hypervolume(points, reference), reference=reference)
 
