@@ -57,10 +57,8 @@ def set_beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
     ours, theirs = cell.accuracy, point.accuracy_percent / 100
     low, high = wilson(theirs, point.split_size)
     gap = ours.mean - theirs
-    half = (
-        math.hypot(ours.mean - ours.low, high - theirs) if gap > 0 else math.hypot(ours.high - ours.mean, theirs - low)
-    )
-    verdict = "agrees" if abs(gap) <= half else "above" if gap > 0 else "below"
+    halves = (ours.mean - ours.low, high - theirs) if gap > 0 else (ours.high - ours.mean, theirs - low)
+    verdict = "agrees" if abs(gap) <= math.hypot(*halves) else "above" if gap > 0 else "below"
     return Beside(difference=gap, verdict=verdict)
 
 
@@ -70,13 +68,13 @@ def _other_size(cell: Cell, point: Point) -> str | None:
 
 
 def verdicts(besides: Iterable[Beside | None]) -> tuple[list[str], str]:
-    """What a table says of each, empty of None, and a note: where one obstacle keeps all results of ours from being
-    compared, the note says it for all of them, and each has a dash."""
-    found = list(besides)
-    reasons = {each.obstacle for each in found if each and (each.obstacle or each.difference is not None)}
+    """The texts of a table's column of verdicts, empty for None, and a note. Where one obstacle keeps all results of
+    ours from being compared, the note says it for all of them, and the column has dashes."""
+    besides = list(besides)
+    reasons = {beside.obstacle for beside in besides if beside and (beside.obstacle or beside.difference is not None)}
     (common,) = reasons if len(reasons) == 1 else (None,)
-    said = ["" if each is None else "–" if common and each.obstacle else each.verdict for each in found]
-    return said, f"No result of ours is comparable with the published one: {common}." if common else ""
+    texts = ["" if beside is None else "–" if common and beside.obstacle else beside.verdict for beside in besides]
+    return texts, f"No result of ours is comparable with the published one: {common}." if common else ""
 
 
 def protocol(group: Group) -> str:
@@ -86,7 +84,7 @@ def protocol(group: Group) -> str:
     scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
     if not trials or not steps:
         return ""
-    span = " to ".join(f"{each:,}" for each in dict.fromkeys((steps[0], steps[-1])))
+    span = " to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1])))
     parts = " and ".join(f"{n:,} of {size:,}" for n, size in scored)
     return (
         f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "

@@ -154,7 +154,7 @@ def groups(results: Results) -> tuple[Group, ...]:
     backbones |= {backbone: backbone for backbone in owned}
     tasks = short_names(task for _, task, _ in keys)
     titles = _titles(results, tasks)
-    found = [
+    all_groups = [
         _group(
             [cell for cell in planned if (cell.backbone, cell.task, cell.shots) == key],
             tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
@@ -164,7 +164,7 @@ def groups(results: Results) -> tuple[Group, ...]:
         )
         for key in keys
     ]
-    return tuple(sorted(found, key=lambda group: -len(group.confirmed)))
+    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
 
 
 def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:

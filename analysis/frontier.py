@@ -97,12 +97,6 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
 
 def budgets(smallest: int, largest: int) -> list[int]:
     """Round budgets (1, 2 or 5 times a power of ten), from the first that holds `smallest` to one for `largest`."""
-    found: list[int] = []
-    for power in range(len(str(largest)) + 1):
-        for step in (1, 2, 5):
-            budget = step * 10**power
-            if budget >= smallest:
-                found.append(budget)
-            if budget >= largest:
-                return found
-    return found
+    rounded = [step * 10**power for power in range(len(str(largest)) + 1) for step in (1, 2, 5)]
+    last = next(budget for budget in rounded if budget >= largest)
+    return [budget for budget in rounded if smallest <= budget <= last]

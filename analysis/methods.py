@@ -16,13 +16,13 @@ def described(method: str) -> methods.Method | published.Method | None:
     """What is known of a method; None of one that is neither here nor published."""
     try:
         known = registry.plugins(methods.__name__)
-    except Exception:  # of another method's file, which is no reason to show no results
+    except (Exception, SystemExit):  # of another method's file, which is no reason to show no results
         known = {}
     return known.get(method) or published.METHODS.get(method)
 
 
 def method_label(method: str) -> str:
-    return getattr(described(method), "title", method)
+    return str(getattr(described(method), "title", method))
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -211,15 +211,15 @@ def _shots(group: Group) -> str:
 
 
 def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """What each adds to its files' names: nothing when it is the only one, and never what another adds."""
+    """The ends of each one's file names: none where it is the only one, and no two the same."""
     if len(names) == 1:
         return [""]
-    found: list[str] = []
+    suffixes: list[str] = []
     for parts in names:
         own = "".join(f"--{_slug(part)}" for part in parts if part)
         tries = chain([own], (f"{own}-{again}" for again in count(2)))
-        found.append(next(suffix for suffix in tries if suffix not in found))
-    return found
+        suffixes.append(next(suffix for suffix in tries if suffix not in suffixes))
+    return suffixes
 
 
 def _slug(text: str) -> str:

@@ -118,21 +118,17 @@ def draw(info: Info) -> Figure:
 
 
 def caption(info: Info) -> str:
-    relative = any("relative" in panel.name for panel in info.panels)
+    names = " ".join(panel.name for panel in info.panels)
     return (
         f"What a prompt's length costs on {info.group.title}: pale, every confirmed trial of all ranks; full, the "
         "median of a method and length"
-        + (f"; relative: the median of {info.reference} is 1" if relative else "")
+        + (f"; relative: the median of {info.reference} is 1" if "relative" in names else "")
         + ("; dashed: methods without a prompt" if any(panel.flat for panel in info.panels) else "")
         + ". Time is the device's, of passes that trials share each one's part by tokens; inference is the canonical "
         "evaluation of the reported split. Taken while the sweep ran, not side by side: where trials of one length lie "
         "apart, that is what the machine did meanwhile; no error bars."
-        + (" Memory is known of trials that train alone only." if not _has_memory(info) else "")
+        + (" Memory is known of trials that train alone only." if "memory" not in names else "")
     )
-
-
-def _has_memory(info: Info) -> bool:
-    return any("memory" in panel.name for panel in info.panels)
 
 
 def data(info: Info) -> list[Row]:
