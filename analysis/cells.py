@@ -11,21 +11,9 @@ from statistics import fmean
 
 from analysis import predictions
 from analysis.load import Baseline, PlannedCell, Results
+from analysis.methods import method_label
 from analysis.records import Trial
 from analysis.stats import Estimate, crossed, estimate
-
-METHOD_LABELS = {
-    "prompt_tuning": "Prompt tuning",
-    "lopt1": "LoPT-1",
-    "lopt2": "LoPT-2",
-    "dept": "DePT",
-    "ulpt": "ULPT",
-    "lora": "LoRA",
-    "fine_tuning": "Fine-tuning",
-    "dpt": "DPT",
-    "bitfit": "BitFit",
-    "adapter": "Adapter",
-}
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
 
@@ -57,11 +45,8 @@ class Cell:
 
     @property
     def size(self) -> str:
-        parts = (
-            f"n={self.length}" if self.length is not None else "",
-            f"r={self.rank}" if self.rank is not None else "",
-        )
-        return " ".join(filter(None, parts))
+        parts = {"n": self.length, "r": self.rank}
+        return " ".join(f"{name}={number}" for name, number in parts.items() if number is not None)
 
     @property
     def best_trial(self) -> Trial | None:
@@ -85,23 +70,22 @@ class Cell:
     def selection_score(self) -> float | None:
         """By the metric that selects: mean over the confirmed seeds; without any, the best search trial's."""
         if self.confirmed:
-            return _mean_selection(self.confirmed)
+            return _mean(trial.selection_score for trial in self.confirmed)
         return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
         """Mean over the confirmed seeds."""
-        known = [t.selection_accuracy for t in self.confirmed if t.selection_accuracy is not None]
-        return fmean(known) if known else None
+        return _mean(trial.selection_accuracy for trial in self.confirmed)
 
     @property
     def best_search(self) -> float | None:
         """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
-        found = [t for t in self.trials if t.phase == "search" and t.status in ("complete", "stopped")]
-        return max((t.selection_score for t in found if t.selection_score is not None), default=None)
+        return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
 
-    def count(self, status: str, phase: str = "search") -> int:
-        return sum(t.status == status and t.phase == phase for t in self.trials)
+    def count(self, status: str) -> int:
+        """How many search trials ended so."""
+        return sum(t.status == status and t.phase == "search" for t in self.trials)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one is like no other: what is found of it is kept
@@ -135,20 +119,15 @@ class Group:
         cells = [c for c in self.cells if c.accuracy is not None and c.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda c: (c.trainable_parameters or 0, c.name)))
 
+    def best(self, method: str) -> Cell | None:
+        """The method's confirmed cell with the best selection accuracy."""
+        cells = [cell for cell in self.confirmed if cell.method == method]
+        return max(cells, key=lambda cell: cell.selection_score or 0.0, default=None)
+
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
         """The cell of this setting; of several variants the confirmed one with the best selection score."""
         cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]
         return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
-
-
-def method_label(method: str) -> str:
-    return METHOD_LABELS.get(method, method)
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Each method once: the known ones in their usual order, then others by name."""
-    usual = [*METHOD_LABELS]
-    return sorted(set(methods), key=lambda m: (usual.index(m) if m in METHOD_LABELS else len(usual), m))
 
 
 def short_names(identities: Iterable[str]) -> dict[str, str]:
@@ -175,7 +154,7 @@ def groups(results: Results) -> tuple[Group, ...]:
     backbones |= {backbone: backbone for backbone in owned}
     tasks = short_names(task for _, task, _ in keys)
     titles = _titles(results, tasks)
-    found = [
+    all_groups = [
         _group(
             [cell for cell in planned if (cell.backbone, cell.task, cell.shots) == key],
             tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
@@ -185,7 +164,7 @@ def groups(results: Results) -> tuple[Group, ...]:
         )
         for key in keys
     ]
-    return tuple(sorted(found, key=lambda group: -len(group.confirmed)))
+    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
 
 
 def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:
@@ -206,7 +185,7 @@ def _group(
     planned = [_settled(cell, trials) for cell in planned]
     everything: list[PlannedCell | Trial] = [*planned, *trials]
     backbone, task = everything[0].backbone, everything[0].task
-    ids = dict.fromkeys(_identity(each) for each in everything)
+    ids = dict.fromkeys(map(_identity, everything))
     cells = tuple(
         _cell([c for c in planned if _identity(c) == each], [t for t in trials if _identity(t) == each]) for each in ids
     )
@@ -253,11 +232,12 @@ def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
         if trial.confirmed:
             by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
     search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
-    confirmed = max(
-        by_configuration.values(),
-        key=lambda ts: (search_ranks.get(ts[0].configuration, ()), _mean_selection(ts) or 0.0, len(ts)),
-        default=[],
-    )
+
+    def preference(seeds: list[Trial]) -> tuple[object, ...]:
+        score = _mean(trial.selection_score for trial in seeds) or 0.0
+        return search_ranks.get(seeds[0].configuration, ()), score, len(seeds)
+
+    confirmed = max(by_configuration.values(), key=preference, default=[])
     configurations = {t.configuration for t in confirmed}
     lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
     counts = [t.trainable_parameters for t in (*confirmed, *trials)] + [c.trainable_parameters for c in planned]
@@ -295,6 +275,7 @@ def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
-def _mean_selection(trials: Sequence[Trial]) -> float | None:
-    scores = [t.selection_score for t in trials if t.selection_score is not None]
-    return fmean(scores) if scores else None
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Of the numbers that are known."""
+    known = [number for number in numbers if number is not None]
+    return fmean(known) if known else None

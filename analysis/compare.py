@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import predictions
 from analysis.cells import Cell, Group
+from analysis.comparisons import difference_of
 from analysis.frontier import hypervolume, reference_of
-from analysis.noninferiority import Difference, difference
+from analysis.noninferiority import Difference
 from analysis.notes import examples
-from analysis.render import Column, Table, count, interval
+from analysis.render import Column, Table, count, interval, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,18 @@ class Compared:
 def compare(first: Sequence[Group], second: Sequence[Group], names: tuple[str, str]) -> list[Compared]:
     """Every backbone, task and number of shots that either run has."""
     keys = dict.fromkeys((g.backbone, g.task, g.shots) for g in (*first, *second))
-    made = []
-    for key in keys:
-        both = [next((g for g in groups if (g.backbone, g.task, g.shots) == key), None) for groups in (first, second)]
-        made.append(_compared(both[0], both[1], names))
-    return made
+    of_key = [{(g.backbone, g.task, g.shots): g for g in groups} for groups in (first, second)]
+    return [_compared(of_key[0].get(key), of_key[1].get(key), names) for key in keys]
 
 
 def _compared(first: Group | None, second: Group | None, names: tuple[str, str]) -> Compared:
     known = [group for group in (first, second) if group is not None]
     cells = [{_identity(c): c for c in group.confirmed} if group else {} for group in (first, second)]
-    pairs = tuple(_pair(cells[0][each], cells[1][each]) for each in cells[0] if each in cells[1])
+    pairs = tuple(
+        Pair(first=cell, second=cells[1][each], difference=difference_of(cells[1][each], cell))
+        for each, cell in cells[0].items()
+        if each in cells[1]
+    )
     only = [tuple(c for each, c in cells[side].items() if each not in cells[1 - side]) for side in (0, 1)]
     volumes, reference = None, None
     if first and second and first.confirmed and second.confirmed:
@@ -67,12 +68,6 @@ def _compared(first: Group | None, second: Group | None, names: tuple[str, str])
 
 def _identity(cell: Cell) -> tuple[str, int | None, int | None, str]:
     return cell.method, cell.length, cell.rank, cell.name
-
-
-def _pair(first: Cell, second: Cell) -> Pair:
-    several = min(len(first.confirmed), len(second.confirmed)) > 1
-    both = predictions.common(second.confirmed, first.confirmed) if several else None
-    return Pair(first=first, second=second, difference=difference(*both) if both else None)
 
 
 def _volume(group: Group, reference: tuple[float, float]) -> float:
@@ -113,10 +108,12 @@ def table(found: Compared) -> Table:
         caption=f"{found.names[0]} and {found.names[1]}: {found.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="params"),
-            Column(title=f"{found.names[0]}: test % [95 % CI] (N)"),
-            Column(title=f"{found.names[1]}: test % [95 % CI] (N)"),
-            Column(title="difference, pp [95 % CI]"),
+            *numbers(
+                "params",
+                f"{found.names[0]}: test % [95 % CI] (N)",
+                f"{found.names[1]}: test % [95 % CI] (N)",
+                "difference, pp [95 % CI]",
+            ),
         ),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -138,8 +135,7 @@ def _other_examples(compared: Compared) -> list[str]:
 
 
 def _shown(pair: Pair) -> str:
-    gap = pair.difference
-    if gap is None:
-        first, second = pair.first.accuracy, pair.second.accuracy
-        return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"
-    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    if pair.difference is not None:
+        return str(pair.difference)
+    first, second = pair.first.accuracy, pair.second.accuracy
+    return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"

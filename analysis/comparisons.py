@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from analysis import predictions
 from analysis.cells import Cell, Group
-from analysis.noninferiority import Verdict, difference, verdicts
+from analysis.methods import FULL_PROMPT
+from analysis.noninferiority import Difference, Verdict, difference, verdicts
 from analysis.registry import Missing
 
 RATIO = 5  # times fewer parameters than the full prompt
@@ -26,8 +27,7 @@ class Comparison:
 
 def full_prompt(group: Group) -> Cell | None:
     """The confirmed cell of prompt tuning with the best selection accuracy."""
-    known = [cell for cell in group.confirmed if cell.method == "prompt_tuning"]
-    return max(known, key=lambda cell: cell.selection_score or 0.0, default=None)
+    return group.best(FULL_PROMPT)
 
 
 @lru_cache(maxsize=64)
@@ -36,7 +36,7 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     count as one family."""
     full = full_prompt(group)
     if full is None or not full.trainable_parameters:
-        return Missing("it needs a confirmed full prompt (prompt_tuning)")
+        return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
     small = [c for c in group.confirmed if 0 < (c.trainable_parameters or 0) * RATIO <= full.trainable_parameters]
     if not small:
         return Missing(f"it needs a confirmed cell of {RATIO} times fewer parameters than the full prompt")
@@ -58,11 +58,7 @@ def beside_full(group: Group, cell: Cell) -> Comparison | None:
 
 def _compared(cells: Sequence[Cell], full: Cell, margin: float) -> tuple[Comparison, ...]:
     """Those cells whose predictions are of the full prompt's examples, as one family of tests."""
-    found = []
-    for cell in cells:
-        several = min(len(cell.confirmed), len(full.confirmed)) > 1
-        if several and (both := predictions.common(cell.confirmed, full.confirmed)) is not None:
-            found.append((cell, difference(*both)))
+    known = [(cell, gap) for cell in cells if (gap := difference_of(cell, full)) is not None]
     return tuple(
         Comparison(
             cell=cell,
@@ -70,5 +66,12 @@ def _compared(cells: Sequence[Cell], full: Cell, margin: float) -> tuple[Compari
             ratio=(full.trainable_parameters or 1) / (cell.trainable_parameters or 1),
             verdict=verdict,
         )
-        for (cell, _), verdict in zip(found, verdicts([each for _, each in found], margin), strict=True)
+        for (cell, _), verdict in zip(known, verdicts([gap for _, gap in known], margin), strict=True)
     )
+
+
+def difference_of(cell: Cell, other: Cell) -> Difference | None:
+    """Of two cells' accuracies; None unless both have two seeds and predictions of the same examples."""
+    several = min(len(cell.confirmed), len(other.confirmed)) > 1
+    both = predictions.common(cell.confirmed, other.confirmed) if several else None
+    return difference(*both) if both else None

@@ -90,25 +90,13 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
     Chosen on held-out training data and never on the reported split, so that the accuracy reported
     for the choice is not inflated by the choosing. Equal ones: the smaller.
     """
-    usable = [
-        c
-        for c in cells
-        if c.accuracy is not None
-        and c.selection_score is not None
-        and c.trainable_parameters is not None
-        and c.trainable_parameters <= budget
-    ]
+    known = [c for c in cells if c.accuracy and c.selection_score is not None]
+    usable = [c for c in known if c.trainable_parameters is not None and c.trainable_parameters <= budget]
     return min(usable, key=lambda c: (-(c.selection_score or 0.0), c.trainable_parameters or 0, c.name), default=None)
 
 
 def budgets(smallest: int, largest: int) -> list[int]:
     """Round budgets (1, 2 or 5 times a power of ten), from the first that holds `smallest` to one for `largest`."""
-    found: list[int] = []
-    for power in range(len(str(largest)) + 1):
-        for step in (1, 2, 5):
-            budget = step * 10**power
-            if budget >= smallest:
-                found.append(budget)
-            if budget >= largest:
-                return found
-    return found
+    rounded = [step * 10**power for power in range(len(str(largest)) + 1) for step in (1, 2, 5)]
+    last = next(budget for budget in rounded if budget >= largest)
+    return [budget for budget in rounded if smallest <= budget <= last]

@@ -17,7 +17,6 @@ class Headline:
     answer: str
     details: tuple[str, ...]
     exploratory: str | None  # why the answer is not yet one to build on
-    small: Cell | None
     best: Cell | None
 
 
@@ -52,7 +51,6 @@ def headline(group: Group) -> Headline:
         answer=answer,
         details=tuple(_details(group, small or best, full, best)),
         exploratory=exploratory,
-        small=small,
         best=best,
     )
 

@@ -42,6 +42,10 @@ class Difference:
     between_b: float
     examples: float
 
+    def __str__(self) -> str:
+        """In percentage points, with the interval."""
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
     def p_inferior(self, margin: float) -> float:
         """p of "worse by more than the margin", which a small p speaks against."""
         return _upper_tail(self.mean + margin, self.error, self.freedom)

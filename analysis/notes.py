@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from analysis import audit, predictions, published, render
-from analysis.cells import Cell, Group, method_label
+from analysis.beside_published import comparable
+from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
+from analysis.methods import method_label
 from analysis.records import Trial
 from lopt.config import METRICS
 
@@ -107,15 +108,15 @@ def _without_predictions(group: Group, several: bool) -> str | None:
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
     """Failed trials by exception type, most frequent first."""
-    failed = [(t, _cell(groups, group, t)) for group in groups for t in group.trials if t.status == "failed"]
+    by_type: dict[str, list[tuple[str, str]]] = {}  # message and cell of each failed trial
+    for group in groups:
+        for t in group.trials:
+            if t.status == "failed":
+                failed = by_type.setdefault(t.error_type or "unknown", [])
+                failed.append((t.error_message or "", _cell(groups, group, t)))
     return [
-        Failure(
-            type=kind,
-            count=count,
-            example=next(t.error_message or "" for t, _ in failed if (t.error_type or "unknown") == kind),
-            cells=tuple(dict.fromkeys(cell for t, cell in failed if (t.error_type or "unknown") == kind)),
-        )
-        for kind, count in Counter(t.error_type or "unknown" for t, _ in failed).most_common()
+        Failure(type=kind, count=len(some), example=some[0][0], cells=tuple(dict.fromkeys(cell for _, cell in some)))
+        for kind, some in sorted(by_type.items(), key=lambda item: -len(item[1]))
     ]
 
 
@@ -295,10 +296,9 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def caveats(groups: Sequence[Group], tables: Collection[str]) -> tuple[str, ...]:
-    """What to know of the published numbers, where any is shown: in a table of these, or among a group's points."""
-    shown = not published.TABLES.isdisjoint(tables) or any(published.comparable(group) for group in groups)
-    return published.CAVEATS if shown else ()
+def caveats(groups: Sequence[Group], shown: bool) -> tuple[str, ...]:
+    """What to know of the published numbers, where a table shows them or a group has points to compare with."""
+    return published.CAVEATS if shown or any(comparable(group) for group in groups) else ()
 
 
 def _time(run: Run) -> str | None:

@@ -1,19 +1,17 @@
-"""Published results as data, and the rule for when a number of ours may be set against one of them.
+"""Published results as data.
 
 Sources: LoPT (arXiv 2406.19486, Tables 1-3), ULPT (arXiv 2502.04501, Table 1). Accuracies are in
-percent, as printed. How the runs behind some of Table 2's rows were made: `peers.py`.
+percent, as printed. How the runs behind some of Table 2's rows were made: `peers.py`. When a number of ours may be set
+against one of these: `beside_published.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from analysis import peers
-from analysis.cells import Cell, Group
-from analysis.stats import wilson
 
 LOPT = "LoPT, arXiv 2406.19486"
 ULPT = "ULPT, arXiv 2502.04501"
@@ -57,6 +55,23 @@ CAVEATS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method that is known from publications alone; it says of itself what `lopt.methods.Method` does."""
+
+    title: str
+    colour: str
+    marker: str
+    place: int
+
+
+METHODS = {
+    "dpt": Method(title="DPT", colour="blue", marker="p", place=80),  # LoPT-1 by another name
+    "bitfit": Method(title="BitFit", colour="ink", marker="<", place=90),
+    "adapter": Method(title="Adapter", colour="ink", marker=">", place=100),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One published accuracy. `split_size` is None where the source does not say what was scored; `runs` says whether
     it is one run's, a mean over a number that is not stated, or not even that is stated."""
@@ -76,231 +91,81 @@ class Point:
     runs: Literal["one", "mean", "unstated"] = "unstated"
 
 
-def _table1() -> list[Point]:
-    rows = (
-        ("No LoPT", "prompt_tuning", None, 12_800, 92.8, 91.8),
-        ("LoPT-1", "lopt1", 2, 2_580, 92.1, 91.9),
-        ("LoPT-2", "lopt2", 2, 5_120, 90.9, 90.0),
-    )
+_RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
+_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]
+
+
+def _points(
+    table: str, source: str, backbone: str, tasks: Iterable[str], rows: Iterable[_Row], halved: Collection[str] = ()
+) -> list[Point]:
+    """rows: name, method, length, rank, trainable parameters, and the accuracy on each task. halved: methods whose runs
+    are scored on `HALF` of a split."""
     return [
         Point(
-            table="table1",
+            table=table,
             cell=cell,
-            source=LOPT,
-            backbone=GPT2_LARGE,
+            source=source,
+            backbone=backbone,
             task=task,
-            split="validation" if task == "sst2" else "test",
-            split_size=WHOLE[task],
-            method=method,
-            length=10,
-            rank=rank,
-            trainable_parameters=parameters,
-            accuracy_percent=accuracy,
-        )
-        for cell, method, rank, parameters, *accuracies in rows
-        for task, accuracy in zip(("sst2", "ag_news"), accuracies, strict=True)
-    ]
-
-
-def _table3() -> list[Point]:
-    accuracy = {(10, 1): 90.5, (10, 2): 92.1, (10, 5): 92.1}
-    accuracy |= {(20, 1): 91.4, (20, 2): 92.8, (20, 5): 92.9}
-    accuracy |= {(30, 1): 90.9, (30, 2): 92.2, (30, 5): 92.1}
-    cells: list[tuple[str, str, int, int | None, int, float]]
-    cells = [("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8)]
-    cells += [(f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), a) for (n, r), a in accuracy.items()]
-    return [
-        Point(
-            table="table3",
-            cell=cell,
-            source=LOPT,
-            backbone=GPT2_LARGE,
-            task="sst2",
-            split="validation",
-            split_size=WHOLE["sst2"],
+            split="test" if task == "ag_news" else "validation",
+            split_size=HALF[task]
+            if method in halved
+            else WHOLE[task]
+            if backbone == GPT2_LARGE or task == "sst2"
+            else None,
             method=method,
             length=length,
             rank=rank,
             trainable_parameters=parameters,
             accuracy_percent=percent,
+            runs=_RUNS.get(method, "unstated") if method in halved else "unstated",
         )
-        for cell, method, length, rank, parameters, percent in cells
+        for cell, method, length, rank, parameters, *percents in rows
+        for task, percent in zip(tasks, percents, strict=True)
     ]
 
 
-_RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
+_TABLE1: list[_Row] = [
+    ("No LoPT", "prompt_tuning", 10, None, 12_800, 92.8, 91.8),
+    ("LoPT-1", "lopt1", 10, 2, 2_580, 92.1, 91.9),
+    ("LoPT-2", "lopt2", 10, 2, 5_120, 90.9, 90.0),
+]
+_TABLE3_PERCENT = {
+    (10, 1): 90.5, (10, 2): 92.1, (10, 5): 92.1,
+    (20, 1): 91.4, (20, 2): 92.8, (20, 5): 92.9,
+    (30, 1): 90.9, (30, 2): 92.2, (30, 5): 92.1,
+}  # fmt: skip
+_TABLE3: list[_Row] = [
+    ("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8),
+    *((f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), p) for (n, r), p in _TABLE3_PERCENT.items()),
+]
+_TABLE2: list[_Row] = [
+    ("Fine-tuning", "fine_tuning", None, None, 220_000_000, 94.6, 81.1, 71.9, 70.2, 85.7),
+    ("LoRA", "lora", None, None, 3_800_000, 94.3, 81.3, 75.5, 68.3, 92.9),
+    ("PT (n=100)", "prompt_tuning", 100, None, 76_800, 91.9, 63.7, 78.8, 50.8, 67.9),
+    ("DePT", "dept", None, None, 76_800, 94.2, 79.3, 79.1, 68.7, 92.9),
+    ("LoPT-1", "lopt1", 20, 5, 3_940, 92.9, 76.5, 73.8, 55.1, 90.4),
+    ("LoPT-2", "lopt2", 20, 5, 7_680, 92.4, 75.5, 74.3, 62.7, 74.0),
+]
+_ULPT_TABLE1: list[_Row] = [
+    ("BitFit", "bitfit", None, None, 280_000, 94.2, 79.6, 67.6, 70.0, 78.6),
+    ("Adapter", "adapter", None, None, 1_900_000, 93.8, 82.5, 71.9, 67.1, 85.7),
+    ("PT* (n=100)", "prompt_tuning", 100, None, 76_800, 94.4, 80.4, 77.7, 67.7, 78.6),
+    ("DPT* r=64", "dpt", None, 64, 55_600, 93.6, 80.1, 79.1, 63.0, 85.7),
+    ("DPT* r=10", "dpt", None, 10, 9_000, 94.6, 78.7, 77.7, 66.8, 71.4),
+    ("ULPT r=256", "ulpt", None, 256, 27_100, 94.3, 79.9, 76.3, 63.3, 89.3),
+    ("ULPT r=64", "ulpt", None, 64, 7_900, 93.5, 78.2, 81.3, 69.0, 96.4),
+    ("ULPT r=16", "ulpt", None, 16, 3_100, 93.8, 77.7, 80.6, 66.1, 89.3),
+    ("ULPT r=2", "ulpt", None, 2, 1_700, 92.9, 76.7, 76.3, 67.4, 71.4),
+]
 
-
-def _t5() -> list[Point]:
-    rows: list[tuple[str, str, int | None, int | None, int, tuple[float, ...]]] = [
-        ("Fine-tuning", "fine_tuning", None, None, 220_000_000, (94.6, 81.1, 71.9, 70.2, 85.7)),
-        ("LoRA", "lora", None, None, 3_800_000, (94.3, 81.3, 75.5, 68.3, 92.9)),
-        ("PT (n=100)", "prompt_tuning", 100, None, 76_800, (91.9, 63.7, 78.8, 50.8, 67.9)),
-        ("DePT", "dept", None, None, 76_800, (94.2, 79.3, 79.1, 68.7, 92.9)),
-        ("LoPT-1", "lopt1", 20, 5, 3_940, (92.9, 76.5, 73.8, 55.1, 90.4)),
-        ("LoPT-2", "lopt2", 20, 5, 7_680, (92.4, 75.5, 74.3, 62.7, 74.0)),
-    ]
-    more: list[tuple[str, str, int | None, int | None, int, tuple[float, ...]]] = [
-        ("BitFit", "bitfit", None, None, 280_000, (94.2, 79.6, 67.6, 70.0, 78.6)),
-        ("Adapter", "adapter", None, None, 1_900_000, (93.8, 82.5, 71.9, 67.1, 85.7)),
-        ("PT* (n=100)", "prompt_tuning", 100, None, 76_800, (94.4, 80.4, 77.7, 67.7, 78.6)),
-        ("DPT* r=64", "dpt", None, 64, 55_600, (93.6, 80.1, 79.1, 63.0, 85.7)),
-        ("DPT* r=10", "dpt", None, 10, 9_000, (94.6, 78.7, 77.7, 66.8, 71.4)),
-        ("ULPT r=256", "ulpt", None, 256, 27_100, (94.3, 79.9, 76.3, 63.3, 89.3)),
-        ("ULPT r=64", "ulpt", None, 64, 7_900, (93.5, 78.2, 81.3, 69.0, 96.4)),
-        ("ULPT r=16", "ulpt", None, 16, 3_100, (93.8, 77.7, 80.6, 66.1, 89.3)),
-        ("ULPT r=2", "ulpt", None, 2, 1_700, (92.9, 76.7, 76.3, 67.4, 71.4)),
-    ]
-    points = []
-    for source, table, part in ((LOPT, "table2", rows), (ULPT, "ulpt-table1", more)):
-        for cell, method, length, rank, parameters, accuracies in part:
-            for task, percent in zip(T5_TASKS, accuracies, strict=True):
-                halved = table == "table2" and method in peers.METHODS
-                points.append(
-                    Point(
-                        table=table,
-                        cell=cell,
-                        source=source,
-                        backbone=T5_BASE,
-                        task=task,
-                        split="validation",
-                        split_size=HALF[task] if halved else WHOLE[task] if task == "sst2" else None,
-                        method=method,
-                        length=length,
-                        rank=rank,
-                        trainable_parameters=parameters,
-                        accuracy_percent=percent,
-                        runs=_RUNS.get(method, "unstated") if halved else "unstated",
-                    )
-                )
-    return points
-
-
-POINTS: tuple[Point, ...] = (*_table1(), *_table3(), *_t5())
-
-
-TABLES = frozenset({"table1", "table2", "table3"})  # ours that show them
+POINTS: tuple[Point, ...] = (
+    *_points("table1", LOPT, GPT2_LARGE, ("sst2", "ag_news"), _TABLE1),
+    *_points("table3", LOPT, GPT2_LARGE, ("sst2",), _TABLE3),
+    *_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, peers.METHODS),
+    *_points("ulpt-table1", ULPT, T5_BASE, T5_TASKS, _ULPT_TABLE1),
+)
 
 
 def table(name: str) -> tuple[Point, ...]:
     return tuple(point for point in POINTS if point.table == name)
-
-
-def same_backbone(ours: str, published: str) -> bool:
-    """Whether it is the same backbone, with or without its owner (`openai-community/gpt2-large`)."""
-    return ours.rstrip("/").rsplit("/", 1)[-1].lower() == published
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """Our result beside a published one.
-
-    difference: ours less theirs, a fraction; None where they may not be compared. verdict: agrees, below, above, not
-    run, not confirmed, or not comparable with the reason, which is also in `obstacle`.
-    """
-
-    difference: float | None
-    verdict: str
-    obstacle: str | None = None
-
-    @property
-    def points(self) -> str:
-        """The difference in percentage points."""
-        return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
-
-
-_ROUNDING = 0.1  # of a count of parameters, within which two are the same
-
-VERDICTS = (
-    "Agrees: our mean and the published one are no further apart than the 95 % intervals of both allow, for the "
-    "published one the Wilson interval of one run on its split, also where it is a mean over a number of runs that is "
-    "not stated; else below or above. A comparison wants the same backbone, task and split, and as many parameters "
-    "within 10 % (the paper's counts are rounded)."
-)
-
-
-def beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
-    """Sets our cell beside a published result. Interval: half widths towards each other, added as squares."""
-    if group is None or cell is None or not cell.trials:
-        return Beside(difference=None, verdict="not run")
-    if cell.accuracy is None:
-        return Beside(difference=None, verdict="not confirmed")
-    why = obstacle(group, cell, point) or _other_size(cell, point)
-    if why or point.split_size is None:
-        return Beside(difference=None, verdict=f"not comparable: {why}", obstacle=why)
-    ours, theirs = cell.accuracy, point.accuracy_percent / 100
-    low, high = wilson(theirs, point.split_size)
-    gap = ours.mean - theirs
-    half = (
-        math.hypot(ours.mean - ours.low, high - theirs) if gap > 0 else math.hypot(ours.high - ours.mean, theirs - low)
-    )
-    verdict = "agrees" if abs(gap) <= half else "above" if gap > 0 else "below"
-    return Beside(difference=gap, verdict=verdict)
-
-
-def _other_size(cell: Cell, point: Point) -> str | None:
-    ours, theirs = cell.trainable_parameters, point.trainable_parameters
-    return "other size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
-
-
-def verdicts(besides: Iterable[Beside | None]) -> tuple[list[str], str]:
-    """What a table says of each, empty of None, and a note: where one obstacle keeps all results of ours from being
-    compared, the note says it for all of them, and each has a dash."""
-    found = list(besides)
-    reasons = {each.obstacle for each in found if each and (each.obstacle or each.difference is not None)}
-    (common,) = reasons if len(reasons) == 1 else (None,)
-    said = ["" if each is None else "–" if common and each.obstacle else each.verdict for each in found]
-    return said, f"No result of ours is comparable with the published one: {common}." if common else ""
-
-
-def protocol(group: Group) -> str:
-    """How ours was made, beside what the papers leave open."""
-    trials = [trial for cell in group.confirmed for trial in cell.confirmed]
-    steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
-    scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
-    if not trials or not steps:
-        return ""
-    span = " to ".join(f"{each:,}" for each in dict.fromkeys((steps[0], steps[-1])))
-    parts = " and ".join(f"{n:,} of {size:,}" for n, size in scored)
-    return (
-        f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "
-        "its number of steps nor over how many seeds it averages."
-    )
-
-
-def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
-    """Why our result may not be set against the published one; None when it may."""
-    other = [
-        name
-        for name, same in (
-            ("backbone", same_backbone(group.backbone, point.backbone)),
-            ("task", group.task == point.task),
-        )
-        if not same
-    ]
-    if other:
-        return f"other {' and '.join(other)}"
-    if group.shots is not None:
-        return "few-shot"
-    if not cell.confirmed:
-        return "not run"
-    trial = cell.confirmed[0]
-    if point.split_size is None:
-        return "split not stated"
-    if trial.test_split != point.split:
-        return "other split"
-    if trial.test_n != point.split_size:
-        return "subset of split" if (trial.test_n or 0) < point.split_size else "other split"
-    return None
-
-
-def comparable(group: Group) -> tuple[Point, ...]:
-    """The published points that may be drawn among this group's, each setting once."""
-    probe = next(iter(group.confirmed), None)
-    if probe is None:
-        return ()
-    points: dict[object, Point] = {}
-    for point in POINTS:
-        if obstacle(group, probe, point) is None:
-            points.setdefault((point.method, point.length, point.rank, point.accuracy_percent), point)
-    return tuple(points.values())

@@ -32,7 +32,8 @@ class Missing:
 class TableSpec:
     """`info` computes what the table says, as typed rows; `render` only lays it out.
 
-    `across`: a table over tasks, whose `info` takes all groups of one backbone (and shots) together.
+    `across`: a table over tasks, whose `info` takes all groups of one backbone (and shots) together. `published`: it
+    shows published numbers, with which the page says what to know of them. `place`: on the page, low first.
     """
 
     name: str
@@ -40,11 +41,16 @@ class TableSpec:
     info: Callable[[Any], Any]  # of a Group, or of a sequence of them: its own info object, or Missing
     render: Callable[[Any], Table]
     across: bool = False
+    published: bool = False
+    place: int = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotSpec:
-    """`info` computes what the figure shows; `draw` and `caption` only present it, and `data` gives it as rows."""
+    """`info` computes what the figure shows; `draw` and `caption` only present it, and `data` gives it as rows.
+
+    `place`: on the page, among tables and plots, low first.
+    """
 
     name: str
     title: str
@@ -52,6 +58,7 @@ class PlotSpec:
     draw: Callable[[Any], Figure]
     caption: Callable[[Any], str]
     data: Callable[[Any], list[Row]]
+    place: int = 1000
 
 
 RAISED = (Exception, SystemExit)  # whatever a plugin raises, or ends the program with; Ctrl-C still ends it
@@ -78,6 +85,8 @@ def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -
                 raise TypeError(f"{package}.{module.name} needs SPEC = {kind.__name__}(name={module.name!r}, ...)")
             if not isinstance(spec.title, str):
                 raise TypeError(f"{package}.{module.name} has the title {spec.title!r}, which is not a text")
+            if not isinstance(spec.place, int):
+                raise TypeError(f"{package}.{module.name} has the place {spec.place!r}, which is not a whole number")
             found[module.name] = spec
         except RAISED as error:
             if broken is None:

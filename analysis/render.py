@@ -24,9 +24,15 @@ class Column:
     optional: bool = False  # left out where no row has anything in it
 
 
+def numbers(*titles: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(title=title) for title in titles)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells are plain text; each renderer escapes them for its own format, and prints `bold` ones so."""
+    """Cells are plain text; each renderer escapes them for its own format, and prints `bold` ones so. A note that is
+    empty is none."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -37,6 +43,7 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (row, self.columns)
+        object.__setattr__(self, "notes", tuple(filter(None, self.notes)))
 
     def trimmed(self) -> Table:
         """Without the optional columns in which every row has a dash."""

@@ -74,15 +74,19 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     mean = min(1.0, math.fsum(accuracies) / seeds)
     low, high = wilson(mean, test_n)
     if seeds > 1:
-        from scipy.special import stdtrit  # takes longer than --help
-
         between = math.fsum((each - mean) ** 2 for each in accuracies) / (seeds - 1)
-        a, b = between / seeds, mean * (1 - mean) / test_n
-        share = a / (a + b) if a + b else 0.0
-        freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, test_n - 1))
-        half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
+        half = _half_width(between / seeds, mean * (1 - mean) / test_n, seeds, test_n)
         low, high = max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
+
+
+def _half_width(a: float, b: float, seeds: int, n: int) -> float:
+    """t(v) · sqrt(a + b) of the variances of a mean by seeds and by examples, v by Welch and Satterthwaite."""
+    from scipy.special import stdtrit
+
+    share = a / (a + b) if a + b else 0.0
+    freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, n - 1))
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
 
 
 def spread(correct_SN: np.ndarray) -> tuple[float, float]:
@@ -118,14 +122,11 @@ def crossed(correct_SN: np.ndarray) -> Estimate:
     wilson_low, wilson_high = wilson(mean, n)
     if seeds == 1 or mean in (0.0, 1.0):  # without any variance to see, that of the examples' number
         return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seeds, test_n=n)
-    from scipy.special import expit, logit, stdtrit  # takes longer than --help
+    from scipy.special import expit, logit  # takes longer than --help
 
     between, within = spread(correct_SN)
-    a = between / seeds
     b = max(0.0, variance_of_examples(correct_SN.mean(axis=0)) - within / seeds) / n
-    share = a / (a + b)
-    freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, n - 1))
-    half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b) / (mean * (1 - mean))
+    half = _half_width(between / seeds, b, seeds, n) / (mean * (1 - mean))
     low, high = float(expit(logit(mean) - half)), float(expit(logit(mean) + half))
     if n * min(mean, 1 - mean) < _FEW_EXAMPLES:
         low, high = min(low, wilson_low), max(high, wilson_high)
@@ -163,13 +164,11 @@ def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
 
 def describe(estimates: Sequence[Estimate]) -> str:
     """What the error bars of these estimates are, for a caption."""
-    single = any(each.seeds == 1 for each in estimates)
-    several = any(each.seeds > 1 for each in estimates)
     parts = []
-    if single:
+    if any(each.seeds == 1 for each in estimates):
         parts.append(
             "where N = 1, the 95 % Wilson interval of the one run over its test examples (seed variance unknown)"
         )
-    if several:
+    if any(each.seeds > 1 for each in estimates):
         parts.append("where N ≥ 2, the 95 % t interval over seeds with the sampling of the shared test examples added")
     return "Intervals: " + "; ".join(parts) + "." if parts else ""

@@ -6,10 +6,10 @@ Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap 
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -24,30 +24,22 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from analysis.methods import described, method_label
+
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
-# Okabe-Ito, told apart by marker too
-_BLUE, _VERMILLION, _GREEN, _ORANGE, _SKY, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
-_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", _BLUE: "var(--blue)"}
-PALETTE = (_BLUE, _VERMILLION, _GREEN, _ORANGE, _PURPLE, _SKY)
+COLOURS = {  # by the names that methods give; the hues are Okabe and Ito's, told apart by marker too
+    "blue": "#0072b2", "vermillion": "#d55e00", "green": "#009e73", "orange": "#e69f00", "purple": "#cc79a7",
+    "sky": "#56b4e9", "ink": INK, "muted": MUTED,
+}  # fmt: skip
+_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+_PAGE[COLOURS["blue"]] = "var(--blue)"
 _PER_ROW = 3  # panels
 MOST_DRAWN = 1000  # lines or points of one look; more of them are an image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)  # of lengths and ranks; its ends read on light and on dark paper
 _HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # of a legend: an entry's marker, a letter, a row
-_METHODS = {
-    "lopt1": (_BLUE, "o"),
-    "prompt_tuning": (_VERMILLION, "s"),
-    "lopt2": (_GREEN, "^"),
-    "dept": (_ORANGE, "D"),
-    "ulpt": (_PURPLE, "v"),
-    "lora": (_SKY, "P"),
-    "fine_tuning": (MUTED, "X"),
-    "dpt": (_BLUE, "p"),  # LoPT-1 by another name
-    "bitfit": (INK, "<"),
-    "adapter": (INK, ">"),
-}
-_OTHERS = ("h", "*", "d", "8")  # of methods that plugins bring
+_OTHERS = ("h", "*", "d", "8")  # of methods that have no marker of their own
 
 RC: Any = {  # Any: the type stubs want a literal key each
     "svg.hashsalt": "analysis",
@@ -84,9 +76,15 @@ RC: Any = {  # Any: the type stubs want a literal key each
 }
 
 
+in_style = matplotlib.rc_context(RC)  # decorates what draws a figure
+
+
 def method_style(method: str) -> tuple[str, str]:
-    """Colour and marker; a method that is not known here gets one of a few markers by its name."""
-    return _METHODS.get(method, (INK, _OTHERS[sum(method.encode()) % len(_OTHERS)]))
+    """Colour and marker, as the method says; one that does not is of ink, with one of a few markers by its name."""
+    known = described(method)
+    colour = getattr(known, "colour", None) or "ink"
+    marker = getattr(known, "marker", None) or _OTHERS[sum(method.encode()) % len(_OTHERS)]
+    return COLOURS.get(colour, colour), marker
 
 
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:
@@ -112,11 +110,11 @@ def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -
     ]  # fmt: skip
 
 
-def method_handles(labels: Mapping[str, str], **look: Any) -> list[Line2D]:
-    """Legend entries of methods, by name and label."""
+def method_handles(methods: Iterable[str], **look: Any) -> list[Line2D]:
+    """Legend entries of methods."""
     return [
-        Line2D([], [], color=colour, label=label, **{"marker": marker, "linestyle": ""} | look)
-        for label, (colour, marker) in ((label, method_style(method)) for method, label in labels.items())
+        Line2D([], [], color=colour, label=method_label(method), **{"marker": marker, "linestyle": ""} | look)
+        for method, (colour, marker) in ((method, method_style(method)) for method in methods)
     ]
 
 
@@ -130,7 +128,7 @@ def legend_rows(labels: Sequence[str], width_pt: float) -> int:
 
 
 def panels(
-    count: int,
+    titles: Iterable[str],
     *,
     width: float = 7.2,
     height: float = 3.4,
@@ -138,10 +136,12 @@ def panels(
     legend: Sequence[Line2D] = (),
     shared: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) of `count` panels side by side, three a row, under one legend for all.
+    """A figure (inches) of a panel for each title side by side, three a row, under one legend for all.
 
     shared: they have one y axis.
     """
+    titles = list(titles)
+    count = len(titles)
     columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)
     many = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
     head = 0.3 + many * _ROW_PT / 72
@@ -168,7 +168,13 @@ def panels(
     flat = list(axes.flat)
     for unused in flat[count:]:
         unused.set_visible(False)
+    for axes, title in zip(flat, titles, strict=False):
+        panel_title(axes, title)
     return figure, flat[:count]
+
+
+def panel_title(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=9.5, loc="left")
 
 
 def y_label(panels: Sequence[Axes], text: str) -> None:
@@ -177,17 +183,19 @@ def y_label(panels: Sequence[Axes], text: str) -> None:
         axes.set_ylabel(text)
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write `stem`.svg, .pdf and .png, without dates."""
+def files(figure: Figure) -> dict[str, bytes]:
+    """What is in a figure's svg, pdf and png files, without dates."""
+    buffers = {ending: io.BytesIO() for ending in ("svg", "pdf", "png")}
     with matplotlib.rc_context(RC):
-        figure.savefig(stem.with_suffix(".svg"), dpi=150, metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".pdf"), dpi=150, metadata={"CreationDate": None})
+        figure.savefig(buffers["svg"], format="svg", dpi=150, metadata={"Date": None})
+        figure.savefig(buffers["pdf"], format="pdf", dpi=150, metadata={"CreationDate": None})
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     # A palette makes the file a third as large, and nobody sees it.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(stem.with_suffix(".png"), optimize=True)
+    image.save(buffers["png"], format="png", optimize=True)
+    return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
 
 
 def inline_svg(text: str, name: str, label: str) -> Markup:
@@ -216,16 +224,17 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
     axes.tick_params(which="minor", bottom=False)
 
 
-def log2_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic x axis of counts from `low` to `high`: a tick a doubling (500, 1,000, 2,000, ..., or where those
-    are no whole numbers 64, 128, ...); over more than ten doublings one at each power of ten."""
+def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) -> None:
+    """A logarithmic x axis of counts from `low` to `high`. Without ticks of its own it has one a doubling (500, 1,000,
+    2,000, ..., or where those are no whole numbers 64, 128, ...); over more than ten doublings one at each power of
+    ten."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
     unit = 125.0 if low > 100 else 1.0
     first, last = (math.log2(end / unit) for end in (low, high))
     doublings = [unit * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
     decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    axes.xaxis.set_major_locator(FixedLocator(doublings if 1 < len(doublings) <= 10 else decades))
+    axes.xaxis.set_major_locator(FixedLocator(ticks or (doublings if 1 < len(doublings) <= 10 else decades)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
 

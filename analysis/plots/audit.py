@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
 from analysis.audit import kind, rivals, until, wins
@@ -72,12 +70,12 @@ def _survival(trials: Sequence[Trial], rungs: Sequence[int]) -> tuple[float, ...
     return tuple(1 - sum(cut <= rung for cut in cuts) / len(trials) for rung in rungs)
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
-    with matplotlib.rc_context(style.RC):
-        figure = Figure(figsize=(7.2, 3.5))
-        _draw_survival(figure.add_axes((0.085, 0.14, 0.42, 0.76)), info)
-        _draw_points(figure.add_axes((0.6, 0.14, 0.37, 0.76)), info)
-        return figure
+    figure = Figure(figsize=(7.2, 3.5))
+    _draw_survival(figure.add_axes((0.085, 0.14, 0.42, 0.76)), info)
+    _draw_points(figure.add_axes((0.6, 0.14, 0.37, 0.76)), info)
+    return figure
 
 
 def _draw_survival(axes: Axes, info: Info) -> None:
@@ -90,35 +88,24 @@ def _draw_survival(axes: Axes, info: Info) -> None:
         }  # fmt: skip
         xs, ys = [start, *info.rungs, end], [100.0, *(100 * share for share in shares), 100 * shares[-1]]
         axes.step(xs, ys, where="post", **look)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(start, end)
-    axes.xaxis.set_major_locator(FixedLocator(info.rungs))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    style.log2_axis(axes, start, end, info.rungs)
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung, steps")
     axes.set_ylabel("search trials that pass, %")
-    axes.set_title(f"survival: all, and each {kind(info.group.trials)} in grey", fontsize=9.5, loc="left")
+    style.panel_title(axes, f"survival: all, and each {kind(info.group.trials)} in grey")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
     kinds = (
         (lambda p: not p.audited, style.MUTED, "o", "was never to be stopped"),
-        (lambda p: p.audited and not p.false_kill, style.PALETTE[0], "s", "audited"),
-        (lambda p: p.false_kill, style.PALETTE[1], "*", "audited, and won: a false kill"),
+        (lambda p: p.audited and not p.false_kill, style.COLOURS["blue"], "s", "audited"),
+        (lambda p: p.false_kill, style.COLOURS["vermillion"], "*", "audited, and won: a false kill"),
     )
     handles = []
     for of, colour, marker, label in kinds:
         some = [p for p in info.points if of(p)]
-        size = 9 if marker == "*" else 5.5
-        look: dict[str, Any] = {
-            "color": colour,
-            "marker": marker,
-            "markersize": size,
-            "mec": style.PAPER,
-            "mew": 0.6,
-            "linestyle": "",
-        }
+        look: dict[str, Any] = {"color": colour, "marker": marker, "mec": style.PAPER, "mew": 0.6, "linestyle": ""}
+        look["markersize"] = 9 if marker == "*" else 5.5
         axes.plot([100 * p.early for p in some], [100 * p.late for p in some], alpha=0.85, zorder=3, **look)
         if some:
             handles.append(Line2D([], [], label=label, **look))
@@ -132,7 +119,7 @@ def _draw_points(axes: Axes, info: Info) -> None:
         axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)  # none is worse at the end
     axes.set_xlabel(f"best until step {info.rungs[0]:,}, held out, %")
     axes.set_ylabel("best of the whole run, %")
-    axes.set_title("trials that ran to the end", fontsize=9.5, loc="left")
+    style.panel_title(axes, "trials that ran to the end")
 
 
 def caption(info: Info) -> str:
@@ -168,4 +155,4 @@ def data(info: Info) -> list[Row]:
     return [*survival, *points]
 
 
-SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data, place=120)

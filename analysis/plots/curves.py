@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 
@@ -56,31 +56,28 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, curves=tuple(curves))
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(c.method for c in info.curves)
-    with matplotlib.rc_context(style.RC):
-        looks = style.level_styles(c.rank for c in info.curves if c.confirmed)
-        figure, panels = style.panels(len(methods), height=3.4, legend=style.rank_handles(looks, lines=True))
-        for axes, method in zip(panels, methods, strict=True):
-            curves = [c for c in info.curves if c.method == method]
-            for rank, (colour, _) in looks.items():
-                own = [c for c in curves if c.confirmed and c.rank == rank]
-                means = _means(own)
-                alone = len(means) == len(own)
-                _add(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
-                _add(axes, [] if alone else own, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-            others = [c for c in curves if not c.confirmed]
-            _add(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
-            short = [(c.steps[0], 100 * c.accuracies[0]) for c in others if len(c.steps) == 1]
-            if short:  # stopped at the first evaluation
-                axes.plot(
-                    *zip(*short, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2
-                )
-            axes.autoscale_view()
-            axes.set_xlabel("step")
-            axes.set_title(method_label(method), fontsize=9.5, loc="left")
-        style.y_label(panels, "selection accuracy, %")
-        return figure
+    looks = style.level_styles(c.rank for c in info.curves if c.confirmed)
+    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(looks, lines=True))
+    for axes, method in zip(panels, methods, strict=True):
+        curves = [c for c in info.curves if c.method == method]
+        for rank, (colour, _) in looks.items():
+            own = [c for c in curves if c.confirmed and c.rank == rank]
+            means = _means(own)
+            alone = len(means) == len(own)
+            _add(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
+            _add(axes, [] if alone else own, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
+        others = [c for c in curves if not c.confirmed]
+        _add(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+        short = [(c.steps[0], 100 * c.accuracies[0]) for c in others if len(c.steps) == 1]
+        if short:  # stopped at the first evaluation
+            axes.plot(*zip(*short, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
+        axes.autoscale_view()
+        axes.set_xlabel("step")
+    style.y_label(panels, "selection accuracy, %")
+    return figure
 
 
 def _means(curves: Sequence[Curve]) -> list[Curve]:
@@ -121,4 +118,4 @@ def data(info: Info) -> list[Row]:
     ]
 
 
-SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(name="curves", title="Learning curves", info=compute, draw=draw, caption=caption, data=data, place=110)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from statistics import median
+from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from analysis import style
-from analysis.cells import Cell, Group, in_order, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import FULL_PROMPT, in_order
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -42,11 +44,11 @@ def compute(group: Group) -> Info | Missing:
     lengths = {cell.length for cell in group.confirmed if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full = [cell for cell in group.confirmed if cell.method == "prompt_tuning"] or list(group.confirmed)
+    full = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
     base = min(full, key=lambda cell: (cell.length or 0, cell.name))
     made = (
         _panel("training step, relative time", group, _step_s, base),
-        _panel("peak memory, relative", group, _memory, base),
+        _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), base),
         _panel("inference, examples/s", group, _speed, None),
     )
     panels = tuple(panel for panel in made if len({n for by in panel.points.values() for n in by}) > 1)
@@ -83,62 +85,50 @@ def _step_s(trial: Trial) -> float | None:
     return trial.train_time_s / trial.steps if trial.train_time_s and trial.steps else None
 
 
-def _memory(trial: Trial) -> float | None:
-    return trial.peak_memory_bytes
-
-
 def _speed(trial: Trial) -> float | None:
     return trial.test_n / trial.test_time_s if trial.test_n and trial.test_time_s else None
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.flat))
-    labels = {method: method_label(method) for method in methods}
     flat = {method for panel in info.panels for method in panel.flat}
-    handles = style.method_handles({m: label for m, label in labels.items() if m not in flat})
-    handles += style.method_handles({m: labels[m] for m in labels if m in flat}, marker="", linestyle=(0, (4, 3)))
-    with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(info.panels), height=3.2, legend=handles, shared=False)
-        lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
-        for axes, panel in zip(panels, info.panels, strict=True):
-            axes.set_xscale("log", base=2)
-            axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
-            crowded = any(after / before < 1.4 for before, after in pairwise(lengths))
-            axes.xaxis.set_major_locator(LogLocator(2) if crowded else FixedLocator(lengths))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            for place, (method, by) in enumerate(panel.points.items()):
-                colour, marker = style.method_style(method)
-                shift = 1.04 ** (place - (len(panel.points) - 1) / 2)  # sets methods of one length apart
-                xs, ys = zip(*((n * shift, v) for n, values in by.items() for v in values), strict=True)
-                axes.plot(xs, ys, marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
-                middles = [(n * shift, median(values)) for n, values in by.items()]
-                axes.plot(*zip(*middles, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
-            for method, values in panel.flat.items():
-                axes.axhline(median(values), color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
-            everything = [v for by in panel.points.values() for values in by.values() for v in values]
-            axes.set_ylim(0, 1.12 * max([*everything, *(v for values in panel.flat.values() for v in values)]))
-            axes.set_xlabel("prompt length n")
-            axes.set_title(panel.name, fontsize=9.5, loc="left")
-        return figure
+    handles = style.method_handles(method for method in methods if method not in flat)
+    dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
+    handles += style.method_handles((method for method in methods if method in flat), **dashed)
+    figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
+    lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
+    for axes, panel in zip(panels, info.panels, strict=True):
+        style.log2_axis(axes, lengths[0] / 1.25, lengths[-1] * 1.25, lengths)
+        if any(after / before < 1.4 for before, after in pairwise(lengths)):  # too close for a tick each
+            axes.xaxis.set_major_locator(LogLocator(2))
+        for place, (method, by) in enumerate(panel.points.items()):
+            colour, marker = style.method_style(method)
+            shift = 1.04 ** (place - (len(panel.points) - 1) / 2)  # sets methods of one length apart
+            xs, ys = zip(*((n * shift, v) for n, values in by.items() for v in values), strict=True)
+            axes.plot(xs, ys, marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
+            middles = [(n * shift, median(values)) for n, values in by.items()]
+            axes.plot(*zip(*middles, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+        for method, values in panel.flat.items():
+            axes.axhline(median(values), color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
+        everything = [v for by in panel.points.values() for values in by.values() for v in values]
+        axes.set_ylim(0, 1.12 * max([*everything, *(v for values in panel.flat.values() for v in values)]))
+        axes.set_xlabel("prompt length n")
+    return figure
 
 
 def caption(info: Info) -> str:
-    relative = any("relative" in panel.name for panel in info.panels)
+    names = " ".join(panel.name for panel in info.panels)
     return (
         f"What a prompt's length costs on {info.group.title}: pale, every confirmed trial of all ranks; full, the "
         "median of a method and length"
-        + (f"; relative: the median of {info.reference} is 1" if relative else "")
+        + (f"; relative: the median of {info.reference} is 1" if "relative" in names else "")
         + ("; dashed: methods without a prompt" if any(panel.flat for panel in info.panels) else "")
         + ". Time is the device's, of passes that trials share each one's part by tokens; inference is the canonical "
         "evaluation of the reported split. Taken while the sweep ran, not side by side: where trials of one length lie "
         "apart, that is what the machine did meanwhile; no error bars."
-        + (" Memory is known of trials that train alone only." if not _has_memory(info) else "")
+        + (" Memory is known of trials that train alone only." if "memory" not in names else "")
     )
-
-
-def _has_memory(info: Info) -> bool:
-    return any("memory" in panel.name for panel in info.panels)
 
 
 def data(info: Info) -> list[Row]:
@@ -151,5 +141,11 @@ def data(info: Info) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="efficiency", title="What a prompt's length costs", info=compute, draw=draw, caption=caption, data=data
+    name="efficiency",
+    title="What a prompt's length costs",
+    info=compute,
+    draw=draw,
+    caption=caption,
+    data=data,
+    place=150,
 )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -79,31 +79,29 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
     )
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     searched = {name for each in info.methods for name, _ in each.shares}
     names = [name for name in NAMES.values() if name in searched]
     longest = max(share for each in info.methods for _, share in each.shares)
-    with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(info.methods), height=0.9 + 0.4 * len(names))
-        for axes, each in zip(panels, info.methods, strict=True):
-            colour, _ = style.method_style(each.method)
-            for row, name in enumerate(names):
-                share = dict(each.shares).get(name)
-                axes.barh(row, 100 * (share or 0), color=colour, alpha=0.85, height=0.55)
-                words = "not searched" if share is None else f"{100 * share:.0f} %"
-                place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(
-                    words, (100 * (share or 0), row), color=style.MUTED if share is None else style.INK, **place
-                )
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_xlim(0, 125 * longest)  # room for the last percentage
-            axes.set_xticks([at for at in (0, 25, 50, 75, 100) if at <= 100 * longest])
-            axes.grid(visible=False, axis="y")
-            axes.set_xlabel("importance, %")
-            axes.set_title(f"{method_label(each.method)} ({each.trials} trials)", fontsize=9.5, loc="left")
-        figure.subplots_adjust(left=0.14)
-        return figure
+    titles = [f"{method_label(each.method)} ({each.trials} trials)" for each in info.methods]
+    figure, panels = style.panels(titles, height=0.9 + 0.4 * len(names))
+    for axes, each in zip(panels, info.methods, strict=True):
+        colour, _ = style.method_style(each.method)
+        for row, name in enumerate(names):
+            share = dict(each.shares).get(name)
+            axes.barh(row, 100 * (share or 0), color=colour, alpha=0.85, height=0.55)
+            words = "not searched" if share is None else f"{100 * share:.0f} %"
+            place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(words, (100 * (share or 0), row), color=style.MUTED if share is None else style.INK, **place)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(0, 125 * longest)  # room for the last percentage
+        axes.set_xticks([at for at in (0, 25, 50, 75, 100) if at <= 100 * longest])
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("importance, %")
+    figure.subplots_adjust(left=0.14)
+    return figure
 
 
 def caption(info: Info) -> str:
@@ -123,5 +121,11 @@ def data(info: Info) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="importances", title="What mattered in the search", info=compute, draw=draw, caption=caption, data=data
+    name="importances",
+    title="What mattered in the search",
+    info=compute,
+    draw=draw,
+    caption=caption,
+    data=data,
+    place=160,
 )

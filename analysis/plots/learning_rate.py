@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.methods import in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 
 
@@ -50,37 +50,36 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, points=points)
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(p.method for p in info.points)
-    with matplotlib.rc_context(style.RC):
-        rates = [p.learning_rate for p in info.points]
-        heights = [100 * p.selection_score for p in info.points if p.selection_score is not None]
-        floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
-        looks = style.level_styles(p.rank for p in info.points)
-        handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
-        figure, panels = style.panels(len(methods), height=3.4, legend=handles)
-        for axes, method in zip(panels, methods, strict=True):
-            own = [p for p in info.points if p.method == method]
-            alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
-            for p, x in zip(own, _beside(own), strict=True):
-                y = floor if p.selection_score is None else 100 * p.selection_score
-                alike.setdefault((p.rank, p.status), []).append((x, y))
-            for (rank, status), points in alike.items():
-                colour, marker = looks[rank]
-                xs, ys = zip(*points, strict=True)
-                image = len(points) > style.MOST_DRAWN
-                if status == "diverged":
-                    axes.plot(xs, ys, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
-                else:
-                    fill = "none" if status == "stopped" else colour
-                    look: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
-                    axes.plot(xs, ys, marker, linestyle="", zorder=3, rasterized=image, **look)
-            style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
-            axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
-            axes.set_xlabel("learning rate")
-            axes.set_title(method_label(method), fontsize=9.5, loc="left")
-        style.y_label(panels, "selection accuracy, %")
-        return figure
+    rates = [p.learning_rate for p in info.points]
+    heights = [100 * p.selection_score for p in info.points if p.selection_score is not None]
+    floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
+    looks = style.level_styles(p.rank for p in info.points)
+    handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
+    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
+    for axes, method in zip(panels, methods, strict=True):
+        own = [p for p in info.points if p.method == method]
+        alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
+        for p, x in zip(own, _beside(own), strict=True):
+            y = floor if p.selection_score is None else 100 * p.selection_score
+            alike.setdefault((p.rank, p.status), []).append((x, y))
+        for (rank, status), points in alike.items():
+            colour, marker = looks[rank]
+            xs, ys = zip(*points, strict=True)
+            image = len(points) > style.MOST_DRAWN
+            if status == "diverged":
+                axes.plot(xs, ys, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
+            else:
+                fill = "none" if status == "stopped" else colour
+                look: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
+                axes.plot(xs, ys, marker, linestyle="", zorder=3, rasterized=image, **look)
+        style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
+        axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
+        axes.set_xlabel("learning rate")
+    style.y_label(panels, "selection accuracy, %")
+    return figure
 
 
 def _outcomes(statuses: set[str]) -> list[Line2D]:
@@ -108,16 +107,12 @@ def _beside(points: Sequence[Point]) -> list[float]:
 
 
 def caption(info: Info) -> str:
-    text = (
+    crosses = " Crosses: diverged (at the foot when before its first evaluation)."
+    return (
         f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
-    )
-    text += (
         "Hollow: stopped early, at the best it had reached. Points of one rate are set side by side. No error bars: "
-        "one run a point."
+        "one run a point." + (crosses if any(p.status == "diverged" for p in info.points) else "")
     )
-    if any(p.status == "diverged" for p in info.points):
-        text += " Crosses: diverged (at the foot when before its first evaluation)."
-    return text
 
 
 def data(info: Info) -> list[Row]:
@@ -128,4 +123,6 @@ def data(info: Info) -> list[Row]:
     ]
 
 
-SPEC = PlotSpec(name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="learning_rate", title="Learning rate", info=compute, draw=draw, caption=caption, data=data, place=100
+)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import published, style
-from analysis.cells import Cell, Group, in_order, method_label
+from analysis.beside_published import comparable
+from analysis.cells import Cell, Group
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
+from analysis.methods import in_order
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
@@ -49,7 +50,7 @@ def compute(group: Group) -> Info | Missing:
         Point(parameters=n, accuracy=a, method=c.method, label=_label(c), on_front=i in front)
         for i, (c, a, n) in enumerate(known)
     )
-    return Info(group=group, points=points, published=published.comparable(group))
+    return Info(group=group, points=points, published=comparable(group))
 
 
 def _label(cell: Cell) -> str:
@@ -68,44 +69,44 @@ def _vertical(info: Info) -> tuple[list[tuple[float, str]], tuple[float, float],
     return floors, (low, high), bool(floors) and low - max(y for y, _ in floors) > 0.8 * (high - low)
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     floors, (low, high), broken = _vertical(info)
     handles = _handles(info)
     legend_rows = style.legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
-    with matplotlib.rc_context(style.RC):
-        figure = Figure(figsize=(7.2, 4.9))
-        foot_of = 0.27 if broken else 0.11
-        axes = figure.add_axes((0.08, foot_of, 0.885, 0.97 - 0.04 * legend_rows - foot_of))
-        foot = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if broken else axes
-        if broken:
-            style.break_mark(axes, foot)
-            ys = [y for y, _ in floors]
-            room = max(4.0, 0.9 * (max(ys) - min(ys)))
-            foot.set_ylim(min(ys) - room, max(ys) + room)
-        else:
-            low, high = min([low, *(y for y, _ in floors)]), max([high, *(y for y, _ in floors)])
-        room = max(0.5, 0.06 * (high - low))
-        axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
-        sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
-        span = max(max(sizes) / min(sizes), 2.0)
-        left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
-        right = 0.15 if max(len(p.label) for p in info.points) < 9 else 0.26  # the last labels need room, too
-        style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**right)
-        named = Labels(axes)
-        _draw_points(axes, info, named)
-        (Labels(foot) if broken else named).levels(floors)
-        _label_points(info, named)
-        axes.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 1.005),
-            ncols=math.ceil(len(handles) / legend_rows),
-            columnspacing=1.4,
-            borderpad=0.2,
-        )
-        foot.set_xlabel("trainable parameters (log scale)")
-        axes.set_ylabel("test accuracy, %")
-        return figure
+    figure = Figure(figsize=(7.2, 4.9))
+    foot_of = 0.27 if broken else 0.11
+    axes = figure.add_axes((0.08, foot_of, 0.885, 0.97 - 0.04 * legend_rows - foot_of))
+    foot = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if broken else axes
+    if broken:
+        style.break_mark(axes, foot)
+        ys = [y for y, _ in floors]
+        room = max(4.0, 0.9 * (max(ys) - min(ys)))
+        foot.set_ylim(min(ys) - room, max(ys) + room)
+    else:
+        low, high = min([low, *(y for y, _ in floors)]), max([high, *(y for y, _ in floors)])
+    room = max(0.5, 0.06 * (high - low))
+    axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
+    sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
+    span = max(max(sizes) / min(sizes), 2.0)
+    left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
+    right = 0.15 if max(len(p.label) for p in info.points) < 9 else 0.26  # the last labels need room, too
+    style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**right)
+    named = Labels(axes)
+    _draw_points(axes, info, named)
+    (Labels(foot) if broken else named).levels(floors)
+    _label_points(info, named)
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.005),
+        ncols=math.ceil(len(handles) / legend_rows),
+        columnspacing=1.4,
+        borderpad=0.2,
+    )
+    foot.set_xlabel("trainable parameters (log scale)")
+    axes.set_ylabel("test accuracy, %")
+    return figure
 
 
 def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
@@ -148,9 +149,8 @@ def _label_points(info: Info, labels: Labels) -> None:
 
 def _handles(info: Info) -> list[Line2D]:
     """The legend: methods of ours, the frontier, then what is published only."""
-    ours = {method: method_label(method) for method in in_order(p.method for p in info.points)}
-    more = in_order(p.method for p in info.published if p.method not in ours)
-    theirs = {method: method_label(method) for method in more}
+    ours = in_order(p.method for p in info.points)
+    theirs = in_order(p.method for p in info.published if p.method not in ours)
     handles = style.method_handles(ours)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
@@ -189,4 +189,6 @@ def data(info: Info) -> list[Row]:
     return [*ours, *theirs]
 
 
-SPEC = PlotSpec(name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="pareto", title="Accuracy against parameters", info=compute, draw=draw, caption=caption, data=data, place=10
+)

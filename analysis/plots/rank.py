@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
-from analysis.cells import Group, in_order, method_label
+from analysis.cells import Group
+from analysis.comparisons import full_prompt
 from analysis.labels import LINE, MARKER, Labels
+from analysis.methods import FULL_PROMPT, in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
@@ -48,11 +48,7 @@ def compute(group: Group) -> Info | Missing:
         for (m, n), by in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0))
         if m in several
     )
-    full = max(
-        (c for c in group.confirmed if c.method == "prompt_tuning"),
-        key=lambda c: c.selection_score or 0,
-        default=None,
-    )
+    full = full_prompt(group)
     return Info(
         group=group,
         lines=lines,
@@ -62,44 +58,41 @@ def compute(group: Group) -> Info | Missing:
     )
 
 
+@style.in_style
 def draw(info: Info) -> Figure:
     methods = in_order(line.method for line in info.lines)
-    with matplotlib.rc_context(style.RC):
-        figure, panels = style.panels(len(methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93)
-        looks = style.level_styles(line.length for line in info.lines)
-        for axes, method in zip(panels, methods, strict=True):
-            lines = [line for line in info.lines if line.method == method]
-            ranks = sorted({r for line in lines for r in line.ranks})
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_locator(FixedLocator(ranks))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
-            axes.set_xlabel("rank r")
-            axes.set_title(method_label(method), fontsize=9.5, loc="left")
-            if info.full is not None:
-                axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
-            _draw_lines(axes, lines, looks)
-        style.y_label(panels, "test accuracy, %")
-        for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
-            lines = [line for line in info.lines if line.method == method]
-            if info.full is not None:
-                named = Labels(axes)
-                for line in lines:
-                    ways = zip(line.ranks, (100 * a.mean for a in line.accuracies), strict=True)
-                    named.keep_off_line([*ways], LINE)
-                for x, accuracy in _bars(lines):
-                    named.keep_off([(x, 100 * accuracy.mean)], MARKER)
-                    named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
-                named.level(100 * info.full.mean, f"full prompt {info.full_label}")
-            style.end_labels(
-                axes,
-                [
-                    (line.ranks[-1] * 1.03, 100 * line.accuracies[-1].mean, _name(line), looks[line.length][0])
-                    for line in lines
-                ],
-            )
-        return figure
+    figure, panels = style.panels(
+        map(method_label, methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93
+    )
+    looks = style.level_styles(line.length for line in info.lines)
+    for axes, method in zip(panels, methods, strict=True):
+        lines = [line for line in info.lines if line.method == method]
+        ranks = sorted({r for line in lines for r in line.ranks})
+        style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
+        axes.set_xlabel("rank r")
+        if info.full is not None:
+            axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
+        _draw_lines(axes, lines, looks)
+    style.y_label(panels, "test accuracy, %")
+    for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
+        lines = [line for line in info.lines if line.method == method]
+        if info.full is not None:
+            named = Labels(axes)
+            for line in lines:
+                ways = zip(line.ranks, (100 * a.mean for a in line.accuracies), strict=True)
+                named.keep_off_line([*ways], LINE)
+            for x, accuracy in _bars(lines):
+                named.keep_off([(x, 100 * accuracy.mean)], MARKER)
+                named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
+            named.level(100 * info.full.mean, f"full prompt {info.full_label}")
+        style.end_labels(
+            axes,
+            [
+                (line.ranks[-1] * 1.03, 100 * line.accuracies[-1].mean, _name(line), looks[line.length][0])
+                for line in lines
+            ],
+        )
+    return figure
 
 
 def _name(line: Line) -> str:
@@ -145,8 +138,10 @@ def data(info: Info) -> list[Row]:
         for rank, accuracy in zip(line.ranks, line.accuracies, strict=True)
     ]
     if info.full:
-        rows.append({"method": "prompt_tuning", "cell": info.full_label, **percents(info.full)})
+        rows.append({"method": FULL_PROMPT, "cell": info.full_label, **percents(info.full)})
     return rows
 
 
-SPEC = PlotSpec(name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption, data=data)
+SPEC = PlotSpec(
+    name="rank", title="Accuracy against rank", info=compute, draw=draw, caption=caption, data=data, place=90
+)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import best_within, budgets
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, percent
+from analysis.render import Column, Table, count, interval, numbers, percent
 from analysis.stats import describe
 from lopt.places import place
 
@@ -59,9 +59,7 @@ def render(info: Info) -> Table:
         columns=(
             Column(title="at most"),
             Column(title="use", align="left"),
-            Column(title="params"),
-            Column(title="selection %"),
-            Column(title="test % [95 % CI] (N)"),
+            *numbers("params", "selection %", "test % [95 % CI] (N)"),
             Column(title="load it with", align="left", code=True),
         ),
         rows=tuple(
@@ -84,4 +82,4 @@ def render(info: Info) -> Table:
     )
 
 
-SPEC = TableSpec(name="budget", title="What to use within a budget", info=compute, render=render)
+SPEC = TableSpec(name="budget", title="What to use within a budget", info=compute, render=render, place=20)

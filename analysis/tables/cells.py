@@ -4,43 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.cells import Cell, Group, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, number, percent
+from analysis.render import Column, Table, count, interval, number, numbers, percent
 from analysis.stats import BOLD, describe, standing_out
 
 _FALL = 0.1  # of selection accuracy, from the search to its confirmation, that is worth a note
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    cell: Cell
-    complete: int
-    stopped: int
-    diverged: int
-    failed: int
-    learning_rate: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Info:
     group: Group
-    rows: tuple[Row, ...]
+    cells: tuple[Cell, ...]
 
 
 def compute(group: Group) -> Info | Missing:
-    rows = [
-        Row(
-            cell=cell,
-            complete=cell.count("complete"),
-            stopped=cell.count("stopped"),
-            diverged=cell.count("diverged"),
-            failed=cell.count("failed"),
-            learning_rate=cell.best_trial.learning_rate if cell.best_trial else None,
-        )
-        for cell in sorted(group.cells, key=lambda c: (c.method, c.length or 0, c.rank or 0, c.name))
-    ]
-    return Info(group=group, rows=tuple(rows)) if rows else Missing("the run has no cells")
+    cells = sorted(group.cells, key=lambda c: (c.method, c.length or 0, c.rank or 0, c.name))
+    return Info(group=group, cells=tuple(cells)) if cells else Missing("the run has no cells")
 
 
 def render(info: Info) -> Table:
@@ -50,17 +31,17 @@ def render(info: Info) -> Table:
         "over its seeds; before one is confirmed, of the best search trial.",
         "Optimism: selection accuracy less test accuracy of the same seeds. The best step and learning rate were "
         "chosen by the former, which flatters it; no table or figure reports it as a result.",
-        describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+        describe([cell.accuracy for cell in info.cells if cell.accuracy]),
     ]
-    best = standing_out([row.cell.accuracy for row in info.rows])
+    best = standing_out([cell.accuracy for cell in info.cells])
     if best is not None:
         notes.append(BOLD)
-    lost = [f"{row.cell.label}: {row.cell.lost}" for row in info.rows if row.cell.lost]
+    lost = [f"{cell.label}: {cell.lost}" for cell in info.cells if cell.lost]
     if lost:
         notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
     fallen = [
         f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_score)})"
-        for cell in (row.cell for row in info.rows)
+        for cell in info.cells
         if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_score or 0.0) > _FALL
     ]
     if fallen:
@@ -72,30 +53,32 @@ def render(info: Info) -> Table:
         caption=f"All cells: {info.group.title}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="n"),
-            Column(title="r"),
-            Column(title="params"),
-            Column(title="searched"),
-            Column(title="learning rate"),
-            Column(title="best search %"),
-            Column(title="selection %"),
-            Column(title="test % [95 % CI] (N)"),
-            Column(title="optimism, pp"),
+            *numbers(
+                "n",
+                "r",
+                "params",
+                "searched",
+                "learning rate",
+                "best search %",
+                "selection %",
+                "test % [95 % CI] (N)",
+                "optimism, pp",
+            ),
         ),
         rows=tuple(
             (
-                method_label(row.cell.method),
-                count(row.cell.length),
-                count(row.cell.rank),
-                count(row.cell.trainable_parameters),
-                f"{row.complete} / {row.stopped} / {row.diverged} / {row.failed}",
-                number(row.learning_rate),
-                percent(row.cell.best_search),
-                percent(row.cell.selection_score),
-                interval(row.cell.accuracy, "not run" if not row.cell.trials else "not confirmed"),
-                _optimism(row.cell),
+                method_label(cell.method),
+                count(cell.length),
+                count(cell.rank),
+                count(cell.trainable_parameters),
+                " / ".join(str(cell.count(status)) for status in ("complete", "stopped", "diverged", "failed")),
+                number(cell.best_trial.learning_rate if cell.best_trial else None),
+                percent(cell.best_search),
+                percent(cell.selection_score),
+                interval(cell.accuracy, "not run" if not cell.trials else "not confirmed"),
+                _optimism(cell),
             )
-            for row in info.rows
+            for cell in info.cells
         ),
         notes=tuple(filter(None, notes)),
         bold=frozenset() if best is None else frozenset({(best, 8)}),
@@ -108,4 +91,4 @@ def _optimism(cell: Cell) -> str:
     return f"{100 * (cell.selection_accuracy - cell.accuracy.mean):+z.1f}"
 
 
-SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render)
+SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render, place=130)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.cells import Group, method_label
+from analysis.cells import Group
+from analysis.methods import method_label
 from analysis.records import Trial
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count
+from analysis.render import Column, Table, count, numbers
 
 _PEAK = (
     "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of its "
@@ -69,13 +70,7 @@ def render(info: Info) -> Table:
         caption=f"What it cost: {info.group.title}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="sizes"),
-            Column(title="search trials"),
-            Column(title="trials per size"),
-            Column(title="confirm trials"),
-            Column(title="steps"),
-            Column(title="tokens"),
-            Column(title="device-hours"),
+            *numbers("sizes", "search trials", "trials per size", "confirm trials", "steps", "tokens", "device-hours"),
             Column(title="peak memory, GB", optional=True),
         ),
         rows=tuple(
@@ -109,4 +104,4 @@ def _shown(hours: float | None) -> str:
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}"
 
 
-SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render)
+SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render, place=140)

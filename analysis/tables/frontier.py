@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, percent
+from analysis.render import Column, Table, count, interval, numbers, percent
 from analysis.stats import describe
 
 _LEAST = 0.05  # cells that are on the frontier more rarely have no row
@@ -47,16 +47,11 @@ def compute(group: Group) -> Info | Missing:
         shares.append([*membership(known, drawn)] if len(known) == len(cells) else [None] * len(cells))
     points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in cells if c.accuracy]
     front, reference = set(pareto(points)), reference_of(group)
+    by_cell = zip(cells, counts, zip(*shares, strict=True), zip(*smallest, strict=True), strict=True)
     rows = tuple(
-        Row(
-            cell=cell,
-            counts=counts[i],
-            shares=tuple(each[i] for each in shares),
-            smallest=tuple(each[i] for each in smallest),
-            on_front=i in front,
-        )
-        for i, cell in enumerate(cells)
-        if i in front or any(each[i] is not None and (each[i] or 0) >= _LEAST for each in shares)
+        Row(cell=cell, counts=sizes, shares=often, smallest=least, on_front=i in front)
+        for i, (cell, sizes, often, least) in enumerate(by_cell)
+        if i in front or any((share or 0) >= _LEAST for share in often)
     )
     return Info(group=group, rows=rows, hypervolume=hypervolume(points, reference), reference=reference)
 
@@ -73,13 +68,8 @@ def render(info: Info) -> Table:
         caption=f"The frontier, and how sure it is: {info.group.title}",
         columns=(
             Column(title="cell", align="left"),
-            Column(title="params trained"),
-            Column(title="stored"),
-            Column(title="at input"),
-            Column(title="test % [95 % CI] (N)"),
-            Column(title="on the frontier by parameters trained"),
-            Column(title="by parameters stored"),
-            Column(title="by parameters at input"),
+            *numbers("params trained", "stored", "at input", "test % [95 % CI] (N)"),
+            *numbers("on the frontier by parameters trained", "by parameters stored", "by parameters at input"),
         ),
         rows=tuple(
             (
@@ -111,4 +101,4 @@ def _shown(share: float | None, smallest: bool) -> str:
     return "smallest" if smallest else f"{100 * share:.0f} %"
 
 
-SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render)
+SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render, place=30)

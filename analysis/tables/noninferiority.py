@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import Column, Table, count, numbers, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,7 @@ def render(info: Info) -> Table:
         caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
         columns=(
             Column(title="smaller prompt", align="left"),
-            Column(title="params"),
-            Column(title="fewer"),
-            Column(title="difference, pp [95 % CI]"),
-            Column(title="seeds"),
-            Column(title="p (non-inferior)"),
-            Column(title="p (inferior)"),
+            *numbers("params", "fewer", "difference, pp [95 % CI]", "seeds", "p (non-inferior)", "p (inferior)"),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
@@ -40,8 +35,7 @@ def render(info: Info) -> Table:
                 each.cell.label,
                 count(each.cell.trainable_parameters),
                 f"{each.ratio:.1f}×",
-                f"{_points(each.verdict.difference.mean)} "
-                f"[{_points(each.verdict.difference.low)}, {_points(each.verdict.difference.high)}]",
+                str(each.verdict.difference),
                 f"{each.verdict.difference.seeds_a}, {each.verdict.difference.seeds_b}",
                 _p(each.verdict.p_better),
                 _p(each.verdict.p_worse),
@@ -65,8 +59,4 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else f"{value:.3f}"
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
-
-
-SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render)
+SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render, place=50)

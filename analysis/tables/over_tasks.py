@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.cells import Cell, Group, method_label
+from analysis.cells import Cell, Group
+from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import Column, Table, count, numbers, percent
 from analysis.stats import interquartile
 
 LEAST = 4  # tasks: of fewer, nothing is left between the quarters
@@ -40,7 +41,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
         return Missing(f"it needs {LEAST} tasks with confirmed cells", quiet=True)
     rows, left_out = [], []
     for method in dict.fromkeys(cell.method for group in known for cell in group.confirmed):
-        cells = [_best(group, method) for group in known]
+        cells = [group.best(method) for group in known]
         if None in cells:
             left_out.append(method_label(method))
         else:
@@ -50,11 +51,6 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     rows.sort(key=lambda row: -row.interquartile[0])
     tasks = tuple(group.task_title for group in known)
     return Info(backbone=known[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
-
-
-def _best(group: Group, method: str) -> Cell | None:
-    cells = [cell for cell in group.confirmed if cell.method == method]
-    return max(cells, key=lambda cell: cell.selection_score or 0.0, default=None)
 
 
 def _row(method: str, cells: Sequence[Cell]) -> Row:
@@ -74,10 +70,7 @@ def render(info: Info) -> Table:
         caption=f"Over {len(info.tasks)} tasks with {info.backbone}",
         columns=(
             Column(title="method", align="left"),
-            Column(title="params"),
-            Column(title="interquartile mean % [95 % CI]"),
-            Column(title="mean %"),
-            Column(title="seeds, at least"),
+            *numbers("params", "interquartile mean % [95 % CI]", "mean %", "seeds, at least"),
         ),
         rows=tuple(
             (
@@ -89,16 +82,11 @@ def render(info: Info) -> Table:
             )
             for row in info.rows
         ),
-        notes=tuple(
-            filter(
-                None,
-                (
-                    f"Tasks: {', '.join(info.tasks)}; of each method the size with the best selection accuracy there.",
-                    "Interquartile mean: without the lowest and the highest quarter of the tasks. Its interval draws "
-                    "each task's mean from that task's own interval over seeds and examples; the tasks are as given.",
-                    f"Not confirmed on all tasks, and left out: {', '.join(info.left_out)}." if info.left_out else "",
-                ),
-            )
+        notes=(
+            f"Tasks: {', '.join(info.tasks)}; of each method the size with the best selection accuracy there.",
+            "Interquartile mean: without the lowest and the highest quarter of the tasks. Its interval draws "
+            "each task's mean from that task's own interval over seeds and examples; the tasks are as given.",
+            f"Not confirmed on all tasks, and left out: {', '.join(info.left_out)}." if info.left_out else "",
         ),
     )
 

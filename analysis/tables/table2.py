@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import peers, published
+from analysis.beside_published import VERDICTS, Beside, set_beside, verdicts
 from analysis.cells import Cell, Group
+from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, count, percent
 from analysis.stats import BOLD, Estimate, describe, standing_out
@@ -20,7 +22,7 @@ class Entry:
     ours: Estimate | None
     parameters: int | None
     size: str  # the setting of ours, where the paper's is not stated
-    beside: published.Beside | None
+    beside: Beside | None
     differences: dict[str, str]  # of ours from a published run that it is compared with, a word each
 
 
@@ -43,7 +45,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     points = {(point.cell, point.task): point for point in published.table("table2")}
     first = {name: points[name, "sst2"] for name, _ in points}
     by_task = {group.task: group for group in groups}
-    telling = [point for point in first.values() if point.method != "prompt_tuning"]
+    telling = [point for point in first.values() if point.method != FULL_PROMPT]
     several = [task for task, g in by_task.items() if sum(_ours(g, point) is not None for point in telling) > 1]
     if not several:
         return Missing("no task with two of fine-tuning, LoRA, DePT and LoPT at n=20 r=5", quiet=True)
@@ -70,7 +72,7 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:
     cell = _ours(group, row) if group else None
     ours = cell.accuracy if cell else None
-    beside = published.beside(group, cell, point) if point else None
+    beside = set_beside(group, cell, point) if point else None
     compared = cell is not None and beside is not None and beside.difference is not None
     return Entry(
         published_percent=point.accuracy_percent if point else None,
@@ -86,9 +88,9 @@ def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
     best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
     bold: set[tuple[int, int]] = set()
-    said, obstacle = published.verdicts(entry.beside for row in info.rows for entry in row.entries)
+    said, obstacle = verdicts(entry.beside for row in info.rows for entry in row.entries)
     for number, row in enumerate(info.rows):
-        verdicts = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
+        own = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
         bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
@@ -101,7 +103,7 @@ def render(info: Info) -> Table:
         if any(e.beside and e.beside.difference is not None for e in row.entries):
             rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
         if any(e.beside for e in row.entries):
-            rows.append((row.cell, "verdict", "", *verdicts))
+            rows.append((row.cell, "verdict", "", *own))
         if any(e.differences for e in row.entries):
             rows.append((row.cell, "differs in", "", *(", ".join(e.differences) for e in row.entries)))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
@@ -114,22 +116,17 @@ def render(info: Info) -> Table:
             *(Column(title=f"{task} %") for task in info.tasks),
         ),
         rows=tuple(rows),
-        notes=tuple(
-            filter(
-                None,
-                (
-                    "Ours: means over N seeds. " + describe(estimates) if estimates else "",
-                    _settings(info),
-                    _scored(info),
-                    obstacle or published.VERDICTS,
-                    BOLD if bold else "",
-                    *_differences(info),
-                    published.MIXED_PROTOCOLS,
-                    published.UNDER_TUNED,
-                    published.NOT_ONE_RUN,
-                    published.NOISE,
-                ),
-            )
+        notes=(
+            "Ours: means over N seeds. " + describe(estimates) if estimates else "",
+            _settings(info),
+            _scored(info),
+            obstacle or VERDICTS,
+            BOLD if bold else "",
+            *_differences(info),
+            published.MIXED_PROTOCOLS,
+            published.UNDER_TUNED,
+            published.NOT_ONE_RUN,
+            published.NOISE,
         ),
         bold=frozenset(bold),
     )
@@ -190,4 +187,12 @@ def _scored(info: Info) -> str:
     return f"Examples that ours are scored on: {', '.join(parts)}." if parts else ""
 
 
-SPEC = TableSpec(name="table2", title="Six methods on five tasks (Table 2)", info=compute, render=render, across=True)
+SPEC = TableSpec(
+    name="table2",
+    title="Six methods on five tasks (Table 2)",
+    info=compute,
+    render=render,
+    across=True,
+    place=80,
+    published=True,
+)

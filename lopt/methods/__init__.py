@@ -95,10 +95,18 @@ class Tuned:
 
 
 class Method(ABC):
-    """Base of all methods; plugins derive from `PromptMethod` or `WeightMethod`."""
+    """Base of all methods; plugins derive from `PromptMethod` or `WeightMethod`.
+
+    colour, marker, place: how the report's figures show it. colour: blue, vermillion, green, orange, sky, purple, ink
+    or muted, which are the report's own, or any that matplotlib knows, such as "#aa3377". marker: one of matplotlib's.
+    place: among other methods, low first; equal ones by name. Without them it is drawn in ink, and comes last.
+    """
 
     name: str
     title: str  # as the papers write it
+    colour: str | None = None
+    marker: str | None = None
+    place = 1000
     uses_length = True
     uses_rank = True
     shares_backbone = True  # leaves it as it is; see also `TrialConfig.shares_backbone`

@@ -30,6 +30,7 @@ class DePT(PromptMethod):
 
     name = "dept"
     title = "DePT"
+    colour, marker, place = "orange", "D", 40
     recipe: ClassVar = Recipe(learning_rate=0.3, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,

@@ -19,6 +19,7 @@ class LoPT1(PromptMethod):
 
     name = "lopt1"
     title = "LoPT-1"
+    colour, marker, place = "blue", "o", 20
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init_bound": 0.5}
 

@@ -28,6 +28,7 @@ class LoPT2(PromptMethod):
 
     name = "lopt2"
     title = "LoPT-2"
+    colour, marker, place = "green", "^", 30
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {
         **PromptMethod.OPTIONS,

@@ -30,6 +30,7 @@ class LoRA(WeightMethod):
 
     name = "lora"
     title = "LoRA"
+    colour, marker, place = "sky", "P", 60
     recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
     ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0, "targets": None}

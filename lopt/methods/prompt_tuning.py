@@ -22,6 +22,7 @@ class PromptTuning(PromptMethod):
 
     name = "prompt_tuning"
     title = "Prompt tuning"
+    colour, marker, place = "vermillion", "s", 10
     uses_rank = False
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 

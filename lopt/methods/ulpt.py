@@ -25,6 +25,7 @@ class ULPT(PromptMethod):
 
     name = "ulpt"
     title = "ULPT"
+    colour, marker, place = "purple", "v", 50
     recipe: ClassVar = Recipe(learning_rate=0.6, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis import published, style
-from analysis.cells import METHOD_LABELS, groups
+from analysis.cells import groups
 from analysis.labels import MARKER, Labels
 from analysis.load import load
 from analysis.plots.importances import Importances
@@ -21,6 +21,7 @@ from analysis.plots.importances import Info as Mattered
 from analysis.registry import Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
 from analysis.style import spread
+from lopt import methods
 from tests.analysis.conftest import Store
 
 TABLES, PLOTS = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
@@ -52,18 +53,15 @@ def test_table_contract(name, full, bare):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_plot_contract(name, full, bare, tmp_path):
+def test_plot_contract(name, full, bare):
     spec = PLOTS[name]
     assert isinstance(spec.info(bare), Missing) and spec.info(bare).reason
     info = spec.info(full)
     assert re.search(r"interval|error bars", spec.caption(info)), "a caption says what the error bars are"
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        style.save(spec.draw(info), tmp_path / folder / name)
-    for suffix in ("svg", "pdf", "png"):
-        one, two = ((tmp_path / folder / f"{name}.{suffix}").read_bytes() for folder in ("one", "two"))
-        assert one == two, f"{suffix} differs between two runs"
-    text = (tmp_path / "one" / f"{name}.svg").read_text()
+    files = style.files(spec.draw(info))
+    assert files == style.files(spec.draw(info)), "the files of two runs are the same"
+    assert {*files} == {"svg", "pdf", "png"}
+    text = files["svg"].decode()
     assert "<dc:date>" not in text
     page = style.inline_svg(text, name, 'a "label" <x>')
     assert style.INK not in page and "var(--ink)" in page and "a &#34;label&#34; &lt;x&gt;" in page
@@ -130,7 +128,7 @@ def test_pareto_from_a_thousand_to_200_million(all_methods):
 
 
 def test_known_methods_look_different():
-    names = [*METHOD_LABELS]
+    names = [*methods.names(), *published.METHODS]
     assert len({style.method_style(name) for name in names}) == len(names)
     assert {point.method for point in published.POINTS} <= set(names)
     assert style.method_style("mine") == style.method_style("mine") != style.method_style("yours")
@@ -267,7 +265,7 @@ def test_a_legend_of_many_ranks_keeps_off_the_panels(store, name):
 
 
 def test_lengths_and_ranks_look_like_no_method():
-    colours = {style.method_style(name)[0] for name in METHOD_LABELS}
+    colours = {style.method_style(name)[0] for name in (*methods.names(), *published.METHODS)}
     looks = style.level_styles([None, 1, 2, 5, 10])
     assert not colours & {colour for level, (colour, _) in looks.items() if level is not None}
     assert len(set(looks.values())) == 5

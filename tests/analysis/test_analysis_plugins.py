@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
 import analysis.plots
 import analysis.tables
+import lopt.methods
+from analysis import methods
 from analysis.registry import PlotSpec, scan
 from analysis.report import main
 from analysis.tables import cells
+from lopt import registry
 
 HEAD = """
 import sys
@@ -41,6 +45,7 @@ PLOTS = {
     "no SPEC": ("", "needs SPEC = PlotSpec(name='mine', ...)"),
     "SPEC of tables": ("SPEC = tabled()", "needs SPEC = PlotSpec"),
     "title": ("SPEC = plot(); object.__setattr__(SPEC, 'title', 5)", "has the title 5"),
+    "place": ("SPEC = plot(place='first')", "has the place 'first', which is not a whole number"),
     "info": ("SPEC = plot(info=boom)", "RuntimeError: two lines"),
     "info exits": ("SPEC = plot(info=lambda group: sys.exit('gone'))", "SystemExit: gone"),
     "draw": ("SPEC = plot(draw=boom)", "RuntimeError: two lines"),
@@ -126,6 +131,63 @@ def test_what_works_is_shown(small, tmp_path, capsys, plugin, kind, code, shown)
     plugin(kind, code)
     _, page, markdown, _, errors = report(small, tmp_path / "out", capsys)
     assert errors == "" and shown in page and shown in markdown
+
+
+@pytest.mark.parametrize(("place", "before"), [("", ["budget", "cells"]), (", place=25", ["budget"])])
+@pytest.mark.parametrize("kind", ["plots", "tables"])
+def test_what_is_added_says_its_place(small, tmp_path, capsys, plugin, kind, place, before):
+    plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'tabled('}{place.removeprefix(', ')})")
+    _, page, _, _, _ = report(small, tmp_path / "out", capsys)
+    shown = re.findall(r'class="card" id="([a-z_]+)"', page)
+    at = shown.index("mine")
+    assert [name for name in ("budget", "cells") if name in shown[:at]] == before
+
+
+METHOD = """
+from lopt.methods.prompt_tuning import PromptTuning
+
+class Mine(PromptTuning):
+    name, title, colour, marker, place = "mine", "My own", "#123456", "h", 15
+
+SPEC = Mine()
+"""
+
+
+@pytest.fixture
+def method(tmp_path, monkeypatch):
+    """A method of the user's own, "mine", in a file of its own."""
+
+    def forget():
+        registry.plugins.cache_clear()
+        methods.described.cache_clear()
+        sys.modules.pop("lopt.methods.mine", None)
+
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "mine.py").write_text(METHOD)
+    monkeypatch.setattr(lopt.methods, "__path__", [*lopt.methods.__path__, str(tmp_path / "methods")])
+    forget()
+    yield tmp_path / "methods" / "mine.py"
+    forget()
+
+
+def of_three_methods(store):
+    s = store(cells=[])
+    for name, accuracy in (("prompt_tuning", 0.8), ("lopt1", 0.7), ("mine", 0.9)):
+        s.confirm(name, 10, 1, accuracy)
+    return s.write()
+
+
+def test_a_method_in_one_file_is_shown_with_its_title_colour_and_place(store, tmp_path, capsys, method):
+    _, page, markdown, _, errors = report(of_three_methods(store), tmp_path / "out", capsys)
+    assert errors == "" and "My own n=10 r=1" in page and "My own n=10 r=1" in markdown
+    assert methods.in_order(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
+    assert "#123456" in (tmp_path / "out" / "figures" / "pareto.svg").read_text()
+
+
+def test_a_method_that_cannot_be_read_costs_titles_alone(store, tmp_path, capsys, method):
+    method.write_text("import nowhere_at_all")
+    code, _, markdown, _, errors = report(of_three_methods(store), tmp_path / "out", capsys)
+    assert code == 0 and errors == "" and "mine n=10 r=1" in markdown
 
 
 def test_a_plot_keeps_its_settings_to_itself(small, tmp_path, capsys, plugin):

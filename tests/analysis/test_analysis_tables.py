@@ -3,6 +3,7 @@
 import pytest
 
 from analysis import published, render
+from analysis.beside_published import VERDICTS, Beside, comparable, obstacle, verdicts
 from analysis.cells import groups
 from analysis.load import load
 from analysis.registry import Missing
@@ -28,7 +29,7 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
     s = store()
     s.confirm("lopt1", 10, 2, 0.85)
     rows = table3.compute(only_group(s.write())).rows
-    assert [row.cell for row in rows] == [
+    assert [row.point.cell for row in rows] == [
         "No LoPT n=10", *(f"n={n} r={r}" for n in (10, 20, 30) for r in (1, 2, 5))
     ]  # fmt: skip
     text = render.csv(table3.render(table3.compute(only_group(s.path))))
@@ -37,10 +38,11 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
 
 
 def test_table3_parameters_and_changes(store, full_run):
-    rows = {row.cell: row for row in table3.compute(only_group(full_run)).rows}
-    assert rows["n=20 r=5"].published_change == "-49.22 %"
+    info = table3.compute(only_group(full_run))
+    rows = {row.point.cell: row for row in info.rows}
+    (shown,) = [row for row in table3.render(info).rows if row[0] == "n=20 r=5"]
     assert rows["n=20 r=5"].parameters == 5 * (20 + 576)
-    assert rows["n=20 r=5"].change == "-48.26 %"  # against our own 5,760
+    assert shown[1:5] == ("-49.22 %", "92.9", "2,980", "-48.26 %")  # against 12,800, and our own 5,760
     assert {row.beside.verdict for row in rows.values()} == {"not comparable: other backbone and task"}
     assert {row.beside.points for row in rows.values()} == {"–"}
 
@@ -49,7 +51,7 @@ def test_one_obstacle_for_all_is_said_once(full_run):
     table = table3.render(table3.compute(only_group(full_run)))
     assert {row[-1] for row in table.rows} == {"–"}
     assert "No result of ours is comparable with the published one: other backbone and task." in table.notes
-    assert published.VERDICTS not in table.notes
+    assert VERDICTS not in table.notes
 
 
 def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
@@ -57,10 +59,10 @@ def test_what_was_not_run_is_said_beside_an_obstacle_and_of_several_each(store):
     s.confirm("lopt1", 10, 2, 0.9)
     assert {row[-1] for row in table3.render(table3.compute(only_group(s.write()))).rows} == {"–", "not run"}
     of = {"a": "subset of split", "b": "other size", "c": None}
-    besides = [published.Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
+    besides = [Beside(difference=None if why else 0.1, verdict=f"{x} {why}", obstacle=why)
                for x, why in of.items()]  # fmt: skip
     for some in (besides, besides[:2], besides[1:]):
-        assert published.verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
+        assert verdicts([*some, None]) == ([*(each.verdict for each in some), ""], "")
 
 
 @pytest.mark.parametrize(("ranks", "shown"), [((1, 2), False), ((1, 2, 5), True)])
@@ -83,7 +85,7 @@ def test_table3_wants_three_of_its_cells(store, ranks, shown):
 def test_difference_only_where_comparable(store, changes, expected):
     s = store(**(PAPER | changes))
     s.confirm("lopt1", 10, 2, 0.90)
-    row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
+    row = next(row for row in table3.compute(only_group(s.write())).rows if row.point.cell == "n=10 r=2")
     assert (row.beside.points, row.beside.verdict) == expected
 
 
@@ -103,7 +105,7 @@ def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
     s.search("lopt1", 10, 2)
     for seed, accuracy in enumerate(accuracies):
         s.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
-    rows = {row.cell: row for row in table3.compute(only_group(s.write())).rows}
+    rows = {row.point.cell: row for row in table3.compute(only_group(s.write())).rows}
     assert rows["n=10 r=2"].beside.verdict == expected
     assert rows["n=20 r=2"].beside.verdict == "not run"
 
@@ -120,7 +122,7 @@ def test_only_confirmed_complete_trials_are_ours(store):
 def test_table1_by_task(store):
     s = store(**(PAPER | {"task": "ag_news", "test_split": "test", "test_n": 7600, "split_size": 7600}))
     s.confirm("lopt2", 10, 2, 0.91)
-    rows = {row.cell: row for row in table1.compute(only_group(s.write())).rows}
+    rows = {row.point.cell: row for row in table1.compute(only_group(s.write())).rows}
     assert rows["LoPT-2"].beside.points == "+1.0"
     assert rows["LoPT-1"].ours is None
 
@@ -226,22 +228,22 @@ def test_the_peers_rows_are_compared_with_halves_and_lopts_with_nothing(store, t
     for point in published.table("table2"):
         if point.task == task:
             cell = max((c for c in group.cells if c.method == point.method), key=lambda c: c.name)
-            found[point.method] = published.obstacle(group, cell, point)
+            found[point.method] = obstacle(group, cell, point)
     halved, others = {"fine_tuning", "lora", "prompt_tuning", "dept"}, {"lopt1", "lopt2"}
     assert found == dict.fromkeys(halved, "other split" if whole else None) | dict.fromkeys(others, "split not stated")
-    assert {point.method for point in published.comparable(group)} == (set() if whole else halved)
+    assert {point.method for point in comparable(group)} == (set() if whole else halved)
 
 
 def test_the_size_of_the_split_does_not_matter(store, table2_cells):
     (group,) = t5_groups(store, {"rte": 139}, table2_cells, test_split_size=277)
     point = next(p for p in published.table("table2") if (p.method, p.task) == ("dept", "rte"))
-    assert published.obstacle(group, group.find("dept", 40, 45), point) is None
+    assert obstacle(group, group.find("dept", 40, 45), point) is None
 
 
 def test_few_shot_is_not_compared(store, table2_cells):
     found = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
     (group,) = [each for each in found if each.shots]
-    assert published.comparable(group) == ()
+    assert comparable(group) == ()
     info = table2.compute([group])
     rows = table2.render(info).rows
     assert {row[5] for row in rows if row[1] == "verdict"} == {"–"}
@@ -256,7 +258,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
         s = store(**(PAPER | changes), name=expected)
         s.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(s.write()))
-        assert next(row for row in info.rows if row.cell == "n=10 r=2").beside.verdict == expected
+        assert next(row for row in info.rows if row.point.cell == "n=10 r=2").beside.verdict == expected
         caption = table3.render(info).caption
         assert "/" not in caption and caption.endswith("sst2 with gpt2-large")
 
@@ -264,7 +266,7 @@ def test_a_folder_is_no_task_of_the_paper_and_a_backbone_may_be_one(store):
 def test_a_difference_of_nothing_has_no_minus(store):
     s = store(**PAPER)
     s.confirm("lopt1", 10, 2, 0.9208)
-    row = next(row for row in table3.compute(only_group(s.write())).rows if row.cell == "n=10 r=2")
+    row = next(row for row in table3.compute(only_group(s.write())).rows if row.point.cell == "n=10 r=2")
     assert row.beside.points == "+0.0"
 
 

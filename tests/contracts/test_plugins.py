@@ -136,7 +136,7 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     folder = tmp_path / "out" / "one_cell-paper" / "report"
     assert (folder / "tables" / "counted.csv").read_text().splitlines()[-1] == "2"
     assert "Trials counted" in (folder / "report.html").read_text()
-    assert "repeated" in (folder / "report.md").read_text()
+    assert "Repeated row" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize("package", ["analysis.tables", "lopt.methods"])
