@@ -16,7 +16,7 @@ import pandas
 import psutil
 import pytest
 
-from sweeps import checkpoint_file
+from lopt import checkpoint
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -294,8 +294,8 @@ def test_budgets_on_a_cluster(tmp_path):
         alone = "--trials-per-gpu", "4", "--max-concurrent", "1"
         done = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
         assert done.returncode == 4, done.stdout + done.stderr
-        (checkpoint,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
-        assert checkpoint_file.describe(checkpoint)["elapsed_s"] < 20, "40 s of a quarter"
+        (path,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
+        assert checkpoint.describe(path)["elapsed_s"] < 20, "40 s of a quarter"
     finally:
         cluster.shutdown()
 
