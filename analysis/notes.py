@@ -14,7 +14,7 @@ from analysis.cells import Cell, Group, method_label
 from analysis.comparisons import full_prompt
 from analysis.load import Results, Run
 from analysis.records import Trial
-from lopt.config import METRICS
+from lopt.settings import METRICS
 
 _APART = "make a report of each run by itself"
 

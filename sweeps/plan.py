@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lopt import backbones, data, methods, tasks
-from lopt.config import METRICS, TrialConfig
+from lopt.config import TrialConfig
 from lopt.errors import one_line
+from lopt.settings import METRICS
 from sweeps import sizes
 from sweeps.points import trials_of
 from sweeps.space import Space

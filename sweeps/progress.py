@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lopt.config import METRICS
 from lopt.errors import cut_short, reader_has_gone
 from lopt.records import TrialRecord
+from lopt.settings import METRICS
 from sweeps.trial import TIME
 
 _REDRAW_S, _PLAIN_S = 0.5, 30.0
