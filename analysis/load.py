@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from analysis.folders import Folders
 from analysis.noninferiority import MARGIN
 from analysis.records import (
-    SCHEMAS,
     Trial,
+    check_schema,
     fraction,
     integer,
     json_object,
@@ -279,10 +279,7 @@ def _load_run(path: Place) -> Run:
     file = path / "manifest.json"
     try:
         manifest = json_object(_read(file), "a manifest")
-        if manifest.get("schema_version") not in SCHEMAS:
-            raise ValueError(
-                f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
-            )
+        check_schema(manifest)
         space = mapping(manifest, "space")
         provenance = optional_mapping(manifest, "provenance")
         for name in ("hardware", "versions"):

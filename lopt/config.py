@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lopt import methods, tasks
+from lopt.migrations import OPTIONS, SETTINGS, without_later
 from lopt.registry import nearest
 from lopt.settings import TrialSettings
 from lopt.tasks import Task
-
-# Fields and options that came after the first records. At these values, which are what was done before, they are left
-# out of the hash, so that older records keep their keys.
-_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
-_ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +105,8 @@ def key_of(values: Mapping[str, Any]) -> str:
     Raises:
         ValueError, TypeError, KeyError, AttributeError: it is no such thing.
     """
-    described = {n: v for n, v in values.items() if n not in _ADDED or v != _ADDED[n]}
-    options = values["options"].items()
-    described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
+    described = without_later(values, SETTINGS)
+    described["options"] = without_later(values["options"], OPTIONS)
     for name in ("task", "backbone"):
         described[name] = known_as(described[name])
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
