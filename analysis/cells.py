@@ -10,8 +10,9 @@ from functools import cached_property
 from statistics import fmean
 
 from analysis import predictions
-from analysis.load import Baseline, PlannedCell, Results
+from analysis.load import Results
 from analysis.records import Trial
+from analysis.runs import Baseline, PlannedCell
 from analysis.stats import Estimate, crossed, estimate
 
 METHOD_LABELS = {

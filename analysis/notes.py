@@ -12,8 +12,9 @@ from pathlib import Path
 from analysis import audit, predictions, published, render
 from analysis.cells import Cell, Group, method_label
 from analysis.comparisons import full_prompt
-from analysis.load import Results, Run
+from analysis.load import Results
 from analysis.records import Trial
+from analysis.runs import Run
 from lopt.settings import METRICS
 
 _APART = "make a report of each run by itself"

@@ -27,10 +27,11 @@ from analysis import compare, notes, render
 from analysis.cells import Group, groups
 from analysis.folders import Folders
 from analysis.headline import Headline, headline
-from analysis.load import ReportError, Results, load, resolve
+from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
 from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
 from analysis.render import Table
+from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.places import Place, place, redacted

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, memory, methods
-from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
+from lopt.artifact import Prompt, check_revisions
 from lopt.batches import collate, training_batches
 from lopt.checkpoint import Checkpoint
 from lopt.config import TrialConfig
 from lopt.data import prepare
 from lopt.dropout import masks
+from lopt.evaluation import predict_split
 from lopt.failure import described
-from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
+from lopt.scoring import score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -319,22 +320,8 @@ class Trial:
             self.best_prompt().save(folder)
             self._optimizer.state.clear()  # fine-tuning needs the room for the model that is scored
             self.clear_gradients()
-            prompt = load_prompt(folder)
-            began = time.perf_counter()
-            found = self.predictions = prompt.evaluate()
-            scored = {
-                "test_time_s": round(time.perf_counter() - began, 3),
-                "test_accuracy": found.accuracy,
-                "test_macro_f1": found.macro_f1,
-                "test_loss": found.loss,
-                "test_n": len(found.gold),
-                "test_split": self.data.report_split,
-                "test_split_size": self.data.report_size,
-                "majority_accuracy": found.majority_share,
-            }
-            counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.describe(folder, {**scored, **counts, "weights": fingerprint(prompt.base)})
-        return scored
+            scores, self.predictions = score(folder, self.data, self.counts)
+        return scores
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lopt import backbones
-from lopt.artifact import predict_split
 from lopt.config import TrialConfig
 from lopt.data import prepare
+from lopt.evaluation import predict_split
 from lopt.resolve import resolve
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from analysis.cells import groups, short_names
-from analysis.load import ReportError, find_runs, load, resolve
+from analysis.load import load
 from analysis.notes import notes, warnings
 from analysis.records import row
+from analysis.runs import ReportError, find_runs, resolve
 from lopt import migrations
 
 

@@ -67,7 +67,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
 
 
 def first_predictions(trial):
-    from lopt.artifact import predict_split
+    from lopt.evaluation import predict_split
 
     with torch.no_grad():
         soft = trial.soft()

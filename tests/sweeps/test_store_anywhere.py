@@ -137,8 +137,8 @@ def results(out):
 
 
 def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
-    from analysis.load import resolve
     from analysis.report import main as report
+    from analysis.runs import resolve
 
     out = f"{s3}/some/results"
     monkeypatch.chdir(tmp_path)
