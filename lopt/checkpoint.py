@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lopt.places import Place, read_part
@@ -17,39 +17,28 @@ from lopt.records import Evaluation
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Attributes of a trial that a checkpoint holds as they are, and what else it holds of it.
+KEPT = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
+_ENTRIES = (*KEPT, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
+_LATER = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # of checkpoints that do not have these yet
 _FIRST_BYTES = 1 << 16
-_TENSORS = ("factors", "best_factors", "optimizer", "losses")
-# Of checkpoints that were written before these were measured.
-_ADDED = {"train_time_s": 0.0, "evaluation_time_s": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A trial between two steps.
 
-    key, config, phase, cell: which trial it is. best: place of the best evaluation in `evaluations`, None before any.
-    factors, best_factors: trained tensors by name, now and as of the best evaluation. optimizer: its state, by the
-    place of the factor and the name of the entry. losses: since the last evaluation.
+    trial: attributes of the trial (`KEPT`), which trial it is (key, config, phase, cell), train_loss, elapsed_s and the
+    place of its best evaluation, None before any. factors, best_factors: trained tensors by name, now and as of the
+    best evaluation. optimizer: its state by the place of the factor. losses: since the last evaluation.
     """
 
-    key: str
-    config: Mapping[str, Any]
-    phase: str
-    cell: str | None
-    step: int
-    tokens: int
-    diverged: bool
-    train_loss: float
+    trial: Mapping[str, Any]
     evaluations: Sequence[Evaluation]
-    best: int | None
-    elapsed_s: float
-    train_time_s: float
-    evaluation_time_s: float
-    started_at: str
     factors: Mapping[str, Tensor]
     best_factors: Mapping[str, Tensor]
-    optimizer: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    losses: Sequence[Tensor] = ()
+    optimizer: Mapping[int, Mapping[str, Any]]
+    losses: Sequence[Tensor]
 
     def to_bytes(self) -> bytes:
         """The content of its file."""
@@ -64,8 +53,8 @@ class Checkpoint:
                 (tensors if torch.is_tensor(value) else numbers)[f"state {place} {name}"] = value
         if self.losses:
             tensors["losses"] = torch.stack(list(self.losses))
-        described = {name: value for name, value in vars(self).items() if name not in _TENSORS}
-        described |= {"evaluations": [asdict(evaluation) for evaluation in self.evaluations], "state": numbers}
+        evaluations = [asdict(evaluation) for evaluation in self.evaluations]
+        described = {**self.trial, "evaluations": evaluations, "state": numbers}
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return save(on_cpu, metadata={"trial": json.dumps(described)})
 
@@ -81,36 +70,23 @@ class Checkpoint:
 
         try:
             tensors = load(content)
-            described = _ADDED | _described(content[8 : 8 + _header_size(content)])
+            described = _LATER | _described(content[8 : 8 + _header_size(content)])
             if described["key"] != key:
                 raise ValueError(f"its checkpoint belongs to trial {described['key']}")
             evaluations = [Evaluation(**values) for values in described["evaluations"]]
-            best = described["best"]
+            at_best = None if described["best"] is None else evaluations[described["best"]]
             optimizer: dict[int, dict[str, Any]] = {}
             for name, value in (tensors | described["state"]).items():
                 if name.startswith("state "):
                     _, place, entry = name.split(" ", 2)
                     optimizer.setdefault(int(place), {})[entry] = value
-            names = tuple(factors)
             return cls(
-                key=key,
-                config=described["config"],
-                phase=described["phase"],
-                cell=described["cell"],
-                step=int(described["step"]),
-                tokens=int(described["tokens"]),
-                diverged=described["diverged"],
-                train_loss=described["train_loss"],
-                elapsed_s=float(described["elapsed_s"]),
-                train_time_s=float(described["train_time_s"]),
-                evaluation_time_s=float(described["evaluation_time_s"]),
-                started_at=described["started_at"],
+                trial={name: described[name] for name in _ENTRIES},
                 evaluations=evaluations,
-                best=None if best is None else range(len(evaluations))[best],
-                factors={name: tensors[f"factor {name}"] for name in names},
-                best_factors={} if best is None else {name: tensors[f"best {name}"] for name in names},
+                factors={name: tensors[f"factor {name}"] for name in factors},
+                best_factors={name: tensors[f"best {name}"] for name in factors} if at_best else {},
                 optimizer=optimizer,
-                losses=tuple(tensors.get("losses", ())),
+                losses=list(tensors.get("losses", ())),
             )
         except (SafetensorError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"its checkpoint is damaged ({type(error).__name__}: {error})") from None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lopt import memory
+from lopt import backbones, memory
 from lopt.batches import collate, evaluation_batches
+from lopt.config import TrialConfig
+from lopt.data import prepare
 from lopt.encoding import Encoded
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
+from lopt.resolve import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,3 +60,29 @@ def predict_split(
     with Lanes(backbone) as lanes:
         lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
+
+
+def zero_shot(config: TrialConfig) -> dict[str, Any]:
+    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class.
+
+    Returns:
+        An entry of `baselines.json`: backbone, task, template and label_words; test_split, its name; test_n, examples
+        scored; zero_shot_accuracy and majority_accuracy, fractions.
+
+    Raises:
+        ValueError: data or weights that cannot be had, or that do not fit the configuration.
+    """
+    config = resolve(config)
+    backbone = backbones.load(config.backbone, config.precision)
+    data = prepare(config, backbone)
+    predictions = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
+    return {
+        "backbone": config.backbone,
+        "task": config.task,
+        "template": config.template,
+        "label_words": list(config.label_words or ()),
+        "test_split": data.report_split,
+        "test_n": len(predictions.gold),
+        "zero_shot_accuracy": predictions.accuracy,
+        "majority_accuracy": predictions.majority_share,
+    }

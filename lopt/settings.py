@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lopt.kinds import kinds
 from lopt.registry import nearest
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
@@ -25,7 +26,7 @@ _BOUNDS: dict[str, dict[str, float]] = {
     "warmup": {"least": 0.0, "below": 1.0},
     "dropout": {"least": 0.0, "below": 1.0},
 }
-_OF_THE_RECIPE = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")  # None is the method's own
+_SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,29 +109,22 @@ class TrialSettings:
     model_revision: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seed", "data_seed"):
-            _whole(name, getattr(self, name), 0, MOST_SEED)
-        for name in ("batch_size", "max_steps", "eval_every"):
-            _whole(name, getattr(self, name), 1)
-        limits = ("max_tokens", "train_min_tokens", "train_max_tokens")
-        subsets = ("train_examples", "selection_examples", "test_examples", "shots")
-        for name in ("length", "rank", *limits, *subsets):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
-        for name in ("data_revision", "model_revision"):
-            if not isinstance(getattr(self, name), str | None):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give text, or leave it out")
+        for name, kind in kinds(TrialSettings).items():
+            value = getattr(self, name)
+            if value is None and type(None) in kind.types:
+                continue
+            if int in kind.types:
+                _whole(name, value, *((0, MOST_SEED) if name in _SEEDS else (1,)))
+            elif float in kind.types:
+                _real(name, value, **_BOUNDS[name])
+            elif name in _WORDS and value not in (valid := _WORDS[name]):
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+            elif name in ("data_revision", "model_revision") and not isinstance(value, str):
+                raise ValueError(f"{name} is {value!r}; give text, or leave it out")
         if not isinstance(self.options, Mapping):
             raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
         if not isinstance(self.label_words, list | tuple | None):  # a text would be taken for a word a letter
             raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
-        for name, bounds in _BOUNDS.items():
-            if getattr(self, name) is not None or name not in _OF_THE_RECIPE:
-                _real(name, getattr(self, name), **bounds)
-        for name, valid in _WORDS.items():
-            value = getattr(self, name)
-            if value not in valid and (value is not None or name not in _OF_THE_RECIPE):
-                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
         if self.shots is not None and self.train_examples is not None:
             raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give one of them")
         if not isinstance(self.backbone, str) or not self.backbone:

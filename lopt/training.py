@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, memory, methods
-from lopt.artifact import Prompt, check_revisions
+from lopt.artifact import Prompt, check_revisions, load_prompt
 from lopt.batches import collate, training_batches
-from lopt.checkpoint import Checkpoint
+from lopt.checkpoint import KEPT, Checkpoint
 from lopt.config import TrialConfig
 from lopt.data import prepare
 from lopt.dropout import masks
 from lopt.evaluation import predict_split
 from lopt.failure import described
+from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
-from lopt.scoring import score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,21 +216,13 @@ class Trial:
 
     def saved(self, *, cell: str | None = None) -> bytes:
         """The checkpoint that `restore` goes on from, as the content of its file (`lopt.checkpoint`)."""
+        trial = {name: getattr(self, name) for name in KEPT}
+        trial |= {"key": self.config.key, "config": self.config.to_dict(), "phase": self.phase, "cell": cell}
+        trial |= {"train_loss": self._train_loss, "elapsed_s": self.elapsed_s}
+        trial["best"] = self.evaluations.index(self.best) if self.best else None
         return Checkpoint(
-            key=self.config.key,
-            config=self.config.to_dict(),
-            phase=self.phase,
-            cell=cell,
-            step=self.step,
-            tokens=self.tokens,
-            diverged=self.diverged,
-            train_loss=self._train_loss,
+            trial=trial,
             evaluations=self.evaluations,
-            best=self.evaluations.index(self.best) if self.best else None,
-            elapsed_s=self.elapsed_s,
-            train_time_s=self.train_time_s,
-            evaluation_time_s=self.evaluation_time_s,
-            started_at=self.started_at,
             factors=self.factors,
             best_factors=self._best_factors,
             optimizer=self._optimizer.state_dict()["state"],
@@ -250,16 +242,15 @@ class Trial:
             for name, factor in self.factors.items():
                 factor.copy_(saved.factors[name])
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
-        self.step, self.tokens, self.diverged = saved.step, saved.tokens, saved.diverged
+        for name in KEPT:
+            setattr(self, name, saved.trial[name])
         lengths = self.data.train.lengths
         self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
+        self._began, self._train_loss = time.monotonic() - saved.trial["elapsed_s"], saved.trial["train_loss"]
         device = next(iter(self.factors.values())).device
-        self._losses, self._train_loss = [loss.to(device) for loss in saved.losses], saved.train_loss
-        self.evaluations = list(saved.evaluations)
-        self.best = None if saved.best is None else self.evaluations[saved.best]
-        self._best_factors = dict(saved.best_factors)
-        self._began, self.started_at = time.monotonic() - saved.elapsed_s, saved.started_at
-        self.train_time_s, self.evaluation_time_s = saved.train_time_s, saved.evaluation_time_s
+        self._losses = [loss.to(device) for loss in saved.losses]
+        self.evaluations, self._best_factors = list(saved.evaluations), dict(saved.best_factors)
+        self.best = None if saved.trial["best"] is None else self.evaluations[saved.trial["best"]]
 
     def best_prompt(self) -> Prompt:
         """What was trained, as of the best evaluation; the current state before any."""
@@ -320,7 +311,21 @@ class Trial:
             self.best_prompt().save(folder)
             self._optimizer.state.clear()  # fine-tuning needs the room for the model that is scored
             self.clear_gradients()
-            scores, self.predictions = score(folder, self.data, self.counts)
+            prompt = load_prompt(folder)
+            began = time.perf_counter()
+            predictions = self.predictions = prompt.evaluate()
+            scores = {
+                "test_time_s": round(time.perf_counter() - began, 3),
+                "test_accuracy": predictions.accuracy,
+                "test_macro_f1": predictions.macro_f1,
+                "test_loss": predictions.loss,
+                "test_n": len(predictions.gold),
+                "test_split": self.data.report_split,
+                "test_split_size": self.data.report_size,
+                "majority_accuracy": predictions.majority_share,
+            }
+            counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
+            prompt.describe(folder, {**scores, **counts, "weights": fingerprint(prompt.base)})
         return scores
 
 

@@ -10,12 +10,12 @@ import torch
 
 from lopt import evaluation, load_prompt, train
 from lopt.batches import evaluation_batches
+from lopt.evaluation import zero_shot
 from lopt.failure import failed_record
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
 from lopt.resolve import default_precision, resolve
 from lopt.training import Trial
-from lopt.zero_shot import zero_shot
 
 
 def test_evaluates_at_every_rung_and_at_the_end(tiny):
@@ -205,7 +205,7 @@ def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp
         pass
     trial.finish(artifact=tmp_path)
     from lopt import tasks
-    from lopt.data import load_split
+    from lopt.examples import load_split
 
     prompt = load_prompt(tmp_path)
     texts = [example.fields["text"] for example in load_split(tasks.get("toy"), "validation")]
