@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass
+from functools import cache
 from reprlib import repr as shortened
 from typing import Any
 
@@ -167,19 +169,24 @@ def check_schema(source: dict[str, Any]) -> None:
 
 def _shared(source: dict[str, Any], schema: type) -> dict[str, Any]:
     """The texts and numbers that a trial here has in common with a schema, by their names."""
+    return {name: read(source, name) for name, read in _readers(schema).items()}
+
+
+@cache
+def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
     fields = Trial.__dataclass_fields__
-    return {name: _value(source, name, kind) for name, kind in kinds(schema).items() if kind.plain and name in fields}
+    return {name: _reader(kind) for name, kind in kinds(schema).items() if kind.plain and name in fields}
 
 
-def _value(source: dict[str, Any], name: str, kind: Kind) -> str | float | None:
-    """An entry of one of the schema's kinds; a text that is missing has its default, a number is None."""
+def _reader(kind: Kind) -> Callable[[dict[str, Any], str], Any]:
+    """What takes an entry of a kind out of an object; a text that is missing has its default, a number is None."""
     if kind.fraction:
-        return fraction(source, name)
+        return fraction
     if str not in kind.types:
-        return integer(source, name) if int in kind.types else number(source, name)
-    if kind.default is not MISSING and source.get(name) in (None, ""):
-        return kind.default
-    return text(source, name)
+        return number if float in kind.types else integer
+    if kind.default is MISSING:
+        return text
+    return lambda source, name: text(source, name) if source.get(name) not in (None, "") else kind.default
 
 
 def _configuration(config: dict[str, Any]) -> str:
@@ -235,9 +242,18 @@ def optional_mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
 
 def mappings(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The list of objects under a name, or an empty one where there is none."""
+    return _list(source, name, dict, "objects")
+
+
+def texts(source: dict[str, Any], name: str) -> list[str]:
+    """The list of texts under a name, or an empty one where there is none."""
+    return _list(source, name, str, "texts")
+
+
+def _list(source: dict[str, Any], name: str, of: type, called: str) -> list[Any]:
     value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of objects")
+    if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of {called}")
     return value
 
 
@@ -245,14 +261,6 @@ def text(source: dict[str, Any], name: str) -> str:
     """The text under a name, which must be there and not empty."""
     if not isinstance(value := source.get(name), str) or not value:
         raise ValueError(f"{name} is {shortened(value)}, not a text")
-    return value
-
-
-def texts(source: dict[str, Any], name: str) -> list[str]:
-    """The list of texts under a name, or an empty one where there is none."""
-    value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of texts")
     return value
 
 

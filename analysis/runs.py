@@ -210,40 +210,36 @@ def _prediction(content: Any) -> Prediction:
     probe = json_object(content, "a prediction")
     predicted = mapping(probe, "prediction")
     seconds = mapping(predicted, "seconds")
-    values = [number(seconds, "low"), number(seconds, "high"), number(probe, "elapsed_before_s")]
-    counts = [integer(predicted, name) for name in ("trials_done", "trials")]
-    if None in values or None in counts:
+    values: dict[str, Any] = {
+        "low_s": number(seconds, "low"),
+        "high_s": number(seconds, "high"),
+        "elapsed_before_s": number(probe, "elapsed_before_s"),
+        "trials_done": integer(predicted, "trials_done"),
+        "trials": integer(predicted, "trials"),
+    }
+    if None in values.values():
         raise ValueError("not a prediction: a number is missing")
-    return Prediction(
-        low_s=values[0] or 0.0,
-        high_s=values[1] or 0.0,
-        elapsed_before_s=values[2] or 0.0,
-        trials_done=counts[0] or 0,
-        trials=counts[1] or 0,
-    )
+    return Prediction(**values)
 
 
 def _planned(space: dict[str, Any]) -> list[PlannedCell]:
     """The cells of a table's space; a free search has none with a method of its own."""
-    cells = []
     base = optional_mapping(space, "base")
-    for cell in mappings(space, "cells"):
-        config = base | optional_mapping(cell, "config")
-        if not all(isinstance(config.get(name), str) for name in ("method", "backbone", "task")):
-            continue
-        cells.append(
-            PlannedCell(
-                name=str(cell.get("name") or ""),
-                method=config["method"],
-                backbone=config["backbone"],
-                task=config["task"],
-                length=integer(config, "length"),
-                rank=integer(config, "rank"),
-                shots=integer(config, "shots"),
-                trainable_parameters=integer(cell, "trainable_parameters"),
-            )
+    planned = [(cell, base | optional_mapping(cell, "config")) for cell in mappings(space, "cells")]
+    return [
+        PlannedCell(
+            name=str(cell.get("name") or ""),
+            method=config["method"],
+            backbone=config["backbone"],
+            task=config["task"],
+            length=integer(config, "length"),
+            rank=integer(config, "rank"),
+            shots=integer(config, "shots"),
+            trainable_parameters=integer(cell, "trainable_parameters"),
         )
-    return cells
+        for cell, config in planned
+        if all(isinstance(config.get(name), str) for name in ("method", "backbone", "task"))
+    ]
 
 
 def _audits(content: Any) -> dict[str, int]:

@@ -33,6 +33,7 @@ def kinds(of: type) -> dict[str, Kind]:
         hint = hints[field.name]
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple(get_origin(part) or part for part in parts)
+        types += (int,) if float in types else ()  # a whole number is a real one, too
         of_fields[field.name] = Kind(types, "Fraction" in str(field.type), field.default)
     return of_fields
 
@@ -51,12 +52,8 @@ def check(instance: Any) -> None:
 @cache  # there are few combinations, and many evaluations
 def _of_other_types(of: type, held: tuple[type, ...]) -> list[str]:
     """Fields of a dataclass that cannot hold a value of the type that they hold, one a field."""
-    others = []
-    for (name, kind), of_value in zip(kinds(of).items(), held, strict=True):
-        valid = (*kind.types, int) if float in kind.types else kind.types  # a whole number is a real one, too
-        if of_value is bool or not issubclass(of_value, valid):
-            others.append(name)
-    return others
+    pairs = zip(kinds(of).items(), held, strict=True)
+    return [name for (name, kind), its in pairs if its is bool or not issubclass(its, kind.types)]
 
 
 @cache

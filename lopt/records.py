@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -174,6 +173,8 @@ def provenance(**extra: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _software() -> dict[str, Any]:
+    import importlib.metadata  # takes a report's start some time, and it needs none
+
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -113,10 +113,10 @@ class TrialSettings:
             value = getattr(self, name)
             if value is None and type(None) in kind.types:
                 continue
-            if int in kind.types:
-                _whole(name, value, *((0, MOST_SEED) if name in _SEEDS else (1,)))
-            elif float in kind.types:
+            if float in kind.types:
                 _real(name, value, **_BOUNDS[name])
+            elif int in kind.types:
+                _whole(name, value, *((0, MOST_SEED) if name in _SEEDS else (1,)))
             elif name in _WORDS and value not in (valid := _WORDS[name]):
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
             elif name in ("data_revision", "model_revision") and not isinstance(value, str):
