@@ -28,14 +28,14 @@ class Kind:
 @cache
 def kinds(of: type) -> dict[str, Kind]:
     """The kind of each field of a dataclass, by its name."""
-    hints, of_fields = get_type_hints(of), {}
+    hints, by_name = get_type_hints(of), {}
     for field in dataclasses.fields(of):
         hint = hints[field.name]
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple(get_origin(part) or part for part in parts)
         types += (int,) if float in types else ()  # a whole number is a real one, too
-        of_fields[field.name] = Kind(types, "Fraction" in str(field.type), field.default)
-    return of_fields
+        by_name[field.name] = Kind(types, "Fraction" in str(field.type), field.default)
+    return by_name
 
 
 def check(instance: Any) -> None:
