@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _TENSORS, _DESCRIPTION = "prompt.safetensors", "prompt.json"
 _OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
-
-
 _OF_THE_TASK = ("title", "columns", "cut")  # what reading an input needs, beside classes, template and label words
 
 

@@ -131,10 +131,10 @@ class TrialRecord:
         """
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
-        values = migrated(values)
-        if not isinstance(values.get("evaluations", ()), list | tuple):
-            raise ValueError(f"evaluations is {values['evaluations']!r}")
         try:
+            values = migrated(values)
+            if not isinstance(values.get("evaluations", ()), list | tuple):
+                raise ValueError(f"evaluations is {values['evaluations']!r}")
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
             record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:

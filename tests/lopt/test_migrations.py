@@ -48,3 +48,11 @@ def test_a_checkpoint_that_does_not_have_its_times_yet_is_read(tiny):
     trial = Trial(tiny)
     read = Checkpoint.from_bytes(content, key=trial.config.key, factors=trial.factors)
     assert (read.trial["train_time_s"], read.trial["evaluation_time_s"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("version", range(1, migrations.SCHEMA_VERSION + 1))
+@pytest.mark.parametrize("evaluations", [5, "text", [5], {"step": 1}])
+def test_evaluations_of_another_kind_are_no_record(version, evaluations):
+    file = next((STORES / f"schema-{version}" / "trials").glob("*.json"))
+    with pytest.raises(ValueError, match=r"evaluations is|not a trial record"):
+        TrialRecord.from_dict({**json.loads(file.read_text()), "evaluations": evaluations})
