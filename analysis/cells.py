@@ -10,9 +10,10 @@ from functools import cached_property
 from statistics import fmean
 
 from analysis import predictions
-from analysis.load import Baseline, PlannedCell, Results
+from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial
+from analysis.runs import Baseline, PlannedCell
 from analysis.stats import Estimate, crossed, estimate
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
@@ -271,7 +272,7 @@ def _searched(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
-    """Highest of the search's winner, by the sweep's rule (`sweeps.search.study.winner`)."""
+    """Highest of the search's winner, by the sweep's rule (`sweeps.search.queue.study.winner`)."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 

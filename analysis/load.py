@@ -6,117 +6,20 @@ A record that cannot be read is named and skipped, a manifest that cannot be rea
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
 from analysis.noninferiority import MARGIN
-from analysis.records import (
-    SCHEMAS,
-    Trial,
-    fraction,
-    integer,
-    json_object,
-    mapping,
-    mappings,
-    number,
-    optional_mapping,
-    optional_text,
-    row,
-    text,
-    texts,
-)
-from lopt import commands
-from lopt.places import Place, Remote, contents, place, redacted, shown
+from analysis.records import Trial, json_object, mapping, row
+from analysis.runs import UNREADABLE, Baseline, PlannedCell, Run, is_file, load_baselines, load_run, parsed, why
+from lopt.places import Place, contents, place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-Parsed = TypeVar("Parsed")
-# What a damaged file may raise.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-_Placed = TypeVar("_Placed", "PlannedCell", "Baseline")
-
-
-class ReportError(ValueError):
-    """Bad input of the user: says what came, what is valid and how to mend it, in one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedCell:
-    """A cell of a table's space as the manifest has it; length, rank and shots are None where it says none."""
-
-    name: str
-    method: str
-    backbone: str
-    task: str
-    length: int | None
-    rank: int | None
-    shots: int | None
-    trainable_parameters: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """How long a run was predicted to take, in seconds, and where it stood then."""
-
-    low_s: float
-    high_s: float
-    elapsed_before_s: float
-    trials_done: int
-    trials: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run's manifest, and the files beside it that are not records."""
-
-    path: Place
-    manifest: dict[str, Any]
-    cells: tuple[PlannedCell, ...]
-    rungs: tuple[int, ...]  # steps at which a trial may be stopped
-    elapsed_s: float | None  # of all its commands together
-    audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
-    prediction: Prediction | None
-    left_out: frozenset[str]  # keys of trials that count nowhere
-    titles: dict[str, str]  # of tasks by their names; none of runs of earlier versions
-    unreadable: tuple[str, ...]  # files beside the manifest that are damaged: "name: why"
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest.get("run") or self.path.name)
-
-    @property
-    def status(self) -> str:
-        return str(self.manifest.get("status", "unknown"))
-
-    @property
-    def shown(self) -> str:
-        """As a user in the current folder would type it."""
-        return shown(self.path.resolve())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """What a backbone does without any prompt on the reported split, and who always names the commonest class.
-    Accuracies are fractions, of `test_n` examples."""
-
-    backbone: str
-    task: str
-    test_split: str | None
-    test_n: int | None
-    zero_shot_accuracy: float | None
-    majority_accuracy: float | None
+_Placed = TypeVar("_Placed", PlannedCell, Baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,45 +45,6 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def find_runs(root: Place) -> list[Place]:
-    """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
-    found = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
-    return sorted(found, key=_updated_at, reverse=True)
-
-
-def resolve(names: Sequence[str], root: Place) -> list[Place]:
-    """The runs named (a folder, a URL, or a name under `root`); none named: the newest.
-
-    Raises ReportError where there is no such run.
-    """
-    direct = {name: place(name) for name in names}
-    known = find_runs(root) if not names or not all(isinstance(p, Remote) for p in direct.values()) else []
-    mend = (
-        f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
-        if known
-        else f"{root} holds no runs: see --results"
-    )
-    if not names and not known:
-        raise ReportError(
-            f"no runs under {root}: start one with `{commands.line('sweep', '--space', 'NAME')}`, or give --results"
-        )
-    paths: list[Place] = [] if names else [known[0]]
-    for name, given in direct.items():
-        tries = [given] if isinstance(given, Remote) else [given, root / name]
-        path = next((path for path in tries if _is_file(path / "manifest.json")), None)
-        if path is None:
-            looked = " and ".join(str(path) for path in tries)
-            raise ReportError(f"no run {redacted(name)!r} (looked for manifest.json in {looked}); {mend}")
-        if path.resolve() not in [other.resolve() for other in paths]:
-            paths.append(path)
-    return paths
-
-
-def _is_file(path: Place) -> bool:
-    """Also of a name that no folder can have."""
-    return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
-
-
 def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
 
@@ -199,7 +63,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None
     superseded = repeated = differing = left_out = 0
     folders = folders or Folders()
     for path in paths:
-        run = _load_run(path)
+        run = load_run(path)
         runs.append(run)
         unreadable += run.unreadable
         files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
@@ -211,12 +75,12 @@ def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None
             try:
                 if isinstance(content, OSError):
                     raise content
-                record = json_object(_parsed(content), "a record")
+                record = json_object(parsed(content), "a record")
                 record["config"] = folders.in_one_place(mapping(record, "config"), run.cells)
                 trial = row(record, run.shown)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
-            except _UNREADABLE as error:
-                unreadable.append(f"{path.name}/trials/{file.name}: {_why(error)}")
+            except UNREADABLE as error:
+                unreadable.append(f"{path.name}/trials/{file.name}: {why(error)}")
                 continue
             held = chosen.get(trial.key)
             if held is not None:
@@ -226,11 +90,11 @@ def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None
             if held is None or _counts_before(trial, held):
                 chosen[trial.key], records[trial.key] = trial, record
         try:
-            for baseline in _load_baselines(path / "baselines.json"):
+            for baseline in load_baselines(path / "baselines.json"):
                 baseline = _at_one_place(baseline, folders)
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
-        except _UNREADABLE as error:
-            unreadable.append(f"{path.name}/baselines.json: {_why(error)}")
+        except UNREADABLE as error:
+            unreadable.append(f"{path.name}/baselines.json: {why(error)}")
     return Results(
         runs=tuple(replace(run, cells=tuple(_at_one_place(cell, folders) for cell in run.cells)) for run in runs),
         trials=tuple(chosen.values()),
@@ -255,149 +119,8 @@ def _counts_before(trial: Trial, held: Trial) -> bool:
     if held.status == "failed" or trial.status == "failed":
         return held.status == "failed" and trial.status != "failed"
     files = [place(each.run) / "predictions" / f"{each.key}.parquet" for each in (trial, held)]
-    return _result(trial) == _result(held) and trial.confirmed and _is_file(files[0]) and not _is_file(files[1])
-
-
-def _read(file: Place) -> Any:
-    return _parsed(file.read_bytes())
-
-
-def _parsed(content: bytes) -> Any:
-    """JSON, its texts such as a report can hold: without half characters and control characters."""
-    return _clean(json.loads(content))
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return _CONTROL.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_clean(each) for each in value]
-    return {_clean(name): _clean(each) for name, each in value.items()} if isinstance(value, dict) else value
-
-
-def _load_run(path: Place) -> Run:
-    file = path / "manifest.json"
-    try:
-        manifest = json_object(_read(file), "a manifest")
-        if manifest.get("schema_version") not in SCHEMAS:
-            raise ValueError(
-                f"schema_version {manifest.get('schema_version')!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}"
-            )
-        space = mapping(manifest, "space")
-        provenance = optional_mapping(manifest, "provenance")
-        for name in ("hardware", "versions"):
-            optional_mapping(provenance, name)
-        rungs = space.get("rungs") or []
-        if not isinstance(rungs, list) or not all(isinstance(rung, int) for rung in rungs):
-            raise ValueError(f"rungs is {rungs!r}, not a list of whole numbers")
-        titles = optional_mapping(manifest, "titles")
-        unreadable: list[str] = []
-        return Run(
-            path=path,
-            manifest=manifest,
-            cells=tuple(_planned(space)),
-            rungs=tuple(rungs),
-            elapsed_s=number(manifest, "elapsed_s"),
-            audits=_beside(path / "audits.json", _audits, unreadable) or {},
-            prediction=_beside(path / "probe.json", _prediction, unreadable),
-            left_out=frozenset(texts(manifest, "left_out")),
-            titles={task: text(titles, task) for task in titles},
-            unreadable=tuple(unreadable),
-        )
-    except _UNREADABLE as error:
-        raise ReportError(
-            f"{file} cannot be read ({_why(error)}); it should be the JSON object that a sweep writes: "
-            "repeat the sweep's command, which says how to mend it, or give another run"
-        ) from None
-
-
-def _beside(file: Place, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
-    """What a file beside the manifest says; None where it is missing, or damaged, which is then noted."""
-    try:
-        return parse(_read(file)) if file.is_file() else None
-    except _UNREADABLE as error:
-        unreadable.append(f"{file.parent.name}/{file.name}: {_why(error)}")
-        return None
-
-
-def _prediction(content: Any) -> Prediction:
-    """What `sweeps/run.py --probe` wrote."""
-    probe = json_object(content, "a prediction")
-    predicted = mapping(probe, "prediction")
-    seconds = mapping(predicted, "seconds")
-    values = [number(seconds, "low"), number(seconds, "high"), number(probe, "elapsed_before_s")]
-    counts = [integer(predicted, name) for name in ("trials_done", "trials")]
-    if None in values or None in counts:
-        raise ValueError("not a prediction: a number is missing")
-    return Prediction(
-        low_s=values[0] or 0.0,
-        high_s=values[1] or 0.0,
-        elapsed_before_s=values[2] or 0.0,
-        trials_done=counts[0] or 0,
-        trials=counts[1] or 0,
-    )
-
-
-def _planned(space: dict[str, Any]) -> list[PlannedCell]:
-    """The cells of a table's space; a free search has none with a method of its own."""
-    cells = []
-    base = optional_mapping(space, "base")
-    for cell in mappings(space, "cells"):
-        config = base | optional_mapping(cell, "config")
-        if not all(isinstance(config.get(name), str) for name in ("method", "backbone", "task")):
-            continue
-        cells.append(
-            PlannedCell(
-                name=str(cell.get("name") or ""),
-                method=config["method"],
-                backbone=config["backbone"],
-                task=config["task"],
-                length=integer(config, "length"),
-                rank=integer(config, "rank"),
-                shots=integer(config, "shots"),
-                trainable_parameters=integer(cell, "trainable_parameters"),
-            )
-        )
-    return cells
+    return _result(trial) == _result(held) and trial.confirmed and is_file(files[0]) and not is_file(files[1])
 
 
 def _at_one_place(of: _Placed, folders: Folders) -> _Placed:
     return replace(of, task=folders.of(of.task), backbone=folders.of(of.backbone))
-
-
-def _audits(content: Any) -> dict[str, int]:
-    audits = json_object(content, "a list of audits by key")
-    return {key: integer(mapping(audits, key), "step") or 0 for key in audits}
-
-
-def _load_baselines(file: Place) -> list[Baseline]:
-    if not file.is_file():
-        return []
-    content = _read(file)
-    if not isinstance(content, list):
-        raise ValueError("not a list of baselines")
-    return [
-        Baseline(
-            backbone=text(each, "backbone"),
-            task=text(each, "task"),
-            test_split=optional_text(each, "test_split"),
-            test_n=integer(each, "test_n"),
-            zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
-            majority_accuracy=fraction(each, "majority_accuracy"),
-        )
-        for each in mappings({"baselines": content}, "baselines")
-    ]
-
-
-def _updated_at(run: Place) -> float:
-    file = run / "manifest.json"
-    try:
-        return datetime.fromisoformat(_read(file)["updated_at"]).timestamp()
-    except _UNREADABLE:
-        return file.lstat().st_mtime if isinstance(file, Path) else 0.0
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON at line {error.lineno}, column {error.colno}"
-    return " ".join(str(error).split()) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -12,10 +12,11 @@ from analysis import audit, predictions, published, render
 from analysis.beside_published import comparable
 from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
-from analysis.load import Results, Run
+from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial
-from lopt.config import METRICS
+from analysis.runs import Run
+from lopt.settings import METRICS
 
 _APART = "make a report of each run by itself"
 

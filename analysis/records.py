@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass
+from functools import cache
 from reprlib import repr as shortened
 from typing import Any
 
-from lopt.config import _ADDED, _ADDED_OPTIONS  # the one list of what came later
+from lopt.kinds import Kind, kinds
+from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrated, without_later
+from lopt.records import PHASES, STATUSES, TrialRecord
+from lopt.settings import TrialSettings
 
-SCHEMAS = (1, 2, 3)
-PHASES = ("search", "confirm")
-STATUSES = ("complete", "stopped", "diverged", "failed")
+_SCHEMAS = range(1, SCHEMA_VERSION + 1)
 _OF_EXAMPLES = ("task", "data_revision")
 _OF_SUBSET = ("data_seed", "test_examples")
 _DRAWS = ("x0_seed", "projection_seed")  # of LoPT-2 and ULPT
@@ -119,89 +121,81 @@ class Trial:
 
 def row(record: dict[str, Any], run: str = "") -> Trial:
     """Flatten one record. Raises ValueError naming the field that is missing, of another kind or out of range."""
-    version = json_object(record, "a record").get("schema_version")
-    if version not in SCHEMAS:
-        raise ValueError(f"schema_version {version!r}, this report reads {SCHEMAS[0]} to {SCHEMAS[-1]}")
-    config = mapping(record, "config")
+    check_schema(json_object(record, "a record"))
+    mappings(record, "evaluations")  # else they cannot be migrated
+    record = {**migrated(record)}
+    config = {**SETTINGS, **mapping(record, "config")}
     provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
     options, truncated = optional_mapping(config, "options"), optional_mapping(record, "truncated")
     cut = {part: integer(truncated, part) or 0 for part in truncated}
-    metric = optional_text(config, "metric") or str(_ADDED["metric"])
+    for name, valid in (("phase", PHASES), ("status", STATUSES)):
+        if record.get(name) not in valid:
+            raise ValueError(f"{name} is {shortened(record.get(name))}, not one of {', '.join(valid)}")
+    values = {**_shared(config, TrialSettings), **_shared(record, TrialRecord)}
+    metric, accuracy = values["metric"], values["selection_accuracy"]
     evaluations = tuple(_evaluation(source, metric) for source in mappings(record, "evaluations"))
-    score = fraction(record, "selection_accuracy")
-    if metric != "accuracy":
-        best = integer(record, "selection_step")
-        score = next((each.selection_score for each in evaluations if each.step == best), None)
-    return Trial(
-        key=text(record, "key"),
-        run=run,
-        phase=_one_of(record, "phase", PHASES),
-        status=_one_of(record, "status", STATUSES),
-        cell=str(record.get("cell") or record.get("stratum") or ""),
-        stratum=str(record.get("stratum") or record.get("cell") or ""),
-        method=text(config, "method"),
-        backbone=text(config, "backbone"),
-        task=text(config, "task"),
-        length=integer(config, "length"),
-        rank=integer(config, "rank"),
-        shots=integer(config, "shots"),
-        learning_rate=number(config, "learning_rate"),
-        batch_size=integer(config, "batch_size"),
-        dropout=number(config, "dropout") or 0.0,
-        update_tokens=integer(options, "update_tokens"),
-        adam_eps=number(options, "adam_eps"),
-        seed=integer(config, "seed"),
-        frozen_draw=next((f"{name} = {options[name]}" for name in _DRAWS if options.get(name) is not None), None),
-        configuration=_configuration(config),
-        trainable_parameters=integer(record, "trainable_parameters", least=1),
-        stored_parameters=integer(record, "stored_parameters"),
-        materialised_parameters=integer(record, "materialised_parameters"),
-        steps=integer(record, "steps"),
-        max_steps=integer(record, "max_steps"),
-        metric=metric,
-        selection_score=score,
-        selection_accuracy=fraction(record, "selection_accuracy"),
-        selection_loss=number(record, "selection_loss"),
-        selection_n=integer(record, "selection_n"),
-        test_accuracy=fraction(record, "test_accuracy"),
-        test_macro_f1=fraction(record, "test_macro_f1"),
-        test_n=integer(record, "test_n"),
-        test_split=optional_text(record, "test_split"),
-        test_split_size=integer(record, "test_split_size"),
-        scored_on=_scored_on(record, config),
-        holdout=str(config.get("holdout") or _ADDED["holdout"]),
-        data_revision=_as_text(config.get("data_revision")),
-        model_revision=_as_text(config.get("model_revision")),
-        majority_accuracy=fraction(record, "majority_accuracy"),
-        wall_time_s=number(record, "wall_time_s"),
-        train_time_s=number(record, "train_time_s"),
-        evaluation_time_s=number(record, "evaluation_time_s"),
-        test_time_s=number(record, "test_time_s"),
-        peak_memory_bytes=integer(record, "peak_memory_bytes"),
-        tokens=integer(record, "tokens"),
-        protocol=str(record.get("protocol") or ""),
-        truncated=sum(cut.values()),
-        test_truncated=cut.get("test", 0),
-        audited_at=None,
-        reused_from=optional_text(provenance, "reused_from"),
-        dirty=bool(provenance.get("dirty")),
-        commit=str(provenance.get("commit") or ""),
-        error_type=str(error.get("type") or "unknown") if error else None,
-        error_message=str(error.get("message") or "") if error else None,
-        evaluations=evaluations,
-    )
+    best = (e.selection_score for e in evaluations if e.step == integer(record, "selection_step"))
+    values |= {
+        "run": run,
+        "cell": str(record.get("cell") or record.get("stratum") or ""),
+        "stratum": str(record.get("stratum") or record.get("cell") or ""),
+        "backbone": text(config, "backbone"),
+        "dropout": values["dropout"] or 0.0,
+        "update_tokens": integer(options, "update_tokens"),
+        "adam_eps": number(options, "adam_eps"),
+        "frozen_draw": next((f"{name} = {options[name]}" for name in _DRAWS if options.get(name) is not None), None),
+        "configuration": _configuration(config),
+        "trainable_parameters": integer(record, "trainable_parameters", least=1),
+        "selection_score": accuracy if metric == "accuracy" else next(best, None),
+        "scored_on": _scored_on(record, config, values["holdout"]),
+        "truncated": sum(cut.values()),
+        "test_truncated": cut.get("test", 0),
+        "audited_at": None,
+        "reused_from": optional_text(provenance, "reused_from"),
+        "dirty": bool(provenance.get("dirty")),
+        "commit": str(provenance.get("commit") or ""),
+        "error_type": str(error.get("type") or "unknown") if error else None,
+        "error_message": str(error.get("message") or "") if error else None,
+        "evaluations": evaluations,
+    }
+    return Trial(**values)
+
+
+def check_schema(source: dict[str, Any]) -> None:
+    """Raises ValueError when a newer version of this program wrote a file, or one that names no schema."""
+    if (version := source.get("schema_version")) not in _SCHEMAS:
+        raise ValueError(f"schema_version {version!r}, this report reads 1 to {SCHEMA_VERSION}")
+
+
+def _shared(source: dict[str, Any], schema: type) -> dict[str, Any]:
+    """The texts and numbers that a trial here has in common with a schema, by their names."""
+    return {name: read(source, name) for name, read in _readers(schema).items()}
+
+
+@cache
+def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
+    fields = Trial.__dataclass_fields__
+    return {name: _reader(kind) for name, kind in kinds(schema).items() if kind.plain and name in fields}
+
+
+def _reader(kind: Kind) -> Callable[[dict[str, Any], str], Any]:
+    """What takes an entry of a kind out of an object; a text that is missing has its default, a number is None."""
+    if kind.fraction:
+        return fraction
+    if str not in kind.types:
+        return number if float in kind.types else integer
+    if kind.default is MISSING:
+        return text
+    return lambda source, name: text(source, name) if source.get(name) not in (None, "") else kind.default
 
 
 def _configuration(config: dict[str, Any]) -> str:
-    """Hash of everything but the seed. Fields and options that came after the first records do not matter at the values
-    that stand for what was done before, as in a trial's key."""
-    fields = {name: value for name, value in config.items() if name not in _SEED_FIELDS and name != "options"}
-    options = optional_mapping(config, "options")
-    parts = [
-        {name: value for name, value in values.items() if value is not None and value != added.get(name)}
-        for values, added in ((fields, _ADDED), (options, _ADDED_OPTIONS))
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of everything but the seed. Settings and options that came after the first records do not matter at the
+    values that stand for what was done before, as in a trial's key."""
+    settings = {name: value for name, value in config.items() if name not in (*_SEED_FIELDS, "options")}
+    parts = without_later(settings, SETTINGS), without_later(optional_mapping(config, "options"), OPTIONS)
+    said = [{name: value for name, value in part.items() if value is not None} for part in parts]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
@@ -214,12 +208,8 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     )
 
 
-def _as_text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _scored_on(record: dict[str, Any], config: dict[str, Any]) -> tuple[object, ...]:
-    reported = (record.get("test_split"), record.get("test_n"), config.get("holdout") or _ADDED["holdout"])
+def _scored_on(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:
+    reported = (record.get("test_split"), record.get("test_n"), holdout)
     whole = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
     drawn = () if whole else _OF_SUBSET  # of a whole split nothing is drawn
     return *map(str, reported), *(str(config.get(name)) for name in (*_OF_EXAMPLES, *drawn))
@@ -252,9 +242,18 @@ def optional_mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
 
 def mappings(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The list of objects under a name, or an empty one where there is none."""
+    return _list(source, name, dict, "objects")
+
+
+def texts(source: dict[str, Any], name: str) -> list[str]:
+    """The list of texts under a name, or an empty one where there is none."""
+    return _list(source, name, str, "texts")
+
+
+def _list(source: dict[str, Any], name: str, of: type, called: str) -> list[Any]:
     value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of objects")
+    if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of {called}")
     return value
 
 
@@ -265,23 +264,9 @@ def text(source: dict[str, Any], name: str) -> str:
     return value
 
 
-def texts(source: dict[str, Any], name: str) -> list[str]:
-    """The list of texts under a name, or an empty one where there is none."""
-    value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of texts")
-    return value
-
-
 def optional_text(source: dict[str, Any], name: str) -> str | None:
     """The same, or None where there is none."""
     return None if source.get(name) is None else text(source, name)
-
-
-def _one_of(source: dict[str, Any], name: str, valid: Sequence[str]) -> str:
-    if (value := source.get(name)) not in valid:
-        raise ValueError(f"{name} is {shortened(value)}, not one of {', '.join(valid)}")
-    return str(value)
 
 
 def number(source: dict[str, Any], name: str) -> float | None:

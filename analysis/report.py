@@ -19,9 +19,10 @@ if __name__ == "__main__":  # as a script, python puts this folder first: put th
 from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
-from analysis.load import ReportError, Results, load, resolve
+from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
 from analysis.page import Section, build, write_pages
+from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.places import Place, place, redacted

@@ -36,6 +36,7 @@ if __name__ == "__main__":
 import psutil
 
 from benchmarks import _common
+from lopt import checkpoint
 from lopt.records import MEASURED
 from sweeps.results import checkpoint_file
 from sweeps.results.store import Store
@@ -67,7 +68,7 @@ class Watch:
         """Takes down what is there; steps of all trials."""
         for path in checkpoint_file.newest(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
-                described = checkpoint_file.describe(path)
+                described = checkpoint.describe(path)
                 self._saw(described["key"], described["step"], described["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
             status = path.stat()

@@ -37,8 +37,9 @@ PLAIN = "plain Ray Tune"
 def write_examples(config: Any, folder: Path) -> dict[str, str]:
     """The texts that our trials train and are selected on, template filled in, one JSON-lines file a split."""
     from lopt import backbones, tasks
-    from lopt.data import load_split, prepare
+    from lopt.data import prepare
     from lopt.encoding import render
+    from lopt.examples import load_split
 
     task, backbone = tasks.get(config.task), backbones.load(config.backbone, "fp32")
     data, examples = prepare(config, backbone), load_split(task, task.train)

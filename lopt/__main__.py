@@ -17,21 +17,19 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
+from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone, shortened
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
     from lopt.config import TrialConfig
     from lopt.records import TrialRecord
     from lopt.replay import Replayed
-    from lopt.tasks import Task
 
 FAILED = 3
-FILES = (".txt", ".csv", ".jsonl", ".parquet")
 _TERMINAL_S, _LOG_S = 0.5, 10.0  # how often it is said how many inputs are done
 _OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
 
@@ -130,12 +128,12 @@ def _predict_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _predict(given: argparse.Namespace) -> int:
+    from lopt import inputs as reading
     from lopt.artifact import load_prompt
 
     prompt = load_prompt(given.prompt, backbone=given.backbone)
     task = prompt.task
-    named = _texts(given.text, task) if given.file is None else _rows(Path(given.file), task)
-    inputs = [_fields(where, row, task) for where, row in named]
+    inputs = reading.of_texts(given.text, task) if given.file is None else reading.of_file(Path(given.file), task)
     with _Counting(len(inputs)) as counting:
         answers = prompt.predict(inputs, counting)
     for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
@@ -170,63 +168,6 @@ class _Counting:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _texts(texts: Sequence[str], task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Each input of the command line as columns, and what to call it."""
-    for text in texts:
-        where = f"--text {_shortened(text, 40)!r}"
-        if len(task.columns) == 1:
-            yield where, {task.columns[0]: text}
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, Mapping):
-            form = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)
-            raise ValueError(f"{where}: task {task.name} reads several columns; give a JSON object: {form}")
-        yield where, row
-
-
-def _rows(path: Path, task: "Task") -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Each row of a file, and what to call it; rows and lines count from 1."""
-    from lopt.rows import rows_of
-
-    if not path.is_file():
-        raise ValueError(f"--file {path} does not exist")
-    if path.suffix not in FILES:
-        raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(FILES)}")
-    if path.suffix != ".txt":
-        return [(f"{path}, row {n}", row) for n, row in enumerate(rows_of(path), start=1)]
-    if len(task.columns) > 1:
-        raise ValueError(
-            f"{path} holds one text a line, but task {task.name} reads {', '.join(task.columns)}: give .csv, .jsonl "
-            "or .parquet with these columns"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error})") from None
-    return [(f"{path}, line {n}", {task.columns[0]: line}) for n, line in enumerate(lines, start=1)]
-
-
-def _fields(where: str, row: Mapping[str, Any], task: "Task") -> dict[str, str]:
-    """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
-    from lopt.encoding import as_fields
-
-    for column in task.columns:
-        if column not in row:
-            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
-    try:
-        fields = as_fields(task, row)
-        for text in fields.values():
-            text.encode()  # half a character, which a tokenizer cannot read
-    except UnicodeEncodeError:
-        raise ValueError(f"{where} is no text in UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return fields
-
-
 def _as_json(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
     for answer, fields in zip(answers, inputs, strict=True):
         yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
@@ -241,7 +182,7 @@ def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -
     for head, fields in zip(heads, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
         room = len(text) if width is None else max(_LEAST_TEXT, width - indent - 2)
-        yield f"{head:<{indent}}  {_shortened(text, room)}"
+        yield f"{head:<{indent}}  {shortened(text, room)}"
 
 
 def _head(answer: "Answer", longest: int) -> str:
@@ -256,10 +197,6 @@ def _printable(text: str) -> str:
     text = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
-
-
-def _shortened(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 # --- export ----------------------------------------------------------------------------------------------------

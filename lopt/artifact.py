@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt import backbones, memory, methods, tasks
-from lopt.batches import collate, evaluation_batches
+from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
+from lopt.evaluation import predict_split
 from lopt.files import refuse_pointer
 from lopt.fingerprint import fingerprint
-from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.places import at_hand, place
 from lopt.records import dumps
@@ -30,11 +28,8 @@ if TYPE_CHECKING:
 
     from lopt.backbones import Backbone
 
-EVALUATION_BATCH = 32
 _TENSORS, _DESCRIPTION = "prompt.safetensors", "prompt.json"
 _OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
-
-
 _OF_THE_TASK = ("title", "columns", "cut")  # what reading an input needs, beside classes, template and label words
 
 
@@ -44,43 +39,6 @@ class Answer:
 
     label: str
     probabilities: dict[str, float]
-
-
-def predict_split(
-    backbone: Backbone,
-    soft: SoftPrompt | None,
-    encoded: Encoded,
-    label_ids: Tensor,
-    *,
-    on_done: Callable[[int], None] = lambda count: None,
-) -> Predictions:
-    """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
-    into memory goes in parts.
-
-    Args:
-        soft: on the backbone's device; None for nothing at the input. encoded: N examples. label_ids: first tokens of
-            the label words, `[C]`, as `backbone.label_ids` gives them. on_done: told of examples that are done, how
-            many; from several threads, one at a time.
-
-    Returns:
-        Predictions in the order of the split, whose logits are float64, `[N, C]`.
-    """
-    import numpy as np
-    import torch
-
-    logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
-    telling = threading.Lock()
-
-    def predict(positions: np.ndarray) -> None:
-        ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
-        with torch.inference_mode():
-            logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
-        with telling:
-            on_done(len(positions))
-
-    with Lanes(backbone) as lanes:
-        lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
-    return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 
 @dataclass(frozen=True, eq=False)

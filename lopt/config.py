@@ -5,72 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lopt import methods, tasks
+from lopt.migrations import OPTIONS, SETTINGS, without_later
 from lopt.registry import nearest
-
-if TYPE_CHECKING:
-    from lopt.tasks import Task
-
-PRECISIONS = ("auto", "bf16", "fp32", "fp64")
-OPTIMIZERS = ("adafactor", "adamw")
-SCHEDULES = ("constant", "linear")
-HOLDOUTS = ("train", "validation")
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
-MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
-# Fields and options that came after the first records. At these values, which are what was done before, they are left
-# out of the hash, so that older records keep their keys.
-_ADDED = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
-_ADDED_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
+from lopt.settings import TrialSettings
+from lopt.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialConfig:
-    """One trial: everything that determines its result, and nothing else.
-
-    `None` stands for the default of the method, task or backbone; those that do not depend on the machine are filled
-    in at construction, so that a record always says what was used.
+class TrialConfig(TrialSettings):
+    """One trial. What its settings leave to the method, task and backbone is filled in at construction, so that a
+    record always says what was used, and a key always means the same trial.
 
     Args:
-        method: a module of `lopt/methods/`.
-        task: a module of `lopt/tasks/`, or a folder with a `task.toml`.
-        backbone: a name known to `lopt/backbones/`, a local folder, or a hub name.
-        length: prompt length n, in virtual tokens; None for methods without a prompt.
-        rank: rank r, for the methods that have one.
-        learning_rate: of the optimiser; None is the method's recipe, as it is for optimizer, schedule, warmup and
-            weight_decay.
-        optimizer: "adafactor" or "adamw". weight_decay: its decay, 0 or more.
-        seed: of initial values and batch order.
-        options: the method's own settings (see its `OPTIONS`, or docs/reference.md).
-        schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps, in [0, 1), in which the rate
-            rises linearly.
-        clip_norm: the most that the Euclidean norm of a step's gradient, of all that is trained, may be.
-        dropout: rate, in [0, 1), of every dropout that the backbone has, at training steps alone. Its masks are a
-            function of seed and step (and of the part, where a batch goes in parts because memory runs out), so such a
-            trial does not share its steps with others.
-        batch_size: examples a step. max_steps: steps of a whole trial, each one update. eval_every: steps between two
-            evaluations on the examples for selection; one more comes at the end.
-        template: text with `{column}` fields; the label is read after its last token, or where `{mask}` stands.
-        label_words: one a class, in the order of the classes.
-        max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
-            None is the backbone's window less the prompt.
-        train_min_tokens, train_max_tokens: training texts of fewer or more tokens, template included, are left out;
-            selection and reported examples never are.
-        train_examples, selection_examples, test_examples: stratified subsets, drawn by `data_seed`; None is all.
-        shots: train on so many examples of each class, and select on as many unless selection_examples says otherwise.
-        holdout: where the examples for selection come from: "train" (min(5,000, 10 %) held out of the training split)
-            or "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
-        metric: what selects, on the examples for selection: the step that a trial keeps, the trials that early stopping
-            lets go on, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean of the classes' F1.
-        data_seed: of the held-out part and of the subsets. The same for all trials
-            of a sweep, so that they are compared on the same examples.
-        precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
-            optimiser's state, are fp32 (fp64 with "fp64", which is for tests).
-        data_revision, model_revision: filled in by `lopt.resolve.resolve`.
         described: the task itself, where it need not be looked up by its name; it is not stored.
 
     Raises:
@@ -78,95 +30,12 @@ class TrialConfig:
             has another template for causal models, the backbone's config.
     """
 
-    method: str
-    task: str
-    learning_rate: float | None = None
-    backbone: str = "embedded"
-    length: int | None = None
-    rank: int | None = None
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: str | None = None
-    schedule: str | None = None
-    warmup: float | None = None
-    weight_decay: float | None = None
-    clip_norm: float = 1.0
-    dropout: float = 0.0
-    batch_size: int = 16
-    max_steps: int = 5000
-    eval_every: int = 100
-    template: str | None = None
-    label_words: tuple[str, ...] | None = None
-    max_tokens: int | None = None
-    train_min_tokens: int | None = None
-    train_max_tokens: int | None = None
-    train_examples: int | None = None
-    selection_examples: int | None = None
-    test_examples: int | None = None
-    shots: int | None = None
-    holdout: str = "train"
-    metric: str = "accuracy"
-    data_seed: int = 42
-    precision: str = "auto"
-    data_revision: str | None = None
-    model_revision: str | None = None
     described: InitVar[Task | None] = None
 
     def __post_init__(self, described: Task | None) -> None:
-        from lopt import methods, tasks
-
-        for name in ("seed", "data_seed"):
-            _whole(name, getattr(self, name), 0, MOST_SEED)
-        for name in ("batch_size", "max_steps", "eval_every"):
-            _whole(name, getattr(self, name), 1)
-        limits = ("max_tokens", "train_min_tokens", "train_max_tokens")
-        subsets = ("train_examples", "selection_examples", "test_examples", "shots")
-        for name in ("length", "rank", *limits, *subsets):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
-        for name in ("data_revision", "model_revision"):
-            if not isinstance(getattr(self, name), str | None):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give text, or leave it out")
-        if not isinstance(self.options, Mapping):
-            raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
-        if not isinstance(self.label_words, list | tuple | None):  # a text would be taken for a word a letter
-            raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
-        method, task = methods.get(self.method), described or tasks.get(self.task)
-        self._set("task", task.name)  # of a folder its whole path, wherever the work goes on
-        if method.uses_length and self.length is None:
-            self._set("length", methods.DEFAULT_LENGTH)
-        for name in ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay"):
-            if getattr(self, name) is None:
-                self._set(name, getattr(method.recipe, name))
-        _real("learning_rate", self.learning_rate, above=0.0)
-        _real("clip_norm", self.clip_norm, above=0.0)
-        _real("weight_decay", self.weight_decay, least=0.0)
-        _real("warmup", self.warmup, least=0.0, below=1.0)
-        _real("dropout", self.dropout, least=0.0, below=1.0)
-        words_of = {
-            "precision": PRECISIONS,
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "holdout": HOLDOUTS,
-            "metric": tuple(METRICS),
-        }
-        for name, valid in words_of.items():
-            if getattr(self, name) not in valid:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
-        if self.shots is not None and self.train_examples is not None:
-            raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give one of them")
-        if not isinstance(self.backbone, str) or not self.backbone:
-            raise ValueError(f"backbone is {self.backbone!r}; give a name, a local folder or a hub name")
-
-        self._set("options", method.check(length=self.length, rank=self.rank, options=self.options))
-        self._set("template", task.template_for(self.backbone) if self.template is None else self.template)
-        words = task.label_words if self.label_words is None else tuple(self.label_words)
-        self._set("label_words", words)
-        task.check_verbalizer(self.template, words)
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the dataclass is frozen; only construction fills in defaults
+        super().__post_init__()
+        for name, value in completed(self, described).items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen; only construction fills in defaults
 
     @property
     def key(self) -> str:
@@ -176,8 +45,6 @@ class TrialConfig:
     @property
     def shares_backbone(self) -> bool:
         """Whether it can train in the same passes as other trials. Else it trains alone, on a model of its own."""
-        from lopt import methods
-
         return methods.get(self.method).shares_backbone and not self.dropout
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,6 +75,25 @@ class TrialConfig:
         return dataclasses.replace(self, **changes)
 
 
+def completed(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
+    """The fields that depend on the method, task and backbone, checked and with their defaults filled in.
+
+    Raises:
+        ValueError: as `TrialConfig`.
+    """
+    method, task = methods.get(settings.method), described or tasks.get(settings.task)
+    filled = {n: value for n, value in dataclasses.asdict(method.recipe).items() if getattr(settings, n) is None}
+    filled["task"] = task.name  # of a folder its whole path, wherever the work goes on
+    if method.uses_length and settings.length is None:
+        filled["length"] = methods.DEFAULT_LENGTH
+    length = filled.get("length", settings.length)
+    filled["options"] = method.check(length=length, rank=settings.rank, options=settings.options)
+    template = task.template_for(settings.backbone) if settings.template is None else settings.template
+    words = task.label_words if settings.label_words is None else tuple(settings.label_words)
+    task.check_verbalizer(template, words)
+    return {**filled, "template": template, "label_words": words}
+
+
 def known_as(name: str) -> str:
     """What a key knows a task or backbone by: of a folder its name, wherever it lies."""
     return Path(name).name if Path(name).is_absolute() else name
@@ -219,9 +105,8 @@ def key_of(values: Mapping[str, Any]) -> str:
     Raises:
         ValueError, TypeError, KeyError, AttributeError: it is no such thing.
     """
-    described = {n: v for n, v in values.items() if n not in _ADDED or v != _ADDED[n]}
-    options = values["options"].items()
-    described["options"] = {n: v for n, v in options if n not in _ADDED_OPTIONS or v != _ADDED_OPTIONS[n]}
+    described = without_later(values, SETTINGS)
+    described["options"] = without_later(values["options"], OPTIONS)
     for name in ("task", "backbone"):
         described[name] = known_as(described[name])
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -229,25 +114,3 @@ def key_of(values: Mapping[str, Any]) -> str:
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(TrialConfig))
-
-
-def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
-    if value > most:
-        raise ValueError(f"{name} is above {most:,}; give a whole number, {least} to {most:,}")
-
-
-def _real(
-    name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
-) -> None:
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    outside = fine and (
-        (above is not None and value <= above)
-        or (least is not None and value < least)
-        or (below is not None and value >= below)
-    )
-    if not fine or outside:
-        bound = f"above {above:g}" if above is not None else f"{least:g} or more"
-        bound += f" and below {below:g}" if below is not None else ""
-        raise ValueError(f"{name} is {value!r}; give a number {bound}")

@@ -17,8 +17,8 @@ import numpy as np
 
 from lopt import label_words, methods, tasks
 from lopt.encoding import Encoded, Example, cut_to, encode_all
-from lopt.examples import Split, load_split, read_split
-from lopt.parts import Parts, draw, few, halve, hold_out, stratified
+from lopt.examples import Split, read_split
+from lopt.parts import Parts, draw
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 
     from lopt.backbones import Backbone
     from lopt.config import TrialConfig
-
-__all__ = [
-    "TaskData",
-    "data_revision",
-    "few",
-    "halve",
-    "hold_out",
-    "load_split",
-    "most_tokens",
-    "notes",
-    "prepare",
-    "stratified",
-]
 
 
 @dataclass(frozen=True)

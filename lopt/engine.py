@@ -15,9 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
@@ -26,6 +24,7 @@ from lopt import memory
 from lopt.batches import on_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
+from lopt.passes import Row, cut, sized
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
@@ -40,18 +39,7 @@ Outcome = Union["Evaluation", None, Exception]
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
-_FEWEST_TOKENS_A_LANE = 256
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One example of one trial: which trial (its place among those packed), its tokens, its place in the trial's
-    batch."""
-
-    owner: int
-    token_ids: tuple[int, ...]
-    place: int
 
 
 class Engine:
@@ -141,14 +129,14 @@ class Engine:
         like = leaves[0][0]
         sizes_K = on_device([len(positions) for positions in drawn], like.device).to(like.dtype)
         rows = [
-            _Row(owner, trial.data.train.token_ids[position], place)
+            Row(owner, trial.data.train.token_ids[position], place)
             for owner, (trial, positions) in enumerate(zip(trials, drawn, strict=True))
             for place, position in enumerate(positions)
         ]
         labels = [trial.data.train.labels[positions] for trial, positions in zip(trials, drawn, strict=True)]
         learned: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
 
-        def learn(some: Sequence[_Row]) -> None:
+        def learn(some: Sequence[Row]) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
             owner_R = on_device([row.owner for row in some], like.device)
@@ -185,12 +173,12 @@ class Engine:
         ready, softs = list(made), [_with_tensors(soft, _tensors(soft)) for soft in made.values()]
         logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
         rows = [
-            _Row(owner, token_ids, place)
+            Row(owner, token_ids, place)
             for owner, trial in enumerate(ready)
             for place, token_ids in enumerate(trial.data.selection.token_ids)
         ]
 
-        def predict(some: Sequence[_Row]) -> None:
+        def predict(some: Sequence[Row]) -> None:
             with torch.inference_mode():
                 found_RC, columns = self._logits(ready, softs, some)
             found = found_RC.cpu().numpy()
@@ -208,15 +196,16 @@ class Engine:
     def _surviving(
         self,
         trials: Sequence[Trial],
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         softs: Sequence[SoftPrompt],
-        run: Callable[[Sequence[_Row]], None],
+        run: Callable[[Sequence[Row]], None],
         failed: dict[Trial, Exception],
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
+        assert self._backbone is not None
         tokens = np.zeros(len(softs))
-        for row, row_tokens in self._sized(rows, softs):
+        for row, row_tokens in sized(rows, softs, self._backbone):
             tokens[row.owner] += row_tokens
         self._shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
         while rows:
@@ -227,7 +216,7 @@ class Engine:
             rows = [row for row in rows if row.owner not in broken]
             again()
 
-    def _read_ahead(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> None:
+    def _read_ahead(self, rows: Sequence[Row], softs: Sequence[SoftPrompt]) -> None:
         """What every trial sees alike of a text is computed before the passes, by all lanes: the pass that met it first
         would keep the others waiting."""
         assert self._backbone is not None and self._lanes is not None
@@ -241,10 +230,11 @@ class Engine:
             self._lanes.each(self._backbone.read, parts)
 
     def _in_passes(
-        self, rows: Sequence[_Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[_Row]], None]
+        self, rows: Sequence[Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[Row]], None]
     ) -> dict[int, Exception]:
         """Runs rows in passes. Returns what passes have raised, by the owners of their rows."""
-        waiting = self._passes(rows, softs)
+        assert self._backbone is not None and self._lanes is not None
+        waiting = cut(rows, softs, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count)
         broken: dict[int, Exception] = {}
 
         def lane() -> None:
@@ -265,46 +255,11 @@ class Engine:
                         else:
                             broken.update((row.owner, error) for row in some)
 
-        assert self._lanes is not None
         self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
-    def _passes(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> deque[list[_Row]]:
-        """Rows cut into passes of about one size.
-
-        Where a pass pads its rows, those of about one length stand together, the longest first. Else those of one
-        trial do, so that a prompt is computed in one pass, seldom in two, and trials whose prompts have one length.
-        """
-        assert self._backbone is not None and self._lanes is not None
-
-        def by_length(row: _Row) -> int:
-            return -softs[row.owner].length - len(row.token_ids)
-
-        def by_trial(row: _Row) -> tuple[int, int, int]:
-            return softs[row.owner].length, row.owner, len(row.token_ids)
-
-        sized = self._sized(sorted(rows, key=by_length if self._backbone.pads_rows else by_trial), softs)
-        tokens = np.cumsum([0, *(size for _, size in sized)])
-        every = int(tokens[-1])
-        count, lanes = -(-every // self.most_tokens), self._lanes.count
-        count = max(count, min(-(-count // lanes) * lanes, every // _FEWEST_TOKENS_A_LANE))
-        ends = np.searchsorted(tokens, every / count * np.arange(1, count)).tolist()
-        begins = [0, *ends]
-        made = ([row for row, _ in sized[begin:end]] for begin, end in zip(begins, [*ends, len(sized)], strict=True))
-        return deque(some for some in made if some)
-
-    def _sized(self, rows: Sequence[_Row], softs: Sequence[SoftPrompt]) -> list[tuple[_Row, float]]:
-        """Each row with the tokens that it takes in a pass, among them its share of its trial's prompt, which rows may
-        have in common."""
-        assert self._backbone is not None
-        count = Counter(row.owner for row in rows)
-        shares = {owner: softs[owner].length / count[owner] for owner in count}
-        return [
-            (row, shares[row.owner] + self._backbone.row_tokens(softs[row.owner], len(row.token_ids))) for row in rows
-        ]
-
     def _row_losses(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row], labels: Sequence[np.ndarray]
+        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row], labels: Sequence[np.ndarray]
     ) -> Tensor:
         """Cross-entropy of each row over its own trial's classes, `[R]`."""
         from torch.nn.functional import cross_entropy
@@ -322,7 +277,7 @@ class Engine:
         return losses_R
 
     def _logits(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[_Row]
+        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row]
     ) -> tuple[Tensor, dict[int, list[int]]]:
         """Logits `[R, C]` of the label words of all trials among the rows, and each trial's columns in them."""
         import torch

@@ -53,3 +53,8 @@ def reason_of(error: BaseException) -> str:
     """What another library says of its error: the first line, cut short; the error's name where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return cut_short(" ".join(lines[0].split()))
+
+
+def shortened(text: str, room: int) -> str:
+    """A text in so many characters, its end left out."""
+    return text if len(text) <= room else f"{text[: room - 1]}…"

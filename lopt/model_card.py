@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods
 from lopt.backbones.seq2seq import SENTINEL
-from lopt.config import METRICS
 from lopt.data import most_tokens
+from lopt.settings import METRICS
 
 if TYPE_CHECKING:
     from lopt.artifact import Prompt

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
-def make_optimizer(config: TrialConfig, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
+def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
     """Adafactor with a learning rate of its own (arXiv 1804.04235, external step size), or AdamW.
 
     AdamW's eps is PyTorch's, 1e-8, unless the method has an option `adam_eps`. Of Adafactor, scale_parameter,
@@ -48,7 +48,7 @@ def make_optimizer(config: TrialConfig, factors: Mapping[str, Tensor], rates: Ma
     )
 
 
-def share_of_rate(config: TrialConfig, step: int) -> float:
+def share_of_rate(config: TrialSettings, step: int) -> float:
     """What update number `step` (0 is the first) takes of the learning rates: it rises linearly over the warm-up, and
     then stays, or falls linearly to 0 at `max_steps` (as transformers' get_linear_schedule_with_warmup)."""
     rising = round((config.warmup or 0.0) * config.max_steps)

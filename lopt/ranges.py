@@ -22,13 +22,10 @@ class Real:
         if not (numbers and _LEAST <= self.low < self.high <= _MOST and (self.low > 0 or not self.log)):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
 
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
     def __str__(self) -> str:
         return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
 
-    def holds(self, value: Any) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return _is_number(value) and self.low <= value <= self.high
 
 
@@ -45,13 +42,10 @@ class Whole:
         if not (numbers and 1 <= self.low < self.high):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
 
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, int) and self.low <= value <= self.high
-
     def __str__(self) -> str:
         return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
 
-    def holds(self, value: Any) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return _is_number(value) and value == int(value) and self.low <= value <= self.high
 
 
@@ -67,13 +61,10 @@ class Choice:
             raise ValueError(f"choice of {values!r}: give a tuple of one value or more, each once")
         object.__setattr__(self, "values", tuple(values))
 
-    def __contains__(self, value: object) -> bool:
-        return value in self.values
-
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
 
-    def holds(self, value: Any) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return value in self.values
 
 

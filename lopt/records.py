@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-SCHEMA_VERSION = 3  # 2: an evaluation's `predictions`; 3: `*_time_s`, `peak_memory_bytes`
+from lopt.kinds import Fraction, check, kinds
+from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrated
+
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields in which two runs of one trial may differ.
@@ -27,22 +27,18 @@ _CODE = ("lopt", "sweeps", "analysis")
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
-class NewerSchemaError(ValueError):
-    """The record was written by a newer version of this program."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One look at the held-out examples. Accuracies and shares are fractions, losses in nats, time in seconds
     since the trial began. predictions: hash of the predicted classes; None in records of schema 1."""
 
     step: int
-    selection_accuracy: float
+    selection_accuracy: Fraction
     selection_loss: float
     train_loss: float
-    top_class_share: float
+    top_class_share: Fraction
     wall_time_s: float
-    selection_macro_f1: float | None = None
+    selection_macro_f1: Fraction | None = None
     predictions: str | None = None
 
     def score(self, metric: str) -> float | None:
@@ -65,11 +61,11 @@ class TrialRecord:
     """
 
     key: str
-    config: dict[str, Any]
     phase: str
     status: str
     cell: str | None = None
     stratum: str | None = None
+    config: dict[str, Any]
     width: int
     trainable_parameters: int
     stored_parameters: int
@@ -77,17 +73,17 @@ class TrialRecord:
     steps: int
     max_steps: int
     evaluations: tuple[Evaluation, ...] = ()
-    selection_accuracy: float | None = None
+    selection_accuracy: Fraction | None = None
     selection_loss: float | None = None
     selection_step: int | None = None
     selection_n: int | None = None
-    test_accuracy: float | None = None
-    test_macro_f1: float | None = None
+    test_accuracy: Fraction | None = None
+    test_macro_f1: Fraction | None = None
     test_loss: float | None = None
     test_n: int | None = None
     test_split: str | None = None
     test_split_size: int | None = None
-    majority_accuracy: float | None = None
+    majority_accuracy: Fraction | None = None
     truncated: dict[str, int] = field(default_factory=dict)
     protocol: str = ""
     wall_time_s: float = 0.0
@@ -112,7 +108,7 @@ class TrialRecord:
     @property
     def metric(self) -> str:
         """What selects its best evaluation, and the trial among others. Records without one mean accuracy."""
-        return str(self.config.get("metric", "accuracy"))
+        return str(self.config.get("metric", SETTINGS["metric"]))
 
     @property
     def selection_score(self) -> float | None:
@@ -135,58 +131,34 @@ class TrialRecord:
         """
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
-        version = values.get("schema_version")
-        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-            newer = isinstance(version, int) and version > SCHEMA_VERSION
-            raise (NewerSchemaError if newer else ValueError)(
-                f"record of schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"
-            )
         try:
+            values = migrated(values)
+            if not isinstance(values.get("evaluations", ()), list | tuple):
+                raise ValueError(f"evaluations is {values['evaluations']!r}")
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
             record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
-        _check_kinds(record)
-        for evaluation in evaluations:
-            _check_kinds(evaluation)
+        for part in (record, *evaluations):
+            check(part)
         return record
 
     def flat(self) -> dict[str, Any]:
         """One row of `trials.parquet`: the configuration's main fields beside the results; error is its message."""
-        row = {name: getattr(self, name) for name in ("key", "phase", "status", "cell", "stratum")}
-        row.update({name: self.config.get(name) for name in _ROW_CONFIG})
-        row.update({name: getattr(self, name) for name in _ROW_RECORD})
-        row["error"] = f"{self.error['type']}: {self.error['message']}" if self.error else None
-        return row
+        row: dict[str, Any] = {}
+        for name in _COLUMNS:
+            if name == "trainable_parameters":
+                row |= {setting: self.config.get(setting) for setting in _SETTINGS}
+            if name == "selection_accuracy":
+                row |= {"metric": self.metric, "selection_score": self.selection_score}
+            row[name] = getattr(self, name)
+        return {**row, "error": f"{self.error['type']}: {self.error['message']}" if self.error else None}
 
 
-def _check_kinds(made: Evaluation | TrialRecord) -> None:
-    of: Any = type(made)
-    values = vars(made)
-    for name in _of_other_kinds(of, tuple(map(type, values.values()))):
-        raise ValueError(f"{name} is {values[name]!r}")
-
-
-@cache  # there are few combinations, and many evaluations
-def _of_other_kinds(of: type, kinds: tuple[type, ...]) -> list[str]:
-    """Fields of a dataclass that cannot hold a value of the given type, one a field."""
-    found = []
-    for (name, hint), kind in zip(get_type_hints(of).items(), kinds, strict=True):
-        valid = [get_origin(each) or each for each in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-        valid += [int] * (float in valid)  # a whole number is a real one, too
-        if kind is bool or not issubclass(kind, tuple(valid)):
-            found.append(name)
-    return found
-
-
-_ROW_CONFIG = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
-               "dropout", "precision")  # fmt: skip
-_ROW_RECORD = ("trainable_parameters", "stored_parameters", "materialised_parameters", "steps", "max_steps",
-               "metric", "selection_score", "selection_accuracy", "selection_loss", "selection_step", "selection_n",
-               "test_accuracy",
-               "test_macro_f1", "test_n", "test_split", "test_split_size", "majority_accuracy", "wall_time_s",
-               "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "tokens",
-               "started_at")  # fmt: skip
+_SETTINGS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
+             "dropout", "precision")  # fmt: skip
+_LEFT_OUT = ("width", "test_loss", "protocol", "schema_version")
+_COLUMNS = tuple(name for name, kind in kinds(TrialRecord).items() if kind.plain and name not in _LEFT_OUT)
 
 
 def now() -> str:
@@ -201,6 +173,8 @@ def provenance(**extra: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _software() -> dict[str, Any]:
+    import importlib.metadata  # takes a report's start some time, and it needs none
+
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

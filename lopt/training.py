@@ -9,23 +9,22 @@ record = trial.finish()
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, memory, methods
-from lopt.artifact import Prompt, check_revisions, load_prompt, predict_split
+from lopt.artifact import Prompt, check_revisions, load_prompt
 from lopt.batches import collate, training_batches
+from lopt.checkpoint import KEPT, Checkpoint
 from lopt.config import TrialConfig
 from lopt.data import prepare
 from lopt.dropout import masks
+from lopt.evaluation import predict_split
 from lopt.failure import described
-from lopt.files import write_atomically
 from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
@@ -215,88 +214,43 @@ class Trial:
         """The larger, the better: by the metric, then by the loss."""
         return evaluation.score(self.config.metric) or 0.0, -evaluation.selection_loss
 
-    def save(self, path: str | Path, *, cell: str | None = None) -> None:
-        """Writes a checkpoint to `path`, all of it or nothing."""
-        write_atomically(Path(path), self.saved(cell=cell))
-
     def saved(self, *, cell: str | None = None) -> bytes:
-        """A checkpoint: everything that `restore` needs to go on as if nothing had happened, as a safetensors file; and
-        which trial it is, for who looks for trials to go on with."""
-        import torch
-        from safetensors.torch import save as serialized
+        """The checkpoint that `restore` goes on from, as the content of its file (`lopt.checkpoint`)."""
+        trial = {name: getattr(self, name) for name in KEPT}
+        trial |= {"key": self.config.key, "config": self.config.to_dict(), "phase": self.phase, "cell": cell}
+        trial |= {"train_loss": self._train_loss, "elapsed_s": self.elapsed_s}
+        trial["best"] = self.evaluations.index(self.best) if self.best else None
+        return Checkpoint(
+            trial=trial,
+            evaluations=self.evaluations,
+            factors=self.factors,
+            best_factors=self._best_factors,
+            optimizer=self._optimizer.state_dict()["state"],
+            losses=self._losses,
+        ).to_bytes()
 
-        state = self._optimizer.state_dict()["state"]
-        tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
-        tensors |= {f"best {name}": factor for name, factor in self._best_factors.items()}
-        numbers: dict[str, Any] = {}
-        for place, values in state.items():
-            for name, value in values.items():
-                (tensors if torch.is_tensor(value) else numbers)[f"state {place} {name}"] = value
-        if self._losses:
-            tensors["losses"] = torch.stack(self._losses)
-        described = {
-            "key": self.config.key,
-            "config": self.config.to_dict(),
-            "phase": self.phase,
-            "cell": cell,
-            "step": self.step,
-            "tokens": self.tokens,
-            "diverged": self.diverged,
-            "train_loss": self._train_loss,
-            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-            "best": self.evaluations.index(self.best) if self.best else None,
-            "state": numbers,
-            "elapsed_s": self.elapsed_s,
-            "train_time_s": self.train_time_s,
-            "evaluation_time_s": self.evaluation_time_s,
-            "started_at": self.started_at,
-        }
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return serialized(on_cpu, metadata={"trial": json.dumps(described)})
-
-    def restore(self, checkpoint: str | Path | bytes) -> None:
-        """Goes on from a checkpoint, a file or what `saved` gave; a trial that has not begun.
+    def restore(self, checkpoint: bytes) -> None:
+        """Goes on from what `saved` returned; a trial that has not begun.
 
         Raises:
             ValueError: it is damaged, or another trial's; this one is then as it was.
         """
         import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load as deserialized
 
-        named = "its checkpoint" if isinstance(checkpoint, bytes) else checkpoint
-        try:
-            content = checkpoint if isinstance(checkpoint, bytes) else Path(checkpoint).read_bytes()
-            tensors = deserialized(content)
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            found = json.loads(header["__metadata__"]["trial"])
-            if found["key"] != self.config.key:
-                raise ValueError(f"{named} belongs to trial {found['key']}")
-            factors = {name: tensors[f"factor {name}"] for name in self.factors}
-            evaluations = [Evaluation(**values) for values in found["evaluations"]]
-            best = None if found["best"] is None else evaluations[found["best"]]
-            best_factors = {name: tensors[f"best {name}"] for name in self.factors} if best else {}
-            state: dict[int, dict[str, Any]] = {}
-            for name, value in (tensors | found["state"]).items():
-                if name.startswith("state "):
-                    _, place, entry = name.split(" ", 2)
-                    state.setdefault(int(place), {})[entry] = value
-            step, tokens, began = int(found["step"]), int(found["tokens"]), time.monotonic() - found["elapsed_s"]
-            times = float(found.get("train_time_s", 0.0)), float(found.get("evaluation_time_s", 0.0))
-        except (SafetensorError, OSError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            raise ValueError(f"{named} is damaged ({type(error).__name__}: {error})") from None
+        saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():
-                factor.copy_(factors[name])
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
-        self._batches = training_batches(self.data.train.lengths, self.config.batch_size, self.config.seed, skip=step)
-        self.step, self.tokens, self.diverged = step, tokens, found["diverged"]
+                factor.copy_(saved.factors[name])
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
+        for name in KEPT:
+            setattr(self, name, saved.trial[name])
+        lengths = self.data.train.lengths
+        self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
+        self._began, self._train_loss = time.monotonic() - saved.trial["elapsed_s"], saved.trial["train_loss"]
         device = next(iter(self.factors.values())).device
-        self._losses = list(tensors["losses"].to(device)) if "losses" in tensors else []
-        self._train_loss, self.evaluations, self.best = found["train_loss"], evaluations, best
-        self._best_factors = best_factors
-        self._began, self.started_at = began, found["started_at"]
-        self.train_time_s, self.evaluation_time_s = times
+        self._losses = [loss.to(device) for loss in saved.losses]
+        self.evaluations, self._best_factors = list(saved.evaluations), dict(saved.best_factors)
+        self.best = None if saved.trial["best"] is None else self.evaluations[saved.trial["best"]]
 
     def best_prompt(self) -> Prompt:
         """What was trained, as of the best evaluation; the current state before any."""
@@ -359,20 +313,20 @@ class Trial:
             self.clear_gradients()
             prompt = load_prompt(folder)
             began = time.perf_counter()
-            found = self.predictions = prompt.evaluate()
-            scored = {
+            predictions = self.predictions = prompt.evaluate()
+            scores = {
                 "test_time_s": round(time.perf_counter() - began, 3),
-                "test_accuracy": found.accuracy,
-                "test_macro_f1": found.macro_f1,
-                "test_loss": found.loss,
-                "test_n": len(found.gold),
+                "test_accuracy": predictions.accuracy,
+                "test_macro_f1": predictions.macro_f1,
+                "test_loss": predictions.loss,
+                "test_n": len(predictions.gold),
                 "test_split": self.data.report_split,
                 "test_split_size": self.data.report_size,
-                "majority_accuracy": found.majority_share,
+                "majority_accuracy": predictions.majority_share,
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.describe(folder, {**scored, **counts, "weights": fingerprint(prompt.base)})
-        return scored
+            prompt.describe(folder, {**scores, **counts, "weights": fingerprint(prompt.base)})
+        return scores
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:

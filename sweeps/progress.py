@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lopt.config import METRICS
 from lopt.errors import cut_short, reader_has_gone
 from lopt.records import TrialRecord
+from lopt.settings import METRICS
 from sweeps.listener import Listener
 from sweeps.work.job import TIME, Job, Report
 

@@ -198,7 +198,7 @@ class Space:
         outside = [
             f"{name} {value!r} is outside {cell.search[name]}"
             for name, value in point.items()
-            if not cell.search[name].holds(value)
+            if value not in cell.search[name]
         ]
         if outside:
             return outside[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.backbones import Backbone, Facts
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
     from lopt.soft_prompt import SoftPrompt
 
 DEFAULT_LENGTH = 10
@@ -120,10 +120,10 @@ class Method(ABC):
         """Parameter counts at a shape, without weights."""
 
     @abstractmethod
-    def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         """What is trained, at its initial values or at given ones. The backbone handed in is never changed."""
 
-    def made(self, config: TrialConfig, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
+    def made(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
         """What stands at the input, made on the CPU of trained factors and of frozen ones, re-made from their seeds;
         None for methods that change weights."""
         return None
@@ -138,7 +138,7 @@ class Method(ABC):
         """The largest rank at a length; None where there is no such bound."""
         return None
 
-    def learning_rates(self, config: TrialConfig) -> dict[str, float]:
+    def learning_rates(self, config: TrialSettings) -> dict[str, float]:
         """Learning rates by factor, of the factors that have another one than `config.learning_rate`."""
         return {}
 
@@ -238,12 +238,12 @@ def count_parameters(
     return chosen.counts(Shape(width=width, length=length, rank=rank, options=filled, model=model)).trainable
 
 
-def shape_of(config: TrialConfig, model: Facts) -> Shape:
+def shape_of(config: TrialSettings, model: Facts) -> Shape:
     """The shape of a trial on a backbone of these facts."""
     return Shape(width=model.width, length=config.length, rank=config.rank, options=config.options, model=model)
 
 
-def counts_of(config: TrialConfig) -> Counts:
+def counts_of(config: TrialSettings) -> Counts:
     """Parameter counts of a trial, from its backbone's facts."""
     from lopt import backbones
 

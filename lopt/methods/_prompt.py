@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.backbones import Backbone
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
 SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers
@@ -107,7 +107,7 @@ class PromptMethod(Method):
             made[name] = factor.draw(np.random.RandomState(entropy), factor.shape, vocabulary)
         return made
 
-    def frozen(self, config: TrialConfig, width: int, *, dtype: Any) -> dict[str, Tensor]:
+    def frozen(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """The frozen random matrices of a trial, on the CPU, exactly as in training."""
         import torch
 
@@ -115,14 +115,14 @@ class PromptMethod(Method):
         values = self.initial_values(shape, config.seed, frozen_only=True)
         return {name: torch.tensor(value, dtype=dtype) for name, value in values.items()}
 
-    def made(self, config: TrialConfig, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
+    def made(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
         import torch
 
         frozen = self.frozen(config, width, dtype=next(iter(factors.values())).dtype)
         with torch.no_grad():
             return self.soft({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
 
-    def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch
 
         dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.backbones import Backbone
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
 class WeightMethod(Method):
@@ -23,14 +23,14 @@ class WeightMethod(Method):
     has_adapter = False  # whether PEFT has an adapter for what is trained; `adapter_config` then gives it
 
     @abstractmethod
-    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+    def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
 
-    def adapter_config(self, config: TrialConfig, model: Any) -> Any:
+    def adapter_config(self, config: TrialSettings, model: Any) -> Any:
         """PEFT's own configuration of what is trained in a model, for methods that have one."""
         raise ValueError(f"{self.name} trains no adapter")
 
-    def begin(self, backbone: Backbone, config: TrialConfig, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch
 
         own = backbone.copy()

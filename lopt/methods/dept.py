@@ -13,7 +13,7 @@ from lopt.ranges import Choice, Real, Whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
 class DePT(PromptMethod):
@@ -59,7 +59,7 @@ class DePT(PromptMethod):
     def most_rank(self, length: int | None) -> None:
         return None
 
-    def learning_rates(self, config: TrialConfig) -> dict[str, float]:
+    def learning_rates(self, config: TrialSettings) -> dict[str, float]:
         return dict.fromkeys(("A", "B"), config.options["update_learning_rate"])
 
     def text_limit(self, options: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from lopt.ranges import Real
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
 class FineTuning(WeightMethod):
@@ -38,7 +38,7 @@ class FineTuning(WeightMethod):
         size = shape.model.parameters
         return Counts(trainable=size, stored=size, materialised=0)
 
-    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+    def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         return dict(model.requires_grad_(True).named_parameters())
 
 

@@ -16,7 +16,7 @@ from lopt.ranges import Real, Whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lopt.config import TrialConfig
+    from lopt.settings import TrialSettings
 
 
 class LoRA(WeightMethod):
@@ -52,7 +52,7 @@ class LoRA(WeightMethod):
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in projections)
         return Counts(trainable=size, stored=size, materialised=0)
 
-    def adapter_config(self, config: TrialConfig, model: Any) -> Any:
+    def adapter_config(self, config: TrialSettings, model: Any) -> Any:
         return _peft().LoraConfig(
             r=config.rank,
             lora_alpha=config.options["alpha"],
@@ -61,7 +61,7 @@ class LoRA(WeightMethod):
             target_modules=target_names(model, config.options["targets"]),
         )
 
-    def attach(self, model: Any, config: TrialConfig) -> dict[str, Tensor]:
+    def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         import torch
 
         adapters = inject(model, self.adapter_config(config, model))

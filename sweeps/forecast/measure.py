@@ -91,8 +91,8 @@ def _kind(config: TrialConfig) -> tuple[object, ...]:
 def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
     """Rates, figures and spread of trials of one kind."""
     from lopt import backbones
-    from lopt.artifact import predict_split
     from lopt.engine import Engine
+    from lopt.evaluation import predict_split
     from lopt.training import Trial
 
     method = methods.get(configs[0].method)

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lopt import backbones, data, tasks
-from lopt.config import METRICS
 from lopt.errors import one_line
+from lopt.settings import METRICS
 from sweeps.planning import sizes
 from sweeps.planning.plan import Plan
 from sweeps.space import Space

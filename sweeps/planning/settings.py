@@ -186,7 +186,7 @@ def _is_real(name: str, before: Range) -> bool:
         return isinstance(before, Real)
     field = name.rpartition(".")[2]
     if field in FIELDS:
-        return "float" in TrialConfig.__annotations__[field]
+        return "float" in str(TrialConfig.__dataclass_fields__[field].type)
     defaults = [methods.get(each).OPTIONS.get(field) for each in methods.names()]
     return any(isinstance(value, float) for value in (*defaults, *before.values))
 

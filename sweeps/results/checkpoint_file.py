@@ -6,11 +6,7 @@ the one that took its place, replaces nothing.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from lopt.places import Place, read_part, write
-from sweeps.results.json_kinds import as_kind
+from lopt.places import Place, write
 
 _FIRST_BYTES = 1 << 16
 
@@ -48,22 +44,6 @@ def drop(folder: Place, key: str) -> None:
     """Takes a trial's checkpoints away."""
     for path in _sorted(folder, key):
         path.unlink(missing_ok=True)
-
-
-def describe(path: Place) -> dict[str, Any]:
-    """What a checkpoint says of itself, read without torch: key, config, phase, cell, step, evaluations, ...
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
-    """
-    begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
-    size = 8 + int.from_bytes(begun[:8], "little")
-    header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
-    try:
-        return as_kind("its description", json.loads(json.loads(header)["__metadata__"]["trial"]), dict)
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"not a checkpoint: {error}") from None
 
 
 def _sorted(folder: Place, key: str = "*") -> list[Place]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from lopt.config import TrialConfig, key_of
 from lopt.errors import one_line
+from lopt.migrations import NewerSchemaError
 from lopt.places import Place, contents
-from lopt.records import NewerSchemaError, TrialRecord
+from lopt.records import TrialRecord
 from sweeps.results.json_kinds import as_kind
 
 USE_NEWER = "use the version of this program that wrote the run"
@@ -59,16 +60,10 @@ def parse(path: Place, content: bytes) -> TrialRecord:
     try:
         text = content.decode("utf-8-sig")
         values = as_kind("a record", _JSON.decode(text), dict)
-        for name in ("config", "provenance"):
-            as_kind(name, values.get(name, {}), dict)
-        as_kind("options", values.get("config", {}).get("options", {}), dict)
-        as_kind("evaluations", values.get("evaluations", []), list)
         record = TrialRecord.from_dict(values)
+        as_kind("options", record.config.get("options", {}), dict)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(record.to_dict(), ensure_ascii=False).encode()  # half characters fit no table and no terminal
-        for name in ("selection_accuracy", "test_accuracy", "test_macro_f1", "majority_accuracy"):
-            if not 0 <= (getattr(record, name) or 0) <= 1:
-                raise ValueError(f"{name} is {getattr(record, name)!r}")
         if record.status == "complete" and record.selection_accuracy is None:
             raise ValueError("a complete trial has a selection_accuracy")
         if not path.name == f"{record.key}.json" == f"{key_of(record.config)}.json":

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from lopt import checkpoint
 from lopt.config import TrialConfig, known_as
 from lopt.errors import one_line
 from lopt.metrics import Predictions
@@ -432,7 +433,7 @@ class Store:
         found = []
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                described = checkpoint_file.describe(path)
+                described = checkpoint.describe(path)
                 config = TrialConfig.from_dict(self._here(as_kind("its settings", described["config"], dict)))
                 if described["phase"] == "search" and not self.path(config.key).exists():
                     found.append((config, as_kind("cell", described["cell"], str)))

@@ -124,7 +124,7 @@ def teaches(cell: Cell, record: TrialRecord, metric: str) -> bool:
     return (
         bool(point)
         and all(getattr(config, name) == value for name, value in shape.items())
-        and all(cell.search[name].holds(value) for name, value in point.items())
+        and all(value in cell.search[name] for name, value in point.items())
         and ("method" in shape or "method" in point)
     )
 

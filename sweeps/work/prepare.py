@@ -29,8 +29,8 @@ def prepare(
     """
     from lopt import backbones, data
     from lopt.engine import MOST_TOKENS
+    from lopt.evaluation import zero_shot
     from lopt.resolve import resolve
-    from lopt.zero_shot import zero_shot
 
     set_threads(threads)
     resolved: list[TrialConfig] = []

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from analysis.cells import groups, short_names
-from analysis.load import ReportError, find_runs, load, resolve
+from analysis.load import load
 from analysis.notes import notes, warnings
 from analysis.records import row
-from lopt import config
+from analysis.runs import ReportError, find_runs, resolve
+from lopt import migrations
 
 
 def test_frame_has_one_row_a_trial(full_run):
@@ -288,7 +289,7 @@ def test_tasks_are_called_by_their_titles_where_their_folders_are_gone(store):
 def test_a_field_that_came_later_at_its_old_value_is_the_same_configuration(store):
     """Seeds of one setting are pooled also where an older program, which did not have the field, trained some."""
     record = store().record("lopt1", 10, 1)
-    values = {name: value for name, value in config._ADDED.items() if value is not None}
+    values = {name: value for name, value in migrations.SETTINGS.items() if value is not None}
     now = {**record, "config": {**record["config"], **values}}
     assert row(now).configuration == row(record).configuration
     assert row(record).metric == "accuracy"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.config import FIELDS, MOST_SEED, TrialConfig
+from lopt.config import FIELDS, TrialConfig
 from lopt.errors import one_line
+from lopt.settings import MOST_SEED
 from tests.bad_input import fixed, junk, texts
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2}

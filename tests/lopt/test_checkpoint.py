@@ -50,69 +50,59 @@ def test_every_method_is_here():
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
 @pytest.mark.parametrize("method", SHAPES)
-def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, tmp_path, method, optimizer):
+def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimizer):
     config = config_of(tiny, method, optimizer, max_steps=12, weight_decay=0.01)
     whole = Trial(config)
     list(whole)
-    first, path = Trial(config), tmp_path / "folder" / "one.safetensors"
+    first = Trial(config)
     for _ in range(5):  # in the middle of an interval, so that losses wait for their evaluation
         first.update()
         if first.pause():
             first.judge(first_predictions(first))
-    first.save(path)
     second = Trial(config)
-    second.restore(path)
+    second.restore(first.saved())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
     list(second)
     assert_same(second, whole)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def first_predictions(trial):
-    from lopt.artifact import predict_split
+    from lopt.evaluation import predict_split
 
     with torch.no_grad():
         soft = trial.soft()
     return predict_split(trial.backbone, soft, trial.data.selection, trial.label_ids)
 
 
-def test_a_finished_record_of_a_restored_trial(tiny, tmp_path):
+def test_a_finished_record_of_a_restored_trial(tiny):
     trial = Trial(tiny)
     next(iter(trial))
     trial._began -= 100
-    trial.save(tmp_path / "one.safetensors")
     again = Trial(tiny)
-    again.restore(tmp_path / "one.safetensors")
+    again.restore(trial.saved())
     list(again)
     record = again.finish()
     assert (record.status, record.steps) == ("complete", tiny.max_steps)
     assert record.wall_time_s > 100, "what went before counts"
 
 
-def test_a_trial_before_its_first_step(tiny, tmp_path):
-    Trial(tiny).save(tmp_path / "one.safetensors")
+def test_a_trial_before_its_first_step(tiny):
     whole, again = Trial(tiny), Trial(tiny)
-    again.restore(tmp_path / "one.safetensors")
+    again.restore(Trial(tiny).saved())
     list(whole)
     list(again)
     assert_same(again, whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing", "other"])
-def test_a_checkpoint_that_is_damaged_or_another_trials_is_refused_and_changes_nothing(tiny, tmp_path, damage):
-    path = tmp_path / "one.safetensors"
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_checkpoint_that_is_damaged_or_another_trials_is_refused_and_changes_nothing(tiny, damage):
     trial = Trial(tiny.replace(seed=7) if damage == "other" else tiny)
     next(iter(trial))
-    trial.save(path)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-20])
-    elif damage in ("empty", "text"):
-        path.write_text("" if damage == "empty" else "no checkpoint at all, only text")
-    elif damage == "missing":
-        path.unlink()
+    saved = trial.saved()
+    content = {"cut": saved[:-20], "empty": b"", "text": b"no checkpoint at all, only text", "other": saved}[damage]
     fresh, whole = Trial(tiny), Trial(tiny)
     with pytest.raises(ValueError, match="belongs to trial" if damage == "other" else "is damaged"):
-        fresh.restore(path)
+        fresh.restore(content)
     list(fresh)
     list(whole)
     assert_same(fresh, whole)

@@ -17,7 +17,7 @@ from lopt import __main__ as command
 from lopt import load_prompt, tasks
 from lopt.artifact import Answer, Prompt
 from lopt.config import TrialConfig
-from lopt.data import load_split
+from lopt.examples import load_split
 from lopt.soft_prompt import SoftPrompt
 from lopt.training import Trial
 from tests.conftest import ROOT

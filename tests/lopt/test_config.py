@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig
+from lopt.config import FIELDS, TrialConfig, completed
+from lopt.settings import TrialSettings
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2, "learning_rate": 0.1}
 
@@ -18,6 +19,13 @@ def test_defaults_are_filled_in_so_that_a_record_says_what_was_used():
     assert config.label_words == (" bad", " great")
     assert dict(config.options) == {"init_bound": 0.5, "placement": "prefix"}
     assert config.key == TrialConfig(**BASE, template="{text} It was", options={"init_bound": 0.5}).key
+
+
+def test_settings_need_no_method_no_task_and_no_backbone():
+    settings = TrialSettings(method="of another program", task="/gone", backbone="nobody/knows", options={"any": 1})
+    assert (settings.template, settings.label_words, settings.learning_rate) == (None, None, None)
+    with pytest.raises(ValueError, match="unknown method 'of another program'"):
+        completed(settings)
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -48,13 +48,12 @@ def test_packed_trials_share_their_time_by_tokens(tiny, monkeypatch):
     assert all(trial.finish().peak_memory_bytes is None for trial in trials), "nobody knows whose memory it is"
 
 
-def test_a_trial_that_goes_on_keeps_what_it_has_cost(tiny, tmp_path):
+def test_a_trial_that_goes_on_keeps_what_it_has_cost(tiny):
     trial = Trial(tiny, phase="search")
     next(iter(trial))
     trial.train_time_s, trial.evaluation_time_s = 100.0, 50.0
-    trial.save(tmp_path / "c")
     again = Trial(tiny, phase="search")
-    again.restore(tmp_path / "c")
+    again.restore(trial.saved())
     assert (again.train_time_s, again.evaluation_time_s) == (100.0, 50.0)
 
 

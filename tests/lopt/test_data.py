@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks
 from lopt.batches import collate, evaluation_batches, training_batches
-from lopt.data import few, halve, hold_out, load_split, prepare, stratified
+from lopt.data import prepare
 from lopt.encoding import Example, encode, encode_all
+from lopt.examples import load_split
+from lopt.parts import few, halve, hold_out, stratified
 from lopt.tasks import movie_snippets
 
 

@@ -15,11 +15,11 @@ import torch
 from lopt import TrialConfig, backbones, load_prompt, tasks, train
 from lopt.artifact import Prompt
 from lopt.backbones import embedded
-from lopt.data import load_split
+from lopt.evaluation import zero_shot
+from lopt.examples import load_split
 from lopt.export import export_to_peft
 from lopt.packages import cache_dir
 from lopt.soft_prompt import SoftPrompt
-from lopt.zero_shot import zero_shot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

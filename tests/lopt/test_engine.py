@@ -93,7 +93,7 @@ def test_t5_at_equal_padded_shape(folders, monkeypatch, fp64_norms):
     original = lopt.engine.Engine._logits
 
     def logits(self, trials, softs, rows):
-        longest = lopt.engine._Row(rows[0].owner, (0,) * 40, 0)  # one more row sets the padded length
+        longest = lopt.engine.Row(rows[0].owner, (0,) * 40, 0)  # one more row sets the padded length
         found, columns = original(self, trials, softs, [*rows, longest])
         return found[: len(rows)], columns
 

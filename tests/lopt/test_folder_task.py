@@ -12,7 +12,7 @@ import pytest
 
 from lopt import data, load_prompt, tasks, train
 from lopt.config import TrialConfig
-from lopt.data import load_split
+from lopt.examples import load_split
 
 ENTRIES = {
     "columns": ["subject", "body"],

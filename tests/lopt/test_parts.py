@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks, train
 from lopt.config import TrialConfig
-from lopt.data import load_split, prepare
+from lopt.data import prepare
 from lopt.encoding import Example
-from lopt.examples import _reported
+from lopt.examples import _reported, load_split
 from lopt.tasks import Division
 from tests.lopt.test_folder_task import one_line, write_rows
 

@@ -9,7 +9,7 @@ import pytest
 from lopt import backbones
 from lopt.__main__ import main as command
 from lopt.config import TrialConfig
-from lopt.data import load_split
+from lopt.examples import load_split
 from lopt.files import refuse_pointer
 from lopt.tasks import Task
 from sweeps.run import main as sweep

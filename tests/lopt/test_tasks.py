@@ -17,8 +17,9 @@ import torch
 
 from lopt import tasks
 from lopt.config import TrialConfig
-from lopt.data import load_split, prepare
+from lopt.data import prepare
 from lopt.encoding import Example, encode, encode_all, render
+from lopt.examples import load_split
 
 GOLDEN = Path(__file__).parent / "golden" / "templates.txt"
 MODELS = {"gpt2": "gpt2", "t5": "t5-base"}

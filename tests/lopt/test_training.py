@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lopt import artifact, load_prompt, train
+from lopt import evaluation, load_prompt, train
 from lopt.batches import evaluation_batches
+from lopt.evaluation import zero_shot
 from lopt.failure import failed_record
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
 from lopt.resolve import default_precision, resolve
 from lopt.training import Trial
-from lopt.zero_shot import zero_shot
 
 
 def test_evaluates_at_every_rung_and_at_the_end(tiny):
@@ -205,7 +205,7 @@ def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp
         pass
     trial.finish(artifact=tmp_path)
     from lopt import tasks
-    from lopt.data import load_split
+    from lopt.examples import load_split
 
     prompt = load_prompt(tmp_path)
     texts = [example.fields["text"] for example in load_split(tasks.get("toy"), "validation")]
@@ -301,18 +301,18 @@ def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
     """Each example's logits are its own: the canonical batches are a matter of speed."""
     trial = Trial(tiny)
     encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
-    whole = artifact.predict_split(trial.backbone, soft, encoded, trial.label_ids)
+    whole = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids)
     some = np.array([5, 50, 100])
     part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
-    alone = artifact.predict_split(trial.backbone, soft, part, trial.label_ids)
+    alone = evaluation.predict_split(trial.backbone, soft, part, trial.label_ids)
     np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
 
 
 def test_an_evaluation_batch_that_does_not_fit_goes_in_parts_and_the_others_keep_their_bits(tiny, monkeypatch):
     trial = Trial(tiny)
     encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
-    whole = artifact.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
-    batches = list(evaluation_batches(encoded.lengths, artifact.EVALUATION_BATCH))
+    whole = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
+    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH))
     tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
     room, honest, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 
@@ -323,14 +323,14 @@ def test_an_evaluation_batch_that_does_not_fit_goes_in_parts_and_the_others_keep
         return honest(self, soft, ids_BT, *rest)
 
     monkeypatch.setattr(type(trial.backbone), "label_logits", label_logits)
-    found = artifact.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
+    found = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
     fit = np.concatenate([batch for batch, size in zip(batches, tokens, strict=True) if size <= room])
     assert 0 < len(fit) < len(encoded) == sum(sizes) and len(sizes) > len(batches)
     np.testing.assert_array_equal(found[fit], whole[fit])
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
     room = 0
     with pytest.raises(RuntimeError, match="out of memory"):
-        artifact.predict_split(trial.backbone, soft, encoded, trial.label_ids)
+        evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids)
 
 
 def test_the_library_needs_torch_and_transformers_only():

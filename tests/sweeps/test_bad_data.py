@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lopt import data, tasks
+from lopt import data, examples, tasks
 from lopt.config import TrialConfig
 from lopt.rows import rows_of
 from sweeps.results.store import Store
@@ -150,9 +150,9 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(folder, rows):
     bad = [i for i, (text, label) in enumerate(rows) if not readable(text) or meant(label) is None]
     if bad:
         with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad[0]}: (text|label) is "):
-            data.load_split(task, "test.jsonl")
+            examples.load_split(task, "test.jsonl")
     else:
-        found = data.load_split(task, "test.jsonl")
+        found = examples.load_split(task, "test.jsonl")
         assert [(e.fields["text"], e.label) for e in found] == [(t.strip(), meant(label)) for t, label in rows]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.results import checkpoint_file
+from lopt import checkpoint
 from sweeps.results.lock import _parsed, _refusal
 from sweeps.results.store import Store
 from sweeps.run import main
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_kind_is_left_out(tmp_path, header):
     assert store.interrupted() == []
     if "config" not in header:
         with pytest.raises(ValueError, match=r"\S"):
-            checkpoint_file.describe(path)
+            checkpoint.describe(path)
 
 
 def test_other_runs_with_records_of_another_kind_can_be_read_from(out):  # noqa: F811

@@ -13,11 +13,10 @@ import numpy as np
 import pandas
 import pytest
 
-from lopt import load_prompt
+from lopt import checkpoint, load_prompt
 from lopt.metrics import Predictions
 from lopt.places import place, write
 from lopt.training import Trial, train
-from sweeps.results import checkpoint_file
 from sweeps.results import store as stores
 from sweeps.results.store import Store, StoreError
 from sweeps.run import main
@@ -138,8 +137,8 @@ def results(out):
 
 
 def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
-    from analysis.load import resolve
     from analysis.report import main as report
+    from analysis.runs import resolve
 
     out = f"{s3}/some/results"
     monkeypatch.chdir(tmp_path)
@@ -177,19 +176,19 @@ def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, 
 
 @pytest.mark.parametrize("first", [16, 1 << 16])
 def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, monkeypatch, first):
-    monkeypatch.setattr(checkpoint_file, "_FIRST_BYTES", first)  # shorter and longer than the header
+    monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first)  # shorter and longer than the header
     trial, path = Trial(tiny), place(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.saved(cell="here")
     write(path, content)
-    read, honest = [], checkpoint_file.read_part
-    monkeypatch.setattr(checkpoint_file, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
-    found = checkpoint_file.describe(path)
+    read, honest = [], checkpoint.read_part
+    monkeypatch.setattr(checkpoint, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
+    found = checkpoint.describe(path)
     assert (found["key"], found["cell"], found["step"]) == (trial.config.key, "here", trial.step)
     assert sum(map(len, read)) < len(content) or first > 16
     write(path, content[:100])
     with pytest.raises(ValueError):
-        checkpoint_file.describe(path)
+        checkpoint.describe(path)
 
 
 def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):

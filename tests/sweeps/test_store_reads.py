@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lopt import checkpoint
 from lopt.places import Remote, at_hand, place, write
 from lopt.training import Trial
-from sweeps.results import checkpoint_file
 from sweeps.results.store import Store, StoreError
 from sweeps.run import main
 from tests.sweeps.records import make_record
@@ -71,7 +71,7 @@ def test_checkpoints_that_cannot_be_listed_for_a_moment_are_not_left_out(out, be
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_file, "read_part", read_part)
+        patch.setattr(checkpoint, "read_part", read_part)
         ended(out, capsys, code=2)  # nothing has begun
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out

@@ -16,7 +16,7 @@ import pandas
 import psutil
 import pytest
 
-from sweeps.results import checkpoint_file
+from lopt import checkpoint
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ def test_methods_that_share_a_backbone_and_methods_that_change_it_in_one_sweep(t
 WHERE = """
 import json, os, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from sweeps.on_ray import keeper as keepers
+from sweeps.on_ray.tune import keeper as keepers
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
 keeper = keepers.start_keeper()
@@ -254,7 +254,7 @@ def see(worker):
 @ray.remote(num_cpus=0, num_gpus=0.5)
 def client():
     import ray
-    from sweeps.on_ray import keeper as keepers
+    from sweeps.on_ray.tune import keeper as keepers
     place = keepers.place()
     worker = ray.get(ray.get_actor(keepers.KEEPER).worker.remote(*place))
     return place, ray.get(worker.__ray_call__.remote(see))
@@ -294,8 +294,8 @@ def test_budgets_on_a_cluster(tmp_path):
         alone = "--trials-per-gpu", "4", "--max-concurrent", "1"
         done = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
         assert done.returncode == 4, done.stdout + done.stderr
-        (checkpoint,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
-        assert checkpoint_file.describe(checkpoint)["elapsed_s"] < 20, "40 s of a quarter"
+        (path,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
+        assert checkpoint.describe(path)["elapsed_s"] < 20, "40 s of a quarter"
     finally:
         cluster.shutdown()
 
