@@ -1,44 +1,35 @@
-"""CMA-ES: Hansen 2016, arXiv 1604.00772; for cells that search two numbers or more, and no choices or conditions."""
+"""CMA-ES: Hansen 2016, arXiv 1604.00772; for cells that search two ranges or more, and no lists or conditions."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lopt.ranges import Choice
-from sweeps.samplers import Sampler
+from sweeps.samplers import Sampler, StudyNeeds
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import CmaEsSampler
 
     from sweeps.space import Cell
 
 
-class CMAES(Sampler):
-    name = "cma_es"
+def make(needs: StudyNeeds) -> CmaEsSampler:
+    from optuna.samplers import CmaEsSampler
 
-    def make(
-        self, distributions: Mapping[str, BaseDistribution], *, trials: int, seed: int, continued_seed: int
-    ) -> BaseSampler:
-        from optuna.samplers import CmaEsSampler
-
-        return CmaEsSampler(seed=continued_seed)
-
-    def random_first(self, trials: int) -> int:
-        return max(2, min(5, trials // 4))
-
-    def check(self, cell: Cell) -> None:
-        others = [name for name, searched in cell.search.items() if isinstance(searched, Choice) or "." in name]
-        if others or len(cell.search) < 2:
-            reason = f"{', '.join(others)} is none of these" if others else f"it searches {len(cell.search)}"
-            raise ValueError(
-                f"sampler cma_es takes a cell that searches two ranges or more, no list and no name of one method; of "
-                f"cell {cell.name} {reason}. Give another sampler, such as tpe"
-            )
-        if importlib.util.find_spec("cmaes") is None:
-            raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")
+    return CmaEsSampler(seed=needs.continued_seed)
 
 
-SPEC = CMAES()
+def check(cell: Cell) -> None:
+    others = [name for name, searched in cell.search.items() if isinstance(searched, Choice) or "." in name]
+    if others or len(cell.search) < 2:
+        reason = f"{', '.join(others)} is none of these" if others else f"it searches {len(cell.search)}"
+        raise ValueError(
+            f"sampler cma_es takes a cell that searches two ranges or more, no list and no name of one method; of "
+            f"cell {cell.name} {reason}. Give another sampler, such as tpe"
+        )
+    if importlib.util.find_spec("cmaes") is None:
+        raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")
+
+
+SPEC = Sampler(name="cma_es", make=make, check=check, random_first=lambda trials: max(2, min(5, trials // 4)))

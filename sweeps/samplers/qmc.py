@@ -7,36 +7,29 @@ unused.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sweeps.samplers import Sampler
+from sweeps.samplers import Sampler, StudyNeeds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import QMCSampler
 
 
-class QMC(Sampler):
-    name = "qmc"
-    restarts_its_sequence = True
+def make(needs: StudyNeeds) -> QMCSampler:
+    import optuna
 
-    def make(
-        self, distributions: Mapping[str, BaseDistribution], *, trials: int, seed: int, continued_seed: int
-    ) -> BaseSampler:
-        import optuna
+    class AllNames(optuna.samplers.QMCSampler):
+        """Optuna's sampler learns the names from the first finished trial; this one knows them before."""
 
-        class AllNames(optuna.samplers.QMCSampler):
-            """Optuna's sampler learns the names from the first finished trial; this one knows them before."""
+        def infer_relative_search_space(
+            self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+        ) -> dict[str, BaseDistribution]:
+            return dict(needs.distributions)
 
-            def infer_relative_search_space(
-                self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-            ) -> dict[str, BaseDistribution]:
-                return dict(distributions)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return AllNames(qmc_type="sobol", scramble=True, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return AllNames(qmc_type="sobol", scramble=True, seed=needs.seed)
 
 
-SPEC = QMC()
+SPEC = Sampler(name="qmc", make=make, restarts_its_sequence=True)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sweeps.samplers import Sampler
+from sweeps.samplers import Sampler, StudyNeeds
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import RandomSampler
 
 
-class Random(Sampler):
-    name = "random"
+def make(needs: StudyNeeds) -> RandomSampler:
+    from optuna.samplers import RandomSampler
 
-    def make(
-        self, distributions: Mapping[str, BaseDistribution], *, trials: int, seed: int, continued_seed: int
-    ) -> BaseSampler:
-        from optuna.samplers import RandomSampler
-
-        return RandomSampler(seed=continued_seed)
+    return RandomSampler(seed=needs.continued_seed)
 
 
-SPEC = Random()
+SPEC = Sampler(name="random", make=make)

@@ -57,20 +57,16 @@ class CellStudy:
         seed: of the points at random, which a continued search goes on with. continued_seed: of the sampler.
     """
 
-    def __init__(
-        self, cell: Cell, *, trials: int, seed: int, continued_seed: int | None = None, sampler: str = "tpe"
-    ) -> None:
+    def __init__(self, cell: Cell, *, trials: int, seed: int, continued_seed: int = 0, sampler: str = "tpe") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         chosen = samplers.get(sampler)
         self.cell, self._seed = cell, seed
         self._random_first, self._restarts = chosen.random_first(trials), chosen.restarts_its_sequence
         self._distributions = {name: distribution(values) for name, values in cell.search.items()}
-        continued_seed = seed if continued_seed is None else continued_seed
-        self._study = optuna.create_study(
-            sampler=chosen.make(self._distributions, trials=trials, seed=seed, continued_seed=continued_seed),
-            pruner=optuna.pruners.NopPruner(),
-            direction="maximize",
+        needs = samplers.StudyNeeds(
+            distributions=self._distributions, trials=trials, seed=seed, continued_seed=continued_seed or seed
         )
+        self._study = optuna.create_study(sampler=chosen.make(needs), direction="maximize")
 
     def ask(self) -> Asked:
         """A trial, with a value of each of the cell's fields; of those of one method only for the trial's own."""

@@ -13,11 +13,15 @@ class ASHA(StoppingRule):
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
         self._rungs = Rungs(self.decision_steps(1), reduction_factor)
 
+    def rungs_of(self, key: str) -> Rungs:
+        """The rungs on which a trial competes."""
+        return self._rungs
+
     def report(self, key: str, step: int, value: float) -> bool:
-        return self._rungs.report(key, step, value)
+        return self.rungs_of(key).report(key, step, value)
 
     def forget(self, key: str) -> None:
-        self._rungs.forget(key)
+        self.rungs_of(key).forget(key)
 
     def decision_steps(self, eval_every: int) -> list[int]:
         return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 
-from sweeps.search.rungs import Rungs, rung_steps
-from sweeps.stopping import StoppingRule
+from sweeps.search.rungs import Rungs
+from sweeps.stopping.asha import ASHA
 
 
-class Hyperband(StoppingRule):
+class Hyperband(ASHA):
     name = "hyperband"
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
@@ -22,11 +22,8 @@ class Hyperband(StoppingRule):
         self._brackets = [Rungs(steps[first:], reduction_factor) for first in range(len(steps) + 1)]
         self._shares = _shares(len(self._brackets), reduction_factor)
 
-    def report(self, key: str, step: int, value: float) -> bool:
-        return self._brackets[self.bracket(key)].report(key, step, value)
-
-    def forget(self, key: str) -> None:
-        self._brackets[self.bracket(key)].forget(key)
+    def rungs_of(self, key: str) -> Rungs:
+        return self._brackets[self.bracket(key)]
 
     def bracket(self, key: str) -> int:
         """Which bracket a trial is in; its key alone decides, so it stays there in a sweep that is continued."""
@@ -37,16 +34,12 @@ class Hyperband(StoppingRule):
                 return bracket
         return len(self._shares) - 1
 
-    def decision_steps(self, eval_every: int) -> list[int]:
-        return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
-
     def share_left(self, position: int, decisions: int) -> float:
         """The mean over the brackets, of which number k skips the first k decisions."""
-        passed = 0.0
-        for bracket, share in enumerate(self._shares):
-            own_position = max(1.0, position * share)
-            passed += share * max(1 / own_position, 1 / self.reduction_factor) ** max(0, decisions - bracket)
-        return passed
+        return sum(
+            share * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decisions - bracket)
+            for bracket, share in enumerate(self._shares)
+        )
 
     def description(self, stratum: str, eval_every: int) -> str:
         rungs = ", ".join(f"{step:,}" for step in self.decision_steps(eval_every))
