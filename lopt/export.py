@@ -71,9 +71,9 @@ def _refuse(prompt: Prompt) -> None:
             f"{name} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before them: "
             "predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
         )
-    if soft is not None and soft.placement != "prefix":
+    if soft is not None and not soft.placement.in_peft:
         raise ValueError(
-            f"this prompt is a {soft.placement}, and PEFT's prompt tuning puts it before the text: predict with "
+            f"this prompt is a {soft.placement.name}, and PEFT's prompt tuning puts it before the text: predict with "
             "load_prompt, or train with placement prefix"
         )
 

@@ -54,7 +54,7 @@ def attend(
     if layout.kept is not None:
         layout.kept.append(torch.stack([key[0], value[0]]))
     scale = (query.shape[-1] ** -0.5 if scaling is None else scaling) * layout.scores
-    run = _attended if query.device.type == "cpu" else _attended_by_kernels
+    run = _attended_by_kernels if layout.kernels else _attended
     return run(query[0], key[0], value[0], layout, module.layer_idx, scale)[None], None
 
 

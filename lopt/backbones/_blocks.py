@@ -76,11 +76,12 @@ def without_padding(padded_RTX: Tensor, real: Tensor | None) -> Tensor:
 @dataclass(eq=False)
 class Layout:
     """The blocks of a pass, in their order; `kept` takes keys and values `[2, H_kv, N, D]` of each layer when it is a
-    list; `scores` is what the scores of attention are multiplied by."""
+    list; `scores` is what the scores of attention are multiplied by; with `kernels` PyTorch's own compute it."""
 
     blocks: Sequence[Block]
     kept: list[Tensor] | None = None
     scores: float = 1.0
+    kernels: bool = False
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def mask(self, number: int, like: Tensor) -> Tensor:

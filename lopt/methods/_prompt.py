@@ -12,7 +12,8 @@ import numpy as np
 from lopt.methods import Counts, Method, Recipe, Shape, Tuned, choice_option
 from lopt.methods._initial import Draw, Vocabulary
 from lopt.ranges import Real, Whole
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.placement import PLACEMENTS, PREFIX
+from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +51,10 @@ class Factor:
 class PromptMethod(Method):
     """A plugin sets the class attributes and implements `factors`, `closed_form` and `prompt`.
 
-    Options of every prompt method: placement, "prefix" or "suffix".
+    Options of every prompt method: placement, a name of `lopt.placement.PLACEMENTS`.
     """
 
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": "prefix"}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
     # The learning rate's range is the one that LoPT-like code bases search (Adafactor).
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor, constant, no warm-up
@@ -79,12 +80,12 @@ class PromptMethod(Method):
         return SoftPrompt(
             prompt=self.prompt(tensors, options),
             update=self.update(tensors, options),
-            placement=options["placement"],
+            placement=PLACEMENTS[options["placement"]],
         )
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         filled = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", filled["placement"], PLACEMENTS)
+        choice_option("placement", filled["placement"], tuple(PLACEMENTS))
         return filled
 
     def most_rank(self, length: int | None) -> int | None:
