@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, device, dtype
 
     from lopt.soft_prompt import PackedPrompts, SoftPrompt
@@ -44,12 +43,16 @@ class Vocabulary:
 
     def ordinary_ids(self, most: int) -> np.ndarray:
         """The first `most` token ids that are not special: vocabularies are ordered by frequency, or by merges."""
+        import numpy as np
+
         special = set(self.tokenizer.all_special_ids)
         size = min(len(self.tokenizer), self.size)
         return np.array([i for i in range(min(size, most + len(special))) if i not in special][:most])
 
     def label_rows(self) -> np.ndarray:
         """One row a class: the mean embedding of its label word's tokens, `[C, H]`, float64."""
+        import numpy as np
+
         pieces = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
         return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in pieces])
 
@@ -73,7 +76,7 @@ class Backbone(ABC):
 
         self.name, self.revision, self.tokenizer, self.window = name, revision, tokenizer, window
         self.model = model.eval().requires_grad_(False)
-        row_H = self.embed(np.zeros(1, dtype=np.int64))[0]
+        row_H = self.embed([0])[0]
         self.width, self.device, self.dtype = len(row_H), row_H.device, row_H.dtype
         tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # of a vocabulary with gaps, more than its len
         if tokens > self.embedding_rows:
@@ -89,7 +92,7 @@ class Backbone(ABC):
             self._refuse_unfit()
             self._whole_head = not self._rows_of_head_suffice()
 
-    def embed(self, ids: np.ndarray) -> Any:
+    def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
         """Embeddings `[..., H]` of token ids `[...]`, as the model's own module gives them (Gemma's scales them)."""
         import torch
 

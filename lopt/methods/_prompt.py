@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from lopt.methods import Counts, Method, Recipe, Shape, Tuned, choice_option
-from lopt.methods._initial import Draw, Vocabulary
-from lopt.ranges import Real, Whole
+from lopt.methods._base import Counts, Method, Recipe, Shape, Tuned, choice_option
 from lopt.placement import PLACEMENTS, PREFIX
+from lopt.ranges import Real, Whole
 from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from lopt.backbones import Backbone
+    from lopt.backbones import Backbone, Vocabulary
     from lopt.config import TrialConfig
+    from lopt.initial import Draw
 
 
 SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers
@@ -45,7 +45,7 @@ class Factor:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 class PromptMethod(Method):
@@ -85,7 +85,7 @@ class PromptMethod(Method):
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         filled = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", filled["placement"], tuple(PLACEMENTS))
+        choice_option("placement", filled["placement"], PLACEMENTS)
         return filled
 
     def most_rank(self, length: int | None) -> int | None:
@@ -96,17 +96,22 @@ class PromptMethod(Method):
         trainable = sum(f.size for f in self.factors(shape).values() if f.trainable)
         return Counts(trainable=trainable, stored=trainable, materialised=shape.n * shape.width)
 
+    def stored_tensors(self, shape: Shape) -> int:
+        return 1 + sum(factor.trainable for factor in self.factors(shape).values())
+
     def initial_values(
         self, shape: Shape, seed: int, vocabulary: Vocabulary | None = None, *, frozen_only: bool = False
     ) -> dict[str, np.ndarray]:
         """Initial values of the factors, float64. Each factor has its own stream, so adding one changes no other."""
-        made = {}
+        from numpy.random import RandomState
+
+        values = {}
         for position, (name, factor) in enumerate(self.factors(shape).items()):
             if frozen_only and factor.trainable:
                 continue
             entropy = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
-            made[name] = factor.draw(np.random.RandomState(entropy), factor.shape, vocabulary)
-        return made
+            values[name] = factor.draw(RandomState(entropy), factor.shape, vocabulary)
+        return values
 
     def frozen(self, config: TrialConfig, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """The frozen random matrices of a trial, on the CPU, exactly as in training."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Counts, Recipe, Shape, choice_option, real_option
-from lopt.methods._initial import INITIAL, constant, kaiming_uniform, rows_or_uniform
-from lopt.methods._prompt import Factor, PromptMethod
+from lopt.initial import INITIAL, constant, kaiming_uniform, prompt_rows
+from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, choice_option, real_option
 from lopt.ranges import Choice, Real, Whole
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ class DePT(PromptMethod):
 
     name = "dept"
     title = "DePT"
+    place = 40
+    paper: ClassVar = {"length": 40, "rank": 45}
     recipe: ClassVar = Recipe(learning_rate=0.3, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,
@@ -67,7 +68,7 @@ class DePT(PromptMethod):
     def factors(self, shape: Shape) -> dict[str, Factor]:
         options = shape.options
         return {
-            "P": Factor(shape=(shape.n, shape.width), draw=rows_or_uniform(options["init"], options["init_bound"])),
+            "P": Factor(shape=(shape.n, shape.width), draw=prompt_rows(options["init"], options["init_bound"])),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
             "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
         }

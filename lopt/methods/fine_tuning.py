@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Counts, Recipe, Shape
-from lopt.methods._weights import WeightMethod
+from lopt.methods import Counts, Recipe, Shape, WeightMethod
 from lopt.ranges import Real
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ class FineTuning(WeightMethod):
 
     name = "fine_tuning"
     title = "Fine-tuning"
+    place = 70
     uses_rank = False
     recipe: ClassVar = Recipe(learning_rate=3e-4, optimizer="adamw", schedule="linear", warmup=0.025)
     ranges: ClassVar = {"learning_rate": Real(1e-6, 1e-3, log=True)}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Shape, choice_option, real_option
-from lopt.methods._initial import INITIAL, rows_or_uniform
-from lopt.methods._prompt import LONGEST, Factor, PromptMethod
+from lopt.initial import INITIAL, prompt_rows
+from lopt.methods import LONGEST, Factor, PromptMethod, Shape, choice_option, real_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +21,8 @@ class PromptTuning(PromptMethod):
 
     name = "prompt_tuning"
     title = "Prompt tuning"
+    place = 10
+    paper: ClassVar = {"length": 10}
     uses_rank = False
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
@@ -30,7 +31,7 @@ class PromptTuning(PromptMethod):
         real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        draw = rows_or_uniform(shape.options["init"], shape.options["init_bound"])
+        draw = prompt_rows(shape.options["init"], shape.options["init_bound"])
         return {"X": Factor(shape=(shape.n, shape.width), draw=draw)}
 
     def closed_form(self, shape: Shape) -> int:

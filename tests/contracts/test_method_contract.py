@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 
 from lopt import backbones, count_parameters, load_prompt, methods, train
 from lopt.config import TrialConfig
-from lopt.methods import Recipe, Shape
-from lopt.methods._prompt import PromptMethod
-from lopt.methods._weights import WeightMethod
+from lopt.methods import PromptMethod, Recipe, Shape, WeightMethod
 from lopt.ranges import Choice, Real, Whole
 from lopt.training import Trial
 
