@@ -12,6 +12,8 @@ from lopt.placement import PREFIX, Placement
 if TYPE_CHECKING:
     from torch import Tensor
 
+TENSORS = "prompt.safetensors"  # the file of a saved prompt; the tensor "prompt" in it is X, `[P, H]`
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SoftPrompt:

@@ -18,6 +18,7 @@ from lopt.methods._base import (
     Shape,
     Tuned,
     choice_option,
+    init_option,
     real_option,
     seed_option,
 )

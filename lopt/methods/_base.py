@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -128,7 +129,7 @@ class Method(ABC):
         raise ValueError(f"{self.name} trains no adapter")
 
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
-        """Raises ValueError when an option's value is invalid; every option is present."""
+        """Raises ValueError when an option's value is invalid; every option is present. May settle a value in place."""
 
     def require(self) -> None:  # noqa: B027  # most methods need nothing more
         """Raises ValueError when a package that the method needs is missing."""
@@ -200,6 +201,17 @@ def choice_option(name: str, value: Any, valid: Iterable[str]) -> None:
     valid = tuple(valid)
     if value not in valid:
         raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+
+
+def init_option(value: Any) -> str:
+    """The `init` option, validated: a word of `lopt.initial.INITIAL`, or the folder of a trained prompt with what
+    `lopt.initial.saved_prompt` says of it."""
+    from lopt.initial import INITIAL, saved_prompt
+
+    if isinstance(value, str) and (os.path.sep in value or os.path.isdir(value)):
+        return saved_prompt(value)
+    choice_option("init", value, INITIAL)
+    return value
 
 
 def seed_option(name: str, value: Any) -> None:
