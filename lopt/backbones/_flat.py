@@ -12,9 +12,11 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut, without_padding
@@ -22,12 +24,7 @@ from lopt.backbones._read import read_at, restrict
 from lopt.backbones._texts import TextStates
 from lopt.batches import on_device
 from lopt.placement import PLACEMENTS
-from lopt.soft_prompt import SoftPrompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.soft_prompt import PackedPrompts
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 # Keys of a config that, where they are set, limit which earlier tokens a token sees. Short texts do not show it.
 _LIMITED_SIGHT = re.compile(
@@ -95,8 +92,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows whose prompts, all of one length, stand in front; each prompt once."""
-        import torch
-
         if not len(rows):
             return
         owners, place = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
@@ -112,8 +107,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows whose prompts, all of one length, stand behind texts that no trial changes: the prompts alone."""
-        import torch
-
         for part, _ in self._blocks(rows, lengths):
             past, past_lengths_R = self.texts.of([tuple(ids[row, : lengths[row]].tolist()) for row in part])
             used = sorted({packed.owners[row] for row in part})
@@ -126,8 +119,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows of text and suffix that have nothing in common."""
-        import torch
-
         sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
         for part, _ in self._blocks(rows, lengths + sizes):
             text_RTH = self._embedded(ids[part, : lengths[part].max()])
@@ -179,8 +170,6 @@ class FlatForm:
 
     def _text_states(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Keys and values of texts, `[L, 2, H_kv, T, D]` each."""
-        import torch
-
         made: dict[int, Tensor] = {}
         lengths = np.array([len(text) for text in texts])
         order = np.argsort(lengths, kind="stable")
@@ -218,8 +207,6 @@ class _Line:
     ) -> Block:
         """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
         length is left out."""
-        import torch
-
         rows, tokens, _ = inputs_RTH.shape
         begin, real = self.blocks[-1].end if self.blocks else 0, None
         if lengths is not None and (lengths < tokens).any():
@@ -242,13 +229,9 @@ class _Line:
         return np.array([self._labels[row] for row in range(rows)])
 
     def inputs(self) -> Tensor:
-        import torch
-
         return torch.cat(self._inputs)
 
     def positions(self) -> Tensor:
-        import torch
-
         return torch.cat(self._positions)
 
 
@@ -262,8 +245,6 @@ def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: 
     Args:
         plain_state: the plain form's last hidden state at the label position. ids_BT: ordinary token ids.
     """
-    import torch
-
     config = form.model.config.to_dict()
     if any(_LIMITED_SIGHT.search(name) and value for name, value in config.items()):
         return False

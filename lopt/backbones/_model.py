@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ class Backbone(ABC):
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
+
+        from lopt.backbones._fused import fuse
 
         self.name, self.revision, self.tokenizer, self.window = name, revision, tokenizer, window
         self.model = model.eval().requires_grad_(False)
@@ -189,6 +190,8 @@ class Backbone(ABC):
 
     def copy(self) -> Self:
         """One whose weights may be changed; the tokenizer is shared."""
+        from lopt.backbones._fused import unfuse
+
         own = copy.copy(self)
         own.model = copy.deepcopy(self.model)
         unfuse(own.model)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
-from lopt.backbones._flat import FlatForm, flat_form_holds
-from lopt.backbones._fused import fuse, unfuse
-from lopt.backbones._read import restrict
 from lopt.special_tokens import end_of, without_end
+
+if TYPE_CHECKING:
+    from lopt.backbones._flat import FlatForm
 
 
 class CausalBackbone(Backbone):
@@ -27,6 +27,8 @@ class CausalBackbone(Backbone):
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
+
+        from lopt.backbones._flat import FlatForm, flat_form_holds
 
         takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._keywords = {"use_cache": False} if takes_cache else {}
@@ -48,6 +50,9 @@ class CausalBackbone(Backbone):
     def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
         """Runs passes in another form than the one chosen at load, to compare them: flat or plain, with fused norms or
         the model's own; `kernels` is the flat form's (None: the device's usual)."""
+        from lopt.backbones._fused import fuse, unfuse
+        from lopt.backbones._read import restrict
+
         (fuse if fused else unfuse)(self.model)
         self.flat = flat
         if flat is not None:
