@@ -25,22 +25,13 @@ AS_IT_RUNS = "flat, norms fused"
 
 def forms(backbone: Any) -> dict[str, Callable[[], None]]:
     """Switches, each of which sets all choices."""
-    from lopt.backbones import _attention, _fused, _read
-
-    flat, own = backbone.flat, _attention._attended
-
-    def switch(form: Any, fused: bool, attention: Any = own) -> None:
-        backbone.flat = form
-        (_fused.fuse if fused else _fused.unfuse)(backbone.model)
-        _read.restrict(backbone.model)  # which unfusing takes back, too
-        _attention._attended = attention
-
+    flat = backbone.flat
     return {
-        "plain": lambda: switch(None, False),
-        "plain, norms fused": lambda: switch(None, True),
-        "flat": lambda: switch(flat, False),
-        AS_IT_RUNS: lambda: switch(flat, True),
-        "flat, norms fused, PyTorch's attention": lambda: switch(flat, True, _attention._attended_by_kernels),
+        "plain": lambda: backbone.take_form(None, fused=False),
+        "plain, norms fused": lambda: backbone.take_form(None, fused=True),
+        "flat": lambda: backbone.take_form(flat, fused=False),
+        AS_IT_RUNS: lambda: backbone.take_form(flat, fused=True),
+        "flat, norms fused, PyTorch's attention": lambda: backbone.take_form(flat, fused=True, kernels=True),
     }
 
 

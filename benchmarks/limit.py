@@ -38,7 +38,7 @@ def product(tokens: int, inputs: int, outputs: int, precision: str, repeats: int
     """FLOP/s of [tokens x inputs] times [inputs x outputs], each time anew."""
     import torch
 
-    from lopt.backbones._model import default_device, torch_dtype
+    from lopt.backbones import default_device, torch_dtype
 
     options = {"device": default_device(), "dtype": torch_dtype(precision)}
     left, right = torch.randn(tokens, inputs, **options), torch.randn(outputs, inputs, **options)
@@ -54,7 +54,7 @@ def copy(size_bytes: int, repeats: int = 3) -> list[float]:
     """Bytes read and written a second by a copy within the device's memory."""
     import torch
 
-    from lopt.backbones._model import default_device
+    from lopt.backbones import default_device
 
     source = torch.ones(size_bytes, dtype=torch.uint8, device=default_device())
     target = torch.empty_like(source)

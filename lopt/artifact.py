@@ -20,7 +20,7 @@ from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
 from lopt.places import at_hand, place
 from lopt.records import dumps
-from lopt.soft_prompt import SoftPrompt
+from lopt.soft_prompt import TENSORS, SoftPrompt
 from lopt.tasks import Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lopt.backbones import Backbone
 
-_TENSORS, _DESCRIPTION = "prompt.safetensors", "prompt.json"
+_DESCRIPTION = "prompt.json"
 _OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
 _OF_THE_TASK = ("title", "columns", "cut")  # what reading an input needs, beside classes, template and label words
 
@@ -193,7 +193,7 @@ class Prompt:
             if self.soft.update is not None:
                 tensors["update"] = self.soft.update
         # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
-        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / _TENSORS)
+        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / TENSORS)
         return self.describe(folder, record or {})
 
     def describe(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
@@ -255,7 +255,7 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
 def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
     from safetensors.torch import load_file
 
-    for name in (_TENSORS, _DESCRIPTION):
+    for name in (TENSORS, _DESCRIPTION):
         if not (folder / name).is_file():
             raise ValueError(
                 f"{shown_as} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
@@ -263,7 +263,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
         refuse_pointer(folder / name)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
-        values, tensors = description["config"], load_file(folder / _TENSORS)
+        values, tensors = description["config"], load_file(folder / TENSORS)
         task = _task(description)
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ValueError(f"{shown_as} is damaged ({type(error).__name__}: {error}): copy it again") from None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import methods
-from lopt.methods._weights import WeightMethod
 from lopt.model_card import base_of, model_card
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
 def _refuse(prompt: Prompt) -> None:
     """Raises ValueError for what none of PEFT's adapters can express."""
     name, soft = prompt.config.method, prompt.soft
-    method = methods.get(name)
-    if soft is None and not (isinstance(method, WeightMethod) and method.has_adapter):
+    if soft is None and not methods.get(name).has_adapter:
         raise ValueError(
             f"{name} changes the model's own weights, and PEFT's adapters stand beside them: save the whole model with "
             "load_prompt(DIR).backbone.model.save_pretrained(OUT)"
@@ -71,9 +69,9 @@ def _refuse(prompt: Prompt) -> None:
             f"{name} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before them: "
             "predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
         )
-    if soft is not None and soft.placement != "prefix":
+    if soft is not None and not soft.placement.in_peft:
         raise ValueError(
-            f"this prompt is a {soft.placement}, and PEFT's prompt tuning puts it before the text: predict with "
+            f"this prompt is a {soft.placement.name}, and PEFT's prompt tuning puts it before the text: predict with "
             "load_prompt, or train with placement prefix"
         )
 
@@ -111,9 +109,7 @@ def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
             num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )
     else:
-        method = methods.get(prompt.config.method)
-        assert isinstance(method, WeightMethod)
-        config = method.adapter_config(prompt.config, skeleton)
+        config = methods.get(prompt.config.method).adapter_config(prompt.config, skeleton)
         config.task_type = task_type
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself

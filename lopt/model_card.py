@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import backbones, methods
 from lopt.backbones.seq2seq import SENTINEL
+from lopt.config import known_as
 from lopt.data import most_tokens
 from lopt.settings import METRICS
 
@@ -221,7 +222,7 @@ def _training(config: TrialConfig) -> str:
         "method": config.method,
         "length": config.length,
         "rank": config.rank,
-        "options": ", ".join(f"{name} {value}" for name, value in config.options.items()) or None,
+        "options": ", ".join(f"{name} {known_as(str(value))}" for name, value in config.options.items()) or None,
         "optimiser": f"{config.optimizer}, rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",

@@ -1,15 +1,18 @@
-"""What a prompt method puts at a model's input: making it is the method's affair, placing it is done here."""
+"""What a prompt method puts at a model's input: the method makes it, its placement (`lopt.placement`) joins it to the
+text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from lopt.placement import PREFIX, Placement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLACEMENTS = ("prefix", "suffix")
+TENSORS = "prompt.safetensors"  # the file of a saved prompt; the tensor "prompt" in it is X, `[P, H]`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -17,21 +20,25 @@ class SoftPrompt:
     """A prompt, and perhaps an update of the text's own embeddings.
 
     prompt: X, `[P, H]`, or one a row `[B, P, H]`. update: added to the first S embeddings of template and text,
-    `[S, H]` or `[B, S, H]`. placement: "prefix" (before everything, BOS included) or "suffix" (after the last token).
+    `[S, H]` or `[B, S, H]`. placement: where the prompt stands.
     """
 
     prompt: Tensor
     update: Tensor | None = None
-    placement: str = "prefix"
+    placement: Placement = PREFIX
 
     @property
     def length(self) -> int:
         return int(self.prompt.shape[-2])
 
+    @property
+    def keeps_text(self) -> bool:
+        """Whether what is computed of a text is the same at every step, and of every trial."""
+        return self.placement.text_first and self.update is None
+
     def map(self, change: Any) -> SoftPrompt:
         """The same with `change` applied to each tensor: detached, on another device."""
-        update = None if self.update is None else change(self.update)
-        return SoftPrompt(prompt=change(self.prompt), update=update, placement=self.placement)
+        return replace(self, prompt=change(self.prompt), update=None if self.update is None else change(self.update))
 
     def updated(self, text_BTH: Tensor) -> Tensor:
         """Embeddings of the text with the update added, `[B, T, H]`; tokens beyond S keep theirs."""
@@ -44,10 +51,10 @@ class SoftPrompt:
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
             return PackedPrompts(prompts=[self], owners=[0] * rows)
         prompts = [
-            SoftPrompt(
+            replace(
+                self,
                 prompt=self.prompt if self.prompt.ndim == 2 else self.prompt[row],
                 update=self.update if self.update is None or self.update.ndim == 2 else self.update[row],
-                placement=self.placement,
             )
             for row in range(rows)
         ]
@@ -56,22 +63,9 @@ class SoftPrompt:
     def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and text in one, `[B, P+T, H]`, and how many of a row's places are real: the real tokens of row b are
         its first `lengths_B[b]`, so with the prompt its first `lengths_B[b] + P`; what follows is padding."""
-        import torch
-
-        ends_B = lengths_B + self.length
-
-        rows, tokens = text_BTH.shape[:2]
         text_BTH = self.updated(text_BTH)
-        prompt_BPH = self.prompt.to(text_BTH.dtype).expand(rows, -1, -1)
-        if self.placement == "prefix":
-            return torch.cat([prompt_BPH, text_BTH], dim=1), ends_B
-        joined = torch.cat([text_BTH, prompt_BPH], dim=1)
-        place_S = torch.arange(tokens + self.length, device=text_BTH.device)[None]
-        ends_B1 = lengths_B.to(text_BTH.device)[:, None]
-        source_BS = torch.where(place_S < ends_B1, place_S, tokens + place_S - ends_B1)
-        # Beyond the prompt the source runs over the end: those places hold padding, whatever the value.
-        source_BS = source_BS.clamp(max=tokens + self.length - 1)
-        return joined.gather(1, source_BS[..., None].expand(-1, -1, joined.shape[2])), ends_B
+        prompt_BPH = self.prompt.to(text_BTH.dtype).expand(len(text_BTH), -1, -1)
+        return self.placement.join(text_BTH, prompt_BPH, lengths_B), lengths_B + self.length
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,11 +111,13 @@ class PackedPrompts:
         source_FH = torch.cat([text_BTH.reshape(-1, width), *(s.prompt.to(text_BTH.dtype) for s in self.prompts)])
         sizes_K = torch.tensor([soft.length for soft in self.prompts])
         begins_K = rows * tokens + sizes_K.cumsum(0) - sizes_K  # of each prompt in the source
-        is_prefix_K = torch.tensor([soft.placement == "prefix" for soft in self.prompts])
         owner_B = torch.tensor(self.owners)
         sizes_B1, begins_B1 = (x[owner_B].to(device)[:, None] for x in (sizes_K, begins_K))
         lengths_B1 = lengths_B.to(device)[:, None]
-        before_B1 = torch.where(is_prefix_K[owner_B].to(device)[:, None], 0, lengths_B1)  # text before the prompt
+        kinds = list(dict.fromkeys(soft.placement for soft in self.prompts))
+        kind_K = torch.tensor([kinds.index(soft.placement) for soft in self.prompts])
+        of_each_kind = torch.stack([kind.before(lengths_B1[:, 0]) for kind in kinds])
+        before_B1 = of_each_kind.gather(0, kind_K[owner_B].to(device)[None]).T  # text before the prompt
         place_S = torch.arange(tokens + int(sizes_K[owner_B].max()), device=device)[None]
         in_prompt_BS = (place_S >= before_B1) & (place_S < before_B1 + sizes_B1)
         text_BS = torch.where(place_S < before_B1, place_S, place_S - sizes_B1).clamp(0, tokens - 1)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 # What one more block costs in every layer, as so many tokens of padding in attention: guessed, not measured.
 _BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
@@ -59,8 +57,6 @@ class Block:
 
     def with_past(self, heads_HND: Tensor, which: int, layer: int) -> Tensor:
         """Keys (`which` 0) or values (1) that the block's rows see, `[R, H, S+T, D]`."""
-        import torch
-
         own_RHTD = self.of(heads_HND)
         if self.shared is not None:
             return torch.cat([self.shared.of(heads_HND)[self.owners_R], own_RHTD], dim=2)
@@ -76,11 +72,12 @@ def without_padding(padded_RTX: Tensor, real: Tensor | None) -> Tensor:
 @dataclass(eq=False)
 class Layout:
     """The blocks of a pass, in their order; `kept` takes keys and values `[2, H_kv, N, D]` of each layer when it is a
-    list; `scores` is what the scores of attention are multiplied by."""
+    list; `scores` is what the scores of attention are multiplied by; with `kernels` PyTorch's own compute it."""
 
     blocks: Sequence[Block]
     kept: list[Tensor] | None = None
     scores: float = 1.0
+    kernels: bool = False
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def mask(self, number: int, like: Tensor) -> Tensor:
@@ -91,8 +88,6 @@ class Layout:
 
 
 def _mask(block: Block, like: Tensor) -> Tensor:
-    import torch
-
     own_TT = torch.full((block.tokens, block.tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
     before = block.shared.tokens if block.shared is not None else 0
     if block.past is None:

@@ -1,5 +1,5 @@
-"""What is compared once, when a model is loaded: whether a soft prompt can stand at its input, and whether the flat
-form gives what the plain one gives."""
+"""What is checked once, when a model is loaded: whether a soft prompt can stand at its input, and whether its files
+belong to it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lopt import memory
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lopt.backbones._flat import FlatForm
-    from lopt.backbones._model import FrozenModel
+    from lopt.backbones._model import Backbone
 
-# Keys of a config that, where they are set, limit which earlier tokens a token sees. Short texts do not show it.
-_LIMITED_SIGHT = re.compile(
-    r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
-)
 # What files of older releases hold beside weights: tables that are computed from the config.
 _TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
-# A flat form must be so many times closer to the plain one than one whose attention is wrong.
-_CLOSER = 4.0
 
 
-def refuse_unfit(backbone: FrozenModel, logits_of: Callable[..., Tensor]) -> None:
+def refuse_unfit(backbone: Backbone, logits_of: Callable[..., Tensor]) -> None:
     """Refuses a model at whose input a soft prompt cannot stand.
 
     Args:
@@ -143,41 +135,3 @@ def _mostly_equal(some_TV: Tensor, others_TV: Tensor, rounding: float) -> bool:
     """Whether most tokens have the same logits: rounding may send a few of them to another expert."""
     distance_T = (some_TV - others_TV).norm(dim=-1) / others_TV.norm(dim=-1)
     return bool(distance_T.median() <= rounding)
-
-
-def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
-    """Whether the flat form gives what the plain one gives, and whether this would show if it did not.
-
-    The flat form is also run with scores of attention that are wrong on purpose, halved and all equal: the right form
-    must be far closer to the plain one than these. So a model whose attention has no say is not judged at all, nor one
-    whose rounding hides it.
-
-    Args:
-        plain_state: the plain form's last hidden state at the label position. ids_BT: ordinary token ids.
-    """
-    import torch
-
-    config = form.model.config.to_dict()
-    if any(_LIMITED_SIGHT.search(name) and value for name, value in config.items()):
-        return False
-    if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
-        return False
-    if any(isinstance(module, torch.nn.Conv1d) for module in form.model.modules()):  # it would mix neighbouring rows
-        return False
-    lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
-    prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
-    rounding = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # other places of rounding, through all layers
-    for placement in PLACEMENTS:
-        soft = SoftPrompt(prompt=prompt_PH, placement=placement)
-        plain_BH = plain_state(soft, ids_BT, lengths_B).float()
-
-        def distance(scores: float, soft: SoftPrompt = soft, plain_BH: Tensor = plain_BH) -> float:
-            return float((form.state(soft, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
-
-        try:
-            right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # attention of a special kind, or one that is not handed what it needs
-        if not (right <= rounding * float(plain_BH.norm()) and right * _CLOSER <= wrong):
-            return False
-    return True

@@ -1,13 +1,14 @@
-"""Facts from a model's `config.json`, without weights."""
+"""Facts of a model without its weights, and how its `config.json` says them."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from lopt.backbones import Facts
 from lopt.backbones._adapted import adapted_projections
 from lopt.errors import reason_of
 
@@ -24,6 +25,61 @@ _EMBEDDING_WIDTH = ("word_embed_proj_dim", "input_embedding_size", "embedding_si
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 _WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions", "context_length")
 _WINDOW_WITHOUT_POSITIONS, _T5_WINDOW = 2048, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a model without its weights: width d, layers, vocabulary size, window in tokens, licence.
+
+    hub: its name on the model hub, where it has another name here. exact: how others get the very weights, in Markdown,
+    where those of the hub differ. seq2seq: whether it has an encoder and a decoder. size, projections: number of
+    weights, and (how many, fan_in, fan_out) of the attention projections that LoRA adapts; where they are None, `count`
+    and `project` find them by making the model without memory.
+    """
+
+    width: int
+    layers: int
+    vocabulary: int
+    window: int
+    licence: str = "unknown"
+    hub: str | None = None
+    exact: str | None = None
+    seq2seq: bool = False
+    size: int | None = None
+    projections: tuple[tuple[int, int, int], ...] | None = None
+    count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
+    project: Callable[[str | None], tuple[tuple[int, int, int], ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of weights, embeddings included and tied ones once.
+
+        Raises:
+            ValueError: it is not known, or the model cannot be made of its config.
+        """
+        if self.size is None and self.count is None:
+            raise ValueError("the number of this model's weights is not known")
+        return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
+
+    def adapted(self, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
+        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes.
+
+        Args:
+            targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
+
+        Raises:
+            ValueError: they are not known, the model has none of such a name, or PEFT is missing.
+        """
+        if targets is None and self.projections is not None:
+            return self.projections
+        if self.project is None:
+            raise ValueError(
+                "targets can be counted where a model's config.json is read, and this model is known by name: give "
+                "backbone as a folder, or leave targets out"
+            )
+        return self.project(targets)
 
 
 def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
@@ -117,11 +173,7 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     except Exception:  # transformers raises many kinds; what is missing is then said
         return config
     completed = model_config.to_dict()
-    for name in (
-        "hidden_size",
-        "num_hidden_layers",
-        "max_position_embeddings",
-    ):  # each type has them, some by another name
+    for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings"):  # some types have another name
         completed[name] = completed.get(name) or getattr(model_config, name, None)
     return {**completed, **_part(completed, "encoder")}
 

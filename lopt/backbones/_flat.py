@@ -8,24 +8,30 @@ share it, and a text in front of a suffix not at all when it has been met before
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut, without_padding
 from lopt.backbones._read import read_at, restrict
 from lopt.backbones._texts import TextStates
 from lopt.batches import on_device
+from lopt.placement import PLACEMENTS
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.soft_prompt import PackedPrompts, SoftPrompt
-
+# Keys of a config that, where they are set, limit which earlier tokens a token sees. Short texts do not show it.
+_LIMITED_SIGHT = re.compile(
+    r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
+)
+# A flat form must be so many times closer to the plain one than one whose attention is wrong.
+_CLOSER = 4.0
 _TEXT_TOKENS = 2048  # of texts in one pass without gradients
 _READ_TOKENS = 8  # tokens read in the time of computing one: guessed, and it only sizes passes
 
@@ -37,6 +43,7 @@ class FlatForm:
         self.model, self.pad_id = model, pad_id
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
+        self.kernels = self.device.type != "cpu"  # PyTorch's attention, in place of the one written for the CPU
         self._running, self._lock = 0, threading.Lock()
         self._usual_attention = ""
         _attention.register()
@@ -57,25 +64,25 @@ class FlatForm:
             self._add_texts(line, rows, ids, lengths)
         else:
             softs = [packed.prompts[owner] for owner in packed.owners]
-            is_suffix = np.array([soft.placement == "suffix" for soft in softs])
-            is_updated = np.array([soft.update is not None for soft in softs])
+            prompt_first = np.array([soft.placement.prompt_first for soft in softs])
+            keeps_text = np.array([soft.keeps_text for soft in softs])
             sizes = np.array([soft.length for soft in softs])
             for size in np.unique(sizes):
-                self._add_prefixed(line, packed, rows[~is_suffix & (sizes == size)], ids, lengths)
-                self._add_suffixes(line, packed, rows[is_suffix & ~is_updated & (sizes == size)], ids, lengths)
-            self._add_whole(line, packed, rows[is_suffix & is_updated], ids, lengths)
+                self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)], ids, lengths)
+                self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)], ids, lengths)
+            self._add_whole(line, packed, rows[~prompt_first & ~keeps_text], ids, lengths)
         labels_B = on_device(line.labels(len(ids)), self.device)
         return self._run(line, labels_B, scores=scores)[labels_B]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
         """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
-        if soft.placement == "prefix":
+        if soft.placement.prompt_first:
             return length  # the prompt is there once for many rows
-        return soft.length + (length if soft.update is not None else length // _READ_TOKENS)
+        return soft.length + (length // _READ_TOKENS if soft.keeps_text else length)
 
     def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """See `lopt.backbones.Backbone`."""
-        return self.texts.missing(texts) if soft.placement == "suffix" and soft.update is None else []
+        return self.texts.missing(texts) if soft.keeps_text else []
 
     def _add_texts(self, line: _Line, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
         for part, longest in self._blocks(rows, lengths):
@@ -85,8 +92,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows whose prompts, all of one length, stand in front; each prompt once."""
-        import torch
-
         if not len(rows):
             return
         owners, place = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
@@ -102,8 +107,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows whose prompts, all of one length, stand behind texts that no trial changes: the prompts alone."""
-        import torch
-
         for part, _ in self._blocks(rows, lengths):
             past, past_lengths_R = self.texts.of([tuple(ids[row, : lengths[row]].tolist()) for row in part])
             used = sorted({packed.owners[row] for row in part})
@@ -116,8 +119,6 @@ class FlatForm:
         self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Rows of text and suffix that have nothing in common."""
-        import torch
-
         sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
         for part, _ in self._blocks(rows, lengths + sizes):
             text_RTH = self._embedded(ids[part, : lengths[part].max()])
@@ -141,7 +142,7 @@ class FlatForm:
                 inputs_embeds=line.inputs()[None],
                 position_ids=line.positions()[None],
                 use_cache=False,
-                layout=Layout(line.blocks, kept, scores),
+                layout=Layout(line.blocks, kept, scores, self.kernels),
             )
         return made.last_hidden_state[0]
 
@@ -169,8 +170,6 @@ class FlatForm:
 
     def _text_states(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Keys and values of texts, `[L, 2, H_kv, T, D]` each."""
-        import torch
-
         made: dict[int, Tensor] = {}
         lengths = np.array([len(text) for text in texts])
         order = np.argsort(lengths, kind="stable")
@@ -208,8 +207,6 @@ class _Line:
     ) -> Block:
         """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
         length is left out."""
-        import torch
-
         rows, tokens, _ = inputs_RTH.shape
         begin, real = self.blocks[-1].end if self.blocks else 0, None
         if lengths is not None and (lengths < tokens).any():
@@ -232,11 +229,43 @@ class _Line:
         return np.array([self._labels[row] for row in range(rows)])
 
     def inputs(self) -> Tensor:
-        import torch
-
         return torch.cat(self._inputs)
 
     def positions(self) -> Tensor:
-        import torch
-
         return torch.cat(self._positions)
+
+
+def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
+    """Whether the flat form gives what the plain one gives, and whether this would show if it did not.
+
+    The flat form is also run with scores of attention that are wrong on purpose, halved and all equal: the right form
+    must be far closer to the plain one than these. So a model whose attention has no say is not judged at all, nor one
+    whose rounding hides it.
+
+    Args:
+        plain_state: the plain form's last hidden state at the label position. ids_BT: ordinary token ids.
+    """
+    config = form.model.config.to_dict()
+    if any(_LIMITED_SIGHT.search(name) and value for name, value in config.items()):
+        return False
+    if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
+        return False
+    if any(isinstance(module, torch.nn.Conv1d) for module in form.model.modules()):  # it would mix neighbouring rows
+        return False
+    lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
+    prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
+    rounding = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # other places of rounding, through all layers
+    for placement in PLACEMENTS.values():
+        soft = SoftPrompt(prompt=prompt_PH, placement=placement)
+        plain_BH = plain_state(soft, ids_BT, lengths_B).float()
+
+        def distance(scores: float, soft: SoftPrompt = soft, plain_BH: Tensor = plain_BH) -> float:
+            return float((form.state(soft, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
+
+        try:
+            right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False  # attention of a special kind, or one that is not handed what it needs
+        if not (right <= rounding * float(plain_BH.norm()) and right * _CLOSER <= wrong):
+            return False
+    return True

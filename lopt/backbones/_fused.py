@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, rms_norm
 
 _ROTATE = "apply_rotary_pos_emb"
 
 
 def fuse(model: Any) -> None:
     """Exchanges the parts of a model that have a fused form here."""
-    import torch
-
     with torch.no_grad():
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
@@ -66,8 +65,6 @@ def _is_rotary(module: Any) -> bool:
 
 def _agree(module: Any, form: type) -> bool:
     """Whether the form gives what the module gives, on numbers drawn at random."""
-    import torch
-
     weight = next(module.parameters(), torch.empty(4, 16))
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(4, weight.shape[-1], generator=draw).to(weight.device, weight.dtype)
@@ -82,8 +79,6 @@ def _agree(module: Any, form: type) -> bool:
 
 def _rotations_agree(module: Any, form: Any) -> bool:
     """Whether the form's rotation is the module's own; some families turn neighbours, or a part of a head."""
-    import torch
-
     weight = next(module.parameters(), None)
     size, draw = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
     if weight is None or not size or size % 2:
@@ -103,8 +98,6 @@ def _rotations_agree(module: Any, form: Any) -> bool:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    import torch
-
     tolerance = 2e-2 if found.dtype == torch.bfloat16 else 1e-5
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
@@ -116,10 +109,8 @@ def _rms_norm(original: type) -> type:
             if self.weight.requires_grad:
                 return super().forward(hidden_states)
             if hidden_states.is_cuda:  # one kernel
-                from torch.nn.functional import rms_norm
-
                 return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
-            return _function().apply(hidden_states, self.weight, self.variance_epsilon)
+            return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
 
     return _named(FusedRMSNorm, original)
 
@@ -128,8 +119,6 @@ def _rms_norm(original: type) -> type:
 def _gelu(original: type) -> type:
     class FusedGELU(original):  # type: ignore[misc, valid-type]
         def forward(self, input: Tensor) -> Tensor:
-            from torch.nn.functional import gelu
-
             return gelu(input, approximate="tanh")
 
     return _named(FusedGELU, original)
@@ -153,12 +142,10 @@ def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    import torch
-
     size = cos.shape[-1]
     if size == heads.shape[-1]:
-        return _rotation().apply(heads, cos, sin)
-    return torch.cat([_rotation().apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
+        return Rotation.apply(heads, cos, sin)
+    return torch.cat([Rotation.apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
 
 
 def _named(form: type, original: type) -> type:
@@ -166,56 +153,45 @@ def _named(form: type, original: type) -> type:
     return form
 
 
-@cache
-def _function() -> Any:
-    import torch
+class RMSNorm(torch.autograd.Function):
+    """y = w · x / √(mean(x²) + ε), in fp32, rounded before w as in Llama."""
 
-    class RMSNorm(torch.autograd.Function):
-        """y = w · x / √(mean(x²) + ε), in fp32, rounded before w as in Llama."""
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.to(torch.float32, copy=True)
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = scale.add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return wide.mul_(scale).to(x.dtype).mul_(weight)
 
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-            wide = x.to(torch.float32, copy=True)
-            scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-            scale = scale.add_(epsilon).rsqrt_()
-            ctx.save_for_backward(x, weight, scale)
-            return wide.mul_(scale).to(x.dtype).mul_(weight)
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> Any:
-            """s · (g - x · s² · <g, x> / d), where s is the scale and g the gradient times w."""
-            x, weight, scale = ctx.saved_tensors
-            wide = x.to(torch.float32)
-            made = (gradients[0] * weight).to(torch.float32)
-            along = (made * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
-            return made.addcmul(wide, along).mul_(scale).to(x.dtype), None, None
-
-    return RMSNorm
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """s · (g - x · s² · <g, x> / d), where s is the scale and g the gradient times w."""
+        x, weight, scale = ctx.saved_tensors
+        wide = x.to(torch.float32)
+        made = (gradients[0] * weight).to(torch.float32)
+        along = (made * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
+        return made.addcmul(wide, along).mul_(scale).to(x.dtype), None, None
 
 
-@cache
-def _rotation() -> Any:
-    import torch
+def _turned_by(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """Every pair (i, i + D/2) of `[..., D]`, turned by its angle, or back."""
+    half = x.shape[-1] // 2
+    made = x * cos
+    made[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+    made[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+    return made
 
-    def turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
-        """Every pair (i, i + D/2) of `[..., D]`, turned by its angle, or back."""
-        half = x.shape[-1] // 2
-        made = x * cos
-        made[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
-        made[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-        return made
 
-    class Rotation(torch.autograd.Function):
-        """Rotary positions (arXiv 2104.09864), as Llama pairs a head's entries; angles of both halves are the same."""
+class Rotation(torch.autograd.Function):
+    """Rotary positions (arXiv 2104.09864), as Llama pairs a head's entries; angles of both halves are the same."""
 
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-            ctx.save_for_backward(cos, sin)
-            return turned(x, cos, sin, 1)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned_by(x, cos, sin, 1)
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> Any:
-            cos, sin = ctx.saved_tensors
-            return turned(gradients[0], cos, sin, -1), None, None
-
-    return Rotation
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _turned_by(gradients[0], cos, sin, -1), None, None

@@ -1,4 +1,4 @@
-"""What all loaded backbones share: label words, label logits from rows of the head, loading, revisions."""
+"""A loaded backbone: what the rest of the program asks of it, and what all kinds share."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ import copy
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from lopt.backbones import facts, local_folder
-from lopt.backbones._checks import refuse_unread
-from lopt.backbones._configs import DEQUANTISED
-from lopt.backbones._fused import fuse, unfuse
 from lopt.dropout import masks, with_dropout
-from lopt.errors import reason_of
-from lopt.files import refuse_pointer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, device, dtype
+
+    from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 # Keys of a config that, where they are set, cap the logits.
 _CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
 @dataclass(frozen=True)
-class TokenEmbeddings:
-    """A model's input embeddings, for initial values; see `lopt.methods._initial.Vocabulary`.
+class Vocabulary:
+    """A backbone's token embeddings, for initial values.
 
     embed: gives embeddings `[..., H]` of token ids `[...]` as the model sees them: some families scale them.
     size: number of its rows.
@@ -41,30 +37,47 @@ class TokenEmbeddings:
     label_words: tuple[str, ...]
 
     def token_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Embeddings of token ids `[K]`, `[K, H]`, float64."""
         return self.embed(ids).double().cpu().numpy()
 
     def ordinary_ids(self, most: int) -> np.ndarray:
+        """The first `most` token ids that are not special: vocabularies are ordered by frequency, or by merges."""
+        import numpy as np
+
         special = set(self.tokenizer.all_special_ids)
         size = min(len(self.tokenizer), self.size)
         return np.array([i for i in range(min(size, most + len(special))) if i not in special][:most])
 
     def label_rows(self) -> np.ndarray:
+        """One row a class: the mean embedding of its label word's tokens, `[C, H]`, float64."""
+        import numpy as np
+
         pieces = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
         return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in pieces])
 
 
-class FrozenModel(ABC):
-    """A frozen language model; see `lopt.backbones.Backbone` for the interface. dropout: the rate of a copy that is for
-    training steps only."""
+class Backbone(ABC):
+    """A loaded, frozen language model.
 
+    autocast: None, or the type in which a copy whose weights are trained computes. dropout: the rate of a copy that is
+    for training steps only.
+    """
+
+    width: int
+    device: device
+    dtype: dtype
+    tokenizer: Any
+    autocast: Any
     dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
 
+        from lopt.backbones._fused import fuse
+
         self.name, self.revision, self.tokenizer, self.window = name, revision, tokenizer, window
         self.model = model.eval().requires_grad_(False)
-        row_H = self.embed(np.zeros(1, dtype=np.int64))[0]
+        row_H = self.embed([0])[0]
         self.width, self.device, self.dtype = len(row_H), row_H.device, row_H.dtype
         tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # of a vocabulary with gaps, more than its len
         if tokens > self.embedding_rows:
@@ -73,14 +86,14 @@ class FrozenModel(ABC):
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        self.autocast: Any = None
+        self.autocast = None
         if self.dtype != torch.float64:  # which is for proofs
             fuse(self.model)
         with torch.no_grad():
             self._refuse_unfit()
             self._whole_head = not self._rows_of_head_suffice()
 
-    def embed(self, ids: np.ndarray) -> Any:
+    def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
         """Embeddings `[..., H]` of token ids `[...]`, as the model's own module gives them (Gemma's scales them)."""
         import torch
 
@@ -96,15 +109,17 @@ class FrozenModel(ABC):
 
     @property
     def side_by_side(self) -> bool:
+        """Whether several threads may run passes at the same time."""
         return False  # the choice of attention kernels is the whole process's
 
     @property
     def pads_rows(self) -> bool:
+        """Whether all rows of a pass are padded to its longest; else a pass takes rows of any lengths."""
         return True
 
     @abstractmethod
     def complete(self, template: str) -> str:
-        """See `lopt.backbones.Backbone`."""
+        """The template as this kind of model reads it: `{mask}`, where the label is read, made literal."""
 
     @property
     def head_scale(self) -> float:
@@ -123,7 +138,8 @@ class FrozenModel(ABC):
     def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
         """The model's own logits at the label position, `[B, V]`."""
 
-    def label_ids(self, words: Sequence[str]) -> Any:
+    def label_ids(self, words: Sequence[str]) -> Tensor:
+        """First token of each label word, `[C]`; ValueError when two words share it."""
         import torch
 
         first = []
@@ -140,7 +156,13 @@ class FrozenModel(ABC):
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); {mend}")
         return torch.tensor(first, device=self.device)
 
-    def label_logits(self, soft: Any, ids_BT: Any, lengths_B: Any, label_ids_C: Any) -> Any:
+    def label_logits(
+        self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor
+    ) -> Tensor:
+        """Logits of the label words at the label position, float32 or wider, `[B, C]`.
+
+        soft: what stands at the input, or None for nothing. Padding is on the right and changes nothing.
+        """
         with self._kernels():
             if self._whole_head:
                 logits_BC = self._whole_logits(soft, ids_BT, lengths_B)[:, label_ids_C]
@@ -148,25 +170,36 @@ class FrozenModel(ABC):
                 logits_BC = self._label_rows(self._state(soft, ids_BT, lengths_B), label_ids_C)
         return _widened(logits_BC)
 
-    def row_tokens(self, soft: Any, length: int) -> int:
+    def row_tokens(self, soft: SoftPrompt, length: int) -> int:
+        """Tokens that a row of so long a text takes in a pass of several rows, for the size of passes."""
         return soft.length + length
 
-    def unread(self, soft: Any, texts: Any) -> Any:
+    def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Of texts (token ids) that such a prompt leaves as they are, those of which something would be kept and is not
+        there yet."""
         return []
 
-    def read(self, texts: Any) -> None:
+    def read(self, texts: Sequence[tuple[int, ...]]) -> None:
+        """Computes what is kept of unread texts, for the passes that meet them; in several threads where passes may
+        run side by side."""
         raise AssertionError("nothing is kept of texts here, so none is unread")
 
-    def vocabulary(self, label_words: tuple[str, ...]) -> TokenEmbeddings:
-        return TokenEmbeddings(self.embed, self.embedding_rows, self.tokenizer, label_words)
+    def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
+        """Token embeddings, for initial values."""
+        return Vocabulary(self.embed, self.embedding_rows, self.tokenizer, label_words)
 
     def copy(self) -> Self:
-        made = copy.copy(self)
-        made.model = copy.deepcopy(self.model)
-        unfuse(made.model)
-        return made
+        """One whose weights may be changed; the tokenizer is shared."""
+        from lopt.backbones._fused import unfuse
+
+        own = copy.copy(self)
+        own.model = copy.deepcopy(self.model)
+        unfuse(own.model)
+        return own
 
     def with_dropout(self, rate: float) -> Self:
+        """One for training steps alone, which shares the weights, with every dropout of the model on, at this rate in
+        (0, 1); what is left out is drawn from torch's generators. ValueError when the model has no dropout."""
         import torch
 
         own = copy.copy(self)
@@ -186,6 +219,7 @@ class FrozenModel(ABC):
         return own
 
     def checksum(self) -> str:
+        """Hash of all weights: equal before and after training."""
         import torch
 
         digest = hashlib.sha256()
@@ -250,137 +284,3 @@ def _widened(tensor: Any) -> Any:
     import torch
 
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def torch_dtype(precision: str) -> Any:
-    """The torch type of "bf16", "fp32" or "fp64"."""
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}[precision]
-
-
-def default_device() -> Any:
-    """The first GPU that is visible, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def from_source(kind: type, auto: str, name: str, revision: str, source: str | Path, precision: str) -> Any:
-    """Loads a folder or hub name. Code that comes with a model is never executed.
-
-    Args:
-        kind: a backbone's class, made of (name, revision, model, tokenizer). auto: name of the transformers class that
-            loads the model. name: what the backbone is called. revision: what identifies the weights. source: the
-            folder or hub name. precision: "bf16", "fp32" or "fp64".
-
-    Returns:
-        The backbone, on the GPU when there is one.
-
-    Raises:
-        ValueError: it cannot be had, lacks some of its weights or has more of them, is an adapter, or has no fast
-            tokenizer.
-    """
-    import transformers
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    facts(name)  # refuses what its config.json rules out
-    options: dict[str, Any] = {"dtype": torch_dtype(precision), "trust_remote_code": False, "output_loading_info": True}
-    if precision == "fp64":
-        options["experts_implementation"] = "eager"  # PyTorch's grouped products have no fp64
-    try:
-        # trust_remote_code is said, not left open: transformers would ask on standard input.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        options["config"] = _config_of(source)
-        model, loading = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
-    except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
-        reason = reason_of(error)
-        raise ValueError(
-            f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
-            "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
-        ) from error
-    missing = sorted(loading["missing_keys"])
-    if missing:  # transformers would go on with random ones
-        raise ValueError(
-            f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
-            f"{', …' if len(missing) > 3 else ''}): its config.json is another model's, or its files are incomplete"
-        )
-    if getattr(model, "_hf_peft_config_loaded", False):  # its weights are another folder's
-        raise ValueError(
-            f"backbone {name!r} has an adapter_config.json, so that transformers reads an adapter of PEFT and the "
-            f"model below it, {model.name_or_path!r}: give a model with the adapter merged into it, or take that "
-            "file away"
-        )
-    refuse_unread(name, model, loading["unexpected_keys"])
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"backbone {name!r} has no fast tokenizer; one with a tokenizer.json is needed")
-    backbone = kind(name, revision, model.to(default_device()), tokenizer)
-    if backbone.width != facts(name).width:
-        raise ValueError(
-            f"backbone {name!r}: its config.json says that embeddings are {facts(name).width} wide, and they are "
-            f"{backbone.width} wide; give files that belong together"
-        )
-    return backbone
-
-
-def _config_of(source: str | Path) -> Any:
-    """The model's configuration, without what it says of how the model is run: that is decided here."""
-    from transformers import AutoConfig
-
-    ours = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **ours)
-    quantised = getattr(config, "quantization_config", None)
-    if (
-        isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED
-    ):  # a GPU might keep them as they are
-        quantised["dequantize"] = True
-    return config
-
-
-def _with_attention(load: Any, source: str | Path, options: dict[str, Any]) -> Any:
-    """Loads with PyTorch's attention, or with the family's own where PyTorch's cannot express it (Gemma 2, BLOOM)."""
-    try:
-        return load(source, attn_implementation="sdpa", **options)
-    except ValueError as error:
-        if "attention implementation" not in str(error):
-            raise
-        return load(source, attn_implementation="eager", **options)
-
-
-def source_of(name: str) -> str | Path:
-    """What transformers loads for a name: a local folder, or the name itself, for the hub."""
-    return local_folder(name) or name
-
-
-def revision_of(name: str) -> str:
-    """Hash of a local folder's files, or the commit of the hub.
-
-    Raises:
-        ValueError: neither is at hand.
-    """
-    folder = local_folder(name)
-    if folder is not None:
-        files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))
-        for file in files:
-            refuse_pointer(file)
-        return _folder_revision(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
-    try:
-        from huggingface_hub import hf_hub_download
-
-        return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
-    except Exception as error:
-        reason = reason_of(error)
-        raise ValueError(
-            f"backbone {name!r} is not on this machine and the hub gave none ({reason}); give a folder, set "
-            "LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
-        ) from None
-
-
-@lru_cache(maxsize=8)
-def _folder_revision(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, _, _ in stamp:
-        with (folder / name).open("rb") as file:
-            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return "sha256:" + digest.hexdigest()[:16]

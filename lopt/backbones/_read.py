@@ -10,10 +10,11 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn import ModuleList
 
 _here = threading.local()  # passes may run side by side
 
@@ -30,8 +31,6 @@ def read_at(places: Tensor) -> Iterator[None]:
 
 def restrict(model: Any) -> None:
     """Makes a causal model's last MLP heed `read_at`, where it has one; like `_fused.fuse`, by its class."""
-    from torch.nn import ModuleList
-
     layers = model.config.num_hidden_layers
     stacks = (m for m in model.base_model.modules() if isinstance(m, ModuleList) and len(m) == layers)
     mlp = getattr(next(stacks, [None])[-1], "mlp", None)
@@ -44,8 +43,6 @@ def restrict(model: Any) -> None:
 def _restricted(original: type) -> type:
     class RestrictedMLP(original):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
-            import torch
-
             places = getattr(_here, "places", None)
             if places is None or others or named:  # BLOOM's adds the residual by itself
                 return super().forward(hidden_states, *others, **named)

@@ -7,16 +7,18 @@ and are dropped with the process; beyond the limit a text is computed again when
 
 from __future__ import annotations
 
+import mmap
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lopt.packages import cache_dir
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LIMIT_VARIABLE = "LOPT_TEXT_CACHE_GB"
 _DEFAULT_LIMIT_GB = 16.0
@@ -57,8 +59,6 @@ class TextStates:
     def keep(self, texts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
         """Computes keys and values of texts, and keeps those for which there is room; all of them. Several threads may
         do so at a time."""
-        import torch
-
         with torch.inference_mode(False), torch.no_grad():  # what an evaluation leaves here serves training, too
             found = dict(zip(texts, self._compute(texts), strict=True)) if texts else {}
             with self._lock:
@@ -70,8 +70,6 @@ class TextStates:
     def of(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Keys and values of texts, `[L, 2, N, H_kv, S, D]`, zero where a text is shorter than S, and their lengths
         `[N]`."""
-        import torch
-
         found = self.keep(sorted({text for text in texts if text not in self._kept}, key=len))
         layers, heads, dimension = self.shape
         longest = max(map(len, texts))
@@ -111,10 +109,6 @@ class _File:
 
     def room(self, shape: Sequence[int], dtype: Any, size: int) -> Tensor | None:
         """A tensor inside the file; None when the disk is full."""
-        import mmap
-
-        import torch
-
         if size > self._left:
             grown = max(size, _GROWTH_BYTES)
             grown += -grown % mmap.ALLOCATIONGRANULARITY
@@ -147,10 +141,6 @@ def _allocate(file: int, offset: int, size: int) -> None:
 
 
 def _limit_bytes(device: Any) -> int:
-    import shutil
-
-    import torch
-
     named = os.environ.get(LIMIT_VARIABLE)
     try:
         limit = float(named) if named else _DEFAULT_LIMIT_GB

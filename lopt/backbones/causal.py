@@ -10,17 +10,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lopt.backbones import Backbone, Facts
-from lopt.backbones._checks import flat_form_holds, refuse_unfit
-from lopt.backbones._configs import window_of
-from lopt.backbones._flat import FlatForm
-from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
+from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
 from lopt.special_tokens import end_of, without_end
 
+if TYPE_CHECKING:
+    from lopt.backbones._flat import FlatForm
 
-class CausalBackbone(FrozenModel):
+
+class CausalBackbone(Backbone):
     """A frozen causal language model. flat: how its passes are run; None takes the plain form. left_out: special tokens
     that the tokenizer, as others load it, appends to every text."""
 
@@ -28,6 +27,8 @@ class CausalBackbone(FrozenModel):
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
+
+        from lopt.backbones._flat import FlatForm, flat_form_holds
 
         takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._keywords = {"use_cache": False} if takes_cache else {}
@@ -45,6 +46,18 @@ class CausalBackbone(FrozenModel):
             return self.model(**inputs, **self._keywords).logits.float()
 
         refuse_unfit(self, logits_of)
+
+    def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
+        """Runs passes in another form than the one chosen at load, to compare them: flat or plain, with fused norms or
+        the model's own; `kernels` is the flat form's (None: the device's usual)."""
+        from lopt.backbones._fused import fuse, unfuse
+        from lopt.backbones._read import restrict
+
+        (fuse if fused else unfuse)(self.model)
+        self.flat = flat
+        if flat is not None:
+            restrict(self.model)  # which unfusing takes back
+            flat.kernels = self.device.type != "cpu" if kernels is None else kernels
 
     def copy(self) -> Self:
         made = super().copy()

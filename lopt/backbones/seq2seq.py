@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lopt.backbones import Backbone, Facts
-from lopt.backbones._checks import refuse_unfit
-from lopt.backbones._configs import window_of
-from lopt.backbones._model import FrozenModel, from_source, revision_of, source_of
+from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
 
 SENTINEL = "<extra_id_0>"
 _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's: the mark of a blank is part of it
 
 
-class Seq2SeqBackbone(FrozenModel):
+class Seq2SeqBackbone(Backbone):
     """A frozen T5-like model. fp16 overflows in these models, so it is not among the precisions (bf16, fp32, fp64)."""
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lopt.backbones import Backbone, Facts
+from lopt.backbones import Backbone, Facts, default_device, torch_dtype
 from lopt.backbones.causal import CausalBackbone
 
 _WIDTH, _LAYERS = 32, 2
@@ -78,8 +78,6 @@ class TinySpec:
     def load(self, name: str, precision: str) -> Backbone:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
-
-        from lopt.backbones._model import default_device, torch_dtype
 
         config = LlamaConfig(
             vocab_size=self.known[name].vocabulary,

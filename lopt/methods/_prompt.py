@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from lopt.methods import Counts, Method, Recipe, Shape, Tuned, choice_option
-from lopt.methods._initial import Draw, Vocabulary
+from lopt.methods._base import Counts, Method, Recipe, Shape, Tuned, choice_option
+from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from lopt.backbones import Backbone
+    from lopt.backbones import Backbone, Vocabulary
+    from lopt.initial import Draw
     from lopt.settings import TrialSettings
 
 
@@ -44,16 +45,16 @@ class Factor:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 class PromptMethod(Method):
     """A plugin sets the class attributes and implements `factors`, `closed_form` and `prompt`.
 
-    Options of every prompt method: placement, "prefix" or "suffix".
+    Options of every prompt method: placement, a name of `lopt.placement.PLACEMENTS`.
     """
 
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": "prefix"}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
     # The learning rate's range is the one that LoPT-like code bases search (Adafactor).
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor, constant, no warm-up
@@ -79,7 +80,7 @@ class PromptMethod(Method):
         return SoftPrompt(
             prompt=self.prompt(tensors, options),
             update=self.update(tensors, options),
-            placement=options["placement"],
+            placement=PLACEMENTS[options["placement"]],
         )
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,17 +96,22 @@ class PromptMethod(Method):
         trainable = sum(f.size for f in self.factors(shape).values() if f.trainable)
         return Counts(trainable=trainable, stored=trainable, materialised=shape.n * shape.width)
 
+    def stored_tensors(self, shape: Shape) -> int:
+        return 1 + sum(factor.trainable for factor in self.factors(shape).values())
+
     def initial_values(
         self, shape: Shape, seed: int, vocabulary: Vocabulary | None = None, *, frozen_only: bool = False
     ) -> dict[str, np.ndarray]:
         """Initial values of the factors, float64. Each factor has its own stream, so adding one changes no other."""
-        made = {}
+        from numpy.random import RandomState
+
+        values = {}
         for position, (name, factor) in enumerate(self.factors(shape).items()):
             if frozen_only and factor.trainable:
                 continue
             entropy = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
-            made[name] = factor.draw(np.random.RandomState(entropy), factor.shape, vocabulary)
-        return made
+            values[name] = factor.draw(RandomState(entropy), factor.shape, vocabulary)
+        return values
 
     def frozen(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """The frozen random matrices of a trial, on the CPU, exactly as in training."""

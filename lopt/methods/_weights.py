@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lopt.methods import Counts, Method, Tuned
+from lopt.methods._base import Counts, Method, Shape, Tuned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,15 +20,15 @@ class WeightMethod(Method):
 
     uses_length = False
     shares_backbone = False
-    has_adapter = False  # whether PEFT has an adapter for what is trained; `adapter_config` then gives it
 
     @abstractmethod
     def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
 
-    def adapter_config(self, config: TrialSettings, model: Any) -> Any:
-        """PEFT's own configuration of what is trained in a model, for methods that have one."""
-        raise ValueError(f"{self.name} trains no adapter")
+    def stored_tensors(self, shape: Shape) -> int:
+        """As many as a model of so many layers usually has."""
+        assert shape.model is not None
+        return 12 * shape.model.layers
 
     def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch

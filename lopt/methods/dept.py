@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Counts, Recipe, Shape, choice_option, real_option
-from lopt.methods._initial import INITIAL, constant, kaiming_uniform, rows_or_uniform
-from lopt.methods._prompt import Factor, PromptMethod
+from lopt.initial import constant, kaiming_uniform, prompt_rows
+from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, init_option, real_option
 from lopt.ranges import Choice, Real, Whole
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ class DePT(PromptMethod):
     name = "dept"
     title = "DePT"
     colour, marker, place = "orange", "D", 40
+    paper: ClassVar = {"length": 40, "rank": 45}
     recipe: ClassVar = Recipe(learning_rate=0.3, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,
@@ -54,7 +54,7 @@ class DePT(PromptMethod):
             raise ValueError(f"update_tokens is {tokens!r}; give a whole number, 1 or more (s, the longest text)")
         for name in ("update_learning_rate", "alpha", "adam_eps", "init_bound"):
             real_option(name, options[name])
-        choice_option("init", options["init"], INITIAL)
+        options["init"] = init_option(options["init"])
 
     def most_rank(self, length: int | None) -> None:
         return None
@@ -66,9 +66,9 @@ class DePT(PromptMethod):
         return options["update_tokens"]
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        options = shape.options
+        options, size = shape.options, (shape.n, shape.width)
         return {
-            "P": Factor(shape=(shape.n, shape.width), draw=rows_or_uniform(options["init"], options["init_bound"])),
+            "P": Factor(shape=size, draw=prompt_rows(options["init"], options["init_bound"], size)),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
             "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
         }

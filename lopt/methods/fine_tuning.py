@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Counts, Recipe, Shape
-from lopt.methods._weights import WeightMethod
+from lopt.methods import Counts, Recipe, Shape, WeightMethod
 from lopt.ranges import Real
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Shape, real_option
-from lopt.methods._initial import uniform
-from lopt.methods._prompt import MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
+from lopt.initial import uniform
+from lopt.methods import MOST_CUSTOMARY_RANK, Factor, PromptMethod, Shape, customary_length, real_option
 from lopt.ranges import Whole
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ class LoPT1(PromptMethod):
     name = "lopt1"
     title = "LoPT-1"
     colour, marker, place = "blue", "o", 20
+    paper: ClassVar = {"length": 20, "rank": 5}
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init_bound": 0.5}
 

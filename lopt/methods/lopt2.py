@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Shape, choice_option, real_option, seed_option
-from lopt.methods._initial import uniform
-from lopt.methods._prompt import MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
+from lopt.initial import uniform
+from lopt.methods import (
+    MOST_CUSTOMARY_RANK,
+    Factor,
+    PromptMethod,
+    Shape,
+    choice_option,
+    customary_length,
+    real_option,
+    seed_option,
+)
 from lopt.ranges import Whole
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ class LoPT2(PromptMethod):
     name = "lopt2"
     title = "LoPT-2"
     colour, marker, place = "green", "^", 30
+    paper: ClassVar = {"length": 20, "rank": 5}
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {
         **PromptMethod.OPTIONS,

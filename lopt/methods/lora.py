@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lopt.backbones._adapted import inject, target_names
-from lopt.methods import Counts, Recipe, Shape, real_option
-from lopt.methods._weights import WeightMethod
+from lopt.backbones import inject, target_names
+from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ class LoRA(WeightMethod):
     name = "lora"
     title = "LoRA"
     colour, marker, place = "sky", "P", 60
+    paper: ClassVar = {"rank": 8}
     recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
     ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0, "targets": None}
@@ -46,11 +46,11 @@ class LoRA(WeightMethod):
         _peft()
 
     def counts(self, shape: Shape) -> Counts:
-        if shape.model is None:
-            raise ValueError("lora adapts a model's projections: give backbone, not width")
-        projections = shape.model.adapted(shape.options["targets"])
-        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in projections)
+        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
         return Counts(trainable=size, stored=size, materialised=0)
+
+    def stored_tensors(self, shape: Shape) -> int:
+        return 2 * sum(count for count, _, _ in _projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
         return _peft().LoraConfig(
@@ -75,6 +75,13 @@ class LoRA(WeightMethod):
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
             factors[name] = tensor
         return factors
+
+
+def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
+    """(how many, fan_in, fan_out) of what is adapted, one for each of their shapes."""
+    if shape.model is None:
+        raise ValueError("lora adapts a model's projections: give backbone, not width")
+    return shape.model.adapted(shape.options["targets"])
 
 
 def _peft() -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Shape, choice_option, real_option
-from lopt.methods._initial import INITIAL, rows_or_uniform
-from lopt.methods._prompt import LONGEST, Factor, PromptMethod
+from lopt.initial import prompt_rows
+from lopt.methods import LONGEST, Factor, PromptMethod, Shape, init_option, real_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,22 +16,23 @@ class PromptTuning(PromptMethod):
     """X (n×d), n·d parameters.
 
     init: "uniform" (U[-0.5, 0.5], as in the code base LoPT builds on; `init_bound`), "vocabulary" (rows of sampled
-    tokens) or "label_words" (rows of the label words first), as Lester et al. do.
+    tokens) or "label_words" (rows of the label words first), as Lester et al. do; or the folder of a trained prompt.
     """
 
     name = "prompt_tuning"
     title = "Prompt tuning"
     colour, marker, place = "vermillion", "s", 10
+    paper: ClassVar = {"length": 10}
     uses_rank = False
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        choice_option("init", options["init"], INITIAL)
+        options["init"] = init_option(options["init"])
         real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        draw = rows_or_uniform(shape.options["init"], shape.options["init_bound"])
-        return {"X": Factor(shape=(shape.n, shape.width), draw=draw)}
+        size = shape.n, shape.width
+        return {"X": Factor(shape=size, draw=prompt_rows(shape.options["init"], shape.options["init_bound"], size))}
 
     def closed_form(self, shape: Shape) -> int:
         return shape.n * shape.width

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lopt.methods import Recipe, Shape, seed_option
-from lopt.methods._initial import constant, normal, xavier_uniform
-from lopt.methods._prompt import LONGEST, Factor, PromptMethod
+from lopt.initial import constant, normal, xavier_uniform
+from lopt.methods import LONGEST, Factor, PromptMethod, Recipe, Shape, seed_option
 from lopt.ranges import Real, Whole
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ class ULPT(PromptMethod):
     name = "ulpt"
     title = "ULPT"
     colour, marker, place = "purple", "v", 50
+    paper: ClassVar = {"length": 100, "rank": 16}
     recipe: ClassVar = Recipe(learning_rate=0.6, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,

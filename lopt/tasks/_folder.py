@@ -29,7 +29,7 @@ from typing import Any
 
 from lopt.registry import nearest
 from lopt.rows import rows_of
-from lopt.tasks import Division, Row, Task
+from lopt.tasks._task import Division, Row, Task
 
 FILE, LABEL = "task.toml", "label"
 _REQUIRED = ("columns", "classes", "template", "label_words")

@@ -8,7 +8,6 @@ from itertools import cycle, islice
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
-from lopt.methods._prompt import PromptMethod
 from lopt.records import dumps
 from sweeps.planning.plan import Plan
 from sweeps.space import Cell
@@ -99,12 +98,8 @@ def _float(config: TrialConfig) -> int:
 
 def _names(config: TrialConfig) -> int:
     """About the bytes that the names and shapes of an artifact's tensors take."""
-    method, facts = methods.get(config.method), backbones.facts(config.backbone)
-    if isinstance(method, PromptMethod):
-        return _NAME * (1 + sum(f.trainable for f in method.factors(methods.shape_of(config, facts)).values()))
-    if getattr(method, "has_adapter", False):
-        return 2 * _LONG_NAME * sum(count for count, _, _ in facts.adapted(config.options["targets"]))
-    return 12 * _LONG_NAME * facts.layers
+    method, shape = methods.get(config.method), methods.shape_of(config, backbones.facts(config.backbone))
+    return (_NAME if method.uses_length else _LONG_NAME) * method.stored_tensors(shape)
 
 
 def _checkpoint(config: TrialConfig) -> int:

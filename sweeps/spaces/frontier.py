@@ -16,8 +16,6 @@ from lopt import backbones, methods
 from sweeps.space import Cell, Space, Spec, learning_rates
 from sweeps.spaces import ablation
 
-_METHODS = ("prompt_tuning", "lopt1", "lopt2", "dept", "ulpt")
-
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells: dict[str, Cell] = {}
@@ -54,7 +52,7 @@ def build(profile: str) -> Space:
         base={name: value for name, value in shared.base.items() if name not in left_out},
         axes={
             "budget": (1_000, 4_000, 16_000) if demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
-            "method": _METHODS,
+            "method": tuple(method.name for method in methods.in_order() if method.has_forms),
             "backbone": (shared.base["backbone"],),
         },
         grid=_grid,

@@ -14,41 +14,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from lopt import methods
+from lopt.methods import Method
 from lopt.ranges import Choice, Range, Whole
 from sweeps.space import Cell, Space, Spec
 from sweeps.spaces import ablation
 
-_PAPERS: dict[str, dict[str, int]] = {
-    "prompt_tuning": {"length": 10},
-    "lopt1": {"length": 20, "rank": 5},
-    "lopt2": {"length": 20, "rank": 5},
-    "dept": {"length": 40, "rank": 45},
-    "ulpt": {"length": 100, "rank": 16},
-    "lora": {"rank": 8},
-}
-_ASKED_FOR: dict[str, dict[str, int]] = {"fine_tuning": {}}  # takes part with --set method=...,fine_tuning
 
-
-def _own(method: str, longest: int) -> dict[str, Range]:
+def _own(method: Method, longest: int) -> dict[str, Range]:
     """A method's ranges under its own name, with prompts of at most `longest` tokens."""
-    found: dict[str, Range] = {f"{method}.{name}": made for name, made in methods.get(method).ranges.items()}
-    length = found.get(f"{method}.length")
+    ranges = dict(method.ranges)
+    length = ranges.get("length")
     if isinstance(length, Whole):
-        found[f"{method}.length"] = Whole(length.low, min(length.high, longest), log=length.log)
-    return found
+        ranges["length"] = Whole(length.low, min(length.high, longest), log=length.log)
+    return {f"{method.name}.{name}": searched for name, searched in ranges.items()}
 
 
-def _paper(method: str, longest: int) -> dict[str, Any]:
-    """The papers' setting as a point of the search."""
-    spec = methods.get(method)
-    values = {"learning_rate": spec.recipe.learning_rate, **spec.OPTIONS, **(_PAPERS | _ASKED_FOR)[method]}
+def _paper(method: Method, longest: int) -> dict[str, Any]:
+    """The paper's setting as a point of the search; of a method that states none, the low ends of its ranges."""
+    low = {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in method.ranges.items()}
+    values = {**low, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper or {})}
     values |= {"length": min(values["length"], longest)} if "length" in values else {}
-    return {"method": method, **{f"{method}.{name}": values[name] for name in spec.ranges}}
+    return {"method": method.name, **{f"{method.name}.{name}": values[name] for name in method.ranges}}
 
 
 def _grid(longest: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
-    search: dict[str, Range] = {"method": Choice(tuple(_PAPERS))}
-    every = (*_PAPERS, *_ASKED_FOR)
+    every = methods.in_order()
+    search: dict[str, Range] = {"method": Choice(tuple(m.name for m in every if m.paper is not None))}
     for method in every:
         search |= _own(method, longest)
     return (Cell(name="search", search=search, first=tuple(_paper(method, longest) for method in every)),)

@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 
 from lopt import backbones, count_parameters, load_prompt, methods, train
 from lopt.config import TrialConfig
-from lopt.methods import Recipe, Shape
-from lopt.methods._prompt import PromptMethod
-from lopt.methods._weights import WeightMethod
+from lopt.methods import PromptMethod, Recipe, Shape, WeightMethod
 from lopt.ranges import Choice, Real, Whole
 from lopt.training import Trial
 
@@ -311,7 +309,7 @@ def test_training_changes_the_declared_matrices_and_nothing_else(name):
 def test_every_prompt_method_stands_before_or_behind_the_text(name, tmp_path):
     record = train(config_for(name, options={"placement": "suffix"}), artifact=tmp_path)
     prompt = load_prompt(tmp_path)
-    assert prompt.soft.placement == "suffix"
+    assert prompt.soft.placement.name == "suffix"
     assert prompt.evaluate().accuracy == record.test_accuracy
     begun = {p: Trial(config_for(name, options={"placement": p})) for p in ("prefix", "suffix")}
     losses = {p: trial.loss(np.arange(8)).item() for p, trial in begun.items()}

@@ -16,8 +16,8 @@ METHOD = '''
 
     from typing import ClassVar
 
-    from lopt.methods._initial import constant, uniform
-    from lopt.methods._prompt import Factor, PromptMethod
+    from lopt.initial import constant, uniform
+    from lopt.methods import Factor, PromptMethod
 
 
     class Repeated(PromptMethod):
@@ -160,3 +160,11 @@ def test_nothing_of_it_stays():
     assert "repeated" not in methods.names()
     assert "parity" not in tasks.names()
     assert "one_cell" not in spaces.names()
+
+
+def test_the_names_that_older_methods_import_are_the_same_objects():
+    from lopt import initial, methods
+    from lopt.methods import _initial, _prompt
+
+    assert (_prompt.PromptMethod, _prompt.Factor) == (methods.PromptMethod, methods.Factor)
+    assert (_initial.uniform, _initial.constant) == (initial.uniform, initial.constant)

@@ -10,6 +10,7 @@ import torch
 
 from lopt import TrialConfig, backbones, load_prompt, train
 from lopt.__main__ import main
+from lopt.backbones import _names
 from lopt.fingerprint import fingerprint
 from tests.bad_input import called, refused
 from tests.tiny_models import make_model, make_tokenizer
@@ -204,7 +205,7 @@ def test_the_same_weights_in_other_files_are_the_same_model(mail, tmp_path, monk
     model.rename(commit)
     (commit / "notes.txt").write_text("one file more")
     backbones.load.cache_clear()
-    backbones._read_facts.cache_clear()
+    _names._read_facts.cache_clear()
     assert predicted(tmp_path / "prompt", "--backbone", commit) == before
     other = make_model("llama")
     with torch.no_grad():

@@ -38,7 +38,7 @@ def test_the_weights_are_those_of_the_package_and_load_without_it():
 
 
 def test_the_bf16_folder_gives_the_bits_of_the_other(tmp_path, monkeypatch):
-    from lopt.backbones._model import from_source
+    from lopt.backbones import from_source
     from lopt.backbones.causal import CausalBackbone
 
     whole, rounded = embedded.folder(), embedded.folder("bf16")

@@ -15,7 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from lopt import backbones
 from lopt.backbones._configs import facts_of
 from lopt.backbones.tiny import tokenizer
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.placement import PLACEMENTS
+from lopt.soft_prompt import SoftPrompt
 from tests.families import CAUSAL, NOT_DECODERS, REFUSED, T5_LIKE, has_experts, model_of
 from tests.tiny_models import make_tokenizer
 
@@ -71,10 +72,10 @@ def test_label_logits_and_the_prompts_gradient_equal_the_plain_model(kind, tmp_p
     for row, ids in enumerate(rows):
         ids_BT[row, : len(ids)] = torch.tensor(ids)
     scale = float(plain.get_input_embeddings()(ids_BT[0]).std().detach())
-    for placement in PLACEMENTS:
+    for placement in PLACEMENTS.values():
         prompt_PH = (scale * torch.randn(4, backbone.width, generator=random)).to(backbone.dtype).requires_grad_()
         weights_BC = torch.randn(len(rows), len(LABELS), generator=random).to(backbone.dtype)
-        expected_BC = plain_logits(plain, backbone, prompt_PH, rows, placement)
+        expected_BC = plain_logits(plain, backbone, prompt_PH, rows, placement.name)
         (expected_gradient,) = torch.autograd.grad((expected_BC * weights_BC).sum(), prompt_PH)
         soft = SoftPrompt(prompt=prompt_PH, placement=placement)
         logits_BC = backbone.label_logits(soft, ids_BT, torch.tensor(LENGTHS), torch.tensor(LABELS))

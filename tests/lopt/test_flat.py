@@ -20,6 +20,7 @@ from lopt.backbones._attention import attend
 from lopt.backbones._blocks import Block, Layout, cut
 from lopt.backbones._flat import FlatForm
 from lopt.backbones.causal import CausalBackbone
+from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from tests.tiny_models import WIDTH, make_model, make_tokenizer
 
@@ -39,7 +40,8 @@ def packed(dtype, owners=OWNERS):
         return None if tokens is None else (0.3 * torch.randn(tokens, WIDTH, dtype=dtype)).requires_grad_()
 
     prompts = [
-        SoftPrompt(prompt=leaf(length), update=leaf(update), placement=placement) for placement, length, update in KINDS
+        SoftPrompt(prompt=leaf(length), update=leaf(update), placement=PLACEMENTS[placement])
+        for placement, length, update in KINDS
     ]
     return PackedPrompts(prompts=prompts, owners=owners)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lopt import TrialConfig, backbones, count_parameters, methods
-from lopt.backbones._adapted import target_names
+from lopt.backbones import target_names
 from lopt.backbones.tiny import tokenizer
 from lopt.methods.lora import SPEC
 from tests.families import T5_LIKE, model_of

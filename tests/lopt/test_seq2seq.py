@@ -18,7 +18,8 @@ from lopt import backbones, count_parameters, load_prompt
 from lopt.backbones.seq2seq import SENTINEL, Seq2SeqBackbone
 from lopt.backbones.tiny import tokenizer as byte_tokenizer
 from lopt.config import TrialConfig
-from lopt.soft_prompt import PLACEMENTS, SoftPrompt
+from lopt.placement import PLACEMENTS
+from lopt.soft_prompt import SoftPrompt
 from lopt.training import Trial
 
 VOCABULARY, WIDTH, PROMPT = 300, 48, 5
@@ -79,7 +80,9 @@ def random_soft(placement="prefix", update=None):
     def leaf(rows):
         return torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
 
-    return SoftPrompt(prompt=leaf(PROMPT), update=None if update is None else leaf(update), placement=placement)
+    return SoftPrompt(
+        prompt=leaf(PROMPT), update=None if update is None else leaf(update), placement=PLACEMENTS[placement]
+    )
 
 
 def row_by_hand(backbone, soft, ids_T):
@@ -88,7 +91,7 @@ def row_by_hand(backbone, soft, ids_T):
     if soft.update is not None:
         text = [row + soft.update[i] if i < len(soft.update) else row for i, row in enumerate(text)]
     prompt = list(soft.prompt)
-    return torch.stack(prompt + text if soft.placement == "prefix" else text + prompt)
+    return torch.stack(prompt + text if soft.placement.name == "prefix" else text + prompt)
 
 
 def logits_by_hand(backbone, embedded_BSH, mask_BS, label_ids):

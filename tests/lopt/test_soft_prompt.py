@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lopt.backbones.causal import CausalBackbone
 from lopt.backbones.tiny import tokenizer
-from lopt.soft_prompt import PLACEMENTS, PackedPrompts, SoftPrompt
+from lopt.placement import PLACEMENTS
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 WIDTH = 5
 
@@ -38,7 +39,7 @@ def cases(draw):
         "padding": draw(st.integers(0, 3)),
         "prompt": draw(st.integers(1, 6)),
         "update": draw(st.one_of(st.none(), st.integers(1, 14))),
-        "placement": draw(st.sampled_from(PLACEMENTS)),
+        "placement": draw(st.sampled_from(list(PLACEMENTS))),
         "one_a_row": draw(st.booleans()),
         "update_one_a_row": draw(st.booleans()),
     }
@@ -59,7 +60,7 @@ def test_prompt_and_text_stand_as_built_by_hand(case):
     update = None
     if case["update"] is not None:
         update = random(*([rows] if case["update_one_a_row"] else []), case["update"], WIDTH)
-    soft = SoftPrompt(prompt=prompt, update=update, placement=case["placement"])
+    soft = SoftPrompt(prompt=prompt, update=update, placement=PLACEMENTS[case["placement"]])
     assert soft.length == length
     before = text_BTH.clone()
 
@@ -85,7 +86,9 @@ def test_padding_takes_no_gradient_from_the_prompt():
     lengths_B = torch.tensor([2, 5, 3])
     for placement in PLACEMENTS:
         prompt = torch.zeros(4, WIDTH, requires_grad=True)
-        placed, _ = SoftPrompt(prompt=prompt, placement=placement).placed(torch.randn(3, 6, WIDTH), lengths_B)
+        placed, _ = SoftPrompt(prompt=prompt, placement=PLACEMENTS[placement]).placed(
+            torch.randn(3, 6, WIDTH), lengths_B
+        )
         real = sum(placed[row, : 4 + length].sum() for row, length in enumerate(lengths_B))
         real.backward()
         assert torch.equal(prompt.grad, torch.full((4, WIDTH), 3.0))
@@ -103,11 +106,11 @@ def test_the_sum_is_rounded_once_to_the_texts_type():
 
 
 def test_map_changes_every_tensor_and_keeps_the_placement():
-    soft = SoftPrompt(prompt=torch.ones(2, WIDTH), update=torch.ones(3, WIDTH), placement="suffix")
+    soft = SoftPrompt(prompt=torch.ones(2, WIDTH), update=torch.ones(3, WIDTH), placement=PLACEMENTS["suffix"])
     doubled = soft.map(lambda tensor: 2 * tensor)
     assert torch.equal(doubled.prompt, 2 * soft.prompt)
     assert torch.equal(doubled.update, 2 * soft.update)
-    assert doubled.placement == "suffix"
+    assert doubled.placement.name == "suffix"
     assert SoftPrompt(prompt=torch.ones(2, WIDTH)).map(lambda tensor: tensor).update is None
 
 
@@ -147,7 +150,7 @@ def test_a_causal_model_sees_the_hand_built_input_without_padding(family, placem
     lengths_B = torch.tensor([9, 4, 6])
     ids_BT = torch.randint(1, 257, (3, 11), generator=generator)  # the padding holds tokens, too: nothing may see them
     label_ids = backbone.label_ids([" bad", " great"])
-    soft = SoftPrompt(prompt=prompt, update=delta, placement=placement)
+    soft = SoftPrompt(prompt=prompt, update=delta, placement=PLACEMENTS[placement])
     leaves = [prompt] if delta is None else [prompt, delta]
 
     logits_BC = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
@@ -175,11 +178,11 @@ def test_placements_differ_and_one_prompt_a_row_is_its_own(family):
     found = {}
     for placement in PLACEMENTS:
         together = backbone.label_logits(
-            SoftPrompt(prompt=prompts_BPH, placement=placement), ids_BT, lengths_B, label_ids
+            SoftPrompt(prompt=prompts_BPH, placement=PLACEMENTS[placement]), ids_BT, lengths_B, label_ids
         )
         found[placement] = together
         for row in range(3):
-            soft = SoftPrompt(prompt=prompts_BPH[row], placement=placement)
+            soft = SoftPrompt(prompt=prompts_BPH[row], placement=PLACEMENTS[placement])
             alone = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)[row]
             torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-12)
     assert (found["prefix"] - found["suffix"]).abs().min() > 1e-6
@@ -187,7 +190,9 @@ def test_placements_differ_and_one_prompt_a_row_is_its_own(family):
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 4), st.sampled_from(PLACEMENTS), st.sampled_from([None, 2, 9])), min_size=1, max_size=4
+        st.tuples(st.integers(1, 4), st.sampled_from(list(PLACEMENTS)), st.sampled_from([None, 2, 9])),
+        min_size=1,
+        max_size=4,
     ),
     st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=5),
 )
@@ -196,7 +201,7 @@ def test_packed_prompts_give_each_row_what_its_own_prompt_gives_it_alone(kinds, 
         SoftPrompt(
             prompt=torch.randn(length, WIDTH),
             update=None if update is None else torch.randn(update, WIDTH),
-            placement=placement,
+            placement=PLACEMENTS[placement],
         )
         for length, placement, update in kinds
     ]
