@@ -14,7 +14,8 @@ from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.budget import Budget
 from sweeps.listener import Listener
-from sweeps.results.store import Store, StoreError
+from sweeps.results.run_folder import StoreError
+from sweeps.results.store import Store
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import QueuedTrial, TrialQueue
 from sweeps.work.job import METRIC, TIME, Job, Report

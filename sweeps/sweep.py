@@ -20,8 +20,9 @@ from sweeps.options import Options
 from sweeps.planning.plan import Plan
 from sweeps.planning.plan_text import described
 from sweeps.progress import Progress
+from sweeps.results.run_folder import StoreError
 from sweeps.results.settled import Settled
-from sweeps.results.store import Store, StoreError
+from sweeps.results.store import Store
 from sweeps.search.earlier import Earlier, look_back
 from sweeps.search.other_runs import OtherRuns, lessons
 from sweeps.work.execution import execute

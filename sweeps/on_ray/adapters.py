@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeps.results.store import StoreError
+from sweeps.results.run_folder import StoreError
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import METRIC
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
-from sweeps.results.store import FINAL, Store, StoreError
+from sweeps.results.run_folder import StoreError
+from sweeps.results.store import FINAL, Store
 from sweeps.work.job import METRIC, TIME, Job, Report, overdue
 
 if TYPE_CHECKING:

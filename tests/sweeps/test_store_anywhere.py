@@ -17,8 +17,10 @@ from lopt import checkpoint, load_prompt
 from lopt.metrics import Predictions
 from lopt.places import place, write
 from lopt.training import Trial, train
+from sweeps.results import run_folder
 from sweeps.results import store as stores
-from sweeps.results.store import Store, StoreError
+from sweeps.results.run_folder import StoreError
+from sweeps.results.store import Store
 from sweeps.run import main
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
@@ -109,7 +111,8 @@ def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, recor
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stores, "write", full)
+    for module in (run_folder, stores):
+        monkeypatch.setattr(module, "write", full)
     with pytest.raises(StoreError, match="No space left on device") as caught:
         store.write_manifest(status="running", space={}, identity="", command=[], profile="")
     assert str(store) in str(caught.value) and len(str(caught.value).splitlines()) == 1

@@ -11,7 +11,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lopt import checkpoint
 from lopt.places import Remote, at_hand, place, write
 from lopt.training import Trial
-from sweeps.results.store import Store, StoreError
+from sweeps.results.run_folder import StoreError
+from sweeps.results.store import Store
 from sweeps.run import main
 from tests.sweeps.records import make_record
 

@@ -15,7 +15,7 @@ from sweeps import spaces
 from sweeps.listener import Listener
 from sweeps.on_ray.adapters import QueueSearcher, StoppingScheduler, Supervised
 from sweeps.on_ray.callbacks import ForgivenDeaths
-from sweeps.results.store import StoreError
+from sweeps.results.run_folder import StoreError
 from sweeps.search.early_stopping import EarlyStopping
 from sweeps.search.queue import TrialQueue
 from sweeps.supervisor import Supervisor
