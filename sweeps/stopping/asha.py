@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sweeps.search.rungs import Rungs, rung_steps
 from sweeps.stopping import StoppingRule
+from sweeps.stopping._rungs import Rungs, rung_steps
 
 
 class ASHA(StoppingRule):

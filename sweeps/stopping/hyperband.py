@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from sweeps.search.rungs import Rungs
+from sweeps.stopping._rungs import Rungs
 from sweeps.stopping.asha import ASHA
 
 

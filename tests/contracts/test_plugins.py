@@ -1,4 +1,5 @@
-"""A method, a task, a space and a table of one's own: one new file each, and nothing else is edited."""
+"""One's own method, task, backbone, space, table, plot, tracker, sampler and rule of early stopping: one new file each,
+and nothing else is edited."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ METHOD = '''
     class Repeated(PromptMethod):
         name = "repeated"
         title = "Repeated row"
+        colour = "#aa3377"
         uses_rank = False
 
         def factors(self, shape):
@@ -64,9 +66,9 @@ SPACE = '''
     def build(profile):
         search, recipe = learning_rates("repeated")
         cell = Cell(name="repeated", fixed={"method": "repeated", "length": 3}, search=search, first=(recipe,))
-        base = {"task": "parity", "backbone": "tiny", "batch_size": 8, "max_steps": 4, "eval_every": 2,
+        base = {"task": "parity", "backbone": "smaller", "batch_size": 8, "max_steps": 4, "eval_every": 2,
                 "precision": "fp32"}
-        return Space(name="one_cell", title="One cell", profile=profile, base=base, grid=lambda axes: (cell,), trials=1,
+        return Space(name="one_cell", title="One cell", profile=profile, base=base, grid=lambda axes: (cell,), trials=2,
                      confirm_seeds=1, grace_steps=2)
 
 
@@ -85,6 +87,107 @@ TABLE = '''
         info=lambda group: len(group.trials),
         render=lambda count: Table(caption="Trials counted", columns=(Column(title="trials"),), rows=((str(count),),)),
     )
+'''
+
+
+BACKBONE = '''
+    """The tiny model under another name."""
+
+    from lopt.backbones.tiny import SPEC as tiny
+
+
+    class Smaller:
+        name = "smaller"
+        known = {"smaller": tiny.known["tiny"]}
+
+        def load(self, name, precision):
+            return tiny.load("tiny", precision)
+
+        def revision(self, name):
+            return tiny.revision("tiny")
+
+
+    SPEC = Smaller()
+'''
+
+PLOT = '''
+    """A bar a trial."""
+
+    from matplotlib.figure import Figure
+
+    from analysis.registry import PlotSpec
+
+
+    def draw(count):
+        figure = Figure()
+        figure.subplots().bar(["trials"], [count])
+        return figure
+
+
+    SPEC = PlotSpec(name="bars", title="Bars of trials", info=lambda group: len(group.trials), draw=draw,
+                    caption=lambda count: f"{count} trials.", data=lambda count: [{"trials": count}], place=1)
+'''
+
+TRACKER = '''
+    """A line for each trial that has ended."""
+
+    from sweeps.trackers import Tracker
+
+
+    class Lines(Tracker):
+        name = "lines"
+
+        def ended(self, job, record):
+            with (self.store.folder / "lines.txt").open("a") as file:
+                file.write(f"{job.phase} {record.status}\\n")
+
+
+    SPEC = Lines
+'''
+
+SAMPLER = '''
+    """Points at random, in another way."""
+
+    from sweeps.samplers import Sampler
+
+
+    def make(needs):
+        from optuna.samplers import RandomSampler
+
+        return RandomSampler(seed=needs.seed + 17)
+
+
+    SPEC = Sampler(name="other", make=make)
+'''
+
+STOPPING = '''
+    """Every trial stops at the end of its grace period, but for the first."""
+
+    from sweeps.stopping import StoppingRule
+
+
+    class Strict(StoppingRule):
+        name = "strict"
+        first = None
+
+        def report(self, key, step, value):
+            self.first = self.first or key
+            return step >= self.grace_steps and key != self.first
+
+        def forget(self, key):
+            pass
+
+        def decision_steps(self, eval_every):
+            return [self.grace_steps]
+
+        def share_left(self, position, decisions):
+            return 1.0 if position == 1 or not decisions else 0.0
+
+        def description(self, stratum, eval_every):
+            return f"strict in each {stratum}"
+
+
+    SPEC = Strict
 '''
 
 
@@ -117,26 +220,39 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     plugin("lopt.tasks", "parity", TASK)
     plugin("sweeps.spaces", "one_cell", SPACE)
     plugin("analysis.tables", "counted", TABLE)
+    plugin("analysis.plots", "bars", PLOT)
+    plugin("lopt.backbones", "smaller", BACKBONE)
+    plugin("sweeps.trackers", "lines", TRACKER)
+    plugin("sweeps.samplers", "other", SAMPLER)
+    plugin("sweeps.stopping", "strict", STOPPING)
 
     assert main(["--help"]) == 0
-    assert "one_cell" in capsys.readouterr().out
-    for wrong, listed in (("method=repeted", "repeated"), ("task=paritty", "parity")):
+    listed = capsys.readouterr().out
+    assert "one_cell" in listed and "lines" in listed
+    for wrong, right in (("method=repeted", "repeated"), ("task=paritty", "parity"), ("sampler=othr", "other"),
+                         ("stopping=strikt", "strict")):  # fmt: skip
         space = "search" if wrong.startswith("method") else "ablation"
         assert main(["--space", space, "--set", wrong, "--dry-run"]) == 2
-        assert f"Did you mean '{listed}'" in capsys.readouterr().err
+        assert f"Did you mean '{right}'" in capsys.readouterr().err
 
-    assert main(["--space", "one_cell", "--out", str(tmp_path / "out"), "--local-mode"]) == 0
+    chosen = ["--set", "sampler=other", "--set", "stopping=strict", "--track", "lines"]
+    assert main(["--space", "one_cell", "--out", str(tmp_path / "out"), "--local-mode", *chosen]) == 0
     printed = capsys.readouterr().out
-    assert "Parity (parity)" in printed
+    assert "Parity (parity)" in printed and "smaller (d = 32" in printed and "strict in each cell" in printed
     assert "32" in next(line for line in printed.splitlines() if line.strip().startswith("repeated "))
+    run = tmp_path / "out" / "one_cell-paper"
+    assert (run / "lines.txt").read_text().split("\n") == ["search complete", "search stopped", "confirm complete", ""]
 
     from analysis.report import main as report
 
-    assert report([str(tmp_path / "out" / "one_cell-paper")]) == 0
-    folder = tmp_path / "out" / "one_cell-paper" / "report"
-    assert (folder / "tables" / "counted.csv").read_text().splitlines()[-1] == "2"
-    assert "Trials counted" in (folder / "report.html").read_text()
-    assert "Repeated row" in (folder / "report.md").read_text()
+    assert report([str(run)]) == 0
+    assert (run / "report" / "tables" / "counted.csv").read_text().splitlines()[-1] == "3"
+    page = (run / "report" / "report.html").read_text()
+    assert "Trials counted" in page and "3 trials." in page
+    assert page.index("Bars of trials") < page.index("Trials counted"), "the plot says that its place is the first"
+    assert "Repeated row" in (run / "report" / "report.md").read_text()
+    figures = [file.read_text() for file in (run / "report").rglob("*.svg")]
+    assert any("#aa3377" in figure for figure in figures), "the method's own colour"
 
 
 @pytest.mark.parametrize("package", ["analysis.tables", "lopt.methods"])

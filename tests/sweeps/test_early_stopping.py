@@ -13,8 +13,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from sweeps import stopping
 from sweeps.search.early_stopping import Decision, EarlyStopping, _draw
-from sweeps.search.rungs import Rungs, rung_steps
 from sweeps.stopping import StoppingRule
+from sweeps.stopping._rungs import Rungs, rung_steps
 from tests.bad_input import fixed
 from tests.sweeps.records import make_record
 
