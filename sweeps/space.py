@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lopt import methods
 from lopt.config import FIELDS, TrialConfig, known_as
@@ -99,7 +99,7 @@ class Space:
             ValueError: the grid gives none, something else, two of one name or too many, or fails on these axes.
         """
         try:
-            found = tuple(islice(self.grid(self.axes), _MOST_CELLS + 1))
+            cells = tuple(islice(self.grid(self.axes), _MOST_CELLS + 1))
         except ValueError:
             raise
         except Exception as error:  # the grid is the space's own code, its axes may be the user's values
@@ -107,15 +107,15 @@ class Space:
             raise ValueError(
                 f"space {self.name} has no cells for these axes: {axes} ({type(error).__name__}: {error})"
             ) from None
-        for cell in found:
+        for cell in cells:
             if not isinstance(cell, Cell):
                 raise ValueError(f"space {self.name}: its grid gives {cell!r}; Cells are valid")
-        twice = [name for name, count in Counter(cell.name for cell in found).items() if count > 1]
-        if not found or twice:
-            raise ValueError(f"space {self.name} has {'no cells' if not found else f'two cells named {twice[0]!r}'}")
-        if len(found) > _MOST_CELLS:
+        twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
+        if not cells or twice:
+            raise ValueError(f"space {self.name} has {'no cells' if not cells else f'two cells named {twice[0]!r}'}")
+        if len(cells) > _MOST_CELLS:
             raise ValueError(f"space {self.name} has more than {_MOST_CELLS:,} cells")
-        return tuple(_of_its_methods(cell) for cell in found)
+        return tuple(_of_its_methods(cell) for cell in cells)
 
     @property
     def max_steps(self) -> int:
@@ -289,14 +289,14 @@ def _of_its_methods(cell: Cell) -> Cell:
 
 def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
     """What a trial has for each searched name of a cell; without names that belong to another method."""
-    found = {}
+    point = {}
     for name in cell.search:
         method, dot, field_name = name.rpartition(".")
         if not dot or config.method == method:
             value = getattr(config, field_name, None) if field_name in FIELDS else config.options.get(field_name)
             if value is not None:
-                found[name] = value
-    return found
+                point[name] = value
+    return point
 
 
 def _names(what: str, found: object) -> None:
@@ -323,14 +323,6 @@ def learning_rates(method: str) -> tuple[dict[str, Range], dict[str, Any]]:
     return search, {"learning_rate": found.recipe.learning_rate} | {
         name: found.OPTIONS[name] for name in search if name in found.OPTIONS
     }
-
-
-class SpaceSpec(Protocol):
-    """What a space module offers as SPEC."""
-
-    name: str
-
-    def build(self, profile: str) -> Space: ...
 
 
 @dataclass(frozen=True)

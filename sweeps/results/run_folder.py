@@ -119,12 +119,12 @@ class RunFolder:
         Raises:
             ValueError: it is damaged, or was written by a newer version of this program.
         """
-        found: dict[str, Any] | None = self._json("manifest.json", check_manifest)
-        version = (found or {}).get("schema_version")
+        manifest: dict[str, Any] | None = self._json("manifest.json", check_manifest)
+        version = (manifest or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
             raise ValueError(f"{path}: of schema {version}; this program reads 1 to {SCHEMA_VERSION}; {USE_NEWER}")
-        return found
+        return manifest
 
     def write_manifest(
         self,
@@ -165,11 +165,16 @@ class RunFolder:
         """Keys of trials that count nowhere, as `write_manifest` was told."""
         return list((self.manifest() or {}).get("left_out", ()))
 
-    def write_prediction(self, found: Mapping[str, Any]) -> None:
+    def write_prediction(self, prediction: Mapping[str, Any]) -> None:
         """What the rest of the run will take, by `sweeps.forecast.probe`; and what it has taken, to compare later."""
         before = (self.manifest() or {}).get("elapsed_s", 0.0)
-        content = {"prediction": dict(found), "elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
-        write(self.folder / "probe.json", dumps(content).encode())
+        content = {
+            "prediction": dict(prediction),
+            "elapsed_before_s": before,
+            "made_at": now(),
+            "provenance": provenance(),
+        }
+        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **about}).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Zero-shot and majority-class accuracy of each backbone and task."""
@@ -184,22 +189,22 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_bytes())
-            check(found)
+            content = json.loads(path.read_bytes())
+            check(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged ({one_line(error)}): mend it, or give --name for a new run, --fresh to begin this "
                 "one anew"
             ) from None
-        return found
+        return content
 
     def audits(self) -> dict[str, dict[str, float]]:
         """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
         until then."""
         path = self.folder / "audits.json"
         try:
-            found: dict[str, dict[str, float]] = json.loads(path.read_bytes())
-            check_audits(found)
+            audits: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+            check_audits(audits)
         except OSError:  # none yet
             return {}
         except (ValueError, RecursionError) as error:
@@ -207,16 +212,16 @@ class RunFolder:
             path.rename(aside)
             print(f"{path} is damaged ({one_line(error)}); set aside, as if no trial had been audited", flush=True)
             return {}
-        return found
+        return audits
 
     def add_audit(self, record: TrialRecord) -> None:
         """Notes that a trial, of which this is the record so far, would have been stopped here."""
-        found = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
-        write(self.folder / "audits.json", dumps({**self.audits(), record.key: found}).encode())
+        audit = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
+        write(self.folder / "audits.json", dumps({**self.audits(), record.key: audit}).encode())
 
     def holds_a_run(self) -> bool:
         """Whether anything of a run is there, its manifest or not."""
-        return any(found.name in _OF_A_RUN for found in self.folder.glob("*"))
+        return any(file.name in _OF_A_RUN for file in self.folder.glob("*"))
 
     def put_aside(self) -> str | None:
         """Renames the run, with all that is in it, to make room for a new one of its name: `<run>-before-N`, returned;

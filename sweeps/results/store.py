@@ -38,13 +38,13 @@ class Store(RunFolder):
 
     def know(self, configs: Iterable[TrialConfig]) -> None:
         """Learns where the folders of these trials lie; of two with one name nothing."""
-        found: dict[tuple[str, str], set[str]] = {}
+        known: dict[tuple[str, str], set[str]] = {}
         for config in configs:
             for name in ("task", "backbone"):
-                place = getattr(config, name)
-                if Path(place).is_absolute():
-                    found.setdefault((name, known_as(place)), set()).add(place)
-        self.places = {key: next(iter(places)) for key, places in found.items() if len(places) == 1}
+                folder = getattr(config, name)
+                if Path(folder).is_absolute():
+                    known.setdefault((name, known_as(folder)), set()).add(folder)
+        self.places = {key: next(iter(places)) for key, places in known.items() if len(places) == 1}
 
     def _here(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration with its folders where they lie now."""
@@ -118,11 +118,11 @@ class Store(RunFolder):
         Raises:
             ValueError: a record was written by a newer version of this program; nothing is touched.
         """
-        found, damaged = read_all(self.folder / "trials")
+        records, damaged = read_all(self.folder / "trials")
         for path, why in damaged:
             path.rename(path.with_name(path.name + ".damaged"))
             print(f"{path} is damaged ({why}); set aside, as if its trial had not run", flush=True)
-        return [self._with_places(record) for record in found]
+        return [self._with_places(record) for record in records]
 
     def peek(self) -> list[TrialRecord]:
         """The same of a run that another command may hold: nothing is touched, and damaged records are left out.
@@ -130,10 +130,10 @@ class Store(RunFolder):
         Raises:
             ValueError: as `records`.
         """
-        found, damaged = read_all(self.folder / "trials")
+        records, damaged = read_all(self.folder / "trials")
         for path, why in damaged:
             print(f"{path} is damaged ({why}); left out", flush=True)
-        return [self._with_places(record) for record in found]
+        return [self._with_places(record) for record in records]
 
     def set_aside(self, record: TrialRecord) -> None:
         """Renames a failed record to `<key>.failed-N.json`; its trial runs again."""
@@ -196,14 +196,14 @@ class Store(RunFolder):
     def interrupted(self) -> list[tuple[TrialConfig, str]]:
         """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
         keys. Damaged checkpoints are left out."""
-        found = []
+        interrupted = []
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 described = checkpoint.describe(path)
                 config = TrialConfig.from_dict(self._here(as_kind("its settings", described["config"], dict)))
                 if described["phase"] == "search" and not self.path(config.key).exists():
-                    found.append((config, as_kind("cell", described["cell"], str)))
-        return found
+                    interrupted.append((config, as_kind("cell", described["cell"], str)))
+        return interrupted
 
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command: all of them when the sweep is complete, but for those of failed trials; else the
