@@ -168,12 +168,7 @@ class RunFolder:
     def write_prediction(self, prediction: Mapping[str, Any]) -> None:
         """What the rest of the run will take, by `sweeps.forecast.probe`; and what it has taken, to compare later."""
         before = (self.manifest() or {}).get("elapsed_s", 0.0)
-        content = {
-            "prediction": dict(prediction),
-            "elapsed_before_s": before,
-            "made_at": now(),
-            "provenance": provenance(),
-        }
+        about = {"elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
         write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **about}).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
