@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class Listener:
     """Hears of every trial; a subclass overrides what it wants to know.
 
-    Of each: started, then placed and reported any number of times, at last one of ended, let_go and taken_back.
+    Of each: started; any number of placed, reported and displaced; perhaps stopped; finally one of ended, let_go and
+    taken_back. All of it in the driver's own thread: who takes long holds the sweep up.
     """
 
     def started(self, job: Job) -> None:

@@ -65,12 +65,11 @@ class Supervisor:
         return not self._running
 
     def over_budget(self) -> bool:
-        """Whether every running trial is to end at its next evaluation, and none that waits for a place gets one."""
+        """Whether the budget is spent: running trials end at their next evaluation, pending ones do not begin."""
         return self._budget.over()
 
     def next(self, name: str) -> Job | None:
-        """The trial that begins now, under this name; None while all that is left waits for running trials, or for
-        another command. Where none runs, either, the sweep is over.
+        """The trial that begins now, under this name; None if none may. If none is running either, the sweep is over.
 
         Raises:
             StoreError: results cannot be kept. So do `report` and `end`.
@@ -90,13 +89,15 @@ class Supervisor:
 
     def placed(self, name: str) -> None:
         """The trial has its place on a machine."""
-        for listener in self._listeners:
-            listener.placed(self._running[name].job)
+        if running := self._running.get(name):
+            for listener in self._listeners:
+                listener.placed(running.job)
 
     def displaced(self, name: str) -> None:
         """The trial's process has died; it waits for another place."""
-        for listener in self._listeners:
-            listener.displaced(self._running[name].job)
+        if running := self._running.get(name):
+            for listener in self._listeners:
+                listener.displaced(running.job)
 
     def report(self, name: str, report: Report) -> bool:
         """Whether the trial goes on after this report."""
@@ -111,11 +112,11 @@ class Supervisor:
         if report["status"] != "running":
             return True
         self._queue.report(running.trial, report[TIME], report[METRIC])
-        if running.trial.phase == "search" and self._is_stopped(running, report):
+        if running.trial.phase == "search" and self._stop_early(running, report):
             return False
         return not self._budget.over()
 
-    def _is_stopped(self, running: _Running, report: Report) -> bool:
+    def _stop_early(self, running: _Running, report: Report) -> bool:
         """Whether early stopping ends the trial here; its record is then written."""
         trial = running.trial
         if report.get("restored"):

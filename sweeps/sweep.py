@@ -312,8 +312,8 @@ class Sweep(Listener):
             with self._ready_cluster() as ready:
                 self._allocation = ready.allocation
                 supervisor = start(ready.prepared)
-                run_trials(ready, supervisor, snapshots)
-                supervisor.close()
+                with contextlib.closing(supervisor):
+                    run_trials(ready, supervisor, snapshots)
                 return supervisor
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)

@@ -12,7 +12,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeps.results.run_folder import StoreError
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import METRIC
 
@@ -21,20 +20,19 @@ class Supervised:
     """A supervisor whose errors end the sweep: as an interrupt, since Tune takes any exception for a trial's.
 
     Attributes:
-        broken: why results could no longer be kept.
+        error: what ended it: results can no longer be kept, or a plug-in has raised.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
-        self.broken: StoreError | None = None
+        self.error: Exception | None = None
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[Supervisor]:
         try:
             yield self.supervisor
-        except StoreError as error:
-            self.broken = error
-            self.supervisor.close()
+        except Exception as error:
+            self.error = error
             raise KeyboardInterrupt from error
 
 
@@ -86,7 +84,7 @@ class StoppingScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # Tune gives up at once a trial for which it finds the process of an earlier one dead.
+        # Tune fails a pending trial at once if the process that it was to take over is dead: it has not begun.
         begun = trial.status != Trial.PENDING
         self._supervised.supervisor.died(trial.trial_id, _last_error(trial), begun=begun)
 

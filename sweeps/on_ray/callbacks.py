@@ -1,4 +1,9 @@
-"""What Ray Tune tells of trials' processes: where they start, and that they die."""
+"""What Ray Tune tells of trials' processes: where they start, and that they die.
+
+A trial whose process has died is started again, and goes on from its checkpoint, until `client.DEATHS` deaths count
+(`tune.run_trials`); `ForgivenDeaths` says which do. After the last one `adapters.StoppingScheduler` tells the
+supervisor, which writes the trial's record, or queues it again if it had not begun.
+"""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
 
     Raises:
         KeyboardInterrupt: it was interrupted; trials have left checkpoints.
-        StoreError: results can no longer be kept.
+        StoreError: results can no longer be kept. Whatever a plug-in of the search raises.
     """
     from ray import tune
 
@@ -124,8 +124,8 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
     try:
         tuner.fit()
     except KeyboardInterrupt:
-        if supervised.broken:
-            raise supervised.broken from None
+        if supervised.error:
+            raise supervised.error from None
         print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
         keeper.save(ready.keeper)
         raise

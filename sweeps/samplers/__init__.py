@@ -42,7 +42,7 @@ class Sampler:
         make: Optuna's sampler of one study.
         random_first: of so many trials, how many are at random points before the sampler is asked.
         check: raises ValueError when the sampler cannot search a cell, or its package is missing.
-        restarts_its_sequence: a study that is continued asks it for the same points once more, which are skipped.
+        restarts_its_sequence: whether it starts over when a study is continued; known points are then skipped.
     """
 
     name: str

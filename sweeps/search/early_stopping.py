@@ -28,8 +28,8 @@ class EarlyStopping:
 
     Args:
         new_rule: makes the rule of one stratum.
-        audit: share of the trials to be stopped that run to the end instead, chosen by their keys. Nobody competes with
-            what they reach from there on.
+        audit: share of the trials to be stopped that run to the end instead, chosen by their keys. Their later scores
+            are kept from the rule, so they stop nobody else.
         audited: the steps at which trials of earlier commands would have been stopped, by their keys.
     """
 
@@ -76,7 +76,7 @@ class EarlyStopping:
         return self._rules[stratum]
 
     def _learn(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
-        """Tells the rule of a trial's past; what it decides of that is past, too."""
+        """Tells the rule of a trial's past, and ignores its answers: those decisions were taken then."""
         last = self._audited.get(record.key, record.max_steps - 1)
         best = 0.0
         for evaluation in evaluations:

@@ -32,8 +32,8 @@ class QueuedTrial:
     """One trial of the queue: waiting, or running.
 
     Attributes:
-        asked: what its cell's study knows of it; None where nothing is searched, of a confirm trial, and of one that is
-            tried again after a failure, which the study has been told.
+        asked: its cell's study's account of it; None if the study need not be told: nothing is searched, a confirm
+            trial, or a retry whose failure it already knows.
     """
 
     config: TrialConfig
@@ -51,7 +51,7 @@ class TrialQueue:
         settle: fills in precision and revisions of a configuration.
         finished: records of earlier commands; their trials are not run again.
         failed: records that are to be tried again.
-        interrupted: search trials that are to go on, with the names of their cells.
+        interrupted: search trials with a checkpoint and no record, each with the name of its cell.
         take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
         lessons: search trials of other runs, for the sampler alone.
     """
@@ -191,7 +191,7 @@ class TrialQueue:
             return
         cell.confirming = True
         for stratum in sorted({record.stratum or "" for record in cell.records}):
-            best = winner(r for r in cell.records if r.stratum == stratum)
+            best = winner(r for r in cell.records if (r.stratum or "") == stratum)
             if best is None:
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
@@ -220,6 +220,7 @@ class TrialQueue:
         left = (confirm - self._running_confirm()) * float(space.max_steps)
         for cell in self._turns.cells:
             left += sum(space.expected_steps(n) for n in range(cell.started + 1, cell.trials + 1))
+            left += cell.to_repeat * space.expected_steps(max(1, cell.started))
         for trial, cell in self._running.items():
             whole = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started)
             left += max(0.0, whole - steps.get(trial.config.key, 0))

@@ -16,8 +16,8 @@ AnyCell = TypeVar("AnyCell", bound="CellTurns")
 class CellTurns:
     """A cell's trials, counted.
 
-    trials: that its search has. started: of these. running: of any phase. to_repeat: search trials that wait to be
-    tried again, or to go on. confirming: its winners have been queued.
+    trials: planned search trials. started: how many of them have begun. running: trials of any phase. to_repeat: search
+    trials that wait to be tried again, or to go on. confirming: whether its winners have been queued.
     """
 
     trials: int

@@ -33,18 +33,21 @@ class StoppingRule(ABC):
     def forget(self, key: str) -> None:
         """Forgets the trial: it begins anew."""
 
-    @abstractmethod
-    def decision_steps(self, eval_every: int) -> list[int]:
-        """Steps from which on, at the next evaluation, a trial may stop; all below `max_steps`."""
+    # What the plan says of the rule; a rule of one's own may leave these as they are.
 
-    @abstractmethod
+    def decision_steps(self, eval_every: int) -> list[int]:
+        """Steps after which the next evaluation may stop a trial; all below `max_steps`."""
+        first = -(-self.grace_steps // eval_every) * eval_every
+        return list(range(first, self.max_steps, eval_every))
+
     def share_left(self, position: int, decisions: int) -> float:
         """The share of trials that go on after so many decisions, if all are equally good, for the trial number
-        `position` (1 is the first): for the plan's steps."""
+        `position` (1 is the first)."""
+        return 1.0
 
-    @abstractmethod
     def description(self, stratum: str, eval_every: int) -> str:
-        """The rule in a line of the plan. stratum: "cell" or "size", within which trials compete."""
+        """The rule in a line. stratum: "cell" or "size", within which trials compete."""
+        return f"{self.name} in each {stratum}"
 
     def expected_steps(self, position: int, eval_every: int) -> float:
         """Steps that the search trial number `position` of a stratum takes on average, if all are equally good."""

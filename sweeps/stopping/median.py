@@ -32,10 +32,6 @@ class Median(StoppingRule):
     def forget(self, key: str) -> None:
         self._reports.pop(key, None)
 
-    def decision_steps(self, eval_every: int) -> list[int]:
-        first = -(-self.grace_steps // eval_every) * eval_every
-        return list(range(first, self.max_steps, eval_every))
-
     def share_left(self, position: int, decisions: int) -> float:
         """The median rises with those that go on, so each further decision stops a smaller part of those left."""
         return 1.0 if position <= FEWEST_OTHERS else 1 / (1 + decisions)

@@ -17,9 +17,6 @@ class NoStopping(StoppingRule):
     def decision_steps(self, eval_every: int) -> list[int]:
         return []
 
-    def share_left(self, position: int, decisions: int) -> float:
-        return 1.0
-
     def description(self, stratum: str, eval_every: int) -> str:
         return "none: every trial runs to its end"
 

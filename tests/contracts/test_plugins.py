@@ -177,15 +177,6 @@ STOPPING = '''
         def forget(self, key):
             pass
 
-        def decision_steps(self, eval_every):
-            return [self.grace_steps]
-
-        def share_left(self, position, decisions):
-            return 1.0 if position == 1 or not decisions else 0.0
-
-        def description(self, stratum, eval_every):
-            return f"strict in each {stratum}"
-
 
     SPEC = Strict
 '''

@@ -191,6 +191,13 @@ def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
     assert winner([high, tied]) == tied, "equal accuracy: the lower loss"
 
 
+def test_trials_that_wait_to_go_on_count_among_the_steps_that_are_left():
+    space = spaces.load("smoke", "paper")
+    fresh = Driver(space, by_rate)
+    waiting = [(trial.config, trial.cell.name) for trial in (fresh.start() for _ in range(3))]
+    assert Driver(space, by_rate, interrupted=waiting).queue.steps_left({}) == fresh.queue.steps_left({})
+
+
 def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
     (cell, *_) = spaces.load("smoke", "paper").cells
     study = CellStudy(cell, trials=3, seed=0)

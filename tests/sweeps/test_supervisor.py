@@ -18,6 +18,7 @@ from sweeps.on_ray.callbacks import ForgivenDeaths
 from sweeps.results.run_folder import StoreError
 from sweeps.search.early_stopping import EarlyStopping
 from sweeps.search.queue import TrialQueue
+from sweeps.stopping.asha import ASHA
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import METRIC, TIME, Job
 from tests.sweeps.driver import by_rate
@@ -270,10 +271,20 @@ def test_results_that_cannot_be_kept_end_tune_as_an_interrupt_does():
     sweep.store.broken = "the disk is full"
     with pytest.raises(KeyboardInterrupt):
         scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job))
-    assert str(supervised.broken) == "the disk is full"
+    assert str(supervised.error) == "the disk is full"
     with pytest.raises(KeyboardInterrupt):
         scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job, store_error="read-only"))
-    assert str(supervised.broken) == "read-only"
+    assert str(supervised.error) == "read-only"
+
+
+def test_a_rule_that_raises_ends_the_sweep_and_is_no_trials_failure(monkeypatch):
+    sweep = Sweep()
+    supervised, searcher, scheduler = adapters(sweep)
+    job = Job.from_dict(searcher.suggest("t0"))
+    monkeypatch.setattr(ASHA, "report", lambda *arguments: 1 / 0)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job))
+    assert isinstance(supervised.error, ZeroDivisionError)
 
 
 def test_beyond_a_budget_no_trial_gets_a_place():
