@@ -10,6 +10,7 @@ from lopt.records import TrialRecord
 
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """The search trial to confirm: best by its metric, then lowest loss; a stopped one only if none completed."""
+    records = list(records)
     for status in ("complete", "stopped"):
         able = [r for r in records if r.status == status and r.selection_score is not None]
         if able:

@@ -191,6 +191,14 @@ def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
     assert winner([high, tied]) == tied, "equal accuracy: the lower loss"
 
 
+def test_a_stopped_trial_is_confirmed_where_none_has_completed():
+    driver = Driver(
+        spaces.load("smoke", "paper"), lambda trial: ("stopped" if trial.phase == "search" else "complete", 0.5)
+    )
+    confirmed = [trial.cell.name for trial in driver.run().trials if trial.phase == "confirm"]
+    assert len(confirmed) == 3
+
+
 def test_trials_that_wait_to_go_on_count_among_the_steps_that_are_left():
     space = spaces.load("smoke", "paper")
     fresh = Driver(space, by_rate)
