@@ -14,6 +14,7 @@ from analysis.load import load
 from analysis.peers import DEPT, METHODS, differences
 from analysis.tables import table2
 from sweeps import spaces
+from sweeps.planning.check_space import check_space
 
 FACTS = Path(__file__).resolve().parents[2].parent / "shared" / "paper" / "facts.md"
 NAMES = {"SST-2": "sst2", "BoolQ": "boolq", "RTE": "rte", "WiC": "wic", "CB": "cb", "AGNews": "ag_news"}
@@ -112,7 +113,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
         assert example.options["update_tokens"] == peers.UPDATE_TOKENS and example.optimizer == "adamw"
         assert example.options["adam_eps"] == peers.EPS
         assert f"n={run.length} r={run.rank}" in cells[task].name
-    made.check()
+    check_space(made)
 
 
 def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
