@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lopt.records import TrialRecord
@@ -43,3 +45,18 @@ class Listener:
 
     def close(self) -> None:
         """Nothing more will come of this command."""
+
+
+class Listeners(Listener):
+    """Several listeners as one: tells each, in their order."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        def tell(event: str, *arguments: Any) -> None:
+            for listener in listeners:
+                getattr(listener, event)(*arguments)
+
+        for event in EVENTS:
+            setattr(self, event, partial(tell, event))
+
+
+EVENTS = [name for name in vars(Listener) if not name.startswith("_")]

@@ -13,7 +13,7 @@ from lopt.errors import cut_short
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.budget import Budget
-from sweeps.listener import Listener
+from sweeps.listener import Listener, Listeners
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
 from sweeps.search.early_stopping import Decision, EarlyStopping
@@ -54,7 +54,7 @@ class Supervisor:
         listeners: Sequence[Listener],
     ) -> None:
         self._queue, self._early_stopping, self._store, self._budget = queue, early_stopping, store, budget
-        self._job_of, self._listeners = job_of, listeners
+        self._job_of, self._listeners = job_of, Listeners(listeners)
         self._running: dict[str, _Running] = {}
         self._deaths: dict[str, tuple[Exception | None, bool]] = {}
         self.held_back = False
@@ -83,21 +83,18 @@ class Supervisor:
         earlier = self._store.read(job.key)
         if earlier is not None and earlier.status == "failed":
             self._store.set_aside(earlier)
-        for listener in self._listeners:
-            listener.started(job)
+        self._listeners.started(job)
         return job
 
     def placed(self, name: str) -> None:
         """The trial has its place on a machine."""
         if running := self._running.get(name):
-            for listener in self._listeners:
-                listener.placed(running.job)
+            self._listeners.placed(running.job)
 
     def displaced(self, name: str) -> None:
         """The trial's process has died; it waits for another place."""
         if running := self._running.get(name):
-            for listener in self._listeners:
-                listener.displaced(running.job)
+            self._listeners.displaced(running.job)
 
     def report(self, name: str, report: Report) -> bool:
         """Whether the trial goes on after this report."""
@@ -107,8 +104,7 @@ class Supervisor:
         if report.get("store_error"):
             raise StoreError(report["store_error"])
         self._store.check()
-        for listener in self._listeners:
-            listener.reported(running.job, report)
+        self._listeners.reported(running.job, report)
         if report["status"] != "running":
             return True
         self._queue.report(running.trial, report[TIME], report[METRIC])
@@ -127,8 +123,7 @@ class Supervisor:
         if decision is not Decision.STOP:
             return False
         self._store.write(_record(report))
-        for listener in self._listeners:
-            listener.stopped(running.job, report)
+        self._listeners.stopped(running.job, report)
         return True
 
     def died(self, name: str, error: Exception | None, *, begun: bool) -> None:
@@ -159,18 +154,15 @@ class Supervisor:
             record = _record(report)  # on file systems on which a file of another machine is seen late
         if record is None and died and not begun:
             self._queue.put_back(trial)
-            for listener in self._listeners:
-                listener.taken_back(job)
+            self._listeners.taken_back(job)
         elif record is None and not died and report != {}:
             # It could have gone on: whoever else stops a trial writes a record. A command with a budget left does.
             self._queue.put_back(trial)
-            for listener in self._listeners:
-                listener.let_go(job, report or {})
+            self._listeners.let_go(job, report or {})
         else:
             self._queue.end(trial, record)
             record = record or self._write_death(running, error)
-            for listener in self._listeners:
-                listener.ended(job, record)
+            self._listeners.ended(job, record)
 
     def _write_death(self, running: _Running, error: Exception | None) -> TrialRecord:
         """Writes the record of a trial that was cut off and left nothing."""
@@ -186,8 +178,3 @@ class Supervisor:
         )
         self._store.write(record)
         return record
-
-    def close(self) -> None:
-        """Nothing more will come of this command."""
-        for listener in self._listeners:
-            listener.close()

@@ -15,7 +15,7 @@ from lopt import exit_codes, tasks
 from lopt.config import TrialConfig, known_as
 from sweeps import summary, trackers
 from sweeps.budget import Budget, OutOfTime
-from sweeps.listener import Listener
+from sweeps.listener import Listener, Listeners
 from sweeps.options import Options
 from sweeps.planning.plan import Plan
 from sweeps.planning.plan_text import described
@@ -51,7 +51,7 @@ class Sweep(Listener):
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._settle = Settled(store)
         self._running = False  # from the moment on when the run's own state is changed
-        self._trackers: list[Listener] = []
+        self._followers: list[Listener] = []  # progress and trackers
         self._left_out: list[str] = []  # keys of trials that the space, which has changed, no longer has
 
     def run(self) -> int:
@@ -74,7 +74,6 @@ class Sweep(Listener):
             earlier = self._look_back()
             others = OtherRuns(self.store, self.options.reuse)
             learned = lessons(self.store, self.options.warm_start)
-            self._trackers = trackers.start(self.options.track, self.store, self.plan.space)
             earlier.announce(self.store.run)
             if earlier.finished and not earlier.failed and self._nothing_left(earlier.finished):
                 self.store.move(earlier.moved)
@@ -90,10 +89,12 @@ class Sweep(Listener):
                 self._add_baselines(prepared)
                 return self._supervisor(earlier, others, learned)
 
+            self._followers = trackers.start(self.options.track, self.store, self.plan.space)
+            run_trials = self._run_here if self.options.local_mode else self._run_on_ray
             status = "interrupted"
             try:
-                run_trials = self._run_here if self.options.local_mode else self._run_on_ray
-                status = "stopped" if run_trials(supervisor).held_back else "complete"
+                with contextlib.closing(Listeners(self._followers)):
+                    status = "stopped" if run_trials(supervisor).held_back else "complete"
             except KeyboardInterrupt:
                 print("\ninterrupted", flush=True)
             except OutOfTime as error:
@@ -255,6 +256,7 @@ class Sweep(Listener):
             steps_left=queue.steps_left,
             grows=space.by_size,  # a free search learns only as it goes what it confirms
         )
+        self._followers.insert(0, progress)
         audited = {key: int(audit["step"]) for key, audit in self.store.audits().items()}
         early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=audited)
         early_stopping.replay(finished)
@@ -264,7 +266,7 @@ class Sweep(Listener):
             self.store,
             self._budget,
             job_of=self._job_of,
-            listeners=[self._budget, self, progress, *self._trackers],
+            listeners=[self._budget, self, *self._followers],
         )
 
     def _job_of(self, trial: QueuedTrial) -> Job:
@@ -289,17 +291,15 @@ class Sweep(Listener):
 
     def _run_here(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """In this process, one trial at a time."""
-        supervisor = start(self._settle_with(prepare))
-        with contextlib.closing(supervisor):
-            number = 0
-            while job := supervisor.next(name := f"local-{number}"):
-                number += 1
-                supervisor.placed(name)
-                report: Report = {}
-                for report in execute(job):
-                    if not supervisor.report(name, report):
-                        break
-                supervisor.end(name, report)
+        supervisor, number = start(self._settle_with(prepare)), 0
+        while job := supervisor.next(name := f"local-{number}"):
+            number += 1
+            supervisor.placed(name)
+            report: Report = {}
+            for report in execute(job):
+                if not supervisor.report(name, report):
+                    break
+            supervisor.end(name, report)
         return supervisor
 
     def _run_on_ray(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
@@ -312,8 +312,7 @@ class Sweep(Listener):
             with self._ready_cluster() as ready:
                 self._allocation = ready.allocation
                 supervisor = start(ready.prepared)
-                with contextlib.closing(supervisor):
-                    run_trials(ready, supervisor, snapshots)
+                run_trials(ready, supervisor, snapshots)
                 return supervisor
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)

@@ -112,7 +112,7 @@ class TrialQueue:
         self._tried.add(config.key)
         stratum = self.space.stratum(cell.cell, config)
         trial = QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, asked=asked)
-        self._turns.add_repeat(cell, trial)
+        self._turns.put_back(cell, "search", trial)
 
     # --- what becomes of trials ----------------------------------------------------------------------------------
 
@@ -165,10 +165,7 @@ class TrialQueue:
         """The trial waits again: it had not begun, or is to go on later."""
         cell = self._running.pop(trial)
         cell.running -= 1
-        if trial.phase == "confirm":
-            self._turns.confirm.appendleft((cell, trial))
-        else:
-            self._turns.add_repeat(cell, trial)
+        self._turns.put_back(cell, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
         """`record` is None when the trial was cut off and left nothing."""

@@ -51,10 +51,13 @@ class Turns(Generic[AnyCell, Waiting]):
     def __bool__(self) -> bool:
         return bool(self.confirm or self.repeat or any(cell.started < cell.trials for cell in self.cells))
 
-    def add_repeat(self, cell: AnyCell, waiting: Waiting) -> None:
-        """Queues a search trial that has been begun before."""
-        cell.to_repeat += 1
-        self.repeat.append((cell, waiting))
+    def put_back(self, cell: AnyCell, phase: str, waiting: Waiting) -> None:
+        """Queues a trial that has been begun before, a confirm trial in front of the others."""
+        if phase == "confirm":
+            self.confirm.appendleft((cell, waiting))
+        else:
+            cell.to_repeat += 1
+            self.repeat.append((cell, waiting))
 
     def next(self) -> Turn[AnyCell, Waiting] | None:
         """The trial that begins now; None when none waits."""

@@ -23,6 +23,8 @@ class StoppingRule(ABC):
     name: ClassVar[str]
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
+        if grace_steps < 1 or reduction_factor < 2:
+            raise ValueError(f"grace_steps is {grace_steps}, reduction_factor {reduction_factor}; give 1 and 2 or more")
         self.grace_steps, self.reduction_factor, self.max_steps = grace_steps, reduction_factor, max_steps
 
     @abstractmethod
@@ -57,6 +59,11 @@ class StoppingRule(ABC):
             self.share_left(position, decisions) * (end - begin)
             for decisions, (begin, end) in enumerate(zip(begins, ends, strict=True))
         )
+
+
+def names() -> list[str]:
+    """Names of all rules, sorted."""
+    return list(registry.plugins("sweeps.stopping"))
 
 
 def get(name: object) -> type[StoppingRule]:

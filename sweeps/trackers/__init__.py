@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt import registry
 from lopt.errors import one_line
-from sweeps.listener import Listener
+from sweeps.listener import EVENTS, Listener
 
 if TYPE_CHECKING:
     from sweeps.results.store import Store
@@ -34,15 +34,12 @@ class Tracker(Listener, ABC):
         self.store, self.space = store, space
 
 
-_EVENTS = [name for name in vars(Listener) if not name.startswith("_")]
-
-
 class _Harmless(Listener):
     """Passes everything on to a tracker until that raises."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._failed = False
-        for event in _EVENTS:
+        for event in EVENTS:
             setattr(self, event, functools.partial(self._tell, tracker.name, getattr(tracker, event)))
 
     def _tell(self, name: str, event: Callable[..., None], *arguments: Any) -> None:

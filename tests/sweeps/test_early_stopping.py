@@ -203,10 +203,8 @@ def test_who_is_audited_depends_on_the_key_alone_and_the_share_is_kept():
 
 # --- every rule ------------------------------------------------------------------------------------------------------
 
-EVERY_RULE = ["asha", "hyperband", "median", "none"]
 
-
-@pytest.fixture(params=EVERY_RULE)
+@pytest.fixture(params=stopping.names())
 def rule(request) -> StoppingRule:
     return stopping.get(request.param)(grace_steps=4, reduction_factor=3, max_steps=60)
 
@@ -240,6 +238,13 @@ def test_the_steps_of_the_plan_are_those_of_equally_good_trials(rule):
 def test_steps_of_decisions_lie_between_the_grace_period_and_the_end(rule):
     assert all(4 <= step < 60 for step in rule.decision_steps(2))
     assert rule.expected_steps(1, 2) <= 60
+
+
+@pytest.mark.parametrize("name", stopping.names())
+@pytest.mark.parametrize("wrong", [{"grace_steps": 0}, {"reduction_factor": 1}])
+def test_rules_that_never_end_are_refused(name, wrong):
+    with pytest.raises(ValueError, match="or more"):
+        stopping.get(name)(**{**RULES, **wrong})
 
 
 def test_a_trial_that_is_forgotten_may_begin_anew(rule):

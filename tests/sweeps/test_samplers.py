@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import optuna
 import pytest
 
-from sweeps import samplers, spaces
+from lopt.training import Trial
+from sweeps import samplers, spaces, trackers
+from sweeps.listener import Listener
 from sweeps.planning import settings
 from sweeps.results.store import Store
 from sweeps.run import main
@@ -18,7 +21,7 @@ from sweeps.search.study import CellStudy
 from tests.bad_input import refused
 from tests.sweeps.driver import Driver, by_rate
 
-ANY_CELL = ["tpe", "random", "qmc"]
+ANY_CELL = [name for name in samplers.names() if name != "cma_es"]
 SMOKE = {"trials": "12"}
 
 
@@ -159,6 +162,37 @@ def test_a_tracker_that_raises_is_named_once_and_the_sweep_goes_on(tmp_path, cap
     monkeypatch.setattr(Events, "_write", full)
     assert main(["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--track", "events"]) == 0
     assert capsys.readouterr().err.count("tracker events failed and is left: OSError: no space left on device") == 1
+
+
+class _Closing(Listener):
+    """Counts how often it is closed."""
+
+    name = "closing"
+    closed: ClassVar = []
+
+    def __init__(self, store, space):
+        pass
+
+    def close(self):
+        self.closed.append(True)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"), [([], 0), (["--max-trials", "2"], 4), (["--set", "task=nowhere/at-all"], 2), ("Ctrl-C", 130)]
+)
+def test_a_tracker_is_closed_once_however_the_command_ends(tmp_path, monkeypatch, more, code):
+    monkeypatch.setattr(trackers, "get", lambda name: _Closing)
+    monkeypatch.setattr(_Closing, "closed", [])
+    command = ["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--track", "closing"]
+    if more == "Ctrl-C":
+
+        def interrupted(self):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Trial, "update", interrupted)
+        more = []
+    assert main([*command, *more]) == code
+    assert len(_Closing.closed) == (code != 2), "nothing follows a command that has not begun"
 
 
 def test_the_events_tracker_wants_a_folder(capsys):
