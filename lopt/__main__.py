@@ -136,7 +136,9 @@ def _predict(given: argparse.Namespace) -> int:
     inputs = reading.of_texts(given.text, task) if given.file is None else reading.of_file(Path(given.file), task)
     with _Counting(len(inputs)) as counting:
         answers = prompt.predict(inputs, counting)
-    for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
+    pairs = zip(answers, inputs, strict=True)
+    as_json = ({"label": a.label, "probabilities": a.probabilities, "input": fields} for a, fields in pairs)
+    for line in map(json.dumps, as_json) if given.json else _as_text(answers, inputs):
         print(line)
     return 0
 
@@ -166,11 +168,6 @@ class _Counting:
     def __exit__(self, *_: object) -> None:
         if self._shown and self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _as_json(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    for answer, fields in zip(answers, inputs, strict=True):
-        yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
 
 
 def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:

@@ -1,16 +1,19 @@
 """What was trained as files: factors and materialised prompt in safetensors, everything else in JSON. No pickle."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lopt import backbones, methods, tasks
+from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
@@ -22,11 +25,6 @@ from lopt.places import at_hand, place
 from lopt.records import dumps
 from lopt.soft_prompt import TENSORS, SoftPrompt
 from lopt.tasks import Task
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone
 
 _DESCRIPTION = "prompt.json"
 _OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
@@ -99,7 +97,7 @@ class Prompt:
         return backbone
 
     @property
-    def facts(self) -> backbones.Facts:
+    def facts(self) -> Facts:
         """What is known of its model; ValueError when that is not at hand."""
         return backbones.facts(self.source or _where(self.config.backbone))
 
@@ -144,8 +142,6 @@ class Prompt:
             ValueError: an input that is empty or lacks a column; a template that leaves no room for the text; weights
                 that cannot be had, or are others than those of training.
         """
-        import numpy as np
-
         task = self.task
         fields = [as_fields(task, text) for text in texts]
         if not fields:
@@ -183,8 +179,6 @@ class Prompt:
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
@@ -253,8 +247,6 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
 
 
 def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
-    from safetensors.torch import load_file
-
     for name in (TENSORS, _DESCRIPTION):
         if not (folder / name).is_file():
             raise ValueError(

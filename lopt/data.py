@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lopt import label_words, methods, tasks
+from lopt.backbones import Backbone
+from lopt.config import TrialConfig
 from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.examples import Split, read_split
 from lopt.parts import Parts, draw
@@ -24,9 +26,6 @@ from lopt.tokens import TokenIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from lopt.backbones import Backbone
-    from lopt.config import TrialConfig
 
 
 @dataclass(frozen=True)

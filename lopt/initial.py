@@ -1,8 +1,6 @@
 """Initial values. `numpy.random.RandomState`'s streams are frozen by NumPy (NEP 19), so they are the same bits on every
 machine and version; frozen random matrices need not be stored."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable

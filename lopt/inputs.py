@@ -1,7 +1,5 @@
 """Inputs of `python -m lopt predict`: texts of the command line, or the rows of a file, as columns of a task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

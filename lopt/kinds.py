@@ -1,7 +1,5 @@
 """What the fields of a dataclass hold, from their annotations: the schema of a file that is read back into it."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Accuracy, macro-F1 and per-example predictions, from label-word logits."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

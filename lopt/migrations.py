@@ -4,8 +4,6 @@ A change of the record's schema adds a function to `MIGRATIONS`. A new setting o
 goes into `SETTINGS` or `OPTIONS`, at the value that stands for what was done before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

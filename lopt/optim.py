@@ -1,15 +1,11 @@
 """The optimiser of the recipe, and its schedules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
 
 
 def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
@@ -30,8 +26,6 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
         by_rate.setdefault(rates.get(name, config.learning_rate), []).append(factor)
     groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in by_rate.items()]
     if config.optimizer == "adamw":
-        from torch.optim import AdamW
-
         return AdamW(groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
     from transformers.optimization import Adafactor
 

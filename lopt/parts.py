@@ -3,8 +3,6 @@
 Nothing here depends on a trial but through its seed for data, so all trials of a sweep see the same examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,17 +1,13 @@
 """How the rows of several trials are cut into forward passes."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lopt.backbones import Backbone
-    from lopt.soft_prompt import SoftPrompt
+from lopt.backbones import Backbone
+from lopt.soft_prompt import SoftPrompt
 
 _FEWEST_TOKENS_A_LANE = 256
 

@@ -63,9 +63,6 @@ class Remote:
     def resolve(self) -> Remote:
         return self
 
-    def as_posix(self) -> str:
-        return self.url
-
     def exists(self) -> bool:
         return self._type() is not None
 

@@ -1,7 +1,5 @@
 """Plugins: one module of a package, one `SPEC`. To be found a plugin needs no list."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import pkgutil

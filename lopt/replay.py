@@ -1,7 +1,5 @@
 """One trial again, beside its record: python -m lopt run --config results/<run>/trials/<key>.json"""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a configuration leaves to the machine that it runs on."""
 
-from __future__ import annotations
-
 from lopt import backbones
 from lopt.config import TrialConfig
 from lopt.data import data_revision

@@ -6,15 +6,18 @@ for evaluation in trial:      # one at every `eval_every` steps and at the end; 
 record = trial.finish()
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lopt import backbones, memory, methods
 from lopt.artifact import Prompt, check_revisions, load_prompt
@@ -30,13 +33,7 @@ from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from lopt.soft_prompt import SoftPrompt
-
+from lopt.soft_prompt import SoftPrompt
 
 # A loss so many times that of guessing, and of the trial's first evaluation, has exploded.
 _EXPLOSION = 20
@@ -92,8 +89,6 @@ class Trial:
     def loss(self, positions: np.ndarray) -> Tensor:
         """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats, as at this step: with
         dropout, masks are a function of the trial's seed, its step, and which part of a batch this is."""
-        from torch.nn.functional import cross_entropy
-
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
         drawn = masks(self.backbone.device, self.config.seed, self.step, self._part_begins)
         with drawn if self.config.dropout else contextlib.nullcontext():
@@ -131,8 +126,6 @@ class Trial:
 
     def apply_gradients(self, loss: Tensor) -> None:
         """One optimiser step with the gradients that the factors hold; `loss` is the batch's, before the step."""
-        import torch
-
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * share_of_rate(self.config, self.step)
         torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
@@ -171,8 +164,6 @@ class Trial:
 
     def advance(self) -> Evaluation | None:
         """One update, and the evaluation that is due after it."""
-        import torch
-
         if not self._alone:
             memory.watch(self.backbone.device)
             self._alone = True
@@ -235,8 +226,6 @@ class Trial:
         Raises:
             ValueError: it is damaged, or another trial's; this one is then as it was.
         """
-        import torch
-
         saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():

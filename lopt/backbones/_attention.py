@@ -1,7 +1,5 @@
 """Attention inside the blocks of a flat pass, by way of transformers' interface for attention functions."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -13,13 +13,11 @@ from lopt import memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lopt.backbones._model import Backbone
-
 # What files of older releases hold beside weights: tables that are computed from the config.
 _TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
 
 
-def refuse_unfit(backbone: Backbone, logits_of: Callable[..., Tensor]) -> None:
+def refuse_unfit(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
     """Refuses a model at whose input a soft prompt cannot stand.
 
     Args:

@@ -1,7 +1,5 @@
 """Facts of a model without its weights, and how its `config.json` says them."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -200,8 +198,7 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
         with torch.device("meta"):
             return family.from_config(model_config, attn_implementation="eager")  # whatever it was trained with
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
-        reason = reason_of(error)
-        raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
+        raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason_of(error)})") from None
 
 
 def _size(name: str, config: Mapping[str, Any]) -> int:

@@ -5,8 +5,6 @@ A part is exchanged by changing its class, so that its weights, its name and its
 it gives what the original gives. With weights that are trained the original is used.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from types import FunctionType
 from typing import Any

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from lopt.backbones._checks import refuse_unfit
 from lopt.dropout import masks, with_dropout
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, dtype
-
-    from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 # Keys of a config that, where they are set, cap the logits.
 _CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
@@ -90,7 +90,7 @@ class Backbone(ABC):
         if self.dtype != torch.float64:  # which is for proofs
             fuse(self.model)
         with torch.no_grad():
-            self._refuse_unfit()
+            refuse_unfit(self, lambda **inputs: self._logits(**inputs).float())
             self._whole_head = not self._rows_of_head_suffice()
 
     def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
@@ -127,8 +127,8 @@ class Backbone(ABC):
         return 1.0
 
     @abstractmethod
-    def _refuse_unfit(self) -> None:
-        """Raises ValueError for a model at whose input a soft prompt cannot stand."""
+    def _logits(self, **inputs: Any) -> Any:
+        """The model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`."""
 
     @abstractmethod
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:

@@ -104,9 +104,8 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"backbone {name!r}: its config.json is damaged ({error})") from None
     except Exception as error:  # the hub's client raises many kinds; all mean the same here
-        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
-            f"gave none ({reason}).{nearest(name, names())}"
+            f"gave none ({reason_of(error)}).{nearest(name, names())}"
         ) from None
     return facts_of(name, config)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
+from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
 from lopt.special_tokens import end_of, without_end
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ class CausalBackbone(Backbone):
                 if flat_form_holds(form, self._plain_state, self.some_ids(4, 12)):
                     self.flat = form
 
-    def _refuse_unfit(self) -> None:
-        def logits_of(**inputs: Any) -> Any:
-            return self.model(**inputs, **self._keywords).logits.float()
-
-        refuse_unfit(self, logits_of)
+    def _logits(self, **inputs: Any) -> Any:
+        return self.model(**inputs, **self._keywords).logits
 
     def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
         """Runs passes in another form than the one chosen at load, to compare them: flat or plain, with fused norms or
@@ -86,9 +83,7 @@ class CausalBackbone(Backbone):
         return completed
 
     def row_tokens(self, soft: Any, length: int) -> int:
-        if self.flat is None:
-            return super().row_tokens(soft, length)
-        return self.flat.row_tokens(soft, length)
+        return super().row_tokens(soft, length) if self.flat is None else self.flat.row_tokens(soft, length)
 
     def unread(self, soft: Any, texts: Any) -> Any:
         return [] if self.flat is None else self.flat.unread(soft, texts)

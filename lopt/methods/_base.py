@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.ranges import Range
 from lopt.registry import nearest
+from lopt.settings import TrialSettings
+from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.backbones import Backbone, Facts
-    from lopt.settings import TrialSettings
-    from lopt.soft_prompt import SoftPrompt
 
 DEFAULT_LENGTH = 10
 
@@ -179,9 +179,8 @@ class Method(ABC):
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
             if name not in self.OPTIONS:
-                valid = ", ".join(self.OPTIONS) or "none"
-                hint = nearest(name, self.OPTIONS)
-                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid}.{hint}")
+                valid = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
+                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid}")
         filled = {**self.OPTIONS, **options}
         self.check_options(filled)
         return filled

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lopt.methods._base import Counts, Method, Recipe, Shape, Tuned, choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
+from lopt.settings import TrialSettings
 from lopt.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from lopt.backbones import Backbone, Vocabulary
     from lopt.initial import Draw
-    from lopt.settings import TrialSettings
 
 
 SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers

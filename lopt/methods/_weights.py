@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lopt.methods._base import Counts, Method, Shape, Tuned
+from lopt.settings import TrialSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lopt.backbones import Backbone
-    from lopt.settings import TrialSettings
 
 
 class WeightMethod(Method):

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lopt.initial import constant, kaiming_uniform, prompt_rows
 from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, init_option, real_option
 from lopt.ranges import Choice, Real, Whole
+from lopt.settings import TrialSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lopt.settings import TrialSettings
 
 
 class DePT(PromptMethod):

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.methods import Counts, Recipe, Shape, WeightMethod
 from lopt.ranges import Real
+from lopt.settings import TrialSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lopt.settings import TrialSettings
 
 
 class FineTuning(WeightMethod):

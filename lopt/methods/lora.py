@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lopt.backbones import inject, target_names
+from lopt.errors import imported
 from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
+from lopt.settings import TrialSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lopt.settings import TrialSettings
 
 
 class LoRA(WeightMethod):
@@ -85,11 +85,7 @@ def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
 
 
 def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("method lora needs the package peft: pip install peft") from None
-    return peft
+    return imported("peft", "method lora needs")
 
 
 SPEC = LoRA()

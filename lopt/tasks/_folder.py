@@ -18,8 +18,6 @@ report_share = 0.2                             # of each class; optional: 0.2
 split_seed = 0                                 # another number divides otherwise; optional: 0
 """
 
-from __future__ import annotations
-
 import os
 import tomllib
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What a task is: columns, classes, a template and label words."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
