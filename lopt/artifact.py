@@ -74,11 +74,8 @@ class Prompt:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model this was trained for (loaded once a process), with trained weights in it where the method has any.
-
-        Raises:
-            ValueError: the weights at hand are others than those of training.
-        """
+        """The model this was trained for (loaded once a process), with trained weights in it where the method has any;
+        ValueError when the weights at hand are others than those of training."""
         if self.soft is not None:
             return self.base
         return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
@@ -120,10 +117,9 @@ class Prompt:
             ValueError: data or weights cannot be had, or are others than those of training.
         """
         self._check_task()
-        backbone = self.backbone
-        data = prepare(self.config, backbone)
+        data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
+        return self._said(data.test)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
@@ -151,8 +147,7 @@ class Prompt:
         made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
         nothing = np.zeros(len(made), dtype=np.int64)
         encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        soft, labels = self._soft_on(backbone), self._labels(backbone)
-        logits = predict_split(backbone, soft, encoded, labels, on_done=on_done).logits
+        logits = self._said(encoded, on_done).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -171,11 +166,11 @@ class Prompt:
             if then != now:
                 raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
 
-    def _soft_on(self, backbone: Backbone) -> SoftPrompt | None:
-        return self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
-
-    def _labels(self, backbone: Backbone) -> Tensor:
-        return backbone.label_ids(self.config.label_words or ())
+    def _said(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
+        backbone = self.backbone
+        soft = self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
+        labels = backbone.label_ids(self.config.label_words or ())
+        return predict_split(backbone, soft, encoded, labels, on_done=on_done)
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
@@ -274,10 +269,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
 
 def _task(description: Mapping[str, Any]) -> Task | None:
     """The task as it was when the prompt was trained; None in a description of format 1, which does not hold it.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is not whole.
-    """
+    ValueError, KeyError or TypeError when it is not whole."""
     if "task" not in description:
         return None
     config, about, classes = description["config"], description["task"], description["classes"]

@@ -60,11 +60,7 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Checkpoint:
-        """The inverse, of a trial of this key and these factors.
-
-        Raises:
-            ValueError: it is damaged, or another trial's.
-        """
+        """The inverse, of a trial of this key and these factors; ValueError when it is damaged, or another trial's."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -94,11 +90,7 @@ class Checkpoint:
 
 def describe(path: Place) -> dict[str, Any]:
     """What a checkpoint's file says of itself, read without torch: key, config, phase, cell, step, evaluations, ...
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
-    """
+    OSError when it cannot be read, ValueError when it is damaged."""
     begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
     size = 8 + _header_size(begun)
     header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")

@@ -76,11 +76,8 @@ class TrialConfig(TrialSettings):
 
 
 def completed(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
-    """The fields that depend on the method, task and backbone, checked and with their defaults filled in.
-
-    Raises:
-        ValueError: as `TrialConfig`.
-    """
+    """The fields that depend on the method, task and backbone, checked and with their defaults filled in; ValueError as
+    of `TrialConfig`."""
     method, task = methods.get(settings.method), described or tasks.get(settings.task)
     filled = {n: value for n, value in dataclasses.asdict(method.recipe).items() if getattr(settings, n) is None}
     filled["task"] = task.name  # of a folder its whole path, wherever the work goes on
@@ -101,10 +98,7 @@ def known_as(name: str) -> str:
 
 def key_of(values: Mapping[str, Any]) -> str:
     """The key of a configuration from its `to_dict`, which need not be valid here: a method may be another program's.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is no such thing.
-    """
+    ValueError, TypeError, KeyError or AttributeError when it is no such thing."""
     described = without_later(values, SETTINGS)
     described["options"] = without_later(values["options"], OPTIONS)
     for name in ("task", "backbone"):

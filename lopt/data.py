@@ -75,11 +75,7 @@ def data_revision(task: str) -> str:
 
 
 def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
-    """The most tokens of template and text in one input of a trial.
-
-    Raises:
-        ValueError: a prompt that fills the backbone's window.
-    """
+    """The most tokens of template and text in one input of a trial; ValueError when the prompt fills the window."""
     room = backbone.window - (config.length or 0)
     if room < 1:
         raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
@@ -89,10 +85,7 @@ def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
 
 def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Everything one trial reads. Trials that differ only in method, seed or learning rate share one copy.
-
-    Raises:
-        ValueError: see `load_split`, `encode` and `most_tokens`.
-    """
+    ValueError as of `load_split`, `encode` and `most_tokens`."""
     return _prepare(
         most_tokens(config, backbone),
         tasks.get(config.task),

@@ -194,11 +194,8 @@ def cut_to(
 
 
 def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """The columns of one new input: a plain string stands for the only column of a task.
-
-    Raises:
-        ValueError: a column is missing or not text, or a string is given to a task of several columns.
-    """
+    """The columns of one new input: a plain string stands for the only column of a task. ValueError when a column is
+    missing or not text, or a string is given to a task of several columns."""
     if isinstance(text, str):
         if len(task.columns) > 1:
             raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")

@@ -7,7 +7,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -29,16 +30,13 @@ def cache_dir() -> Path:
     try:
         Path(named).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unusable(Path(named), error) from None
+        raise _unusable(Path(named), error) from None
     return Path(named)
 
 
 def cached(*parts: str) -> Path:
     """Where an entry of the cache is, or is to be made. A cache that can only be read serves what it holds.
-
-    Raises:
-        ValueError, OSError: as `cache_dir`.
-    """
+    ValueError and OSError as of `cache_dir`."""
     named = os.environ.get(VARIABLE)
     whole = Path(named) if named else _default()
     if whole is not None and whole.joinpath(*parts).exists():
@@ -46,8 +44,21 @@ def cached(*parts: str) -> Path:
     return cache_dir().joinpath(*parts)
 
 
-def unusable(folder: Path, error: Exception) -> ValueError:
-    """What to raise where something of the cache cannot be written."""
+def made_once(folder: Path, make: Callable[[Path], None], also: type[Exception] = OSError) -> Path:
+    """A folder of the cache, which `make` makes where it is not there yet, in one process at a time. An OSError, or
+    what `also` names, becomes a ValueError: the cache cannot be written."""
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():
+                    make(folder)
+        except (OSError, also) as error:
+            raise _unusable(folder.parent, error) from None
+    return folder
+
+
+def _unusable(folder: Path, error: Exception) -> ValueError:
     reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     return ValueError(
         f"{folder} cannot be written ({reason}): make room there, or name another folder in {VARIABLE} (what is "
@@ -96,15 +107,7 @@ def fetch(requirement: str, sha256: str) -> Path:
         ValueError: pip could not bring it, a file's hash is another, or the cache cannot be written.
     """
     folder = cached("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not folder.is_dir():
-                    _download(requirement, sha256, folder)
-        except OSError as error:
-            raise unusable(folder.parent, error) from None
-    (file,) = folder.iterdir()
+    (file,) = made_once(folder, partial(_download, requirement, sha256)).iterdir()
     return file
 
 

@@ -197,11 +197,8 @@ def write(to: Place, content: bytes | memoryview) -> None:
 
 
 def check_replaces(folder: Place) -> None:
-    """Sees, where that depends on a server, that a file which is written again has its new content.
-
-    Raises:
-        ValueError: it keeps the old one, or cannot be written again.
-    """
+    """Sees, where that depends on a server, that a file which is written again has its new content;
+    ValueError when it keeps the old one, or cannot be written again."""
     if isinstance(folder, Path) or folder.is_object_store:
         return
     file = folder / f".check.{secrets.token_hex(4)}"
@@ -266,11 +263,8 @@ def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 
 @contextlib.contextmanager
 def at_hand(source: Place) -> Iterator[Path]:
-    """A file, or a folder of files, as one of this machine: itself, or a temporary copy.
-
-    Raises:
-        OSError: one of the files cannot be read.
-    """
+    """A file, or a folder of files, as one of this machine: itself, or a temporary copy. OSError when one of the
+    files cannot be read."""
     if isinstance(source, Path):
         yield source
         return

@@ -74,11 +74,7 @@ def plugins(package: str) -> dict[str, Any]:
 
 
 def find(package: str, name: object, kind: str) -> Any:
-    """The `SPEC` named `name`.
-
-    Raises:
-        ValueError: unknown name; the message lists the valid ones and names the nearest.
-    """
+    """The `SPEC` named `name`; ValueError lists the valid names, and names the nearest."""
     specs = plugins(package)
     if not isinstance(name, str) or name not in specs:
         raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(specs)}.{nearest(name, specs)}")

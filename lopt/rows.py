@@ -17,11 +17,7 @@ csv.field_size_limit(sys.maxsize)  # a text of more than 131,072 characters is a
 
 
 def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
-    """Rows of a file, by its suffix.
-
-    Raises:
-        ValueError: no such file, another kind of file, or one that cannot be read.
-    """
+    """Rows of a file, by its suffix; ValueError for no file, one of another kind, or one that cannot be read."""
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist")
     refuse_pointer(path)

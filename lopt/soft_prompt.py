@@ -50,14 +50,7 @@ class SoftPrompt:
         """The same as the prompts of so many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
             return PackedPrompts(prompts=[self], owners=[0] * rows)
-        prompts = [
-            replace(
-                self,
-                prompt=self.prompt if self.prompt.ndim == 2 else self.prompt[row],
-                update=self.update if self.update is None or self.update.ndim == 2 else self.update[row],
-            )
-            for row in range(rows)
-        ]
+        prompts = [self.map(lambda t, row=row: t if t.ndim == 2 else t[row]) for row in range(rows)]
         return PackedPrompts(prompts=prompts, owners=range(rows))
 
     def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

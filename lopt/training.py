@@ -221,11 +221,8 @@ class Trial:
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
-        """Goes on from what `saved` returned; a trial that has not begun.
-
-        Raises:
-            ValueError: it is damaged, or another trial's; this one is then as it was.
-        """
+        """Goes on from what `saved` returned; a trial that has not begun. ValueError when that is damaged, or another
+        trial's; this one is then as it was."""
         saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():

@@ -52,11 +52,8 @@ class Facts:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of weights, embeddings included and tied ones once.
-
-        Raises:
-            ValueError: it is not known, or the model cannot be made of its config.
-        """
+        """Number of weights, embeddings included and tied ones once; ValueError when it is not known, or no model can
+        be made of the config."""
         if self.size is None and self.count is None:
             raise ValueError("the number of this model's weights is not known")
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
@@ -81,11 +78,8 @@ class Facts:
 
 
 def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
-    """Facts of the model that `config` describes.
-
-    Raises:
-        ValueError: the config does not say what is needed, or describes a model of another kind.
-    """
+    """Facts of the model that `config` describes; ValueError when it does not say what is needed, or describes a model
+    of another kind."""
     if not isinstance(config, Mapping):
         raise ValueError(f"backbone {name!r}: its config.json is not a JSON object")
     kind, seq2seq = config.get("model_type"), bool(config.get("is_encoder_decoder"))

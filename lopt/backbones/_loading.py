@@ -56,8 +56,8 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         model, loading = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
         raise ValueError(
-            f"backbone {name!r} cannot be loaded ({reason_of(error)}); give a folder with config.json, weights and tokenizer, "
-            "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
+            f"backbone {name!r} cannot be loaded ({reason_of(error)}); give a folder with config.json, weights and "
+            "tokenizer, set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
         ) from error
     missing = sorted(loading["missing_keys"])
     if missing:  # transformers would go on with random ones
@@ -111,11 +111,7 @@ def source_of(name: str) -> str | Path:
 
 
 def revision_of(name: str) -> str:
-    """Hash of a local folder's files, or the commit of the hub.
-
-    Raises:
-        ValueError: neither is at hand.
-    """
+    """Hash of a local folder's files, or the commit of the hub; ValueError when neither is at hand."""
     folder = local_folder(name)
     if folder is not None:
         files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))

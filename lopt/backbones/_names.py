@@ -50,11 +50,8 @@ def spec_of(name: str) -> BackboneSpec:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that holds `name`: the name itself, or below `LOPT_MODEL_DIR`; None means the hub.
-
-    Raises:
-        ValueError: LOPT_MODEL_DIR is no folder; the name looks like a path and is none.
-    """
+    """The folder that holds `name`: the name itself, or below `LOPT_MODEL_DIR`; None means the hub. ValueError
+    when LOPT_MODEL_DIR is no folder, or the name looks like a path and is none."""
     mirror = os.environ.get("LOPT_MODEL_DIR")
     if mirror:
         if not Path(mirror).is_dir():
@@ -70,11 +67,8 @@ def local_folder(name: str) -> Path | None:
 
 
 def facts(name: str) -> Facts:
-    """Facts of any backbone: known ones offline, others from their config (local folder, cache or hub).
-
-    Raises:
-        ValueError: nothing is known and no config can be read.
-    """
+    """Facts of any backbone: known ones offline, others from their config (local folder, cache or hub). ValueError when
+    nothing is known and no config can be read."""
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             known = spec.known[name]

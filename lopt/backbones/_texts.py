@@ -121,11 +121,8 @@ class _File:
 
 
 def _allocate(file: int, offset: int, size: int) -> None:
-    """Disk for these bytes; where the system has no call for it (macOS), by writing them.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Disk for these bytes; where the system has no call for it (macOS), by writing them. OSError when the disk is
+    full."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, offset, size)
         return

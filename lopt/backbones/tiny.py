@@ -36,10 +36,7 @@ class TinyBackbone(CausalBackbone):
 
     def label_ids(self, words: Sequence[str]) -> Any:
         """The first token of each word where those differ; else words that are not tokens of their own get one each.
-
-        Raises:
-            ValueError: there are more words than tokens.
-        """
+        ValueError when there are more words than tokens."""
         import torch
 
         ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
