@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopt.places import Place, read_part
 from lopt.records import Evaluation
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 # Attributes of a trial that a checkpoint holds as they are, and what else it holds of it.
 KEPT = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")

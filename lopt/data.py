@@ -3,15 +3,13 @@
 Nothing here depends on a trial but through its seed, so all trials of a sweep see the same examples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +21,7 @@ from lopt.examples import Split, read_split
 from lopt.parts import Parts, draw
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lopt.types import PreTrainedTokenizer
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class _Reader:
     """A tokenizer, known by its model: one model in two precisions reads alike."""
 
     model: str
-    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+    tokenizer: PreTrainedTokenizer = field(compare=False)
 
 
 @lru_cache(maxsize=12)

@@ -1,13 +1,11 @@
 """Examples as token ids: a template filled in, tokenised, and cut to a length where only the text loses its end."""
 
-from __future__ import annotations
-
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +13,7 @@ from lopt import special_tokens
 from lopt.special_tokens import Span
 from lopt.tasks import Task
 from lopt.tokens import TokenIds, cached
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+from lopt.types import PreTrainedTokenizer
 
 _NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
 
@@ -71,25 +66,25 @@ def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[s
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+def _special_in(tokenizer: PreTrainedTokenizer, template: str) -> list[int]:
     """The special tokens that there are when no column spells one out: those of the template, and around it."""
     names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
 
 
-def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+def _specials(tokenizer: PreTrainedTokenizer, ids: Sequence[int]) -> list[int]:
     """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
     special = special_tokens.ids_of(tokenizer)
     return [i for i in ids if i in special]
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **more: Any) -> Any:
+def _tokenised(tokenizer: PreTrainedTokenizer, texts: str | list[str], **more: Any) -> Any:
     """Whatever the tokenizer's own settings say, a special token of the template is one."""
     return tokenizer(texts, split_special_tokens=False, **more)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, task: Task, template: str, fields: Mapping[str, str], most: int
+    tokenizer: PreTrainedTokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of one example, at most `most`, and whether its text was cut.
 
@@ -131,13 +126,13 @@ def encode(
 
 
 def _as_text(
-    tokenizer: PreTrainedTokenizerBase, template: str, fields: Mapping[str, str]
+    tokenizer: PreTrainedTokenizer, template: str, fields: Mapping[str, str]
 ) -> tuple[list[int], list[Span]] | None:
     text, columns = _filled(template, fields)
     return special_tokens.as_text(tokenizer, text, [span for _, span in columns])
 
 
-def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+def encode_all(tokenizer: PreTrainedTokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
     `encode`.
 
@@ -173,7 +168,7 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, ex
 
 def cut_to(
     encoded: Encoded,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizer,
     task: Task,
     template: str,
     examples: Sequence[Example],

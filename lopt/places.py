@@ -84,10 +84,6 @@ class Remote:
     def read_bytes(self) -> bytes:
         return self._ask("cat_file", self.path)
 
-    def read_part(self, begin: int, end: int) -> bytes:
-        """Bytes from `begin` up to `end`, or up to the file's end."""
-        return self._ask("cat_file", self.path, start=begin, end=end)
-
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
@@ -219,7 +215,7 @@ def check_replaces(folder: Place) -> None:
 def read_part(file: Place, begin: int, end: int) -> bytes:
     """Bytes of a file from `begin` up to `end`, or up to its end."""
     if isinstance(file, Remote):
-        return file.read_part(begin, end)
+        return file._ask("cat_file", file.path, start=begin, end=end)
     with file.open("rb") as opened:
         opened.seek(begin)
         return opened.read(end - begin)

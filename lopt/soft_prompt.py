@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopt.placement import PREFIX, Placement
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 TENSORS = "prompt.safetensors"  # the file of a saved prompt; the tensor "prompt" in it is X, `[P, H]`
 

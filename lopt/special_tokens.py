@@ -1,23 +1,20 @@
 """Special tokens: a text that spells one out stays text, and what a causal model reads ends with its template."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lopt.types import PreTrainedTokenizer
 
 Span = tuple[int, int]
 _NOWHERE = "\uffff"  # Unicode promises that no text holds this character
 
 
-def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def without_end(tokenizer: PreTrainedTokenizer) -> PreTrainedTokenizer:
     """The tokenizer itself, or a copy that appends no special tokens where it does: a causal model reads the label
     after the last token of the template, and after `</s>` it would begin another text. Those in front, BOS, stay."""
     from tokenizers import processors
@@ -40,12 +37,12 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return shortened
 
 
-def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def end_of(tokenizer: PreTrainedTokenizer) -> list[str]:
     """The special tokens that a tokenizer appends to every text."""
     return [str(tokenizer.convert_ids_to_tokens(i)) for i in _around(tokenizer)[1]]
 
 
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _around(tokenizer: PreTrainedTokenizer) -> tuple[list[int], list[int]]:
     """Ids of the special tokens that a tokenizer puts before and after every text."""
     from tokenizers import Tokenizer, models
 
@@ -60,14 +57,12 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 
 @lru_cache(maxsize=8)
-def ids_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def ids_of(tokenizer: PreTrainedTokenizer) -> frozenset[int]:
     """Ids of all special tokens."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def as_text(
-    tokenizer: PreTrainedTokenizerBase, text: str, inserted: Sequence[Span]
-) -> tuple[list[int], list[Span]] | None:
+def as_text(tokenizer: PreTrainedTokenizer, text: str, inserted: Sequence[Span]) -> tuple[list[int], list[Span]] | None:
     """Token ids and offsets of a filled template, where special tokens are those of the template alone.
 
     Args:
@@ -95,7 +90,7 @@ def as_text(
 
 
 @lru_cache(maxsize=8)
-def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def _pattern(tokenizer: PreTrainedTokenizer) -> re.Pattern[str]:
     """Any special token, with the blanks that it takes in; its group is named by its id."""
     tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
@@ -106,7 +101,7 @@ def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=4)
-def _plain(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _plain(tokenizer: PreTrainedTokenizer) -> Any:
     """A copy of the tokenizer's backend that finds no special token in a text; None where it cannot be copied.
 
     To have it skip them (`encode_special_tokens`) is not enough: the vocabularies of SentencePiece hold `</s>` as a

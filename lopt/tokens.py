@@ -13,15 +13,13 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 
 from lopt.files import write_atomically
 from lopt.packages import cache_dir
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lopt.types import PreTrainedTokenizer
 
 LEAST_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
 MOST_BYTES = 2 * 2**30  # of all files; those used longest ago go first
@@ -64,7 +62,7 @@ def folder() -> Path:
 
 
 def cached(
-    tokenizer: PreTrainedTokenizerBase, parts: Sequence[str], make: Callable[[], Sequence[Sequence[int]]]
+    tokenizer: PreTrainedTokenizer, parts: Sequence[str], make: Callable[[], Sequence[Sequence[int]]]
 ) -> TokenIds:
     """What `make` gives, or gave to an earlier caller with the same tokenizer and `parts`.
 
@@ -79,7 +77,7 @@ def cached(
     return found
 
 
-def _path(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> Path | None:
+def _path(tokenizer: PreTrainedTokenizer, parts: Sequence[str]) -> Path | None:
     """The file of these parts; None where there is no folder, or the tokenizer has steps in Python."""
     import tokenizers
 

@@ -33,7 +33,6 @@ from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
-from lopt.soft_prompt import SoftPrompt
 
 # A loss so many times that of guessing, and of the trial's first evaluation, has exploded.
 _EXPLOSION = 20
@@ -45,6 +44,7 @@ class Trial:
     Attributes:
         config: resolved. factors: the trained tensors by name. evaluations: so far. step: updates done.
         train_time_s, evaluation_time_s: of its device, as in `TrialRecord`.
+        soft: gives what stands at the input as the factors are, differentiable; None for methods that change weights.
         predictions: on the reported split, after `finish` of a confirmed trial.
     """
 
@@ -59,7 +59,7 @@ class Trial:
         self.label_ids = loaded.label_ids(config.label_words or ())
         self.label_tokens = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
-        self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
+        self.backbone, self.factors, self.counts, self.soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
         # Evaluations are without dropout: they stay with the backbone as it is.
         self._in_steps = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
@@ -75,10 +75,6 @@ class Trial:
         self.best: Evaluation | None = None
         self._best_factors: dict[str, Tensor] = {}
         self.predictions: Predictions | None = None
-
-    def soft(self) -> SoftPrompt | None:
-        """What stands at the input as the factors are, differentiable; None for methods that change weights."""
-        return self._soft()
 
     def draw(self) -> np.ndarray:
         """Positions of the next batch in the training examples, `[B]`."""

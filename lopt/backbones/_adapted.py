@@ -59,8 +59,8 @@ def adapted_projections(model: Any, targets: str | None = None) -> tuple[tuple[i
 
 
 def inject(model: Any, config: Any) -> dict[str, Any]:
-    """Puts the adapters of a `peft.LoraConfig` into a model; these by name. ValueError when PEFT cannot adapt one of the
-    modules."""
+    """Puts the adapters of a `peft.LoraConfig` into a model; these by name. ValueError when PEFT cannot adapt one of
+    the modules."""
     from peft import inject_adapter_in_model
 
     try:

@@ -1,17 +1,13 @@
 """What is checked once, when a model is loaded: whether a soft prompt can stand at its input, and whether its files
 belong to it."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopt import memory
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 # What files of older releases hold beside weights: tables that are computed from the config.
 _TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")

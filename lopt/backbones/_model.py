@@ -66,8 +66,7 @@ class Backbone(ABC):
     width: int
     device: device
     dtype: dtype
-    tokenizer: Any
-    autocast: Any
+    autocast: Any = None
     dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
@@ -86,7 +85,6 @@ class Backbone(ABC):
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        self.autocast = None
         if self.dtype != torch.float64:  # which is for proofs
             fuse(self.model)
         with torch.no_grad():

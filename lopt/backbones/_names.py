@@ -1,23 +1,19 @@
 """What a backbone's name stands for: known facts, a folder, or a model on the hub."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from lopt import registry
 from lopt.backbones._configs import Facts, facts_of
+from lopt.backbones._model import Backbone
 from lopt.errors import reason_of
 from lopt.files import refuse_pointer
 from lopt.registry import nearest
-
-if TYPE_CHECKING:
-    from lopt.backbones._model import Backbone
 
 
 class BackboneSpec(Protocol):

@@ -1,23 +1,18 @@
 """What a method is: the base of all of them, its shape and counts, and checks of its options."""
 
-from __future__ import annotations
-
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lopt.backbones import Backbone, Facts
 from lopt.ranges import Range
 from lopt.registry import nearest
 from lopt.settings import TrialSettings
 from lopt.soft_prompt import SoftPrompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone, Facts
+from lopt.types import Tensor
 
 DEFAULT_LENGTH = 10
 

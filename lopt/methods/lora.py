@@ -1,10 +1,8 @@
 """LoRA: low-rank adapters on the attention's query and value projections (Hu et al. 2022, arXiv 2106.09685), by
 PEFT."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,9 +11,7 @@ from lopt.errors import imported
 from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 
 class LoRA(WeightMethod):
