@@ -4,12 +4,10 @@ Tensors are named `factor NAME`, `best NAME`, `state PLACE ENTRY` (of the optimi
 the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from lopt.places import Place, read_part
 from lopt.records import Evaluation
@@ -57,7 +55,7 @@ class Checkpoint:
         return save(on_cpu, metadata={"trial": json.dumps(described)})
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Checkpoint:
+    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Self:
         """The inverse, of a trial of this key and these factors; ValueError when it is damaged, or another trial's."""
         from safetensors import SafetensorError
         from safetensors.torch import load

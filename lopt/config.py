@@ -1,14 +1,12 @@
 """What one trial is: a frozen configuration whose content hash is the trial's key."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lopt import methods, tasks
 from lopt.migrations import OPTIONS, SETTINGS, without_later
@@ -53,7 +51,7 @@ class TrialConfig(TrialSettings):
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> TrialConfig:
+    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> Self:
         """Inverse of `to_dict`. described: as of the class.
 
         Raises:
@@ -70,7 +68,7 @@ class TrialConfig(TrialSettings):
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
         return cls(**values, described=described)
 
-    def replace(self, **changes: Any) -> TrialConfig:
+    def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated again."""
         return dataclasses.replace(self, **changes)
 

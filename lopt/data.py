@@ -21,7 +21,7 @@ from lopt.examples import Split, read_split
 from lopt.parts import Parts, draw
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
-from lopt.types import PreTrainedTokenizer
+from lopt.types import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Reader:
     """A tokenizer, known by its model: one model in two precisions reads alike."""
 
     model: str
-    tokenizer: PreTrainedTokenizer = field(compare=False)
+    tokenizer: Tokenizer = field(compare=False)
 
 
 @lru_cache(maxsize=12)

@@ -13,7 +13,7 @@ from lopt import special_tokens
 from lopt.special_tokens import Span
 from lopt.tasks import Task
 from lopt.tokens import TokenIds, cached
-from lopt.types import PreTrainedTokenizer
+from lopt.types import Tokenizer
 
 _NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
 
@@ -66,25 +66,25 @@ def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[s
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: PreTrainedTokenizer, template: str) -> list[int]:
+def _special_in(tokenizer: Tokenizer, template: str) -> list[int]:
     """The special tokens that there are when no column spells one out: those of the template, and around it."""
     names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
 
 
-def _specials(tokenizer: PreTrainedTokenizer, ids: Sequence[int]) -> list[int]:
+def _specials(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
     special = special_tokens.ids_of(tokenizer)
     return [i for i in ids if i in special]
 
 
-def _tokenised(tokenizer: PreTrainedTokenizer, texts: str | list[str], **more: Any) -> Any:
+def _tokenised(tokenizer: Tokenizer, texts: str | list[str], **more: Any) -> Any:
     """Whatever the tokenizer's own settings say, a special token of the template is one."""
     return tokenizer(texts, split_special_tokens=False, **more)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
+    tokenizer: Tokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of one example, at most `most`, and whether its text was cut.
 
@@ -125,14 +125,12 @@ def encode(
         fields[task.cut], cut = shorter, True
 
 
-def _as_text(
-    tokenizer: PreTrainedTokenizer, template: str, fields: Mapping[str, str]
-) -> tuple[list[int], list[Span]] | None:
+def _as_text(tokenizer: Tokenizer, template: str, fields: Mapping[str, str]) -> tuple[list[int], list[Span]] | None:
     text, columns = _filled(template, fields)
     return special_tokens.as_text(tokenizer, text, [span for _, span in columns])
 
 
-def encode_all(tokenizer: PreTrainedTokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
     `encode`.
 
@@ -168,7 +166,7 @@ def encode_all(tokenizer: PreTrainedTokenizer, task: Task, template: str, exampl
 
 def cut_to(
     encoded: Encoded,
-    tokenizer: PreTrainedTokenizer,
+    tokenizer: Tokenizer,
     task: Task,
     template: str,
     examples: Sequence[Example],

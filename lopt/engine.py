@@ -26,7 +26,7 @@ from lopt.backbones import Backbone
 from lopt.batches import on_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
-from lopt.passes import Row, cut, sized
+from lopt.passes import Row, Rows, Softs, cut, sized
 from lopt.records import Evaluation
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
@@ -126,7 +126,7 @@ class Engine:
         labels = [part.labels[positions] for part, positions in zip(train, drawn, strict=True)]
         learned: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
 
-        def learn(some: Sequence[Row]) -> None:
+        def learn(some: Rows) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
             owner_R = on_device([row.owner for row in some], like.device)
@@ -162,7 +162,7 @@ class Engine:
         logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
         rows = _rows(trial.data.selection.token_ids for trial in ready)
 
-        def predict(some: Sequence[Row]) -> None:
+        def predict(some: Rows) -> None:
             with torch.inference_mode():
                 found_RC, columns = self._logits(ready, softs, some)
             found = found_RC.cpu().numpy()
@@ -180,9 +180,9 @@ class Engine:
     def _surviving(
         self,
         trials: Sequence[Trial],
-        rows: Sequence[Row],
-        softs: Sequence[SoftPrompt],
-        run: Callable[[Sequence[Row]], None],
+        rows: Rows,
+        softs: Softs,
+        run: Callable[[Rows], None],
         failed: dict[Trial, Exception],
         again: Callable[[], None] = lambda: None,
     ) -> None:
@@ -199,7 +199,7 @@ class Engine:
             rows = [row for row in rows if row.owner not in broken]
             again()
 
-    def _read_ahead(self, rows: Sequence[Row], softs: Sequence[SoftPrompt]) -> None:
+    def _read_ahead(self, rows: Rows, softs: Softs) -> None:
         """What every trial sees alike of a text is computed before the passes, by all lanes: the pass that met it first
         would keep the others waiting."""
         texts: dict[int, list[tuple[int, ...]]] = {}
@@ -211,9 +211,7 @@ class Engine:
         with contextlib.suppress(Exception):  # the pass that meets the text meets it again, and fails alone
             self._lanes.each(self._backbone.read, parts)
 
-    def _in_passes(
-        self, rows: Sequence[Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[Row]], None]
-    ) -> dict[int, Exception]:
+    def _in_passes(self, rows: Rows, softs: Softs, run: Callable[[Rows], None]) -> dict[int, Exception]:
         """Runs rows in passes. Returns what passes have raised, by the owners of their rows."""
         waiting = cut(rows, softs, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count)
         broken: dict[int, Exception] = {}
@@ -239,9 +237,7 @@ class Engine:
         self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
-    def _row_losses(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row], labels: Sequence[np.ndarray]
-    ) -> Tensor:
+    def _row_losses(self, trials: Sequence[Trial], softs: Softs, rows: Rows, labels: Sequence[np.ndarray]) -> Tensor:
         """Cross-entropy of each row over its own trial's classes, `[R]`."""
         logits_RC, columns = self._logits(trials, softs, rows)
         by_classes: dict[tuple[int, ...], list[int]] = {}
@@ -255,9 +251,7 @@ class Engine:
             losses_R = losses_R.index_copy(0, places, found)
         return losses_R
 
-    def _logits(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row]
-    ) -> tuple[Tensor, dict[int, list[int]]]:
+    def _logits(self, trials: Sequence[Trial], softs: Softs, rows: Rows) -> tuple[Tensor, dict[int, list[int]]]:
         """Logits `[R, C]` of the label words of all trials among the rows, and each trial's columns in them."""
         owners = sorted({row.owner for row in rows})
         packed = PackedPrompts(

@@ -4,8 +4,6 @@ A place is a `pathlib.Path`, or a `Remote`, which has those methods of a Path th
 there whole or not at all: on an object store one PUT, elsewhere a temporary file that is renamed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import secrets
@@ -15,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from lopt.files import write_atomically
 
@@ -41,7 +39,7 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str) -> Remote:
+    def __truediv__(self, name: str) -> Self:
         return replace(self, url=f"{self.url}/{name}", path=f"{self.path}/{name}")
 
     @property
@@ -54,13 +52,13 @@ class Remote:
         return self.protocol in _OBJECT_STORES
 
     @property
-    def parent(self) -> Remote:
+    def parent(self) -> Self:
         return replace(self, url=self.url.rpartition("/")[0], path=self.path.rpartition("/")[0])
 
-    def with_name(self, name: str) -> Remote:
+    def with_name(self, name: str) -> Self:
         return self.parent / name
 
-    def resolve(self) -> Remote:
+    def resolve(self) -> Self:
         return self
 
     def exists(self) -> bool:
@@ -72,7 +70,7 @@ class Remote:
     def is_dir(self) -> bool:
         return self._type() == "directory"
 
-    def glob(self, pattern: str) -> list[Remote]:
+    def glob(self, pattern: str) -> list[Self]:
         """What lies directly here and whose name fits the pattern; nothing where nothing is here."""
         try:
             found = self._ask("ls", self.path, detail=False)
@@ -115,7 +113,7 @@ class Remote:
             raise
         return True
 
-    def rename(self, target: Remote) -> None:
+    def rename(self, target: Self) -> None:
         self._ask("mv", self.path, target.path)
 
     def unlink(self, missing_ok: bool = False) -> None:

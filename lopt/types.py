@@ -7,4 +7,4 @@ if TYPE_CHECKING:
     import transformers
 
 Tensor: TypeAlias = "torch.Tensor"
-PreTrainedTokenizer: TypeAlias = "transformers.PreTrainedTokenizerBase"
+Tokenizer: TypeAlias = "transformers.PreTrainedTokenizerBase"

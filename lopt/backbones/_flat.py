@@ -5,8 +5,6 @@ So rows of any length and of any trials go through the weights at once; a prefix
 share it, and a text in front of a suffix not at all when it has been met before (`_texts`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading
@@ -34,6 +32,44 @@ _LIMITED_SIGHT = re.compile(
 _CLOSER = 4.0
 _TEXT_TOKENS = 2048  # of texts in one pass without gradients
 _READ_TOKENS = 8  # tokens read in the time of computing one: guessed, and it only sizes passes
+
+
+class _Line:
+    """A pass as it grows: the rows' token ids `[B, T]` and lengths `[B]`, blocks of them, their embeddings, positions,
+    and where each row's label is read."""
+
+    def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
+        self.device, self.ids, self.lengths = device, ids, lengths
+        self.blocks: list[Block] = []
+        self.inputs: list[Tensor] = []
+        self.positions: list[Tensor] = []
+        self._labels: dict[int, int] = {}
+
+    def add(
+        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
+    ) -> Block:
+        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
+        length is left out."""
+        rows, tokens, _ = inputs_RTH.shape
+        begin, real = self.blocks[-1].end if self.blocks else 0, None
+        if lengths is not None and (lengths < tokens).any():
+            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
+        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
+        self.positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
+        self.inputs.append(without_padding(inputs_RTH, real))
+        made = Block(
+            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
+        )
+        self.blocks.append(made)
+        return made
+
+    def mark(self, block: Block, rows: np.ndarray) -> None:
+        """The label of these rows of the batch, which are the block's, is read at their last token."""
+        self._labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
+
+    def labels(self, rows: int) -> np.ndarray:
+        """Where the label of each row of the batch is read, `[B]`."""
+        return np.array([self._labels[row] for row in range(rows)])
 
 
 class FlatForm:
@@ -182,44 +218,6 @@ class FlatForm:
                     for end, text in zip(block.ends.tolist(), part.tolist(), strict=True):
                         made[text] = states_L2HND[..., end - lengths[text] : end, :].clone()
         return [made[text] for text in range(len(texts))]
-
-
-class _Line:
-    """A pass as it grows: the rows' token ids `[B, T]` and lengths `[B]`, blocks of them, their embeddings, positions,
-    and where each row's label is read."""
-
-    def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
-        self.device, self.ids, self.lengths = device, ids, lengths
-        self.blocks: list[Block] = []
-        self.inputs: list[Tensor] = []
-        self.positions: list[Tensor] = []
-        self._labels: dict[int, int] = {}
-
-    def add(
-        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
-    ) -> Block:
-        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
-        length is left out."""
-        rows, tokens, _ = inputs_RTH.shape
-        begin, real = self.blocks[-1].end if self.blocks else 0, None
-        if lengths is not None and (lengths < tokens).any():
-            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
-        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
-        self.positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
-        self.inputs.append(without_padding(inputs_RTH, real))
-        made = Block(
-            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
-        )
-        self.blocks.append(made)
-        return made
-
-    def mark(self, block: Block, rows: np.ndarray) -> None:
-        """The label of these rows of the batch, which are the block's, is read at their last token."""
-        self._labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
-
-    def labels(self, rows: int) -> np.ndarray:
-        """Where the label of each row of the batch is read, `[B]`."""
-        return np.array([self._labels[row] for row in range(rows)])
 
 
 def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
