@@ -132,14 +132,8 @@ def _as_text(tokenizer: Tokenizer, template: str, fields: Mapping[str, str]) -> 
 
 def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
-    `encode`.
-
-    Returns:
-        N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut.
-
-    Raises:
-        ValueError: the tokenizer finds no token in one of them.
-    """
+    `encode`. N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut. ValueError when
+    the tokenizer finds no token in one of them."""
     texts = [render(task, template, e.fields)[0] for e in examples]
 
     def whole() -> Sequence[Sequence[int]]:

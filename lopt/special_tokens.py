@@ -63,13 +63,10 @@ def ids_of(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def as_text(tokenizer: Tokenizer, text: str, inserted: Sequence[Span]) -> tuple[list[int], list[Span]] | None:
-    """Token ids and offsets of a filled template, where special tokens are those of the template alone.
+    """Token ids and offsets of a filled template, where special tokens are those of the template alone; None when the
+    columns spell out no special token, so that the tokenizer's own reading is right.
 
-    Args:
-        text: the template with the columns in it. inserted: the spans of the columns.
-
-    Returns:
-        None when the columns spell out no special token, so that the tokenizer's own reading is right.
+    text: the template with the columns in it. inserted: the spans of the columns.
     """
     plain = _plain(tokenizer)
     if plain is None:

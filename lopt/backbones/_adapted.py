@@ -16,13 +16,10 @@ _QUERY_AND_VALUE = (
 
 
 def target_names(model: Any, targets: str | None = None) -> list[str]:
-    """Last names of the modules that LoRA adapts, sorted.
+    """Last names of the modules that LoRA adapts, sorted; ValueError when the model has no module of such a name, or
+    peft is not installed.
 
-    Args:
-        targets: names joined by "+"; None for PEFT's own choice, or where it has none, attention's queries and values.
-
-    Raises:
-        ValueError: the model has no module of such a name; peft is not installed.
+    targets: names joined by "+"; None for PEFT's own choice, or where it has none, attention's queries and values.
     """
     choices = imported("peft.utils", "LoRA needs").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     kind = model.config.model_type

@@ -59,13 +59,10 @@ class Facts:
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
     def adapted(self, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
-        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes.
+        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes; ValueError
+        when they are not known, the model has none of such a name, or PEFT is missing.
 
-        Args:
-            targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
-
-        Raises:
-            ValueError: they are not known, the model has none of such a name, or PEFT is missing.
+        targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
         """
         if targets is None and self.projections is not None:
             return self.projections

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from lopt.backbones._checks import refuse_unfit
-from lopt.dropout import masks, with_dropout
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
@@ -199,6 +198,8 @@ class Backbone(ABC):
         """One for training steps alone, which shares the weights, with every dropout of the model on, at this rate in
         (0, 1); what is left out is drawn from torch's generators. ValueError when the model has no dropout."""
         import torch
+
+        from lopt.dropout import masks, with_dropout
 
         own = copy.copy(self)
         own.dropout, own.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it

@@ -39,7 +39,7 @@ class LoRA(WeightMethod):
             raise ValueError(f"targets is {targets!r}; give names of a model's modules, as in q_proj+v_proj")
 
     def require(self) -> None:
-        _peft()
+        imported("peft", "method lora needs")
 
     def counts(self, shape: Shape) -> Counts:
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
@@ -49,7 +49,7 @@ class LoRA(WeightMethod):
         return 2 * sum(count for count, _, _ in _projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
-        return _peft().LoraConfig(
+        return imported("peft", "method lora needs").LoraConfig(
             r=config.rank,
             lora_alpha=config.options["alpha"],
             lora_dropout=0.0,
@@ -78,10 +78,6 @@ def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
     if shape.model is None:
         raise ValueError("lora adapts a model's projections: give backbone, not width")
     return shape.model.adapted(shape.options["targets"])
-
-
-def _peft() -> Any:
-    return imported("peft", "method lora needs")
 
 
 SPEC = LoRA()
