@@ -111,11 +111,8 @@ class Prompt:
             ) from error
 
     def evaluate(self) -> Predictions:
-        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`.
-
-        Raises:
-            ValueError: data or weights cannot be had, or are others than those of training.
-        """
+        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`. ValueError
+        when data or weights cannot be had, or are others than those of training."""
         self._check_task()
         data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)

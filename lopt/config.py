@@ -47,24 +47,19 @@ class TrialConfig(TrialSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON values; `from_dict` restores an equal configuration."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {name: getattr(self, name) for name in FIELDS}
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> Self:
-        """Inverse of `to_dict`. described: as of the class.
-
-        Raises:
-            ValueError: a key that is no field, naming the nearest valid one; a required field that is missing.
-        """
+        """Inverse of `to_dict`. described: as of the class. ValueError for a key that is no field, naming the nearest
+        valid one, or a required field that is missing."""
         if not isinstance(values, Mapping):
             raise ValueError(f"a trial is {values!r}; give a mapping of its settings")
-        valid = [f.name for f in dataclasses.fields(cls)]
         for name in values:
-            if name not in valid:
-                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(valid)}.{nearest(name, valid)}")
-        missing = [name for name in ("method", "task") if name not in values]
-        if missing:
+            if name not in FIELDS:
+                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
+        if missing := [name for name in ("method", "task") if name not in values]:
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
         return cls(**values, described=described)
 

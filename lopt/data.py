@@ -172,14 +172,10 @@ def _draw(
     ):
         some = [examples[i] for i in positions]
         if positions is drawn.train and measured:
-            encoded = _part(measured["encoded"], np.searchsorted(measured["positions"], positions))
+            whole, places = measured["encoded"], np.searchsorted(measured["positions"], positions)
+            token_ids = TokenIds.of([whole.token_ids[i] for i in places])
+            encoded = Encoded(token_ids, whole.labels[places], whole.example_ids[places], truncated=0)
         else:
             encoded = encode_all(reader.tokenizer, task, template, some)
         tokenised.append((encoded, some))
     return tuple(tokenised), drawn.protocol, loaded.revision, drawn.report_size
-
-
-def _part(whole: Encoded, positions: np.ndarray) -> Encoded:
-    """Some of the examples of a split that is not cut."""
-    token_ids = TokenIds.of([whole.token_ids[i] for i in positions])
-    return Encoded(token_ids, whole.labels[positions], whole.example_ids[positions], truncated=0)

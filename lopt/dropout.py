@@ -21,16 +21,12 @@ def with_dropout(model: Any, rate: float) -> Any:
     for module in twin.modules():
         if isinstance(module, _DropoutNd):
             module.p = rate
-        _set_rates(module, rate)
-        _set_rates(getattr(module, "config", None), rate)
+        for holder in (module, getattr(module, "config", None)):
+            for name, value in vars(holder).items() if hasattr(holder, "__dict__") else ():
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if is_number and "drop" in name and "layerdrop" not in name:
+                    setattr(holder, name, rate)
     return twin
-
-
-def _set_rates(holder: Any, rate: float) -> None:
-    for name, value in vars(holder).items() if hasattr(holder, "__dict__") else ():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and "drop" in name and "layerdrop" not in name:
-            setattr(holder, name, rate)
 
 
 @contextlib.contextmanager

@@ -90,10 +90,7 @@ def encode(
 
     A long input loses the end of `task.cut`, never a word of the template. A column that spells out a special token,
     such as `</s>`, is read as the text that it is; one in the template is the special token.
-
-    Raises:
-        ValueError: the template, with the other columns in it, is longer than `most`.
-    """
+    ValueError when the template, with the other columns in it, is longer than `most`."""
     cut = False
     fields = dict(fields)
     while True:

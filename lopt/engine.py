@@ -99,8 +99,7 @@ class Engine:
         stepped = time.perf_counter()
         for trial, share in self._shares.items():
             trial.train_time_s += share * (stepped - began)
-        ready = [trial for trial, due in paused.items() if due]
-        judged = self._judged(ready, failed)
+        judged = self._judged([trial for trial, due in paused.items() if due], failed)
         for trial, share in self._shares.items():
             trial.evaluation_time_s += share * (time.perf_counter() - stepped)
         outcomes = {**judged, **{trial: None for trial in paused if trial.diverged}, **failed}

@@ -33,11 +33,8 @@ class Split:
 
 def load_split(task: Task, split: str) -> list[Example]:
     """Examples of one split: from `LOPT_DATA_DIR` if that has a folder of the task, else its own source or the hub.
-
-    Raises:
-        ValueError: a missing folder or file, a missing column, or a row without text or with a label outside the
-            classes, unless the task skips such rows.
-    """
+    ValueError for a missing folder or file, a missing column, or a row without text or with a label outside the
+    classes, unless the task skips such rows."""
     return read_split(task, split).examples
 
 

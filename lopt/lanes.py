@@ -1,6 +1,5 @@
 """Passes side by side, each with its share of the processor's threads, which wait for one another less than all of them
-do in one pass.
-"""
+do in one pass."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -16,9 +16,7 @@ _SAID = ("not enough memory", "can't allocate memory", "CUDA error: out of memor
 
 def ran_out(error: BaseException) -> bool:
     """Whether an exception says that memory, of a GPU or of the machine, was not enough."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return any(said in str(error) for said in _SAID)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAID)
 
 
 def in_parts(act: Callable[[np.ndarray], None], rows: np.ndarray) -> None:

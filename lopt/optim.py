@@ -19,8 +19,7 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
     Args:
         rates: learning rates of the factors that have another one than `config.learning_rate`.
     """
-    assert config.learning_rate is not None
-    assert config.weight_decay is not None
+    assert config.learning_rate is not None and config.weight_decay is not None
     by_rate: dict[float, list[Tensor]] = {}
     for name, factor in factors.items():
         by_rate.setdefault(rates.get(name, config.learning_rate), []).append(factor)

@@ -19,11 +19,8 @@ VARIABLE = "LOPT_CACHE_DIR"
 def cache_dir() -> Path:
     """The folder of what is made once: `LOPT_CACHE_DIR`, else `$XDG_CACHE_HOME/lopt` or `~/.cache/lopt`, and where that
     cannot be written (a read-only home, none, a full disk) a temporary one, of which a note tells. Made when absent.
-
-    Raises:
-        ValueError: `LOPT_CACHE_DIR` names no folder, and none can be made there.
-        OSError: there is no temporary folder either.
-    """
+    ValueError when `LOPT_CACHE_DIR` names no folder, and none can be made there; OSError when there is no temporary
+    folder either."""
     named = os.environ.get(VARIABLE)
     if not named:
         return _own(_default())
@@ -102,10 +99,7 @@ def _temporary() -> Path:
 
 def fetch(requirement: str, sha256: str) -> Path:
     """The file of a pinned requirement (`name==version`), downloaded when it is not in the cache.
-
-    Raises:
-        ValueError: pip could not bring it, a file's hash is another, or the cache cannot be written.
-    """
+    ValueError when pip could not bring it, a file's hash is another, or the cache cannot be written."""
     folder = cached("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
     (file,) = made_once(folder, partial(_download, requirement, sha256)).iterdir()
     return file

@@ -146,10 +146,7 @@ Place: TypeAlias = Path | Remote
 
 def place(text: str | Path | Remote) -> Place:
     """The place that a folder's name or a URL names. One with a password is known by what is shown of it from then on.
-
-    Raises:
-        ValueError: a URL that names none, or whose file system is unknown or not installed.
-    """
+    ValueError for a URL that names none, or whose file system is unknown or not installed."""
     if isinstance(text, Remote):
         return text
     url = str(text)

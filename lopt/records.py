@@ -122,12 +122,8 @@ class TrialRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
-        """Inverse of `to_dict`.
-
-        Raises:
-            NewerSchemaError: the schema is newer than this program.
-            ValueError: a field is missing, unknown or of another kind.
-        """
+        """Inverse of `to_dict`; NewerSchemaError when the schema is newer than this program, ValueError when a field is
+        missing, unknown or of another kind."""
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
         try:

@@ -54,12 +54,8 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 @cache
 def plugins(package: str) -> dict[str, Any]:
     """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers. Found
-    once a process.
-
-    Raises:
-        ValueError: two modules have one name, or one has no `SPEC`.
-        ImportError: the package or a module cannot be imported.
-    """
+    once a process. ValueError when two modules have one name, or one has no `SPEC`; ImportError when the package or a
+    module cannot be imported."""
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name.startswith("_"):

@@ -154,8 +154,7 @@ class Trial:
     def __iter__(self) -> Iterator[Evaluation]:
         """Trains to `max_steps`, yielding each evaluation; ends early when the trial diverges."""
         while not self.over:
-            evaluation = self.advance()
-            if evaluation is not None:
+            if (evaluation := self.advance()) is not None:
                 yield evaluation
 
     def advance(self) -> Evaluation | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from lopt.errors import imported, reason_of
 
+Projections = tuple[tuple[int, int, int], ...]  # how many, fan_in, fan_out
+
 # Names of the projections to queries and values, apart or in one matrix. A model may have several kinds of attention.
 _QUERY_AND_VALUE = (
     ("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("q_lin", "v_lin"), ("Wq", "Wv"),
@@ -42,7 +44,7 @@ def target_names(model: Any, targets: str | None = None) -> list[str]:
     return sorted(set(names))
 
 
-def adapted_projections(model: Any, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
+def adapted_projections(model: Any, targets: str | None = None) -> Projections:
     """(how many, fan_in, fan_out) of what LoRA adapts, one for each of their shapes: what PEFT makes of the names,
     which may stand for the matrices of all experts in one. Changes the model, which may be without memory for its
     weights.

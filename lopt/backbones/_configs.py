@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lopt.backbones._adapted import adapted_projections
+from lopt.backbones._adapted import Projections, adapted_projections
 from lopt.errors import reason_of
 
 # Encoder-decoders that read and write as T5 does, by the model type of their config.
@@ -44,11 +44,9 @@ class Facts:
     exact: str | None = None
     seq2seq: bool = False
     size: int | None = None
-    projections: tuple[tuple[int, int, int], ...] | None = None
+    projections: Projections | None = None
     count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
-    project: Callable[[str | None], tuple[tuple[int, int, int], ...]] | None = field(
-        default=None, compare=False, repr=False
-    )
+    project: Callable[[str | None], Projections] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def parameters(self) -> int:
@@ -58,7 +56,7 @@ class Facts:
             raise ValueError("the number of this model's weights is not known")
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
-    def adapted(self, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
+    def adapted(self, targets: str | None = None) -> Projections:
         """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes; ValueError
         when they are not known, the model has none of such a name, or PEFT is missing.
 

@@ -43,7 +43,7 @@ class _Line:
         self.blocks: list[Block] = []
         self.inputs: list[Tensor] = []
         self.positions: list[Tensor] = []
-        self._labels: dict[int, int] = {}
+        self.labels: dict[int, int] = {}
 
     def add(
         self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
@@ -65,11 +65,7 @@ class _Line:
 
     def mark(self, block: Block, rows: np.ndarray) -> None:
         """The label of these rows of the batch, which are the block's, is read at their last token."""
-        self._labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
-
-    def labels(self, rows: int) -> np.ndarray:
-        """Where the label of each row of the batch is read, `[B]`."""
-        return np.array([self._labels[row] for row in range(rows)])
+        self.labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
 
 
 class FlatForm:
@@ -108,7 +104,7 @@ class FlatForm:
                 self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)])
                 self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)])
             self._add_whole(line, packed, rows[~prompt_first & ~keeps_text])
-        labels_B = on_device(line.labels(len(ids)), self.device)
+        labels_B = on_device([line.labels[row] for row in range(len(ids))], self.device)
         return self._run(line, labels_B, scores=scores)[labels_B]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:

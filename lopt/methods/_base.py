@@ -153,11 +153,8 @@ class Method(ABC):
         return None
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Validates the shape and returns the options with defaults filled in.
-
-        Raises:
-            ValueError: a length or rank that is missing, superfluous or out of range; an unknown or invalid option.
-        """
+        """Validates the shape and returns the options with defaults filled in. ValueError for a length or rank that is
+        missing, superfluous or out of range, and for an unknown or invalid option."""
         if not self.uses_length and length is not None:
             raise ValueError(f"length is {length}, but {self.name} has no prompt: leave it out")
         if self.uses_length and length is None:
