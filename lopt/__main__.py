@@ -9,12 +9,13 @@ Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,43 +135,34 @@ def _predict(given: argparse.Namespace) -> int:
     prompt = load_prompt(given.prompt, backbone=given.backbone)
     task = prompt.task
     inputs = reading.of_texts(given.text, task) if given.file is None else reading.of_file(Path(given.file), task)
-    with _Counting(len(inputs)) as counting:
+    with _counting(len(inputs)) as counting:
         answers = prompt.predict(inputs, counting)
-    for line in _as_json(answers, inputs) if given.json else _as_text(answers, inputs):
+    pairs = zip(answers, inputs, strict=True)
+    as_json = ({"label": a.label, "probabilities": a.probabilities, "input": fields} for a, fields in pairs)
+    for line in map(json.dumps, as_json) if given.json else _as_text(answers, inputs):
         print(line)
     return 0
 
 
-class _Counting:
+@contextlib.contextmanager
+def _counting(total: int) -> Iterator[Callable[[int], None]]:
     """Says on standard error how many inputs are done: on a terminal in a line that goes at the end, elsewhere a line
     now and then, so that a short file has none."""
+    begin, end, every_s = ("\r", "", _TERMINAL_S) if sys.stderr.isatty() else ("", "\n", _LOG_S)
+    done, shown, next_s = 0, False, time.monotonic() + every_s
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._terminal = total, 0, sys.stderr.isatty()
-        self._every_s = _TERMINAL_S if self._terminal else _LOG_S
-        self._next_s = time.monotonic() + self._every_s
-        self._shown = False
+    def count(more: int) -> None:
+        nonlocal done, shown, next_s
+        done += more
+        if time.monotonic() >= next_s and done != total:
+            next_s, shown = time.monotonic() + every_s, True
+            print(f"{begin}{done:,} of {total:,} inputs", end=end, file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "_Counting":
-        return self
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        if time.monotonic() < self._next_s or self._done == self._total:
-            return
-        self._next_s = time.monotonic() + self._every_s
-        line = f"{self._done:,} of {self._total:,} inputs"
-        print(f"\r{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
-        self._shown = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown and self._terminal:
+    try:
+        yield count
+    finally:
+        if shown and begin:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _as_json(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    for answer, fields in zip(answers, inputs, strict=True):
-        yield json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields})
 
 
 def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:

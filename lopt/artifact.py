@@ -1,16 +1,19 @@
 """What was trained as files: factors and materialised prompt in safetensors, everything else in JSON. No pickle."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lopt import backbones, methods, tasks
+from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
 from lopt.data import most_tokens, prepare
 from lopt.encoding import Encoded, as_fields, encode
@@ -22,11 +25,6 @@ from lopt.places import at_hand, place
 from lopt.records import dumps
 from lopt.soft_prompt import TENSORS, SoftPrompt
 from lopt.tasks import Task
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone
 
 _DESCRIPTION = "prompt.json"
 _OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
@@ -76,11 +74,8 @@ class Prompt:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model this was trained for (loaded once a process), with trained weights in it where the method has any.
-
-        Raises:
-            ValueError: the weights at hand are others than those of training.
-        """
+        """The model this was trained for (loaded once a process), with trained weights in it where the method has any;
+        ValueError when the weights at hand are others than those of training."""
         if self.soft is not None:
             return self.base
         return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
@@ -99,7 +94,7 @@ class Prompt:
         return backbone
 
     @property
-    def facts(self) -> backbones.Facts:
+    def facts(self) -> Facts:
         """What is known of its model; ValueError when that is not at hand."""
         return backbones.facts(self.source or _where(self.config.backbone))
 
@@ -116,16 +111,12 @@ class Prompt:
             ) from error
 
     def evaluate(self) -> Predictions:
-        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`.
-
-        Raises:
-            ValueError: data or weights cannot be had, or are others than those of training.
-        """
+        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`. ValueError
+        when data or weights cannot be had, or are others than those of training."""
         self._check_task()
-        backbone = self.backbone
-        data = prepare(self.config, backbone)
+        data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return predict_split(backbone, self._soft_on(backbone), data.test, self._labels(backbone))
+        return self._said(data.test)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
@@ -144,8 +135,6 @@ class Prompt:
             ValueError: an input that is empty or lacks a column; a template that leaves no room for the text; weights
                 that cannot be had, or are others than those of training.
         """
-        import numpy as np
-
         task = self.task
         fields = [as_fields(task, text) for text in texts]
         if not fields:
@@ -155,8 +144,7 @@ class Prompt:
         made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
         nothing = np.zeros(len(made), dtype=np.int64)
         encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        soft, labels = self._soft_on(backbone), self._labels(backbone)
-        logits = predict_split(backbone, soft, encoded, labels, on_done=on_done).logits
+        logits = self._said(encoded, on_done).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -175,16 +163,14 @@ class Prompt:
             if then != now:
                 raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
 
-    def _soft_on(self, backbone: Backbone) -> SoftPrompt | None:
-        return self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
-
-    def _labels(self, backbone: Backbone) -> Tensor:
-        return backbone.label_ids(self.config.label_words or ())
+    def _said(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
+        backbone = self.backbone
+        soft = self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
+        labels = backbone.label_ids(self.config.label_words or ())
+        return predict_split(backbone, soft, encoded, labels, on_done=on_done)
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
@@ -253,8 +239,6 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
 
 
 def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
-    from safetensors.torch import load_file
-
     for name in (TENSORS, _DESCRIPTION):
         if not (folder / name).is_file():
             raise ValueError(
@@ -282,10 +266,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
 
 def _task(description: Mapping[str, Any]) -> Task | None:
     """The task as it was when the prompt was trained; None in a description of format 1, which does not hold it.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is not whole.
-    """
+    ValueError, KeyError or TypeError when it is not whole."""
     if "task" not in description:
         return None
     config, about, classes = description["config"], description["task"], description["classes"]

@@ -1,16 +1,13 @@
 """Batches of about one text length; a function of the lengths and a seed alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lopt.encoding import Encoded
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _POOL_BATCHES = 50  # batches sorted by length together: large enough for little padding, small enough to mix
 
@@ -44,16 +41,12 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndar
 
 def on_device(values: Any, device: Any) -> Tensor:
     """Numbers as a tensor on a device; to a GPU they go while the processor does other work."""
-    import torch
-
     tensor = torch.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def collate(encoded: Encoded, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids `[B, T]` padded on the right, token counts `[B]`, classes `[B]`."""
-    import torch
-
     rows = [encoded.token_ids[i] for i in positions]
     ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
     for row, tokens in enumerate(rows):

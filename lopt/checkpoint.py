@@ -4,18 +4,14 @@ Tensors are named `factor NAME`, `best NAME`, `state PLACE ENTRY` (of the optimi
 the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from lopt.places import Place, read_part
 from lopt.records import Evaluation
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 # Attributes of a trial that a checkpoint holds as they are, and what else it holds of it.
 KEPT = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
@@ -59,12 +55,8 @@ class Checkpoint:
         return save(on_cpu, metadata={"trial": json.dumps(described)})
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Checkpoint:
-        """The inverse, of a trial of this key and these factors.
-
-        Raises:
-            ValueError: it is damaged, or another trial's.
-        """
+    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Self:
+        """The inverse, of a trial of this key and these factors; ValueError when it is damaged, or another trial's."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -94,11 +86,7 @@ class Checkpoint:
 
 def describe(path: Place) -> dict[str, Any]:
     """What a checkpoint's file says of itself, read without torch: key, config, phase, cell, step, evaluations, ...
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
-    """
+    OSError when it cannot be read, ValueError when it is damaged."""
     begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
     size = 8 + _header_size(begun)
     header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")

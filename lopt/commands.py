@@ -1,7 +1,5 @@
 """The commands as they are typed here: files in a checkout, names of programs where the package is installed."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -1,14 +1,12 @@
 """What one trial is: a frozen configuration whose content hash is the trial's key."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lopt import methods, tasks
 from lopt.migrations import OPTIONS, SETTINGS, without_later
@@ -49,38 +47,30 @@ class TrialConfig(TrialSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON values; `from_dict` restores an equal configuration."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {name: getattr(self, name) for name in FIELDS}
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> TrialConfig:
-        """Inverse of `to_dict`. described: as of the class.
-
-        Raises:
-            ValueError: a key that is no field, naming the nearest valid one; a required field that is missing.
-        """
+    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> Self:
+        """Inverse of `to_dict`. described: as of the class. ValueError for a key that is no field, naming the nearest
+        valid one, or a required field that is missing."""
         if not isinstance(values, Mapping):
             raise ValueError(f"a trial is {values!r}; give a mapping of its settings")
-        valid = [f.name for f in dataclasses.fields(cls)]
         for name in values:
-            if name not in valid:
-                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(valid)}.{nearest(name, valid)}")
-        missing = [name for name in ("method", "task") if name not in values]
-        if missing:
+            if name not in FIELDS:
+                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
+        if missing := [name for name in ("method", "task") if name not in values]:
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
         return cls(**values, described=described)
 
-    def replace(self, **changes: Any) -> TrialConfig:
+    def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated again."""
         return dataclasses.replace(self, **changes)
 
 
 def completed(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
-    """The fields that depend on the method, task and backbone, checked and with their defaults filled in.
-
-    Raises:
-        ValueError: as `TrialConfig`.
-    """
+    """The fields that depend on the method, task and backbone, checked and with their defaults filled in; ValueError as
+    of `TrialConfig`."""
     method, task = methods.get(settings.method), described or tasks.get(settings.task)
     filled = {n: value for n, value in dataclasses.asdict(method.recipe).items() if getattr(settings, n) is None}
     filled["task"] = task.name  # of a folder its whole path, wherever the work goes on
@@ -101,10 +91,7 @@ def known_as(name: str) -> str:
 
 def key_of(values: Mapping[str, Any]) -> str:
     """The key of a configuration from its `to_dict`, which need not be valid here: a method may be another program's.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is no such thing.
-    """
+    ValueError, TypeError, KeyError or AttributeError when it is no such thing."""
     described = without_later(values, SETTINGS)
     described["options"] = without_later(values["options"], OPTIONS)
     for name in ("task", "backbone"):

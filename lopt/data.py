@@ -3,30 +3,25 @@
 Nothing here depends on a trial but through its seed, so all trials of a sweep see the same examples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lopt import label_words, methods, tasks
+from lopt.backbones import Backbone
+from lopt.config import TrialConfig
 from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.examples import Split, read_split
 from lopt.parts import Parts, draw
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from lopt.backbones import Backbone
-    from lopt.config import TrialConfig
+from lopt.types import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -76,11 +71,7 @@ def data_revision(task: str) -> str:
 
 
 def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
-    """The most tokens of template and text in one input of a trial.
-
-    Raises:
-        ValueError: a prompt that fills the backbone's window.
-    """
+    """The most tokens of template and text in one input of a trial; ValueError when the prompt fills the window."""
     room = backbone.window - (config.length or 0)
     if room < 1:
         raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
@@ -90,10 +81,7 @@ def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
 
 def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Everything one trial reads. Trials that differ only in method, seed or learning rate share one copy.
-
-    Raises:
-        ValueError: see `load_split`, `encode` and `most_tokens`.
-    """
+    ValueError as of `load_split`, `encode` and `most_tokens`."""
     return _prepare(
         most_tokens(config, backbone),
         tasks.get(config.task),
@@ -135,7 +123,7 @@ class _Reader:
     """A tokenizer, known by its model: one model in two precisions reads alike."""
 
     model: str
-    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+    tokenizer: Tokenizer = field(compare=False)
 
 
 @lru_cache(maxsize=12)
@@ -184,14 +172,10 @@ def _draw(
     ):
         some = [examples[i] for i in positions]
         if positions is drawn.train and measured:
-            encoded = _part(measured["encoded"], np.searchsorted(measured["positions"], positions))
+            whole, places = measured["encoded"], np.searchsorted(measured["positions"], positions)
+            token_ids = TokenIds.of([whole.token_ids[i] for i in places])
+            encoded = Encoded(token_ids, whole.labels[places], whole.example_ids[places], truncated=0)
         else:
             encoded = encode_all(reader.tokenizer, task, template, some)
         tokenised.append((encoded, some))
     return tuple(tokenised), drawn.protocol, loaded.revision, drawn.report_size
-
-
-def _part(whole: Encoded, positions: np.ndarray) -> Encoded:
-    """Some of the examples of a split that is not cut."""
-    token_ids = TokenIds.of([whole.token_ids[i] for i in positions])
-    return Encoded(token_ids, whole.labels[positions], whole.example_ids[positions], truncated=0)

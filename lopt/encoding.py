@@ -1,13 +1,11 @@
 """Examples as token ids: a template filled in, tokenised, and cut to a length where only the text loses its end."""
 
-from __future__ import annotations
-
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +13,7 @@ from lopt import special_tokens
 from lopt.special_tokens import Span
 from lopt.tasks import Task
 from lopt.tokens import TokenIds, cached
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+from lopt.types import Tokenizer
 
 _NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
 
@@ -71,34 +66,31 @@ def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[s
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+def _special_in(tokenizer: Tokenizer, template: str) -> list[int]:
     """The special tokens that there are when no column spells one out: those of the template, and around it."""
     names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
 
 
-def _specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+def _specials(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
     special = special_tokens.ids_of(tokenizer)
     return [i for i in ids if i in special]
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **more: Any) -> Any:
+def _tokenised(tokenizer: Tokenizer, texts: str | list[str], **more: Any) -> Any:
     """Whatever the tokenizer's own settings say, a special token of the template is one."""
     return tokenizer(texts, split_special_tokens=False, **more)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, task: Task, template: str, fields: Mapping[str, str], most: int
+    tokenizer: Tokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of one example, at most `most`, and whether its text was cut.
 
     A long input loses the end of `task.cut`, never a word of the template. A column that spells out a special token,
     such as `</s>`, is read as the text that it is; one in the template is the special token.
-
-    Raises:
-        ValueError: the template, with the other columns in it, is longer than `most`.
-    """
+    ValueError when the template, with the other columns in it, is longer than `most`."""
     cut = False
     fields = dict(fields)
     while True:
@@ -130,23 +122,15 @@ def encode(
         fields[task.cut], cut = shorter, True
 
 
-def _as_text(
-    tokenizer: PreTrainedTokenizerBase, template: str, fields: Mapping[str, str]
-) -> tuple[list[int], list[Span]] | None:
+def _as_text(tokenizer: Tokenizer, template: str, fields: Mapping[str, str]) -> tuple[list[int], list[Span]] | None:
     text, columns = _filled(template, fields)
     return special_tokens.as_text(tokenizer, text, [span for _, span in columns])
 
 
-def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
     """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
-    `encode`.
-
-    Returns:
-        N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut.
-
-    Raises:
-        ValueError: the tokenizer finds no token in one of them.
-    """
+    `encode`. N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut. ValueError when
+    the tokenizer finds no token in one of them."""
     texts = [render(task, template, e.fields)[0] for e in examples]
 
     def whole() -> Sequence[Sequence[int]]:
@@ -173,7 +157,7 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, task: Task, template: str, ex
 
 def cut_to(
     encoded: Encoded,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     task: Task,
     template: str,
     examples: Sequence[Example],
@@ -194,11 +178,8 @@ def cut_to(
 
 
 def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """The columns of one new input: a plain string stands for the only column of a task.
-
-    Raises:
-        ValueError: a column is missing or not text, or a string is given to a task of several columns.
-    """
+    """The columns of one new input: a plain string stands for the only column of a task. ValueError when a column is
+    missing or not text, or a string is given to a task of several columns."""
     if isinstance(text, str):
         if len(task.columns) > 1:
             raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")

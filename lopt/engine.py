@@ -10,32 +10,29 @@ rate, optimiser, seed and step; trials enter and leave between steps.
         ...
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar, Union
+from typing import TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lopt import memory
+from lopt.backbones import Backbone
 from lopt.batches import on_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
-from lopt.passes import Row, cut, sized
+from lopt.passes import Row, Rows, Softs, cut, sized
+from lopt.records import Evaluation
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone
-    from lopt.records import Evaluation
-    from lopt.training import Trial
+from lopt.training import Trial
 
 # What has become of a trial: an evaluation; None, it has diverged; what it raised.
-Outcome = Union["Evaluation", None, Exception]
+Outcome = Evaluation | None | Exception
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
 _FEWEST_TOKENS = 64
@@ -54,13 +51,14 @@ class Engine:
         ValueError: `admit` of a trial that changes weights or has dropout, or of another backbone.
     """
 
+    _backbone: Backbone  # the first trial's, and its lanes
+    _lanes: Lanes
+
     def __init__(self, *, most_tokens: int | None = None, lanes: int | None = None) -> None:
         self.trials: list[Trial] = []
         self._wanted_lanes = lanes
-        self._lanes: Lanes | None = None  # until the first trial tells the device
         self._lock = threading.Lock()  # between lanes
         self.most_tokens = most_tokens or 0  # until the first trial tells the device
-        self._backbone: Backbone | None = None
         self._shares: dict[Trial, float] = {}  # of the tokens of the last step, or the last evaluations
 
     def admit(self, trial: Trial) -> None:
@@ -71,14 +69,14 @@ class Engine:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
             )
-        if self._backbone is not None and trial.backbone is not self._backbone:
+        if not hasattr(self, "_backbone"):
+            self._backbone, self._lanes = trial.backbone, Lanes(trial.backbone, self._wanted_lanes)
+            self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
+        if trial.backbone is not self._backbone:
             raise ValueError(
                 f"this engine runs on {self._backbone.name}; the trial's backbone is another copy or model "
                 f"({trial.backbone.name})"
             )
-        self._backbone = trial.backbone
-        self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
-        self._lanes = self._lanes or Lanes(self._backbone, self._wanted_lanes)
         self.trials.append(trial)
 
     def evict(self, trial: Trial) -> None:
@@ -96,19 +94,15 @@ class Engine:
         """One update of every trial and the evaluations that are due: what iterating yields."""
         began, self._shares = time.perf_counter(), {}
         failed = self.step()
-        outcomes: dict[Trial, Outcome] = {}
         going = [trial for trial in self.trials if trial not in failed]
         paused = _each(going, lambda trial: trial.pause(), failed)
         stepped = time.perf_counter()
         for trial, share in self._shares.items():
             trial.train_time_s += share * (stepped - began)
-        ready = [trial for trial, due in paused.items() if due]
-        judged = self._judged(ready, failed)
+        judged = self._judged([trial for trial, due in paused.items() if due], failed)
         for trial, share in self._shares.items():
             trial.evaluation_time_s += share * (time.perf_counter() - stepped)
-        outcomes.update(judged)
-        outcomes.update((trial, None) for trial in paused if trial.diverged)
-        outcomes.update(failed)
+        outcomes = {**judged, **{trial: None for trial in paused if trial.diverged}, **failed}
         for trial in [trial for trial in self.trials if trial.over or trial in failed]:
             self.evict(trial)
         return list(outcomes.items())
@@ -116,27 +110,22 @@ class Engine:
     def step(self) -> dict[Trial, Exception]:
         """One update of every trial, each on its own next batch. What a trial's own part of it raises, or a pass that
         it is in, is its failure alone: returned, for `advance` to let the trial go."""
-        import torch
-
         failed: dict[Trial, Exception] = {}
-        begun = _each(self.trials, lambda trial: (trial.draw(), trial.soft()), failed)
+        begun = _each(self.trials, lambda trial: (trial.draw(), _soft(trial)), failed)
         if not begun:
             return failed
         trials, drawn = list(begun), [positions for positions, _ in begun.values()]
         made = [_tensors(soft) for _, soft in begun.values()]  # with the graph to the factors
-        leaves = [[t.detach().requires_grad_() for t in tensors] for tensors in made]
-        softs = [_with_tensors(soft, tensors) for (_, soft), tensors in zip(begun.values(), leaves, strict=True)]
+        softs = [soft.map(lambda tensor: tensor.detach().requires_grad_()) for _, soft in begun.values()]
+        leaves = [_tensors(soft) for soft in softs]
         like = leaves[0][0]
         sizes_K = on_device([len(positions) for positions in drawn], like.device).to(like.dtype)
-        rows = [
-            Row(owner, trial.data.train.token_ids[position], place)
-            for owner, (trial, positions) in enumerate(zip(trials, drawn, strict=True))
-            for place, position in enumerate(positions)
-        ]
-        labels = [trial.data.train.labels[positions] for trial, positions in zip(trials, drawn, strict=True)]
+        train = [trial.data.train for trial in trials]
+        rows = _rows([part.token_ids[i] for i in positions] for part, positions in zip(train, drawn, strict=True))
+        labels = [part.labels[positions] for part, positions in zip(train, drawn, strict=True)]
         learned: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
 
-        def learn(some: Sequence[Row]) -> None:
+        def learn(some: Rows) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
             owner_R = on_device([row.owner for row in some], like.device)
@@ -166,19 +155,13 @@ class Engine:
 
     def _judged(self, ready: Sequence[Trial], failed: dict[Trial, Exception]) -> dict[Trial, Outcome]:
         """Evaluates trials on their selection examples, all in the same passes."""
-        import torch
-
         with torch.no_grad():
-            made = _each(ready, lambda trial: trial.soft(), failed)
-        ready, softs = list(made), [_with_tensors(soft, _tensors(soft)) for soft in made.values()]
+            made = _each(ready, _soft, failed)
+        ready, softs = list(made), list(made.values())
         logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
-        rows = [
-            Row(owner, token_ids, place)
-            for owner, trial in enumerate(ready)
-            for place, token_ids in enumerate(trial.data.selection.token_ids)
-        ]
+        rows = _rows(trial.data.selection.token_ids for trial in ready)
 
-        def predict(some: Sequence[Row]) -> None:
+        def predict(some: Rows) -> None:
             with torch.inference_mode():
                 found_RC, columns = self._logits(ready, softs, some)
             found = found_RC.cpu().numpy()
@@ -196,14 +179,13 @@ class Engine:
     def _surviving(
         self,
         trials: Sequence[Trial],
-        rows: Sequence[Row],
-        softs: Sequence[SoftPrompt],
-        run: Callable[[Sequence[Row]], None],
+        rows: Rows,
+        softs: Softs,
+        run: Callable[[Rows], None],
         failed: dict[Trial, Exception],
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
-        assert self._backbone is not None
         tokens = np.zeros(len(softs))
         for row, row_tokens in sized(rows, softs, self._backbone):
             tokens[row.owner] += row_tokens
@@ -216,10 +198,9 @@ class Engine:
             rows = [row for row in rows if row.owner not in broken]
             again()
 
-    def _read_ahead(self, rows: Sequence[Row], softs: Sequence[SoftPrompt]) -> None:
+    def _read_ahead(self, rows: Rows, softs: Softs) -> None:
         """What every trial sees alike of a text is computed before the passes, by all lanes: the pass that met it first
         would keep the others waiting."""
-        assert self._backbone is not None and self._lanes is not None
         texts: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:
             texts.setdefault(row.owner, []).append(row.token_ids)
@@ -229,11 +210,8 @@ class Engine:
         with contextlib.suppress(Exception):  # the pass that meets the text meets it again, and fails alone
             self._lanes.each(self._backbone.read, parts)
 
-    def _in_passes(
-        self, rows: Sequence[Row], softs: Sequence[SoftPrompt], run: Callable[[Sequence[Row]], None]
-    ) -> dict[int, Exception]:
+    def _in_passes(self, rows: Rows, softs: Softs, run: Callable[[Rows], None]) -> dict[int, Exception]:
         """Runs rows in passes. Returns what passes have raised, by the owners of their rows."""
-        assert self._backbone is not None and self._lanes is not None
         waiting = cut(rows, softs, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count)
         broken: dict[int, Exception] = {}
 
@@ -258,12 +236,8 @@ class Engine:
         self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
-    def _row_losses(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row], labels: Sequence[np.ndarray]
-    ) -> Tensor:
+    def _row_losses(self, trials: Sequence[Trial], softs: Softs, rows: Rows, labels: Sequence[np.ndarray]) -> Tensor:
         """Cross-entropy of each row over its own trial's classes, `[R]`."""
-        from torch.nn.functional import cross_entropy
-
         logits_RC, columns = self._logits(trials, softs, rows)
         by_classes: dict[tuple[int, ...], list[int]] = {}
         for number, row in enumerate(rows):
@@ -276,13 +250,8 @@ class Engine:
             losses_R = losses_R.index_copy(0, places, found)
         return losses_R
 
-    def _logits(
-        self, trials: Sequence[Trial], softs: Sequence[SoftPrompt], rows: Sequence[Row]
-    ) -> tuple[Tensor, dict[int, list[int]]]:
+    def _logits(self, trials: Sequence[Trial], softs: Softs, rows: Rows) -> tuple[Tensor, dict[int, list[int]]]:
         """Logits `[R, C]` of the label words of all trials among the rows, and each trial's columns in them."""
-        import torch
-
-        assert self._backbone is not None
         owners = sorted({row.owner for row in rows})
         packed = PackedPrompts(
             prompts=[softs[owner] for owner in owners], owners=[owners.index(row.owner) for row in rows]
@@ -310,12 +279,16 @@ def _each(trials: Iterable[Trial], act: Callable[[Trial], T], failed: dict[Trial
     return made
 
 
-def _tensors(soft: SoftPrompt | None) -> list[Tensor]:
-    assert soft is not None
+def _soft(trial: Trial) -> SoftPrompt:
+    soft = trial.soft()
+    assert soft is not None, "the engine admits no other trial"
+    return soft
+
+
+def _tensors(soft: SoftPrompt) -> list[Tensor]:
     return [soft.prompt] if soft.update is None else [soft.prompt, soft.update]
 
 
-def _with_tensors(soft: SoftPrompt | None, tensors: Sequence[Tensor]) -> SoftPrompt:
-    assert soft is not None
-    update = tensors[1] if len(tensors) > 1 else None
-    return SoftPrompt(prompt=tensors[0], update=update, placement=soft.placement)
+def _rows(texts: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:
+    """The examples of each trial, in the order of the trials."""
+    return [Row(owner, ids, place) for owner, some in enumerate(texts) for place, ids in enumerate(some)]

@@ -1,11 +1,10 @@
 """What a command says of an error: one line on standard error."""
 
-from __future__ import annotations
-
 import argparse
+import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lopt.exit_codes import USAGE_ERROR
 
@@ -33,6 +32,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
+
+
+def imported(module: str, need: str) -> Any:
+    """A module of a package that may be missing; ValueError then says how to get it, after what needs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ValueError(f"{need} the package {package}: pip install {package}") from None
 
 
 def cut_short(text: str, most: int = 200) -> str:

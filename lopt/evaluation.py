@@ -1,12 +1,15 @@
 """The canonical evaluation: what a backbone, with a prompt or without, says of each example of a split."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lopt import backbones, memory
+from lopt.backbones import Backbone
 from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import prepare
@@ -14,13 +17,7 @@ from lopt.encoding import Encoded
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.resolve import resolve
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from lopt.backbones import Backbone
-    from lopt.soft_prompt import SoftPrompt
+from lopt.soft_prompt import SoftPrompt
 
 EVALUATION_BATCH = 32
 
@@ -44,9 +41,6 @@ def predict_split(
     Returns:
         Predictions in the order of the split, whose logits are float64, `[N, C]`.
     """
-    import numpy as np
-    import torch
-
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
     telling = threading.Lock()
 

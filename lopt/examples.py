@@ -1,7 +1,5 @@
 """The labelled examples of a task: rows read and checked one by one, and one file divided in two by its content."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -14,7 +12,7 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, shown
+from lopt.errors import cut_short, imported, shown
 from lopt.rows import rows_of
 from lopt.tasks import Division, Row, Task
 
@@ -35,11 +33,8 @@ class Split:
 
 def load_split(task: Task, split: str) -> list[Example]:
     """Examples of one split: from `LOPT_DATA_DIR` if that has a folder of the task, else its own source or the hub.
-
-    Raises:
-        ValueError: a missing folder or file, a missing column, or a row without text or with a label outside the
-            classes, unless the task skips such rows.
-    """
+    ValueError for a missing folder or file, a missing column, or a row without text or with a label outside the
+    classes, unless the task skips such rows."""
     return read_split(task, split).examples
 
 
@@ -72,12 +67,7 @@ def _rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
 
 
 def _hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"task {task.name} comes from the hub with the package datasets: pip install datasets"
-        ) from None
+    datasets = imported("datasets", f"task {task.name} comes from the hub with")
     source = f"hub data set {'/'.join(task.hub)}, split {split}"
     try:
         return datasets.load_dataset(*task.hub, split=split), source

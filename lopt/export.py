@@ -1,19 +1,18 @@
 """A trained prompt, or LoRA's weights, as an adapter of PEFT that its own `PeftModel.from_pretrained` opens."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lopt import methods
+from lopt.artifact import Prompt
+from lopt.errors import imported
 from lopt.model_card import base_of, model_card
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.artifact import Prompt
 
 WEIGHTS, CARD = "adapter_model.safetensors", "README.md"
 _ADAPTER = "default"  # what PEFT calls an adapter that is given no name; it is in no file
@@ -33,19 +32,17 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
         ValueError: PEFT has no adapter for this method or placement; the base model cannot be had; `folder` holds
             something; peft is not installed.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     _refuse(prompt)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; give a new folder")
-    _peft()
+    peft = imported("peft", "export to PEFT needs")
     model = prompt.backbone.model
     if not model.name_or_path:
         raise ValueError(
             f"backbone {prompt.config.backbone} is made in memory: PEFT loads a base model from a folder or the hub"
         )
-    config, tensors = _adapter(prompt, model)
+    config, tensors = _adapter(peft, prompt, model)
     base = base_of(prompt.config)
     config.base_model_name_or_path = base.name
     card = model_card(prompt, base)
@@ -76,22 +73,11 @@ def _refuse(prompt: Prompt) -> None:
         )
 
 
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("export to PEFT needs the package peft: pip install peft") from None
-    return peft
-
-
-def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
+def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
     """PEFT's configuration and tensors, float32, under the names that PEFT gives them on such a model.
 
     PEFT wraps a model without memory for its weights, so nothing here is a copy of the base model.
     """
-    import torch
-
-    peft = _peft()
     with torch.device("meta"):
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
@@ -100,9 +86,8 @@ def _adapter(prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
         config = peft.PromptTuningConfig(
             task_type=task_type,
             num_virtual_tokens=prompt.soft.length,
-            token_dim=prompt.soft.prompt.shape[
-                1
-            ],  # PEFT would take the hidden size, and OPT's embeddings may be narrower
+            # PEFT would take the hidden size, and OPT's embeddings may be narrower.
+            token_dim=prompt.soft.prompt.shape[1],
             num_transformer_submodules=1,
             # PEFT asks for these of every prompt, looks for them under a few names, and makes no use of them here.
             num_layers=getattr(model.config, "num_hidden_layers", 1),

@@ -1,7 +1,5 @@
 """What is written down of a trial that raised."""
 
-from __future__ import annotations
-
 import traceback
 
 from lopt import backbones, methods

@@ -1,13 +1,11 @@
 """What tells the same model again where its files are others: the hub's, or a mirror's with some files more."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lopt.backbones import Backbone
+import torch
+
+from lopt.backbones import Backbone
 
 _VALUES = 1024  # of each tensor; any training changes some of them
 _OF_FILES = {"transformers_version", "dtype", "torch_dtype"}  # in a configuration, what says nothing of the model
@@ -17,8 +15,6 @@ _TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” �
 def fingerprint(backbone: Backbone) -> str:
     """16 digits that depend on the weights as loaded (values spread evenly over each tensor), on the model's
     configuration, and on how a text is tokenised."""
-    import torch
-
     config = {n: v for n, v in backbone.model.config.to_dict().items() if n not in _OF_FILES and not n.startswith("_")}
     described = json.dumps([backbone.tokenizer(_TEXT)["input_ids"], config], sort_keys=True, default=str)
     digest = hashlib.sha256(described.encode())

@@ -1,8 +1,6 @@
 """Initial values. `numpy.random.RandomState`'s streams are frozen by NumPy (NEP 19), so they are the same bits on every
 machine and version; frozen random matrices need not be stored."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable
@@ -73,10 +71,7 @@ INITIAL: dict[str, Callable[[float], Draw]] = {
 
 def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     """The initial values of a prompt that is trained itself, by the `init` option: a word, or what `saved_prompt` says.
-
-    Raises:
-        ValueError: the saved prompt has another shape `[P, H]`.
-    """
+    ValueError when the saved prompt has another shape `[P, H]`."""
     saved = _SAVED.fullmatch(init)
     if saved is None:
         return INITIAL[init](bound)
@@ -98,10 +93,7 @@ def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
 def saved_prompt(folder: str) -> str:
     """What the `init` option becomes where it names the folder of a trained prompt X: the whole path, and X's shape and
     hash, so that a trial's key depends on the values that it begins with. What says this already stays as it is.
-
-    Raises:
-        ValueError: there is no prompt, or it cannot be read.
-    """
+    ValueError when there is no prompt, or it cannot be read."""
     if _SAVED.fullmatch(folder):
         return folder
     path = Path(folder).expanduser().resolve()

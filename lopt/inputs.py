@@ -1,7 +1,5 @@
 """Inputs of `python -m lopt predict`: texts of the command line, or the rows of a file, as columns of a task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from lopt.encoding import as_fields
 from lopt.errors import shortened
 from lopt.rows import rows_of
-from lopt.tasks import Task
+from lopt.tasks import Task, in_utf8
 
 FILES = (".txt", ".csv", ".jsonl", ".parquet")
 
@@ -61,10 +59,8 @@ def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
             raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
     try:
         fields = as_fields(task, row)
-        for text in fields.values():
-            text.encode()  # half a character, which a tokenizer cannot read
-    except UnicodeEncodeError:
-        raise ValueError(f"{where} is no text in UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    if not all(map(in_utf8, fields.values())):
+        raise ValueError(f"{where} is no text in UTF-8")
     return fields

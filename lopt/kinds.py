@@ -1,7 +1,5 @@
 """What the fields of a dataclass hold, from their annotations: the schema of a file that is read back into it."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from functools import cache
@@ -42,11 +40,10 @@ def check(instance: Any) -> None:
     """Raises ValueError when a field of a dataclass's instance holds a value of another kind; names the first."""
     of: type = type(instance)
     values = vars(instance)
-    for name in _of_other_types(of, tuple(map(type, values.values()))):
-        raise ValueError(f"{name} is {values[name]!r}")
-    for name in _fractions(of):
-        if not 0 <= (values[name] or 0) <= 1:
-            raise ValueError(f"{name} is {values[name]!r}")
+    bad = _of_other_types(of, tuple(map(type, values.values())))
+    bad = bad or [name for name in _fractions(of) if not 0 <= (values[name] or 0) <= 1]
+    if bad:
+        raise ValueError(f"{bad[0]} is {values[bad[0]]!r}")
 
 
 @cache  # there are few combinations, and many evaluations

@@ -1,16 +1,13 @@
 """Passes side by side, each with its share of the processor's threads, which wait for one another less than all of them
-do in one pass.
-"""
+do in one pass."""
 
-from __future__ import annotations
-
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, TypeVar
+from typing import Self, TypeVar
 
-if TYPE_CHECKING:
-    from lopt.backbones import Backbone
+import torch
+
+from lopt.backbones import Backbone
 
 MOST_LANES = 4
 T = TypeVar("T")
@@ -25,13 +22,11 @@ class Lanes:
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
-        import torch
-
         alone = backbone.device.type != "cpu" or not backbone.side_by_side
         self.count = count or (1 if alone else min(torch.get_num_threads(), MOST_LANES))
         self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,15 +36,12 @@ class Lanes:
     def each(self, act: Callable[[T], None], pieces: Iterable[T]) -> None:
         """`act` on every piece, by whichever lane is free. What one raises is raised here once no lane works any more;
         pieces that have not begun by then are left out."""
-        waiting = deque(pieces)
+        waiting = list(pieces)
+        shared = iter(waiting)
 
         def lane() -> None:
             try:
-                while waiting:
-                    try:
-                        piece = waiting.popleft()
-                    except IndexError:  # another lane was faster
-                        return
+                for piece in shared:
                     act(piece)
             except BaseException:
                 waiting.clear()
@@ -69,8 +61,6 @@ class Lanes:
             work.result()
 
     def _threads(self) -> ThreadPoolExecutor:
-        import torch
-
         if self._pool is None:
             each = max(1, torch.get_num_threads() // self.count)
             self._pool = ThreadPoolExecutor(

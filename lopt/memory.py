@@ -1,16 +1,13 @@
 """How much memory is used, and when it runs out."""
 
-from __future__ import annotations
-
 import contextlib
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+import numpy as np
+import torch
 
 _OWN = Path("/proc/self")
 # What PyTorch says where it has no exception of its own: of a CPU (Windows, others), of CUDA, of its libraries.
@@ -19,11 +16,7 @@ _SAID = ("not enough memory", "can't allocate memory", "CUDA error: out of memor
 
 def ran_out(error: BaseException) -> bool:
     """Whether an exception says that memory, of a GPU or of the machine, was not enough."""
-    import torch
-
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return any(said in str(error) for said in _SAID)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAID)
 
 
 def in_parts(act: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
@@ -42,10 +35,6 @@ def in_parts(act: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
 
 def free() -> None:
     """Gives back what nobody holds any more."""
-    import gc
-
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -53,8 +42,6 @@ def free() -> None:
 
 def watch(device: torch.device) -> None:
     """Begins to measure what `peak` gives."""
-    import torch
-
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -64,8 +51,6 @@ def watch(device: torch.device) -> None:
 
 def peak(device: torch.device) -> int | None:
     """Most bytes at once since `watch`: of tensors on a GPU, of this process on a CPU; None where it is not known."""
-    import torch
-
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

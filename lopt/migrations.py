@@ -4,8 +4,6 @@ A change of the record's schema adds a function to `MIGRATIONS`. A new setting o
 goes into `SETTINGS` or `OPTIONS`, at the value that stands for what was done before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,11 +34,7 @@ SCHEMA_VERSION = len(MIGRATIONS) + 1
 
 def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """A record, as JSON has it, with the fields of today's schema. `schema_version` stays as it was written.
-
-    Raises:
-        NewerSchemaError: the schema is newer than this program.
-        ValueError: it names no schema.
-    """
+    NewerSchemaError when the schema is newer than this program, ValueError when it names none."""
     version = record.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION

@@ -1,23 +1,18 @@
 """The model card beside an exported adapter: what it is, what it reads, how to use it, how it was trained."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopt import backbones, methods
+from lopt.artifact import Prompt
 from lopt.backbones.seq2seq import SENTINEL
-from lopt.config import known_as
+from lopt.config import TrialConfig, known_as
 from lopt.data import most_tokens
 from lopt.settings import METRICS
-
-if TYPE_CHECKING:
-    from lopt.artifact import Prompt
-    from lopt.config import TrialConfig
 
 _CARD = """\
 ---

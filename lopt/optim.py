@@ -1,15 +1,11 @@
 """The optimiser of the recipe, and its schedules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
 
 
 def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
@@ -23,15 +19,12 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
     Args:
         rates: learning rates of the factors that have another one than `config.learning_rate`.
     """
-    assert config.learning_rate is not None
-    assert config.weight_decay is not None
+    assert config.learning_rate is not None and config.weight_decay is not None
     by_rate: dict[float, list[Tensor]] = {}
     for name, factor in factors.items():
         by_rate.setdefault(rates.get(name, config.learning_rate), []).append(factor)
     groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in by_rate.items()]
     if config.optimizer == "adamw":
-        from torch.optim import AdamW
-
         return AdamW(groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
     from transformers.optimization import Adafactor
 

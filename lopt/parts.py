@@ -3,8 +3,6 @@
 Nothing here depends on a trial but through its seed for data, so all trials of a sweep see the same examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,13 +117,12 @@ def draw(
     counts = _Counts(task, training, reported)
     counts.after("the hold-out", labels[kept], "give more rows of it, or set holdout=validation")
     left_out = ""
-    limits = {"train_min_tokens": parts.train_min_tokens, "train_max_tokens": parts.train_max_tokens}
-    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    bounds = {"train_min_tokens": parts.train_min_tokens, "train_max_tokens": parts.train_max_tokens}
+    limits = [f"{name} = {limit}" for name, limit in bounds.items() if limit is not None]
     if limits and lengths is not None:
         inside, left_out = _of_length(parts, lengths(kept))
         kept = kept[inside]
-        named = " and ".join(f"{name} = {limit}" for name, limit in limits.items())
-        counts.after(named, labels[kept], "give another limit, or none")
+        counts.after(" and ".join(limits), labels[kept], "give another limit, or none")
     pooled = np.array([e.label for e in pool])
     if parts.shots is not None:
         chosen = kept[few(labels[kept], parts.shots, np.random.RandomState([seed, 1]))]

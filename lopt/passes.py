@@ -1,17 +1,13 @@
 """How the rows of several trials are cut into forward passes."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lopt.backbones import Backbone
-    from lopt.soft_prompt import SoftPrompt
+from lopt.backbones import Backbone
+from lopt.soft_prompt import SoftPrompt
 
 _FEWEST_TOKENS_A_LANE = 256
 
@@ -26,9 +22,11 @@ class Row:
     place: int
 
 
-def cut(
-    rows: Sequence[Row], softs: Sequence[SoftPrompt], backbone: Backbone, *, most_tokens: int, lanes: int
-) -> deque[list[Row]]:
+Rows = Sequence[Row]
+Softs = Sequence[SoftPrompt]  # one for each trial, by its place
+
+
+def cut(rows: Rows, softs: Softs, backbone: Backbone, *, most_tokens: int, lanes: int) -> deque[list[Row]]:
     """Rows cut into passes of about one size, of at most about `most_tokens` tokens.
 
     Where a pass pads its rows, those of about one length stand together, the longest first. Else those of one
@@ -52,7 +50,7 @@ def cut(
     return deque(some for some in passes if some)
 
 
-def sized(rows: Sequence[Row], softs: Sequence[SoftPrompt], backbone: Backbone) -> list[tuple[Row, float]]:
+def sized(rows: Rows, softs: Softs, backbone: Backbone) -> list[tuple[Row, float]]:
     """Each row with the tokens that it takes in a pass, among them its share of its trial's prompt, which rows may
     have in common."""
     count = Counter(row.owner for row in rows)

@@ -1,12 +1,8 @@
 """Where a prompt stands beside the text: one object a placement, and the table of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 
 class Placement(ABC):

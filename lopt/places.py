@@ -4,8 +4,6 @@ A place is a `pathlib.Path`, or a `Remote`, which has those methods of a Path th
 there whole or not at all: on an object store one PUT, elsewhere a temporary file that is renamed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import secrets
@@ -15,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from lopt.files import write_atomically
 
@@ -41,7 +39,7 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str) -> Remote:
+    def __truediv__(self, name: str) -> Self:
         return replace(self, url=f"{self.url}/{name}", path=f"{self.path}/{name}")
 
     @property
@@ -54,17 +52,14 @@ class Remote:
         return self.protocol in _OBJECT_STORES
 
     @property
-    def parent(self) -> Remote:
+    def parent(self) -> Self:
         return replace(self, url=self.url.rpartition("/")[0], path=self.path.rpartition("/")[0])
 
-    def with_name(self, name: str) -> Remote:
+    def with_name(self, name: str) -> Self:
         return self.parent / name
 
-    def resolve(self) -> Remote:
+    def resolve(self) -> Self:
         return self
-
-    def as_posix(self) -> str:
-        return self.url
 
     def exists(self) -> bool:
         return self._type() is not None
@@ -75,7 +70,7 @@ class Remote:
     def is_dir(self) -> bool:
         return self._type() == "directory"
 
-    def glob(self, pattern: str) -> list[Remote]:
+    def glob(self, pattern: str) -> list[Self]:
         """What lies directly here and whose name fits the pattern; nothing where nothing is here."""
         try:
             found = self._ask("ls", self.path, detail=False)
@@ -86,10 +81,6 @@ class Remote:
 
     def read_bytes(self) -> bytes:
         return self._ask("cat_file", self.path)
-
-    def read_part(self, begin: int, end: int) -> bytes:
-        """Bytes from `begin` up to `end`, or up to the file's end."""
-        return self._ask("cat_file", self.path, start=begin, end=end)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -122,7 +113,7 @@ class Remote:
             raise
         return True
 
-    def rename(self, target: Remote) -> None:
+    def rename(self, target: Self) -> None:
         self._ask("mv", self.path, target.path)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -155,10 +146,7 @@ Place: TypeAlias = Path | Remote
 
 def place(text: str | Path | Remote) -> Place:
     """The place that a folder's name or a URL names. One with a password is known by what is shown of it from then on.
-
-    Raises:
-        ValueError: a URL that names none, or whose file system is unknown or not installed.
-    """
+    ValueError for a URL that names none, or whose file system is unknown or not installed."""
     if isinstance(text, Remote):
         return text
     url = str(text)
@@ -200,11 +188,8 @@ def write(to: Place, content: bytes | memoryview) -> None:
 
 
 def check_replaces(folder: Place) -> None:
-    """Sees, where that depends on a server, that a file which is written again has its new content.
-
-    Raises:
-        ValueError: it keeps the old one, or cannot be written again.
-    """
+    """Sees, where that depends on a server, that a file which is written again has its new content;
+    ValueError when it keeps the old one, or cannot be written again."""
     if isinstance(folder, Path) or folder.is_object_store:
         return
     file = folder / f".check.{secrets.token_hex(4)}"
@@ -225,7 +210,7 @@ def check_replaces(folder: Place) -> None:
 def read_part(file: Place, begin: int, end: int) -> bytes:
     """Bytes of a file from `begin` up to `end`, or up to its end."""
     if isinstance(file, Remote):
-        return file.read_part(begin, end)
+        return file._ask("cat_file", file.path, start=begin, end=end)
     with file.open("rb") as opened:
         opened.seek(begin)
         return opened.read(end - begin)
@@ -269,11 +254,8 @@ def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 
 @contextlib.contextmanager
 def at_hand(source: Place) -> Iterator[Path]:
-    """A file, or a folder of files, as one of this machine: itself, or a temporary copy.
-
-    Raises:
-        OSError: one of the files cannot be read.
-    """
+    """A file, or a folder of files, as one of this machine: itself, or a temporary copy. OSError when one of the
+    files cannot be read."""
     if isinstance(source, Path):
         yield source
         return

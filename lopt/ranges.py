@@ -1,7 +1,5 @@
 """Ranges of searched values: a method declares its own, a space its cells'."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ class Real:
     log: bool = False
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (self.low, self.high))
+        numbers = _is_number(self.low) and _is_number(self.high)
         if not (numbers and _LEAST <= self.low < self.high <= _MOST and (self.low > 0 or not self.log)):
             raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
 

@@ -98,10 +98,9 @@ class TrialRecord:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.phase not in PHASES:
-            raise ValueError(f"phase is {self.phase!r}; valid: {', '.join(PHASES)}")
-        if self.status not in STATUSES:
-            raise ValueError(f"status is {self.status!r}; valid: {', '.join(STATUSES)}")
+        for name, value, valid in (("phase", self.phase, PHASES), ("status", self.status, STATUSES)):
+            if value not in valid:
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
         if self.error is not None and not {"type", "message"} <= {*self.error}:
             raise ValueError(f"error is {self.error!r}")
 
@@ -123,12 +122,8 @@ class TrialRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
-        """Inverse of `to_dict`.
-
-        Raises:
-            NewerSchemaError: the schema is newer than this program.
-            ValueError: a field is missing, unknown or of another kind.
-        """
+        """Inverse of `to_dict`; NewerSchemaError when the schema is newer than this program, ValueError when a field is
+        missing, unknown or of another kind."""
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
         try:
@@ -211,10 +206,8 @@ def _hardware() -> dict[str, Any]:
     found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line[:10] == "model name"
-        ]
-        found["cpu"] = names[0] if names else None
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines() if line[:10] == "model name")
+        found["cpu"] = next((name.strip() for _, _, name in lines), None)
     torch = sys.modules.get("torch")  # only if this process uses it: a report or a plan must not import it
     if torch is not None:
         found["threads"] = torch.get_num_threads()

@@ -1,7 +1,5 @@
 """Plugins: one module of a package, one `SPEC`. To be found a plugin needs no list."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import pkgutil
@@ -56,12 +54,8 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 @cache
 def plugins(package: str) -> dict[str, Any]:
     """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers. Found
-    once a process.
-
-    Raises:
-        ValueError: two modules have one name, or one has no `SPEC`.
-        ImportError: the package or a module cannot be imported.
-    """
+    once a process. ValueError when two modules have one name, or one has no `SPEC`; ImportError when the package or a
+    module cannot be imported."""
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name.startswith("_"):
@@ -76,11 +70,7 @@ def plugins(package: str) -> dict[str, Any]:
 
 
 def find(package: str, name: object, kind: str) -> Any:
-    """The `SPEC` named `name`.
-
-    Raises:
-        ValueError: unknown name; the message lists the valid ones and names the nearest.
-    """
+    """The `SPEC` named `name`; ValueError lists the valid names, and names the nearest."""
     specs = plugins(package)
     if not isinstance(name, str) or name not in specs:
         raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(specs)}.{nearest(name, specs)}")

@@ -1,7 +1,5 @@
 """One trial again, beside its record: python -m lopt run --config results/<run>/trials/<key>.json"""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator
@@ -28,10 +26,7 @@ def read(
 ) -> tuple[TrialConfig, TrialRecord | None]:
     """The configuration in a file, which may lie at a URL, and the record of its trial where the file is one.
 
-    task, backbone: where their folders lie, if not where the file says.
-
-    Raises:
-        ValueError: the file holds neither a record nor a configuration.
+    task, backbone: where their folders lie, if not where the file says. ValueError when the file holds neither.
     """
     path = place(file)
     try:
@@ -57,11 +52,7 @@ def again(
     config: TrialConfig, record: TrialRecord | None = None, *, artifact: str | Path | None = None
 ) -> Iterator[tuple[Evaluation, Evaluation | None] | Replayed]:
     """Trains a configuration alone, as far as its record went: each evaluation beside the recorded one, then the
-    outcome.
-
-    Raises:
-        Whatever the trial raises.
-    """
+    outcome. Raises whatever the trial raises."""
     from lopt.training import Trial
 
     trial = Trial(config, phase=record.phase if record else "confirm")

@@ -1,7 +1,5 @@
 """What a configuration leaves to the machine that it runs on."""
 
-from __future__ import annotations
-
 from lopt import backbones
 from lopt.config import TrialConfig
 from lopt.data import data_revision
@@ -9,10 +7,7 @@ from lopt.data import data_revision
 
 def resolve(config: TrialConfig) -> TrialConfig:
     """Settles what depends on this machine: precision, data revision, model revision. Only then is the key final.
-
-    Raises:
-        ValueError: data or weights that cannot be had.
-    """
+    ValueError when data or weights cannot be had."""
     precision = default_precision() if config.precision == "auto" else config.precision
     return config.replace(
         precision=precision,

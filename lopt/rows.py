@@ -1,7 +1,5 @@
 """Rows of a file: Parquet, CSV or JSON lines, by its suffix."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import json
@@ -11,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopt.errors import imported
 from lopt.files import refuse_pointer
 
 _RESAVE = "save the file as UTF-8"
@@ -18,11 +17,7 @@ csv.field_size_limit(sys.maxsize)  # a text of more than 131,072 characters is a
 
 
 def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
-    """Rows of a file, by its suffix.
-
-    Raises:
-        ValueError: no such file, another kind of file, or one that cannot be read.
-    """
+    """Rows of a file, by its suffix; ValueError for no file, one of another kind, or one that cannot be read."""
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist")
     refuse_pointer(path)
@@ -36,10 +31,7 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterable[Mapping[str, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
+    parquet = imported("pyarrow.parquet", f"reading {path} needs")
     try:
         table = parquet.read_table(path)
         rows = table.to_pylist()

@@ -1,9 +1,7 @@
 """What a trial can be told: its settings as plain data, checked for kinds and ranges alone."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +17,13 @@ _WORDS = {
     "holdout": ("train", "validation"),
     "metric": tuple(METRICS),
 }
-_BOUNDS: dict[str, dict[str, float]] = {
-    "learning_rate": {"above": 0.0},
-    "clip_norm": {"above": 0.0},
-    "weight_decay": {"least": 0.0},
-    "warmup": {"least": 0.0, "below": 1.0},
-    "dropout": {"least": 0.0, "below": 1.0},
+_ABOVE_0, _SHARE = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": _ABOVE_0,
+    "clip_norm": _ABOVE_0,
+    "weight_decay": ("0 or more", lambda value: value >= 0),
+    "warmup": _SHARE,
+    "dropout": _SHARE,
 }
 _SEEDS = ("seed", "data_seed")
 
@@ -114,7 +113,7 @@ class TrialSettings:
             if value is None and type(None) in kind.types:
                 continue
             if float in kind.types:
-                _real(name, value, **_BOUNDS[name])
+                _real(name, value, *_BOUNDS[name])
             elif int in kind.types:
                 _whole(name, value, *((0, MOST_SEED) if name in _SEEDS else (1,)))
             elif name in _WORDS and value not in (valid := _WORDS[name]):
@@ -138,16 +137,7 @@ def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
         raise ValueError(f"{name} is above {most:,}; give a whole number, {least} to {most:,}")
 
 
-def _real(
-    name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
-) -> None:
+def _real(name: str, value: Any, valid: str, holds: Callable[[float], bool]) -> None:
     fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    outside = fine and (
-        (above is not None and value <= above)
-        or (least is not None and value < least)
-        or (below is not None and value >= below)
-    )
-    if not fine or outside:
-        bound = f"above {above:g}" if above is not None else f"{least:g} or more"
-        bound += f" and below {below:g}" if below is not None else ""
-        raise ValueError(f"{name} is {value!r}; give a number {bound}")
+    if not fine or not holds(value):
+        raise ValueError(f"{name} is {value!r}; give a number {valid}")

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopt.placement import PREFIX, Placement
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 TENSORS = "prompt.safetensors"  # the file of a saved prompt; the tensor "prompt" in it is X, `[P, H]`
 
@@ -50,14 +48,7 @@ class SoftPrompt:
         """The same as the prompts of so many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
             return PackedPrompts(prompts=[self], owners=[0] * rows)
-        prompts = [
-            replace(
-                self,
-                prompt=self.prompt if self.prompt.ndim == 2 else self.prompt[row],
-                update=self.update if self.update is None or self.update.ndim == 2 else self.update[row],
-            )
-            for row in range(rows)
-        ]
+        prompts = [self.map(lambda t, row=row: t if t.ndim == 2 else t[row]) for row in range(rows)]
         return PackedPrompts(prompts=prompts, owners=range(rows))
 
     def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,23 @@
 """Special tokens: a text that spells one out stays text, and what a causal model reads ends with its template."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lopt.types import Tokenizer
 
 Span = tuple[int, int]
 _NOWHERE = "\uffff"  # Unicode promises that no text holds this character
 
 
-def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def without_end(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer itself, or a copy that appends no special tokens where it does: a causal model reads the label
     after the last token of the template, and after `</s>` it would begin another text. Those in front, BOS, stay."""
-    from tokenizers import processors
+    import tokenizers
 
     before, after = _around(tokenizer)
     if not after:
@@ -34,23 +31,23 @@ def without_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in zip(names, before, strict=True)},
     }
     shortened = copy.deepcopy(tokenizer)
-    processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    processor = tokenizers.processors.TemplateProcessing(single="$A", special_tokens=[])
     processor.__setstate__(json.dumps(state).encode())  # its arguments would take a token with a colon for two
     shortened.backend_tokenizer.post_processor = processor
     return shortened
 
 
-def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def end_of(tokenizer: Tokenizer) -> list[str]:
     """The special tokens that a tokenizer appends to every text."""
     return [str(tokenizer.convert_ids_to_tokens(i)) for i in _around(tokenizer)[1]]
 
 
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Ids of the special tokens that a tokenizer puts before and after every text."""
-    from tokenizers import Tokenizer, models
+    import tokenizers
 
     # A token of our own: a text might have none, such as an "a" in a vocabulary of amino acids.
-    reading = Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+    reading = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a")
     processor = tokenizer.backend_tokenizer.post_processor
     if processor is not None:
         reading = processor.process(reading)
@@ -60,21 +57,16 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 
 @lru_cache(maxsize=8)
-def ids_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def ids_of(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of all special tokens."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def as_text(
-    tokenizer: PreTrainedTokenizerBase, text: str, inserted: Sequence[Span]
-) -> tuple[list[int], list[Span]] | None:
-    """Token ids and offsets of a filled template, where special tokens are those of the template alone.
+def as_text(tokenizer: Tokenizer, text: str, inserted: Sequence[Span]) -> tuple[list[int], list[Span]] | None:
+    """Token ids and offsets of a filled template, where special tokens are those of the template alone; None when the
+    columns spell out no special token, so that the tokenizer's own reading is right.
 
-    Args:
-        text: the template with the columns in it. inserted: the spans of the columns.
-
-    Returns:
-        None when the columns spell out no special token, so that the tokenizer's own reading is right.
+    text: the template with the columns in it. inserted: the spans of the columns.
     """
     plain = _plain(tokenizer)
     if plain is None:
@@ -95,7 +87,7 @@ def as_text(
 
 
 @lru_cache(maxsize=8)
-def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def _pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     """Any special token, with the blanks that it takes in; its group is named by its id."""
     tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
@@ -106,13 +98,13 @@ def _pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=4)
-def _plain(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _plain(tokenizer: Tokenizer) -> Any:
     """A copy of the tokenizer's backend that finds no special token in a text; None where it cannot be copied.
 
     To have it skip them (`encode_special_tokens`) is not enough: the vocabularies of SentencePiece hold `</s>` as a
     word like any other. So each is renamed to what no text holds.
     """
-    from tokenizers import Tokenizer
+    import tokenizers
 
     try:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -135,7 +127,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> Any:
         model["unk_token"] = renamed(model["unk_token"])
     for token in state["added_tokens"]:
         token["content"] = renamed(token["content"])
-    plain = Tokenizer.from_str(json.dumps(state))
+    plain = tokenizers.Tokenizer.from_str(json.dumps(state))
     plain.no_padding()
     plain.no_truncation()
     return plain

@@ -4,8 +4,6 @@ What a worker has tokenised, the next one reads from `cache_dir()/tokens`. That 
 of date, a damaged one is made again, and a cache that cannot be written is done without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -13,15 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import Self, overload
 
 import numpy as np
 
 from lopt.files import write_atomically
 from lopt.packages import cache_dir
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lopt.types import Tokenizer
 
 LEAST_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
 MOST_BYTES = 2 * 2**30  # of all files; those used longest ago go first
@@ -39,7 +35,7 @@ class TokenIds(Sequence[tuple[int, ...]]):
         self._ends = np.cumsum(lengths)
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> TokenIds:
+    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
         """From one sequence of ids a text."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return cls(np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths)
@@ -63,9 +59,7 @@ def folder() -> Path:
     return cache_dir() / "tokens"
 
 
-def cached(
-    tokenizer: PreTrainedTokenizerBase, parts: Sequence[str], make: Callable[[], Sequence[Sequence[int]]]
-) -> TokenIds:
+def cached(tokenizer: Tokenizer, parts: Sequence[str], make: Callable[[], Sequence[Sequence[int]]]) -> TokenIds:
     """What `make` gives, or gave to an earlier caller with the same tokenizer and `parts`.
 
     parts: all that the ids depend on beside the tokenizer.
@@ -79,7 +73,7 @@ def cached(
     return found
 
 
-def _path(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> Path | None:
+def _path(tokenizer: Tokenizer, parts: Sequence[str]) -> Path | None:
     """The file of these parts; None where there is no folder, or the tokenizer has steps in Python."""
     import tokenizers
 

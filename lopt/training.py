@@ -6,15 +6,18 @@ for evaluation in trial:      # one at every `eval_every` steps and at the end; 
 record = trial.finish()
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lopt import backbones, memory, methods
 from lopt.artifact import Prompt, check_revisions, load_prompt
@@ -31,13 +34,6 @@ from lopt.optim import make_optimizer, share_of_rate
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from lopt.soft_prompt import SoftPrompt
-
-
 # A loss so many times that of guessing, and of the trial's first evaluation, has exploded.
 _EXPLOSION = 20
 
@@ -48,6 +44,7 @@ class Trial:
     Attributes:
         config: resolved. factors: the trained tensors by name. evaluations: so far. step: updates done.
         train_time_s, evaluation_time_s: of its device, as in `TrialRecord`.
+        soft: gives what stands at the input as the factors are, differentiable; None for methods that change weights.
         predictions: on the reported split, after `finish` of a confirmed trial.
     """
 
@@ -62,7 +59,7 @@ class Trial:
         self.label_ids = loaded.label_ids(config.label_words or ())
         self.label_tokens = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
-        self.backbone, self.factors, self.counts, self._soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
+        self.backbone, self.factors, self.counts, self.soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
         # Evaluations are without dropout: they stay with the backbone as it is.
         self._in_steps = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
@@ -79,10 +76,6 @@ class Trial:
         self._best_factors: dict[str, Tensor] = {}
         self.predictions: Predictions | None = None
 
-    def soft(self) -> SoftPrompt | None:
-        """What stands at the input as the factors are, differentiable; None for methods that change weights."""
-        return self._soft()
-
     def draw(self) -> np.ndarray:
         """Positions of the next batch in the training examples, `[B]`."""
         positions = next(self._batches)
@@ -92,8 +85,6 @@ class Trial:
     def loss(self, positions: np.ndarray) -> Tensor:
         """Mean cross-entropy over the classes of a batch of training positions `[B]`, in nats, as at this step: with
         dropout, masks are a function of the trial's seed, its step, and which part of a batch this is."""
-        from torch.nn.functional import cross_entropy
-
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
         drawn = masks(self.backbone.device, self.config.seed, self.step, self._part_begins)
         with drawn if self.config.dropout else contextlib.nullcontext():
@@ -131,8 +122,6 @@ class Trial:
 
     def apply_gradients(self, loss: Tensor) -> None:
         """One optimiser step with the gradients that the factors hold; `loss` is the batch's, before the step."""
-        import torch
-
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * share_of_rate(self.config, self.step)
         torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
@@ -165,14 +154,11 @@ class Trial:
     def __iter__(self) -> Iterator[Evaluation]:
         """Trains to `max_steps`, yielding each evaluation; ends early when the trial diverges."""
         while not self.over:
-            evaluation = self.advance()
-            if evaluation is not None:
+            if (evaluation := self.advance()) is not None:
                 yield evaluation
 
     def advance(self) -> Evaluation | None:
         """One update, and the evaluation that is due after it."""
-        import torch
-
         if not self._alone:
             memory.watch(self.backbone.device)
             self._alone = True
@@ -230,13 +216,8 @@ class Trial:
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
-        """Goes on from what `saved` returned; a trial that has not begun.
-
-        Raises:
-            ValueError: it is damaged, or another trial's; this one is then as it was.
-        """
-        import torch
-
+        """Goes on from what `saved` returned; a trial that has not begun. ValueError when that is damaged, or another
+        trial's; this one is then as it was."""
         saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():

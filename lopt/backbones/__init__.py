@@ -4,8 +4,6 @@ A plugin knows the facts of its models (width, layers, …) without weights, so 
 one when asked. All that a backbone of one's own needs is imported from here. Importing this package imports no torch.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from lopt.backbones._adapted import inject, target_names

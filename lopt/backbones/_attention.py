@@ -1,7 +1,5 @@
 """Attention inside the blocks of a flat pass, by way of transformers' interface for attention functions."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -36,16 +34,9 @@ def attend(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attention inside the blocks of a layout.
+    """Attention inside the blocks of a layout, `[1, N, H_q, D]`; ValueError when the model asks for a special kind.
 
-    Args:
-        query: `[1, H_q, N, D]`. key, value: `[1, H_kv, N, D]`.
-
-    Returns:
-        `[1, N, H_q, D]`
-
-    Raises:
-        ValueError: the model asks for attention of a special kind.
+    query: `[1, H_q, N, D]`. key, value: `[1, H_kv, N, D]`.
     """
     special = [name for name in _SPECIAL if more.get(name) is not None]
     if special or dropout:

@@ -1,25 +1,18 @@
 """What is checked once, when a model is loaded: whether a soft prompt can stand at its input, and whether its files
 belong to it."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lopt import memory
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones._model import Backbone
+from lopt.types import Tensor
 
 # What files of older releases hold beside weights: tables that are computed from the config.
 _TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
 
 
-def refuse_unfit(backbone: Backbone, logits_of: Callable[..., Tensor]) -> None:
+def refuse_unfit(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
     """Refuses a model at whose input a soft prompt cannot stand.
 
     Args:
@@ -31,6 +24,8 @@ def refuse_unfit(backbone: Backbone, logits_of: Callable[..., Tensor]) -> None:
             the tokens that follow, an answer depends on the other texts of a batch, or numbers are not finite.
     """
     import torch
+
+    from lopt import memory
 
     model, name, kind = backbone.model, backbone.name, backbone.model.config.model_type
     other = f"models of type {kind}"
@@ -86,13 +81,9 @@ def refuse_unfit(backbone: Backbone, logits_of: Callable[..., Tensor]) -> None:
 def refuse_unread(name: str, model: Any, unexpected: Iterable[str]) -> None:
     """Refuses a model some of whose weights lie in its files and have no place in it, where they belong to a layer: the
     model would be another one than was trained. Heads for other uses and the like are left out with good reason, as are
-    the last layers that predict further tokens.
+    the last layers that predict further tokens. ValueError when a layer, or a part of one, has no place in the model.
 
-    Args:
-        unexpected: names of weights in the files that the model has not.
-
-    Raises:
-        ValueError: a layer, or a part of one, has no place in the model.
+    unexpected: names of weights in the files that the model has not.
     """
     from torch.nn import ModuleList
 

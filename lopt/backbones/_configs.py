@@ -1,7 +1,5 @@
 """Facts of a model without its weights, and how its `config.json` says them."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lopt.backbones._adapted import adapted_projections
+from lopt.backbones._adapted import Projections, adapted_projections
 from lopt.errors import reason_of
 
 # Encoder-decoders that read and write as T5 does, by the model type of their config.
@@ -46,31 +44,23 @@ class Facts:
     exact: str | None = None
     seq2seq: bool = False
     size: int | None = None
-    projections: tuple[tuple[int, int, int], ...] | None = None
+    projections: Projections | None = None
     count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
-    project: Callable[[str | None], tuple[tuple[int, int, int], ...]] | None = field(
-        default=None, compare=False, repr=False
-    )
+    project: Callable[[str | None], Projections] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def parameters(self) -> int:
-        """Number of weights, embeddings included and tied ones once.
-
-        Raises:
-            ValueError: it is not known, or the model cannot be made of its config.
-        """
+        """Number of weights, embeddings included and tied ones once; ValueError when it is not known, or no model can
+        be made of the config."""
         if self.size is None and self.count is None:
             raise ValueError("the number of this model's weights is not known")
         return self.size if self.size is not None else self.count()  # type: ignore[misc]  # one of the two is there
 
-    def adapted(self, targets: str | None = None) -> tuple[tuple[int, int, int], ...]:
-        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes.
+    def adapted(self, targets: str | None = None) -> Projections:
+        """(how many, fan_in, fan_out) of the projections that LoRA adapts, one for each of their shapes; ValueError
+        when they are not known, the model has none of such a name, or PEFT is missing.
 
-        Args:
-            targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
-
-        Raises:
-            ValueError: they are not known, the model has none of such a name, or PEFT is missing.
+        targets: names of modules, joined by "+"; None for the default (`lopt.methods.lora`).
         """
         if targets is None and self.projections is not None:
             return self.projections
@@ -83,11 +73,8 @@ class Facts:
 
 
 def facts_of(name: str, config: Mapping[str, Any]) -> Facts:
-    """Facts of the model that `config` describes.
-
-    Raises:
-        ValueError: the config does not say what is needed, or describes a model of another kind.
-    """
+    """Facts of the model that `config` describes; ValueError when it does not say what is needed, or describes a model
+    of another kind."""
     if not isinstance(config, Mapping):
         raise ValueError(f"backbone {name!r}: its config.json is not a JSON object")
     kind, seq2seq = config.get("model_type"), bool(config.get("is_encoder_decoder"))
@@ -200,8 +187,7 @@ def _on_meta(name: str, config: Mapping[str, Any]) -> Any:
         with torch.device("meta"):
             return family.from_config(model_config, attn_implementation="eager")  # whatever it was trained with
     except Exception as error:  # transformers raises many kinds; all mean that the config cannot be read
-        reason = reason_of(error)
-        raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason})") from None
+        raise ValueError(f"backbone {name!r}: no model can be made of its config.json ({reason_of(error)})") from None
 
 
 def _size(name: str, config: Mapping[str, Any]) -> int:

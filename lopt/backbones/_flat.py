@@ -5,8 +5,6 @@ So rows of any length and of any trials go through the weights at once; a prefix
 share it, and a text in front of a suffix not at all when it has been met before (`_texts`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading
@@ -36,6 +34,40 @@ _TEXT_TOKENS = 2048  # of texts in one pass without gradients
 _READ_TOKENS = 8  # tokens read in the time of computing one: guessed, and it only sizes passes
 
 
+class _Line:
+    """A pass as it grows: the rows' token ids `[B, T]` and lengths `[B]`, blocks of them, their embeddings, positions,
+    and where each row's label is read."""
+
+    def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
+        self.device, self.ids, self.lengths = device, ids, lengths
+        self.blocks: list[Block] = []
+        self.inputs: list[Tensor] = []
+        self.positions: list[Tensor] = []
+        self.labels: dict[int, int] = {}
+
+    def add(
+        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
+    ) -> Block:
+        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
+        length is left out."""
+        rows, tokens, _ = inputs_RTH.shape
+        begin, real = self.blocks[-1].end if self.blocks else 0, None
+        if lengths is not None and (lengths < tokens).any():
+            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
+        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
+        self.positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
+        self.inputs.append(without_padding(inputs_RTH, real))
+        made = Block(
+            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
+        )
+        self.blocks.append(made)
+        return made
+
+    def mark(self, block: Block, rows: np.ndarray) -> None:
+        """The label of these rows of the batch, which are the block's, is read at their last token."""
+        self.labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
+
+
 class FlatForm:
     """Passes of a frozen causal model in the flat form."""
 
@@ -58,20 +90,21 @@ class FlatForm:
         """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
         packed = None if soft is None else soft.packed(len(ids))
-        line = _Line(self.device)
+        line = _Line(self.device, ids, lengths)
         rows = np.arange(len(ids))
         if packed is None:
-            self._add_texts(line, rows, ids, lengths)
+            for part, longest in self._blocks(rows, lengths):
+                line.mark(line.add(self._embedded(ids[part, :longest]), lengths[part]), part)
         else:
             softs = [packed.prompts[owner] for owner in packed.owners]
             prompt_first = np.array([soft.placement.prompt_first for soft in softs])
             keeps_text = np.array([soft.keeps_text for soft in softs])
             sizes = np.array([soft.length for soft in softs])
             for size in np.unique(sizes):
-                self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)], ids, lengths)
-                self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)], ids, lengths)
-            self._add_whole(line, packed, rows[~prompt_first & ~keeps_text], ids, lengths)
-        labels_B = on_device(line.labels(len(ids)), self.device)
+                self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)])
+                self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)])
+            self._add_whole(line, packed, rows[~prompt_first & ~keeps_text])
+        labels_B = on_device([line.labels[row] for row in range(len(ids))], self.device)
         return self._run(line, labels_B, scores=scores)[labels_B]
 
     def row_tokens(self, soft: SoftPrompt, length: int) -> int:
@@ -84,45 +117,36 @@ class FlatForm:
         """See `lopt.backbones.Backbone`."""
         return self.texts.missing(texts) if soft.keeps_text else []
 
-    def _add_texts(self, line: _Line, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
-        for part, longest in self._blocks(rows, lengths):
-            line.mark(line.add(self._embedded(ids[part, :longest]), lengths[part]), part)
-
-    def _add_prefixed(
-        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
-    ) -> None:
+    def _add_prefixed(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Rows whose prompts, all of one length, stand in front; each prompt once."""
         if not len(rows):
             return
         owners, place = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
         prompts = line.add(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
         places = dict(zip(rows.tolist(), place.tolist(), strict=True))
-        for part, longest in self._blocks(rows, lengths):
-            text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(ids[part, :longest]))
+        for part, longest in self._blocks(rows, line.lengths):
+            text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(line.ids[part, :longest]))
             owners_R = on_device([places[row] for row in part.tolist()], self.device)
-            block = line.add(text_RTH, lengths[part], first=prompts.tokens, shared=prompts, owners_R=owners_R)
+            block = line.add(text_RTH, line.lengths[part], first=prompts.tokens, shared=prompts, owners_R=owners_R)
             line.mark(block, part)
 
-    def _add_suffixes(
-        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
-    ) -> None:
+    def _add_suffixes(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Rows whose prompts, all of one length, stand behind texts that no trial changes: the prompts alone."""
-        for part, _ in self._blocks(rows, lengths):
-            past, past_lengths_R = self.texts.of([tuple(ids[row, : lengths[row]].tolist()) for row in part])
+        for part, _ in self._blocks(rows, line.lengths):
+            past, past_lengths_R = self.texts.of([tuple(line.ids[row, : line.lengths[row]].tolist()) for row in part])
             used = sorted({packed.owners[row] for row in part})
             prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in used]).to(self.dtype)
             place = on_device([used.index(packed.owners[row]) for row in part], self.device)
             block = line.add(prompts_KPH[place], first=past_lengths_R, past=past, past_lengths=past_lengths_R)
             line.mark(block, part)
 
-    def _add_whole(
-        self, line: _Line, packed: PackedPrompts, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray
-    ) -> None:
+    def _add_whole(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Rows of text and suffix that have nothing in common."""
         sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
-        for part, _ in self._blocks(rows, lengths + sizes):
-            text_RTH = self._embedded(ids[part, : lengths[part].max()])
-            inputs_RSH, ends_R = packed.of_rows(part.tolist()).placed(text_RTH, torch.from_numpy(lengths[part]))
+        for part, _ in self._blocks(rows, line.lengths + sizes):
+            lengths = line.lengths[part]
+            text_RTH = self._embedded(line.ids[part, : lengths.max()])
+            inputs_RSH, ends_R = packed.of_rows(part.tolist()).placed(text_RTH, torch.from_numpy(lengths))
             line.mark(line.add(inputs_RSH, ends_R.numpy()), part)
 
     def _blocks(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -139,8 +163,8 @@ class FlatForm:
         """Last hidden states of a line, `[N, H]`, right where they are read, `[M]`."""
         with self._own_attention(), read_at(read):
             made = self.model.base_model(
-                inputs_embeds=line.inputs()[None],
-                position_ids=line.positions()[None],
+                inputs_embeds=torch.cat(line.inputs)[None],
+                position_ids=torch.cat(line.positions)[None],
                 use_cache=False,
                 layout=Layout(line.blocks, kept, scores, self.kernels),
             )
@@ -172,67 +196,24 @@ class FlatForm:
         """Keys and values of texts, `[L, 2, H_kv, T, D]` each."""
         made: dict[int, Tensor] = {}
         lengths = np.array([len(text) for text in texts])
+        every = np.full((len(texts), lengths.max()), self.pad_id)
+        for row, text in enumerate(texts):
+            every[row, : len(text)] = text
         order = np.argsort(lengths, kind="stable")
         with torch.no_grad():
             while len(order):
                 size = max(1, _TEXT_TOKENS // lengths[order[-1]])
                 now, order = order[-size:], order[:-size]
                 kept: list[Tensor] = []
-                line, parts = _Line(self.device), []
+                line, parts = _Line(self.device, every, lengths), []
                 for part, longest in self._blocks(now, lengths):
-                    ids = np.full((len(part), longest), self.pad_id)
-                    for row, text in enumerate(part):
-                        ids[row, : lengths[text]] = texts[text]
-                    parts.append((line.add(self._embedded(ids), lengths[part]), part))
+                    parts.append((line.add(self._embedded(every[part, :longest]), lengths[part]), part))
                 self._run(line, on_device(np.arange(0), self.device), kept)
                 states_L2HND = torch.stack(kept)
                 for block, part in parts:
                     for end, text in zip(block.ends.tolist(), part.tolist(), strict=True):
                         made[text] = states_L2HND[..., end - lengths[text] : end, :].clone()
         return [made[text] for text in range(len(texts))]
-
-
-class _Line:
-    """A pass as it grows: blocks, their embeddings, positions, and where each row's label is read."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.blocks: list[Block] = []
-        self._inputs: list[Tensor] = []
-        self._positions: list[Tensor] = []
-        self._labels: dict[int, int] = {}
-
-    def add(
-        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
-    ) -> Block:
-        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
-        length is left out."""
-        rows, tokens, _ = inputs_RTH.shape
-        begin, real = self.blocks[-1].end if self.blocks else 0, None
-        if lengths is not None and (lengths < tokens).any():
-            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
-        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
-        self._positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
-        self._inputs.append(without_padding(inputs_RTH, real))
-        made = Block(
-            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
-        )
-        self.blocks.append(made)
-        return made
-
-    def mark(self, block: Block, rows: np.ndarray) -> None:
-        """The label of these rows of the batch, which are the block's, is read at their last token."""
-        self._labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
-
-    def labels(self, rows: int) -> np.ndarray:
-        """Where the label of each row of the batch is read, `[B]`."""
-        return np.array([self._labels[row] for row in range(rows)])
-
-    def inputs(self) -> Tensor:
-        return torch.cat(self._inputs)
-
-    def positions(self) -> Tensor:
-        return torch.cat(self._positions)
 
 
 def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:

@@ -5,8 +5,6 @@ A part is exchanged by changing its class, so that its weights, its name and its
 it gives what the original gives. With weights that are trained the original is used.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -24,14 +22,9 @@ def fuse(model: Any) -> None:
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
                 continue
-            for applies, form, agree in (
-                (_is_rms_norm, _rms_norm, _agree),
-                (_is_gelu, _gelu, _agree),
-                (_is_rotary, _rotary, _rotations_agree),
-            ):
-                kind: Any = type(module)
-                if applies(module) and _holds(agree, module, form(kind)):
-                    module.__class__ = form(kind)
+            form, agree = _fused_form(module)
+            if form is not None and _holds(agree, module, form):
+                module.__class__ = form
 
 
 def unfuse(model: Any) -> None:
@@ -49,18 +42,17 @@ def _holds(agree: Any, module: Any, form: type) -> bool:
         return False
 
 
-def _is_rms_norm(module: Any) -> bool:
-    return type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon")
-
-
-def _is_gelu(module: Any) -> bool:
-    return type(module).__name__ == "NewGELUActivation"
-
-
-def _is_rotary(module: Any) -> bool:
-    """Whether it is attention that rotates its queries and keys by transformers' function of that name."""
-    forward = type(module).forward
-    return isinstance(forward, FunctionType) and _ROTATE in forward.__code__.co_names
+def _fused_form(module: Any) -> tuple[Any, Any]:
+    """The class that a part would get, and what compares the two; None where there is none."""
+    kind: Any = type(module)
+    if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon"):
+        return _rms_norm(kind), _agree
+    if kind.__name__ == "NewGELUActivation":
+        return _gelu(kind), _agree
+    # Attention that rotates its queries and keys by transformers' function of that name.
+    if isinstance(kind.forward, FunctionType) and _ROTATE in kind.forward.__code__.co_names:
+        return _rotary(kind), _rotations_agree
+    return None, None
 
 
 def _agree(module: Any, form: type) -> bool:

@@ -1,7 +1,5 @@
 """Loading of models and tokenizers that transformers knows, and what identifies their weights."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 from pathlib import Path
@@ -57,10 +55,9 @@ def from_source(kind: type, auto: str, name: str, revision: str, source: str | P
         options["config"] = _config_of(source)
         model, loading = _with_attention(getattr(transformers, auto).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds; the user needs one line
-        reason = reason_of(error)
         raise ValueError(
-            f"backbone {name!r} cannot be loaded ({reason}); give a folder with config.json, weights and tokenizer, "
-            "set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
+            f"backbone {name!r} cannot be loaded ({reason_of(error)}); give a folder with config.json, weights and "
+            "tokenizer, set LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
         ) from error
     missing = sorted(loading["missing_keys"])
     if missing:  # transformers would go on with random ones
@@ -93,10 +90,8 @@ def _config_of(source: str | Path) -> Any:
     ours = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **ours)
     quantised = getattr(config, "quantization_config", None)
-    if (
-        isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED
-    ):  # a GPU might keep them as they are
-        quantised["dequantize"] = True
+    if isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED:
+        quantised["dequantize"] = True  # a GPU might keep them as they are
     return config
 
 
@@ -116,11 +111,7 @@ def source_of(name: str) -> str | Path:
 
 
 def revision_of(name: str) -> str:
-    """Hash of a local folder's files, or the commit of the hub.
-
-    Raises:
-        ValueError: neither is at hand.
-    """
+    """Hash of a local folder's files, or the commit of the hub; ValueError when neither is at hand."""
     folder = local_folder(name)
     if folder is not None:
         files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"))
@@ -132,9 +123,8 @@ def revision_of(name: str) -> str:
 
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
-        reason = reason_of(error)
         raise ValueError(
-            f"backbone {name!r} is not on this machine and the hub gave none ({reason}); give a folder, set "
+            f"backbone {name!r} is not on this machine and the hub gave none ({reason_of(error)}); give a folder, set "
             "LOPT_MODEL_DIR to a mirror <model name>/, or use backbone embedded, which needs no hub"
         ) from None
 

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from lopt.dropout import masks, with_dropout
+from lopt.backbones._checks import refuse_unfit
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, dtype
-
-    from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 # Keys of a config that, where they are set, cap the logits.
 _CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
@@ -66,8 +65,7 @@ class Backbone(ABC):
     width: int
     device: device
     dtype: dtype
-    tokenizer: Any
-    autocast: Any
+    autocast: Any = None
     dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
@@ -86,11 +84,10 @@ class Backbone(ABC):
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        self.autocast = None
         if self.dtype != torch.float64:  # which is for proofs
             fuse(self.model)
         with torch.no_grad():
-            self._refuse_unfit()
+            refuse_unfit(self, lambda **inputs: self._logits(**inputs).float())
             self._whole_head = not self._rows_of_head_suffice()
 
     def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
@@ -127,8 +124,8 @@ class Backbone(ABC):
         return 1.0
 
     @abstractmethod
-    def _refuse_unfit(self) -> None:
-        """Raises ValueError for a model at whose input a soft prompt cannot stand."""
+    def _logits(self, **inputs: Any) -> Any:
+        """The model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`."""
 
     @abstractmethod
     def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
@@ -201,6 +198,8 @@ class Backbone(ABC):
         """One for training steps alone, which shares the weights, with every dropout of the model on, at this rate in
         (0, 1); what is left out is drawn from torch's generators. ValueError when the model has no dropout."""
         import torch
+
+        from lopt.dropout import masks, with_dropout
 
         own = copy.copy(self)
         own.dropout, own.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it

@@ -1,23 +1,19 @@
 """What a backbone's name stands for: known facts, a folder, or a model on the hub."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from lopt import registry
 from lopt.backbones._configs import Facts, facts_of
+from lopt.backbones._model import Backbone
 from lopt.errors import reason_of
 from lopt.files import refuse_pointer
 from lopt.registry import nearest
-
-if TYPE_CHECKING:
-    from lopt.backbones._model import Backbone
 
 
 class BackboneSpec(Protocol):
@@ -50,11 +46,8 @@ def spec_of(name: str) -> BackboneSpec:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that holds `name`: the name itself, or below `LOPT_MODEL_DIR`; None means the hub.
-
-    Raises:
-        ValueError: LOPT_MODEL_DIR is no folder; the name looks like a path and is none.
-    """
+    """The folder that holds `name`: the name itself, or below `LOPT_MODEL_DIR`; None means the hub. ValueError
+    when LOPT_MODEL_DIR is no folder, or the name looks like a path and is none."""
     mirror = os.environ.get("LOPT_MODEL_DIR")
     if mirror:
         if not Path(mirror).is_dir():
@@ -70,11 +63,8 @@ def local_folder(name: str) -> Path | None:
 
 
 def facts(name: str) -> Facts:
-    """Facts of any backbone: known ones offline, others from their config (local folder, cache or hub).
-
-    Raises:
-        ValueError: nothing is known and no config can be read.
-    """
+    """Facts of any backbone: known ones offline, others from their config (local folder, cache or hub). ValueError when
+    nothing is known and no config can be read."""
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             known = spec.known[name]
@@ -104,9 +94,8 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"backbone {name!r}: its config.json is damaged ({error})") from None
     except Exception as error:  # the hub's client raises many kinds; all mean the same here
-        reason = reason_of(error)
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
-            f"gave none ({reason}).{nearest(name, names())}"
+            f"gave none ({reason_of(error)}).{nearest(name, names())}"
         ) from None
     return facts_of(name, config)

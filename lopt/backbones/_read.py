@@ -4,8 +4,6 @@ Of a pass's last states only those at label positions are looked at, and of text
 The last MLP is as much as a fortieth of all the weights that a token meets, forward and backward.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

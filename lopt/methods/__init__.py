@@ -5,11 +5,10 @@ changes. Weight methods (`WeightMethod`) train tensors inside a copy of the back
 needs is imported from here. Importing this package imports no torch: planning counts parameters without it.
 """
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from lopt import registry
+from lopt import backbones, registry
+from lopt.backbones import Facts
 from lopt.methods._base import (
     DEFAULT_LENGTH,
     Counts,
@@ -24,10 +23,7 @@ from lopt.methods._base import (
 )
 from lopt.methods._prompt import LONGEST, MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
 from lopt.methods._weights import WeightMethod
-
-if TYPE_CHECKING:
-    from lopt.backbones import Facts
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
 
 
 def get(name: object) -> Method:
@@ -74,8 +70,6 @@ def count_parameters(
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
     2580
     """
-    from lopt import backbones
-
     for name, value in (("length", length), ("width", width), ("rank", rank)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
@@ -95,6 +89,4 @@ def shape_of(config: TrialSettings, model: Facts) -> Shape:
 
 def counts_of(config: TrialSettings) -> Counts:
     """Parameter counts of a trial, from its backbone's facts."""
-    from lopt import backbones
-
     return get(config.method).counts(shape_of(config, backbones.facts(config.backbone)))

@@ -1,23 +1,18 @@
 """What a method is: the base of all of them, its shape and counts, and checks of its options."""
 
-from __future__ import annotations
-
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lopt.backbones import Backbone, Facts
 from lopt.ranges import Range
 from lopt.registry import nearest
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone, Facts
-    from lopt.settings import TrialSettings
-    from lopt.soft_prompt import SoftPrompt
+from lopt.settings import TrialSettings
+from lopt.soft_prompt import SoftPrompt
+from lopt.types import Tensor
 
 DEFAULT_LENGTH = 10
 
@@ -158,11 +153,8 @@ class Method(ABC):
         return None
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Validates the shape and returns the options with defaults filled in.
-
-        Raises:
-            ValueError: a length or rank that is missing, superfluous or out of range; an unknown or invalid option.
-        """
+        """Validates the shape and returns the options with defaults filled in. ValueError for a length or rank that is
+        missing, superfluous or out of range, and for an unknown or invalid option."""
         if not self.uses_length and length is not None:
             raise ValueError(f"length is {length}, but {self.name} has no prompt: leave it out")
         if self.uses_length and length is None:
@@ -179,9 +171,8 @@ class Method(ABC):
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
             if name not in self.OPTIONS:
-                valid = ", ".join(self.OPTIONS) or "none"
-                hint = nearest(name, self.OPTIONS)
-                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid}.{hint}")
+                valid = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
+                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid}")
         filled = {**self.OPTIONS, **options}
         self.check_options(filled)
         return filled

@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lopt.backbones import Backbone, Vocabulary
 from lopt.methods._base import Counts, Method, Recipe, Shape, Tuned, choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
+from lopt.settings import TrialSettings
 from lopt.soft_prompt import SoftPrompt
+from lopt.types import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from lopt.backbones import Backbone, Vocabulary
     from lopt.initial import Draw
-    from lopt.settings import TrialSettings
-
 
 SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers
 MOST_CUSTOMARY_RANK = LONGEST // LENGTH_PER_RANK  # far beyond it LoPT has more parameters than the prompt itself

@@ -1,18 +1,13 @@
 """Weight methods: tensors inside the model are trained, in a copy of the backbone that is the trial's own."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lopt.backbones import Backbone
 from lopt.methods._base import Counts, Method, Shape, Tuned
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.backbones import Backbone
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
+from lopt.types import Tensor
 
 
 class WeightMethod(Method):

@@ -1,18 +1,13 @@
 """DePT: a short prompt, and a low-rank update of the text's embeddings (Shi and Lipani 2024, arXiv 2309.05173)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.initial import constant, kaiming_uniform, prompt_rows
 from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, init_option, real_option
 from lopt.ranges import Choice, Real, Whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
+from lopt.types import Tensor
 
 
 class DePT(PromptMethod):

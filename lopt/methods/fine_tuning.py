@@ -1,16 +1,11 @@
 """Fine-tuning: every weight of the model is trained."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.methods import Counts, Recipe, Shape, WeightMethod
 from lopt.ranges import Real
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
+from lopt.types import Tensor
 
 
 class FineTuning(WeightMethod):

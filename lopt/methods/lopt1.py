@@ -1,16 +1,12 @@
 """LoPT-1: X = U V (arXiv 2406.19486, equation 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.initial import uniform
 from lopt.methods import MOST_CUSTOMARY_RANK, Factor, PromptMethod, Shape, customary_length, real_option
 from lopt.ranges import Whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 
 class LoPT1(PromptMethod):

@@ -1,9 +1,7 @@
 """LoPT-2: X = σ(X0 U) V with X0 random and frozen, σ = ELU (arXiv 2406.19486, equation 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.initial import uniform
 from lopt.methods import (
@@ -17,9 +15,7 @@ from lopt.methods import (
     seed_option,
 )
 from lopt.ranges import Whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 ACTIVATIONS = ("elu", "relu", "gelu")
 

@@ -1,21 +1,17 @@
 """LoRA: low-rank adapters on the attention's query and value projections (Hu et al. 2022, arXiv 2106.09685), by
 PEFT."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lopt.backbones import inject, target_names
+from lopt.errors import imported
 from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lopt.settings import TrialSettings
+from lopt.settings import TrialSettings
+from lopt.types import Tensor
 
 
 class LoRA(WeightMethod):
@@ -43,7 +39,7 @@ class LoRA(WeightMethod):
             raise ValueError(f"targets is {targets!r}; give names of a model's modules, as in q_proj+v_proj")
 
     def require(self) -> None:
-        _peft()
+        imported("peft", "method lora needs")
 
     def counts(self, shape: Shape) -> Counts:
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
@@ -53,7 +49,7 @@ class LoRA(WeightMethod):
         return 2 * sum(count for count, _, _ in _projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
-        return _peft().LoraConfig(
+        return imported("peft", "method lora needs").LoraConfig(
             r=config.rank,
             lora_alpha=config.options["alpha"],
             lora_dropout=0.0,
@@ -82,14 +78,6 @@ def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
     if shape.model is None:
         raise ValueError("lora adapts a model's projections: give backbone, not width")
     return shape.model.adapted(shape.options["targets"])
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("method lora needs the package peft: pip install peft") from None
-    return peft
 
 
 SPEC = LoRA()

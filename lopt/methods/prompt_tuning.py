@@ -1,15 +1,11 @@
 """Prompt tuning: X itself is trained (Lester et al. 2021, arXiv 2104.08691); "No LoPT" in the paper's tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.initial import prompt_rows
 from lopt.methods import LONGEST, Factor, PromptMethod, Shape, init_option, real_option
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 
 class PromptTuning(PromptMethod):

@@ -1,16 +1,12 @@
 """ULPT: X = (Z P)·diag(s) + b, P random and frozen (Wu et al. 2025, arXiv 2502.04501)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lopt.initial import constant, normal, xavier_uniform
 from lopt.methods import LONGEST, Factor, PromptMethod, Recipe, Shape, seed_option
 from lopt.ranges import Real, Whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lopt.types import Tensor
 
 MOST_RANK = 256
 

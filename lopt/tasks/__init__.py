@@ -4,8 +4,6 @@ All that a task of one's own needs is imported from here. Importing this package
 library.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -18,8 +18,6 @@ report_share = 0.2                             # of each class; optional: 0.2
 split_seed = 0                                 # another number divides otherwise; optional: 0
 """
 
-from __future__ import annotations
-
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -42,11 +40,8 @@ _NEEDED = f"{', '.join((*_REQUIRED, *_FILES))} (or data, one file that is divide
 
 
 def task_of(folder: Path) -> Task:
-    """The task that a folder describes.
-
-    Raises:
-        ValueError: no task.toml, one that cannot be read, or an entry that is missing, unknown or invalid.
-    """
+    """The task that a folder describes; ValueError when there is no task.toml, it cannot be read, or an entry is
+    missing, unknown or invalid."""
     file = folder / FILE
     if not os.path.isfile(file):  # unlike Path's own, it bears a path that cannot be one
         raise ValueError(f"task {str(folder)!r} is no folder with a {FILE}; it names {_NEEDED}")
@@ -89,23 +84,22 @@ def _parsed(folder: Path, text: str) -> Task:
             raise ValueError(
                 f"{file}: column {column!r} cannot stand in a template; rename it (no digits alone, no {{}}[].!:)"
             )
-    if found.get("label", LABEL) in found["columns"]:
-        raise ValueError(
-            f"{file}: label is {found.get('label', LABEL)!r}, which columns names as text; give another column"
-        )
+    label, bad_rows = found.get("label", LABEL), found.get("bad_rows", "refuse")
+    if label in found["columns"]:
+        raise ValueError(f"{file}: label is {label!r}, which columns names as text; give another column")
     cut = found.get("cut", found["columns"][-1])
     if cut not in found["columns"]:
         raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(found['columns'])}")
-    if found.get("bad_rows", "refuse") not in _BAD_ROWS:
-        raise ValueError(f"{file}: bad_rows is {found['bad_rows']!r}; valid: {', '.join(_BAD_ROWS)}")
+    if bad_rows not in _BAD_ROWS:
+        raise ValueError(f"{file}: bad_rows is {bad_rows!r}; valid: {', '.join(_BAD_ROWS)}")
     divided = _division(file, found)
-    if divided is None and (folder / found["train"]).resolve() == (folder / found["report"]).resolve():
-        raise ValueError(
-            f"{file}: train and report are both {found['train']!r}; report on text that was not trained on. To divide "
-            f"one file, give data = {found['train']!r} in their place"
-        )
     if divided is None:
         train, report = found["train"], found["report"]
+        if (folder / train).resolve() == (folder / report).resolve():
+            raise ValueError(
+                f"{file}: train and report are both {train!r}; report on text that was not trained on. To divide one "
+                f"file, give data = {train!r} in their place"
+            )
     else:  # splits are known by their names, so two halves may not have one
         file_name = Path(divided.file).name
         train = f"the other {_percent(1 - divided.share)} of {file_name}"
@@ -118,12 +112,12 @@ def _parsed(folder: Path, text: str) -> Task:
         template=found["template"],
         label_words=tuple(found["label_words"]),
         cut=cut,
-        label=found.get("label", LABEL),
+        label=label,
         train=train,
         report=report,
         load=lambda split: _named_rows(folder / split),
         divided=divided,
-        bad_rows=found.get("bad_rows", "refuse"),
+        bad_rows=bad_rows,
     )
     try:
         task.check_verbalizer(task.template, task.label_words)
@@ -134,15 +128,15 @@ def _parsed(folder: Path, text: str) -> Task:
 
 def _division(file: Path, found: Mapping[str, Any]) -> Division | None:
     """How the one file is divided; None for a task of two files."""
-    others = [key for key in (_FILES if "data" in found else _DIVISION[1:]) if key in found]
-    if others and "data" in found:
-        raise ValueError(f"{file}: data is the one file that is divided, and {others[0]} names another; leave one out")
-    if others:
-        raise ValueError(
-            f"{file}: {others[0]} says how the one file data is divided, and there is no data; leave it out"
-        )
+    other = next((key for key in (_FILES if "data" in found else _DIVISION[1:]) if key in found), None)
     if "data" not in found:
+        if other:
+            raise ValueError(
+                f"{file}: {other} says how the one file data is divided, and there is no data; leave it out"
+            )
         return None
+    if other:
+        raise ValueError(f"{file}: data is the one file that is divided, and {other} names another; leave one out")
     share, seed = found.get("report_share", 0.2), found.get("split_seed", 0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise ValueError(f"{file}: report_share is {share!r}; give a number above 0 and below 1, such as 0.2")

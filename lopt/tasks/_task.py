@@ -1,7 +1,5 @@
 """What a task is: columns, classes, a template and label words."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -67,9 +65,8 @@ class Task:
         try:
             parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
         except ValueError as error:
-            raise ValueError(
-                f"template {template!r} cannot be read ({error}); give text with {self._fields()}"
-            ) from None
+            reason = f"cannot be read ({error})"
+            raise ValueError(f"template {template!r} {reason}; give text with {self._fields()}") from None
         fields = [name for _, name, _, _ in parsed]
         if any(spec or conversion for _, _, spec, conversion in parsed):
             raise ValueError(f"template {template!r} formats a field; plain fields are valid: {self._fields()}")

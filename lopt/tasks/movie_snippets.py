@@ -5,8 +5,6 @@ archive of vaderSentiment 0.5. Positive above 0.5 (4,982), negative below -0.5 (
 It shares 84 % of SST-2's validation sentences: never train on one and report on the other.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -3,8 +3,6 @@
 Generated from a fixed seed; no accuracy on it says anything about a method.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
