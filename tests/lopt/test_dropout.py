@@ -11,13 +11,13 @@ import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from lopt import backbones, load_prompt, memory, train
+from lopt import backbones, load_prompt, memory, methods, train
 from lopt.batches import collate
 from lopt.config import TrialConfig
 from lopt.dropout import masks, with_dropout
 from lopt.engine import Engine
 from lopt.training import Trial
-from tests.lopt.test_checkpoint import SHAPES, assert_same, config_of, first_predictions
+from tests.lopt.test_checkpoint import assert_same, config_of, first_predictions
 from tests.tiny_models import FAMILIES, SENTINEL
 
 RATE, SEED = 0.1, 3
@@ -170,7 +170,7 @@ def test_a_step_leaves_torchs_own_generator_alone(dropping):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("method", SHAPES)
+@pytest.mark.parametrize("method", methods.names())
 def test_the_same_trial_twice_and_one_that_was_cut_off_anywhere(tiny, method):
     """Bit for bit, whatever else has drawn from torch's generator meanwhile."""
     config = config_of(tiny, method, max_steps=5, eval_every=2, dropout=0.2)

@@ -121,9 +121,9 @@ def test_the_free_search_confirms_the_best_of_each_size():
     assert len(sizes) > 2
     assert sorted(confirmed) == sorted(sizes)
     configs = [j.config for j in driver.trials]
-    assert {c.method for c in configs} == {"lopt1", "lopt2", "prompt_tuning", "dept", "ulpt", "lora"}
-    assert all((c.rank is None) == (c.method == "prompt_tuning") for c in configs)
-    assert all((c.length is None) == (c.method == "lora") for c in configs)
+    assert {c.method for c in configs} == {name for name in methods.names() if methods.get(name).paper}
+    assert all((c.rank is None) != methods.get(c.method).uses_rank for c in configs)
+    assert all((c.length is None) != methods.get(c.method).uses_length for c in configs)
 
 
 def test_the_free_search_tries_the_papers_settings_first_and_keeps_each_method_in_its_own_ranges():
