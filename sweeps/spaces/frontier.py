@@ -10,6 +10,7 @@ cannot be so small has no cell there. Each cell searches its learning rates, the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lopt import backbones, methods
@@ -45,10 +46,10 @@ def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
     left_out = ("backbone", "optimizer")  # an axis; each method's own
-    return Space(
+    return replace(
+        shared,
         name="frontier",
         title="Parameters against accuracy: every prompt method at a grid of budgets",
-        profile=profile,
         base={name: value for name, value in shared.base.items() if name not in left_out},
         axes={
             "budget": (1_000, 4_000, 16_000) if demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
@@ -56,9 +57,6 @@ def build(profile: str) -> Space:
             "backbone": (shared.base["backbone"],),
         },
         grid=_grid,
-        trials=shared.trials,
-        confirm_seeds=shared.confirm_seeds,
-        grace_steps=shared.grace_steps,
     )
 
 
