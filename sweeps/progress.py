@@ -105,24 +105,22 @@ class Progress(Listener):
         return f"[{clock(time.monotonic() - self._began)}] " + " · ".join(parts)
 
     def _draw(self, event: str | None = None) -> None:
+        now, on_terminal = time.monotonic(), _on_terminal()
+        if not event and now - self._drawn_at < (_REDRAW_S if on_terminal else _PLAIN_S):
+            return
         try:
-            self._print(event)
-        except OSError:  # nobody reads any more, which is no reason to end a sweep
-            reader_has_gone()
-
-    def _print(self, event: str | None) -> None:
-        now = time.monotonic()
-        if _on_terminal():
-            if event or now - self._drawn_at >= _REDRAW_S:
+            if on_terminal:
                 columns = shutil.get_terminal_size().columns - 1
                 if event:
                     print(f"\r{event[:columns].ljust(self._width)}")
                 line = self.line()[:columns]
                 print(f"\r{line.ljust(self._width)}", end="", flush=True)
-                self._drawn_at, self._width = now, len(line)
-        elif event or now - self._drawn_at >= _PLAIN_S:
-            print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
+                self._width = len(line)
+            else:
+                print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
             self._drawn_at = now
+        except OSError:  # nobody reads any more, which is no reason to end a sweep
+            reader_has_gone()
 
     def close(self) -> None:
         """Leaves the last line standing."""

@@ -20,7 +20,6 @@ from sweeps.spaces import ablation
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells: dict[str, Cell] = {}
-    fitting: set[str] = set()
     for backbone in axes["backbone"]:
         width = backbones.facts(backbone).width
         for budget in axes["budget"]:
@@ -28,13 +27,13 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                 shape = methods.get(method).within(budget, width)
                 if shape is None:
                     continue
-                fitting.add(method)
                 length, rank = shape
                 search, recipe = learning_rates(method)
                 where = f"{backbone} " if len(axes["backbone"]) > 1 else ""
                 name = f"{where}{method} n={length}" + (f" r={rank}" if rank else "")
                 fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}
                 cells[name] = Cell(name=name, fixed=fixed, search=search, first=(recipe,))
+    fitting = {cell.fixed["method"] for cell in cells.values()}
     for method in axes["method"]:
         if method not in fitting:
             sizes = ", ".join(f"{budget:,}" for budget in axes["budget"])
