@@ -65,10 +65,9 @@ class Progress(Listener):
         self._forget(job)
         self._done += 1
         self.counts[record.status] += 1
-        if record.selection_score is not None:
-            best = self._best
-            if best is None or record.selection_score > (best[0].selection_score or 0.0):
-                self._best = (record, job.cell)
+        score = record.selection_score
+        if score is not None and (self._best is None or score > (self._best[0].selection_score or 0.0)):
+            self._best = (record, job.cell)
         self._draw(event=_event(job, record))
 
     def let_go(self, job: Job, report: Report) -> None:
@@ -106,24 +105,22 @@ class Progress(Listener):
         return f"[{clock(time.monotonic() - self._began)}] " + " · ".join(parts)
 
     def _draw(self, event: str | None = None) -> None:
+        now, on_terminal = time.monotonic(), _on_terminal()
+        if not event and now - self._drawn_at < (_REDRAW_S if on_terminal else _PLAIN_S):
+            return
         try:
-            self._print(event)
-        except OSError:  # nobody reads any more, which is no reason to end a sweep
-            reader_has_gone()
-
-    def _print(self, event: str | None) -> None:
-        now = time.monotonic()
-        if _on_terminal():
-            if event or now - self._drawn_at >= _REDRAW_S:
+            if on_terminal:
                 columns = shutil.get_terminal_size().columns - 1
                 if event:
                     print(f"\r{event[:columns].ljust(self._width)}")
                 line = self.line()[:columns]
                 print(f"\r{line.ljust(self._width)}", end="", flush=True)
-                self._drawn_at, self._width = now, len(line)
-        elif event or now - self._drawn_at >= _PLAIN_S:
-            print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
+                self._width = len(line)
+            else:
+                print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
             self._drawn_at = now
+        except OSError:  # nobody reads any more, which is no reason to end a sweep
+            reader_has_gone()
 
     def close(self) -> None:
         """Leaves the last line standing."""
@@ -138,7 +135,8 @@ def _on_terminal() -> bool:
 def _event(job: Job, record: TrialRecord) -> str:
     if record.status == "failed":
         error = record.error or {}
-        return f"{job}: failed, {error.get('type')}: {cut_short(_first_line(error.get('message')), 120)}"
+        lines = str(error.get("message") or "").splitlines() or [""]
+        return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
     score = f", {_score(record)} held out" if record.selection_score is not None else ""
     test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
     return f"{job}: {record.status} at step {record.steps:,}{score}{test}"
@@ -148,10 +146,6 @@ def _score(record: TrialRecord) -> str:
     """Its best held-out score, which is an accuracy where nothing else is said."""
     name = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
     return f"{100 * (record.selection_score or 0.0):.1f} %{name}"
-
-
-def _first_line(message: object) -> str:
-    return next(iter(str(message or "").splitlines()), "")
 
 
 def clock(seconds: float) -> str:

@@ -6,9 +6,12 @@ Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a c
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -45,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="measure for some seconds what trials cost where they would train, and print how long the sweep will take",
     )
-    add("--price-per-hour", type=_price, metavar="P", help="with --probe: of all machines together, for the cost")
+    add("--price-per-hour", type=_PRICE, metavar="P", help="with --probe: of all machines together, for the cost")
     add("--json", action="store_true", help="with --dry-run or --probe: as JSON")
     add("--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)")
     add(
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--audit",
-        type=_share,
+        type=_SHARE,
         default=0.0,
         metavar="SHARE",
         help="run this share of the trials that early stopping would stop to the end, to see what it costs",
@@ -98,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
     add(
         "--max-wall-time",
+        dest="max_wall_time_s",
         type=_duration,
         metavar="T",
         help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4; also while no machine "
@@ -105,13 +109,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-gpu-hours",
-        type=_hours,
+        type=_HOURS,
         metavar="H",
         help="after H GPU-hours end running trials at their next evaluation, then exit 4; a GPU counts while it has "
         "trials, once for all that share it",
     )
     add(
         "--max-trial-time",
+        dest="max_trial_time_s",
         type=_duration,
         metavar="T",
         help="a trial that takes longer has failed; the others go on (with --local-mode nothing ends one that hangs)",
@@ -132,10 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         reader_has_gone()
         return exit_codes.FAILED
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # the second: a folder that cannot be written, a cluster that does not answer
+    except (ValueError, OSError) as error:  # the second: no folder can be written, no cluster answers
         print(f"error: {one_line(error)}", file=sys.stderr)
         return exit_codes.USAGE_ERROR
     except KeyboardInterrupt:
@@ -177,20 +179,9 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     from sweeps.options import Options
     from sweeps.sweep import Sweep
 
-    options = Options(
-        local_mode=chosen.local_mode,
-        trials_per_gpu=chosen.trials_per_gpu,
-        max_concurrent=chosen.max_concurrent,
-        max_trials=chosen.max_trials,
-        max_wall_time_s=chosen.max_wall_time,
-        max_gpu_hours=chosen.max_gpu_hours,
-        max_trial_time_s=chosen.max_trial_time,
-        reuse=tuple(chosen.reuse),
-        warm_start=tuple(chosen.warm_start),
-        track=tuple(chosen.track),
-        audit=chosen.audit,
-        fresh=chosen.fresh,
-    )
+    names = {field.name for field in dataclasses.fields(Options)}
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(chosen).items() if n in names}
+    options = Options(**values)
     sweep = Sweep(plan, store, options, commands.words("sweep", *arguments))
     if chosen.probe and chosen.json:
         with contextlib.redirect_stdout(sys.stderr):
@@ -241,32 +232,21 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _hours(text: str) -> float:
-    return _above_zero(text, "number of hours")
+def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """Reads a number that fits, which `what` describes."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if fits(value := float(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+
+    return read
 
 
-def _price(text: str) -> float:
-    return _above_zero(text, "price")
-
-
-def _above_zero(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what} above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number from 0 to 1")
-    return value
+_PRICE = _number("price above 0", lambda value: 0 < value < float("inf"))
+_HOURS = _number("number of hours above 0", lambda value: 0 < value < float("inf"))
+_SHARE = _number("share; give a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def _duration(text: str) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,12 +125,12 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
         timed.round()
         if alone:  # in turns, since other work may slow the machine for a while
             alone.round()
-    steps_s, alone_s = timed.steps_s, _median(alone.steps_s) if alone else None
+    steps_s, alone_s = timed.steps_s, median(alone.steps_s) if alone else None
     for _ in range(2):  # the first pass of any shape takes longer
         began = _now(backbone)
         predict_split(one.backbone, one.soft(), one.data.test, one.label_ids)
         score_s = _now(backbone) - began
-    tokens, step_s = [_tokens_a_step(trial.config, backbone, trial.data.train) for trial in trials], _median(steps_s)
+    tokens, step_s = [_tokens_a_step(trial.config, backbone, trial.data.train) for trial in trials], median(steps_s)
     token_s = step_s / sum(tokens)
     if alone_s is not None:  # two points of a line, which may fall: a trial alone can make poor use of the device
         first = _tokens_a_step(one.config, backbone, one.data.train)
@@ -139,13 +140,13 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
         fixed_s=step_s - token_s * sum(tokens),
         least_s=min(step_s, alone_s or step_s),
         token_s=token_s,
-        evaluated_token_s=max(0.0, _median(timed.evaluations_s)) / evaluated,
+        evaluated_token_s=max(0.0, median(timed.evaluations_s)) / evaluated,
         scored_token_s=score_s / _tokens(one.config, backbone, one.data.test.lengths),
-        begin_s=_median(begun_s),
+        begin_s=median(begun_s),
     )
     costs = [_costs(config, rates, backbone) for config in islice(cycle(configs), len(trials))]
     figure = {
-        "kind": f"{_name(one.config.task)} with {_name(one.config.backbone)}, "
+        "kind": f"{Path(one.config.task).name} with {Path(one.config.backbone).name}, "
         + ("prompts" if one.config.shares_backbone else method.name),
         "packed": len(trials),
         "steps_measured": len(steps_s) * _BLOCK[backbone.device.type],
@@ -158,15 +159,6 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
         "begin_s": rates.begin_s,
     }
     return rates, figure, float(np.std(np.log(steps_s)))
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values))
-
-
-def _name(named: str) -> str:
-    """Of a folder its last part."""
-    return Path(named).name
 
 
 def _short(config: TrialConfig, seed: int, backbone: Backbone) -> TrialConfig:
@@ -202,7 +194,7 @@ class _Timed:
             taken_s, as_many = self._steps(block)
             self.steps_s.append(taken_s / as_many)
         taken_s, as_many = self._steps(1)
-        self.evaluations_s.append(taken_s - as_many * _median(self.steps_s))
+        self.evaluations_s.append(taken_s - as_many * median(self.steps_s))
 
     def _steps(self, count: int) -> tuple[float, float]:
         """Seconds of so many steps, and how many of mean length they amount to."""
@@ -231,9 +223,7 @@ def _tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> flo
     soft = methods.get(config.method).begin(backbone, config).soft()
     assert soft is not None
     each, counts = np.unique(lengths, return_counts=True)
-    return float(
-        sum(count * backbone.row_tokens(soft, int(length)) for length, count in zip(each, counts, strict=True))
-    )
+    return float(counts @ [backbone.row_tokens(soft, int(length)) for length in each])
 
 
 def _tokens_a_step(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:

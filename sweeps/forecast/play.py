@@ -7,7 +7,7 @@ the sweep's own order and wait for room as they do on Ray; trials that share a d
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,20 +145,18 @@ class Play:
         concurrent: int,
         quality: Quality,
         pick: Callable[[int], Any] = lambda kinds: 0,
-        finished: Iterable[TrialRecord] = (),
+        finished: Sequence[TrialRecord] = (),
         spared: Callable[[], bool] = lambda: False,
         trials: Sequence[int] = (),
     ) -> None:
         self._space, self._concurrent = space, concurrent
         self._quality, self._pick, self._spared = quality, pick, spared
-        finished = list(finished)
         self._early_stopping = EarlyStopping(space.stopping_rule)
         self._early_stopping.replay(finished)
+        trials = trials or [trials_of(space, cell) for cell in space.cells]
         cells = [
             _cell(cell.name, kinds, most, finished, space)
-            for cell, kinds, most in zip(
-                space.cells, costs, trials or [trials_of(space, cell) for cell in space.cells], strict=True
-            )
+            for cell, kinds, most in zip(space.cells, costs, trials, strict=True)
         ]
         self._turns: Turns[_Cell, Cost] = Turns(cells)
         self._waiting: deque[_Trial] = deque()
@@ -182,8 +180,7 @@ class Play:
 
     def _fill(self) -> None:
         while len(self._waiting) + sum(len(group.trials) for group in self._groups) < self._concurrent:
-            trial = self._next()
-            if trial is None:
+            if (trial := self._next()) is None:
                 break
             self._waiting.append(trial)
         for trial in list(self._waiting):
@@ -211,8 +208,8 @@ class Play:
         turn.cell.running += 1
         whole = self._space.max_steps
         decisions = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
-        evaluations = {-(-step // cost.eval_every) * cost.eval_every for step in decisions}
-        milestones = deque([*sorted(step for step in evaluations if step < whole), whole])
+        evaluations = {min(whole, -(-step // cost.eval_every) * cost.eval_every) for step in decisions}
+        milestones = deque(sorted(evaluations | {whole}))
         return _Trial(self.trials, turn.cell, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1)
 
     # --- what becomes of them -------------------------------------------------------------------------------------
@@ -260,7 +257,7 @@ class Play:
                 self._turns.confirm.extend([(cell, cost)] * left)
 
 
-def _cell(name: str, costs: Sequence[Cost], trials: int, finished: Iterable[TrialRecord], space: Space) -> _Cell:
+def _cell(name: str, costs: Sequence[Cost], trials: int, finished: Sequence[TrialRecord], space: Space) -> _Cell:
     """A cell as earlier commands have left it."""
     records = [record for record in finished if record.cell == name]
     searched = [record for record in records if record.phase == "search"]
@@ -308,13 +305,13 @@ def forecast(
     concurrent: int,
     spread: float,
     start_s: float = 0.0,
-    finished: Iterable[TrialRecord] = (),
+    finished: Sequence[TrialRecord] = (),
     audit: float = 0.0,
     draws: int = DRAWS,
 ) -> Forecast:
     """The times within which 90 % of the played sweeps end. The steps of one are all slower or faster by one factor,
     whose logarithm has the standard deviation `spread`. audit: share of the trials to be stopped that run on."""
-    finished, seconds, plays = list(finished), [], []
+    seconds, plays = [], []
     trials_each = [trials_of(space, cell) for cell in space.cells]
     for seed in range(draws):
         draw = np.random.default_rng(seed)

@@ -56,12 +56,16 @@ def follow(job: Job) -> Generator[Report, None, None]:
             if late.hangs:
                 ray.get(keeper.end.remote(*here, hangs))
             if late.at_fault:
-                yield _overdue(job, late.where or f"came to no evaluation after step {reached:,}")
+                assert job.limit_s is not None
+                where = late.where or f"came to no evaluation after step {reached:,}"
+                yield Execution(job).fail(TimeoutError(overdue(job.limit_s, where)))
                 return
         except death as error:
             deaths += ray.get(keeper.hangs.remote(*here)) == hangs  # else it was ended because another trial hung
             if deaths == DEATHS:
-                yield _given_up(job, reached, error)
+                reason = cut_short(" ".join(str(error).split()))
+                words = f"the worker died {DEATHS} times, the last time after step {reached:,} ({reason})"
+                yield Execution(job).fail(RuntimeError(words))
                 return
             time.sleep(1)  # until the keeper knows of it, too
 
@@ -90,17 +94,3 @@ def _answer(worker: Any, asked: Any, name: str, ends_at: float, apart: bool) -> 
         if seen["inside"] and not seen["scored"]:
             hangs = seen["step_s"] >= HANG_S
             raise _Overdue(hangs=hangs, at_fault=seen["alone"] or not hangs)
-
-
-def _overdue(job: Job, where: str) -> Report:
-    """Records a trial that is out of time."""
-    assert job.limit_s is not None
-    return Execution(job).fail(TimeoutError(overdue(job.limit_s, where)))
-
-
-def _given_up(job: Job, step: int, error: Exception) -> Report:
-    """Records a trial that workers die of."""
-    reason = cut_short(" ".join(str(error).split()))
-    return Execution(job).fail(
-        RuntimeError(f"the worker died {DEATHS} times, the last time after step {step:,} ({reason})")
-    )

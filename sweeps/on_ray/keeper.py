@@ -66,34 +66,27 @@ class Keeper:
 
 
 def _start(node: str, device: str | None) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    actor: Any = ray.remote(Worker)
     # It reserves nothing: its trials do.
-    return actor.options(
-        num_cpus=0,
-        num_gpus=0,
-        max_concurrency=_CALLS,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        runtime_env=None if device is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": device}},
-    ).remote()
+    environment = None if device is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": device}}
+    return _actor(Worker, node, num_gpus=0, max_concurrency=_CALLS, runtime_env=environment)
 
 
 def start_keeper() -> Any:
     """The sweep's keeper, on this node; it lives as long as the handle returned."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    actor: Any = ray.remote(Keeper)
-    return actor.options(
-        name=KEEPER,
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=-1,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
-    ).remote()
+    return _actor(Keeper, here, name=KEEPER, max_restarts=-1, max_task_retries=-1)
+
+
+def _actor(kind: type, node: str, **options: Any) -> Any:
+    """A handle of a new actor on that node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    actor: Any = ray.remote(kind)
+    return actor.options(num_cpus=0, scheduling_strategy=there, **options).remote()
 
 
 def place() -> tuple[str, str | None]:

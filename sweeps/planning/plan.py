@@ -17,9 +17,7 @@ class CellPlan:
 
     name: str
     example: TrialConfig
-    trainable: int | None
-    stored: int | None
-    materialised: int | None
+    counts: methods.Counts | None
     search: dict[str, str]
     trials: int
 
@@ -65,16 +63,11 @@ def make_plan(space: Space) -> Plan:
     for cell in space.cells:
         example = space.example(cell)
         open_shape = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
-        counts = None
-        if not open_shape:
-            counts = methods.counts_of(example)
         cells.append(
             CellPlan(
                 name=cell.name,
                 example=example,
-                trainable=counts.trainable if counts else None,
-                stored=counts.stored if counts else None,
-                materialised=counts.materialised if counts else None,
+                counts=None if open_shape else methods.counts_of(example),
                 search={name: str(r) for name, r in cell.search.items()},
                 trials=trials_of(space, cell),
             )

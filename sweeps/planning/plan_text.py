@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from lopt import backbones, data, tasks
@@ -18,9 +18,8 @@ def described(plan: Plan) -> dict[str, Any]:
     space = plan.space.to_dict()
     for described, cell in zip(space["cells"], plan.cells, strict=True):
         described["trials"] = cell.trials
-        described["trainable_parameters"] = cell.trainable
-        described["stored_parameters"] = cell.stored
-        described["materialised_parameters"] = cell.materialised
+        for name in ("trainable", "stored", "materialised"):
+            described[f"{name}_parameters"] = getattr(cell.counts, name, None)
     return {
         **space,
         "rungs": plan.space.decision_steps(),
@@ -62,8 +61,8 @@ def text(plan: Plan, run: str) -> str:
     width = max(4, *(len(cell.name) for cell in plan.cells))
     lines.append(f"  {'cell':<{width}}  {'trainable':>10}  {'stored':>10}  {'at input':>10}  trials")
     for cell in plan.cells:
-        counted = (cell.trainable, cell.stored, cell.materialised)
-        numbers = "  ".join(f"{'searched' if n is None else format(n, ','):>10}" for n in counted)
+        counts = [f"{n:,}" for n in astuple(cell.counts)] if cell.counts else ["searched"] * 3
+        numbers = "  ".join(f"{n:>10}" for n in counts)
         lines.append(f"  {cell.name:<{width}}  {numbers}  {cell.trials:>6}")
     return "\n".join([*lines, *_searched(plan)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -64,12 +65,8 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         )
     if key in space.axes:
         return dataclasses.replace(space, axes={**space.axes, key: values})
-    is_searched = any(_names(cell, key) for cell in space.cells)
-    if (
-        is_searched
-        and ":" in text
-        and any(_of_numbers(cell.search[n]) for cell in space.cells for n in _names(cell, key))
-    ):
+    ranges = [cell.search[name] for cell in space.cells for name in _names(cell, key)]
+    if ":" in text and any(_of_numbers(searched) for searched in ranges):
         return _with_search(space, key, partial(_range, key, text))
     if any(key in cell.fixed for cell in space.cells):
         raise ValueError(
@@ -82,9 +79,9 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
             f"{_open(space)}; a space file of your own can search {key} (docs/your-own.md)"
         )
     if len(values) == 1:
-        fixed = _without_search(space, key, values[0]) if is_searched else space
+        fixed = _without_search(space, key, values[0]) if ranges else space
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
-    if is_searched:
+    if ranges:
         return _with_search(space, key, lambda name, before: _made(key, Choice, values))
     lists = sorted({*space.axes, *names})
     raise ValueError(
@@ -95,14 +92,12 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
 def _open(space: Space) -> str:
     """What of a space `--set` can change, in words."""
     names = {name for cell in space.cells for name in cell.search}
-    fixed = {name for cell in space.cells for name in cell.fixed}
-    free = [
-        name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in {*fixed, *names}
-    ]
+    taken = names.union(space.axes, *(cell.fixed for cell in space.cells))
+    free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in taken]
     parts = [
         ("lists for its axes", sorted(space.axes)),
         ("lists and ranges for what it searches", sorted(names)),
-        ("one value for other fields", [*[name for name in free if name not in space.axes][:3], "…"]),
+        ("one value for other fields", [*free[:3], "…"]),
     ]
     return ", ".join(f"{what} ({', '.join(some)})" for what, some in parts if some)
 
@@ -117,12 +112,9 @@ def _names(cell: Cell, key: str) -> list[str]:
 
 def _methods(space: Space) -> set[str]:
     """All methods that a space's trials may have."""
-    found = {str(space.base["method"])} if "method" in space.base else set()
-    for cell in space.cells:
-        made = cell.search.get("method")
-        found |= {str(v) for v in made.values} if isinstance(made, Choice) else set()
-        found |= {str(cell.fixed["method"])} if "method" in cell.fixed else set()
-    return found
+    fixed = (values["method"] for values in (space.base, *(c.fixed for c in space.cells)) if "method" in values)
+    choices = (cell.search.get("method") for cell in space.cells)
+    return {*map(str, fixed), *(str(v) for choice in choices if isinstance(choice, Choice) for v in choice.values)}
 
 
 def _refuse_foreign_option(space: Space, key: str) -> None:
@@ -138,9 +130,8 @@ def _placed(key: str, value: Any) -> Any:
     """A folder of the user's as an absolute path, for workers run elsewhere; other values as they are."""
     if key not in ("task", "backbone") or not isinstance(value, str):
         return value
-    marker = {"task": "task.toml", "backbone": "config.json"}[key]
+    marker, built_in = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
     path = Path(os.path.expanduser(value))
-    built_in = tasks.names() if key == "task" else backbones.names()
     return str(path.resolve()) if value not in built_in and os.path.isfile(path / marker) else value
 
 
@@ -162,22 +153,18 @@ def _range(key: str, text: str, name: str, before: Range) -> Range:
     ends = _ends(text)
     if not ends:
         raise ValueError(f"{key} is {text!r}; a range is low:high, as in learning_rate=0.01:0.5")
-    log = ends[0] > 0 and _usual_log(name) if isinstance(before, Choice) else before.log
+    log = ends[0] > 0 and _is_log(name) if isinstance(before, Choice) else before.log
     if log and ends[0] <= 0:
         raise ValueError(f"{key} is {text!r}, but it is searched on a logarithmic scale ({before}): give low above 0")
     return _made(key, Real if _is_real(name, before) else Whole, *ends, log)
 
 
-def _usual_log(name: str) -> bool:
-    ranges = [r for r in _usual_ranges(name) if not isinstance(r, Choice)]
-    return all(usual.log for usual in ranges)
-
-
-def _usual_ranges(name: str) -> list[Range]:
-    """What the methods say of a searched name; `lora.rank` asks LoRA alone."""
+def _is_log(name: str) -> bool:
+    """Whether the methods search a name on a logarithmic scale; `lora.rank` asks LoRA alone."""
     method, _, field = name.rpartition(".")
-    chosen = [methods.get(method)] if method in methods.names() else [methods.get(each) for each in methods.names()]
-    return [spec.ranges[field] for spec in chosen if field in spec.ranges]
+    asked = [method] if method in methods.names() else methods.names()
+    ranges = (methods.get(each).ranges.get(field) for each in asked)
+    return all(usual.log for usual in ranges if isinstance(usual, Real | Whole))
 
 
 def _is_real(name: str, before: Range) -> bool:
@@ -239,8 +226,6 @@ def _value(text: str) -> Any:
     if text.lower() in ("none", ""):
         return None
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text

@@ -85,21 +85,17 @@ def _steps(plan: Plan) -> Iterator[tuple[Cell, float]]:
 
 
 def _artifact(config: TrialConfig) -> int:
-    """Factors, what they make at the input, each tensor's name, and the description."""
-    counts = methods.counts_of(config)
+    """Factors, what they make at the input, the name and shape of each tensor, and the description."""
+    method, shape = methods.get(config.method), methods.shape_of(config, backbones.facts(config.backbone))
+    counts = method.counts(shape)
+    names = (_NAME if method.uses_length else _LONG_NAME) * method.stored_tensors(shape)
     described = len(dumps(config.to_dict()).encode()) + _DESCRIPTION
-    return _float(config) * (counts.trainable + counts.materialised) + _names(config) + described
+    return _float(config) * (counts.trainable + counts.materialised) + names + described
 
 
 def _float(config: TrialConfig) -> int:
     """Bytes of one number of what is trained."""
     return 2 * _FLOAT if config.precision == "fp64" else _FLOAT
-
-
-def _names(config: TrialConfig) -> int:
-    """About the bytes that the names and shapes of an artifact's tensors take."""
-    method, shape = methods.get(config.method), methods.shape_of(config, backbones.facts(config.backbone))
-    return (_NAME if method.uses_length else _LONG_NAME) * method.stored_tensors(shape)
 
 
 def _checkpoint(config: TrialConfig) -> int:

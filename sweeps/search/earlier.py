@@ -17,6 +17,9 @@ from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
 from sweeps.space import WORDS, Cell, Space, placeless
 
+# Which trials a space has; all else is how one is run and judged.
+_MAY_DIFFER = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
@@ -110,7 +113,8 @@ def changes(store: Store, space: Space) -> list[str]:
     described = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
     old, new = ({**WORDS, **placeless(one)} for one in described)
     changed = _differences(old, new)
-    if _same_rules(old, new) and (changed or _same_trials(store, space, old, new)):
+    same_rules = all(old.get(name) == new[name] for name in new if name not in _MAY_DIFFER)
+    if same_rules and (changed or _same_trials(store, space, old, new)):
         return changed
     raise ValueError(
         f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changed) or 'changed'}): "
@@ -179,14 +183,6 @@ def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[
         for name, former in methods.get(config["method"]).FORMER_DEFAULTS.items()
         if name not in named and config["options"].get(name) == former
     }
-
-
-_MAY_DIFFER = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
-
-
-def _same_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two spaces differ only in which trials they have, not in how one is run and judged."""
-    return all(old.get(n) == new[n] for n in new if n not in _MAY_DIFFER)
 
 
 def _same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -55,12 +55,9 @@ class OtherRuns:
             if config is None or record.phase != "search" or config.seed != seed:
                 continue
             for cell in space.cells:
-                wanted = counts[cell.name] < (space.trials if cell.search else 1)
-                if (
-                    wanted
-                    and not space.misfit(cell, config)
-                    and _of_cell(space, cell, config, settle).key == record.key
-                ):
+                if counts[cell.name] >= (space.trials if cell.search else 1) or space.misfit(cell, config):
+                    continue
+                if settle(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
                     taken = self.take(record.key, cell.name, space.stratum(cell, config))
                     if taken is not None:
                         counts[cell.name] += 1
@@ -127,12 +124,6 @@ def teaches(cell: Cell, record: TrialRecord, metric: str) -> bool:
         and all(value in cell.search[name] for name, value in point.items())
         and ("method" in shape or "method" in point)
     )
-
-
-def _of_cell(
-    space: Space, cell: Cell, config: TrialConfig, settle: Callable[[TrialConfig], TrialConfig]
-) -> TrialConfig:
-    return settle(space.config(cell, point_of(cell, config), seed=config.seed))
 
 
 def _read(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[TrialRecord]]]:

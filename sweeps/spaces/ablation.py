@@ -40,9 +40,8 @@ DEMO = {
 
 def _grid(rates: Real, first: tuple[Mapping[str, Any], ...], axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     shared: dict[str, Any] = {"search": {"learning_rate": rates}, "first": first}
-    baseline = Cell(name="prompt_tuning n=10", fixed={"method": "prompt_tuning", "length": 10}, **shared)
     return (
-        baseline,
+        Cell(name="prompt_tuning n=10", fixed={"method": "prompt_tuning", "length": 10}, **shared),
         *(
             Cell(name=f"lopt1 n={n} r={r}", fixed={"method": "lopt1", "length": n, "rank": r}, **shared)
             for n in axes["length"]

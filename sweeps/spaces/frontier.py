@@ -10,6 +10,7 @@ cannot be so small has no cell there. Each cell searches its learning rates, the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lopt import backbones, methods
@@ -19,7 +20,6 @@ from sweeps.spaces import ablation
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells: dict[str, Cell] = {}
-    fitting: set[str] = set()
     for backbone in axes["backbone"]:
         width = backbones.facts(backbone).width
         for budget in axes["budget"]:
@@ -27,13 +27,13 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                 shape = methods.get(method).within(budget, width)
                 if shape is None:
                     continue
-                fitting.add(method)
                 length, rank = shape
                 search, recipe = learning_rates(method)
                 where = f"{backbone} " if len(axes["backbone"]) > 1 else ""
                 name = f"{where}{method} n={length}" + (f" r={rank}" if rank else "")
                 fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}
                 cells[name] = Cell(name=name, fixed=fixed, search=search, first=(recipe,))
+    fitting = {cell.fixed["method"] for cell in cells.values()}
     for method in axes["method"]:
         if method not in fitting:
             sizes = ", ".join(f"{budget:,}" for budget in axes["budget"])
@@ -45,10 +45,10 @@ def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
     left_out = ("backbone", "optimizer")  # an axis; each method's own
-    return Space(
+    return replace(
+        shared,
         name="frontier",
         title="Parameters against accuracy: every prompt method at a grid of budgets",
-        profile=profile,
         base={name: value for name, value in shared.base.items() if name not in left_out},
         axes={
             "budget": (1_000, 4_000, 16_000) if demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
@@ -56,9 +56,6 @@ def build(profile: str) -> Space:
             "backbone": (shared.base["backbone"],),
         },
         grid=_grid,
-        trials=shared.trials,
-        confirm_seeds=shared.confirm_seeds,
-        grace_steps=shared.grace_steps,
     )
 
 

@@ -11,6 +11,7 @@ and the best of each such size is trained again with fresh seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lopt import methods
@@ -48,15 +49,14 @@ def _grid(longest: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]
 def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
-    return Space(
+    return replace(
+        shared,
         name="search",
         title="Free search over method, length, rank and learning rates",
-        profile=profile,
         base={name: value for name, value in shared.base.items() if name != "optimizer"},
+        axes={},
         grid=lambda axes: _grid(40 if demo else 100, axes),
         trials=40 if demo else 200,
-        confirm_seeds=shared.confirm_seeds,
-        grace_steps=shared.grace_steps,
         by_size=True,
     )
 

@@ -23,15 +23,12 @@ _BASE = {
 
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
-    shared: dict[str, Any] = {
-        "search": {"learning_rate": Real(1e-3, 1.0, log=True)},
-        "first": ({"learning_rate": 0.3},),
-    }
     return tuple(
         Cell(
             name=f"{method} n={n}" + (f" r={r}" if r else ""),
             fixed={"method": method, "length": n, "rank": r},
-            **shared,
+            search={"learning_rate": Real(1e-3, 1.0, log=True)},
+            first=({"learning_rate": 0.3},),
         )
         for n in axes["length"]
         for method, r in (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 1))

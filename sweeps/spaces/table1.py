@@ -10,6 +10,7 @@ first. Expect (paper) 92.8 / 92.1 / 90.9 % on SST-2 and 91.8 / 91.9 / 90.0 % on 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sweeps.space import Cell, Real, Space, Spec
@@ -32,16 +33,13 @@ def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
     rates = Real(0.01 if demo else 1e-3, 0.3 if demo else 1.0, log=True)
-    return Space(
+    return replace(
+        shared,
         name="table1",
         title="LoPT-1 and LoPT-2 beside prompt tuning (Table 1)",
-        profile=profile,
         base={name: value for name, value in shared.base.items() if name != "task"},
         axes={"task": ("movie_snippets",) if demo else ("sst2", "ag_news")},
         grid=lambda axes: _grid(rates, {"learning_rate": 0.15 if demo else 0.3}, axes),
-        trials=shared.trials,
-        confirm_seeds=shared.confirm_seeds,
-        grace_steps=shared.grace_steps,
     )
 
 

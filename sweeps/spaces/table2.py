@@ -16,6 +16,7 @@ that are selected in two ways could not be compared with each other. Expect (pap
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sweeps.space import Cell, Space, Spec, learning_rates
@@ -79,15 +80,13 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
 def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
-    return Space(
+    return replace(
+        shared,
         name="table2",
         title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
-        profile=profile,
         base=_DEMO if demo else _PAPER,
         axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED), "method": _ROWS},
         grid=_grid,
-        trials=shared.trials,
-        confirm_seeds=shared.confirm_seeds,
         grace_steps=shared.grace_steps if demo else 2000,
     )
 

@@ -266,14 +266,13 @@ class Worker:
     def _step(self, seats: list[_Seat]) -> None:
         """One step of the seats' trials, and what has become of them."""
         by_trial = {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
-        self._stepping, began = seats, time.monotonic()
-        self._stepping_since = began
+        self._stepping, self._stepping_since = seats, time.monotonic()
         try:
             outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
         except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
             outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
-            self._stepped, self._stepping_since = (began, time.monotonic()), math.inf
+            self._stepped, self._stepping_since = (self._stepping_since, time.monotonic()), math.inf
             for trial, outcome in outcomes:
                 seat = by_trial[trial]
                 seat.training, seat.apart, seat.held_until = False, False, 0.0 if trial.over else math.inf
@@ -288,11 +287,9 @@ class Worker:
             for trial in set(engine.trials).difference(trials):
                 engine.evict(trial)
         for trial in trials:
-            backbone = trial.backbone
-            if id(backbone) not in self._engines:
-                self._engines[id(backbone)] = Engine()
-            if trial not in self._engines[id(backbone)].trials:
-                self._engines[id(backbone)].admit(trial)
+            engine = self._engines.setdefault(id(trial.backbone), Engine())
+            if trial not in engine.trials:
+                engine.admit(trial)
         return [engine for engine in self._engines.values() if engine.trials]
 
     def _load(self, job: Job, key: str) -> None:
@@ -304,8 +301,7 @@ class Worker:
         set_threads(job.threads)
         config = job.config
         with contextlib.suppress(Exception):
-            precision = methods.get(config.method).weights_precision(config.precision)
-            backbones.load(config.backbone, precision)
+            backbones.load(config.backbone, methods.get(config.method).weights_precision(config.precision))
 
     def _release(self) -> None:
         """Gives back the memory of trials that have gone; the engine of a backbone that nobody uses, too."""

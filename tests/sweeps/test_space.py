@@ -188,7 +188,7 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
         "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940,
         "lopt2": 7_680,
     }  # fmt: skip
-    assert {(c.example.task, c.example.method): c.trainable for c in planned.cells} == {
+    assert {(c.example.task, c.example.method): c.counts.trainable for c in planned.cells} == {
         (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
     }
     assert {c.trials for c in planned.cells} == {10}
@@ -203,9 +203,9 @@ def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small()
     made = spaces.load("frontier", "paper")
     budgets = made.axes["budget"]
     for cell in make_plan(made).cells:
-        budget = min(b for b in budgets if b >= cell.trainable)
-        assert cell.trainable > 0.4 * budget, (cell.name, cell.trainable)
-        assert cell.trainable <= 12_800 * 10, "not above the longest full prompt"
+        budget = min(b for b in budgets if b >= cell.counts.trainable)
+        assert cell.counts.trainable > 0.4 * budget, (cell.name, cell.counts.trainable)
+        assert cell.counts.trainable <= 12_800 * 10, "not above the longest full prompt"
     assert {c.fixed["method"] for c in made.cells} == {"prompt_tuning", "lopt1", "lopt2", "dept", "ulpt"}
     other = settings.with_settings(made, {"backbone": "gpt2", "budget": "5000", "method": "lopt1,ulpt"})
     assert [c.name for c in other.cells] == ["lopt1 n=24 r=6", "ulpt n=100 r=34"]
