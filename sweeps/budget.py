@@ -1,7 +1,5 @@
 """What a command may use of machines, and what it has used."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """Ctrl-C, and SIGTERM, which batch systems and spot machines send: the first ends a command in order, the next at
 once."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How a sweep is run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

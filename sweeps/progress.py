@@ -1,7 +1,5 @@
 """One line that says where a sweep stands: rewritten in place on a terminal, printed as plain lines elsewhere."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

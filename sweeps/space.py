@@ -1,7 +1,5 @@
 """What a sweep covers: cells, what is searched inside each, and the rules that all cells share."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The last words of a sweep, and the exit code that goes with them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 

@@ -3,8 +3,6 @@
 queue.next ──> job ──> reports ──> early stopping, budget ──> goes on, or stops ──> record ──> queue.end
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sweep's own search and early stopping (`sweeps.supervisor`) behind the interfaces of Ray Tune."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ A trial whose process has died is started again, and goes on from its checkpoint
 supervisor, which writes the trial's record, or queues it again if it had not begun.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

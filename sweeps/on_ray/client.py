@@ -1,7 +1,5 @@
 """A trial's own process, where the trial trains in its device's worker: it asks for each report and passes it on."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Generator

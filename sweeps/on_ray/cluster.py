@@ -1,7 +1,5 @@
 """The Ray that a sweep runs on: a cluster that is up (RAY_ADDRESS), or one of this machine's own."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -5,8 +5,6 @@
 Whoever is owned goes with its owner, so nothing is left of a sweep whose driver dies, also on a cluster that stays.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """The devices of a Ray cluster, as the forecast knows them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

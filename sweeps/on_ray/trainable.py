@@ -1,7 +1,5 @@
 """The Ray Tune trainable: what a trial's own process does."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A space, checked before anything runs: what every trial of it would refuse is said at once."""
 
-from __future__ import annotations
-
 from lopt import methods
 from lopt.config import FIELDS
 from lopt.ranges import Choice

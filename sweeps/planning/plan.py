@@ -1,7 +1,5 @@
 """What a sweep will run, without network or weights."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A plan for a reader, and as JSON."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, astuple
 from typing import Any
 

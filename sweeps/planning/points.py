@@ -1,7 +1,5 @@
 """The points of a cell: where lists and whole numbers are used up, it has fewer trials than asked."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain, islice, product
 from typing import Any

@@ -1,7 +1,5 @@
 """`--set key=value`: a space with other values, lists or ranges."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

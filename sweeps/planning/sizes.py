@@ -1,7 +1,5 @@
 """How many tokens a sweep trains on and how much it writes, as far as this is known without data or weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice

@@ -4,8 +4,6 @@ So a trial never goes back behind a checkpoint, whoever still writes: a process 
 the one that took its place, replaces nothing.
 """
 
-from __future__ import annotations
-
 from lopt.places import Place, write
 
 _FIRST_BYTES = 1 << 16

@@ -1,7 +1,5 @@
 """What a run's JSON files hold, checked: a file of another kind is said to be that, wherever it is read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}

@@ -11,8 +11,6 @@ A number is only created where it was not, in which one of several commands succ
 a lease that is over says so in it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import json

@@ -1,7 +1,5 @@
 """A trial's record as a file, `trials/<key>.json`: read whole, or said to be damaged."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

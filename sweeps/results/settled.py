@@ -1,7 +1,5 @@
 """What a sweep's machines decide once for all its trials: precision, and the revisions of data and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What earlier commands have left of a run, and which of it the space, which may have changed, can use."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -4,8 +4,6 @@ Within a table a stratum is a cell, in a free search a factor of two of paramete
 another stratum's. A share of the trials that would be stopped can run to the end instead, to see what stopping costs.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum

@@ -1,7 +1,5 @@
 """Finished trials of other runs: taken instead of run again, or learned from."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

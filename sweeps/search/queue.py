@@ -1,7 +1,5 @@
 """Which trial runs next: one Optuna study a cell (`sweeps.search.study`), then each winner again with fresh seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

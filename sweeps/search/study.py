@@ -1,7 +1,5 @@
 """The search inside one cell: an `optuna.Study` by ask and tell."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any

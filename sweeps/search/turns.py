@@ -2,8 +2,6 @@
 cell gets its equal number of trials. Sweeps and forecasts of sweeps go by it.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """Which search trials have won, and are trained again with fresh seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from lopt.config import key_of

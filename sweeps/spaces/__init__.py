@@ -1,7 +1,5 @@
 """Spaces: one module each; its first lines say the command, the expected time and the result."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

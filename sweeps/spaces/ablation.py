@@ -8,8 +8,6 @@ cell, the paper's 0.3 first (0.15 in the demo). Expect (paper) 90.5 to 92.9 %, w
 of the demo, more than 80 % in its best cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

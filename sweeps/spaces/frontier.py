@@ -7,8 +7,6 @@ One cell a method and budget, at the method's customary form with at most that m
 cannot be so small has no cell there. Each cell searches its learning rates, the recipe of its own paper first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

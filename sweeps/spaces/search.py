@@ -8,8 +8,6 @@ compete within a factor of two of parameter count, so that the smallest prompts 
 and the best of each such size is trained again with fresh seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

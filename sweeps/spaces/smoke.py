@@ -5,8 +5,6 @@
 Three cells of a table's shape, 3 search trials each, one confirm seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ Six cells (three in the demo, which has one task). The learning rate is searched
 first. Expect (paper) 92.8 / 92.1 / 90.9 % on SST-2 and 91.8 / 91.9 / 90.0 % on AGNews.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

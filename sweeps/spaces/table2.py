@@ -13,8 +13,6 @@ that are selected in two ways could not be compared with each other. Expect (pap
 90.4 % on SST-2, BoolQ, RTE, WiC and CB; on what split, it does not state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ One module a rule, with the class as its `SPEC`; `--set stopping=NAME` chooses o
 stratum (`sweeps.search.early_stopping`), each with the best held-out score so far, where more is better.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar
 

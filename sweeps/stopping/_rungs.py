@@ -3,8 +3,6 @@
 Only the number of trials that a rung has seen so far decides, so no trial ever waits for another one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

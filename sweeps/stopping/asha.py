@@ -1,7 +1,5 @@
 """ASHA, the default: Li et al. 2020, arXiv 1810.05934, with one bracket."""
 
-from __future__ import annotations
-
 from sweeps.stopping import StoppingRule
 from sweeps.stopping._rungs import Rungs, rung_steps
 

@@ -4,8 +4,6 @@ The first bracket has a rung at `grace_steps` and at every higher one, the next 
 stops nobody. So a trial that starts slowly has a chance.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 

@@ -1,8 +1,6 @@
 """The median rule of Golovin et al. 2017 (Google Vizier, KDD): a trial stops when the best that it has reached is worse
 than the median of what the other trials had on average up to the same step."""
 
-from __future__ import annotations
-
 from statistics import fmean, median
 
 from sweeps.stopping import StoppingRule

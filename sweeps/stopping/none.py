@@ -1,7 +1,5 @@
 """No early stopping: every trial runs to its end."""
 
-from __future__ import annotations
-
 from sweeps.stopping import StoppingRule
 
 

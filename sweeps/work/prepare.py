@@ -1,7 +1,5 @@
 """What a sweep's trials need, made ready where they would train."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
