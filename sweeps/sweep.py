@@ -129,6 +129,7 @@ class Sweep(Listener):
                 baselines=baselines,
                 finished=finished,
                 audit=self.options.audit,
+                audited=self._audited(),
                 price_per_hour=price_per_hour,
             )
             self.store.write_prediction(prediction)
@@ -257,8 +258,7 @@ class Sweep(Listener):
             grows=space.by_size,  # a free search learns only as it goes what it confirms
         )
         self._followers.insert(0, progress)
-        audited = {key: int(audit["step"]) for key, audit in self.store.audits().items()}
-        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=audited)
+        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=self._audited())
         early_stopping.replay(finished)
         return Supervisor(
             queue,
@@ -268,6 +268,10 @@ class Sweep(Listener):
             job_of=self._job_of,
             listeners=[self._budget, self, *self._followers],
         )
+
+    def _audited(self) -> dict[str, int]:
+        """The steps at which trials of earlier commands would have been stopped, by their keys."""
+        return {key: int(audit["step"]) for key, audit in self.store.audits().items()}
 
     def _job_of(self, trial: QueuedTrial) -> Job:
         return Job(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class Play:
         quality: of the trials; pick: which kind a proposal is, given their number.
         finished: records of earlier commands, of which the rungs know.
         trials: search trials of each cell, `points.trials_of` it.
-        spared: asked whether a trial that would be stopped is audited, and runs to the end instead.
+        audit, audited: as of `EarlyStopping`. number: of the play, for chance that hangs on trials' keys.
 
     Attributes:
         seconds, steps, trials: what it took, after `run`.
@@ -146,12 +147,14 @@ class Play:
         quality: Quality,
         pick: Callable[[int], Any] = lambda kinds: 0,
         finished: Sequence[TrialRecord] = (),
-        spared: Callable[[], bool] = lambda: False,
         trials: Sequence[int] = (),
+        audit: float = 0.0,
+        audited: Mapping[str, int] = MappingProxyType({}),
+        number: int = 0,
     ) -> None:
         self._space, self._concurrent = space, concurrent
-        self._quality, self._pick, self._spared = quality, pick, spared
-        self._early_stopping = EarlyStopping(space.stopping_rule)
+        self._quality, self._pick, self._number = quality, pick, number
+        self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
         self._early_stopping.replay(finished)
         trials = trials or [trials_of(space, cell) for cell in space.cells]
         cells = [
@@ -221,12 +224,9 @@ class Play:
         step = trial.milestones.popleft()
         if trial.milestones:
             quality = self._quality(trial.number, trial.decisions - len(trial.milestones))
-            decision = self._early_stopping.report(trial.cost.stratum, str(trial.number), step, quality)
-            if decision is Decision.STOP:
-                if self._spared():
-                    trial.milestones = deque([self._space.max_steps])  # it competes no more
-                else:
-                    self._leave(trial)
+            key = f"{self._number}-{trial.number}"
+            if self._early_stopping.report(trial.cost.stratum, key, step, quality) is Decision.STOP:
+                self._leave(trial)
         elif trial.phase == "confirm" and trial.cost.score_s > 0:
             assert trial.group is not None
             trial.scored, trial.idle_s = True, trial.cost.score_s
@@ -307,10 +307,11 @@ def forecast(
     start_s: float = 0.0,
     finished: Sequence[TrialRecord] = (),
     audit: float = 0.0,
+    audited: Mapping[str, int] = MappingProxyType({}),
     draws: int = DRAWS,
 ) -> Forecast:
     """The times within which 90 % of the played sweeps end. The steps of one are all slower or faster by one factor,
-    whose logarithm has the standard deviation `spread`. audit: share of the trials to be stopped that run on."""
+    whose logarithm has the standard deviation `spread`. audit, audited: as of `EarlyStopping`."""
     seconds, plays = [], []
     trials_each = [trials_of(space, cell) for cell in space.cells]
     for seed in range(draws):
@@ -324,7 +325,9 @@ def forecast(
             pick=draw.integers,
             finished=finished,
             trials=trials_each,
-            spared=lambda: bool(audit) and draw.random() < audit,  # noqa: B023  # called before the next draw
+            audit=audit,
+            audited=audited,
+            number=seed,
         ).run()
         plays.append(play)
         seconds.append((start_s + play.seconds) * np.exp(spread * draw.normal()))

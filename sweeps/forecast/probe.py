@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,13 +54,14 @@ def predict(
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
     audit: float = 0.0,
+    audited: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """What is left of a sweep, as `probe.json` holds it.
 
     Args:
         settle: fills in precision and revisions. baselines: trials whose zero-shot baseline is still to be scored.
-        finished: records of earlier commands. audit: share of the trials to be stopped that run to the end.
+        finished: records of earlier commands. audit, audited: as of `EarlyStopping`.
     """
     from sweeps.forecast.play import HIGH, LOW, Cost, forecast
 
@@ -88,6 +90,7 @@ def predict(
         start_s=start_s,
         finished=finished,
         audit=audit,
+        audited=audited,
     )
     per_second = (price_per_hour or 0.0) / 3600
     return {

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from sweeps import spaces
 from sweeps.forecast.play import Cost, Play, forecast, random_quality
 from sweeps.planning import settings
+from sweeps.search.early_stopping import Decision, EarlyStopping
+from sweeps.search.queue import TrialQueue
 from tests.sweeps.records import make_record
 
 SMOKE = spaces.load("smoke", "paper")  # three cells, rungs at 4 of 12 steps, evaluated at every second
@@ -134,12 +136,12 @@ def test_who_is_audited_runs_to_the_end():
     made = sweep(trials=6, max_steps=80, eval_every=2, confirm_seeds=1)
     made = dataclasses.replace(made, grid=lambda axes: SMOKE.grid(axes)[:1])
 
-    def steps_of(spared):
+    def steps_of(audit):
         costs = [[cost("c")]]
         given = {"devices": 1, "concurrent": 1, "quality": lambda number, rung: -number}
-        return Play(made, costs, **given, spared=lambda: spared).run().steps
+        return Play(made, costs, **given, audit=audit).run().steps
 
-    assert steps_of(spared=False) < steps_of(spared=True) == 7 * 80
+    assert steps_of(audit=0.0) < steps_of(audit=1.0) == 7 * 80
     steps = [said(made, audit=share).steps for share in (0.0, 0.5, 1.0)]
     assert steps[0] < steps[1] < steps[2] == 7 * 80
 
@@ -223,3 +225,34 @@ def test_qualities_are_alike_at_the_rungs_of_one_trial_and_differ_between_trials
         correlations.append(np.corrcoef(values.T)[0, 1])
     assert 0.2 < np.mean(correlations) < 0.8
     assert min(correlations) > -0.2
+
+
+def test_every_play_assigns_its_trials_to_brackets_anew():
+    made = sweep(stopping="hyperband", trials=3)
+    costs = [[cost(cell.name)] for cell in made.cells]
+    given = {"devices": 1, "concurrent": 4, "quality": lambda number, rung: -number}
+    assert len({Play(made, costs, **given, number=number).run().steps for number in range(20)}) > 1
+
+
+@pytest.mark.parametrize("name", spaces.names())
+def test_the_forecast_and_the_sweep_run_the_same_trials(name):
+    """One at a time, where the scores of the trials fall: in both, the order of cells, and who is stopped where."""
+    made = spaces.load(name, "paper" if name == "smoke" else "demo")
+    made = settings.with_settings(made, {"trials": "4", "reduction_factor": "2"})
+    if made.by_size or any(len(made.examples(cell)) > 1 for cell in made.cells):
+        pytest.skip("its trials differ in size, which the forecast draws")
+    queue = TrialQueue(made, settle=lambda config: config, finished=[], failed=[])
+    stops = EarlyStopping(made.stopping_rule)
+    steps = trials = 0
+    while trial := queue.next():
+        trials, status, reached = trials + 1, "complete", made.max_steps
+        for step in made.decision_steps() if trial.phase == "search" else ():
+            if stops.report(trial.stratum, trial.config.key, step, -trials) is Decision.STOP:
+                status, reached = "stopped", step
+                break
+        steps += reached
+        queue.end(trial, make_record(trial.config, status, 1 / trials, trial.phase, trial.cell.name, trial.stratum))
+    every = {cell.name: made.example(cell).eval_every for cell in made.cells}
+    costs = [[cost(name, eval_every=every[name])] for name in every]
+    play = Play(made, costs, devices=1, concurrent=1, quality=lambda number, rung: -number).run()
+    assert (play.trials, play.steps) == (trials, steps)
