@@ -13,6 +13,7 @@ def check_space(space: Space) -> None:
     or rule of early stopping, or one that does not fit."""
     stopping.get(space.stopping)
     sampler = samplers.get(space.sampler)
+    twins: dict[str, str] = {}
     for cell in space.cells:
         _check_names(space, cell)
         if cell.search:
@@ -35,6 +36,12 @@ def check_space(space: Space) -> None:
                         f"outside of what is searched ({cell.search.get(name, 'nothing')})"
                     )
             space.config(cell, {**space.low_ends(cell), **first}, seed=0)
+        trials = f"{space.example(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+        if trials in twins:
+            raise ValueError(
+                f"space {space.name}: {twins[trials]} and {cell.name} have the same trials, and a trial has one cell"
+            )
+        twins[trials] = cell.name
 
 
 def _check_names(space: Space, cell: Cell) -> None:

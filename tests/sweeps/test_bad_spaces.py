@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import string
 
@@ -10,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lopt.config import FIELDS
-from sweeps import space
+from sweeps import space, spaces
+from sweeps.planning.check_space import check_space
 from sweeps.run import main
 from tests.bad_input import called, fixed, junk, line_of, refused, texts
 
@@ -222,3 +224,11 @@ def test_a_file_that_gives_no_space(tmp_path, content, words):
 def test_a_folder_that_is_called_like_a_file(tmp_path):
     (tmp_path / "mine.py").mkdir()
     refused(main, "--space", tmp_path / "mine.py", "--dry-run", words=["does not exist", "smoke"])
+
+
+def test_two_cells_of_the_same_trials_are_refused():
+    """A record says of which cell it is, so the other one would never be complete."""
+    smoke = spaces.load("smoke", "paper")
+    twins = lambda axes: (*smoke.grid(axes), dataclasses.replace(smoke.grid(axes)[1], name="another name"))  # noqa: E731
+    with pytest.raises(ValueError, match=r"lopt1 n=4 r=2 and another name have the same trials"):
+        check_space(dataclasses.replace(smoke, grid=twins))
