@@ -84,6 +84,11 @@ class Cell:
         """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
         return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
 
+    @property
+    def unconfirmed(self) -> str:
+        """What a table says in place of the accuracy."""
+        return "not confirmed" if self.trials else "not run"
+
     def count(self, status: str) -> int:
         """How many search trials ended so."""
         return sum(t.status == status and t.phase == "search" for t in self.trials)

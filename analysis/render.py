@@ -6,9 +6,9 @@ import csv as csv_module
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
@@ -18,6 +18,7 @@ from analysis.stats import Estimate
 @dataclass(frozen=True, kw_only=True)
 class Column:
     title: str
+    text: Callable[[Any], str] = str  # what `Table.of` writes of a row
     align: Literal["left", "right"] = "right"
     code: bool = False
     once: bool = False  # a text that repeats the one above is not written again, save in CSV
@@ -44,6 +45,11 @@ class Table:
         for row in self.rows:
             assert len(row) == len(self.columns), (row, self.columns)
         object.__setattr__(self, "notes", tuple(filter(None, self.notes)))
+
+    @classmethod
+    def of(cls, rows: Iterable[Any], *, columns: tuple[Column, ...], **parts: Any) -> Table:
+        """A line for each of these rows, of which every column has its `text`."""
+        return cls(columns=columns, rows=tuple(tuple(c.text(row) for c in columns) for row in rows), **parts)
 
     def trimmed(self) -> Table:
         """Without the optional columns in which every row has a dash."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.cells import Group
 from analysis.methods import in_order, method_label
-from analysis.registry import Missing, PlotSpec, Row
+from analysis.registry import Info, Missing, PlotSpec, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,7 @@ class Curve:
     accuracies: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    curves: tuple[Curve, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Curve] | Missing:
     curves = []
     for trial in sorted(group.trials, key=lambda t: t.key):
         seen = [(e.step, e.selection_score) for e in trial.evaluations if e.selection_score is not None]
@@ -53,16 +47,16 @@ def compute(group: Group) -> Info | Missing:
             )
     if not any(len(curve.steps) > 1 for curve in curves):
         return Missing("no trial has two evaluations yet")
-    return Info(group=group, curves=tuple(curves))
+    return Info(group=group, rows=tuple(curves))
 
 
 @style.in_style
-def draw(info: Info) -> Figure:
-    methods = in_order(c.method for c in info.curves)
-    looks = style.level_styles(c.rank for c in info.curves if c.confirmed)
+def draw(info: Info[Curve]) -> Figure:
+    methods = in_order(c.method for c in info.rows)
+    looks = style.level_styles(c.rank for c in info.rows if c.confirmed)
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(looks, lines=True))
     for axes, method in zip(panels, methods, strict=True):
-        curves = [c for c in info.curves if c.method == method]
+        curves = [c for c in info.rows if c.method == method]
         for rank, (colour, _) in looks.items():
             own = [c for c in curves if c.confirmed and c.rank == rank]
             means = _means(own)
@@ -100,20 +94,20 @@ def _add(axes: Axes, curves: Sequence[Curve], **look: Any) -> None:
         axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_DRAWN, **look))
 
 
-def caption(info: Info) -> str:
-    confirmed = sum(c.confirmed for c in info.curves)
+def caption(info: Info[Curve]) -> str:
+    confirmed = sum(c.confirmed for c in info.rows)
     return (
         f"Learning curves on {info.group.title}: {confirmed} confirmed trials in colour by rank, thin, and the mean of "
-        f"each cell's seeds, thick; {len(info.curves) - confirmed} others in grey, those of one evaluation as dots. No "
+        f"each cell's seeds, thick; {len(info.rows) - confirmed} others in grey, those of one evaluation as dots. No "
         "error bars."
     )
 
 
-def data(info: Info) -> list[Row]:
+def data(info: Info[Curve]) -> list[Row]:
     return [
         {"run": number, "method": curve.method, "rank": curve.rank, "confirmed": curve.confirmed, "step": step}
         | {"selection_percent": 100 * accuracy}
-        for number, curve in enumerate(info.curves)
+        for number, curve in enumerate(info.rows)
         for step, accuracy in zip(curve.steps, curve.accuracies, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from analysis import style
 from analysis.cells import Group
 from analysis.methods import in_order, method_label
 from analysis.records import Trial
-from analysis.registry import Missing, PlotSpec, Row
+from analysis.registry import Info, Missing, PlotSpec, Row
 
 LEAST = 10  # trials of a method that ran to the end
 NAMES = {"learning_rate": "learning rate", "length": "length n", "rank": "rank r"}
@@ -27,13 +27,7 @@ class Importances:
     trials: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    methods: tuple[Importances, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Importances] | Missing:
     by_method: dict[str, list[Trial]] = {}
     for trial in sorted(group.trials, key=lambda t: t.key):
         if trial.phase == "search" and trial.status == "complete" and trial.selection_score is not None:
@@ -44,7 +38,7 @@ def compute(group: Group) -> Info | Missing:
     known = tuple(each for each in found if each is not None)
     if not known:
         return Missing(f"it needs {LEAST} search trials of one method that ran to the end, with two values searched")
-    return Info(group=group, methods=known)
+    return Info(group=group, rows=known)
 
 
 def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
@@ -80,13 +74,13 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
 
 
 @style.in_style
-def draw(info: Info) -> Figure:
-    searched = {name for each in info.methods for name, _ in each.shares}
+def draw(info: Info[Importances]) -> Figure:
+    searched = {name for each in info.rows for name, _ in each.shares}
     names = [name for name in NAMES.values() if name in searched]
-    longest = max(share for each in info.methods for _, share in each.shares)
-    titles = [f"{method_label(each.method)} ({each.trials} trials)" for each in info.methods]
+    longest = max(share for each in info.rows for _, share in each.shares)
+    titles = [f"{method_label(each.method)} ({each.trials} trials)" for each in info.rows]
     figure, panels = style.panels(titles, height=0.9 + 0.4 * len(names))
-    for axes, each in zip(panels, info.methods, strict=True):
+    for axes, each in zip(panels, info.rows, strict=True):
         colour, _ = style.method_style(each.method)
         for row, name in enumerate(names):
             share = dict(each.shares).get(name)
@@ -104,7 +98,7 @@ def draw(info: Info) -> Figure:
     return figure
 
 
-def caption(info: Info) -> str:
+def caption(info: Info[Importances]) -> str:
     return (
         f"Which searched values made the difference on {info.group.title}: Optuna's importances (PED-ANOVA: what sets "
         "the better trials apart), over search trials that ran to the end. Early stopping and a sampler that prefers "
@@ -112,10 +106,10 @@ def caption(info: Info) -> str:
     )
 
 
-def data(info: Info) -> list[Row]:
+def data(info: Info[Importances]) -> list[Row]:
     return [
         {"method": each.method, "value": name, "importance_percent": 100 * share, "trials": each.trials}
-        for each in info.methods
+        for each in info.rows
         for name, share in each.shares
     ]
 
