@@ -10,6 +10,7 @@ from analysis.comparisons import difference_of
 from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference
 from analysis.notes import examples
+from analysis.records import grouped
 from analysis.render import Column, Table, count, interval, numbers
 
 
@@ -122,15 +123,16 @@ def table(found: Compared) -> Table:
 
 def _other_examples(compared: Compared) -> list[str]:
     """What the cells were scored on that the two runs scored on other examples, with the cells of each such pair."""
-    cells: dict[str, list[str]] = {}
-    for pair in compared.pairs:
-        first, second = pair.first.confirmed[0], pair.second.confirmed[0]
-        if first.scored_on != second.scored_on:
-            said = f"{compared.names[0]} on {examples(first)}; {compared.names[1]} on {examples(second)}"
-            cells.setdefault(said, []).append(pair.first.label)
+    one, other = compared.names
+    apart = [p for p in compared.pairs if p.first.confirmed[0].scored_on != p.second.confirmed[0].scored_on]
+
+    def said(pair: Pair) -> str:
+        return f"{one} on {examples(pair.first.confirmed[0])}; {other} on {examples(pair.second.confirmed[0])}"
+
     return [
-        f"Not scored on the same test examples: {', '.join(labels)} ({said}). A difference may come of that alone."
-        for said, labels in cells.items()
+        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({both}). A difference "
+        "may come of that alone."
+        for both, pairs in grouped(apart, said).items()
     ]
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.cells import Group
 from analysis.methods import in_order, method_label
+from analysis.records import grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
 
@@ -76,11 +77,8 @@ def draw(info: Info[Curve]) -> Figure:
 
 def _means(curves: Sequence[Curve]) -> list[Curve]:
     """The mean curve of each cell's seeds, over the steps that all of them reached."""
-    cells: dict[str, list[Curve]] = {}
-    for curve in curves:
-        cells.setdefault(curve.cell, []).append(curve)
     means = []
-    for seeds in cells.values():
+    for seeds in grouped(curves, lambda curve: curve.cell).values():
         known = [dict(zip(c.steps, c.accuracies, strict=True)) for c in seeds]
         steps = tuple(step for step in seeds[0].steps if all(step in each for each in known))
         means.append(replace(seeds[0], steps=steps, accuracies=tuple(fmean(e[s] for e in known) for s in steps)))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from analysis import peers, published
 from analysis.beside_published import VERDICTS, Beside, set_beside, verdicts
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, best
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import Column, Table, bounds, count, percent
 from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
@@ -65,8 +65,7 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
     """Our cell of a row: the paper's setting; where it states none, the one best on selection accuracy."""
     if point.length is not None or point.rank is not None:
         return group.find(point.method, point.length, point.rank)
-    cells = [cell for cell in group.cells if cell.method == point.method]
-    return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
+    return best(cell for cell in group.cells if cell.method == point.method)
 
 
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:
@@ -86,20 +85,18 @@ def _entry(group: Group | None, row: published.Point, point: published.Point | N
 
 def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
-    best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
+    bests = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
     bold: set[tuple[int, int]] = set()
     said, obstacle = verdicts(entry.beside for row in info.rows for entry in row.entries)
     for number, row in enumerate(info.rows):
         own = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
-        bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
+        bold |= {(len(rows), 3 + task) for task, which in enumerate(bests) if which == number}
         ours = [e.ours for e in row.entries]
         rows.append((row.cell, "ours (N)", _span(row), *(f"{percent(e.mean)} ({e.seeds})" if e else "" for e in ours)))
         if any(ours):
-            rows.append(
-                (row.cell, "95 % CI", "", *(f"[{percent(e.low)}, {percent(e.high)}]" if e else "" for e in ours))
-            )
+            rows.append((row.cell, "95 % CI", "", *(bounds(e) if e else "" for e in ours)))
         if any(e.beside and e.beside.difference is not None for e in row.entries):
             rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
         if any(e.beside for e in row.entries):
