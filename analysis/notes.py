@@ -62,10 +62,8 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         )
     if results.unreadable:
         kind = "record" if any("/trials/" in text for text in results.unreadable) else "file"
-        many = (
-            f"{kind} could not be read and is" if len(results.unreadable) == 1 else f"{kind}s could not be read and are"
-        )
-        found.append(f"{len(results.unreadable)} {many} left out: {'; '.join(results.unreadable)}.")
+        count, (s, are) = len(results.unreadable), ("s", "are") if len(results.unreadable) > 1 else ("", "is")
+        found.append(f"{count} {kind}{s} could not be read and {are} left out: {'; '.join(results.unreadable)}.")
     found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
     if waiting := [_labelled(groups, g, c) for g in groups for c in g.confirmed if not c.winner_is_confirmed]:
         found.append(
