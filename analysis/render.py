@@ -7,7 +7,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from markupsafe import Markup, escape
@@ -22,7 +22,6 @@ class Column:
     align: Literal["left", "right"] = "right"
     code: bool = False
     once: bool = False  # a text that repeats the one above is not written again, save in CSV
-    optional: bool = False  # left out where no row has anything in it
 
 
 def numbers(*titles: str) -> tuple[Column, ...]:
@@ -50,17 +49,6 @@ class Table:
     def of(cls, rows: Iterable[Any], *, columns: tuple[Column, ...], **parts: Any) -> Table:
         """A line for each of these rows, of which every column has its `text`."""
         return cls(columns=columns, rows=tuple(tuple(c.text(row) for c in columns) for row in rows), **parts)
-
-    def trimmed(self) -> Table:
-        """Without the optional columns in which every row has a dash."""
-        empty = [all(row[j] == "–" for row in self.rows) for j in range(len(self.columns))]
-        kept = [j for j, column in enumerate(self.columns) if not (column.optional and empty[j])]
-        return replace(
-            self,
-            columns=tuple(self.columns[j] for j in kept),
-            rows=tuple(tuple(row[j] for j in kept) for row in self.rows),
-            bold=frozenset((i, kept.index(j)) for i, j in self.bold if j in kept),
-        )
 
 
 _LATEX = {

@@ -59,6 +59,8 @@ def _hours(trials: list[Trial]) -> float | None:
 
 
 def render(info: Info[Row]) -> Table:
+    peak = Column(title="peak memory, GB", text=lambda row: _gigabytes(row.peak_memory_bytes))
+    peaks_known = any(row.peak_memory_bytes for row in info.rows)
     a_cell = {row.search / row.cells for row in info.rows}
     return Table.of(
         info.rows,
@@ -72,7 +74,7 @@ def render(info: Info[Row]) -> Table:
             Column(title="steps", text=lambda row: count(row.steps)),
             Column(title="tokens", text=lambda row: count(row.tokens)),
             Column(title="device-hours", text=lambda row: _shown(row.hours)),
-            Column(title="peak memory, GB", optional=True, text=lambda row: _gigabytes(row.peak_memory_bytes)),
+            *([peak] if peaks_known else []),
         ),
         notes=(
             "Every size was tuned with the same number of trials."
@@ -80,9 +82,9 @@ def render(info: Info[Row]) -> Table:
             else "Mind that the sizes were not all tuned with the same number of trials.",
             "Device-hours: of GPUs, or of a machine without one, in training steps and evaluations; a pass that trials "
             "share is divided among them by tokens. Loading and waiting are left out.",
-            _PEAK if any(row.peak_memory_bytes for row in info.rows) else "",
+            _PEAK if peaks_known else "",
         ),
-    ).trimmed()
+    )
 
 
 def _shown(hours: float | None) -> str:

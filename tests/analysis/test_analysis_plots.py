@@ -16,6 +16,7 @@ from analysis import published, style
 from analysis.cells import groups
 from analysis.labels import MARKER, Labels
 from analysis.load import load
+from analysis.plots.curves import seen
 from analysis.plots.importances import Importances
 from analysis.registry import Info, Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
@@ -285,7 +286,7 @@ def test_a_trial_of_one_evaluation_is_in_the_learning_curves(store):
     s.put({**made, "evaluations": made["evaluations"][:1]})
     s.confirm("lopt1", 10, 1, 0.8)
     info = PLOTS["curves"].info(groups(load([s.write()]))[0])
-    assert sorted(len(curve.steps) for curve in info.rows) == [1, 5]
+    assert sorted(len(seen(trial)) for trial in info.rows) == [1, 5]
     assert "1 others in grey" in PLOTS["curves"].caption(info)
 
 
