@@ -120,6 +120,7 @@ def table(info: Info[Row], caption: str, titles: tuple[str, ...], texts: Callabl
     """A published table with ours beside it: a row's name and `texts` under `titles`, then our result and a verdict."""
     best = standing_out([row.ours for row in info.rows])
     said, obstacle = verdicts(row.beside for row in info.rows)
+    ours = [interval(row.ours, row.cell.unconfirmed if row.cell else "not run") for row in info.rows]
     return Table(
         caption=f"{caption} beside {info.group.title}",
         columns=(
@@ -128,14 +129,8 @@ def table(info: Info[Row], caption: str, titles: tuple[str, ...], texts: Callabl
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
-            (
-                row.point.cell,
-                *texts(row),
-                interval(row.ours, row.cell.unconfirmed if row.cell else "not run"),
-                row.beside.points,
-                verdict,
-            )
-            for row, verdict in zip(info.rows, said, strict=True)
+            (row.point.cell, *texts(row), result, row.beside.points, verdict)
+            for row, result, verdict in zip(info.rows, ours, said, strict=True)
         ),
         notes=(
             obstacle or VERDICTS,
