@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.records import Trial
+from analysis.records import Trial, grouped
 from analysis.stats import wilson
 
 _FEW = 10  # whole trials: a rank correlation of fewer is mostly chance
@@ -45,8 +45,8 @@ def audit(trials: Sequence[Trial], rung: int | None) -> Audit:
     strata = rivals(search)
     audited = [(trial, some) for some in strata for trial in some if trial.audited_at is not None]
     telling = [some for some in strata if rung is not None and len(some) > 2]
-    found = [_correlation(some, rung) for some in telling if sum(map(len, telling)) >= _FEW]
-    known = [each for each in found if each is not None]
+    enough = rung is not None and sum(map(len, telling)) >= _FEW
+    known = [r for some in telling if enough and (r := _correlation(some, rung)) is not None]
     return Audit(
         stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
         audited=len(audited),
@@ -90,11 +90,8 @@ def kind(trials: Sequence[Trial]) -> str:
 
 def rivals(trials: Sequence[Trial]) -> list[list[Trial]]:
     """The search trials that ran to the end, by stratum."""
-    found: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        if trial.phase == "search" and trial.status == "complete" and trial.selection_score is not None:
-            found.setdefault((trial.cell, trial.stratum), []).append(trial)
-    return list(found.values())
+    searched = (trial for trial in trials if trial.searched)
+    return [*grouped(searched, lambda trial: (trial.cell, trial.stratum)).values()]
 
 
 def until(trial: Trial, step: int) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
+from analysis.registry import Info
 from analysis.render import Column, Table, interval, numbers
 from analysis.stats import BOLD, Estimate, describe, standing_out, wilson
 
@@ -109,22 +110,17 @@ class Row:
         return self.cell.trainable_parameters if self.cell else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    rows: tuple[Row, ...]
-
-
 def row(group: Group, point: Point, compared: Point | None = None) -> Row:
     """`compared`: the point beside which ours is set, where that is another one of the row."""
     cell = group.find(point.method, point.length, point.rank)
     return Row(point=point, cell=cell, beside=set_beside(group, cell, compared or point))
 
 
-def table(info: Info, caption: str, titles: tuple[str, ...], texts: Callable[[Row], tuple[str, ...]]) -> Table:
+def table(info: Info[Row], caption: str, titles: tuple[str, ...], texts: Callable[[Row], tuple[str, ...]]) -> Table:
     """A published table with ours beside it: a row's name and `texts` under `titles`, then our result and a verdict."""
     best = standing_out([row.ours for row in info.rows])
     said, obstacle = verdicts(row.beside for row in info.rows)
+    ours = [interval(row.ours, row.cell.unconfirmed if row.cell else "not run") for row in info.rows]
     return Table(
         caption=f"{caption} beside {info.group.title}",
         columns=(
@@ -133,14 +129,8 @@ def table(info: Info, caption: str, titles: tuple[str, ...], texts: Callable[[Ro
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
-            (
-                row.point.cell,
-                *texts(row),
-                interval(row.ours, "not confirmed" if row.cell and row.cell.trials else "not run"),
-                row.beside.points,
-                verdict,
-            )
-            for row, verdict in zip(info.rows, said, strict=True)
+            (row.point.cell, *texts(row), result, row.beside.points, verdict)
+            for row, result, verdict in zip(info.rows, ours, said, strict=True)
         ),
         notes=(
             obstacle or VERDICTS,

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
+from typing import TypeVar
 
 from analysis import predictions
 from analysis.load import Results
 from analysis.methods import method_label
-from analysis.records import Trial
-from analysis.runs import Baseline, PlannedCell
+from analysis.records import Trial, grouped
+from analysis.runs import PlannedCell
 from analysis.stats import Estimate, crossed, estimate
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
 
+Number = TypeVar("Number", int, float)
 _HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name: no folder, and both parts are its name
 
 
@@ -84,6 +86,11 @@ class Cell:
         """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
         return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
 
+    @property
+    def unconfirmed(self) -> str:
+        """What a table says in place of the accuracy."""
+        return "not confirmed" if self.trials else "not run"
+
     def count(self, status: str) -> int:
         """How many search trials ended so."""
         return sum(t.status == status and t.phase == "search" for t in self.trials)
@@ -122,13 +129,16 @@ class Group:
 
     def best(self, method: str) -> Cell | None:
         """The method's confirmed cell with the best selection accuracy."""
-        cells = [cell for cell in self.confirmed if cell.method == method]
-        return max(cells, key=lambda cell: cell.selection_score or 0.0, default=None)
+        return best(cell for cell in self.confirmed if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
         """The cell of this setting; of several variants the confirmed one with the best selection score."""
-        cells = [c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank)]
-        return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
+        return best(c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank))
+
+
+def best(cells: Iterable[Cell]) -> Cell | None:
+    """The cell with the best selection score, of the confirmed ones if there are any; the first of equal ones."""
+    return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 
 
 def short_names(identities: Iterable[str]) -> dict[str, str]:
@@ -147,23 +157,17 @@ def short_names(identities: Iterable[str]) -> dict[str, str]:
 
 def groups(results: Results) -> tuple[Group, ...]:
     """Every (backbone, task, shots) planned or run, the one with most confirmed cells first."""
-    planned = [cell for run in results.runs for cell in run.cells]
+    planned = (cell for run in results.runs for cell in run.cells)
     everything: list[PlannedCell | Trial] = [*planned, *results.trials]
-    keys = dict.fromkeys((each.backbone, each.task, each.shots) for each in everything)
-    owned = [backbone for backbone, _, _ in keys if _HUB_NAME.fullmatch(backbone)]
-    backbones = short_names(backbone for backbone, _, _ in keys if backbone not in owned)
+    members = grouped(everything, lambda each: (each.backbone, each.task, each.shots))
+    owned = [backbone for backbone, _, _ in members if _HUB_NAME.fullmatch(backbone)]
+    backbones = short_names(backbone for backbone, _, _ in members if backbone not in owned)
     backbones |= {backbone: backbone for backbone in owned}
-    tasks = short_names(task for _, task, _ in keys)
+    tasks = short_names(task for _, task, _ in members)
     titles = _titles(results, tasks)
     all_groups = [
-        _group(
-            [cell for cell in planned if (cell.backbone, cell.task, cell.shots) == key],
-            tuple(t for t in results.trials if (t.backbone, t.task, t.shots) == key),
-            results.baselines,
-            (backbones[key[0]], tasks[key[1]], titles[key[1]]),
-            results.margin,
-        )
-        for key in keys
+        _group(own, results, (backbones[backbone], tasks[task], titles[task]))
+        for (backbone, task, _), own in members.items()
     ]
     return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
 
@@ -176,38 +180,29 @@ def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:
     return {task: f"{title} ({names[task]})" if title in shared else title for task, title in title_of.items()}
 
 
-def _group(
-    planned: list[PlannedCell],
-    trials: tuple[Trial, ...],
-    baselines: Iterable[Baseline],
-    names: tuple[str, str, str],
-    margin: float,
-) -> Group:
-    planned = [_settled(cell, trials) for cell in planned]
-    everything: list[PlannedCell | Trial] = [*planned, *trials]
-    backbone, task = everything[0].backbone, everything[0].task
-    ids = dict.fromkeys(map(_identity, everything))
-    cells = tuple(
-        _cell([c for c in planned if _identity(c) == each], [t for t in trials if _identity(t) == each]) for each in ids
-    )
+def _group(own: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
+    """own: what was planned and run of one backbone, task and number of shots."""
+    trials = tuple(each for each in own if isinstance(each, Trial))
+    settled = [_settled(each, trials) if isinstance(each, PlannedCell) else each for each in own]
+    cells = tuple(map(_cell, grouped(settled, _identity).values()))
     tested = Counter((t.test_split, t.test_n) for cell in cells for t in cell.confirmed)
     split = tested.most_common(1)[0][0] if tested else None
     # a baseline on other examples than ours would draw a line that is not comparable
-    mine = [b for b in baselines if (b.backbone, b.task) == (backbone, task)]
+    mine = [b for b in results.baselines if (b.backbone, b.task) == (own[0].backbone, own[0].task)]
     mine = [b for b in mine if split is None or (b.test_split, b.test_n) == split]
     majority = [b.majority_accuracy for b in mine] + [t.majority_accuracy for t in trials if t.confirmed]
     return Group(
-        backbone=backbone,
-        task=task,
-        shots=everything[0].shots,
+        backbone=own[0].backbone,
+        task=own[0].task,
+        shots=own[0].shots,
         backbone_name=names[0],
         task_name=names[1],
         task_title=names[2],
         cells=cells,
         trials=trials,
-        zero_shot_accuracy=next((b.zero_shot_accuracy for b in mine if b.zero_shot_accuracy is not None), None),
-        majority_accuracy=next((each for each in majority if each is not None), None),
-        margin=margin,
+        zero_shot_accuracy=_first(b.zero_shot_accuracy for b in mine),
+        majority_accuracy=_first(majority),
+        margin=results.margin,
     )
 
 
@@ -226,29 +221,26 @@ def _identity(each: PlannedCell | Trial) -> tuple[str, str, int | None, int | No
     return name, each.method, each.length, each.rank
 
 
-def _cell(planned: list[PlannedCell], trials: list[Trial]) -> Cell:
-    first: PlannedCell | Trial = (planned or trials)[0]
-    by_configuration: dict[object, list[Trial]] = {}
-    for trial in trials:
-        if trial.confirmed:
-            by_configuration.setdefault((trial.configuration, trial.test_split, trial.test_n), []).append(trial)
+def _cell(own: Sequence[PlannedCell | Trial]) -> Cell:
+    trials = [each for each in own if isinstance(each, Trial)]
+    alike = grouped((t for t in trials if t.confirmed), lambda t: (t.configuration, t.test_split, t.test_n))
     search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
 
     def preference(seeds: list[Trial]) -> tuple[object, ...]:
         score = _mean(trial.selection_score for trial in seeds) or 0.0
         return search_ranks.get(seeds[0].configuration, ()), score, len(seeds)
 
-    confirmed = max(by_configuration.values(), key=preference, default=[])
+    confirmed = max(alike.values(), key=preference, default=[])
     configurations = {t.configuration for t in confirmed}
     lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
-    counts = [t.trainable_parameters for t in (*confirmed, *trials)] + [c.trainable_parameters for c in planned]
+    name, method, length, rank = _identity(own[0])
     return Cell(
-        name=first.name if isinstance(first, PlannedCell) else first.cell,
-        method=first.method,
-        length=first.length,
-        rank=first.rank,
-        trainable_parameters=next((n for n in counts if n is not None), None),
-        planned=bool(planned),
+        name=name,
+        method=method,
+        length=length,
+        rank=rank,
+        trainable_parameters=_first(each.trainable_parameters for each in (*confirmed, *trials, *own)),
+        planned=len(trials) < len(own),
         trials=tuple(trials),
         confirmed=tuple(sorted(confirmed, key=lambda t: (t.seed or 0, t.key))),
         lost=sum(not configurations or t.configuration in configurations for t in lost),
@@ -274,6 +266,11 @@ def _searched(trials: Iterable[Trial]) -> list[Trial]:
 def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
     """Highest of the search's winner, by the sweep's rule (`sweeps.search.queue.study.winner`)."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
+
+
+def _first(numbers: Iterable[Number | None]) -> Number | None:
+    """Of the numbers that are known."""
+    return next((number for number in numbers if number is not None), None)
 
 
 def _mean(numbers: Iterable[float | None]) -> float | None:

@@ -10,6 +10,7 @@ from analysis.comparisons import difference_of
 from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference
 from analysis.notes import examples
+from analysis.records import grouped
 from analysis.render import Column, Table, count, interval, numbers
 
 
@@ -53,8 +54,8 @@ def _compared(first: Group | None, second: Group | None, names: tuple[str, str])
     only = [tuple(c for each, c in cells[side].items() if each not in cells[1 - side]) for side in (0, 1)]
     volumes, reference = None, None
     if first and second and first.confirmed and second.confirmed:
-        points = [reference_of(group) for group in (first, second)]
-        reference = max(most for most, _ in points), min(floor for _, floor in points)
+        mosts, floors = zip(reference_of(first), reference_of(second), strict=True)
+        reference = max(mosts), min(floors)
         volumes = _volume(first, reference), _volume(second, reference)
     return Compared(
         title=known[0].title,
@@ -77,16 +78,10 @@ def _volume(group: Group, reference: tuple[float, float]) -> float:
 
 def table(found: Compared) -> Table:
     """The cells of both, then what only one has."""
-    rows = [
-        (
-            pair.first.label,
-            count(pair.first.trainable_parameters),
-            interval(pair.first.accuracy),
-            interval(pair.second.accuracy),
-            _shown(pair),
-        )
-        for pair in found.pairs
-    ]
+    rows = []
+    for pair in found.pairs:
+        both = interval(pair.first.accuracy), interval(pair.second.accuracy)
+        rows.append((pair.first.label, count(pair.first.trainable_parameters), *both, _shown(pair)))
     for side, cells in enumerate(found.only):
         for cell in cells:
             shown = ("not there", interval(cell.accuracy)) if side else (interval(cell.accuracy), "not there")
@@ -104,17 +99,10 @@ def table(found: Compared) -> Table:
             f"Hypervolume up to {most:,.0f} parameters and {100 * floor:.1f} %: {found.names[0]} {one:.3f}, "
             f"{found.names[1]} {other:.3f} ({other - one:+.3f})."
         )
+    titles = ("params", *(f"{name}: test % [95 % CI] (N)" for name in found.names), "difference, pp [95 % CI]")
     return Table(
         caption=f"{found.names[0]} and {found.names[1]}: {found.title}",
-        columns=(
-            Column(title="cell", align="left"),
-            *numbers(
-                "params",
-                f"{found.names[0]}: test % [95 % CI] (N)",
-                f"{found.names[1]}: test % [95 % CI] (N)",
-                "difference, pp [95 % CI]",
-            ),
-        ),
+        columns=(Column(title="cell", align="left"), *numbers(*titles)),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -122,15 +110,16 @@ def table(found: Compared) -> Table:
 
 def _other_examples(compared: Compared) -> list[str]:
     """What the cells were scored on that the two runs scored on other examples, with the cells of each such pair."""
-    cells: dict[str, list[str]] = {}
-    for pair in compared.pairs:
-        first, second = pair.first.confirmed[0], pair.second.confirmed[0]
-        if first.scored_on != second.scored_on:
-            said = f"{compared.names[0]} on {examples(first)}; {compared.names[1]} on {examples(second)}"
-            cells.setdefault(said, []).append(pair.first.label)
+    one, other = compared.names
+    apart = [p for p in compared.pairs if p.first.confirmed[0].scored_on != p.second.confirmed[0].scored_on]
+
+    def said(pair: Pair) -> str:
+        return f"{one} on {examples(pair.first.confirmed[0])}; {other} on {examples(pair.second.confirmed[0])}"
+
     return [
-        f"Not scored on the same test examples: {', '.join(labels)} ({said}). A difference may come of that alone."
-        for said, labels in cells.items()
+        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({both}). A difference "
+        "may come of that alone."
+        for both, pairs in grouped(apart, said).items()
     ]
 
 

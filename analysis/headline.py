@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, beside_full, full_prompt
 from analysis.frontier import best_within
-from analysis.render import minus, percent
+from analysis.render import bounds, minus, percent
 
 FEW_SEEDS = 3
 
@@ -31,9 +31,7 @@ def headline(group: Group) -> Headline:
     full = full_prompt(group)
     small = _smallest_enough(group, full) if full else None
     if not confirmed:
-        answer = (
-            f"On {group.title}, no trial is confirmed yet, so there is no result to report. {_searching(group)}".strip()
-        )
+        answer = f"On {group.title}, no trial is confirmed yet, so there is no result to report.{_searching(group)}"
     elif full is None or small is None:
         shown = best or confirmed[0]
         why = "no full prompt is confirmed" if full is None else "no smaller cell is confirmed"
@@ -43,16 +41,10 @@ def headline(group: Group) -> Headline:
     seeds = min((c.accuracy.seeds for c in (small, full, best) if c and c.accuracy), default=0)
     exploratory = None
     if 0 < seeds < FEW_SEEDS:
-        unknown = (
-            "the variance between seeds is unknown" if seeds == 1 else "the variance between seeds is hardly known"
-        )
-        exploratory = f"Exploratory: {seeds} seed{'s' * (seeds > 1)}; {unknown}."
-    return Headline(
-        answer=answer,
-        details=tuple(_details(group, small or best, full, best)),
-        exploratory=exploratory,
-        best=best,
-    )
+        known = "unknown" if seeds == 1 else "hardly known"
+        exploratory = f"Exploratory: {seeds} seed{'s' * (seeds > 1)}; the variance between seeds is {known}."
+    details = tuple(_details(group, small or best, full, best))
+    return Headline(answer=answer, details=details, exploratory=exploratory, best=best)
 
 
 def _smallest_enough(group: Group, full: Cell) -> Cell | None:
@@ -109,17 +101,14 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
         details.append(_tested(tested, group.margin))
     elif small and full and small.accuracy and full.accuracy and small is not full:
         ours, theirs = small.accuracy, full.accuracy
-        bounds = f"[{percent(ours.low)}, {percent(ours.high)}] and [{percent(theirs.low)}, {percent(theirs.high)}]"
+        which = f"({bounds(ours)} and {bounds(theirs)})"
         if ours.overlaps(theirs):
-            details.append(f"The 95 % intervals overlap ({bounds}): these data do not tell the two apart.")
+            details.append(f"The 95 % intervals overlap {which}: these data do not tell the two apart.")
+        elif min(ours.seeds, theirs.seeds) == 1:
+            unknown = "but they leave out the unknown variance between seeds"
+            details.append(f"The 95 % intervals do not overlap {which}, {unknown}.")
         else:
-            alone = min(ours.seeds, theirs.seeds) == 1
-            rest = (
-                "but they leave out the unknown variance between seeds"
-                if alone
-                else "the difference is more than noise"
-            )
-            details.append(f"The 95 % intervals do not overlap ({bounds}){', ' if alone else ': '}{rest}.")
+            details.append(f"The 95 % intervals do not overlap {which}: the difference is more than noise.")
     if small and full and small is not full:
         details.append(
             f"Chosen on {_selected_on(small)}: "
@@ -128,15 +117,11 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
         )
     if best and best.accuracy and best is not small and best is not full:
         details.append(f"The best on the selection data: {_reach(best)}.")
-    floors = [
-        f"{name} {percent(value)} %"
-        for name, value in (("without a prompt", group.zero_shot_accuracy), ("majority class", group.majority_accuracy))
-        if value is not None
-    ]
+    known = {"without a prompt": group.zero_shot_accuracy, "majority class": group.majority_accuracy}
+    floors = {name: value for name, value in known.items() if value is not None}
     if floors:
-        floor = max(v for v in (group.zero_shot_accuracy, group.majority_accuracy) if v is not None)
-        text = f"For scale: {', '.join(floors)}."
-        if small and small.accuracy and small.accuracy.low <= floor:
+        text = f"For scale: {', '.join(f'{name} {percent(value)} %' for name, value in floors.items())}."
+        if small and small.accuracy and small.accuracy.low <= max(floors.values()):
             text += " The interval reaches down to that: training has not been shown to help."
         details.append(text)
     return details
@@ -166,4 +151,4 @@ def _searching(group: Group) -> str:
     best = max(scored, key=lambda c: c.selection_score or 0.0, default=None)
     if best is None:
         return ""
-    return f"The best search trial so far is of {best.label}: {percent(best.selection_score)} % on the selection data."
+    return f" The best search trial so far is of {best.label}: {percent(best.selection_score)} % on the selection data."

@@ -63,19 +63,18 @@ class Labels:
         below the line if told so, on its other side where that is freer."""
         self._axes.axhline(y, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         height, width = self._at([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_PT * len(text)
-        span = self._right - self._left - 12 - width
+        span, asked = self._right - self._left - 12 - width, below
         places = [
             (self._left + 6 + span * share, height - 2 - _HEIGHT_PT if under else height + 2, under)
             for under in (below, not below)
             for share in (0, 1, 0.25, 0.75, 0.5)
         ]
-        x0, y0, below = min(
-            places,
-            key=lambda place: (
-                self._hidden((place[0], place[1], place[0] + width, place[1] + _HEIGHT_PT))
-                + _OTHER_SIDE * (place[2] is not below)
-            ),
-        )
+
+        def price(place: tuple[float, float, bool]) -> float:
+            x, y, under = place
+            return self._hidden((x, y, x + width, y + _HEIGHT_PT)) + _OTHER_SIDE * (under is not asked)
+
+        x0, y0, below = min(places, key=price)
         self._boxes.append((x0, y0, x0 + width, y0 + _HEIGHT_PT))
         self.keep_off_line([(end, y) for end in self._axes.get_xlim()], LINE)
         self._axes.annotate(

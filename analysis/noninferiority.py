@@ -122,20 +122,17 @@ def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[
     """A verdict for each comparison; all together err in one of twenty cases at most."""
     better = holm([each.p_inferior(margin) for each in differences])
     worse = holm([each.p_noninferior(margin) for each in differences])
-    made = []
-    for each, p_better, p_worse in zip(differences, better, worse, strict=True):
-        outcome = "non-inferior" if p_better <= LEVEL else "inferior" if p_worse <= LEVEL else "inconclusive"
-        made.append(
-            Verdict(
-                outcome=outcome,
-                difference=each,
-                margin=margin,
-                p_better=p_better,
-                p_worse=p_worse,
-                more_seeds=_more_seeds(each, margin) if outcome == "inconclusive" else None,
-            )
+    return [
+        Verdict(
+            outcome="non-inferior" if p_better <= LEVEL else "inferior" if p_worse <= LEVEL else "inconclusive",
+            difference=each,
+            margin=margin,
+            p_better=p_better,
+            p_worse=p_worse,
+            more_seeds=_more_seeds(each, margin) if min(p_better, p_worse) > LEVEL else None,
         )
-    return made
+        for each, p_better, p_worse in zip(differences, better, worse, strict=True)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
 from analysis.load import Results
 from analysis.methods import method_label
-from analysis.records import Trial
+from analysis.records import Trial, grouped
 from analysis.runs import Run
 from lopt.settings import METRICS
 
@@ -45,10 +45,9 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     cells = [cell for group in groups for cell in group.cells if cell.planned]
     confirmed = sum(cell.accuracy is not None for cell in cells)
     unfinished = [run.name for run in results.runs if run.status != "complete"]
-    which = (
-        "the run is" if len(results.runs) == 1 else f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'}"
-    )
     if unfinished:
+        several = f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'}"
+        which = "the run is" if len(results.runs) == 1 else several
         found.append(f"{which} not finished: {confirmed} of {len(cells)} cells have a confirmed trial.")
     elif confirmed < len(cells):
         found.append(f"The run is complete, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
@@ -62,12 +61,9 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
             "is made from them and not read."
         )
     if results.unreadable:
-        many = len(results.unreadable) > 1
         kind = "record" if any("/trials/" in text for text in results.unreadable) else "file"
-        found.append(
-            f"{len(results.unreadable)} {kind}{'s' * many} could not be read and {'are' if many else 'is'} left out: "
-            f"{'; '.join(results.unreadable)}."
-        )
+        count, (s, are) = len(results.unreadable), ("s", "are") if len(results.unreadable) > 1 else ("", "is")
+        found.append(f"{count} {kind}{s} could not be read and {are} left out: {'; '.join(results.unreadable)}.")
     found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
     if waiting := [_labelled(groups, g, c) for g in groups for c in g.confirmed if not c.winner_is_confirmed]:
         found.append(
@@ -76,9 +72,8 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         )
     for group in groups:
         found += filter(None, (_other_examples(group), _other_weights(group), _other_metrics(group)))
-    if any((run.manifest.get("provenance") or {}).get("dirty") for run in results.runs) or any(
-        t.dirty for t in results.trials
-    ):
+    made_by_runs = [run.manifest.get("provenance") or {} for run in results.runs]
+    if any(made.get("dirty") for made in made_by_runs) or any(t.dirty for t in results.trials):
         found.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
     commits = {t.commit for t in results.trials if t.commit}
     if len(commits) > 1:
@@ -109,14 +104,15 @@ def _without_predictions(group: Group, several: bool) -> str | None:
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
     """Failed trials by exception type, most frequent first."""
-    by_type: dict[str, list[tuple[str, str]]] = {}  # message and cell of each failed trial
-    for group in groups:
-        for t in group.trials:
-            if t.status == "failed":
-                failed = by_type.setdefault(t.error_type or "unknown", [])
-                failed.append((t.error_message or "", _cell(groups, group, t)))
+    failed = [(group, t) for group in groups for t in group.trials if t.status == "failed"]
+    by_type = grouped(failed, lambda each: each[1].error_type or "unknown")
     return [
-        Failure(type=kind, count=len(some), example=some[0][0], cells=tuple(dict.fromkeys(cell for _, cell in some)))
+        Failure(
+            type=kind,
+            count=len(some),
+            example=some[0][1].error_message or "",
+            cells=tuple(dict.fromkeys(_cell(groups, group, trial) for group, trial in some)),
+        )
         for kind, some in sorted(by_type.items(), key=lambda item: -len(item[1]))
     ]
 
@@ -161,14 +157,10 @@ def _few_seeds(results: Results, group: Group, several: bool) -> str | None:
 
 def _other_examples(group: Group) -> str | None:
     """Of pooled runs: which cells were scored on other test examples than others, so that no difference is theirs."""
-    parts: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in group.confirmed:
-        parts.setdefault(cell.confirmed[0].scored_on, []).append(cell)
+    parts = grouped(group.confirmed, lambda cell: cell.confirmed[0].scored_on).values()
     if len(parts) < 2:
         return None
-    said = "; ".join(
-        f"{examples(cells[0].confirmed[0])} ({', '.join(cell.label for cell in cells)})" for cells in parts.values()
-    )
+    said = "; ".join(f"{examples(cells[0].confirmed[0])} ({', '.join(c.label for c in cells)})" for cells in parts)
     return (
         f"{group.title}: not all cells were scored on the same test examples: {said}. A difference between them may "
         f"come of that alone: {_APART}."
@@ -185,12 +177,11 @@ def examples(trial: Trial) -> str:
 
 def _other_weights(group: Group) -> str | None:
     """Of pooled runs: a folder that held another model in some of them."""
-    cells: dict[str, list[str]] = {}
-    for cell in group.confirmed if Path(group.backbone).is_absolute() else ():
-        cells.setdefault(cell.confirmed[0].model_revision or "unknown", []).append(cell.label)
-    if len(cells) < 2:
+    confirmed = group.confirmed if Path(group.backbone).is_absolute() else ()
+    parts = grouped(confirmed, lambda cell: cell.confirmed[0].model_revision or "unknown")
+    if len(parts) < 2:
         return None
-    said = "; ".join(f"{revision} ({', '.join(labels)})" for revision, labels in cells.items())
+    said = "; ".join(f"{revision} ({', '.join(cell.label for cell in cells)})" for revision, cells in parts.items())
     return (
         f"{group.title}: the folder of the backbone held other weights for some cells than for others: {said}. A "
         f"difference between them may come of that alone: {_APART}."
@@ -224,19 +215,21 @@ def _selected_by(group: Group) -> str | None:
     )
 
 
-def notes(results: Results, groups: Sequence[Group]) -> list[str]:
+def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
     """How the numbers were made and what they cannot say."""
-    found = [f"Protocol: {text}" for text in dict.fromkeys(t.protocol for t in results.trials if t.protocol)]
+    confirmed = [trial for trial in results.trials if trial.confirmed]
+    for protocol in dict.fromkeys(t.protocol for t in results.trials if t.protocol):
+        yield f"Protocol: {protocol}"
     for group in groups:
         if group.shots is not None:
-            found.append(
+            yield (
                 f"{group.title}: few-shot runs (shots = {group.shots}). They are not compared with the published "
                 "numbers, which come from all of the training data."
             )
         if said := _selected_by(group):
-            found.append(said)
+            yield said
     for cell, label in [(c, _labelled(groups, g, c)) for g in groups for c in g.confirmed if c.settings_confirmed > 1]:
-        found.append(
+        yield (
             f"{label}: {cell.settings_confirmed} settings have confirmed trials, for the search has had other winners "
             f"before. The numbers are of the one that did best in the search, at learning rate "
             f"{render.number(cell.confirmed[0].learning_rate)}."
@@ -244,10 +237,9 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     for run in results.runs:
         own = [trial for trial in results.trials if trial.run == run.shown]
         if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):
-            found.append(said if len(results.runs) == 1 else f"{run.name}: {said}")
-    if reused := sum(trial.reused_from is not None for trial in results.trials):
-        sources = ", ".join(sorted({trial.reused_from for trial in results.trials if trial.reused_from}))
-        found.append(f"{reused:,} trials were not run for this sweep but taken from {sources}.")
+            yield said if len(results.runs) == 1 else f"{run.name}: {said}"
+    if sources := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
+        yield f"{len(sources):,} trials were not run for this sweep but taken from {', '.join(sorted({*sources}))}."
     draws = {
         (method_label(trial.method), trial.frozen_draw)
         for group in groups
@@ -256,12 +248,12 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         if trial.frozen_draw and len(cell.confirmed) > 1
     }
     for method, draw in sorted(draws, key=str):
-        found.append(
+        yield (
             f"{method}: one frozen random matrix for all seeds ({draw}), so that intervals over seeds leave "
             "out its draw: they are of this matrix."
         )
     if any(group.task == "movie_snippets" for group in groups):
-        found.append(
+        yield (
             "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "
             "evidence, and a prompt trained on one must not be scored on the other."
         )
@@ -272,29 +264,24 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size
     }
     for task, split, n, size in sorted(subsets, key=str):
-        found.append(f"{task} was scored on {n:,} of the {size:,} examples of its {split} split.")
-    confirmed = [trial for trial in results.trials if trial.confirmed]
+        yield f"{task} was scored on {n:,} of the {size:,} examples of its {split} split."
     if any(trial.truncated for trial in confirmed):
         cut, scored = sum(t.test_truncated for t in confirmed), sum(t.test_n or 0 for t in confirmed)
         others = sum(t.truncated for t in confirmed) > cut
-        share = f" ({100 * cut / scored:.1f} %)" if scored else ""
-        found.append(
+        yield (
             f"Texts longer than the input were cut: {cut:,} of {scored:,} test examples of confirmed trials"
-            f"{share}{', and some to train or to select on' * others}."
+            f" ({100 * cut / scored:.1f} %){', and some to train or to select on' * others}."
         )
     if results.left_out:
-        found.append(
-            f"{results.left_out} trials are of cells or ranges that the space no longer has, and are left out."
-        )
+        yield f"{results.left_out} trials are of cells or ranges that the space no longer has, and are left out."
     if results.superseded:
-        found.append(f"{results.superseded} earlier failures were tried again since and are not counted.")
+        yield f"{results.superseded} earlier failures were tried again since and are not counted."
     if results.repeated:
         conflict = f", of which {results.differing} have other results: the run that is named first counts"
-        found.append(
+        yield (
             f"Records of trials that another record is of, too, which are not counted again: {results.repeated}"
             f"{conflict if results.differing else ''}."
         )
-    return found
 
 
 def caveats(groups: Sequence[Group], shown: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import Results
+from analysis.records import grouped
 from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
 from analysis.render import Table
 
@@ -33,8 +34,8 @@ class Item:
     @property
     def heading(self) -> str:
         """A table's whole caption where it says what the title does."""
-        whole = self.table is not None and self.table.caption.startswith(self.title.rstrip("?"))
-        return self.table.caption if self.table is not None and whole else self.title
+        caption = self.table.caption if self.table else ""
+        return caption if caption.startswith(self.title.rstrip("?")) else self.title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,7 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     _clear(out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *broken_plots])
     specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
     specs.sort(key=lambda spec: spec.place)
-    families: dict[tuple[str, int | None], list[Group]] = {}
-    for group in all_groups:
-        families.setdefault((group.backbone, group.shots), []).append(group)
+    families = grouped(all_groups, lambda group: (group.backbone, group.shots))
     of_groups = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in all_groups])
     of_families = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
     sections = [
@@ -98,7 +97,7 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
         "warnings": [*notes.warnings(results, all_groups), *left_out],
         "failures": notes.failures(all_groups),
         "frozen": notes.frozen(all_groups),
-        "notes": notes.notes(results, all_groups),
+        "notes": [*notes.notes(results, all_groups)],
         "caveats": notes.caveats(all_groups, any(item.published for item in items)),
         "provenance": [notes.provenance(run) for run in results.runs],
     }

@@ -54,9 +54,8 @@ def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
     if not trials or trials[0].method not in METHODS:
         return {}
     ours = trials[0]  # seeds of one configuration
-    words = ["answers", *(["dropout"] if not ours.dropout else [])]
-    words += ["metric"] if task == "cb" and ours.metric != "macro_f1" else []
-    differing = {word: COMMON[word] for word in words}
+    holds = {"answers": True, "dropout": not ours.dropout, "metric": task == "cb" and ours.metric != "macro_f1"}
+    differing = {word: text for word, text in COMMON.items() if holds[word]}
     if ours.method != "dept" or task not in DEPT:
         return differing
     theirs = DEPT[task]

@@ -69,12 +69,8 @@ def unusable(trials: Sequence[Trial]) -> list[Unusable]:
             examples.setdefault(trial.scored_on, Counter())[each.examples] += 1
     unusable_files = []
     for trial, each in zip(trials, scores, strict=True):
-        if isinstance(each, Scores):
-            usual = examples[trial.scored_on].most_common(1)[0][0]
-            why = "" if each.examples == usual else "of other examples, or other classes of them, than other trials"
-        else:
-            why = each
-        if why:
+        why = each if isinstance(each, str) else "of other examples, or other classes of them, than other trials"
+        if isinstance(each, str) or each.examples != examples[trial.scored_on].most_common(1)[0][0]:
             run = place(trial.run)
             whole = why == "missing" and not (run / "predictions").is_dir()
             file = f"{run.name}/predictions{'' if whole else f'/{trial.key}.parquet'}"

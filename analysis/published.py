@@ -100,6 +100,7 @@ def _points(
 ) -> list[Point]:
     """rows: name, method, length, rank, trainable parameters, and the accuracy on each task. halved: methods whose runs
     are scored on `HALF` of a split."""
+    whole = WHOLE if backbone == GPT2_LARGE else {"sst2": WHOLE["sst2"]}  # of T5-base no other split is stated
     return [
         Point(
             table=table,
@@ -108,11 +109,7 @@ def _points(
             backbone=backbone,
             task=task,
             split="test" if task == "ag_news" else "validation",
-            split_size=HALF[task]
-            if method in halved
-            else WHOLE[task]
-            if backbone == GPT2_LARGE or task == "sst2"
-            else None,
+            split_size=HALF[task] if method in halved else whole.get(task),
             method=method,
             length=length,
             rank=rank,

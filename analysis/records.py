@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import MISSING, dataclass
 from functools import cache
 from reprlib import repr as shortened
-from typing import Any
+from typing import Any, TypeVar
 
 from lopt.kinds import Kind, kinds
 from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrated, without_later
 from lopt.records import PHASES, STATUSES, TrialRecord
 from lopt.settings import TrialSettings
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 _SCHEMAS = range(1, SCHEMA_VERSION + 1)
 _OF_EXAMPLES = ("task", "data_revision")
 _OF_SUBSET = ("data_seed", "test_examples")
 _DRAWS = ("x0_seed", "projection_seed")  # of LoPT-2 and ULPT
-_SEED_FIELDS = ("seed",)  # what may differ between two trials of one configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,13 @@ class Trial:
     @property
     def confirmed(self) -> bool:
         """Whether tables may show it as ours: a fresh-seed run to the end, scored on the reported split."""
-        return (
-            self.phase == "confirm"
-            and self.status == "complete"
-            and bool(self.test_n and self.test_accuracy is not None)
-        )
+        whole = self.phase == "confirm" and self.status == "complete"
+        return whole and bool(self.test_n and self.test_accuracy is not None)
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is a search trial that ran to the end, with a score."""
+        return self.phase == "search" and self.status == "complete" and self.selection_score is not None
 
     @property
     def frozen(self) -> bool:
@@ -117,6 +120,14 @@ class Trial:
         said = {e.predictions for e in self.evaluations}
         same = len(self.evaluations) > 1 and len(said) == 1 and None not in said
         return same or all(e.top_class_share == 1.0 for e in self.evaluations)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their keys, both in the order in which they come."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def row(record: dict[str, Any], run: str = "") -> Trial:
@@ -192,7 +203,7 @@ def _reader(kind: Kind) -> Callable[[dict[str, Any], str], Any]:
 def _configuration(config: dict[str, Any]) -> str:
     """Hash of everything but the seed. Settings and options that came after the first records do not matter at the
     values that stand for what was done before, as in a trial's key."""
-    settings = {name: value for name, value in config.items() if name not in (*_SEED_FIELDS, "options")}
+    settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
     parts = without_later(settings, SETTINGS), without_later(optional_mapping(config, "options"), OPTIONS)
     said = [{name: value for name, value in part.items() if value is not None} for part in parts]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from traceback import extract_tb
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from analysis.cells import Group
 from analysis.render import Table
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, object]  # of a figure's data: a number or a text a column
 Spec = TypeVar("Spec", "TableSpec", "PlotSpec")
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Missing:
 
     reason: str
     quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Generic[Line]):
+    """What a table or figure says that has nothing but a line, bar or point for each of its rows."""
+
+    group: Group
+    rows: tuple[Line, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

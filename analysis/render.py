@@ -6,9 +6,9 @@ import csv as csv_module
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
@@ -18,10 +18,10 @@ from analysis.stats import Estimate
 @dataclass(frozen=True, kw_only=True)
 class Column:
     title: str
+    text: Callable[[Any], str] = str  # what `Table.of` writes of a row
     align: Literal["left", "right"] = "right"
     code: bool = False
     once: bool = False  # a text that repeats the one above is not written again, save in CSV
-    optional: bool = False  # left out where no row has anything in it
 
 
 def numbers(*titles: str) -> tuple[Column, ...]:
@@ -45,16 +45,10 @@ class Table:
             assert len(row) == len(self.columns), (row, self.columns)
         object.__setattr__(self, "notes", tuple(filter(None, self.notes)))
 
-    def trimmed(self) -> Table:
-        """Without the optional columns in which every row has a dash."""
-        empty = [all(row[j] == "–" for row in self.rows) for j in range(len(self.columns))]
-        kept = [j for j, column in enumerate(self.columns) if not (column.optional and empty[j])]
-        return replace(
-            self,
-            columns=tuple(self.columns[j] for j in kept),
-            rows=tuple(tuple(row[j] for j in kept) for row in self.rows),
-            bold=frozenset((i, kept.index(j)) for i, j in self.bold if j in kept),
-        )
+    @classmethod
+    def of(cls, rows: Iterable[Any], *, columns: tuple[Column, ...], **parts: Any) -> Table:
+        """A line for each of these rows, of which every column has its `text`."""
+        return cls(columns=columns, rows=tuple(tuple(c.text(row) for c in columns) for row in rows), **parts)
 
 
 _LATEX = {
@@ -171,16 +165,14 @@ def latex(table: Table) -> str:
 
     def cell(text: str, i: int, j: int) -> str:
         number = _NUMBER.fullmatch(text) if formats[j] else None
+        bold = bool((i, j) in table.bold and text)
         if number:
-            inner = text.replace(",", "")
-        elif table.columns[j].code and text:
-            inner = rf"\texttt{{{_BREAKS.sub(_BREAK, latex_text(text))}}}"
-        else:
-            inner = latex_text(text)
-        inner = (
-            (rf"\bfseries {inner}" if number else rf"\textbf{{{inner}}}") if (i, j) in table.bold and text else inner
-        )
-        return inner if number or not formats[j] else f"{{{inner}}}"
+            return r"\bfseries " * bold + text.replace(",", "")
+        inner = latex_text(text)
+        if table.columns[j].code and text:
+            inner = rf"\texttt{{{_BREAKS.sub(_BREAK, inner)}}}"
+        inner = rf"\textbf{{{inner}}}" if bold else inner
+        return f"{{{inner}}}" if formats[j] else inner
 
     def heading(column: Column, texts: Sequence[str], format: str) -> str:
         lines = textwrap.wrap(
@@ -227,11 +219,8 @@ def _widths(table: Table, shown: Sequence[Sequence[str]]) -> list[int | None]:
 def _table_format(texts: Sequence[str], column: Column) -> str:
     """The S column of siunitx that these numbers want; empty for a column of other texts."""
     numbers = [found for text in texts if (found := _NUMBER.fullmatch(text))]
-    if (
-        column.align == "left"
-        or not numbers
-        or any(text not in ("", "–") for text in texts if not _NUMBER.fullmatch(text))
-    ):
+    others = {text for text in texts if not _NUMBER.fullmatch(text)}
+    if column.align == "left" or not numbers or others - {"", "–"}:
         return ""
     sign = "+" if any(found[1] for found in numbers) else ""
     whole = max(len(found[2].replace(",", "")) for found in numbers)
@@ -263,11 +252,10 @@ def html(table: Table, caption: bool = True) -> Markup:
         return f'<td class="{column.align}{long}">{inner}</td>'
 
     more = ' class="more"'
-    rows = (
-        f"<tr{more if _continues(table, i) else ''}>{''.join(cell(x, i, j) for j, x in enumerate(row))}</tr>"
+    body = "\n".join(
+        f"<tr{more * _continues(table, i)}>{''.join(cell(x, i, j) for j, x in enumerate(row))}</tr>"
         for i, row in enumerate(_shown(table))
     )
-    body = "\n".join(rows)
     notes = "".join(f"<li>{escape(unbroken(minus(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
     label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
@@ -281,8 +269,8 @@ def html(table: Table, caption: bool = True) -> Markup:
 
 def _continues(table: Table, number: int) -> bool:
     """Whether the next row belongs to this one: it repeats a text of it."""
-    following = number + 1
-    return following < len(table.rows) and any(_repeats(table, following, j) for j in range(len(table.columns)))
+    columns = range(len(table.columns))
+    return number + 1 < len(table.rows) and any(_repeats(table, number + 1, j) for j in columns)
 
 
 def unbroken(text: str) -> str:
@@ -290,8 +278,13 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%|pp)", "\u00a0", text)
 
 
-def percent(fraction: float | None, missing: str = "–") -> str:
-    return missing if fraction is None else f"{100 * fraction:.1f}"
+def percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def bounds(estimate: Estimate) -> str:
+    """[low, high], in percent."""
+    return f"[{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
 def duration(seconds: float) -> str:
@@ -302,10 +295,7 @@ def duration(seconds: float) -> str:
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
     """Mean [low, high] (N), in percent."""
-    if estimate is None:
-        return missing
-    low, high = percent(estimate.low), percent(estimate.high)
-    return f"{percent(estimate.mean)} [{low}, {high}] ({estimate.seeds})"
+    return f"{percent(estimate.mean)} {bounds(estimate)} ({estimate.seeds})" if estimate else missing
 
 
 def percents(estimate: Estimate) -> dict[str, float]:
@@ -324,8 +314,8 @@ def rows_csv(rows: Sequence[Mapping[str, object]]) -> str:
     return out.getvalue()
 
 
-def count(number: int | None, missing: str = "–") -> str:
-    return missing if number is None else f"{number:,}"
+def count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def change(number: float, base: float) -> str:
@@ -333,5 +323,5 @@ def change(number: float, base: float) -> str:
     return f"{100 * (number - base) / base:+.2f} %" if number != base else "0 %"
 
 
-def number(value: float | None, missing: str = "–") -> str:
-    return missing if value is None else f"{value:.3g}"
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

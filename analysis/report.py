@@ -29,12 +29,10 @@ from lopt.places import Place, place, redacted
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
-    lines = [*notes.warnings(results, [section.group for section in sections])]
+    lines = notes.warnings(results, [section.group for section in sections])
     for section in sections:
-        lines.append(section.headline.answer)
-        lines += [section.headline.exploratory] if section.headline.exploratory else []
-        best = section.headline.best
-        if best:
+        lines += filter(None, (section.headline.answer, section.headline.exploratory))
+        if best := section.headline.best:
             text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
             lines.append(f"{text}, test {render.interval(best.accuracy)}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
@@ -115,11 +113,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
     folders = Folders()  # the same for both: a folder may have lain elsewhere for one of them
     both = [load([path], arguments.margin, folders) for path in paths]
-    names = (both[0].runs[0].name, both[1].runs[0].name)
-    if names[0] == names[1]:
-        names = (both[0].runs[0].shown, both[1].runs[0].shown)
-    groups_of = [groups(results) for results in both]
-    tables = [compare.table(compared) for compared in compare.compare(groups_of[0], groups_of[1], names)]
+    one, other = (results.runs[0] for results in both)
+    names = (one.shown, other.shown) if one.name == other.name else (one.name, other.name)
+    groups_of = [*map(groups, both)]
+    tables = [*map(compare.table, compare.compare(groups_of[0], groups_of[1], names))]
     warnings = [
         f"{name}: {text}"
         for name, results, own in zip(names, both, groups_of, strict=True)
@@ -142,9 +139,8 @@ def _margin(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no margin; give percentage points above 0 and below 100, such as 1"
-        )
+        valid = "give percentage points above 0 and below 100, such as 1"
+        raise argparse.ArgumentTypeError(f"{text!r} is no margin; {valid}")
     return value / 100
 
 

@@ -120,15 +120,11 @@ def resolve(names: Sequence[str], root: Place) -> list[Place]:
     """
     direct = {name: place(name) for name in names}
     known = find_runs(root) if not names or not all(isinstance(p, Remote) for p in direct.values()) else []
-    mend = (
-        f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
-        if known
-        else f"{root} holds no runs: see --results"
-    )
+    valid = f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
+    mend = valid if known else f"{root} holds no runs: see --results"
     if not names and not known:
-        raise ReportError(
-            f"no runs under {root}: start one with `{commands.line('sweep', '--space', 'NAME')}`, or give --results"
-        )
+        begin = commands.line("sweep", "--space", "NAME")
+        raise ReportError(f"no runs under {root}: start one with `{begin}`, or give --results")
     paths: list[Place] = [] if names else [known[0]]
     for name, given in direct.items():
         tries = [given] if isinstance(given, Remote) else [given, root / name]

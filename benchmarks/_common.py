@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,6 @@ T = TypeVar("T")
 
 def stamp() -> float:
     """Seconds of a clock that all processes share, once the GPU has done what it was given."""
-    import time
-
     import torch
 
     if torch.cuda.is_available():
@@ -61,16 +60,13 @@ def ratios(base: Sequence[float], other: Sequence[float]) -> tuple[float, float,
 
 def context() -> dict[str, Any]:
     """Date, command, commit, versions, hardware and load of this run, for its result."""
-    found = provenance(date=now(), command=_command(), load=[round(x, 2) for x in os.getloadavg()])
+    script, *arguments = sys.argv
+    shown = [Path(a).name if a.startswith(os.sep) else a for a in arguments]  # no paths of this machine
+    command = " ".join(["python", f"benchmarks/{Path(script).name}", *shown])
+    found = provenance(date=now(), command=command, load=[round(x, 2) for x in os.getloadavg()])
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["versions"] = {**found["versions"], "accelerate": importlib.metadata.version("accelerate")}
     return found
-
-
-def _command() -> str:
-    script, *arguments = sys.argv
-    shown = [Path(a).name if a.startswith(os.sep) else a for a in arguments]  # no paths of this machine
-    return " ".join(["python", f"benchmarks/{Path(script).name}", *shown])
 
 
 def headline(about: Mapping[str, Any]) -> str:
@@ -85,11 +81,9 @@ def headline(about: Mapping[str, Any]) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned columns, the first to the left."""
     every = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in every) for i in range(len(header))]
-    cells = (
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in every
-    )
-    return "\n".join("  ".join(line).rstrip() for line in cells)
+    first, *widths = (max(map(len, column)) for column in zip(*every, strict=True))
+    line = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in widths)])
+    return "\n".join(line.format(*row).rstrip() for row in every)
 
 
 def add_out(parser: Any) -> None:

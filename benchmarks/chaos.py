@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,12 @@ class Nodes:
         self.address: str = self._cluster.address
         self._of_sweeps: set[psutil.Process] = set()
 
-    def find(self, title: str) -> list[psutil.Process]:
-        """Processes whose title, which Ray sets, begins so."""
+    def find(self, *titles: str) -> list[psutil.Process]:
+        """Processes whose title, which Ray sets, begins with one of these."""
         found = []
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "".join(process.cmdline()[:1]).startswith(title):
+                if "".join(process.cmdline()[:1]).startswith(titles):
                     found.append(process)
         self._of_sweeps.update(found)
         return found
@@ -120,15 +120,11 @@ class Nodes:
 
     def left(self) -> list[str]:
         """Processes of sweeps that live on, also where their raylet has died."""
-        for title in TITLES.values():
-            self.find(title)
+        self.find(*TITLES.values())
         _, alive = psutil.wait_procs(self._of_sweeps, timeout=60)
         return [f"process {process.pid} is still there" for process in alive]
 
-    def __enter__(self) -> Nodes:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self._cluster.shutdown()
 
 
@@ -149,12 +145,11 @@ class Driver:
         self._reader.start()
 
     def _read(self, stream: Any) -> None:
-        for line in stream:
-            self.lines.append((time.monotonic(), line.rstrip()))
+        self.lines.extend((time.monotonic(), line.rstrip()) for line in stream)
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.end()
+    @property
+    def said(self) -> str:
+        return "\n".join(line for _, line in self.lines)
 
     def end(self) -> int:
         code = self.process.wait()
@@ -177,7 +172,7 @@ class Kill:
     back_s: float = 0.0
     trials_back: int = 0
     repeated: int = 0
-    known: dict[str, int] = field(default_factory=dict, repr=False)  # steps that checkpoints held
+    known: dict[str, int]  # steps that checkpoints held
 
 
 def disturb(
@@ -194,7 +189,8 @@ def disturb(
             done = watch.look()
             if time.monotonic() - since > _STUCK_S and done == before:
                 watch.faults.append(f"nothing went on after kill {len(kills)}")
-                driver.kill()
+                driver.process.kill()
+                driver.end()
                 return kills, -1
             # Three deaths without a step between would rightly end a trial.
             if done < moment or done == before:
@@ -202,8 +198,7 @@ def disturb(
             if victim == DRIVER:
                 process = psutil.Process(driver.process.pid)
             elif victim == RAYLET:
-                for title in TITLES.values():  # so that `nodes.left` knows of those below it
-                    nodes.find(title)
+                nodes.find(*TITLES.values())  # so that `nodes.left` knows of those below it
                 process = nodes.raylet
             elif found := nodes.find(TITLES[victim]):
                 process = draw.choice(sorted(found, key=lambda each: each.pid))
@@ -250,12 +245,11 @@ def attribute(kills: list[Kill], driver: Driver, keys: Mapping[tuple[str, str], 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Where two records differ but in time, and by how much: infinity for what is no number."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted({*one, *other} - set(MEASURED)):
             yield from differences(one.get(name), other.get(name), f"{path} {name}".strip())
-    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        for place, (a, b) in enumerate(zip(one, other, strict=True)):
-            yield from differences(a, b, f"{path} {place}")
     elif one != other:
         yield path, abs(one - other) if isinstance(one, float) and isinstance(other, float) else math.inf
 
@@ -264,8 +258,8 @@ def compare(found: Mapping[str, Any], whole: Mapping[str, Any]) -> tuple[list[st
     """What is wrong with the records of the disturbed run, and the largest difference within the tolerance."""
     from lopt.config import TrialConfig
 
-    faults, largest = [], 0.0
-    faults += [f"trial {key} is lost" for key in sorted(set(whole) - set(found))]
+    largest = 0.0
+    faults = [f"trial {key} is lost" for key in sorted(set(whole) - set(found))]
     faults += [f"trial {key} is one too many" for key in sorted(set(found) - set(whole))]
     for key in sorted(set(found) & set(whole)):
         record = found[key].to_dict()
@@ -291,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
         given.kills, given.steps = len(VICTIMS), 100
     about, draw = _common.context(), random.Random(given.seed)
     print(_common.headline(about))
-    with tempfile.TemporaryDirectory() as out, Nodes() as nodes:
+    with tempfile.TemporaryDirectory() as out, contextlib.closing(Nodes()) as nodes:
         command = [
             sys.executable, "sweeps/run.py", "--space", "benchmarks/twenty_four.py", "--out", out,
             "--set", f"max_steps={given.steps}", "--trials-per-gpu", "4", "--name",
@@ -305,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         code = wait_for_end(driver, Watch(Path(out, "alone")))
         alone_s, whole = time.monotonic() - began, records("alone")
         if code:
-            print("\n".join(line for _, line in driver.lines))
+            print(driver.said)
             return 1
         steps = sum(record.steps for record in whole.values())
         eval_every = next(iter(whole.values())).config["eval_every"]
@@ -323,24 +317,24 @@ def main(argv: list[str] | None = None) -> int:
         keys = {(record.phase, record.cell): key for key, record in whole.items()}
         faults += attribute(kills, driver, keys, eval_every)
         wrong, largest = compare(records("disturbed"), whole)
-        faults += wrong
-        faults += nodes.left()
-        said = "\n".join(line for _, line in driver.lines)
-        if "Traceback" in said:
-            faults.append(f"the command printed {said[said.index('Traceback') :][:4000]}")
+        faults += [*wrong, *nodes.left()]
+        _, traceback, after = driver.said.partition("Traceback")
+        if traceback:
+            faults.append(f"the command printed {(traceback + after)[:4000]}")
 
-    rows = []
-    for number, kill in enumerate(kills, start=1):
+    for kill in kills:
         kill.at_s -= began
-        rows.append([str(number), f"{kill.at_steps:,}", f"{kill.at_s:.0f}", kill.victim, f"{kill.back_s:.1f}",
-                     str(kill.trials_back), str(kill.repeated)])  # fmt: skip
+    rows = [
+        [str(number), f"{kill.at_steps:,}", f"{kill.at_s:.0f}", kill.victim, f"{kill.back_s:.1f}",
+         str(kill.trials_back), str(kill.repeated)]
+        for number, kill in enumerate(kills, start=1)
+    ]  # fmt: skip
     header = ["kill", "at step", "at s", "victim", "s until all were back", "trials back", "steps repeated, at most"]
     print(_common.table(header, rows))
     print(f"\n{len(whole)} trials, {steps:,} steps: {alone_s:.0f} s alone, {disturbed_s:.0f} s with {len(kills)} kills")
     print(f"largest difference of trials that share a pass: {largest:.2g} (tolerance {TOLERANCE:g}); others: none")
-    for fault in faults:
-        print(f"FAULT: {fault}")
-    print("every trial once, none begun again, all records equal" if not faults else f"{len(faults)} faults")
+    print(*(f"FAULT: {fault}\n" for fault in faults), sep="", end="")
+    print(f"{len(faults)} faults" if faults else "every trial once, none begun again, all records equal")
     result = {
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
         "kills": [{name: v for name, v in asdict(kill).items() if name != "known"} for kill in kills],

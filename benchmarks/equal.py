@@ -8,6 +8,7 @@ high rate a single run does not repeat, packed or alone (LOG.md).
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
@@ -54,22 +55,16 @@ def main(argv: list[str] | None = None) -> int:
         ]  # fmt: skip
 
     alone, packed, engine = trials(), trials(), Engine()
-    for trial in alone:
-        for _ in trial:
-            pass
     for trial in packed:
         engine.admit(trial)
-    for _ in engine:
+    for _ in itertools.chain(*alone, engine):
         pass
     accuracies = [[trial.evaluations[-1].selection_accuracy for trial in each] for each in (alone, packed)]
-    first = max(
-        abs(a.evaluations[0].train_loss - p.evaluations[0].train_loss) for a, p in zip(alone, packed, strict=True)
-    )
+    losses = [[trial.evaluations[0].train_loss for trial in each] for each in (alone, packed)]
+    first = max(abs(a - p) for a, p in zip(*losses, strict=True))
     for name, found in zip(("alone", "packed"), accuracies, strict=True):
-        shown = ", ".join(f"{100 * value:.1f}" for value in found)
-        print(
-            f"{name:<7} {shown}; mean {100 * statistics.mean(found):.1f}, spread {100 * statistics.pstdev(found):.1f}"
-        )
+        mean, spread = 100 * statistics.mean(found), 100 * statistics.pstdev(found)
+        print(f"{name:<7} {', '.join(f'{100 * value:.1f}' for value in found)}; mean {mean:.1f}, spread {spread:.1f}")
     print(f"largest difference of the mean loss up to the first evaluation: {first:.2g}")
     gaps = [p - a for a, p in zip(*accuracies, strict=True)]
     if given.seeds > 1:

@@ -71,14 +71,12 @@ def model_of(name: str, *, dry: bool) -> tuple[Any, Any]:
         size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
         if not dry:
             size = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
-        made = tokenizer().backend_tokenizer
-        made.add_special_tokens(["</s>", SENTINEL])
-        end = ("</s>", made.token_to_id("</s>"))
-        made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
-        config = T5Config(decoder_start_token_id=0, **size)
-        return T5ForConditionalGeneration(config), PreTrainedTokenizerFast(
-            tokenizer_object=made, pad_token="<pad>", eos_token="</s>"
-        )
+        inner = tokenizer().backend_tokenizer
+        inner.add_special_tokens(["</s>", SENTINEL])
+        end = ("</s>", inner.token_to_id("</s>"))
+        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
+        outer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>")
+        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size)), outer
     raise ValueError(f"model {name!r}; valid: gpt2-large, t5-base")
 
 
@@ -87,13 +85,11 @@ def written(name: str, folder: Path, *, dry: bool) -> Given:
     import torch
 
     model, tokenizer = model_of(name, dry=dry)
-    precision = "fp32" if dry else "bf16"
     if torch.cuda.is_available():
         model.cuda()  # to be cast and written there is faster
-    model.to(torch.bfloat16 if precision == "bf16" else torch.float32).save_pretrained(folder / "model")
+    model.to(torch.float32 if dry else torch.bfloat16).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     seq2seq, task = name.startswith("t5"), folder / "task"
-    template = "{text} It was"
     others = len(" It was") + (len(" ") + 2 if seq2seq else 0)  # T5: a space, the sentinel, the end
     task.mkdir()
     draw = np.random.RandomState(0)
@@ -102,11 +98,11 @@ def written(name: str, folder: Path, *, dry: bool) -> Given:
         rows = [{"text": text, "label": number % 2} for number, text in enumerate(texts)]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     described = {
-        "columns": ["text"], "classes": ["negative", "positive"], "template": template,
+        "columns": ["text"], "classes": ["negative", "positive"], "template": "{text} It was",
         "label_words": [" bad", " great"], "train": "train.jsonl", "report": "report.jsonl",
     }  # fmt: skip
     (task / "task.toml").write_text("".join(f"{n} = {json.dumps(value)}\n" for n, value in described.items()))
-    return Given(str(folder / "model"), str(task), seq2seq, precision)
+    return Given(str(folder / "model"), str(task), seq2seq, "fp32" if dry else "bf16")
 
 
 def trial_of(given: Given, method: str, seed: int = 0) -> Trial:
@@ -177,30 +173,26 @@ def work(pipe: Any, given: Given, make: Callable[[Given], Callable[[], Any]]) ->
     step()
     pipe.send("ready")
     while count := pipe.recv():
-        _forget_peak()
+        _allocated_bytes()
         begin = _common.stamp()
         for _ in range(count):
             step()
         pipe.send((begin, _common.stamp(), _peak_bytes()))
 
 
-def _forget_peak() -> None:
+def _allocated_bytes() -> int:
+    """Of the GPU, 0 without one; the peak counts from here on."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def _peak_bytes() -> int:
     import torch
 
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-
-
-def _allocated_bytes() -> int:
-    import torch
-
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return torch.cuda.max_memory_allocated()
 
 
 def flops_of_row(model: Any, *, seq2seq: bool) -> float:
@@ -225,16 +217,10 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     def in_this_process(step: Callable[[], Any], trials: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             step()  # untimed
-            _forget_peak()
             resident = _allocated_bytes()
-            seconds = _common.laps(step, options.steps)
+            laps = _common.laps(step, options.steps)
             memory = weights_bytes + _peak_bytes() - resident
-            return {
-                "trial_steps": options.steps * trials,
-                "seconds": sum(seconds),
-                "steps_s": seconds,
-                "memory": memory,
-            }
+            return {"trial_steps": options.steps * trials, "seconds": sum(laps), "steps_s": laps, "memory": memory}
 
         return run
 
@@ -245,11 +231,9 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         seconds = max(ends) - min(begins)
         return {"trial_steps": options.steps * len(pipes), "seconds": seconds, "memory": sum(memories)}
 
-    turns: dict[str, Callable[[], Any]] = {}
-    if with_peft:
-        turns[f"{its_name}, {ALONE}"] = in_this_process(peft_loop(given), 1)
+    base = f"{its_name}, {ALONE}"
+    turns: dict[str, Callable[[], Any]] = {base: in_this_process(peft_loop(given), 1)} if with_peft else {}
     turns[f"our loop, {ALONE}"] = in_this_process(solo(given), 1)
-    base = next(iter(turns))
     spawn, pipes, processes = multiprocessing.get_context("spawn"), [], []
     try:
         for _ in range(max(options.processes, default=0)):

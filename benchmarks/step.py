@@ -56,29 +56,24 @@ class Contender:
     placement: str = "prefix"
 
 
-def config_of(given: argparse.Namespace, task: str, **changes: Any) -> TrialConfig:
+def trial_of(given: argparse.Namespace, task: str, **changes: Any) -> Trial:
     """Our trial; rounds and steps are counted here, so it is given more than it will take."""
     method = changes.setdefault("method", given.method)
-    return TrialConfig(
+    config = TrialConfig(
         task=task, backbone=given.backbone, length=LENGTH, rank=2 if method.startswith("lopt") else None,
         learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=given.batch, max_steps=10**6,
         eval_every=10**6, max_tokens=PADDED - 1, train_examples=given.steps * given.batch, selection_examples=32,
         test_examples=32, **changes,
     )  # fmt: skip
+    return Trial(config, phase="search")
 
 
 def ours(
-    given: argparse.Namespace,
-    task: str,
-    precision: str,
-    *,
-    packed: int = 0,
-    placement: str = "prefix",
-    method: str = "",
+    given: argparse.Namespace, task: str, *, packed: int = 0, placement: str = "prefix", **changes: Any
 ) -> Contender:
     """Our loop of one trial, or the engine with so many packed."""
-    changes = {"method": method or given.method, "options": {"placement": placement}, "precision": precision}
-    trials = [Trial(config_of(given, task, seed=seed, **changes), phase="search") for seed in range(packed or 1)]
+    changes["options"] = {"placement": placement}
+    trials = [trial_of(given, task, seed=seed, **changes) for seed in range(packed or 1)]
     engine = Engine()
     for trial in trials:
         engine.admit(trial)
@@ -88,7 +83,7 @@ def ours(
         trials[0].clear_gradients()
         return _common.laps(engine.step if packed else trials[0].update, given.steps)
 
-    return Contender(run, precision, len(trials), placement)
+    return Contender(run, changes["precision"], len(trials), placement)
 
 
 @lru_cache
@@ -109,7 +104,7 @@ def trainer(
     import peft
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    trial = Trial(config_of(given, task, precision=weights), phase="search")
+    trial = trial_of(given, task, precision=weights)
     train, tokenizer, label_ids = trial.data.train, trial.backbone.tokenizer, trial.label_ids.tolist()
     examples = []
     for token_ids, label in zip(train.token_ids, train.labels, strict=True):
@@ -174,7 +169,7 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace, str], Contender]] = {
 
 def measured(given: argparse.Namespace, task: str, names: list[str]) -> dict[str, Any]:
     """One task: prints its table, and returns what is kept of it."""
-    probe = Trial(config_of(given, task), phase="search")
+    probe = trial_of(given, task)
     contenders = {name: CONTENDERS[name](given, task) for name in names}
     text_tokens = float(probe.data.train.lengths.mean())
     model = probe.backbone.model
@@ -199,13 +194,8 @@ def measured(given: argparse.Namespace, task: str, names: list[str]) -> dict[str
         rate = given.batch * (LENGTH + text_tokens) / median
         computed = given.batch * (LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
         share = 4 * weights * computed / median / peaks[contender.precision]
-        shown = (
-            f"{ratio:.2f} [{least:.2f}, {most:.2f}]",
-            f"{rate:,.0f}",
-            f"{share:.0%}",
-            f"{by_pass[name][0] / median:.2f}",
-        )
-        rows.append([name, f"{median:.3f}", *shown])
+        shown = (f"{median:.3f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{rate:,.0f}", f"{share:.0%}")
+        rows.append([name, *shown, f"{by_pass[name][0] / median:.2f}"])
         kept[name] = {
             "precision": contender.precision, "trials": contender.trials, "placement": contender.placement,
             "median_s": median, "times_as_fast": [ratio, least, most], "tokens_per_s": rate, "share_of_peak": share,
@@ -216,9 +206,8 @@ def measured(given: argparse.Namespace, task: str, names: list[str]) -> dict[str
         f"{PADDED - 1}), n={LENGTH}, batch {given.batch}, {given.method}; peak fp32 {peaks['fp32'] / 1e12:.3g}, "
         f"bf16 {peaks['bf16'] / 1e12:.3g} TFLOP/s"
     )
-    print(
-        _common.table(["contender", "s a trial-step", "times as fast", "tokens/s", "share", "first"], rows), flush=True
-    )
+    header = ["contender", "s a trial-step", "times as fast", "tokens/s", "share", "first"]
+    print(_common.table(header, rows), flush=True)
     about = {"text_tokens": text_tokens, "block_parameters": weights, "shapes": shapes, "limit": later["limit"]}
     return {**about, "contenders": kept}
 

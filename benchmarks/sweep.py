@@ -74,21 +74,16 @@ def plain(described: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "settings.json", Path(folder) / "trials.json"
         given.write_text(json.dumps(described))
-        environment = {
-            "HF_DATASETS_CACHE": folder,
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+        environment = {"HF_DATASETS_CACHE": folder, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["RAY_USAGE_STATS_ENABLED"] = "0"
         wall_s = timed(["benchmarks/plain_tune.py", "--settings", str(given), "--out", str(out)], environment)
         trials = json.loads(out.read_text())
-    failed = [trial["error"] for trial in trials if trial["error"]]
-    if failed:
+    if failed := [trial["error"] for trial in trials if trial["error"]]:
         raise RuntimeError(f"{len(failed)} of the plain script's trials failed: {failed[0]}")
-    steps = [max(trial["steps"], default=0) for trial in trials]
-    whole = described["max_steps"]
-    accuracies = [trial["accuracy"][-1] for trial, made in zip(trials, steps, strict=True) if made >= whole]
-    return {"wall_s": wall_s, "trials": len(trials), "steps": sum(steps), "accuracies": accuracies, "raw": trials}
+    steps = sum(max(trial["steps"], default=0) for trial in trials)
+    whole = [trial for trial in trials if max(trial["steps"], default=0) >= described["max_steps"]]
+    accuracies = [trial["accuracy"][-1] for trial in whole]
+    return {"wall_s": wall_s, "trials": len(trials), "steps": steps, "accuracies": accuracies, "raw": trials}
 
 
 def ours(pairs: dict[str, str], placement: str) -> dict[str, Any]:
@@ -98,18 +93,15 @@ def ours(pairs: dict[str, str], placement: str) -> dict[str, Any]:
         command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *changes]
         began = time.time()
         wall_s = timed([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
-        written = {path: path.stat().st_mtime for path in (Path(folder) / "twelve" / "trials").glob("*.json")}
-        records = [json.loads(path.read_text()) for path in written]
-        searched = max(at for at, record in zip(written.values(), records, strict=True) if record["phase"] == "search")
-    search = [r for r in records if r["phase"] == "search"]
-    confirm = [r for r in records if r["phase"] == "confirm"]
-    complete = [r for r in search if r["status"] == "complete"]
+        written = [*Path(folder, "twelve", "trials").glob("*.json")]
+        records = [json.loads(path.read_text()) | {"at": path.stat().st_mtime} for path in written]
+    search, confirm = ([r for r in records if r["phase"] == phase] for phase in ("search", "confirm"))
     return {
         "wall_s": wall_s,
-        "searched_s": searched - began,
+        "searched_s": max(r["at"] for r in search) - began,
         "trials": len(search),
         "steps": sum(r["steps"] for r in search),
-        "accuracies": [r["evaluations"][-1]["selection_accuracy"] for r in complete],
+        "accuracies": [r["evaluations"][-1]["selection_accuracy"] for r in search if r["status"] == "complete"],
         "confirm_s": sum(r["wall_time_s"] for r in confirm),
         "confirm_steps": sum(r["steps"] for r in confirm),
         "precision": records[0]["config"]["precision"],
@@ -164,25 +156,20 @@ def main(argv: list[str] | None = None) -> int:
             "range": [found_range.low, found_range.high], "grace_steps": chosen.grace_steps,
             "reduction_factor": chosen.reduction_factor,
         }  # fmt: skip
-        contenders = {
-            PLAIN: partial(plain, described),
-            "ours, prefix": partial(ours, pairs, "prefix"),
-            "ours, suffix": partial(ours, pairs, "suffix"),
-        }
+        contenders = {PLAIN: partial(plain, described)}
+        contenders |= {f"ours, {placement}": partial(ours, pairs, placement) for placement in ("prefix", "suffix")}
         found = _common.in_turns(contenders, given.rounds)
 
-    rows = []
+    rows, walls_of = [], {name: [run["wall_s"] for run in runs] for name, runs in found.items()}
     for name, runs in found.items():
-        walls = [run["wall_s"] for run in runs]
-        ratio, least, most = _common.ratios([run["wall_s"] for run in found[PLAIN]], walls)
+        ratio, least, most = _common.ratios(walls_of[PLAIN], walls_of[name])
         accuracies = [accuracy for run in runs for accuracy in run["accuracies"]]
         steps, confirm = (statistics.median(run.get(n, 0) for run in runs) for n in ("steps", "confirm_steps"))
         searched = statistics.median(run.get("searched_s", run["wall_s"]) for run in runs)
         rows.append([
-            name, f"{statistics.median(walls):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{searched:.0f}",
-            f"{steps:.0f}",
-            f"{confirm:.0f}", str(len(accuracies)), f"{max(accuracies, default=0):.3f}",
-            f"{statistics.mean(accuracies or [0]):.3f}",
+            name, f"{statistics.median(walls_of[name]):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]",
+            *(f"{number:.0f}" for number in (searched, steps, confirm, len(accuracies))),
+            *(f"{accuracy:.3f}" for accuracy in (max(accuracies, default=0), statistics.mean(accuracies or [0]))),
         ])  # fmt: skip
     header = ["", "wall s", "times as fast", "searched s", "search steps", "confirm steps", "whole trials", "best",
               "mean accuracy"]  # fmt: skip

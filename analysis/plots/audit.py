@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.audit import kind, rivals, until, wins
 from analysis.cells import Group
-from analysis.records import Trial
+from analysis.records import Trial, grouped
 from analysis.registry import Missing, PlotSpec, Row
 
 
@@ -45,18 +45,13 @@ def compute(group: Group) -> Info | Missing:
     rungs = tuple(sorted({step for t in trials if (step := _cut_at(t)) is not None}))
     if not rungs:
         return Missing("no trial was stopped early")
-    strata: dict[str, list[Trial]] = {}
-    for trial in trials:
-        strata.setdefault(trial.stratum, []).append(trial)
+    strata = grouped(trials, lambda trial: trial.stratum)
     survival = {name: _survival(some, rungs) for name, some in sorted(strata.items())}
     points = []
-    for some in rivals(trials):
-        for trial in some:
-            early = until(trial, rungs[0])
-            if early is not None:
-                audited = trial.audited_at is not None
-                late = trial.selection_score or 0.0
-                points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, some)))
+    for trial, stratum in [(trial, some) for some in rivals(trials) for trial in some]:
+        if (early := until(trial, rungs[0])) is not None:
+            audited, late = trial.audited_at is not None, trial.selection_score or 0.0
+            points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, stratum)))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
 
@@ -130,11 +125,8 @@ def caption(info: Info) -> str:
         "nothing was gained. "
     )
     if not audited:
-        return (
-            text
-            + "None of the trials to be stopped was run to the end (--audit 0.1 does), so false kills are unknown. "
-            + "No error bars."
-        )
+        text += "None of the trials to be stopped was run to the end (--audit 0.1 does), so false kills are unknown. "
+        return text + "No error bars."
     return text + (
         f"{audited} trial{'s' * (audited > 1)} to be stopped ran on to be audited; {kills} then won "
         f"{'its' if kills == 1 else 'their'} {kind(info.group.trials)}. One run a point; no error bars."
@@ -142,17 +134,16 @@ def caption(info: Info) -> str:
 
 
 def data(info: Info) -> list[Row]:
-    survival = [
+    survival: list[Row] = [
         {"what": "survival", "stratum": name or "all", "rung": rung, "share_percent": 100 * share}
         for name, shares in info.survival.items()
         for rung, share in zip(info.rungs, shares, strict=True)
     ]
-    points = [
+    return survival + [
         {"what": "trial", "early_percent": 100 * p.early, "late_percent": 100 * p.late, "audited": p.audited}
         | {"false_kill": p.false_kill}
         for p in info.points
     ]
-    return [*survival, *points]
 
 
 SPEC = PlotSpec(name="audit", title="Early stopping", info=compute, draw=draw, caption=caption, data=data, place=120)

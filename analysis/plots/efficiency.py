@@ -59,16 +59,11 @@ def compute(group: Group) -> Info | Missing:
 
 def _panel(name: str, group: Group, of: Callable[[Trial], float | None], base: Cell | None) -> Panel:
     """base: the cell whose median is 1."""
-    scale = 1.0
-    if base is not None:
-        known = _known(base, of)
-        if not known:
-            return Panel(name=name, points={}, flat={})
-        scale = median(known)
+    known = _known(base, of) if base else [1.0]
     found: dict[str, dict[int, list[float]]] = {}
     flat: dict[str, list[float]] = {}
-    for cell in group.confirmed:
-        values = [value / scale for value in _known(cell, of)]
+    for cell in group.confirmed if known else ():
+        values = [value / median(known) for value in _known(cell, of)]
         if cell.length and values:
             found.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
         elif values:

@@ -6,20 +6,20 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.comparisons import Comparison
-from analysis.registry import PlotSpec, Row
-from analysis.tables.noninferiority import Info, compute
+from analysis.registry import Info, PlotSpec, Row
+from analysis.tables.noninferiority import compute
 
 _MOST = 30  # rows that a figure can hold
 
 
-def _shown(info: Info) -> tuple[Comparison, ...]:
+def _shown(info: Info[Comparison]) -> tuple[Comparison, ...]:
     """Of more comparisons those that come closest to being as good."""
-    closest = sorted(info.comparisons, key=lambda each: -each.verdict.difference.low)[:_MOST]
-    return tuple(each for each in info.comparisons if each in closest)
+    closest = sorted(info.rows, key=lambda each: -each.verdict.difference.low)[:_MOST]
+    return tuple(each for each in info.rows if each in closest)
 
 
 @style.in_style
-def draw(info: Info) -> Figure:
+def draw(info: Info[Comparison]) -> Figure:
     shown = _shown(info)
     rows = len(shown)
     margin = 100 * info.group.margin
@@ -64,26 +64,26 @@ def draw(info: Info) -> Figure:
     return figure
 
 
-def caption(info: Info) -> str:
-    full = info.comparisons[0].full
+def caption(info: Info[Comparison]) -> str:
+    full = info.rows[0].full
     return (
         f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
         "same test examples; bars are 95 % intervals over seeds and examples. Shaded: worse by more than the margin; a "
         "bar clear of it speaks for as good. The verdicts hold for all tests together (Holm), and so ask for more."
         + (
-            f" Of {len(info.comparisons)} smaller prompts the {_MOST} that come closest; the table has all."
-            if len(info.comparisons) > _MOST
+            f" Of {len(info.rows)} smaller prompts the {_MOST} that come closest; the table has all."
+            if len(info.rows) > _MOST
             else ""
         )
     )
 
 
-def data(info: Info) -> list[Row]:
+def data(info: Info[Comparison]) -> list[Row]:
     return [
         {"cell": each.cell.label, "parameters": each.cell.trainable_parameters, "times_fewer": each.ratio}
         | {f"difference_pp{name}": 100 * end for name, end in (("", gap.mean), ("_low", gap.low), ("_high", gap.high))}
         | {"verdict": each.verdict.outcome}
-        for each in info.comparisons
+        for each in info.rows
         for gap in (each.verdict.difference,)
     ]
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.cells import Group
 from analysis.methods import in_order, method_label
-from analysis.records import Trial
-from analysis.registry import Missing, PlotSpec, Row
+from analysis.records import Trial, grouped
+from analysis.registry import Info, Missing, PlotSpec, Row
 
 LEAST = 10  # trials of a method that ran to the end
 NAMES = {"learning_rate": "learning rate", "length": "length n", "rank": "rank r"}
@@ -27,24 +27,13 @@ class Importances:
     trials: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    methods: tuple[Importances, ...]
-
-
-def compute(group: Group) -> Info | Missing:
-    by_method: dict[str, list[Trial]] = {}
-    for trial in sorted(group.trials, key=lambda t: t.key):
-        if trial.phase == "search" and trial.status == "complete" and trial.selection_score is not None:
-            by_method.setdefault(trial.method, []).append(trial)
-    found = [
-        _importances(method, trials) for method in in_order(by_method) if len(trials := by_method[method]) >= LEAST
-    ]
-    known = tuple(each for each in found if each is not None)
-    if not known:
+def compute(group: Group) -> Info[Importances] | Missing:
+    searched = sorted((trial for trial in group.trials if trial.searched), key=lambda t: t.key)
+    by_method = grouped(searched, lambda trial: trial.method)
+    enough = [method for method in in_order(by_method) if len(by_method[method]) >= LEAST]
+    if not (known := [found for method in enough if (found := _importances(method, by_method[method]))]):
         return Missing(f"it needs {LEAST} search trials of one method that ran to the end, with two values searched")
-    return Info(group=group, methods=known)
+    return Info(group=group, rows=tuple(known))
 
 
 def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
@@ -57,43 +46,38 @@ def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
         return None
     ranges: dict[str, Any] = {}
     for name in varied:
+        kind = "Float" if name == "learning_rate" else "Int"
         low, high = (end(point[name] for point in points) for end in (min, max))
-        whole = name != "learning_rate"
-        ranges[name] = (optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution)(
-            low, high, log=True
-        )
+        ranges[name] = getattr(optuna.distributions, f"{kind}Distribution")(low, high, log=True)
     quiet = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(direction="maximize")
         for point, trial in zip(points, trials, strict=True):
             params = {name: point[name] for name in varied}
-            made = optuna.create_trial(params=params, distributions=ranges, value=trial.selection_score)
-            study.add_trial(made)
+            study.add_trial(optuna.create_trial(params=params, distributions=ranges, value=trial.selection_score))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
     finally:
         optuna.logging.set_verbosity(quiet)
-    return Importances(
-        method=method, shares=tuple((NAMES[n], share) for n, share in shares.items()), trials=len(trials)
-    )
+    named = tuple((NAMES[name], share) for name, share in shares.items())
+    return Importances(method=method, shares=named, trials=len(trials))
 
 
 @style.in_style
-def draw(info: Info) -> Figure:
-    searched = {name for each in info.methods for name, _ in each.shares}
+def draw(info: Info[Importances]) -> Figure:
+    searched = {name for each in info.rows for name, _ in each.shares}
     names = [name for name in NAMES.values() if name in searched]
-    longest = max(share for each in info.methods for _, share in each.shares)
-    titles = [f"{method_label(each.method)} ({each.trials} trials)" for each in info.methods]
+    longest = max(share for each in info.rows for _, share in each.shares)
+    titles = [f"{method_label(each.method)} ({each.trials} trials)" for each in info.rows]
     figure, panels = style.panels(titles, height=0.9 + 0.4 * len(names))
-    for axes, each in zip(panels, info.methods, strict=True):
+    for axes, each in zip(panels, info.rows, strict=True):
         colour, _ = style.method_style(each.method)
         for row, name in enumerate(names):
-            share = dict(each.shares).get(name)
-            axes.barh(row, 100 * (share or 0), color=colour, alpha=0.85, height=0.55)
-            words = "not searched" if share is None else f"{100 * share:.0f} %"
-            place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(words, (100 * (share or 0), row), color=style.MUTED if share is None else style.INK, **place)
+            share = 100 * dict(each.shares).get(name, 0.0)
+            axes.barh(row, share, color=colour, alpha=0.85, height=0.55)
+            words, ink = (f"{share:.0f} %", style.INK) if name in dict(each.shares) else ("not searched", style.MUTED)
+            axes.annotate(words, (share, row), color=ink, xytext=(4, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 125 * longest)  # room for the last percentage
@@ -104,7 +88,7 @@ def draw(info: Info) -> Figure:
     return figure
 
 
-def caption(info: Info) -> str:
+def caption(info: Info[Importances]) -> str:
     return (
         f"Which searched values made the difference on {info.group.title}: Optuna's importances (PED-ANOVA: what sets "
         "the better trials apart), over search trials that ran to the end. Early stopping and a sampler that prefers "
@@ -112,10 +96,10 @@ def caption(info: Info) -> str:
     )
 
 
-def data(info: Info) -> list[Row]:
+def data(info: Info[Importances]) -> list[Row]:
     return [
         {"method": each.method, "value": name, "importance_percent": 100 * share, "trials": each.trials}
-        for each in info.methods
+        for each in info.rows
         for name, share in each.shares
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,56 +12,36 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.cells import Group
 from analysis.methods import in_order, method_label
-from analysis.registry import Missing, PlotSpec, Row
+from analysis.records import Trial
+from analysis.registry import Info, Missing, PlotSpec, Row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    method: str
-    rank: int | None
-    learning_rate: float
-    selection_score: float | None  # None: diverged before the first evaluation
-    status: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    points: tuple[Point, ...]
-
-
-def compute(group: Group) -> Info | Missing:
-    points = tuple(
-        Point(
-            method=t.method,
-            rank=t.rank,
-            learning_rate=t.learning_rate,
-            selection_score=t.selection_score,
-            status=t.status,
-        )
+def compute(group: Group) -> Info[Trial] | Missing:
+    """The search trials; one without a score diverged before its first evaluation."""
+    trials = tuple(
+        t
         for t in sorted(group.trials, key=lambda t: t.key)
         if t.phase == "search" and t.learning_rate and t.status != "failed"
         if t.selection_score is not None or t.status == "diverged"
     )
-    scored = {point.learning_rate for point in points if point.selection_score is not None}
-    if len(scored) < 2:
+    if len({t.learning_rate for t in trials if t.selection_score is not None}) < 2:
         return Missing("it needs search trials at two learning rates")
-    return Info(group=group, points=points)
+    return Info(group=group, rows=trials)
 
 
 @style.in_style
-def draw(info: Info) -> Figure:
-    methods = in_order(p.method for p in info.points)
-    rates = [p.learning_rate for p in info.points]
-    heights = [100 * p.selection_score for p in info.points if p.selection_score is not None]
+def draw(info: Info[Trial]) -> Figure:
+    methods = in_order(p.method for p in info.rows)
+    rates = [p.learning_rate or 0.0 for p in info.rows]
+    heights = [100 * p.selection_score for p in info.rows if p.selection_score is not None]
     floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
-    looks = style.level_styles(p.rank for p in info.points)
-    handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.points})]
+    looks = style.level_styles(p.rank for p in info.rows)
+    handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.rows})]
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
     for axes, method in zip(panels, methods, strict=True):
-        own = [p for p in info.points if p.method == method]
+        own = [p for p in info.rows if p.method == method]
         alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
-        for p, x in zip(own, _beside(own), strict=True):
+        for p, x in zip(own, _beside([p.learning_rate or 0.0 for p in own]), strict=True):
             y = floor if p.selection_score is None else 100 * p.selection_score
             alike.setdefault((p.rank, p.status), []).append((x, y))
         for (rank, status), points in alike.items():
@@ -94,32 +73,30 @@ def _outcomes(statuses: set[str]) -> list[Line2D]:
     ]
 
 
-def _beside(points: Sequence[Point]) -> list[float]:
+def _beside(rates: Sequence[float]) -> list[float]:
     """The learning rates; those of one rate, which each cell tries first, side by side."""
-    same = Counter(p.learning_rate for p in points)
-    met: Counter[float] = Counter()
+    same, met = Counter(rates), Counter[float]()
     xs = []
-    for p in points:
-        shift = met[p.learning_rate] - (same[p.learning_rate] - 1) / 2
-        met[p.learning_rate] += 1
-        xs.append(p.learning_rate * 1.025**shift)
+    for rate in rates:
+        xs.append(rate * 1.025 ** (met[rate] - (same[rate] - 1) / 2))
+        met[rate] += 1
     return xs
 
 
-def caption(info: Info) -> str:
+def caption(info: Info[Trial]) -> str:
     crosses = " Crosses: diverged (at the foot when before its first evaluation)."
     return (
         f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
         "Hollow: stopped early, at the best it had reached. Points of one rate are set side by side. No error bars: "
-        "one run a point." + (crosses if any(p.status == "diverged" for p in info.points) else "")
+        "one run a point." + (crosses if any(p.status == "diverged" for p in info.rows) else "")
     )
 
 
-def data(info: Info) -> list[Row]:
+def data(info: Info[Trial]) -> list[Row]:
     return [
         {"method": p.method, "rank": p.rank, "learning_rate": p.learning_rate, "status": p.status}
         | {"selection_percent": None if p.selection_score is None else 100 * p.selection_score}
-        for p in info.points
+        for p in info.rows
     ]
 
 

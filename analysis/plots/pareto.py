@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from analysis import published, style
 from analysis.beside_published import comparable
-from analysis.cells import Cell, Group
+from analysis.cells import Group
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
 from analysis.methods import in_order
@@ -41,21 +41,17 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    cells = [(c, c.accuracy, c.trainable_parameters) for c in group.confirmed]
-    known = [(c, a, n) for c, a, n in cells if a is not None and n is not None]
+    known = [(c, c.accuracy, c.trainable_parameters) for c in group.confirmed if c.accuracy and c.trainable_parameters]
     if len(known) < 2:
         return Missing(f"it needs two confirmed cells; there {'is one' if known else 'are none'}")
     front = set(pareto([(n, a.mean) for _, a, n in known]))
+    # The colour says the method; without a length, a name reads better than a rank alone.
+    labels = [c.label if c.length is None else c.size for c, _, _ in known]
     points = tuple(
-        Point(parameters=n, accuracy=a, method=c.method, label=_label(c), on_front=i in front)
+        Point(parameters=n, accuracy=a, method=c.method, label=labels[i], on_front=i in front)
         for i, (c, a, n) in enumerate(known)
     )
     return Info(group=group, points=points, published=comparable(group))
-
-
-def _label(cell: Cell) -> str:
-    """The colour says the method; without a length, a name reads better than a rank alone."""
-    return cell.size if cell.length is not None else cell.label
 
 
 def _vertical(info: Info) -> tuple[list[tuple[float, str]], tuple[float, float], bool]:

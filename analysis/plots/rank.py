@@ -22,8 +22,7 @@ from analysis.stats import Estimate, describe
 class Line:
     method: str
     length: int | None
-    ranks: tuple[int, ...]
-    accuracies: tuple[Estimate, ...]
+    points: tuple[tuple[int, Estimate], ...]  # by rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ def compute(group: Group) -> Info | Missing:
     if not several:
         return Missing("it needs confirmed cells of two ranks at one length")
     lines = tuple(
-        Line(method=m, length=n, ranks=tuple(sorted(by)), accuracies=tuple(by[r] for r in sorted(by)))
+        Line(method=m, length=n, points=tuple((rank, by[rank]) for rank in sorted(by)))
         for (m, n), by in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0))
         if m in several
     )
@@ -67,7 +66,7 @@ def draw(info: Info) -> Figure:
     looks = style.level_styles(line.length for line in info.lines)
     for axes, method in zip(panels, methods, strict=True):
         lines = [line for line in info.lines if line.method == method]
-        ranks = sorted({r for line in lines for r in line.ranks})
+        ranks = sorted({rank for line in lines for rank, _ in line.points})
         style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
         axes.set_xlabel("rank r")
         if info.full is not None:
@@ -79,41 +78,28 @@ def draw(info: Info) -> Figure:
         if info.full is not None:
             named = Labels(axes)
             for line in lines:
-                ways = zip(line.ranks, (100 * a.mean for a in line.accuracies), strict=True)
-                named.keep_off_line([*ways], LINE)
+                named.keep_off_line([(rank, 100 * a.mean) for rank, a in line.points], LINE)
             for x, accuracy in _bars(lines):
                 named.keep_off([(x, 100 * accuracy.mean)], MARKER)
                 named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
             named.level(100 * info.full.mean, f"full prompt {info.full_label}")
-        style.end_labels(
-            axes,
-            [
-                (line.ranks[-1] * 1.03, 100 * line.accuracies[-1].mean, _name(line), looks[line.length][0])
-                for line in lines
-            ],
-        )
+        ends = [(*line.points[-1], line.length) for line in lines]
+        names = ((r * 1.03, 100 * a.mean, "" if n is None else f"n={n}", looks[n][0]) for r, a, n in ends)
+        style.end_labels(axes, names)
     return figure
-
-
-def _name(line: Line) -> str:
-    return "" if line.length is None else f"n={line.length}"
 
 
 def _bars(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
     """Where each accuracy is drawn: at its rank, those of several lengths side by side."""
     shifts = [1.03 ** (i - (len(lines) - 1) / 2) for i in range(len(lines))]
-    return [
-        (r * shift, a)
-        for line, shift in zip(lines, shifts, strict=True)
-        for r, a in zip(line.ranks, line.accuracies, strict=True)
-    ]
+    return [(r * shift, a) for line, shift in zip(lines, shifts, strict=True) for r, a in line.points]
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line], looks: Mapping[int | None, tuple[str, str]]) -> None:
     bars = iter(_bars(lines))
     for line in lines:
         colour, marker = looks[line.length]
-        own = [next(bars) for _ in line.ranks]
+        own = [next(bars) for _ in line.points]
         for x, a in own:
             axes.plot([x, x], [100 * a.low, 100 * a.high], color=colour, linewidth=1, alpha=0.5, zorder=3)
         axes.plot(
@@ -123,7 +109,7 @@ def _draw_lines(axes: Axes, lines: Sequence[Line], looks: Mapping[int | None, tu
 
 
 def caption(info: Info) -> str:
-    estimates = [a for line in info.lines for a in line.accuracies] + ([info.full] if info.full else [])
+    estimates = [a for line in info.lines for _, a in line.points] + ([info.full] if info.full else [])
     text = f"Accuracy against rank on {info.group.title}, one line a prompt length n; means over the confirmed seeds. "
     text += describe(estimates)
     if info.left_out:
@@ -135,7 +121,7 @@ def data(info: Info) -> list[Row]:
     rows: list[Row] = [
         {"method": line.method, "length": line.length, "rank": rank, **percents(accuracy)}
         for line in info.lines
-        for rank, accuracy in zip(line.ranks, line.accuracies, strict=True)
+        for rank, accuracy in line.points
     ]
     if info.full:
         rows.append({"method": FULL_PROMPT, "cell": info.full_label, **percents(info.full)})

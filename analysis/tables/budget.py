@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.frontier import best_within, budgets
-from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, numbers, percent
+from analysis.registry import Info, Missing, TableSpec
+from analysis.render import Column, Table, count, interval, percent
 from analysis.stats import describe
 from lopt.places import place
 
@@ -22,13 +22,7 @@ class Row:
     there: bool  # whether the artifact that the line loads is
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    rows: tuple[Row, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Row] | Missing:
     sizes = [cell.trainable_parameters or 0 for cell in group.confirmed]
     if not sizes:
         return Missing("no confirmed trial yet: nothing to recommend")
@@ -51,33 +45,24 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")
 
 
-def render(info: Info) -> Table:
-    estimates = [row.cell.accuracy for row in info.rows if row.cell.accuracy]
+def render(info: Info[Row]) -> Table:
     gone = ", ".join(row.key for row in info.rows if not row.there)
-    return Table(
+    return Table.of(
+        info.rows,
         caption=f"What to use within a budget of parameters: {info.group.title}",
         columns=(
-            Column(title="at most"),
-            Column(title="use", align="left"),
-            *numbers("params", "selection %", "test % [95 % CI] (N)"),
-            Column(title="load it with", align="left", code=True),
-        ),
-        rows=tuple(
-            (
-                count(row.budget),
-                row.cell.label,
-                count(row.cell.trainable_parameters),
-                percent(row.cell.selection_score),
-                interval(row.cell.accuracy),
-                row.load_line,
-            )
-            for row in info.rows
+            Column(title="at most", text=lambda row: count(row.budget)),
+            Column(title="use", align="left", text=lambda row: row.cell.label),
+            Column(title="params", text=lambda row: count(row.cell.trainable_parameters)),
+            Column(title="selection %", text=lambda row: percent(row.cell.selection_score)),
+            Column(title="test % [95 % CI] (N)", text=lambda row: interval(row.cell.accuracy)),
+            Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
             "Cell and seed are chosen on selection accuracy (held out from training), never on the test split; "
             "a budget that changes nothing has no row.",
-            describe(estimates),
-            *([f"Not in the run's artifacts/, so that its line loads nothing: {gone}."] if gone else []),
+            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+            f"Not in the run's artifacts/, so that its line loads nothing: {gone}." if gone else "",
         ),
     )
 

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
-from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, number, numbers, percent
+from analysis.registry import Info, Missing, TableSpec
+from analysis.render import Column, Table, count, interval, number, percent
 from analysis.stats import BOLD, describe, standing_out
 
+_ENDS = ("complete", "stopped", "diverged", "failed")
 _FALL = 0.1  # of selection accuracy, from the search to its confirmation, that is worth a note
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    cells: tuple[Cell, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Cell] | Missing:
     cells = sorted(group.cells, key=lambda c: (c.method, c.length or 0, c.rank or 0, c.name))
-    return Info(group=group, cells=tuple(cells)) if cells else Missing("the run has no cells")
+    return Info(group=group, rows=tuple(cells)) if cells else Missing("the run has no cells")
 
 
-def render(info: Info) -> Table:
+def render(info: Info[Cell]) -> Table:
     notes = [
         "Searched: complete / stopped early / diverged / failed. Best search: selection accuracy of the best search "
         "trial. Learning rate and selection accuracy are those of the confirmed configuration, the latter in the mean "
         "over its seeds; before one is confirmed, of the best search trial.",
         "Optimism: selection accuracy less test accuracy of the same seeds. The best step and learning rate were "
         "chosen by the former, which flatters it; no table or figure reports it as a result.",
-        describe([cell.accuracy for cell in info.cells if cell.accuracy]),
+        describe([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
-    best = standing_out([cell.accuracy for cell in info.cells])
-    if best is not None:
-        notes.append(BOLD)
-    lost = [f"{cell.label}: {cell.lost}" for cell in info.cells if cell.lost]
+    best = standing_out([cell.accuracy for cell in info.rows])
+    notes.append("" if best is None else BOLD)
+    lost = [f"{cell.label}: {cell.lost}" for cell in info.rows if cell.lost]
     if lost:
         notes.append(f"Confirm trials that did not finish, so that the mean is over the others: {', '.join(lost)}.")
     fallen = [
         f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_score)})"
-        for cell in info.cells
+        for cell in info.rows
         if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_score or 0.0) > _FALL
     ]
     if fallen:
@@ -49,38 +41,22 @@ def render(info: Info) -> Table:
             f"What the search found does not hold with other seeds, whose selection accuracy is more than "
             f"{100 * _FALL:.0f} pp below the best search trial's: {', '.join(fallen)}."
         )
-    return Table(
+    return Table.of(
+        info.rows,
         caption=f"All cells: {info.group.title}",
         columns=(
-            Column(title="method", align="left"),
-            *numbers(
-                "n",
-                "r",
-                "params",
-                "searched",
-                "learning rate",
-                "best search %",
-                "selection %",
-                "test % [95 % CI] (N)",
-                "optimism, pp",
-            ),
+            Column(title="method", align="left", text=lambda cell: method_label(cell.method)),
+            Column(title="n", text=lambda cell: count(cell.length)),
+            Column(title="r", text=lambda cell: count(cell.rank)),
+            Column(title="params", text=lambda cell: count(cell.trainable_parameters)),
+            Column(title="searched", text=lambda cell: " / ".join(str(cell.count(status)) for status in _ENDS)),
+            Column(title="learning rate", text=lambda cell: number(getattr(cell.best_trial, "learning_rate", None))),
+            Column(title="best search %", text=lambda cell: percent(cell.best_search)),
+            Column(title="selection %", text=lambda cell: percent(cell.selection_score)),
+            Column(title="test % [95 % CI] (N)", text=lambda cell: interval(cell.accuracy, cell.unconfirmed)),
+            Column(title="optimism, pp", text=_optimism),
         ),
-        rows=tuple(
-            (
-                method_label(cell.method),
-                count(cell.length),
-                count(cell.rank),
-                count(cell.trainable_parameters),
-                " / ".join(str(cell.count(status)) for status in ("complete", "stopped", "diverged", "failed")),
-                number(cell.best_trial.learning_rate if cell.best_trial else None),
-                percent(cell.best_search),
-                percent(cell.selection_score),
-                interval(cell.accuracy, "not run" if not cell.trials else "not confirmed"),
-                _optimism(cell),
-            )
-            for cell in info.cells
-        ),
-        notes=tuple(filter(None, notes)),
+        notes=tuple(notes),
         bold=frozenset() if best is None else frozenset({(best, 8)}),
     )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from analysis.cells import Group
 from analysis.methods import method_label
 from analysis.records import Trial
-from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, numbers
+from analysis.registry import Info, Missing, TableSpec
+from analysis.render import Column, Table, count
 
 _PEAK = (
     "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of its "
@@ -28,13 +28,7 @@ class Row:
     peak_memory_bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    rows: tuple[Row, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Row] | Missing:
     trials = [trial for trial in group.trials if trial.status != "failed"]
     if not trials:
         return Missing("no trial has ended yet")
@@ -64,28 +58,23 @@ def _hours(trials: list[Trial]) -> float | None:
     return sum(time or 0.0 for time in [*times, *(t.test_time_s for t in trials)]) / 3600
 
 
-def render(info: Info) -> Table:
-    a_cell = {row.search / row.cells for row in info.rows if row.cells}
-    return Table(
+def render(info: Info[Row]) -> Table:
+    peak = Column(title="peak memory, GB", text=lambda row: _gigabytes(row.peak_memory_bytes))
+    peaks_known = any(row.peak_memory_bytes for row in info.rows)
+    a_cell = {row.search / row.cells for row in info.rows}
+    return Table.of(
+        info.rows,
         caption=f"What it cost: {info.group.title}",
         columns=(
-            Column(title="method", align="left"),
-            *numbers("sizes", "search trials", "trials per size", "confirm trials", "steps", "tokens", "device-hours"),
-            Column(title="peak memory, GB", optional=True),
-        ),
-        rows=tuple(
-            (
-                method_label(row.method),
-                count(row.cells),
-                count(row.search),
-                f"{row.search / row.cells:.1f}" if row.cells else "–",
-                count(row.confirm),
-                count(row.steps),
-                count(row.tokens),
-                _shown(row.hours),
-                "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e9:.2f}",
-            )
-            for row in info.rows
+            Column(title="method", align="left", text=lambda row: method_label(row.method)),
+            Column(title="sizes", text=lambda row: count(row.cells)),
+            Column(title="search trials", text=lambda row: count(row.search)),
+            Column(title="trials per size", text=lambda row: f"{row.search / row.cells:.1f}"),
+            Column(title="confirm trials", text=lambda row: count(row.confirm)),
+            Column(title="steps", text=lambda row: count(row.steps)),
+            Column(title="tokens", text=lambda row: count(row.tokens)),
+            Column(title="device-hours", text=lambda row: _shown(row.hours)),
+            *([peak] if peaks_known else []),
         ),
         notes=(
             "Every size was tuned with the same number of trials."
@@ -93,15 +82,19 @@ def render(info: Info) -> Table:
             else "Mind that the sizes were not all tuned with the same number of trials.",
             "Device-hours: of GPUs, or of a machine without one, in training steps and evaluations; a pass that trials "
             "share is divided among them by tokens. Loading and waiting are left out.",
-            *([_PEAK] if any(row.peak_memory_bytes for row in info.rows) else []),
+            _PEAK if peaks_known else "",
         ),
-    ).trimmed()
+    )
 
 
 def _shown(hours: float | None) -> str:
     if hours is None:
         return "–"
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}"
+
+
+def _gigabytes(memory: int | None) -> str:
+    return "–" if memory is None else f"{memory / 1e9:.2f}"
 
 
 SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render, place=140)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, numbers, percent
+from analysis.render import Column, Table, count, interval, percent
 from analysis.stats import describe
 
 _LEAST = 0.05  # cells that are on the frontier more rarely have no row
@@ -64,21 +64,18 @@ def _counts(cell: Cell) -> tuple[int | None, int | None, int | None]:
 
 def render(info: Info) -> Table:
     most, floor = info.reference
-    return Table(
+    return Table.of(
+        info.rows,
         caption=f"The frontier, and how sure it is: {info.group.title}",
         columns=(
-            Column(title="cell", align="left"),
-            *numbers("params trained", "stored", "at input", "test % [95 % CI] (N)"),
-            *numbers("on the frontier by parameters trained", "by parameters stored", "by parameters at input"),
-        ),
-        rows=tuple(
-            (
-                f"{row.cell.label}{' *' if row.on_front else ''}",
-                *(count(number) for number in row.counts),
-                interval(row.cell.accuracy),
-                *map(_shown, row.shares, row.smallest),
-            )
-            for row in info.rows
+            Column(title="cell", align="left", text=lambda row: f"{row.cell.label}{' *' if row.on_front else ''}"),
+            Column(title="params trained", text=lambda row: count(row.counts[0])),
+            Column(title="stored", text=lambda row: count(row.counts[1])),
+            Column(title="at input", text=lambda row: count(row.counts[2])),
+            Column(title="test % [95 % CI] (N)", text=lambda row: interval(row.cell.accuracy)),
+            Column(title="on the frontier by parameters trained", text=lambda row: _share(row, 0)),
+            Column(title="by parameters stored", text=lambda row: _share(row, 1)),
+            Column(title="by parameters at input", text=lambda row: _share(row, 2)),
         ),
         notes=(
             "* on the frontier of the means. The shares say how often a cell would be on it: "
@@ -95,10 +92,9 @@ def render(info: Info) -> Table:
     )
 
 
-def _shown(share: float | None, smallest: bool) -> str:
-    if share is None:
-        return "–"
-    return "smallest" if smallest else f"{100 * share:.0f} %"
+def _share(row: Row, place: int) -> str:
+    share = row.shares[place]
+    return "–" if share is None else "smallest" if row.smallest[place] else f"{100 * share:.0f} %"
 
 
 SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render, place=30)

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
-from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, numbers, percent
+from analysis.registry import Info, Missing, TableSpec
+from analysis.render import Column, Table, count, percent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    group: Group
-    comparisons: tuple[Comparison, ...]
-
-
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Comparison] | Missing:
     found = comparisons(group)
-    return found if isinstance(found, Missing) else Info(group=group, comparisons=found)
+    return found if isinstance(found, Missing) else Info(group=group, rows=found)
 
 
-def render(info: Info) -> Table:
-    full = info.comparisons[0].full
-    return Table(
+def render(info: Info[Comparison]) -> Table:
+    full = info.rows[0].full
+    return Table.of(
+        info.rows,
         caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
         columns=(
-            Column(title="smaller prompt", align="left"),
-            *numbers("params", "fewer", "difference, pp [95 % CI]", "seeds", "p (non-inferior)", "p (inferior)"),
-            Column(title="verdict", align="left"),
-        ),
-        rows=tuple(
-            (
-                each.cell.label,
-                count(each.cell.trainable_parameters),
-                f"{each.ratio:.1f}×",
-                str(each.verdict.difference),
-                f"{each.verdict.difference.seeds_a}, {each.verdict.difference.seeds_b}",
-                _p(each.verdict.p_better),
-                _p(each.verdict.p_worse),
-                str(each.verdict),
-            )
-            for each in info.comparisons
+            Column(title="smaller prompt", align="left", text=lambda row: row.cell.label),
+            Column(title="params", text=lambda row: count(row.cell.trainable_parameters)),
+            Column(title="fewer", text=lambda row: f"{row.ratio:.1f}×"),
+            Column(title="difference, pp [95 % CI]", text=lambda row: str(row.verdict.difference)),
+            Column(title="seeds", text=lambda of: f"{of.verdict.difference.seeds_a}, {of.verdict.difference.seeds_b}"),
+            Column(title="p (non-inferior)", text=lambda row: _p(row.verdict.p_better)),
+            Column(title="p (inferior)", text=lambda row: _p(row.verdict.p_worse)),
+            Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
             f"Beside {full.label} ({count(full.trainable_parameters)} parameters, "
@@ -49,7 +34,7 @@ def render(info: Info) -> Table:
             f"smaller prompt less that of the full one. Cells of at least {RATIO} times fewer parameters.",
             f"Non-inferior: worse by {100 * info.group.margin:g} pp or more is refuted at 5 %; inferior: worse by less "
             f"is; each p is of what is to be refuted. One-sided t tests over seeds and examples, p by Holm over "
-            f"{len(info.comparisons)} test{'s' * (len(info.comparisons) > 1)}; the margin is to be chosen before the "
+            f"{len(info.rows)} test{'s' * (len(info.rows) > 1)}; the margin is to be chosen before the "
             "results are seen (--margin).",
         ),
     )

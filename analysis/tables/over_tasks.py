@@ -9,7 +9,7 @@ from statistics import fmean
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, numbers, percent
+from analysis.render import Column, Table, count, percent
 from analysis.stats import interquartile
 
 LEAST = 4  # tasks: of fewer, nothing is left between the quarters
@@ -66,21 +66,15 @@ def _row(method: str, cells: Sequence[Cell]) -> Row:
 
 
 def render(info: Info) -> Table:
-    return Table(
+    return Table.of(
+        info.rows,
         caption=f"Over {len(info.tasks)} tasks with {info.backbone}",
         columns=(
-            Column(title="method", align="left"),
-            *numbers("params", "interquartile mean % [95 % CI]", "mean %", "seeds, at least"),
-        ),
-        rows=tuple(
-            (
-                method_label(row.method),
-                " to ".join(dict.fromkeys(count(size) for size in row.parameters)),
-                f"{percent(row.interquartile[0])} [{percent(row.interquartile[1])}, {percent(row.interquartile[2])}]",
-                percent(row.mean),
-                count(row.seeds),
-            )
-            for row in info.rows
+            Column(title="method", align="left", text=lambda row: method_label(row.method)),
+            Column(title="params", text=lambda row: " to ".join(dict.fromkeys(map(count, row.parameters)))),
+            Column(title="interquartile mean % [95 % CI]", text=_interquartile),
+            Column(title="mean %", text=lambda row: percent(row.mean)),
+            Column(title="seeds, at least", text=lambda row: count(row.seeds)),
         ),
         notes=(
             f"Tasks: {', '.join(info.tasks)}; of each method the size with the best selection accuracy there.",
@@ -89,6 +83,11 @@ def render(info: Info) -> Table:
             f"Not confirmed on all tasks, and left out: {', '.join(info.left_out)}." if info.left_out else "",
         ),
     )
+
+
+def _interquartile(row: Row) -> str:
+    mean, low, high = map(percent, row.interquartile)
+    return f"{mean} [{low}, {high}]"
 
 
 SPEC = TableSpec(name="over_tasks", title="Over all tasks", info=compute, render=render, across=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from analysis import beside_published, published
-from analysis.beside_published import Info, Row
+from analysis.beside_published import Row
 from analysis.cells import Group
-from analysis.registry import Missing, TableSpec
+from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Table, count
 
 _POINTS = {(point.cell, point.task): point for point in published.table("table1")}
 
 
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Row] | Missing:
     if not any((cell.method, cell.length, cell.rank) == ("lopt2", 10, 2) for cell in group.cells):
         return Missing("no LoPT-2 n=10 r=2 among the cells", quiet=True)
     rows = [
@@ -22,7 +22,7 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, rows=tuple(rows))
 
 
-def render(info: Info) -> Table:
+def render(info: Info[Row]) -> Table:
     def texts(row: Row) -> tuple[str, ...]:
         published_percents = (_POINTS[row.point.cell, task].accuracy_percent for task in ("sst2", "ag_news"))
         shown = (f"{percent:.1f}" for percent in published_percents)

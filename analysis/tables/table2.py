@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from analysis import peers, published
 from analysis.beside_published import VERDICTS, Beside, set_beside, verdicts
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, best
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import Column, Table, bounds, count, numbers, percent
 from analysis.stats import BOLD, Estimate, describe, standing_out
 
 
@@ -65,15 +65,14 @@ def _ours(group: Group, point: published.Point) -> Cell | None:
     """Our cell of a row: the paper's setting; where it states none, the one best on selection accuracy."""
     if point.length is not None or point.rank is not None:
         return group.find(point.method, point.length, point.rank)
-    cells = [cell for cell in group.cells if cell.method == point.method]
-    return max(cells, key=lambda c: (c.accuracy is not None, c.selection_score or 0.0), default=None)
+    return best(cell for cell in group.cells if cell.method == point.method)
 
 
 def _entry(group: Group | None, row: published.Point, point: published.Point | None) -> Entry:
     cell = _ours(group, row) if group else None
     ours = cell.accuracy if cell else None
     beside = set_beside(group, cell, point) if point else None
-    compared = cell is not None and beside is not None and beside.difference is not None
+    compared = beside is not None and beside.difference is not None
     return Entry(
         published_percent=point.accuracy_percent if point else None,
         ours=ours,
@@ -86,34 +85,31 @@ def _entry(group: Group | None, row: published.Point, point: published.Point | N
 
 def render(info: Info) -> Table:
     rows: list[tuple[str, ...]] = []
-    best = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
+    bests = [standing_out([row.entries[task].ours for row in info.rows]) for task in range(len(info.tasks))]
     bold: set[tuple[int, int]] = set()
     said, obstacle = verdicts(entry.beside for row in info.rows for entry in row.entries)
     for number, row in enumerate(info.rows):
         own = said[number * len(info.tasks) : (number + 1) * len(info.tasks)]
         shown = [f"{e.published_percent:.1f}" if e.published_percent is not None else "" for e in row.entries]
         rows.append((row.cell, "published", _printed(row.published_parameters), *shown))
-        bold |= {(len(rows), 3 + task) for task, which in enumerate(best) if which == number}
+        bold |= {(len(rows), 3 + task) for task, which in enumerate(bests) if which == number}
         ours = [e.ours for e in row.entries]
         rows.append((row.cell, "ours (N)", _span(row), *(f"{percent(e.mean)} ({e.seeds})" if e else "" for e in ours)))
         if any(ours):
-            rows.append(
-                (row.cell, "95 % CI", "", *(f"[{percent(e.low)}, {percent(e.high)}]" if e else "" for e in ours))
-            )
-        if any(e.beside and e.beside.difference is not None for e in row.entries):
-            rows.append((row.cell, "difference, pp", "", *(_points(e) for e in row.entries)))
+            rows.append((row.cell, "95 % CI", "", *(bounds(e) if e else "" for e in ours)))
+        if any(gaps := [e.beside.points if e.beside and e.beside.difference is not None else "" for e in row.entries]):
+            rows.append((row.cell, "difference, pp", "", *gaps))
         if any(e.beside for e in row.entries):
             rows.append((row.cell, "verdict", "", *own))
-        if any(e.differences for e in row.entries):
-            rows.append((row.cell, "differs in", "", *(", ".join(e.differences) for e in row.entries)))
+        if any(differing := [", ".join(e.differences) for e in row.entries]):
+            rows.append((row.cell, "differs in", "", *differing))
     estimates = [e.ours for row in info.rows for e in row.entries if e.ours]
     return Table(
         caption=f"Table 2 of the paper (T5-base) beside {info.backbone}",
         columns=(
             Column(title="method", align="left", once=True),
             Column(title="what", align="left"),
-            Column(title="params"),
-            *(Column(title=f"{task} %") for task in info.tasks),
+            *numbers("params", *(f"{task} %" for task in info.tasks)),
         ),
         rows=tuple(rows),
         notes=(
@@ -132,10 +128,6 @@ def render(info: Info) -> Table:
     )
 
 
-def _points(entry: Entry) -> str:
-    return entry.beside.points if entry.beside and entry.beside.difference is not None else ""
-
-
 def _printed(parameters: int) -> str:
     """A count as the paper prints it: above a million it is rounded."""
     return f"{parameters / 1e6:g}M" if parameters >= 1e6 else count(parameters)
@@ -143,7 +135,7 @@ def _printed(parameters: int) -> str:
 
 def _span(row: Row) -> str:
     sizes = sorted({e.parameters for e in row.entries if e.parameters is not None})
-    return " to ".join(count(size) for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
+    return " to ".join(dict.fromkeys(map(count, (*sizes[:1], *sizes[-1:]))))
 
 
 def _settings(info: Info) -> str:
@@ -181,9 +173,8 @@ def _differences(info: Info) -> list[str]:
 def _scored(info: Info) -> str:
     parts = []
     for i, task in enumerate(info.tasks):
-        sizes = sorted({e.test_n for row in info.rows if (e := row.entries[i].ours)})
-        if sizes:
-            parts.append(f"{task} {' or '.join(f'{size:,}' for size in sizes)}")
+        if sizes := sorted({e.test_n for row in info.rows if (e := row.entries[i].ours)}):
+            parts.append(f"{task} {' or '.join(map(count, sizes))}")
     return f"Examples that ours are scored on: {', '.join(parts)}." if parts else ""
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from analysis import beside_published, published
-from analysis.beside_published import Info, Row
+from analysis.beside_published import Row
 from analysis.cells import Group
-from analysis.registry import Missing, TableSpec
+from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Table, change, count
 
 LEAST = 3  # cells: fewer are no table of length and rank
 
 
-def compute(group: Group) -> Info | Missing:
+def compute(group: Group) -> Info[Row] | Missing:
     points = published.table("table3")
     settings = {(point.method, point.length, point.rank) for point in points}
     if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < LEAST:
@@ -21,7 +21,7 @@ def compute(group: Group) -> Info | Missing:
     return Info(group=group, rows=tuple(beside_published.row(group, point) for point in points))
 
 
-def render(info: Info) -> Table:
+def render(info: Info[Row]) -> Table:
     full = info.rows[0]  # the table begins with the full prompt
 
     def texts(row: Row) -> tuple[str, ...]:

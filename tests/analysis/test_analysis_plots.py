@@ -16,9 +16,9 @@ from analysis import published, style
 from analysis.cells import groups
 from analysis.labels import MARKER, Labels
 from analysis.load import load
+from analysis.plots.curves import seen
 from analysis.plots.importances import Importances
-from analysis.plots.importances import Info as Mattered
-from analysis.registry import Missing, PlotSpec, TableSpec, scan
+from analysis.registry import Info, Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
 from analysis.style import spread
 from lopt import methods
@@ -186,7 +186,7 @@ def test_importances_are_optunas(store):
         params = {"learning_rate": rate, "rank": rank}
         study.add_trial(optuna.create_trial(params=params, distributions=ranges, value=accuracy))
     spec = PLOTS["importances"]
-    (found,) = spec.info(groups(load([s.write()]))[0]).methods
+    (found,) = spec.info(groups(load([s.write()]))[0]).rows
     expected = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     assert dict(found.shares) == {"learning rate": expected["learning_rate"], "rank r": expected["rank"]}
     assert found.shares[0][0] == "learning rate" and found.trials == 30
@@ -200,7 +200,7 @@ def test_each_importance_stands_at_its_own_bar(full):
         "prompt_tuning": {"length n": 0.8, "learning rate": 0.2},
     }
     known = tuple(Importances(method=m, shares=tuple(shares.items()), trials=10) for m, shares in of.items())
-    figure = PLOTS["importances"].draw(Mattered(group=full, methods=known))
+    figure = PLOTS["importances"].draw(Info(group=full, rows=known))
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     for axes, shares in zip(figure.axes, of.values(), strict=True):
         said = {names[round(text.xy[1])]: text.get_text() for text in axes.texts}
@@ -286,7 +286,7 @@ def test_a_trial_of_one_evaluation_is_in_the_learning_curves(store):
     s.put({**made, "evaluations": made["evaluations"][:1]})
     s.confirm("lopt1", 10, 1, 0.8)
     info = PLOTS["curves"].info(groups(load([s.write()]))[0])
-    assert sorted(len(curve.steps) for curve in info.curves) == [1, 5]
+    assert sorted(len(seen(trial)) for trial in info.rows) == [1, 5]
     assert "1 others in grey" in PLOTS["curves"].caption(info)
 
 

@@ -2,16 +2,6 @@
 
 from analysis import render
 
-
-def test_a_column_that_is_left_out_takes_no_emphasis_from_another():
-    columns = [render.Column(title=title, optional=title != "b") for title in "abcd"]
-    table = render.Table(
-        caption="c", columns=tuple(columns), rows=(("–", "–", "1", "–"), ("–", "–", "–", "–")), bold=frozenset({(0, 2)})
-    ).trimmed()
-    assert [column.title for column in table.columns] == ["b", "c"]
-    assert table.rows == (("–", "1"), ("–", "–")) and table.bold == {(0, 1)}
-
-
 HOSTILE = r'<script>alert(1)</script> \input{x} & % _ $x$ # ~ ^ | `c` "q"'
 
 
