@@ -1,7 +1,5 @@
 """Early stopping audited: what became of the trials that it would have stopped, and how well rungs foretell the end."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean

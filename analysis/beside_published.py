@@ -1,7 +1,5 @@
 """When a number of ours may be set against a published one, and what then is said of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

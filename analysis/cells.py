@@ -1,7 +1,5 @@
 """Cells: what was planned, what was run, and the confirmed result of each, by backbone, task and shots."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Two runs beside each other: cells that both confirmed, what only one has, and the area under their frontiers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Much smaller prompts beside the full one, seed by seed and example by example."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

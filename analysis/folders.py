@@ -1,7 +1,5 @@
 """Folders of tasks and models that lay elsewhere in a part of the trials: with one content they are one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

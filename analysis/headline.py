@@ -1,7 +1,5 @@
 """The answer in plain words: how few parameters are enough, claiming no more than the data hold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group

@@ -1,7 +1,5 @@
 """Where the labels of points stand: beside their points, off lines, error bars and each other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

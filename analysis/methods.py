@@ -1,7 +1,5 @@
 """What each method is called and how it is drawn: as it says of itself, else by a rule."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cache
 

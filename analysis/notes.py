@@ -1,7 +1,5 @@
 """What stands beside the numbers: state of the run, failures, frozen runs, caveats, how it was made."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

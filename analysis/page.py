@@ -1,7 +1,5 @@
 """The page of a report: its tables and figures, group by group, their files, and the texts around them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

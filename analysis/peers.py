@@ -3,8 +3,6 @@
 Sources: the code that DePT was released with (arXiv 2309.05173), from whose paper LoPT takes these rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ percent, as printed. How the runs behind some of Table 2's rows were made: `peer
 against one of these: `beside_published.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal

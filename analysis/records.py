@@ -1,7 +1,5 @@
 """One record of the store, checked and flattened: accuracies are fractions, missing numbers are None."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

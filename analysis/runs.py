@@ -3,8 +3,6 @@
 A manifest that cannot be read is an error; another file that cannot be is named in `Run.unreadable`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap 
 (light or dark) when it takes a figure in.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """What the benchmarks share: contenders in turns, a clock, the run's hardware and versions, results on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import itertools

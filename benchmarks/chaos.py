@@ -10,8 +10,6 @@ order when others join or leave it, within a tolerance. Only times differ. Every
 checkpoints, the records, the command's output and its processes. Exit code 1 where anything else was seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

@@ -5,8 +5,6 @@ in which numbers are added, which training enlarges: the accuracies must agree w
 high rate a single run does not repeat, packed or alone (LOG.md).
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import math

@@ -4,8 +4,6 @@ One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) in severa
 one process; printed is the ratio of the median seconds of a step to those of the plain form, at three lengths n.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import statistics

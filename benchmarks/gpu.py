@@ -8,8 +8,6 @@ with K trials. In turns, with the matrix product, in one run. Needs torch and tr
 left out, and processes run our loop of one trial.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json

@@ -6,8 +6,6 @@ Products are those of a linear layer, [tokens x 576] times [576 x 1536] (the emb
 in fp32 (without TF32) and bf16. `peaks` is what the other benchmarks state their share of.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

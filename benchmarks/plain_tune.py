@@ -7,8 +7,6 @@ PEFT's prompt tuning to Trainer, which evaluates and reports; ASHA stops trials,
 imports nothing of this library.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

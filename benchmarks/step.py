@@ -8,8 +8,6 @@ as a user runs it: full-vocabulary logits, loss on the label word, Adafactor, gr
 from the end of one to the end of the next. Ratios are of the medians over the rounds, with their least and most.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -8,8 +8,6 @@ own way. Ours runs with prefixes and with suffixes. Time is that of the whole co
 trial with its score, and the zero-shot baseline.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

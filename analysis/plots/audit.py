@@ -1,7 +1,5 @@
 """Early stopping audited: who passes each rung, how well the first foretells the end, winners that would be lost."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

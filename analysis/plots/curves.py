@@ -1,7 +1,5 @@
 """Learning curves: selection accuracy by step, confirmed trials in colour over grey search trials."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any

@@ -4,8 +4,6 @@ Every confirmed trial is a point, so that what a sweep's own times cannot tell a
 reports the same of itself: a shorter prompt is cheaper to train and to use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Forest plot: how far each much smaller prompt is from the full one, beside the margin."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 from analysis import style

@@ -1,7 +1,5 @@
 """What mattered in the search: importances of hyperparameters, as Optuna gives them (PED-ANOVA, arXiv 2304.10255)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Selection accuracy against learning rate over the search trials: which rates each method bears."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

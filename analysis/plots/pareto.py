@@ -1,7 +1,5 @@
 """Accuracy against trainable parameters, with the frontier: how few parameters are enough."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Accuracy against rank, one line a prompt length, one panel a method, beside the full prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

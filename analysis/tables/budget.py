@@ -1,7 +1,5 @@
 """What to use when at most so many parameters may be trained, and the line that loads it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Every cell of the run: what was tried, what came of it, and its confirmed result."""
 
-from __future__ import annotations
-
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Info, Missing, TableSpec

@@ -1,7 +1,5 @@
 """What each method cost: trials, steps, tokens, time, memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from analysis.cells import Group

@@ -1,7 +1,5 @@
 """Which cells are on the frontier, how surely, and by which count of parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group

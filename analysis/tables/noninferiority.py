@@ -1,7 +1,5 @@
 """Is a prompt of five times fewer parameters as good as the full one, within the margin?"""
 
-from __future__ import annotations
-
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec

@@ -1,7 +1,5 @@
 """Each method over all tasks of one backbone: the interquartile mean, beside the plain one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Table 1 of the LoPT paper: full prompt, LoPT-1 and LoPT-2 at n=10, r=2 on GPT-2 large."""
 
-from __future__ import annotations
-
 from analysis import beside_published, published
 from analysis.beside_published import Row
 from analysis.cells import Group

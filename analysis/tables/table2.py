@@ -1,7 +1,5 @@
 """Table 2 of the LoPT paper: six methods on T5-base, one column a task, over all tasks of one backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Table 3 of the LoPT paper: LoPT-1 by prompt length n and rank r, against the full prompt of n=10."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from analysis import beside_published, published
