@@ -11,7 +11,7 @@ from lopt.errors import cut_short, reader_has_gone
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
-from sweeps.work.job import TIME, Job, Report
+from sweeps.work.job import STEP, Job, Report
 
 _REDRAW_S, _PLAIN_S = 0.5, 30.0
 
@@ -45,10 +45,10 @@ class Progress(Listener):
     def reported(self, job: Job, report: Report) -> None:
         key = job.key
         if report.get("restored"):
-            self._steps[key] = int(report[TIME])
+            self._steps[key] = int(report[STEP])
         else:
             self._reports[key] += 1
-            self._step(key, int(report[TIME]), known=self._reports[key] > 1)
+            self._step(key, int(report[STEP]), known=self._reports[key] > 1)
         note = report.get("note")
         self._draw(event=f"{job}: {note}" if note else None)
 

@@ -16,7 +16,7 @@ from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import QueuedTrial, TrialQueue
-from sweeps.work.job import METRIC, TIME, Job, Report
+from sweeps.work.job import SCORE, STEP, Job, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Supervisor:
         self._listeners.reported(running.job, report)
         if report["status"] != "running":
             return True
-        self._queue.report(running.trial, report[TIME], report[METRIC])
+        self._queue.report(running.trial, report[STEP], report[SCORE])
         if running.trial.phase == "search" and self._stop_early(running, report):
             return False
         return not self._budget.over()
@@ -115,7 +115,7 @@ class Supervisor:
         trial = running.trial
         if report.get("restored"):
             self._early_stopping.restore(_record(report))
-        decision = self._early_stopping.report(trial.stratum, trial.config.key, report[TIME], report[METRIC])
+        decision = self._early_stopping.report(trial.stratum, trial.config.key, report[STEP], report[SCORE])
         if decision is Decision.AUDIT:
             self._store.add_audit(_record(report))
         if decision is not Decision.STOP:

@@ -11,7 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.supervisor import Supervisor
-from sweeps.work.job import METRIC
+from sweeps.work.job import SCORE
 
 
 class Supervised:
@@ -38,7 +38,7 @@ class QueueSearcher(Searcher):
     """Gives Tune the jobs of the queue. Its state is rebuilt from the results store, never from Ray's snapshot."""
 
     def __init__(self, supervised: Supervised) -> None:
-        super().__init__(metric=METRIC, mode="max")
+        super().__init__(metric=SCORE, mode="max")
         self._supervised = supervised
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string

@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from sweeps.supervisor import Supervisor
-from sweeps.work.job import TIME
+from sweeps.work.job import STEP
 
 _DYING_S = 30  # until Ray knows that a machine is gone; it may start a trial there once more
 
@@ -29,8 +29,8 @@ class ForgivenDeaths(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if result[TIME] > self._reached.get(trial.trial_id, 0):
-            self._reached[trial.trial_id] = result[TIME]
+        if result[STEP] > self._reached.get(trial.trial_id, 0):
+            self._reached[trial.trial_id] = result[STEP]
             trial.run_metadata.num_failures = 0
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from lopt.errors import cut_short
 from sweeps.on_ray.keeper import KEEPER, place
 from sweeps.work.execution import Execution
-from sweeps.work.job import HANG_S, TIME, Job, Report, overdue
+from sweeps.work.job import HANG_S, STEP, Job, Report, overdue
 
 DEATHS = 3  # of workers by themselves, without any step between them: the trial is then the likely cause
 
@@ -43,8 +43,8 @@ def follow(job: Job) -> Generator[Report, None, None]:
             name = _answer(worker, worker.admit.remote(job, apart), key, ends_at, apart)
             try:
                 while (report := _answer(worker, worker.next.remote(name), name, ends_at, apart)) is not None:
-                    if report[TIME] > reached:
-                        reached, deaths = report[TIME], 0
+                    if report[STEP] > reached:
+                        reached, deaths = report[STEP], 0
                     yield report
                     if report["status"] != "running":
                         return

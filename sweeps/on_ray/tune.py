@@ -14,7 +14,7 @@ from lopt.config import TrialConfig
 from sweeps.on_ray import client, cluster, keeper
 from sweeps.on_ray.cluster import Allocation, Machines
 from sweeps.options import Options
-from sweeps.work.job import METRIC
+from sweeps.work.job import SCORE
 from sweeps.work.prepare import prepare
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
     tuner = tune.Tuner(
         tune.with_resources(train, ready.allocation.group),
         tune_config=tune.TuneConfig(
-            metric=METRIC,
+            metric=SCORE,
             mode="max",
             search_alg=QueueSearcher(supervised),
             scheduler=StoppingScheduler(supervised),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt.records import TrialRecord, now
 from sweeps.trackers import Tracker
-from sweeps.work.job import METRIC, TIME, Job, Report
+from sweeps.work.job import SCORE, STEP, Job, Report
 
 if TYPE_CHECKING:
     from sweeps.results.store import Store
@@ -31,10 +31,10 @@ class Events(Tracker):
         self._write("started", job, config=job.config.to_dict())
 
     def reported(self, job: Job, report: Report) -> None:
-        self._write("reported", job, step=report[TIME], score=report[METRIC])
+        self._write("reported", job, step=report[STEP], score=report[SCORE])
 
     def stopped(self, job: Job, report: Report) -> None:
-        self._write("stopped", job, step=report[TIME], score=report[METRIC])
+        self._write("stopped", job, step=report[STEP], score=report[SCORE])
 
     def let_go(self, job: Job, report: Report) -> None:
         self._write("let_go", job)

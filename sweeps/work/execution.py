@@ -20,7 +20,7 @@ from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import FINAL, Store
-from sweeps.work.job import METRIC, TIME, Job, Report, overdue
+from sweeps.work.job import SCORE, STEP, Job, Report, overdue
 
 if TYPE_CHECKING:
     from lopt.engine import Outcome
@@ -144,8 +144,8 @@ class Execution:
         evaluated = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
-            TIME: record.steps if self.over else evaluated,
-            METRIC: record.selection_score or 0.0,
+            STEP: record.steps if self.over else evaluated,
+            SCORE: record.selection_score or 0.0,
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,
             "note": note,

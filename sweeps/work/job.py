@@ -11,7 +11,7 @@ from typing import Any
 from lopt.config import TrialConfig
 
 HANG_S = 60.0  # a trial that is out of time may take so long to come to an evaluation; a step that takes longer hangs
-METRIC, TIME = "selection_score", "step"  # of a report: what trials compete by, and how far one has come
+SCORE, STEP = "selection_score", "step"  # of a report: what trials compete by, and how far one has come
 
 Report = dict[str, Any]  # JSON; see `sweeps.work.execution.Execution`
 

@@ -20,7 +20,7 @@ from sweeps.search.early_stopping import EarlyStopping
 from sweeps.search.queue import TrialQueue
 from sweeps.stopping.asha import ASHA
 from sweeps.supervisor import Supervisor
-from sweeps.work.job import METRIC, TIME, Job
+from sweeps.work.job import SCORE, STEP, Job
 from tests.sweeps.driver import by_rate
 from tests.sweeps.records import make_record
 
@@ -92,7 +92,7 @@ class Sweep:
 
     def report(self, job, step=4, score=0.5, **more):
         record = json.dumps(self.record(job, "stopped", score, steps=step).to_dict())
-        return {TIME: step, METRIC: score, "status": "running", "record": record, **more}
+        return {STEP: step, SCORE: score, "status": "running", "record": record, **more}
 
     def end(self, name, job):
         self.store.write(self.record(job))
@@ -143,7 +143,7 @@ def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_evaluation()
     name, job = sweep.begin()
     assert job.phase == "confirm"
     assert sweep.supervisor.report(name, sweep.report(job, score=0.0))
-    assert sweep.supervisor.report(name, {"status": "complete", TIME: 12, METRIC: 0.0})
+    assert sweep.supervisor.report(name, {"status": "complete", STEP: 12, SCORE: 0.0})
 
 
 def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse():
@@ -152,7 +152,7 @@ def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse
     assert sweep.supervisor.report(name, sweep.report(job))
     sweep.budget.done = True
     assert not sweep.supervisor.report(name, sweep.report(job, step=6))
-    assert sweep.supervisor.report(name, {"status": "complete", TIME: 12, METRIC: 0.0}), "it is over anyway"
+    assert sweep.supervisor.report(name, {"status": "complete", STEP: 12, SCORE: 0.0}), "it is over anyway"
     assert not sweep.store.records
 
 
@@ -337,7 +337,7 @@ class _Dying:
         return True
 
     def evaluate(self, step):
-        self.forgiven.on_trial_result(0, [], self, {TIME: step})
+        self.forgiven.on_trial_result(0, [], self, {STEP: step})
 
 
 def test_deaths_on_a_machine_that_is_being_taken_away_count_once():
