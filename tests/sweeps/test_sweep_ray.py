@@ -240,7 +240,7 @@ def test_methods_that_share_a_backbone_and_methods_that_change_it_in_one_sweep(t
 WHERE = """
 import json, os, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from sweeps.on_ray.tune import keeper as keepers
+from sweeps.on_ray import keeper as keepers
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
 keeper = keepers.start_keeper()
@@ -254,7 +254,7 @@ def see(worker):
 @ray.remote(num_cpus=0, num_gpus=0.5)
 def client():
     import ray
-    from sweeps.on_ray.tune import keeper as keepers
+    from sweeps.on_ray import keeper as keepers
     place = keepers.place()
     worker = ray.get(ray.get_actor(keepers.KEEPER).worker.remote(*place))
     return place, ray.get(worker.__ray_call__.remote(see))
