@@ -32,7 +32,8 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     lines = notes.warnings(results, [section.group for section in sections])
     for section in sections:
         lines += filter(None, (section.headline.answer, section.headline.exploratory))
-        if best := section.headline.best:
+        best = section.headline.best
+        if best:
             text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
             lines.append(f"{text}, test {render.interval(best.accuracy)}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])

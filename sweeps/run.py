@@ -6,7 +6,6 @@ Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a c
 
 import argparse
 import contextlib
-import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -157,6 +156,8 @@ def _parsed_and_run(arguments: list[str], *, alone: bool) -> int:
 
 
 def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
+    import dataclasses
+
     from lopt.records import dumps
     from sweeps import spaces
     from sweeps.planning import plan_text, settings
@@ -237,7 +238,8 @@ def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
-            if fits(value := float(text)):
+            value = float(text)
+            if fits(value):
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
 

@@ -395,7 +395,7 @@ def test_a_searched_dropout_takes_a_list_and_others_one_value(tmp_path, capsys):
 
 
 def test_a_backbone_that_drops_nothing_is_one_line_before_the_first_trial(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lopt.backbones._model.with_dropout", lambda model, rate: model)
+    monkeypatch.setattr("lopt.dropout.with_dropout", lambda model, rate: model)
     assert sweep(tmp_path, "--set", "dropout=0.1") == 2
     error = capsys.readouterr().err
     assert "dropout is 0.1, but backbone 'tiny' has no place for it" in error
