@@ -33,8 +33,9 @@ PROGRAMS = {"lopt": "lopt.__main__:main", "lopt-sweep": "sweeps.run:script", "lo
 def test_an_old_python_can_read_the_commands_files(entry, version):
     text = (ROOT / entry).read_text(encoding="utf-8")
     ast.parse(text, feature_version=version)
-    early = text.partition("import lopt.python_version")[0]
-    assert "dataclasses" not in early and "__future__" not in early, "Python 3.6 does not know them"
+    assert "from __future__ import annotations" not in text, "Python 3.6 does not know it"
+    if entry in ("sweeps/run.py", "analysis/report.py"):  # scripts, before which `lopt` has not been imported
+        assert "dataclasses" not in text.partition("import lopt.python_version")[0], "nor dataclasses"
 
 
 def test_an_old_python_is_refused_in_one_line():
