@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -51,18 +53,27 @@ def nearest(name: object, valid: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def names(package: str) -> list[str]:
+    """Names of a package's plugins by their files, sorted; nothing is imported."""
+    if package in sys.modules:
+        folders = sys.modules[package].__path__
+    else:
+        spec = importlib.util.find_spec(package)
+        folders = (spec and spec.submodule_search_locations) or []
+    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
+
+
 @cache
 def plugins(package: str) -> dict[str, Any]:
     """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers. Found
     once a process. ValueError when two modules have one name, or one has no `SPEC`; ImportError when the package or a
     module cannot be imported."""
     found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.name.startswith("_"):
-            continue
-        spec = getattr(importlib.import_module(f"{package}.{module.name}"), "SPEC", None)
+    importlib.import_module(package)
+    for name in names(package):
+        spec = getattr(importlib.import_module(f"{package}.{name}"), "SPEC", None)
         if spec is None:
-            raise ValueError(f"{package}.{module.name} has no SPEC: give it one, or a name that begins with _")
+            raise ValueError(f"{package}.{name} has no SPEC: give it one, or a name that begins with _")
         if spec.name in found:
             raise ValueError(f"two modules of {package} are both named {spec.name!r}: rename one of them")
         found[spec.name] = spec

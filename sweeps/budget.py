@@ -1,13 +1,18 @@
 """What a command may use of machines, and what it has used."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lopt.records import TrialRecord
 from sweeps.listener import Listener
 from sweeps.options import Options
-from sweeps.work.job import Job, Report
+
+if TYPE_CHECKING:
+    from lopt.records import TrialRecord
+    from sweeps.work.job import Job, Report
 
 
 class GpuTime:

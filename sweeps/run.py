@@ -16,14 +16,12 @@ if __name__ == "__main__":  # run as a script, the first entry of sys.path is sw
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
 
-from lopt import commands, exit_codes
+from lopt import commands, exit_codes, registry
 from lopt.errors import Parser, one_line, reader_has_gone
 from sweeps.budget import OutOfTime
 
 
 def parser() -> argparse.ArgumentParser:
-    from sweeps import spaces, trackers
-
     command_line = Parser(
         prog=commands.line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
@@ -33,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = command_line.add_argument
-    add("--space", required=True, help=f"{', '.join(spaces.names())}, or path/to/space.py")
+    add("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
     add("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
     add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
     add("--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)")
@@ -87,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_tracker,
         metavar="NAME",
-        help=f"what follows the sweep: {', '.join(trackers.names())}; give it again for several",
+        help=f"what follows the sweep: {', '.join(registry.names('sweeps.trackers'))}; give it again for several",
     )
     add("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
     add(

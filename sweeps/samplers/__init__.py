@@ -52,11 +52,6 @@ class Sampler:
     restarts_its_sequence: bool = False
 
 
-def names() -> list[str]:
-    """Names of all samplers, sorted."""
-    return list(registry.plugins("sweeps.samplers"))
-
-
 def get(name: object) -> Sampler:
     """The sampler of that name; ValueError lists the valid ones."""
     return registry.find("sweeps.samplers", name, "sampler")

@@ -59,11 +59,6 @@ class StoppingRule(ABC):
         )
 
 
-def names() -> list[str]:
-    """Names of all rules, sorted."""
-    return list(registry.plugins("sweeps.stopping"))
-
-
 def get(name: object) -> type[StoppingRule]:
     """The rule of that name; ValueError lists the valid ones."""
     return registry.find("sweeps.stopping", name, "stopping rule")

@@ -61,11 +61,6 @@ def start(names: Iterable[str], store: Store, space: Space) -> list[Listener]:
     return [_Harmless(get(name)(store, space)) for name in dict.fromkeys(names)]
 
 
-def names() -> list[str]:
-    """Names of all trackers, sorted."""
-    return list(registry.plugins("sweeps.trackers"))
-
-
 def get(name: object) -> type[Tracker]:
     """The tracker of that name; ValueError lists the valid ones."""
     return registry.find("sweeps.trackers", name, "tracker")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
+from lopt import registry
 from sweeps import stopping
 from sweeps.search.early_stopping import Decision, EarlyStopping, _draw
 from sweeps.stopping import StoppingRule
@@ -204,7 +205,7 @@ def test_who_is_audited_depends_on_the_key_alone_and_the_share_is_kept():
 # --- every rule ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=stopping.names())
+@pytest.fixture(params=registry.names("sweeps.stopping"))
 def rule(request) -> StoppingRule:
     return stopping.get(request.param)(grace_steps=4, reduction_factor=3, max_steps=60)
 
@@ -240,7 +241,7 @@ def test_steps_of_decisions_lie_between_the_grace_period_and_the_end(rule):
     assert rule.expected_steps(1, 2) <= 60
 
 
-@pytest.mark.parametrize("name", stopping.names())
+@pytest.mark.parametrize("name", registry.names("sweeps.stopping"))
 @pytest.mark.parametrize("wrong", [{"grace_steps": 0}, {"reduction_factor": 1}])
 def test_rules_that_never_end_are_refused(name, wrong):
     with pytest.raises(ValueError, match="or more"):

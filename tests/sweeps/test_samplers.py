@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
+from lopt import registry
 from lopt.training import Trial
 from sweeps import samplers, spaces, trackers
 from sweeps.listener import Listener
@@ -21,7 +22,7 @@ from sweeps.search.study import CellStudy
 from tests.bad_input import refused
 from tests.sweeps.driver import Driver, by_rate
 
-ANY_CELL = [name for name in samplers.names() if name != "cma_es"]
+ANY_CELL = [name for name in registry.names("sweeps.samplers") if name != "cma_es"]
 SMOKE = {"trials": "12"}
 
 
