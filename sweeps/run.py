@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = command_line.add_argument
+    named = {kind: "|".join(registry.names(f"sweeps.{kind}")) for kind in ("samplers", "stopping")}
     add("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
     add("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
     add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
@@ -53,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5",
+        help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5; "
+        f"sampler={named['samplers']}; stopping={named['stopping']}",
     )
     add("--fresh", action="store_true", help="begin anew; what the run holds is kept as <run>-before-N")
     add(

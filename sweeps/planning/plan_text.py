@@ -89,8 +89,10 @@ def _stopping(space: Space) -> str:
 
 
 def _unusual(plan: Plan) -> list[str]:
-    """Lines on what is off unless a user asks for it: dropout, and selection by another metric than accuracy."""
+    """Lines on what a user has to ask for: another sampler than TPE, dropout, selection by another metric."""
     examples, lines = plan.space.all_examples, []
+    if plan.space.sampler != "tpe":
+        lines.append(f"  sampler    {plan.space.sampler}")
     rates = sorted({f"{config.dropout:g}" for config in examples if config.dropout})
     if rates:
         lines.append(f"  dropout    {', '.join(rates)} at training steps; such trials train alone")

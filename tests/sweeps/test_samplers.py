@@ -142,6 +142,7 @@ def test_a_sweep_with_another_sampler_and_rule(tmp_path, capsys, rule):
     assert main([*command, "--set", "sampler=qmc", "--track", "events", "--track", "events"]) == 0
     out = capsys.readouterr().out
     assert {"hyperband": "Hyperband in each", "median": "median rule in each", "none": "none: every"}[rule] in out
+    assert "  sampler    qmc\n" in out
     records = Store(tmp_path, "smoke-paper").records()
     assert len(records) == 12
     assert rule != "none" or {record.status for record in records} == {"complete"}
