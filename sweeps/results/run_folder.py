@@ -18,7 +18,7 @@ from lopt.places import check_replaces, move, place, redacted, shown, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps.results import lock
 from sweeps.results.json_kinds import check_audits, check_baselines, check_manifest
-from sweeps.results.record_file import USE_NEWER
+from sweeps.results.read_record import USE_NEWER
 
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
 _NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100

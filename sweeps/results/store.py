@@ -21,7 +21,7 @@ from lopt.places import Place, at_hand, remove_all, write
 from lopt.records import TrialRecord, dumps
 from sweeps.results import checkpoint_file
 from sweeps.results.json_kinds import as_kind
-from sweeps.results.record_file import Damaged, checked_key, parse, read_all
+from sweeps.results.read_record import Damaged, checked_key, parse, read_all
 from sweeps.results.run_folder import RunFolder, raising_store_errors
 
 FINAL = ("complete", "stopped", "diverged")

@@ -13,7 +13,7 @@ from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
 from sweeps import samplers
 from sweeps.planning.points import every_point
-from sweeps.results.record_file import config_of
+from sweeps.results.read_record import config_of
 from sweeps.search.winners import winner
 from sweeps.space import Cell, point_of
 

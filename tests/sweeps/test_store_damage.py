@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lopt.config import key_of
 from lopt.training import Trial
-from sweeps.results import record_file
+from sweeps.results import read_record
 from sweeps.results.store import Store
 from sweeps.run import main
 from tests.analysis.test_analysis_damage import JSON, places, with_value
@@ -238,13 +238,13 @@ def test_reuse_of_all_runs_leaves_out_what_it_cannot_read_and_touches_nothing(ou
 
 def test_a_record_that_goes_while_a_run_is_read_is_left_out(out, monkeypatch):
     """Its own command tries a failed trial again."""
-    honest, file = record_file.contents, records(out)[0]
+    honest, file = read_record.contents, records(out)[0]
 
     def contents(files):
         file.rename(file.with_name(f"{file.stem}.failed-1.json"))
         return honest(files)
 
-    monkeypatch.setattr(record_file, "contents", contents)
+    monkeypatch.setattr(read_record, "contents", contents)
     assert len(Store(out, RUN).peek()) == 5
 
 
