@@ -107,8 +107,8 @@ class Baseline:
 
 def find_runs(root: Place) -> list[Place]:
     """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
-    found = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
-    return sorted(found, key=_updated_at, reverse=True)
+    runs = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
+    return sorted(runs, key=_updated_at, reverse=True)
 
 
 def resolve(names: Sequence[str], root: Place) -> list[Place]:

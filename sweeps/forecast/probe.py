@@ -67,10 +67,10 @@ def predict(
 
     slower = resources.slower
     kinds = [(cell, settle(config)) for cell in space.cells for config in samples(space, cell)]
-    found = resources.measure([config for _, config in kinds])
+    measured = resources.measure([config for _, config in kinds])
     costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
     score_s: dict[tuple[str, str], float] = {}
-    for (cell, config), seconds in zip(kinds, found["costs"], strict=True):
+    for (cell, config), seconds in zip(kinds, measured["costs"], strict=True):
         shared = resources.shared is not None and config.shares_backbone
         share = resources.shared if shared and resources.shared else resources.alone
         stratum = space.stratum(cell, config)
@@ -80,7 +80,7 @@ def predict(
         )
         score_s[config.backbone, config.task] = seconds["score_s"]
     start_s = resources.start_s() + sum(score_s.get((c.backbone, c.task), 0.0) for c in baselines)
-    spread = min(max(found["spread"], _LEAST_SPREAD), _MOST_SPREAD)
+    spread = min(max(measured["spread"], _LEAST_SPREAD), _MOST_SPREAD)
     made = forecast(
         space,
         list(costs.values()),
@@ -105,8 +105,8 @@ def predict(
         "devices": resources.devices,
         "concurrent": resources.concurrent,
         "spread": spread,
-        "measured": found["figures"],
-        "hardware": found["hardware"],
+        "measured": measured["figures"],
+        "hardware": measured["hardware"],
         "assumptions": [
             f"{round(100 * (HIGH - LOW))} % of the sweeps played with random qualities of trials end within the range",
             f"all steps of a sweep are slower or faster by one factor, standard deviation {100 * spread:.0f} %",

@@ -18,10 +18,10 @@ def check_space(space: Space) -> None:
         _check_names(space, cell)
         if cell.search:
             sampler.check(cell)
-        for name, made in cell.search.items():
+        for name, searched in cell.search.items():
             method, dot, field_name = name.rpartition(".")
             low = {**space.low_ends(cell), **({"method": method} if dot else {})}
-            for value in made.values if isinstance(made, Choice) else (made.low, made.high):
+            for value in searched.values if isinstance(searched, Choice) else (searched.low, searched.high):
                 point = {**low, name: value}
                 if field_name == "rank":
                     least = space.config(cell, low, seed=0).length

@@ -90,14 +90,14 @@ class Store(RunFolder):
         predictions = other.folder / "predictions" / f"{key_there}.parquet"
         if predictions.is_file():
             write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
-        with at_hand(other.artifact(key_there)) as made:
-            if made.is_dir():
-                self.write_artifact(record.key, made)
+        with at_hand(other.artifact(key_there)) as artifact:
+            if artifact.is_dir():
+                self.write_artifact(record.key, artifact)
         self.write(record)
 
-    def write_artifact(self, key: str, made: Path) -> None:
+    def write_artifact(self, key: str, folder: Path) -> None:
         """Keeps the files of a folder; the description comes last."""
-        for file in sorted(made.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+        for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             write(self.artifact(key) / file.name, file.read_bytes())
 
     def read(self, key: str) -> TrialRecord | None:

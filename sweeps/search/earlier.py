@@ -197,18 +197,18 @@ def _same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mappin
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two spaces, in words; four of it."""
-    found = []
+    differences = []
     before, after = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
     for name in after:
         if name not in ("base", "cells", "confirm_seeds", "title") and before.get(name) != after[name]:
-            found.append(f"{name} {before.get(name)} → {after[name]}")
+            differences.append(f"{name} {before.get(name)} → {after[name]}")
     cells = [{c.get("name"): c for c in space.get("cells", [])} for space in (old, new)]
     gone, come = ([name for name in cells[a] if name not in cells[1 - a]] for a in (0, 1))
-    found += [f"{word} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}" for word, names in
+    differences += [f"{word} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}" for word, names in
               (("without cells", gone), ("new cells", come)) if names]  # fmt: skip
     for name in [name for name in cells[1] if name in cells[0]]:
         ranges = [cells[side][name].get("search", {}) for side in (0, 1)]
-        found += [f"{name}: {n} {ranges[0].get(n)} → {r}" for n, r in ranges[1].items() if ranges[0].get(n) != r]
+        differences += [f"{name}: {n} {ranges[0].get(n)} → {r}" for n, r in ranges[1].items() if ranges[0].get(n) != r]
         if cells[0][name].get("first") != cells[1][name].get("first"):
-            found.append(f"{name}: other first points")
-    return [*found[:4], *([f"{len(found) - 4} more"] if len(found) > 4 else [])]
+            differences.append(f"{name}: other first points")
+    return [*differences[:4], *([f"{len(differences) - 4} more"] if len(differences) > 4 else [])]

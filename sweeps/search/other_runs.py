@@ -47,7 +47,7 @@ class OtherRuns:
         """Takes search trials of the space, up to its number a cell; those it has already are counted."""
         self._rename([settle(config) for config in space.all_examples])
         counts = Counter(record.cell for record in have if record.phase == "search")
-        found = []
+        records = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
             config = _config_of(record)
             if config is None or record.phase != "search" or config.seed != seed:
@@ -59,9 +59,9 @@ class OtherRuns:
                     taken = self.take(record.key, cell.name, space.stratum(cell, config))
                     if taken is not None:
                         counts[cell.name] += 1
-                        found.append(taken)
+                        records.append(taken)
                     break
-        return found
+        return records
 
     def _rename(self, configs: Iterable[TrialConfig]) -> None:
         """Adds trials with the same folders under other names, as they would be with these. A key has the name of a
@@ -87,8 +87,8 @@ class OtherRuns:
         record, other = self._records.get(key, (None, None))
         if record is None or other is None or self._store.read(key) is not None:
             return None
-        made = {**record.provenance, "reused_from": other.run}
-        record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=made)
+        provenance = {**record.provenance, "reused_from": other.run}
+        record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=provenance)
         self._store.adopt(record, other, self._keys_there.get(key))
         self.taken[other.run] += 1
         return record
@@ -142,8 +142,8 @@ def _read(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[Trial
 def _names(store: Store, runs: Sequence[str]) -> list[str]:
     out = store.folder.parent
     if EVERY_RUN in runs:
-        found = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
-        return [run for run in found if run != store.run]
+        names = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
+        return [run for run in names if run != store.run]
     for run in runs:
         other = Store(store.out, run)
         if not (other.folder / "manifest.json").is_file():

@@ -35,9 +35,9 @@ def load(name: str, profile: str) -> Space:
     module = importlib.util.module_from_spec(described)
     try:
         described.loader.exec_module(module)
-        made = module.SPEC.build(profile)
+        space = module.SPEC.build(profile)
     except (Exception, SystemExit) as error:  # the second would end this command with the file's exit code
         raise ValueError(f"space file {name!r} gives no space: {type(error).__name__}: {error}") from None
-    if not isinstance(made, Space):
-        raise ValueError(f"space file {name!r} gives no space: its SPEC builds {shortened(made)}")
-    return made
+    if not isinstance(space, Space):
+        raise ValueError(f"space file {name!r} gives no space: its SPEC builds {shortened(space)}")
+    return space
