@@ -15,7 +15,7 @@ class Listener:
     """Hears of every trial; a subclass overrides what it wants to know.
 
     Of each: started; any number of placed, reported and displaced; perhaps stopped; finally one of ended, let_go and
-    taken_back. All of it in the driver's own thread: who takes long holds the sweep up.
+    taken_back. All of it happens in the driver's own thread, so a slow listener delays the sweep.
     """
 
     def started(self, job: Job) -> None:

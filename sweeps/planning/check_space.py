@@ -1,4 +1,4 @@
-"""A space, checked before anything runs: what every trial of it would refuse is said at once."""
+"""Checks a space before anything runs: settings that its trials would refuse are errors at once."""
 
 from lopt import methods
 from lopt.config import FIELDS

@@ -119,11 +119,6 @@ class TrialQueue:
         """Whether a trial waits for its turn, as far as is known."""
         return bool(self._turns)
 
-    @property
-    def runs(self) -> bool:
-        """Whether a trial that `next` has given has not ended."""
-        return bool(self._running)
-
     def next(self) -> QueuedTrial | None:
         """The trial that begins now; None when none waits, though winners may come when others end."""
         while turn := self._turns.next():

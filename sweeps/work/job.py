@@ -1,4 +1,4 @@
-"""What travels to a process that trains a trial, and the words of what comes back (see `sweeps.work.execution`)."""
+"""A trial as it is sent to the process that trains it, and the names in its reports (see `sweeps.work.execution`)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Driver:
     def run(self):
         while trial := self.start():
             self.end(trial)
-        assert not self.queue.waits and not self.queue.runs
+        assert not self.queue.waits and not self.queue._running
         return self
 
 

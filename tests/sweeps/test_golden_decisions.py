@@ -182,7 +182,7 @@ def played(scenario):
         command = Play(swept, world, lines, audit, earlier)
         command.number = 1000
         command.run()
-    assert command.queue.next() is None and not command.queue.runs
+    assert command.queue.next() is None and not command.queue._running
     return lines
 
 
