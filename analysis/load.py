@@ -14,7 +14,7 @@ from analysis.folders import Folders
 from analysis.noninferiority import MARGIN
 from analysis.records import Trial, json_object, mapping, row
 from analysis.runs import UNREADABLE, Baseline, PlannedCell, Run, is_file, load_baselines, load_run, parsed, why
-from lopt.places import Place, contents, place
+from lopt.locations import Location, location, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None = None) -> Results:
+def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
 
     Args:
@@ -71,7 +71,7 @@ def load(paths: Sequence[Place], margin: float = MARGIN, folders: Folders | None
         superseded += len(files) - len(current)
         counted = [file for file in current if file.name.removesuffix(".json") not in run.left_out]
         left_out += len(current) - len(counted)
-        for file, content in contents(sorted(counted, key=lambda file: file.name)):
+        for file, content in read_files(sorted(counted, key=lambda file: file.name)):
             try:
                 if isinstance(content, OSError):
                     raise content
@@ -118,7 +118,7 @@ def _counts_before(trial: Trial, held: Trial) -> bool:
     with the same results the one that has its predictions."""
     if held.status == "failed" or trial.status == "failed":
         return held.status == "failed" and trial.status != "failed"
-    files = [place(each.run) / "predictions" / f"{each.key}.parquet" for each in (trial, held)]
+    files = [location(each.run) / "predictions" / f"{each.key}.parquet" for each in (trial, held)]
     return _result(trial) == _result(held) and trial.confirmed and is_file(files[0]) and not is_file(files[1])
 
 

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from analysis.records import Trial
-from lopt.places import place
+from lopt.locations import location
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def unusable(trials: Sequence[Trial]) -> list[Unusable]:
     for trial, each in zip(trials, scores, strict=True):
         why = each if isinstance(each, str) else "of other examples, or other classes of them, than other trials"
         if isinstance(each, str) or each.examples != examples[trial.scored_on].most_common(1)[0][0]:
-            run = place(trial.run)
+            run = location(trial.run)
             whole = why == "missing" and not (run / "predictions").is_dir()
             file = f"{run.name}/predictions{'' if whole else f'/{trial.key}.parquet'}"
             unusable_files.append(Unusable(trial=trial, file=file, why=why))
@@ -121,7 +121,7 @@ def _read(run: str, key: str) -> Scores | str:
     import pyarrow
     import pyarrow.parquet
 
-    path = place(run) / "predictions" / f"{key}.parquet"
+    path = location(run) / "predictions" / f"{key}.parquet"
     try:
         content = io.BytesIO(path.read_bytes())
         # Not `read_table`, which takes nine times as long for so small a file.

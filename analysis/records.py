@@ -9,7 +9,7 @@ from functools import cache
 from reprlib import repr as shortened
 from typing import Any, TypeVar
 
-from lopt.kinds import Kind, kinds
+from lopt.field_types import FieldType, field_types
 from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrated, without_later
 from lopt.records import PHASES, STATUSES, TrialRecord
 from lopt.settings import TrialSettings
@@ -184,10 +184,10 @@ def _shared(source: dict[str, Any], schema: type) -> dict[str, Any]:
 @cache
 def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
     fields = Trial.__dataclass_fields__
-    return {name: _reader(kind) for name, kind in kinds(schema).items() if kind.plain and name in fields}
+    return {name: _reader(kind) for name, kind in field_types(schema).items() if kind.plain and name in fields}
 
 
-def _reader(kind: Kind) -> Callable[[dict[str, Any], str], Any]:
+def _reader(kind: FieldType) -> Callable[[dict[str, Any], str], Any]:
     """What takes an entry of a kind out of an object; a text that is missing has its default, a number is None."""
     if kind.fraction:
         return fraction

@@ -25,7 +25,7 @@ from analysis.page import Section, build, write_pages
 from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
-from lopt.places import Place, place, redacted
+from lopt.locations import Location, location, redacted
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
@@ -39,9 +39,9 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
-def _out(given: str | None, run: Place) -> Path:
+def _out(given: str | None, run: Location) -> Path:
     """Where the report is written, which is always a folder."""
-    found = place(given) if given else run / "report"
+    found = location(given) if given else run / "report"
     if isinstance(found, Path):
         return found
     if given:
@@ -88,7 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             if arguments.compare:
                 return _compare(arguments)
-            paths = resolve(arguments.runs, place(arguments.results))
+            paths = resolve(arguments.runs, location(arguments.results))
             results = load(paths, arguments.margin)
             out = _out(arguments.out, paths[0])
         except (ReportError, BrokenPipeError):
@@ -109,7 +109,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    paths = [resolve([name], place(arguments.results))[0] for name in arguments.compare]
+    paths = [resolve([name], location(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
     folders = Folders()  # the same for both: a folder may have lain elsewhere for one of them

@@ -26,7 +26,7 @@ from analysis.records import (
     texts,
 )
 from lopt import commands
-from lopt.places import Place, Remote, place, redacted, shown
+from lopt.locations import Location, RemoteLocation, display_path, location, redacted
 
 Parsed = TypeVar("Parsed")
 # What a damaged file may raise.
@@ -67,7 +67,7 @@ class Prediction:
 class Run:
     """One run's manifest, and the files beside it that are not records."""
 
-    path: Place
+    path: Location
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
     rungs: tuple[int, ...]  # steps at which a trial may be stopped
@@ -89,7 +89,7 @@ class Run:
     @property
     def shown(self) -> str:
         """As a user in the current folder would type it."""
-        return shown(self.path.resolve())
+        return display_path(self.path.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,27 +105,27 @@ class Baseline:
     majority_accuracy: float | None
 
 
-def find_runs(root: Place) -> list[Place]:
+def find_runs(root: Location) -> list[Location]:
     """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
     runs = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
     return sorted(runs, key=_updated_at, reverse=True)
 
 
-def resolve(names: Sequence[str], root: Place) -> list[Place]:
+def resolve(names: Sequence[str], root: Location) -> list[Location]:
     """The runs named (a folder, a URL, or a name under `root`); none named: the newest.
 
     Raises ReportError where there is no such run.
     """
-    direct = {name: place(name) for name in names}
-    known = find_runs(root) if not names or not all(isinstance(p, Remote) for p in direct.values()) else []
+    direct = {name: location(name) for name in names}
+    known = find_runs(root) if not names or not all(isinstance(p, RemoteLocation) for p in direct.values()) else []
     valid = f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
     mend = valid if known else f"{root} holds no runs: see --results"
     if not names and not known:
         begin = commands.line("sweep", "--space", "NAME")
         raise ReportError(f"no runs under {root}: start one with `{begin}`, or give --results")
-    paths: list[Place] = [] if names else [known[0]]
+    paths: list[Location] = [] if names else [known[0]]
     for name, given in direct.items():
-        tries = [given] if isinstance(given, Remote) else [given, root / name]
+        tries = [given] if isinstance(given, RemoteLocation) else [given, root / name]
         path = next((path for path in tries if is_file(path / "manifest.json")), None)
         if path is None:
             looked = " and ".join(str(path) for path in tries)
@@ -135,12 +135,12 @@ def resolve(names: Sequence[str], root: Place) -> list[Place]:
     return paths
 
 
-def is_file(path: Place) -> bool:
+def is_file(path: Location) -> bool:
     """Also of a name that no folder can have."""
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
-def _read(file: Place) -> Any:
+def _read(file: Location) -> Any:
     return parsed(file.read_bytes())
 
 
@@ -157,7 +157,7 @@ def _clean(value: Any) -> Any:
     return {_clean(name): _clean(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def load_run(path: Place) -> Run:
+def load_run(path: Location) -> Run:
     file = path / "manifest.json"
     try:
         manifest = json_object(_read(file), "a manifest")
@@ -190,7 +190,7 @@ def load_run(path: Place) -> Run:
         ) from None
 
 
-def _beside(file: Place, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
+def _beside(file: Location, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
     """What a file beside the manifest says; None where it is missing, or damaged, which is then noted."""
     try:
         return parse(_read(file)) if file.is_file() else None
@@ -241,7 +241,7 @@ def _audits(content: Any) -> dict[str, int]:
     return {key: integer(mapping(audits, key), "step") or 0 for key in audits}
 
 
-def load_baselines(file: Place) -> list[Baseline]:
+def load_baselines(file: Location) -> list[Baseline]:
     if not file.is_file():
         return []
     content = _read(file)
@@ -260,7 +260,7 @@ def load_baselines(file: Place) -> list[Baseline]:
     ]
 
 
-def _updated_at(run: Place) -> float:
+def _updated_at(run: Location) -> float:
     file = run / "manifest.json"
     try:
         return datetime.fromisoformat(_read(file)["updated_at"]).timestamp()

@@ -102,7 +102,7 @@ def _backbone_argument(to: argparse.ArgumentParser) -> None:
 def _folder(text: str) -> Path:
     """A folder to write to."""
     if "://" in text:  # else "s3:" would be the first of some folders here
-        from lopt.places import redacted
+        from lopt.locations import redacted
 
         raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder of this machine")
     return Path(text)

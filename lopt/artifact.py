@@ -20,8 +20,8 @@ from lopt.encoding import Encoded, as_fields, encode
 from lopt.evaluation import predict_split
 from lopt.files import refuse_pointer
 from lopt.fingerprint import fingerprint
+from lopt.locations import local_copy, location
 from lopt.metrics import Predictions
-from lopt.places import at_hand, place
 from lopt.records import dumps
 from lopt.soft_prompt import TENSORS, SoftPrompt
 from lopt.tasks import Task
@@ -50,7 +50,7 @@ class Prompt:
 
     config: TrialConfig
     factors: Mapping[str, Tensor]
-    soft: SoftPrompt | None
+    soft_prompt: SoftPrompt | None
     recorded: Mapping[str, Any] = field(default_factory=dict)
     described: Task | None = None
     source: str | None = None
@@ -68,15 +68,15 @@ class Prompt:
     @property
     def prompt_PH(self) -> Tensor:
         """X itself, `[P, H]`; ValueError for methods without a prompt."""
-        if self.soft is None:
+        if self.soft_prompt is None:
             raise ValueError(f"method {self.config.method} has no prompt: it changes the model's weights")
-        return self.soft.prompt
+        return self.soft_prompt.prompt
 
     @cached_property
     def backbone(self) -> Backbone:
         """The model this was trained for (loaded once a process), with trained weights in it where the method has any;
         ValueError when the weights at hand are others than those of training."""
-        if self.soft is not None:
+        if self.soft_prompt is not None:
             return self.base
         return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
 
@@ -86,10 +86,10 @@ class Prompt:
         backbone = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
         if backbone.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
-        if self.soft is not None and self.soft.prompt.shape[1] != backbone.width:
+        if self.soft_prompt is not None and self.soft_prompt.prompt.shape[1] != backbone.width:
             raise ValueError(
-                f"this prompt is {self.soft.prompt.shape[1]} wide, but backbone {backbone.name} is {backbone.width}: "
-                "give the model that it was trained for"
+                f"this prompt is {self.soft_prompt.prompt.shape[1]} wide, but backbone {backbone.name} is "
+                f"{backbone.width}: give the model that it was trained for"
             )
         return backbone
 
@@ -165,19 +165,19 @@ class Prompt:
 
     def _said(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
-        soft = self.soft and self.soft.map(lambda tensor: tensor.to(backbone.device))
+        soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         labels = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft, encoded, labels, on_done=on_done)
+        return predict_split(backbone, soft_prompt, encoded, labels, on_done=on_done)
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
-        if self.soft is not None:
-            tensors["prompt"] = self.soft.prompt
-            if self.soft.update is not None:
-                tensors["update"] = self.soft.update
+        if self.soft_prompt is not None:
+            tensors["prompt"] = self.soft_prompt.prompt
+            if self.soft_prompt.update is not None:
+                tensors["update"] = self.soft_prompt.update
         # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
         save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / TENSORS)
         return self.describe(folder, record or {})
@@ -233,8 +233,8 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
         ValueError: no prompt is there, or its files do not belong together.
         OSError: the URL's file system cannot be reached.
     """
-    source = place(folder)
-    with at_hand(source) as folder:
+    source = location(folder)
+    with local_copy(source) as folder:
         return _opened(folder, shown_as=str(source), backbone=None if backbone is None else str(backbone))
 
 
@@ -253,7 +253,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
         raise ValueError(f"{shown_as} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(values, task)
     factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
-    soft = _checked(config, factors, tensors, shown_as)
+    soft_prompt = _checked(config, factors, tensors, shown_as)
     recorded = {name: value for name, value in description.items() if name not in _OWN}
     if task is None:
         now, then = list(tasks.get(config.task).classes), description.get("classes")
@@ -261,7 +261,7 @@ def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
             raise ValueError(
                 f"{shown_as} was trained on classes {then}, but task {config.task} now has {now}: restore them"
             )
-    return Prompt(config, factors, soft, recorded, task, backbone)
+    return Prompt(config, factors, soft_prompt, recorded, task, backbone)
 
 
 def _task(description: Mapping[str, Any]) -> Task | None:
@@ -309,10 +309,10 @@ def _checked(
         raise ValueError(f"{folder} is damaged: it holds no prompt")
     if stored.shape[0] != config.length:
         raise ValueError(f"{folder} is damaged: the prompt has {stored.shape[0]} rows, its length is {config.length}")
-    soft = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=made.placement)
-    for remade, kept in ((made.prompt, soft.prompt), (made.update, soft.update)):
+    soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=made.placement)
+    for remade, kept in ((made.prompt, soft_prompt.prompt), (made.update, soft_prompt.update)):
         if remade is None and kept is None:
             continue
         if remade is None or kept is None or remade.shape != kept.shape or not (remade - kept).abs().max() <= 1e-4:
             raise ValueError(f"{folder} is damaged: its factors do not give its prompt")
-    return soft
+    return soft_prompt

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from lopt.places import Place, read_part
+from lopt.locations import Location, read_part
 from lopt.records import Evaluation
 from lopt.types import Tensor
 
@@ -84,7 +84,7 @@ class Checkpoint:
             raise ValueError(f"its checkpoint is damaged ({type(error).__name__}: {error})") from None
 
 
-def describe(path: Place) -> dict[str, Any]:
+def describe(path: Location) -> dict[str, Any]:
     """What a checkpoint's file says of itself, read without torch: key, config, phase, cell, step, evaluations, ...
     OSError when it cannot be read, ValueError when it is damaged."""
     begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header

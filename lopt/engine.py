@@ -65,7 +65,7 @@ class Engine:
         """Takes a trial in; it takes part from the next step on."""
         if trial.config.dropout:
             raise ValueError(f"dropout is {trial.config.dropout:g}, and its masks are the trial's own: train it alone")
-        if trial.soft() is None:
+        if trial.soft_prompt() is None:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
             )
@@ -115,25 +115,27 @@ class Engine:
         if not begun:
             return failed
         trials, drawn = list(begun), [positions for positions, _ in begun.values()]
-        made = [_tensors(soft) for _, soft in begun.values()]  # with the graph to the factors
-        softs = [soft.map(lambda tensor: tensor.detach().requires_grad_()) for _, soft in begun.values()]
-        leaves = [_tensors(soft) for soft in softs]
+        made = [_tensors(soft_prompt) for _, soft_prompt in begun.values()]  # with the graph to the factors
+        soft_prompts = [
+            soft_prompt.map(lambda tensor: tensor.detach().requires_grad_()) for _, soft_prompt in begun.values()
+        ]
+        leaves = [_tensors(soft_prompt) for soft_prompt in soft_prompts]
         like = leaves[0][0]
         sizes_K = on_device([len(positions) for positions in drawn], like.device).to(like.dtype)
         train = [trial.data.train for trial in trials]
         rows = _rows([part.token_ids[i] for i in positions] for part, positions in zip(train, drawn, strict=True))
         labels = [part.labels[positions] for part, positions in zip(train, drawn, strict=True)]
-        learned: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
+        warm_start: dict[tuple[int, int], tuple[Tensor, Tensor, dict[int, list[Tensor]]]] = {}  # by a pass's first row
 
         def learn(some: Rows) -> None:
             owners = sorted({row.owner for row in some})
             wanted = [tensor for owner in owners for tensor in leaves[owner]]
             owner_R = on_device([row.owner for row in some], like.device)
-            shares_R = self._row_losses(trials, softs, some, labels) / sizes_K[owner_R]
+            shares_R = self._row_losses(trials, soft_prompts, some, labels) / sizes_K[owner_R]
             # All of a pass or, when memory runs out, nothing of it.
             of_wanted = iter(torch.autograd.grad(shares_R.sum(), wanted))
             of_owners = {owner: [next(of_wanted) for _ in leaves[owner]] for owner in owners}
-            learned[some[0].owner, some[0].place] = owner_R, shares_R.detach().to(like.dtype), of_owners
+            warm_start[some[0].owner, some[0].place] = owner_R, shares_R.detach().to(like.dtype), of_owners
 
         def update(trial: Trial) -> None:
             place = trials.index(trial)
@@ -141,11 +143,11 @@ class Engine:
             torch.autograd.backward(made[place], gradients[place])
             trial.apply_gradients(losses_K[place])
 
-        self._read_ahead(rows, softs)
-        self._surviving(trials, rows, softs, learn, failed, again=learned.clear)
+        self._read_ahead(rows, soft_prompts)
+        self._surviving(trials, rows, soft_prompts, learn, failed, again=warm_start.clear)
         gradients = [[torch.zeros_like(t) for t in tensors] for tensors in leaves]
         losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
-        for _, (owner_R, shares_R, of_owners) in sorted(learned.items()):  # in one order, whoever was first
+        for _, (owner_R, shares_R, of_owners) in sorted(warm_start.items()):  # in one order, whoever was first
             losses_K.index_add_(0, owner_R, shares_R)
             for owner, found in of_owners.items():
                 for gradient, part in zip(gradients[owner], found, strict=True):
@@ -157,62 +159,64 @@ class Engine:
         """Evaluates trials on their selection examples, all in the same passes."""
         with torch.no_grad():
             made = _each(ready, _soft, failed)
-        ready, softs = list(made), list(made.values())
+        ready, soft_prompts = list(made), list(made.values())
         logits = [np.empty((len(t.data.selection), len(t.label_ids))) for t in ready]
         rows = _rows(trial.data.selection.token_ids for trial in ready)
 
         def predict(some: Rows) -> None:
             with torch.inference_mode():
-                found_RC, columns = self._logits(ready, softs, some)
+                found_RC, columns = self._logits(ready, soft_prompts, some)
             found = found_RC.cpu().numpy()
             for row, row_logits in zip(some, found, strict=True):
                 logits[row.owner][row.place] = row_logits[columns[row.owner]]
 
-        def judge(trial: Trial) -> Evaluation | None:
+        def evaluate(trial: Trial) -> Evaluation | None:
             selection = trial.data.selection
-            return trial.judge(Predictions(selection.example_ids, selection.labels, logits[ready.index(trial)]))
+            return trial.record_evaluation(
+                Predictions(selection.example_ids, selection.labels, logits[ready.index(trial)])
+            )
 
-        self._read_ahead(rows, softs)
-        self._surviving(ready, rows, softs, predict, failed)
-        return dict(_each([trial for trial in ready if trial not in failed], judge, failed))
+        self._read_ahead(rows, soft_prompts)
+        self._surviving(ready, rows, soft_prompts, predict, failed)
+        return dict(_each([trial for trial in ready if trial not in failed], evaluate, failed))
 
     def _surviving(
         self,
         trials: Sequence[Trial],
         rows: Rows,
-        softs: Softs,
+        soft_prompts: Softs,
         run: Callable[[Rows], None],
         failed: dict[Trial, Exception],
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs rows in passes. An exception fails the trials of its pass; the others begin `again`, without them."""
-        tokens = np.zeros(len(softs))
-        for row, row_tokens in sized(rows, softs, self._backbone):
+        tokens = np.zeros(len(soft_prompts))
+        for row, row_tokens in sized(rows, soft_prompts, self._backbone):
             tokens[row.owner] += row_tokens
         self._shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
         while rows:
-            broken = self._in_passes(rows, softs, run)
+            broken = self._in_passes(rows, soft_prompts, run)
             if not broken:
                 return
             failed.update((trials[owner], error) for owner, error in broken.items())
             rows = [row for row in rows if row.owner not in broken]
             again()
 
-    def _read_ahead(self, rows: Rows, softs: Softs) -> None:
+    def _read_ahead(self, rows: Rows, soft_prompts: Softs) -> None:
         """What every trial sees alike of a text is computed before the passes, by all lanes: the pass that met it first
         would keep the others waiting."""
         texts: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:
             texts.setdefault(row.owner, []).append(row.token_ids)
-        unread = {text for owner, some in texts.items() for text in self._backbone.unread(softs[owner], some)}
+        unread = {text for owner, some in texts.items() for text in self._backbone.unread(soft_prompts[owner], some)}
         ordered = sorted(unread, key=lambda text: (len(text), text))
         parts = [part for lane in range(self._lanes.count) if (part := ordered[lane :: self._lanes.count])]
         with contextlib.suppress(Exception):  # the pass that meets the text meets it again, and fails alone
             self._lanes.each(self._backbone.read, parts)
 
-    def _in_passes(self, rows: Rows, softs: Softs, run: Callable[[Rows], None]) -> dict[int, Exception]:
+    def _in_passes(self, rows: Rows, soft_prompts: Softs, run: Callable[[Rows], None]) -> dict[int, Exception]:
         """Runs rows in passes. Returns what passes have raised, by the owners of their rows."""
-        waiting = cut(rows, softs, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count)
+        waiting = cut(rows, soft_prompts, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count)
         broken: dict[int, Exception] = {}
 
         def lane() -> None:
@@ -236,9 +240,11 @@ class Engine:
         self._lanes.each(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
         return broken
 
-    def _row_losses(self, trials: Sequence[Trial], softs: Softs, rows: Rows, labels: Sequence[np.ndarray]) -> Tensor:
+    def _row_losses(
+        self, trials: Sequence[Trial], soft_prompts: Softs, rows: Rows, labels: Sequence[np.ndarray]
+    ) -> Tensor:
         """Cross-entropy of each row over its own trial's classes, `[R]`."""
-        logits_RC, columns = self._logits(trials, softs, rows)
+        logits_RC, columns = self._logits(trials, soft_prompts, rows)
         by_classes: dict[tuple[int, ...], list[int]] = {}
         for number, row in enumerate(rows):
             by_classes.setdefault(tuple(columns[row.owner]), []).append(number)
@@ -250,11 +256,11 @@ class Engine:
             losses_R = losses_R.index_copy(0, places, found)
         return losses_R
 
-    def _logits(self, trials: Sequence[Trial], softs: Softs, rows: Rows) -> tuple[Tensor, dict[int, list[int]]]:
+    def _logits(self, trials: Sequence[Trial], soft_prompts: Softs, rows: Rows) -> tuple[Tensor, dict[int, list[int]]]:
         """Logits `[R, C]` of the label words of all trials among the rows, and each trial's columns in them."""
         owners = sorted({row.owner for row in rows})
         packed = PackedPrompts(
-            prompts=[softs[owner] for owner in owners], owners=[owners.index(row.owner) for row in rows]
+            prompts=[soft_prompts[owner] for owner in owners], owners=[owners.index(row.owner) for row in rows]
         )
         lengths = np.array([len(row.token_ids) for row in rows])
         ids = np.full((len(rows), lengths.max()), self._backbone.pad_id, dtype=np.int64)
@@ -280,13 +286,13 @@ def _each(trials: Iterable[Trial], act: Callable[[Trial], T], failed: dict[Trial
 
 
 def _soft(trial: Trial) -> SoftPrompt:
-    soft = trial.soft()
-    assert soft is not None, "the engine admits no other trial"
-    return soft
+    soft_prompt = trial.soft_prompt()
+    assert soft_prompt is not None, "the engine admits no other trial"
+    return soft_prompt
 
 
-def _tensors(soft: SoftPrompt) -> list[Tensor]:
-    return [soft.prompt] if soft.update is None else [soft.prompt, soft.update]
+def _tensors(soft_prompt: SoftPrompt) -> list[Tensor]:
+    return [soft_prompt.prompt] if soft_prompt.update is None else [soft_prompt.prompt, soft_prompt.update]
 
 
 def _rows(texts: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:

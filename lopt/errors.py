@@ -52,7 +52,7 @@ def cut_short(text: str, most: int = 200) -> str:
     return f"{(words if len(words) > most // 2 else head).rstrip()} …"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value of somebody's file as Python writes it, a long one cut short."""
     return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)
 

@@ -24,7 +24,7 @@ EVALUATION_BATCH = 32
 
 def predict_split(
     backbone: Backbone,
-    soft: SoftPrompt | None,
+    soft_prompt: SoftPrompt | None,
     encoded: Encoded,
     label_ids: Tensor,
     *,
@@ -47,7 +47,7 @@ def predict_split(
     def predict(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
-            logits_NC[positions] = backbone.label_logits(soft, ids_BT, lengths_B, label_ids).cpu().numpy()
+            logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
         with telling:
             on_done(len(positions))
 

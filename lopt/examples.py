@@ -12,7 +12,7 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, imported, shown
+from lopt.errors import cut_short, imported, short_repr
 from lopt.rows import rows_of
 from lopt.tasks import Division, Row, Task
 
@@ -116,12 +116,12 @@ def _fault(task: Task, row: Row, label: int | None) -> str:
     for column in task.columns:
         text = row[column]
         if not isinstance(text, str) or not text.strip() or not tasks.in_utf8(text):
-            return f": {column} is {shown(text)}; give text, or take the row out"
+            return f": {column} is {short_repr(text)}; give text, or take the row out"
     if label is None:
         valid = ", ".join(task.classes)
         if not _named_by_numbers(task.classes):
             valid = f"0 to {len(task.classes) - 1} ({valid})"
-        return f": {task.label} is {shown(row[task.label])}; valid: {valid}"
+        return f": {task.label} is {short_repr(row[task.label])}; valid: {valid}"
     return ""
 
 

@@ -55,21 +55,21 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
 
 def _refuse(prompt: Prompt) -> None:
     """Raises ValueError for what none of PEFT's adapters can express."""
-    name, soft = prompt.config.method, prompt.soft
-    if soft is None and not methods.get(name).has_adapter:
+    name, soft_prompt = prompt.config.method, prompt.soft_prompt
+    if soft_prompt is None and not methods.get(name).has_adapter:
         raise ValueError(
             f"{name} changes the model's own weights, and PEFT's adapters stand beside them: save the whole model with "
             "load_prompt(DIR).backbone.model.save_pretrained(OUT)"
         )
-    if soft is not None and soft.update is not None:
+    if soft_prompt is not None and soft_prompt.update is not None:
         raise ValueError(
             f"{name} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before them: "
             "predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
         )
-    if soft is not None and not soft.placement.in_peft:
+    if soft_prompt is not None and not soft_prompt.placement.in_peft:
         raise ValueError(
-            f"this prompt is a {soft.placement.name}, and PEFT's prompt tuning puts it before the text: predict with "
-            "load_prompt, or train with placement prefix"
+            f"this prompt is a {soft_prompt.placement.name}, and PEFT's prompt tuning puts it before the text: "
+            "predict with load_prompt, or train with placement prefix"
         )
 
 
@@ -81,13 +81,13 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
     with torch.device("meta"):
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    if prompt.soft is not None:
+    if prompt.soft_prompt is not None:
         # One submodule: PEFT would double a prompt for an encoder-decoder, half of it for the decoder.
         config = peft.PromptTuningConfig(
             task_type=task_type,
-            num_virtual_tokens=prompt.soft.length,
+            num_virtual_tokens=prompt.soft_prompt.length,
             # PEFT would take the hidden size, and OPT's embeddings may be narrower.
-            token_dim=prompt.soft.prompt.shape[1],
+            token_dim=prompt.soft_prompt.prompt.shape[1],
             num_transformer_submodules=1,
             # PEFT asks for these of every prompt, looks for them under a few names, and makes no use of them here.
             num_layers=getattr(model.config, "num_hidden_layers", 1),
@@ -100,8 +100,8 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
         wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER)
     given = None
-    if prompt.soft is not None:
-        prompt_PH = prompt.soft.prompt.detach().float().cpu()
+    if prompt.soft_prompt is not None:
+        prompt_PH = prompt.soft_prompt.prompt.detach().float().cpu()
         wrapped.prompt_encoder[_ADAPTER].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
     else:
         given = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}

@@ -171,7 +171,7 @@ def _base(base: Base, config: TrialConfig, revision: str) -> str:
 def _front(prompt: Prompt, base: Base) -> str:
     """The YAML at the head of the card; JSON's strings and lists are YAML's."""
     licence = prompt.facts.licence
-    kind = "lora" if prompt.soft is None else "prompt-tuning"
+    kind = "lora" if prompt.soft_prompt is None else "prompt-tuning"
     entries = {
         "base_model": None if base.is_folder else base.name,  # the hub takes no other
         "library_name": "peft",
@@ -183,7 +183,7 @@ def _front(prompt: Prompt, base: Base) -> str:
 
 def _what(prompt: Prompt, title: str) -> str:
     config = prompt.config
-    if prompt.soft is None:
+    if prompt.soft_prompt is None:
         return f"LoRA of rank {config.rank}, alpha {config.options['alpha']:g}, on a frozen language model."
     rank = f" of rank {config.rank}" if config.rank else ""
     return (
@@ -194,9 +194,9 @@ def _what(prompt: Prompt, title: str) -> str:
 
 def _counts(prompt: Prompt) -> str:
     trained = sum(tensor.numel() for tensor in prompt.factors.values())
-    if prompt.soft is None:
+    if prompt.soft_prompt is None:
         return f"{trained:,} trained, all of them here"
-    length, width = prompt.soft.prompt.shape
+    length, width = prompt.soft_prompt.prompt.shape
     return f"{trained:,} trained, written out as {length} × {width} = {length * width:,}"
 
 

@@ -26,7 +26,7 @@ Rows = Sequence[Row]
 Softs = Sequence[SoftPrompt]  # one for each trial, by its place
 
 
-def cut(rows: Rows, softs: Softs, backbone: Backbone, *, most_tokens: int, lanes: int) -> deque[list[Row]]:
+def cut(rows: Rows, soft_prompts: Softs, backbone: Backbone, *, most_tokens: int, lanes: int) -> deque[list[Row]]:
     """Rows cut into passes of about one size, of at most about `most_tokens` tokens.
 
     Where a pass pads its rows, those of about one length stand together, the longest first. Else those of one
@@ -34,12 +34,12 @@ def cut(rows: Rows, softs: Softs, backbone: Backbone, *, most_tokens: int, lanes
     """
 
     def by_length(row: Row) -> int:
-        return -softs[row.owner].length - len(row.token_ids)
+        return -soft_prompts[row.owner].length - len(row.token_ids)
 
     def by_trial(row: Row) -> tuple[int, int, int]:
-        return softs[row.owner].length, row.owner, len(row.token_ids)
+        return soft_prompts[row.owner].length, row.owner, len(row.token_ids)
 
-    with_tokens = sized(sorted(rows, key=by_length if backbone.pads_rows else by_trial), softs, backbone)
+    with_tokens = sized(sorted(rows, key=by_length if backbone.pads_rows else by_trial), soft_prompts, backbone)
     tokens = np.cumsum([0, *(size for _, size in with_tokens)])
     every = int(tokens[-1])
     count = -(-every // most_tokens)
@@ -50,9 +50,9 @@ def cut(rows: Rows, softs: Softs, backbone: Backbone, *, most_tokens: int, lanes
     return deque(some for some in passes if some)
 
 
-def sized(rows: Rows, softs: Softs, backbone: Backbone) -> list[tuple[Row, float]]:
+def sized(rows: Rows, soft_prompts: Softs, backbone: Backbone) -> list[tuple[Row, float]]:
     """Each row with the tokens that it takes in a pass, among them its share of its trial's prompt, which rows may
     have in common."""
     count = Counter(row.owner for row in rows)
-    shares = {owner: softs[owner].length / count[owner] for owner in count}
-    return [(row, shares[row.owner] + backbone.row_tokens(softs[row.owner], len(row.token_ids))) for row in rows]
+    shares = {owner: soft_prompts[owner].length / count[owner] for owner in count}
+    return [(row, shares[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids))) for row in rows]

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lopt.kinds import Fraction, check, kinds
+from lopt.field_types import Fraction, check_field_types, field_types
 from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrated
 
 PHASES = ("search", "confirm")
@@ -135,7 +135,7 @@ class TrialRecord:
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
         for part in (record, *evaluations):
-            check(part)
+            check_field_types(part)
         return record
 
     def flat(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class TrialRecord:
 _SETTINGS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
              "dropout", "precision")  # fmt: skip
 _LEFT_OUT = ("width", "test_loss", "protocol", "schema_version")
-_COLUMNS = tuple(name for name, kind in kinds(TrialRecord).items() if kind.plain and name not in _LEFT_OUT)
+_COLUMNS = tuple(name for name, kind in field_types(TrialRecord).items() if kind.plain and name not in _LEFT_OUT)
 
 
 def now() -> str:

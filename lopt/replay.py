@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lopt.config import TrialConfig
-from lopt.places import place
+from lopt.locations import location
 from lopt.records import Evaluation, TrialRecord
 
 
@@ -28,7 +28,7 @@ def read(
 
     task, backbone: where their folders lie, if not where the file says. ValueError when the file holds neither.
     """
-    path = place(file)
+    path = location(file)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last: lists in lists in lists

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lopt.kinds import kinds
+from lopt.field_types import field_types
 from lopt.registry import nearest
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
@@ -108,7 +108,7 @@ class TrialSettings:
     model_revision: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in kinds(TrialSettings).items():
+        for name, kind in field_types(TrialSettings).items():
             value = getattr(self, name)
             if value is None and type(None) in kind.types:
                 continue

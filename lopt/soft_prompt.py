@@ -100,13 +100,13 @@ class PackedPrompts:
         device = text_BTH.device
         text_BTH = self.updated(text_BTH)
         source_FH = torch.cat([text_BTH.reshape(-1, width), *(s.prompt.to(text_BTH.dtype) for s in self.prompts)])
-        sizes_K = torch.tensor([soft.length for soft in self.prompts])
+        sizes_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
         begins_K = rows * tokens + sizes_K.cumsum(0) - sizes_K  # of each prompt in the source
         owner_B = torch.tensor(self.owners)
         sizes_B1, begins_B1 = (x[owner_B].to(device)[:, None] for x in (sizes_K, begins_K))
         lengths_B1 = lengths_B.to(device)[:, None]
-        kinds = list(dict.fromkeys(soft.placement for soft in self.prompts))
-        kind_K = torch.tensor([kinds.index(soft.placement) for soft in self.prompts])
+        kinds = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
+        kind_K = torch.tensor([kinds.index(soft_prompt.placement) for soft_prompt in self.prompts])
         of_each_kind = torch.stack([kind.before(lengths_B1[:, 0]) for kind in kinds])
         before_B1 = of_each_kind.gather(0, kind_K[owner_B].to(device)[None]).T  # text before the prompt
         place_S = torch.arange(tokens + int(sizes_K[owner_B].max()), device=device)[None]

@@ -59,7 +59,12 @@ class Trial:
         self.label_ids = loaded.label_ids(config.label_words or ())
         self.label_tokens = tuple(self.label_ids.tolist())  # the same, for the processor
         tuned = self.method.begin(loaded, config)
-        self.backbone, self.factors, self.counts, self.soft = tuned.backbone, tuned.factors, tuned.counts, tuned.soft
+        self.backbone, self.factors, self.counts, self.soft_prompt = (
+            tuned.backbone,
+            tuned.factors,
+            tuned.counts,
+            tuned.soft_prompt,
+        )
         # Evaluations are without dropout: they stay with the backbone as it is.
         self._in_steps = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
@@ -88,7 +93,7 @@ class Trial:
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
         drawn = masks(self.backbone.device, self.config.seed, self.step, self._part_begins)
         with drawn if self.config.dropout else contextlib.nullcontext():
-            logits_BC = self._in_steps.label_logits(self.soft(), ids_BT, lengths_B, self.label_ids)
+            logits_BC = self._in_steps.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
     def update(self) -> Tensor:
@@ -170,12 +175,12 @@ class Trial:
         if not due:
             return None
         with torch.no_grad():
-            soft = self.soft()
-        found = predict_split(self.backbone, soft, self.data.selection, self.label_ids)
+            soft_prompt = self.soft_prompt()
+        found = predict_split(self.backbone, soft_prompt, self.data.selection, self.label_ids)
         self.evaluation_time_s += time.perf_counter() - updated
-        return self.judge(found)
+        return self.record_evaluation(found)
 
-    def judge(self, found: Predictions) -> Evaluation | None:
+    def record_evaluation(self, found: Predictions) -> Evaluation | None:
         """Takes down what the prompt, as it stands, says of the selection examples; None when that is not finite."""
         if not math.isfinite(found.loss):
             self.diverged = True

@@ -113,10 +113,10 @@ class Budget(Listener):
     def reported(self, job: Job, report: Report) -> None:
         self.gpu_time.is_on(job.key, report.get("device", ""))
 
-    def let_go(self, job: Job, report: Report) -> None:
+    def paused(self, job: Job, report: Report) -> None:
         self.gpu_time.ended(job.key)
 
-    def taken_back(self, job: Job) -> None:
+    def requeued(self, job: Job) -> None:
         self._started -= 1
         self.gpu_time.ended(job.key)
 

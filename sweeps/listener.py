@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Listener:
     """Hears of every trial; a subclass overrides what it wants to know.
 
-    Of each: started; any number of placed, reported and displaced; perhaps stopped; finally one of ended, let_go and
+    Of each: started; any number of placed, reported and displaced; perhaps stopped; finally one of ended, paused and
     taken_back. All of it happens in the driver's own thread, so a slow listener delays the sweep.
     """
 
@@ -33,11 +33,11 @@ class Listener:
     def stopped(self, job: Job, report: Report) -> None:
         """Early stopping ends it at this report; `ended` follows."""
 
-    def let_go(self, job: Job, report: Report) -> None:
+    def paused(self, job: Job, report: Report) -> None:
         """A budget has stopped it at this report, which is empty when it still waited for a place. Another command goes
         on with it."""
 
-    def taken_back(self, job: Job) -> None:
+    def requeued(self, job: Job) -> None:
         """Its process was dead before it began; it waits for its turn again."""
 
     def ended(self, job: Job, record: TrialRecord) -> None:

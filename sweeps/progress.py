@@ -68,12 +68,12 @@ class Progress(Listener):
             self._best = (record, job.cell)
         self._draw(event=_event(job, record))
 
-    def let_go(self, job: Job, report: Report) -> None:
+    def paused(self, job: Job, report: Report) -> None:
         self._forget(job)
         notes = [note for note in (report.get("note"), "stopped at the budget, can go on") if note]
         self._draw(event=f"{job}: {'; '.join(notes)}" if report else None)
 
-    def taken_back(self, job: Job) -> None:
+    def requeued(self, job: Job) -> None:
         self._total -= self._grows and job.phase == "confirm"
         self._forget(job)
         self._draw(event=f"{job}: tried again, its process had died before")

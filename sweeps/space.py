@@ -18,7 +18,7 @@ from sweeps import stopping
 from sweeps.stopping import StoppingRule
 
 _PLACED = ("task", "backbone")  # what may be a folder
-SETTLED = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
+RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")  # where trials run; precision only if it is "auto"
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor", "sampler", "stopping")
 WORDS = {"sampler": "tpe", "stopping": "asha"}  # space fields that are names, with their defaults
 _MOST, _MOST_CELLS = 1_000_000, 10_000
@@ -208,7 +208,7 @@ class Space:
         for name, former in methods.get(config.method).FORMER_DEFAULTS.items():  # of a run of an earlier version
             if (want["options"].get(name), have["options"].get(name)) == (None, former):
                 want["options"][name] = former
-        for name in SETTLED if want["precision"] == "auto" else SETTLED[:2]:
+        for name in RESOLVED_FIELDS if want["precision"] == "auto" else RESOLVED_FIELDS[:2]:
             have[name] = want[name]
         for name in ("task", "backbone"):  # a folder by its name, as in a trial's key
             have[name], want[name] = Path(have[name]).name, Path(want[name]).name

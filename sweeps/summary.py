@@ -6,7 +6,7 @@ from collections.abc import Collection
 from lopt import commands
 from lopt.errors import cut_short
 from lopt.exit_codes import BUDGET, COMPLETE, INCOMPLETE, INTERRUPTED
-from lopt.places import shown
+from lopt.locations import display_path
 from lopt.records import TrialRecord
 from sweeps.planning.plan import Plan
 from sweeps.progress import clock
@@ -49,7 +49,9 @@ def _failures(store: Store, failed: list[TrialRecord], again: str) -> list[str]:
     for kind, some in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         message = " ".join(str((some[0].error or {}).get("message")).split())
         lines.append(f"  {len(some)} × {kind}: {cut_short(message)}")
-        lines.append(f"    to see one: {commands.line('lopt', 'run', '--config', shown(store.path(some[0].key)))}")
+        lines.append(
+            f"    to see one: {commands.line('lopt', 'run', '--config', display_path(store.path(some[0].key)))}"
+        )
     return lines
 
 

@@ -152,11 +152,11 @@ class Supervisor:
             record = _record(report)  # on file systems on which a file of another machine is seen late
         if record is None and died and not begun:
             self._queue.put_back(trial)
-            self._listeners.taken_back(job)
+            self._listeners.requeued(job)
         elif record is None and not died and report != {}:
             # It could have gone on: whoever else stops a trial writes a record. A command with a budget left does.
             self._queue.put_back(trial)
-            self._listeners.let_go(job, report or {})
+            self._listeners.paused(job, report or {})
         else:
             self._queue.end(trial, record)
             record = record or self._write_death(running, error)

@@ -20,11 +20,11 @@ from sweeps.options import Options
 from sweeps.planning.plan import Plan
 from sweeps.planning.plan_text import described
 from sweeps.progress import Progress
+from sweeps.results.resolved_settings import ResolvedSettings
 from sweeps.results.run_folder import StoreError
-from sweeps.results.settled import Settled
 from sweeps.results.store import Store
-from sweeps.search.earlier import Earlier, look_back
-from sweeps.search.other_runs import OtherRuns, lessons
+from sweeps.search.earlier_work import EarlierWork, read_earlier_work
+from sweeps.search.other_runs import OtherRuns, warm_start_records
 from sweeps.work.execution import execute
 from sweeps.work.job import Job, Report
 from sweeps.work.prepare import prepare
@@ -49,7 +49,7 @@ class Sweep(Listener):
         self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
-        self._settle = Settled(store)
+        self._settle = ResolvedSettings(store)
         self._running = False  # from the moment on when the run's own state is changed
         self._followers: list[Listener] = []  # progress and trackers
         self._left_out: list[str] = []  # keys of trials that the space, which has changed, no longer has
@@ -71,9 +71,9 @@ class Sweep(Listener):
 
     def _run(self) -> int:
         with self.store.held(self.command):
-            earlier = self._look_back()
+            earlier = self._read_earlier_work()
             others = OtherRuns(self.store, self.options.reuse)
-            learned = lessons(self.store, self.options.warm_start)
+            warm_start = warm_start_records(self.store, self.options.warm_start)
             earlier.announce(self.store.run)
             if earlier.finished and not earlier.failed and self._nothing_left(earlier.finished):
                 self.store.move(earlier.moved)
@@ -87,7 +87,7 @@ class Sweep(Listener):
                 self.store.move(earlier.moved)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
-                return self._supervisor(earlier, others, learned)
+                return self._supervisor(earlier, others, warm_start)
 
             self._followers = trackers.start(self.options.track, self.store, self.plan.space)
             run_trials = self._run_here if self.options.local_mode else self._run_on_ray
@@ -119,13 +119,13 @@ class Sweep(Listener):
         from sweeps.forecast import probe
 
         with self.store.held(), contextlib.ExitStack() as stack:
-            finished = self._look_back().finished
+            finished = self._read_earlier_work().finished
             examples = self.plan.space.all_examples
             baselines = [examples[index] for index in self._without_baseline(examples)]
             prediction = probe.predict(
                 self.plan.space,
                 self._resources(stack),
-                settle=self._settle,
+                resolve=self._settle,
                 baselines=baselines,
                 finished=finished,
                 audit=self.options.audit,
@@ -140,15 +140,15 @@ class Sweep(Listener):
         if self.options.local_mode:
             from sweeps.forecast.probe import in_this_process
 
-            self._settle_with(lambda configs, wanted: prepare(configs))
+            self._resolve_with(lambda configs, wanted: prepare(configs))
             return in_this_process(self._elapsed_s())
         from sweeps.on_ray.resources import on_ray
 
         return on_ray(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
 
-    def _look_back(self) -> Earlier:
+    def _read_earlier_work(self) -> EarlierWork:
         """What earlier commands have left. New trials keep the options whose default has changed since."""
-        earlier = look_back(self.store, self.plan.space)
+        earlier = read_earlier_work(self.store, self.plan.space)
         self._left_out = earlier.left_out
         self._settle.keep(earlier.former)
         return earlier
@@ -183,7 +183,7 @@ class Sweep(Listener):
 
     # --- before the first trial ----------------------------------------------------------------------------------
 
-    def _settle_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
+    def _resolve_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
         """Settles precision and revisions of every backbone and task in the sweep, where trials will run; what
         `prepare` returned.
 
@@ -192,7 +192,7 @@ class Sweep(Listener):
         """
         examples = self.plan.space.all_examples
         print("preparing data and weights (what is missing is downloaded once)", flush=True)
-        wanted = [config.to_dict() for config in self._settle.as_begun(examples)]
+        wanted = [config.to_dict() for config in self._settle.with_run_precision(examples)]
         prepared = run_prepare(wanted, self._without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
@@ -220,12 +220,12 @@ class Sweep(Listener):
             return False
         from sweeps.search.queue import TrialQueue
 
-        queue = TrialQueue(self.plan.space, settle=lambda config: config, finished=finished, failed=[])
+        queue = TrialQueue(self.plan.space, resolve=lambda config: config, finished=finished, failed=[])
         return queue.counts() == (0, 0)
 
     # --- the trials ----------------------------------------------------------------------------------------------
 
-    def _supervisor(self, earlier: Earlier, others: OtherRuns, learned: list[TrialRecord]) -> Supervisor:
+    def _supervisor(self, earlier: EarlierWork, others: OtherRuns, warm_start: list[TrialRecord]) -> Supervisor:
         """Queue, early stopping and all that is told of trials."""
         from sweeps.search.early_stopping import EarlyStopping
         from sweeps.search.queue import SEARCH_SEED, TrialQueue
@@ -235,19 +235,19 @@ class Sweep(Listener):
         finished = [*earlier.finished, *others.search_records(space, self._settle, earlier.finished, SEARCH_SEED)]
         queue = TrialQueue(
             space,
-            settle=self._settle,
+            resolve=self._settle,
             finished=finished,
             failed=earlier.failed,
             interrupted=self.store.interrupted(),
             take=others.take,
-            lessons=learned,
+            warm_start_records=warm_start,
         )
         if options.reuse:
             others.announce(self.plan.search_trials + (self.plan.confirm_trials or 0))
         if options.warm_start:
             metrics = {config.metric for config in space.all_examples}
-            fit = [record for record in learned if record.metric in metrics]
-            other = len(learned) - len(fit)
+            fit = [record for record in warm_start if record.metric in metrics]
+            other = len(warm_start) - len(fit)
             left_out = f"; {other} more are left out, for another metric selected them" if other else ""
             print(f"the search begins with what {len(fit)} trials of other runs have shown{left_out}", flush=True)
         waiting_search, waiting_confirm = queue.counts()
@@ -295,7 +295,7 @@ class Sweep(Listener):
 
     def _run_here(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """In this process, one trial at a time."""
-        supervisor, number = start(self._settle_with(prepare)), 0
+        supervisor, number = start(self._resolve_with(prepare)), 0
         while job := supervisor.next(name := f"local-{number}"):
             number += 1
             supervisor.placed(name)
@@ -325,4 +325,4 @@ class Sweep(Listener):
         from sweeps.on_ray.tune import ready_cluster
 
         trials, left_s = self.plan.search_trials, self._budget.left_s
-        return ready_cluster(self.options, self._settle_with, trials=trials, left_s=left_s, baselines=baselines)
+        return ready_cluster(self.options, self._resolve_with, trials=trials, left_s=left_s, baselines=baselines)

@@ -8,7 +8,7 @@ from analysis.frontier import best_within, budgets
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, count, interval, percent
 from analysis.stats import describe
-from lopt.places import place
+from lopt.locations import location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def compute(group: Group) -> Info[Row] | Missing:
                 cell=cell,
                 key=trial.key,
                 load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
-                there=(place(trial.run) / "artifacts" / trial.key).is_dir(),
+                there=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )
     return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")

@@ -82,24 +82,24 @@ class FlatForm:
         restrict(model)
 
     def state(
-        self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, *, scores: float = 1.0
+        self, soft_prompt: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, *, scores: float = 1.0
     ) -> Tensor:
         """Last hidden state at the label position, `[B, H]`.
 
         scores: what the scores of attention are multiplied by; other numbers than 1 are wrong on purpose.
         """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
-        packed = None if soft is None else soft.packed(len(ids))
+        packed = None if soft_prompt is None else soft_prompt.packed(len(ids))
         line = _Line(self.device, ids, lengths)
         rows = np.arange(len(ids))
         if packed is None:
             for part, longest in self._blocks(rows, lengths):
                 line.mark(line.add(self._embedded(ids[part, :longest]), lengths[part]), part)
         else:
-            softs = [packed.prompts[owner] for owner in packed.owners]
-            prompt_first = np.array([soft.placement.prompt_first for soft in softs])
-            keeps_text = np.array([soft.keeps_text for soft in softs])
-            sizes = np.array([soft.length for soft in softs])
+            soft_prompts = [packed.prompts[owner] for owner in packed.owners]
+            prompt_first = np.array([soft_prompt.placement.prompt_first for soft_prompt in soft_prompts])
+            keeps_text = np.array([soft_prompt.keeps_text for soft_prompt in soft_prompts])
+            sizes = np.array([soft_prompt.length for soft_prompt in soft_prompts])
             for size in np.unique(sizes):
                 self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)])
                 self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)])
@@ -107,15 +107,15 @@ class FlatForm:
         labels_B = on_device([line.labels[row] for row in range(len(ids))], self.device)
         return self._run(line, labels_B, scores=scores)[labels_B]
 
-    def row_tokens(self, soft: SoftPrompt, length: int) -> int:
+    def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
-        if soft.placement.prompt_first:
+        if soft_prompt.placement.prompt_first:
             return length  # the prompt is there once for many rows
-        return soft.length + (length // _READ_TOKENS if soft.keeps_text else length)
+        return soft_prompt.length + (length // _READ_TOKENS if soft_prompt.keeps_text else length)
 
-    def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def unread(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """See `lopt.backbones.Backbone`."""
-        return self.texts.missing(texts) if soft.keeps_text else []
+        return self.texts.missing(texts) if soft_prompt.keeps_text else []
 
     def _add_prefixed(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Rows whose prompts, all of one length, stand in front; each prompt once."""
@@ -237,11 +237,11 @@ def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: 
     prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
     rounding = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # other places of rounding, through all layers
     for placement in PLACEMENTS.values():
-        soft = SoftPrompt(prompt=prompt_PH, placement=placement)
-        plain_BH = plain_state(soft, ids_BT, lengths_B).float()
+        soft_prompt = SoftPrompt(prompt=prompt_PH, placement=placement)
+        plain_BH = plain_state(soft_prompt, ids_BT, lengths_B).float()
 
-        def distance(scores: float, soft: SoftPrompt = soft, plain_BH: Tensor = plain_BH) -> float:
-            return float((form.state(soft, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
+        def distance(scores: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH) -> float:
+            return float((form.state(soft_prompt, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
 
         try:
             right, wrong = distance(1.0), min(distance(0.5), distance(0.0))

@@ -128,11 +128,11 @@ class Backbone(ABC):
         """The model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`."""
 
     @abstractmethod
-    def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         """Last hidden state at the label position, `[B, H]`."""
 
     @abstractmethod
-    def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         """The model's own logits at the label position, `[B, V]`."""
 
     def label_ids(self, words: Sequence[str]) -> Tensor:
@@ -154,7 +154,7 @@ class Backbone(ABC):
         return torch.tensor(first, device=self.device)
 
     def label_logits(
-        self, soft: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor
+        self, soft_prompt: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor
     ) -> Tensor:
         """Logits of the label words at the label position, float32 or wider, `[B, C]`.
 
@@ -162,16 +162,16 @@ class Backbone(ABC):
         """
         with self._kernels():
             if self._whole_head:
-                logits_BC = self._whole_logits(soft, ids_BT, lengths_B)[:, label_ids_C]
+                logits_BC = self._whole_logits(soft_prompt, ids_BT, lengths_B)[:, label_ids_C]
             else:
-                logits_BC = self._label_rows(self._state(soft, ids_BT, lengths_B), label_ids_C)
+                logits_BC = self._label_rows(self._state(soft_prompt, ids_BT, lengths_B), label_ids_C)
         return _widened(logits_BC)
 
-    def row_tokens(self, soft: SoftPrompt, length: int) -> int:
+    def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Tokens that a row of so long a text takes in a pass of several rows, for the size of passes."""
-        return soft.length + length
+        return soft_prompt.length + length
 
-    def unread(self, soft: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def unread(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Of texts (token ids) that such a prompt leaves as they are, those of which something would be kept and is not
         there yet."""
         return []

@@ -82,29 +82,31 @@ class CausalBackbone(Backbone):
             )
         return completed
 
-    def row_tokens(self, soft: Any, length: int) -> int:
-        return super().row_tokens(soft, length) if self.flat is None else self.flat.row_tokens(soft, length)
+    def row_tokens(self, soft_prompt: Any, length: int) -> int:
+        return (
+            super().row_tokens(soft_prompt, length) if self.flat is None else self.flat.row_tokens(soft_prompt, length)
+        )
 
-    def unread(self, soft: Any, texts: Any) -> Any:
-        return [] if self.flat is None else self.flat.unread(soft, texts)
+    def unread(self, soft_prompt: Any, texts: Any) -> Any:
+        return [] if self.flat is None else self.flat.unread(soft_prompt, texts)
 
     def read(self, texts: Any) -> None:
         assert self.flat is not None, "there is nothing unread"
         self.flat.texts.keep(texts)
 
-    def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         form = self._plain_state if self.flat is None else self.flat.state
-        return form(soft, ids_BT, lengths_B)
+        return form(soft_prompt, ids_BT, lengths_B)
 
-    def _plain_state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, places = self._inputs(soft, ids_BT, lengths_B)
+    def _plain_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        call, places = self._inputs(soft_prompt, ids_BT, lengths_B)
         return self.model.base_model(**call, **self._keywords).last_hidden_state[places]
 
-    def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, places = self._inputs(soft, ids_BT, lengths_B)
+    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        call, places = self._inputs(soft_prompt, ids_BT, lengths_B)
         return self._logits(**call)[places]
 
-    def _inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
+    def _inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
         """Embeddings for the model's forward, and where the label is read in its output: rows and positions.
 
         Positions are left to the model: some families begin at another number than 0.
@@ -113,8 +115,8 @@ class CausalBackbone(Backbone):
 
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
-        if soft is not None:
-            inputs_BSH, ends_B = soft.placed(inputs_BSH, lengths_B)
+        if soft_prompt is not None:
+            inputs_BSH, ends_B = soft_prompt.placed(inputs_BSH, lengths_B)
             # Of prompts of several lengths the padding may reach beyond the window.
             inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
         return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)

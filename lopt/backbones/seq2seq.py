@@ -45,13 +45,13 @@ class Seq2SeqBackbone(Backbone):
         """T5 with tied embeddings multiplies the last hidden state by d^-0.5 before the head."""
         return self.width**-0.5 if getattr(self.model.config, "scale_decoder_outputs", False) else 1.0
 
-    def _encoder_inputs(self, soft: Any, ids_BT: Any, lengths_B: Any) -> dict[str, Any]:
+    def _encoder_inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> dict[str, Any]:
         import torch
 
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         embedded = self.model.get_input_embeddings()(ids_BT)
-        if soft is not None:
-            embedded, lengths_B = soft.placed(embedded, lengths_B)
+        if soft_prompt is not None:
+            embedded, lengths_B = soft_prompt.placed(embedded, lengths_B)
         mask_BS = torch.arange(embedded.shape[1], device=self.device)[None] < lengths_B[:, None]
         return {"inputs_embeds": embedded, "attention_mask": mask_BS.long()}
 
@@ -60,8 +60,8 @@ class Seq2SeqBackbone(Backbone):
 
         return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(rows, -1)
 
-    def _state(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call = self._encoder_inputs(soft, ids_BT, lengths_B)
+    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        call = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
         encoded_BSH = self.model.get_encoder()(**call).last_hidden_state
         decoder_ids_B2 = self._decoder_ids(len(ids_BT))
         decoded = self.model.get_decoder()(
@@ -73,8 +73,8 @@ class Seq2SeqBackbone(Backbone):
         )
         return decoded.last_hidden_state[:, 1]
 
-    def _whole_logits(self, soft: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        return self._logits(**self._encoder_inputs(soft, ids_BT, lengths_B))[:, 1]
+    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        return self._logits(**self._encoder_inputs(soft_prompt, ids_BT, lengths_B))[:, 1]
 
 
 def _start_id(config: Any) -> int:

@@ -80,7 +80,7 @@ class Tuned:
 
     backbone: Backbone
     factors: dict[str, Tensor]
-    soft: Callable[[], SoftPrompt | None]
+    soft_prompt: Callable[[], SoftPrompt | None]
     counts: Counts
 
 

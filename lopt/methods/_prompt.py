@@ -74,7 +74,7 @@ class PromptMethod(Method):
         """What is added to the text's own embeddings, `[..., S, H]`; None for nothing."""
         return None
 
-    def soft(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> SoftPrompt:
+    def soft_prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> SoftPrompt:
         """Everything that stands at the input, from all factors, frozen ones included."""
         return SoftPrompt(
             prompt=self.prompt(tensors, options),
@@ -125,7 +125,7 @@ class PromptMethod(Method):
 
         frozen = self.frozen(config, width, dtype=next(iter(factors.values())).dtype)
         with torch.no_grad():
-            return self.soft({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
+            return self.soft_prompt({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
 
     def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch
@@ -143,6 +143,6 @@ class PromptMethod(Method):
         return Tuned(
             backbone=backbone,
             factors=factors,
-            soft=lambda: self.soft({**frozen, **factors}, config.options),
+            soft_prompt=lambda: self.soft_prompt({**frozen, **factors}, config.options),
             counts=self.counts(shape),
         )

@@ -40,4 +40,4 @@ class WeightMethod(Method):
             own.autocast = torch.bfloat16
         trained = sum(t.numel() for t in factors.values())
         counts = Counts(trainable=trained, stored=trained, materialised=0)
-        return Tuned(backbone=own, factors=factors, soft=lambda: None, counts=counts)
+        return Tuned(backbone=own, factors=factors, soft_prompt=lambda: None, counts=counts)

@@ -128,7 +128,7 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
     steps_s, alone_s = timed.steps_s, median(alone.steps_s) if alone else None
     for _ in range(2):  # the first pass of any shape takes longer
         began = _now(backbone)
-        predict_split(one.backbone, one.soft(), one.data.test, one.label_ids)
+        predict_split(one.backbone, one.soft_prompt(), one.data.test, one.label_ids)
         score_s = _now(backbone) - began
     tokens, step_s = [_tokens_a_step(trial.config, backbone, trial.data.train) for trial in trials], median(steps_s)
     token_s = step_s / sum(tokens)
@@ -220,10 +220,10 @@ def _tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> flo
     """Tokens that texts of these lengths take in passes of a trial."""
     if not config.shares_backbone:
         return float(lengths.sum()) + len(lengths) * (config.length or 0)
-    soft = methods.get(config.method).begin(backbone, config).soft()
-    assert soft is not None
+    soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
+    assert soft_prompt is not None
     each, counts = np.unique(lengths, return_counts=True)
-    return float(counts @ [backbone.row_tokens(soft, int(length)) for length in each])
+    return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in each])
 
 
 def _tokens_a_step(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:

@@ -50,7 +50,7 @@ def predict(
     space: Space,
     resources: Resources,
     *,
-    settle: Callable[[TrialConfig], TrialConfig],
+    resolve: Callable[[TrialConfig], TrialConfig],
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
     audit: float = 0.0,
@@ -66,7 +66,7 @@ def predict(
     from sweeps.forecast.play import HIGH, LOW, Cost, forecast
 
     slower = resources.slower
-    kinds = [(cell, settle(config)) for cell in space.cells for config in samples(space, cell)]
+    kinds = [(cell, resolve(config)) for cell in space.cells for config in samples(space, cell)]
     measured = resources.measure([config for _, config in kinds])
     costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
     score_s: dict[tuple[str, str], float] = {}

@@ -38,7 +38,7 @@ class Keeper:
         if key is not None:
             before = self._trained.get(key)
             if before in self._workers and before != (node, device):
-                self._workers[before][0].let_go.remote(key)
+                self._workers[before][0].evict_by_key.remote(key)
             self._trained[key] = node, device
         handle, death = self._workers.get((node, device), (None, None))
         if handle is None or ray.wait([death], timeout=0)[0]:

@@ -40,7 +40,7 @@ class ReadyCluster:
 @contextlib.contextmanager
 def ready_cluster(
     options: Options,
-    settle_with: Callable[[Prepare], dict[str, Any]],
+    resolve_with: Callable[[Prepare], dict[str, Any]],
     *,
     trials: int,
     left_s: Callable[[], float],
@@ -74,7 +74,7 @@ def ready_cluster(
             cluster.answer(cluster.once(keeper.place, alone.solo).remote(), left_s(), wants=alone.solo)
             return cluster.answer(cluster.once(prepare, alone.solo).remote(*arguments), left_s())
 
-        prepared = settle_with(prepare_there)
+        prepared = resolve_with(prepare_there)
         allocation = cluster.allocate(machines, options.trials_per_gpu or prepared["packed"], **limits)
         device = "GPU" if machines.has_gpus else "node"
         print(f"trials that share a backbone: {allocation.packed} on each {device}", flush=True)

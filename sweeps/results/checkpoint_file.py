@@ -4,17 +4,17 @@ So a trial never goes back behind a checkpoint, whoever still writes: a process 
 the one that took its place, replaces nothing.
 """
 
-from lopt.places import Place, write
+from lopt.locations import Location, write
 
 _FIRST_BYTES = 1 << 16
 
 
-def newest(folder: Place) -> dict[str, Place]:
+def newest(folder: Location) -> dict[str, Location]:
     """Where each trial's checkpoint is, by key."""
     return {path.name.partition("-")[0]: path for path in _sorted(folder)}  # the last one stays
 
 
-def read(folder: Place, key: str) -> bytes | None:
+def read(folder: Location, key: str) -> bytes | None:
     """A trial's checkpoint, or None when there is none.
 
     Raises:
@@ -29,7 +29,7 @@ def read(folder: Place, key: str) -> bytes | None:
     return None
 
 
-def write_step(folder: Place, key: str, step: int, content: bytes) -> None:
+def write_step(folder: Location, key: str, step: int, content: bytes) -> None:
     """Writes a trial's checkpoint after so many steps; those after fewer go."""
     name = f"{key}-{step:09}.safetensors"
     write(folder / name, content)
@@ -38,13 +38,13 @@ def write_step(folder: Place, key: str, step: int, content: bytes) -> None:
             path.unlink(missing_ok=True)
 
 
-def drop(folder: Place, key: str) -> None:
+def drop(folder: Location, key: str) -> None:
     """Takes a trial's checkpoints away."""
     for path in _sorted(folder, key):
         path.unlink(missing_ok=True)
 
 
-def _sorted(folder: Place, key: str = "*") -> list[Place]:
+def _sorted(folder: Location, key: str = "*") -> list[Location]:
     """By trial, then by step."""
-    found: list[Place] = list(folder.glob(f"{key}-*.safetensors"))
+    found: list[Location] = list(folder.glob(f"{key}-*.safetensors"))
     return sorted(found, key=lambda path: path.name)

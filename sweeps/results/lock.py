@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from lopt.errors import one_line
 from lopt.files import write_atomically
-from lopt.places import Place, Remote, redacted
+from lopt.locations import Location, RemoteLocation, redacted
 from lopt.records import now
 
 LEASE_S = 60.0  # a lease that has not changed for so long is over
@@ -57,7 +57,7 @@ class Hold:
 
 
 @contextlib.contextmanager
-def held(folder: Place, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
+def held(folder: Location, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
     """Holds a run's folder.
 
     Raises:
@@ -176,7 +176,7 @@ def _leave_no_trace(folder: Path, new: list[Path]) -> None:
 
 
 class _Lease(Hold):
-    def __init__(self, folder: Remote, me: dict[str, Any], clock: Clock) -> None:
+    def __init__(self, folder: RemoteLocation, me: dict[str, Any], clock: Clock) -> None:
         self._run, self._folder, self._me, self._clock = folder.name, folder / "lock", me, clock
         self._number, self._beat = 0, 0
         self._renewed, self._taken_by = 0.0, ""
@@ -275,7 +275,7 @@ class _Lease(Hold):
             with contextlib.suppress(FileNotFoundError):  # a higher one has come since
                 return max(numbers), self._file(max(numbers)).read_bytes()
 
-    def _file(self, number: int) -> Remote:
+    def _file(self, number: int) -> RemoteLocation:
         return self._folder / f"{number:08}.json"
 
     def _content(self) -> bytes:

@@ -6,10 +6,10 @@ from typing import Any
 
 from lopt.config import TrialConfig, key_of
 from lopt.errors import one_line
+from lopt.locations import Location, read_files
 from lopt.migrations import NewerSchemaError
-from lopt.places import Place, contents
 from lopt.records import TrialRecord
-from sweeps.results.json_kinds import as_kind
+from sweeps.results.json_types import as_kind
 
 USE_NEWER = "use the version of this program that wrote the run"
 
@@ -25,7 +25,7 @@ def checked_key(key: str) -> str:
     return key
 
 
-def read_all(folder: Place) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]]]:
+def read_all(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]]]:
     """The records in a folder, oldest first; and the files that are damaged, each with why.
 
     Raises:
@@ -35,7 +35,7 @@ def read_all(folder: Place) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]
     found, damaged = [], []
     names = r"[0-9a-f]{16}\.json"  # others have been set aside
     wanted = sorted((p for p in folder.glob("*.json") if re.fullmatch(names, p.name)), key=lambda p: p.name)
-    for path, content in contents(wanted):
+    for path, content in read_files(wanted):
         if isinstance(content, FileNotFoundError):  # set aside, since it was listed, by the command that holds the run
             continue
         if isinstance(content, OSError):
@@ -47,7 +47,7 @@ def read_all(folder: Place) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]
     return sorted(found, key=lambda r: (r.started_at, r.key)), damaged
 
 
-def parse(path: Place, content: bytes) -> TrialRecord:
+def parse(path: Location, content: bytes) -> TrialRecord:
     """The record in a file. Values of other kinds, and another configuration than the one of which its key was made,
     are damage. Whether that configuration can be run here is not asked: its method, or its task's folder, may be gone.
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lopt.errors import one_line
-from lopt.places import check_replaces, move, place, redacted, shown, write
+from lopt.locations import check_replaces, display_path, location, move, redacted, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps.results import lock
-from sweeps.results.json_kinds import check_audits, check_baselines, check_manifest
+from sweeps.results.json_types import check_audits, check_baselines, check_manifest
 from sweeps.results.read_record import USE_NEWER
 
 _OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
@@ -53,7 +53,7 @@ def raising_store_errors(cls: _Class) -> _Class:
 
 @raising_store_errors
 class RunFolder:
-    """A run in a folder or behind a URL (see `lopt.places`).
+    """A run in a folder or behind a URL (see `lopt.locations`).
 
     out: the folder of all runs, as given. folder: the run's.
     """
@@ -63,7 +63,7 @@ class RunFolder:
             raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
         if not _NAME.fullmatch(run):
             raise ValueError(f"run name {run!r}: give letters, digits, '.', '_' and '-', the first a letter or digit")
-        folder = place(out) / run
+        folder = location(out) / run
         if isinstance(folder, Path):
             folder = folder.absolute()
             if not folder.resolve().is_relative_to(folder.parent.resolve()):
@@ -76,7 +76,7 @@ class RunFolder:
         self._hold = lock.Hold()
 
     def __str__(self) -> str:
-        return shown(self.folder)
+        return display_path(self.folder)
 
     @contextlib.contextmanager
     def held(self, command: list[str] | None = None) -> Iterator[None]:

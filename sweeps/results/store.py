@@ -16,11 +16,11 @@ from typing import Any
 
 from lopt import checkpoint
 from lopt.config import TrialConfig, known_as
+from lopt.locations import Location, local_copy, remove_all, write
 from lopt.metrics import Predictions
-from lopt.places import Place, at_hand, remove_all, write
 from lopt.records import TrialRecord, dumps
 from sweeps.results import checkpoint_file
-from sweeps.results.json_kinds import as_kind
+from sweeps.results.json_types import as_kind
 from sweeps.results.read_record import Damaged, checked_key, parse, read_all
 from sweeps.results.run_folder import RunFolder, raising_store_errors
 
@@ -57,10 +57,10 @@ class Store(RunFolder):
 
     # --- records -----------------------------------------------------------------------------------------------
 
-    def path(self, key: str) -> Place:
+    def path(self, key: str) -> Location:
         return self.folder / "trials" / f"{checked_key(key)}.json"
 
-    def artifact(self, key: str) -> Place:
+    def artifact(self, key: str) -> Location:
         return self.folder / "artifacts" / checked_key(key)
 
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
@@ -90,7 +90,7 @@ class Store(RunFolder):
         predictions = other.folder / "predictions" / f"{key_there}.parquet"
         if predictions.is_file():
             write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
-        with at_hand(other.artifact(key_there)) as artifact:
+        with local_copy(other.artifact(key_there)) as artifact:
             if artifact.is_dir():
                 self.write_artifact(record.key, artifact)
         self.write(record)
@@ -143,7 +143,7 @@ class Store(RunFolder):
             number += 1
         path.rename(path.with_name(f"{record.key}.failed-{number}.json"))
 
-    def write_table(self) -> Place:
+    def write_table(self) -> Location:
         """Derives `trials.parquet` from the records."""
         import pandas
 
@@ -178,7 +178,7 @@ class Store(RunFolder):
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     @property
-    def checkpoints(self) -> Place:
+    def checkpoints(self) -> Location:
         return self.folder / "checkpoints"
 
     def read_checkpoint(self, key: str) -> bytes | None:

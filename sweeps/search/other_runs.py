@@ -42,10 +42,10 @@ class OtherRuns:
         print(f"reused {self.taken.total()} of {total} trials ({runs})", flush=True)
 
     def search_records(
-        self, space: Space, settle: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
+        self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
         """Takes search trials of the space, up to its number a cell; those it has already are counted."""
-        self._rename([settle(config) for config in space.all_examples])
+        self._rename([resolve(config) for config in space.all_examples])
         counts = Counter(record.cell for record in have if record.phase == "search")
         records = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
@@ -55,7 +55,7 @@ class OtherRuns:
             for cell in space.cells:
                 if counts[cell.name] >= (space.trials if cell.search else 1) or space.misfit(cell, config):
                     continue
-                if settle(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
+                if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
                     taken = self.take(record.key, cell.name, space.stratum(cell, config))
                     if taken is not None:
                         counts[cell.name] += 1
@@ -94,7 +94,7 @@ class OtherRuns:
         return record
 
 
-def lessons(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
+def warm_start_records(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
     """What a searcher can learn from other runs: their search trials that have an accuracy.
 
     Raises:
@@ -108,7 +108,7 @@ def lessons(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
     ]
 
 
-def teaches(cell: Cell, record: TrialRecord, metric: str) -> bool:
+def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges, and was
     scored by the cell's metric: scores by another one cannot be compared."""
     config = _config_of(record)

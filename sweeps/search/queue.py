@@ -7,8 +7,8 @@ from typing import Any
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord
 from sweeps.planning.points import trials_of
-from sweeps.search.other_runs import teaches
-from sweeps.search.study import Asked, CellStudy
+from sweeps.search.other_runs import can_warm_start
+from sweeps.search.study import CellStudy, Proposal
 from sweeps.search.turns import CellTurns, Turns
 from sweeps.search.winners import winner
 from sweeps.space import Cell, Space
@@ -38,7 +38,7 @@ class QueuedTrial:
     phase: str
     cell: Cell
     stratum: str
-    asked: Asked | None = None
+    proposal: Proposal | None = None
 
 
 class TrialQueue:
@@ -58,14 +58,14 @@ class TrialQueue:
         self,
         space: Space,
         *,
-        settle: Callable[[TrialConfig], TrialConfig],
+        resolve: Callable[[TrialConfig], TrialConfig],
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
         interrupted: Iterable[tuple[TrialConfig, str]] = (),
         take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
-        lessons: Iterable[TrialRecord] = (),
+        warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
-        self.space, self._settle, self._take = space, settle, take
+        self.space, self._settle, self._take = space, resolve, take
         self._done = {record.key: record for record in finished}
         self._tried: set[str] = set()  # keys of search trials that this command has begun, or will try again
         self._running: dict[QueuedTrial, _CellQueue] = {}
@@ -84,15 +84,17 @@ class TrialQueue:
             cell = by_name.get(cell_name)
             if cell is None or cell.started >= cell.trials or space.misfit(cell.cell, config):
                 continue
-            if settle(config).key != config.key:  # of other data or weights
+            if resolve(config).key != config.key:  # of other data or weights
                 continue
             cell.started += 1
             self._repeat(cell, config, cell.study.resume(config) if cell.study else None)
-        lessons = list(lessons)
+        warm_start_records = list(warm_start_records)
         for cell in cells:
             if cell.study:
-                metric = space.example(cell.cell).metric if lessons else ""
-                cell.study.enqueue_first(record for record in lessons if teaches(cell.cell, record, metric))
+                metric = space.example(cell.cell).metric if warm_start_records else ""
+                cell.study.enqueue_first(
+                    record for record in warm_start_records if can_warm_start(cell.cell, record, metric)
+                )
             self._queue_winners(cell)
 
     def _cell_queue(self, cell: Cell, number: int) -> _CellQueue:
@@ -106,10 +108,10 @@ class TrialQueue:
                 study.replay(record)
         return _CellQueue(trials=trials, started=min(trials, len(records)), cell=cell, study=study, records=records)
 
-    def _repeat(self, cell: _CellQueue, config: TrialConfig, asked: Asked | None) -> None:
+    def _repeat(self, cell: _CellQueue, config: TrialConfig, proposal: Proposal | None) -> None:
         self._tried.add(config.key)
         stratum = self.space.stratum(cell.cell, config)
-        trial = QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, asked=asked)
+        trial = QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, proposal=proposal)
         self._turns.put_back(cell, "search", trial)
 
     # --- what becomes of trials ----------------------------------------------------------------------------------
@@ -138,21 +140,21 @@ class TrialQueue:
             key = self._search_config(cell.cell, point).key
             return key in self._done or key in self._tried
 
-        asked = cell.study.propose(is_known) if cell.study else None
-        if cell.study and asked is None:
+        proposal = cell.study.propose(is_known) if cell.study else None
+        if cell.study and proposal is None:
             return None
-        config = self._search_config(cell.cell, asked.point if asked else {})
+        config = self._search_config(cell.cell, proposal.point if proposal else {})
         self._tried.add(config.key)
         stratum = self.space.stratum(cell.cell, config)
-        return QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, asked=asked)
+        return QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, proposal=proposal)
 
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
         return self._settle(self.space.config(cell, point, seed=SEARCH_SEED))
 
     def report(self, trial: QueuedTrial, step: int, score: float) -> None:
         """The best score of a running trial up to a step."""
-        if trial.asked:
-            trial.asked.report(step, score)
+        if trial.proposal:
+            trial.proposal.report(step, score)
 
     def put_back(self, trial: QueuedTrial) -> None:
         """The trial waits again: it had not begun, or is to go on later."""
@@ -169,8 +171,8 @@ class TrialQueue:
         if trial.phase == "search":
             if record is not None:
                 cell.records.append(record)
-            if cell.study and trial.asked:
-                cell.study.tell(trial.asked, record)
+            if cell.study and trial.proposal:
+                cell.study.tell(trial.proposal, record)
             elif cell.study and record is not None:
                 cell.study.replay(record)
             self._queue_winners(cell)

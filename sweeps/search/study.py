@@ -30,7 +30,7 @@ def distribution(values: Range) -> BaseDistribution:
     return IntDistribution(values.low, values.high, log=values.log)
 
 
-class Asked:
+class Proposal:
     """A trial that a study has been asked for."""
 
     def __init__(self, trial: optuna.Trial) -> None:
@@ -66,9 +66,9 @@ class CellStudy:
         )
         self._study = optuna.create_study(sampler=chosen.make(needs), direction="maximize")
 
-    def ask(self) -> Asked:
+    def ask(self) -> Proposal:
         """A trial, with a value of each of the cell's fields; of those of one method only for the trial's own."""
-        return Asked(self._with_values(self._study.ask()))
+        return Proposal(self._with_values(self._study.ask()))
 
     def _with_values(self, trial: optuna.Trial) -> optuna.Trial:
         for name, values in self._distributions.items():
@@ -77,21 +77,21 @@ class CellStudy:
                 _suggest(trial, name, values)
         return trial
 
-    def tell(self, asked: Asked, record: TrialRecord | None) -> None:
+    def tell(self, proposal: Proposal, record: TrialRecord | None) -> None:
         """How a trial has ended; `record` is None when it has left nothing."""
         state = _STATES.get(record.status, TrialState.FAIL) if record else TrialState.FAIL
         score = record.selection_score or 0.0 if record else 0.0
         if state == TrialState.PRUNED and record:
-            asked.report(record.steps, score)
-        self._study.tell(asked.trial, score if state == TrialState.COMPLETE else None, state=state)
+            proposal.report(record.steps, score)
+        self._study.tell(proposal.trial, score if state == TrialState.COMPLETE else None, state=state)
 
-    def enqueue_first(self, lessons: Iterable[TrialRecord] = ()) -> None:
+    def enqueue_first(self, warm_start_records: Iterable[TrialRecord] = ()) -> None:
         """Queues the cell's first points, then, of trials of other runs, the best point, or else points at random; call
         it after `replay`, so that those already run are skipped."""
         for point in self.cell.first:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
-        if lessons := list(lessons):
-            self._learn(lessons)
+        if warm_start_records := list(warm_start_records):
+            self._learn(warm_start_records)
             return
         # Asked of the sampler, these would be others in a continued search, or the same that have been tried.
         chance = self._points_by_chance(2**31 + self._seed)
@@ -100,12 +100,12 @@ class CellStudy:
                 break
             self._study.enqueue_trial(next(chance), skip_if_exists=True)
 
-    def _learn(self, lessons: Sequence[TrialRecord]) -> None:
+    def _learn(self, warm_start_records: Sequence[TrialRecord]) -> None:
         """Adds trials of other runs, which do not count as the cell's; the sampler goes on from their scores."""
-        if best := winner(lessons):
+        if best := winner(warm_start_records):
             point = point_of(self.cell, TrialConfig.from_dict(best.config))
             self._study.enqueue_trial(point, skip_if_exists=True)
-        for record in lessons:
+        for record in warm_start_records:
             self.replay(record)
 
     def replay(self, record: TrialRecord) -> None:
@@ -122,21 +122,21 @@ class CellStudy:
             )
         )
 
-    def resume(self, config: TrialConfig) -> Asked:
+    def resume(self, config: TrialConfig) -> Proposal:
         """Takes up a trial that was cut off, as if it had just been asked for."""
         self._study.enqueue_trial(point_of(self.cell, config))
         return self.ask()
 
-    def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Asked | None:
+    def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Proposal | None:
         """The next trial whose point is not known yet; None when every point of the cell has been tried.
 
         A sampler that keeps to known points is overruled by chance, and chance by a list of all points.
         """
         for _ in range(_ASK_AGAIN + self._restarts * len(self._study.get_trials(deepcopy=False))):
-            asked = self.ask()
-            if not is_known(asked.point):
-                return asked
-            self._study.tell(asked.trial, state=TrialState.FAIL)
+            proposal = self.ask()
+            if not is_known(proposal.point):
+                return proposal
+            self._study.tell(proposal.trial, state=TrialState.FAIL)
         for point in self._other_points():
             if not is_known(point):
                 self._study.enqueue_trial(point)

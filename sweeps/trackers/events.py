@@ -36,11 +36,11 @@ class Events(Tracker):
     def stopped(self, job: Job, report: Report) -> None:
         self._write("stopped", job, step=report[STEP], score=report[SCORE])
 
-    def let_go(self, job: Job, report: Report) -> None:
-        self._write("let_go", job)
+    def paused(self, job: Job, report: Report) -> None:
+        self._write("paused", job)
 
-    def taken_back(self, job: Job) -> None:
-        self._write("taken_back", job)
+    def requeued(self, job: Job) -> None:
+        self._write("requeued", job)
 
     def ended(self, job: Job, record: TrialRecord) -> None:
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)

@@ -34,10 +34,10 @@ def packed(tokens_a_step: float, good_pass: float, room: float = math.inf, trial
 
 def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
     """Tokens of an average batch of one trial, as the backbone counts them."""
-    soft = methods.get(config.method).begin(backbone, config).soft()
-    assert soft is not None
+    soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
+    assert soft_prompt is not None
     lengths, counts = np.unique(data.train.lengths, return_counts=True)
-    tokens = [backbone.row_tokens(soft, int(length)) for length in lengths]
+    tokens = [backbone.row_tokens(soft_prompt, int(length)) for length in lengths]
     return min(config.batch_size, len(data.train)) * float(np.average(tokens, weights=counts))
 
 

@@ -79,7 +79,7 @@ class Worker:
         run = Execution(job)
         with self._arrival(job.packed):
             with self._building:
-                self.let_go(run.config.key)  # its client has died, or it would not come again
+                self.evict_by_key(run.config.key)  # its client has died, or it would not come again
                 try:
                     self._in_turn(lambda: self._load(job, run.config.key))
                     report = run.begin()
@@ -120,7 +120,7 @@ class Worker:
                     self._tasks.append(self._release)
                 self._changed.notify_all()
 
-    def let_go(self, key: str) -> None:
+    def evict_by_key(self, key: str) -> None:
         """Evicts a trial by its key: its client has died, and another one trains it."""
         with self._changed:
             for name in [name for name, seat in self._seats.items() if seat.run.config.key == key]:

@@ -230,9 +230,9 @@ def test_closed_form_equals_the_count(name, length, rank, width):
     counts = method.counts(shape)
     assert counts.trainable == method.closed_form(shape)
     assert counts.stored == counts.trainable
-    soft = method.soft({n: torch.zeros(f.shape) for n, f in method.factors(shape).items()}, shape.options)
-    assert soft.prompt.shape == (length, width)
-    assert counts.materialised == length * width + (0 if soft.update is None else soft.update.numel())
+    soft_prompt = method.soft_prompt({n: torch.zeros(f.shape) for n, f in method.factors(shape).items()}, shape.options)
+    assert soft_prompt.prompt.shape == (length, width)
+    assert counts.materialised == length * width + (0 if soft_prompt.update is None else soft_prompt.update.numel())
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
@@ -296,7 +296,7 @@ def test_training_changes_the_declared_matrices_and_nothing_else(name):
         assert (value.detach() != before[factor]).any(), factor
     # The frozen ones are still those of their seed: with them the factors give the prompt as it stands.
     frozen = trial.method.frozen(trial.config, WIDTH, dtype=torch.float32)
-    remade, stands = trial.method.soft({**frozen, **trial.factors}, trial.config.options), trial.soft()
+    remade, stands = trial.method.soft_prompt({**frozen, **trial.factors}, trial.config.options), trial.soft_prompt()
     assert torch.equal(remade.prompt, stands.prompt)
     assert (remade.update is None) == (stands.update is None)
     assert remade.update is None or torch.equal(remade.update, stands.update)
@@ -306,7 +306,7 @@ def test_training_changes_the_declared_matrices_and_nothing_else(name):
 def test_every_prompt_method_stands_before_or_behind_the_text(name, tmp_path):
     record = train(config_for(name, options={"placement": "suffix"}), artifact=tmp_path)
     prompt = load_prompt(tmp_path)
-    assert prompt.soft.placement.name == "suffix"
+    assert prompt.soft_prompt.placement.name == "suffix"
     assert prompt.evaluate().accuracy == record.test_accuracy
     begun = {p: Trial(config_for(name, options={"placement": p})) for p in ("prefix", "suffix")}
     losses = {p: trial.loss(np.arange(8)).item() for p, trial in begun.items()}
@@ -333,7 +333,7 @@ def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
     assert {n for n, p in own.model.named_parameters() if p.requires_grad} == set(trial.factors)
     for _ in trial:
         pass
-    assert trial.soft() is None
+    assert trial.soft_prompt() is None
     for parameter, value in own.model.named_parameters():
         assert torch.equal(value, before[parameter]) == (parameter not in trial.factors), parameter
     assert shared.checksum() == checksum
@@ -368,7 +368,7 @@ def test_with_bf16_the_model_computes_in_bf16_and_what_is_trained_stays_fp32(nam
 def test_the_reported_weights_are_those_of_the_best_evaluation(name, tmp_path):
     trial = trained(config_for(name))
     prompt = trial.best_prompt()
-    assert prompt.soft is None
+    assert prompt.soft_prompt is None
     with pytest.raises(ValueError, match=f"method {name} has no prompt"):
         _ = prompt.prompt_PH
     prompt.save(tmp_path)

@@ -45,7 +45,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     for _ in range(5):  # in the middle of an interval, so that losses wait for their evaluation
         first.update()
         if first.pause():
-            first.judge(first_predictions(first))
+            first.record_evaluation(first_predictions(first))
     second = Trial(config)
     second.restore(first.saved())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
@@ -57,8 +57,8 @@ def first_predictions(trial):
     from lopt.evaluation import predict_split
 
     with torch.no_grad():
-        soft = trial.soft()
-    return predict_split(trial.backbone, soft, trial.data.selection, trial.label_ids)
+        soft_prompt = trial.soft_prompt()
+    return predict_split(trial.backbone, soft_prompt, trial.data.selection, trial.label_ids)
 
 
 def test_a_finished_record_of_a_restored_trial(tiny):

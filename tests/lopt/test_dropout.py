@@ -232,7 +232,7 @@ def test_nothing_is_dropped_but_at_steps(tiny, tmp_path, method):
             for name, factor in other.factors.items():
                 factor.copy_(trial.factors[name])
         other.step, other._train_loss = evaluation.step, evaluation.train_loss
-        plain = other.judge(first_predictions(other))
+        plain = other.record_evaluation(first_predictions(other))
         assert dataclasses.replace(plain, wall_time_s=0) == dataclasses.replace(evaluation, wall_time_s=0)
     record = trial.finish(artifact=tmp_path / "made")
     assert load_prompt(tmp_path / "made").evaluate().accuracy == record.test_accuracy

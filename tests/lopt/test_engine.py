@@ -92,9 +92,9 @@ def test_t5_at_equal_padded_shape(folders, monkeypatch, fp64_norms):
             reference.update()
     original = lopt.engine.Engine._logits
 
-    def logits(self, trials, softs, rows):
+    def logits(self, trials, soft_prompts, rows):
         longest = lopt.engine.Row(rows[0].owner, (0,) * 40, 0)  # one more row sets the padded length
-        found, columns = original(self, trials, softs, [*rows, longest])
+        found, columns = original(self, trials, soft_prompts, [*rows, longest])
         return found[: len(rows)], columns
 
     monkeypatch.setattr(lopt.engine.Engine, "_logits", logits)
@@ -188,9 +188,9 @@ def test_a_prompt_is_computed_in_as_few_passes_as_can_be(monkeypatch):
         engine.admit(trial)
     original = type(trials[0].backbone).label_logits
 
-    def counted(self, soft, *rest):
-        seen.append([prompt.length for prompt in soft.prompts])
-        return original(self, soft, *rest)
+    def counted(self, soft_prompt, *rest):
+        seen.append([prompt.length for prompt in soft_prompt.prompts])
+        return original(self, soft_prompt, *rest)
 
     monkeypatch.setattr(type(trials[0].backbone), "label_logits", counted)
     assert not engine.step()
@@ -208,11 +208,11 @@ def test_when_memory_runs_out_the_pass_is_split_and_the_size_that_fits_is_kept(f
     backbone, refused = trials[0].backbone, []
     original = type(backbone).label_logits
 
-    def limited(self, soft, ids_BT, lengths_B, label_ids_C):
+    def limited(self, soft_prompt, ids_BT, lengths_B, label_ids_C):
         if ids_BT.numel() > 150:
             refused.append(ids_BT.numel())
             raise error
-        return original(self, soft, ids_BT, lengths_B, label_ids_C)
+        return original(self, soft_prompt, ids_BT, lengths_B, label_ids_C)
 
     monkeypatch.setattr(type(backbone), "label_logits", limited)
     engine = Engine()
@@ -231,10 +231,10 @@ def test_another_error_is_not_taken_for_want_of_memory_and_fails_the_trials_of_i
     trials = [begin(folders["gpt2"], changes, steps=10) for changes in (MIXED[0], MIXED[0], MIXED[2])]
     original = type(trials[0].backbone).label_logits
 
-    def broken(self, soft, *arguments):
-        if soft.prompts[0].length == MIXED[0]["length"] and trials[2].step >= 2:
+    def broken(self, soft_prompt, *arguments):
+        if soft_prompt.prompts[0].length == MIXED[0]["length"] and trials[2].step >= 2:
             raise ZeroDivisionError
-        return original(self, soft, *arguments)
+        return original(self, soft_prompt, *arguments)
 
     monkeypatch.setattr(type(trials[0].backbone), "label_logits", broken)
     engine = Engine(most_tokens=20)  # a pass for each row
@@ -247,7 +247,7 @@ def test_another_error_is_not_taken_for_want_of_memory_and_fails_the_trials_of_i
     assert_equal(trials[2], reference)
 
 
-@pytest.mark.parametrize("part", ["draw", "soft", "apply_gradients", "pause", "judge"])
+@pytest.mark.parametrize("part", ["draw", "soft_prompt", "apply_gradients", "pause", "record_evaluation"])
 def test_what_one_trial_raises_fails_that_trial_alone(folders, monkeypatch, part):
     reference = alone(begin(folders["gpt2"], MIXED[0]))
     sick, well = begin(folders["gpt2"], MIXED[1]), begin(folders["gpt2"], MIXED[0])
@@ -289,12 +289,12 @@ def test_a_prompt_that_gives_logits_which_are_not_finite_at_evaluation_diverges_
     trial = begin(folders["gpt2"], MIXED[0], steps=25)
     engine = Engine()
     engine.admit(trial)
-    judge = Trial.judge
+    record_evaluation = Trial.record_evaluation
 
     def spoilt(self, found):
-        return judge(self, type(found)(found.example_ids, found.gold, np.full_like(found.logits, np.nan)))
+        return record_evaluation(self, type(found)(found.example_ids, found.gold, np.full_like(found.logits, np.nan)))
 
-    monkeypatch.setattr(Trial, "judge", spoilt)
+    monkeypatch.setattr(Trial, "record_evaluation", spoilt)
     assert [evaluation for _, evaluation in engine] == [None]
     assert trial.diverged
 
@@ -336,7 +336,7 @@ def test_a_packed_trial_is_confirmed_like_any_other(folders, tmp_path):
 
     assert record.status == "complete"
     assert load_prompt(tmp_path / "one").evaluate().accuracy == record.test_accuracy
-    assert isinstance(trial.soft(), SoftPrompt)
+    assert isinstance(trial.soft_prompt(), SoftPrompt)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def trained(config):
     draw = torch.Generator().manual_seed(7)
     factors = {name: torch.randn(t.shape, generator=draw) * 0.5 for name, t in tuned.factors.items()}
     with torch.no_grad():
-        return Prompt(config, factors, method.begin(backbone, config, factors).soft())
+        return Prompt(config, factors, method.begin(backbone, config, factors).soft_prompt())
 
 
 def saved(config, folder, **scores):
@@ -129,7 +129,9 @@ def our_logits(prompt):
     lengths_B = torch.tensor([len(row) for row in rows])
     ids_BT = torch.tensor([row + [backbone.pad_id] * (int(lengths_B.max()) - len(row)) for row in rows])
     with torch.no_grad():
-        return backbone.label_logits(prompt.soft, ids_BT, lengths_B, backbone.label_ids(prompt.config.label_words))
+        return backbone.label_logits(
+            prompt.soft_prompt, ids_BT, lengths_B, backbone.label_ids(prompt.config.label_words)
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)

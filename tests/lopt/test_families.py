@@ -77,8 +77,8 @@ def test_label_logits_and_the_prompts_gradient_equal_the_plain_model(kind, tmp_p
         weights_BC = torch.randn(len(rows), len(LABELS), generator=random).to(backbone.dtype)
         expected_BC = plain_logits(plain, backbone, prompt_PH, rows, placement.name)
         (expected_gradient,) = torch.autograd.grad((expected_BC * weights_BC).sum(), prompt_PH)
-        soft = SoftPrompt(prompt=prompt_PH, placement=placement)
-        logits_BC = backbone.label_logits(soft, ids_BT, torch.tensor(LENGTHS), torch.tensor(LABELS))
+        soft_prompt = SoftPrompt(prompt=prompt_PH, placement=placement)
+        logits_BC = backbone.label_logits(soft_prompt, ids_BT, torch.tensor(LENGTHS), torch.tensor(LABELS))
         (gradient,) = torch.autograd.grad((logits_BC * weights_BC).sum(), prompt_PH)
         assert difference(logits_BC, expected_BC) <= RELATIVE
         assert difference(gradient, expected_gradient) <= RELATIVE

@@ -48,9 +48,9 @@ def batch(rows=9, seed=0):
     return torch.randint(1, 200, (rows, 12), generator=draw), lengths_B
 
 
-def logits_and_gradients(backbone, soft, ids_BT, lengths_B):
-    found_BC = backbone.label_logits(soft, ids_BT, lengths_B, torch.tensor([3, 7]))
-    used = [soft.prompts[owner] for owner in sorted(set(soft.owners))]
+def logits_and_gradients(backbone, soft_prompt, ids_BT, lengths_B):
+    found_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, torch.tensor([3, 7]))
+    used = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.owners))]
     leaves = [tensor for each in used for tensor in (each.prompt, each.update) if tensor is not None]
     losses = torch.nn.functional.cross_entropy(found_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
     return [found_BC.detach(), *torch.autograd.grad(losses, leaves)]
@@ -59,11 +59,11 @@ def logits_and_gradients(backbone, soft, ids_BT, lengths_B):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_all_kinds_of_prompts_in_one_pass_equal_the_plain_form(family, fp64_norms):
     """fp64: prefixes, suffixes, updates, several lengths; logits and every gradient."""
-    backbone, soft = backbone_of(family, torch.float64), packed(torch.float64)
+    backbone, soft_prompt = backbone_of(family, torch.float64), packed(torch.float64)
     assert backbone.flat is None, "fp64 takes the plain form by itself"
-    plain = logits_and_gradients(backbone, soft, *batch())
+    plain = logits_and_gradients(backbone, soft_prompt, *batch())
     backbone.flat = FlatForm(backbone.model, backbone.pad_id)
-    flat = logits_and_gradients(backbone, soft, *batch())
+    flat = logits_and_gradients(backbone, soft_prompt, *batch())
     for ours, theirs in zip(flat, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
 
@@ -71,11 +71,11 @@ def test_all_kinds_of_prompts_in_one_pass_equal_the_plain_form(family, fp64_norm
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-6), (torch.bfloat16, 0.04)])
 def test_the_flat_form_is_taken_and_equals_the_plain_one_to_rounding(family, dtype, rounding):
-    backbone, soft = backbone_of(family, dtype), packed(torch.float32)
+    backbone, soft_prompt = backbone_of(family, dtype), packed(torch.float32)
     assert backbone.flat is not None
-    flat = logits_and_gradients(backbone, soft, *batch())
+    flat = logits_and_gradients(backbone, soft_prompt, *batch())
     backbone.flat = None
-    plain = logits_and_gradients(backbone, soft, *batch())
+    plain = logits_and_gradients(backbone, soft_prompt, *batch())
     for ours, theirs in zip(flat, plain, strict=True):
         assert (ours - theirs).norm() <= rounding * theirs.norm()
 
@@ -87,9 +87,13 @@ def test_one_prompt_one_a_row_and_none_take_the_flat_form():
     shared = SoftPrompt(prompt=0.3 * torch.randn(4, WIDTH))
     a_row = SoftPrompt(prompt=shared.prompt.expand(5, -1, -1))
     with torch.no_grad():
-        flat = [backbone.label_logits(soft, ids_BT, lengths_B, label_ids) for soft in (None, shared, a_row)]
+        flat = [
+            backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in (None, shared, a_row)
+        ]
         backbone.flat = None
-        plain = [backbone.label_logits(soft, ids_BT, lengths_B, label_ids) for soft in (None, shared, a_row)]
+        plain = [
+            backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in (None, shared, a_row)
+        ]
     for ours, theirs in zip(flat, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 

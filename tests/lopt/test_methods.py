@@ -226,19 +226,21 @@ def test_dept_is_a_prompt_and_a_scaled_product():
     tensors = {n: torch.tensor(v) for n, v in values.items()}
     for alpha, scale in ((8.0, 4.0), (3.0, 1.5)):  # alpha / sqrt(r)
         options = method.check(length=3, rank=4, options={"alpha": alpha, "update_tokens": 5})
-        soft = method.soft(tensors, options)
-        assert torch.equal(soft.prompt, tensors["P"])
-        np.testing.assert_allclose(soft.update.numpy(), scale * values["A"] @ values["B"], rtol=0, atol=1e-13)
+        soft_prompt = method.soft_prompt(tensors, options)
+        assert torch.equal(soft_prompt.prompt, tensors["P"])
+        np.testing.assert_allclose(soft_prompt.update.numpy(), scale * values["A"] @ values["B"], rtol=0, atol=1e-13)
 
 
 def test_ulpt_is_a_scaled_and_shifted_projection():
     method = methods.get("ulpt")
     draw = np.random.RandomState(0)
     values = {"Z": draw.randn(3, 2), "s": draw.randn(8), "b": draw.randn(8), "P": draw.randn(2, 8)}
-    soft = method.soft({n: torch.tensor(v) for n, v in values.items()}, method.check(length=3, rank=2, options={}))
+    soft_prompt = method.soft_prompt(
+        {n: torch.tensor(v) for n, v in values.items()}, method.check(length=3, rank=2, options={})
+    )
     by_hand = (values["Z"] @ values["P"]) @ np.diag(values["s"]) + np.ones((3, 1)) * values["b"]
-    np.testing.assert_allclose(soft.prompt.numpy(), by_hand, rtol=0, atol=1e-14)
-    assert soft.update is None
+    np.testing.assert_allclose(soft_prompt.prompt.numpy(), by_hand, rtol=0, atol=1e-14)
+    assert soft_prompt.update is None
 
 
 # --- initial values --------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_an_adapter_of_a_model_that_peft_knows_little_of_opens_in_peft(model, tm
     ids_BT = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         theirs_V = opened(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[0, -1]
-        ours_C = prompt.backbone.label_logits(prompt.soft, ids_BT, torch.tensor([4]), torch.tensor([9, 30]))[0]
+        ours_C = prompt.backbone.label_logits(prompt.soft_prompt, ids_BT, torch.tensor([4]), torch.tensor([9, 30]))[0]
     torch.testing.assert_close(ours_C, theirs_V[[9, 30]], rtol=1e-4, atol=1e-5)
 
 

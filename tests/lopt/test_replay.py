@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from lopt.__main__ import main
-from lopt.places import place
+from lopt.locations import location
 from lopt.records import dumps
 from lopt.training import Trial
 
@@ -38,7 +38,7 @@ def test_it_is_equal_to_its_record(recorded, capsys):
 
 
 def test_a_record_at_a_url_is_read_there(recorded, capsys):
-    record = place(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
+    record = location(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
     record.write_bytes(recorded().read_bytes())
     assert main(["run", "--config", str(record)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "equal to its record"

@@ -85,13 +85,13 @@ def random_soft(placement="prefix", update=None):
     )
 
 
-def row_by_hand(backbone, soft, ids_T):
+def row_by_hand(backbone, soft_prompt, ids_T):
     """One row's encoder input without padding, `[T + P, H]`."""
     text = list(backbone.model.get_input_embeddings()(ids_T))
-    if soft.update is not None:
-        text = [row + soft.update[i] if i < len(soft.update) else row for i, row in enumerate(text)]
-    prompt = list(soft.prompt)
-    return torch.stack(prompt + text if soft.placement.name == "prefix" else text + prompt)
+    if soft_prompt.update is not None:
+        text = [row + soft_prompt.update[i] if i < len(soft_prompt.update) else row for i, row in enumerate(text)]
+    prompt = list(soft_prompt.prompt)
+    return torch.stack(prompt + text if soft_prompt.placement.name == "prefix" else text + prompt)
 
 
 def logits_by_hand(backbone, embedded_BSH, mask_BS, label_ids):
@@ -105,12 +105,12 @@ def logits_by_hand(backbone, embedded_BSH, mask_BS, label_ids):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_logits_and_gradient_equal_the_whole_models_on_a_hand_built_input(backbone, placement, update):
     assert not backbone._whole_head, "the rows of the label words suffice"
-    soft = random_soft(placement, update)
-    leaves = [soft.prompt] if update is None else [soft.prompt, soft.update]
+    soft_prompt = random_soft(placement, update)
+    leaves = [soft_prompt.prompt] if update is None else [soft_prompt.prompt, soft_prompt.update]
     ids_BT, lengths_B, label_ids = inputs(backbone, padding=2)
-    ours_BC = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    ours_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
 
-    rows = [row_by_hand(backbone, soft, ids_BT[row, :length]) for row, length in enumerate(lengths_B)]
+    rows = [row_by_hand(backbone, soft_prompt, ids_BT[row, :length]) for row, length in enumerate(lengths_B)]
     embedded_BSH = torch.zeros(3, ids_BT.shape[1] + PROMPT, WIDTH, dtype=torch.float64)
     mask_BS = torch.zeros(embedded_BSH.shape[:2], dtype=torch.long)
     for row, real_SH in enumerate(rows):
@@ -166,28 +166,28 @@ def test_a_head_whose_scale_is_not_known_is_computed_whole(monkeypatch):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_amount_of_padding_and_the_batch_change_nothing(backbone, placement):
-    soft = random_soft(placement, update=6)
+    soft_prompt = random_soft(placement, update=6)
     ids_BT, lengths_B, label_ids = inputs(backbone)
-    together = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    together = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
     for padding in (1, 8, 40):
-        more = backbone.label_logits(soft, *inputs(backbone, padding))
+        more = backbone.label_logits(soft_prompt, *inputs(backbone, padding))
         torch.testing.assert_close(more, together, rtol=0, atol=OTHER_SHAPE)
     for row, length in enumerate(lengths_B):
-        alone = backbone.label_logits(soft, ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids)
+        alone = backbone.label_logits(soft_prompt, ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids)
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=OTHER_SHAPE)
-        same_shape = backbone.label_logits(soft, ids_BT[row : row + 1], lengths_B[row : row + 1], label_ids)
+        same_shape = backbone.label_logits(soft_prompt, ids_BT[row : row + 1], lengths_B[row : row + 1], label_ids)
         torch.testing.assert_close(same_shape[0], together[row], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_what_stands_in_the_padding_changes_no_bit(backbone, placement):
-    soft = random_soft(placement)
+    soft_prompt = random_soft(placement)
     ids_BT, lengths_B, label_ids = inputs(backbone, padding=4)
     other_BT = ids_BT.clone()
     for row, length in enumerate(lengths_B):
         other_BT[row, length:] = 77
-    found = [backbone.label_logits(soft, ids, lengths_B, label_ids) for ids in (ids_BT, other_BT)]
-    gradients = [torch.autograd.grad(logits.sum(), soft.prompt)[0] for logits in found]
+    found = [backbone.label_logits(soft_prompt, ids, lengths_B, label_ids) for ids in (ids_BT, other_BT)]
+    gradients = [torch.autograd.grad(logits.sum(), soft_prompt.prompt)[0] for logits in found]
     assert torch.equal(*found)
     torch.testing.assert_close(*gradients, rtol=0, atol=SAME_SHAPE)
 
@@ -237,11 +237,11 @@ def test_a_config_that_names_no_start_starts_with_padding():
 
 def test_bf16_is_finite_and_fp16_is_no_precision():
     backbone = Seq2SeqBackbone("half", "test", make_model("tied").bfloat16(), tokenizer())
-    soft = random_soft().map(lambda tensor: tensor.detach().float().requires_grad_())
-    logits = backbone.label_logits(soft, *inputs(backbone))
+    soft_prompt = random_soft().map(lambda tensor: tensor.detach().float().requires_grad_())
+    logits = backbone.label_logits(soft_prompt, *inputs(backbone))
     assert logits.dtype == torch.float32
     assert bool(logits.isfinite().all())
-    (gradient,) = torch.autograd.grad(logits.sum(), soft.prompt)
+    (gradient,) = torch.autograd.grad(logits.sum(), soft_prompt.prompt)
     assert gradient.dtype == torch.float32
     assert bool(gradient.isfinite().all())
     with pytest.raises(ValueError, match="precision is 'fp16'"):

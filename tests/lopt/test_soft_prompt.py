@@ -60,12 +60,12 @@ def test_prompt_and_text_stand_as_built_by_hand(case):
     update = None
     if case["update"] is not None:
         update = random(*([rows] if case["update_one_a_row"] else []), case["update"], WIDTH)
-    soft = SoftPrompt(prompt=prompt, update=update, placement=PLACEMENTS[case["placement"]])
-    assert soft.length == length
+    soft_prompt = SoftPrompt(prompt=prompt, update=update, placement=PLACEMENTS[case["placement"]])
+    assert soft_prompt.length == length
     before = text_BTH.clone()
 
-    updated = soft.updated(text_BTH)
-    placed, ends_B = soft.placed(text_BTH, lengths_B)
+    updated = soft_prompt.updated(text_BTH)
+    placed, ends_B = soft_prompt.placed(text_BTH, lengths_B)
     assert ends_B.tolist() == [real + length for real in case["lengths"]]
     assert torch.equal(text_BTH, before)
     assert updated.shape == text_BTH.shape
@@ -98,18 +98,22 @@ def test_the_sum_is_rounded_once_to_the_texts_type():
     """Factors are fp32 over a bf16 model: the update is added before rounding, not rounded by itself."""
     text_BTH = torch.full((1, 2, WIDTH), 1.0, dtype=torch.bfloat16)
     update = torch.full((2, WIDTH), 2.0**-8 + 2.0**-18)  # half a unit in the last place of 1, and too little for bf16
-    soft = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
-    assert soft.updated(text_BTH).dtype == soft.placed(text_BTH, torch.tensor([2]))[0].dtype == torch.bfloat16
-    assert torch.equal(soft.updated(text_BTH), (text_BTH.float() + update).bfloat16())
-    assert bool((soft.updated(text_BTH) > text_BTH).all())
+    soft_prompt = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
+    assert (
+        soft_prompt.updated(text_BTH).dtype
+        == soft_prompt.placed(text_BTH, torch.tensor([2]))[0].dtype
+        == torch.bfloat16
+    )
+    assert torch.equal(soft_prompt.updated(text_BTH), (text_BTH.float() + update).bfloat16())
+    assert bool((soft_prompt.updated(text_BTH) > text_BTH).all())
     assert torch.equal(SoftPrompt(prompt=torch.ones(3, WIDTH)).updated(text_BTH), text_BTH)
 
 
 def test_map_changes_every_tensor_and_keeps_the_placement():
-    soft = SoftPrompt(prompt=torch.ones(2, WIDTH), update=torch.ones(3, WIDTH), placement=PLACEMENTS["suffix"])
-    doubled = soft.map(lambda tensor: 2 * tensor)
-    assert torch.equal(doubled.prompt, 2 * soft.prompt)
-    assert torch.equal(doubled.update, 2 * soft.update)
+    soft_prompt = SoftPrompt(prompt=torch.ones(2, WIDTH), update=torch.ones(3, WIDTH), placement=PLACEMENTS["suffix"])
+    doubled = soft_prompt.map(lambda tensor: 2 * tensor)
+    assert torch.equal(doubled.prompt, 2 * soft_prompt.prompt)
+    assert torch.equal(doubled.update, 2 * soft_prompt.update)
     assert doubled.placement.name == "suffix"
     assert SoftPrompt(prompt=torch.ones(2, WIDTH)).map(lambda tensor: tensor).update is None
 
@@ -150,10 +154,10 @@ def test_a_causal_model_sees_the_hand_built_input_without_padding(family, placem
     lengths_B = torch.tensor([9, 4, 6])
     ids_BT = torch.randint(1, 257, (3, 11), generator=generator)  # the padding holds tokens, too: nothing may see them
     label_ids = backbone.label_ids([" bad", " great"])
-    soft = SoftPrompt(prompt=prompt, update=delta, placement=PLACEMENTS[placement])
+    soft_prompt = SoftPrompt(prompt=prompt, update=delta, placement=PLACEMENTS[placement])
     leaves = [prompt] if delta is None else [prompt, delta]
 
-    logits_BC = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)
+    logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
     by_hand = []
     for row, length in enumerate(lengths_B.tolist()):
         text_TH = backbone.model.get_input_embeddings()(ids_BT[row])
@@ -182,8 +186,8 @@ def test_placements_differ_and_one_prompt_a_row_is_its_own(family):
         )
         found[placement] = together
         for row in range(3):
-            soft = SoftPrompt(prompt=prompts_BPH[row], placement=PLACEMENTS[placement])
-            alone = backbone.label_logits(soft, ids_BT, lengths_B, label_ids)[row]
+            soft_prompt = SoftPrompt(prompt=prompts_BPH[row], placement=PLACEMENTS[placement])
+            alone = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)[row]
             torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-12)
     assert (found["prefix"] - found["suffix"]).abs().min() > 1e-6
 

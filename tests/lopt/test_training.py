@@ -33,7 +33,7 @@ def test_the_metric_says_which_step_is_the_best(tiny, metric, best):
     always, mostly = np.zeros(10, int), np.array([0] * 6 + [1] * 4)
     for step, predicted in enumerate((always, mostly, always), start=1):
         trial.step = step
-        trial.judge(Predictions(np.arange(10), gold, np.eye(2)[predicted]))
+        trial.record_evaluation(Predictions(np.arange(10), gold, np.eye(2)[predicted]))
     record = trial.finish()
     scores = {1: (0.9, (18 / 19 + 0) / 2), 2: (0.7, (12 / 15 + 2 / 5) / 2)}
     assert record.selection_step == best
@@ -67,7 +67,7 @@ def test_the_best_prompt_is_kept_not_the_last(tiny):
     prompts = [trial.best_prompt().prompt_PH]
     for _ in trial:
         with torch.no_grad():
-            prompts.append(trial.soft().prompt.clone())
+            prompts.append(trial.soft_prompt().prompt.clone())
     scores = [(e.selection_accuracy, -e.selection_loss) for e in trial.evaluations]
     best = 1 + scores.index(max(scores))
     record = trial.finish()
@@ -113,9 +113,9 @@ def test_a_batch_that_does_not_fit_goes_in_parts_with_the_same_gradient(tiny, mo
 
 
 def test_every_evaluation_says_whether_a_prediction_has_changed(tiny):
-    learned = train(tiny.replace(max_steps=30, learning_rate=0.5))
+    warm_start = train(tiny.replace(max_steps=30, learning_rate=0.5))
     frozen = train(tiny.replace(max_steps=30, learning_rate=1e-12))
-    assert len({e.predictions for e in learned.evaluations}) > 1
+    assert len({e.predictions for e in warm_start.evaluations}) > 1
     assert len({e.predictions for e in frozen.evaluations}) == 1
 
 
@@ -270,7 +270,7 @@ def test_the_text_is_cut_to_what_the_method_can_read(tiny):
     parts = {"train": trial.data.train, "selection": trial.data.selection, "test": trial.data.test}
     assert {name: int(part.lengths.max()) for name, part in parts.items()} == dict.fromkeys(parts, 40)
     assert all(count > 0 for count in trial.finish().truncated.values())
-    assert trial.soft().update.shape == (40, 32)
+    assert trial.soft_prompt().update.shape == (40, 32)
 
 
 def test_every_part_of_the_optimiser_warms_up_and_falls(tiny):
@@ -300,37 +300,37 @@ def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
 def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
     """Each example's logits are its own: the canonical batches are a matter of speed."""
     trial = Trial(tiny)
-    encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
-    whole = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids)
+    encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
+    whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids)
     some = np.array([5, 50, 100])
     part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
-    alone = evaluation.predict_split(trial.backbone, soft, part, trial.label_ids)
+    alone = evaluation.predict_split(trial.backbone, soft_prompt, part, trial.label_ids)
     np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
 
 
 def test_an_evaluation_batch_that_does_not_fit_goes_in_parts_and_the_others_keep_their_bits(tiny, monkeypatch):
     trial = Trial(tiny)
-    encoded, soft = trial.data.test, trial.soft().map(torch.Tensor.detach)
-    whole = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
+    encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
+    whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
     batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH))
     tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
     room, honest, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 
-    def label_logits(self, soft, ids_BT, *rest):
+    def label_logits(self, soft_prompt, ids_BT, *rest):
         if ids_BT.numel() > room:
             raise RuntimeError("CUDA error: out of memory")
         sizes.append(len(ids_BT))
-        return honest(self, soft, ids_BT, *rest)
+        return honest(self, soft_prompt, ids_BT, *rest)
 
     monkeypatch.setattr(type(trial.backbone), "label_logits", label_logits)
-    found = evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids).logits
+    found = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
     fit = np.concatenate([batch for batch, size in zip(batches, tokens, strict=True) if size <= room])
     assert 0 < len(fit) < len(encoded) == sum(sizes) and len(sizes) > len(batches)
     np.testing.assert_array_equal(found[fit], whole[fit])
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
     room = 0
     with pytest.raises(RuntimeError, match="out of memory"):
-        evaluation.predict_split(trial.backbone, soft, encoded, trial.label_ids)
+        evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids)
 
 
 def test_the_library_needs_torch_and_transformers_only():

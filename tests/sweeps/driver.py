@@ -11,16 +11,16 @@ from tests.sweeps.records import make_record
 class Driver:
     """A sweep without training: `outcome(trial)` says how each trial ends."""
 
-    def __init__(self, space, outcome, finished=(), failed=(), lessons=(), interrupted=()):
+    def __init__(self, space, outcome, finished=(), failed=(), warm_start_records=(), interrupted=()):
         self.outcome, self.trials = outcome, []
         self.records = {r.key: r for r in finished}
         self.queue = TrialQueue(
             space,
-            settle=lambda config: config,
+            resolve=lambda config: config,
             finished=list(finished),
             failed=list(failed),
             interrupted=interrupted,
-            lessons=lessons,
+            warm_start_records=warm_start_records,
         )
 
     @property

@@ -49,7 +49,7 @@ class Late(Exception):
 POOL = ThreadPoolExecutor(16)
 
 
-class Remote:
+class RemoteLocation:
     """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` waits for."""
 
     def __init__(self, target):
@@ -70,7 +70,7 @@ def ray_with(monkeypatch, keeper):
     """A Ray of this process with such a keeper."""
     fake = SimpleNamespace(
         get=get,
-        get_actor=lambda name: Remote(keeper),
+        get_actor=lambda name: RemoteLocation(keeper),
         get_gpu_ids=list,
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
         exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
@@ -86,7 +86,7 @@ def ray_of(monkeypatch):
     def make(some):
         left, ended = iter(some), []
         keeper = SimpleNamespace(
-            worker=lambda node, device, key: Remote(next(left)),
+            worker=lambda node, device, key: RemoteLocation(next(left)),
             end=lambda node, device, hangs: ended.append((node, device)),
             hangs=lambda node, device: len(ended),
         )
@@ -164,7 +164,7 @@ def test_a_trial_that_comes_to_another_device_is_let_go_where_its_client_died(on
 
     def start(node, device):
         made[node] = Lasting()
-        return Remote(made[node])
+        return RemoteLocation(made[node])
 
     monkeypatch.setattr(keepers, "_start", start)
     ray_with(monkeypatch, keepers.Keeper())
@@ -275,7 +275,7 @@ class Shared:
                     raise Dead("the actor was killed")
                 return found
 
-        return Remote(Guarded())
+        return RemoteLocation(Guarded())
 
     def end(self, node, device, hangs):
         with self.lock:

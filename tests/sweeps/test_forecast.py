@@ -241,7 +241,7 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
     made = settings.with_settings(made, {"trials": "4", "reduction_factor": "2"})
     if made.by_size or any(len(made.examples(cell)) > 1 for cell in made.cells):
         pytest.skip("its trials differ in size, which the forecast draws")
-    queue = TrialQueue(made, settle=lambda config: config, finished=[], failed=[])
+    queue = TrialQueue(made, resolve=lambda config: config, finished=[], failed=[])
     stops = EarlyStopping(made.stopping_rule)
     steps = trials = 0
     while trial := queue.next():

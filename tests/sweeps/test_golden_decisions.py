@@ -80,7 +80,7 @@ class Play:
         failed = [records.pop(r.key) for r in list(records.values()) if r.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
         self.queue = TrialQueue(
-            swept, settle=to_six_digits, finished=finished, failed=failed,
+            swept, resolve=to_six_digits, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
         self.early_stopping = EarlyStopping(swept.stopping_rule, audit=audit, audited=audited)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lopt.places import Remote, place
+from lopt.locations import RemoteLocation, location
 from sweeps.results import lock
 from sweeps.results.lock import Clock, held
 
@@ -46,7 +46,7 @@ def quick(monkeypatch):
 
 
 def test_the_second_is_refused_and_told_of_the_first(anywhere, quick):
-    folder = place(anywhere) / "run"
+    folder = location(anywhere) / "run"
     with held(folder, COMMAND), pytest.raises(ValueError) as caught, held(folder, COMMAND):
         pass
     said = str(caught.value)
@@ -61,13 +61,13 @@ def test_the_second_is_refused_and_told_of_the_first(anywhere, quick):
 def test_what_was_given_back_is_free_at_once(anywhere):
     watch = Watch()
     for _ in range(3):
-        with held(place(anywhere) / "run", COMMAND, watch.clock) as hold:
+        with held(location(anywhere) / "run", COMMAND, watch.clock) as hold:
             assert hold.lost() == ""
     assert watch.at == 0
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_told(url, monkeypatch, capsys):
-    folder, first, second = place(url) / "run", Watch(), Watch()
+    folder, first, second = location(url) / "run", Watch(), Watch()
     with monkeypatch.context() as patch:
         patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # what its clock says does not matter
         hold = held(folder, COMMAND, first.clock)
@@ -90,13 +90,13 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_told(url, monk
 
 def test_two_that_could_create_the_same_number_notice_each_other(monkeypatch):
     """A file system whose exclusive create is none: both find nothing, both write, both read their own."""
-    folder, watch, honest = place(f"memory://{uuid.uuid4().hex}") / "run", Watch(), lock._Lease._highest
+    folder, watch, honest = location(f"memory://{uuid.uuid4().hex}") / "run", Watch(), lock._Lease._highest
     first, second = held(folder, COMMAND, watch.clock), held(folder, COMMAND, watch.clock)
     one = first.__enter__()
     with monkeypatch.context() as patch:
         seen = iter([(0, b"")])
         patch.setattr(lock._Lease, "_highest", lambda self: next(seen, None) or honest(self))
-        patch.setattr(Remote, "create", Remote.write_bytes)
+        patch.setattr(RemoteLocation, "create", RemoteLocation.write_bytes)
         two = second.__enter__()
     assert one._number == two._number
     for lease in (two, one):
@@ -113,7 +113,7 @@ def test_two_that_could_create_the_same_number_notice_each_other(monkeypatch):
 
 
 def test_what_another_has_written_since_is_not_given_back(monkeypatch):
-    folder, watch = place(f"memory://{uuid.uuid4().hex}") / "run", Watch()
+    folder, watch = location(f"memory://{uuid.uuid4().hex}") / "run", Watch()
     with held(folder, COMMAND, watch.clock):
         others = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
         (folder / "lock" / "00000001.json").write_bytes(others)
@@ -121,7 +121,7 @@ def test_what_another_has_written_since_is_not_given_back(monkeypatch):
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_nothing(url, quick, monkeypatch):
-    folder = place(url) / "run"
+    folder = location(url) / "run"
     with held(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
             patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
@@ -134,7 +134,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(url, quick, monkeypat
 
 def test_a_dead_process_of_this_machine_holds_nothing(url, monkeypatch):
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    folder, watch, honest = place(url) / "run", Watch(), lock._me
+    folder, watch, honest = location(url) / "run", Watch(), lock._me
     with monkeypatch.context() as patch:
         patch.setattr(lock, "_me", lambda command: honest(command) | {"process": int(ended.stdout)})
         left = [held(folder, COMMAND, watch.clock)]
@@ -150,7 +150,7 @@ def test_a_dead_process_of_this_machine_holds_nothing(url, monkeypatch):
 
 
 def test_of_many_that_come_at_once_one_holds_it(url, quick):
-    folder, inside, most = place(url) / "run", [], []
+    folder, inside, most = location(url) / "run", [], []
 
     def work(number):
         try:
@@ -191,7 +191,7 @@ def test_a_killed_holder_of_a_folder_leaves_it_at_once(tmp_path):
 
 
 def test_a_damaged_lease_is_over_when_it_stays_so(url):
-    folder, watch = place(url) / "run", Watch()
+    folder, watch = location(url) / "run", Watch()
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
     with held(folder, COMMAND, watch.clock):

@@ -228,7 +228,7 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
             },
             **more,
         )
-        return probe.predict(made, ground, settle=lambda config: config, baselines=[tiny], finished=[])
+        return probe.predict(made, ground, resolve=lambda config: config, baselines=[tiny], finished=[])
 
     assert (
         said(0.0)["spread"] == said(0.05)["spread"] < said(0.1)["spread"] < said(0.3)["spread"] == said(9.0)["spread"]

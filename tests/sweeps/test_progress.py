@@ -73,7 +73,7 @@ def test_a_note_is_an_event(capsys):
 def test_the_report_at_which_a_budget_ends_a_trial_has_its_note(capsys, note, said):
     progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
     progress.started(A)
-    progress.let_go(A, {"step": 3, "note": note})
+    progress.paused(A, {"step": 3, "note": note})
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {said}")
 
 

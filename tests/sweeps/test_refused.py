@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lopt.places import place
+from lopt.locations import location
 from sweeps.results import lock
 from sweeps.results.lock import held
 from sweeps.run import main
@@ -84,7 +84,7 @@ def test_a_run_put_aside_comes_back_when_nothing_has_begun(tmp_path):
 
 
 def test_nothing_of_a_run_that_has_not_begun_stays_anywhere(anywhere):
-    folder = place(anywhere) / "run"
+    folder = location(anywhere) / "run"
     for _ in range(2):
         with held(folder, ["command"]):
             pass

@@ -16,7 +16,7 @@ from sweeps.planning.plan import make_plan
 from sweeps.planning.points import every_point, trials_of
 from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.search.earlier import fitting
+from sweeps.search.earlier_work import fitting
 from tests.bad_input import fixed
 from tests.sweeps.driver import Driver, by_rate
 

@@ -14,8 +14,8 @@ import pandas
 import pytest
 
 from lopt import checkpoint, load_prompt
+from lopt.locations import location, write
 from lopt.metrics import Predictions
-from lopt.places import place, write
 from lopt.training import Trial, train
 from sweeps.results import run_folder
 from sweeps.results import store as stores
@@ -149,7 +149,7 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     assert f"results in {out}/smoke-paper" in capsys.readouterr().out
     assert main([*SMALL, "--out", str(tmp_path / "here")]) == 0
     assert results(out) == results(tmp_path / "here")
-    run = place(out) / "smoke-paper"
+    run = location(out) / "smoke-paper"
     assert {*names(run)} ^ {*names(tmp_path / "here" / "smoke-paper")} == {"lock", ".lock"}
     confirmed = next(r for r in Store(out, "smoke-paper").records() if r.phase == "confirm")
     assert load_prompt(f"{out}/smoke-paper/artifacts/{confirmed.key}").evaluate().accuracy == confirmed.test_accuracy
@@ -160,7 +160,7 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     assert "9 trials are finished" in capsys.readouterr().out
     assert report([f"{out}/smoke-paper"]) == 0
     assert (tmp_path / "smoke-paper-report" / "report.html").is_file()
-    assert resolve(["smoke-paper"], place(out)) == resolve([], place(out)) == [run]
+    assert resolve(["smoke-paper"], location(out)) == resolve([], location(out)) == [run]
     capsys.readouterr()
     assert report([f"{out}/nothing"]) == 2
     assert report([f"{out}/smoke-paper", "--out", out]) == 2
@@ -169,7 +169,7 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
 
 def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, cut_off, capsys):
     cut_off(*SMALL, "--out", s3)
-    assert len(names(place(s3) / "smoke-paper" / "checkpoints")) == 1
+    assert len(names(location(s3) / "smoke-paper" / "checkpoints")) == 1
     capsys.readouterr()
     assert main([*SMALL, "--out", s3]) == 0
     assert "continues at step 4" in capsys.readouterr().out
@@ -180,7 +180,7 @@ def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, 
 @pytest.mark.parametrize("first", [16, 1 << 16])
 def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, monkeypatch, first):
     monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first)  # shorter and longer than the header
-    trial, path = Trial(tiny), place(anywhere) / "run" / "c.safetensors"
+    trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.saved(cell="here")
     write(path, content)
@@ -208,7 +208,7 @@ def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
 def test_no_secret_is_kept(s3, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_very-secret")
     assert main([*SMALL, "--out", s3]) == 0
-    filesystem = place(s3).filesystem
+    filesystem = location(s3).filesystem
     kept = b"".join(filesystem.cat(filesystem.find(s3)).values())
     assert b"smoke" in kept
     assert b"very-secret" not in kept
@@ -255,7 +255,7 @@ def continues(out, kept):
     after = results(out)
     assert len(after) == 9
     assert {key: after[key] for key in kept} == kept
-    manifest = json.loads((place(out) / "smoke-paper" / "manifest.json").read_text())
+    manifest = json.loads((location(out) / "smoke-paper" / "manifest.json").read_text())
     assert manifest["status"] == "complete"
 
 
@@ -318,7 +318,7 @@ def test_a_folder_that_goes_in_mid_run(tmp_path, monkeypatch, capsys):
 
 
 def test_a_bucket_that_cannot_be_reached_in_mid_run(s3, monkeypatch, capsys):
-    filesystem = place(s3).filesystem
+    filesystem = location(s3).filesystem
 
     async def refused(*args, **kwargs):
         raise ConnectionRefusedError("no route to the bucket")
@@ -340,7 +340,7 @@ def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, cap
     with monkeypatch.context() as patch:
         at_step(patch, 20, lambda: patch.setattr(_Lease, "lost", lambda self: "taken by another"))
         assert "taken by another" in broke(s3, capsys)
-    assert json.loads((place(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
+    assert json.loads((location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
 
 
 @pytest.fixture

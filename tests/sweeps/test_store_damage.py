@@ -238,13 +238,13 @@ def test_reuse_of_all_runs_leaves_out_what_it_cannot_read_and_touches_nothing(ou
 
 def test_a_record_that_goes_while_a_run_is_read_is_left_out(out, monkeypatch):
     """Its own command tries a failed trial again."""
-    honest, file = read_record.contents, records(out)[0]
+    honest, file = read_record.read_files, records(out)[0]
 
     def contents(files):
         file.rename(file.with_name(f"{file.stem}.failed-1.json"))
         return honest(files)
 
-    monkeypatch.setattr(read_record, "contents", contents)
+    monkeypatch.setattr(read_record, "read_files", contents)
     assert len(Store(out, RUN).peek()) == 5
 
 

@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lopt import checkpoint
-from lopt.places import Remote, at_hand, place, write
+from lopt.locations import RemoteLocation, local_copy, location, write
 from lopt.training import Trial
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
@@ -28,7 +28,7 @@ def out(request, tmp_path):
 def begun(out, cut_off):
     """A sweep whose first trial has a checkpoint at step 4; where that lies."""
     cut_off(*SMALL, "--out", out)
-    (checkpoint,) = (place(out) / "smoke-paper" / "checkpoints").glob("*")
+    (checkpoint,) = (location(out) / "smoke-paper" / "checkpoints").glob("*")
     return checkpoint
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept_and_gone_on_from(
 ):
     content = begun.read_bytes()
     with monkeypatch.context() as patch:
-        for kind in (Path, Remote):
+        for kind in (Path, RemoteLocation):
             patch.setattr(kind, "read_bytes", stale(kind.read_bytes))
             patch.setattr(kind, method, stale(getattr(kind, method)))
         ended(out, capsys)
@@ -115,10 +115,10 @@ def half(monkeypatch, tiny):
 def test_a_folder_is_at_hand_whole_or_not_at_all(half):
     store, record = half
     folder = store.artifact(record.key)
-    with pytest.raises(OSError, match="it took too long"), at_hand(folder):
+    with pytest.raises(OSError, match="it took too long"), local_copy(folder):
         pass
     (folder / "prompt.safetensors").unlink()
-    with at_hand(folder) as here:
+    with local_copy(folder) as here:
         assert [file.name for file in here.iterdir()] == ["prompt.json"], "a folder in it is none of its files"
 
 

@@ -70,7 +70,7 @@ class Sweep:
         self.space, self.store, self.heard = spaces.load("smoke", "paper"), Records(), Heard()
         self.budget = SimpleNamespace(may=True, done=False)
         self.budget.may_start, self.budget.over = lambda: self.budget.may, lambda: self.budget.done
-        self.queue = TrialQueue(self.space, settle=lambda config: config, finished=[], failed=[])
+        self.queue = TrialQueue(self.space, resolve=lambda config: config, finished=[], failed=[])
         self.supervisor = Supervisor(
             self.queue, EarlyStopping(self.space.stopping_rule, audit=audit), self.store, self.budget,
             job_of=self.job, listeners=[self.heard],
@@ -170,7 +170,7 @@ def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after, waiting):
     assert sweep.begin() is None
     assert sweep.supervisor.idle and sweep.supervisor.held_back
     assert sweep.queue.counts() == whole
-    assert sweep.heard.events[-1] == ("let_go", job.key, report or {})
+    assert sweep.heard.events[-1] == ("paused", job.key, report or {})
     sweep.budget.may = True
     sweep.run()
     started = [key for event, key, *_ in sweep.heard.events if event == "started"]
@@ -190,7 +190,7 @@ def test_a_trial_whose_process_was_dead_before_it_began_comes_again_at_once(afte
     for _ in range(3):
         sweep.supervisor.died(name, None, begun=False)
         sweep.supervisor.end(name, None, died=True)
-        assert sweep.heard.events[-1] == ("taken_back", job.key)
+        assert sweep.heard.events[-1] == ("requeued", job.key)
         name, again = sweep.begin()
         assert again.key == job.key
         assert sweep.queue.counts() == whole
@@ -315,7 +315,7 @@ def test_of_a_dead_process_it_is_told_whether_the_trial_had_begun_in_it(status, 
     job = Job.from_dict(searcher.suggest("t0"))
     scheduler.on_trial_error(None, tune_trial("t0", status))
     searcher.on_trial_complete("t0", error=True)
-    assert sweep.heard.names()[-1] == ("ended" if begun else "taken_back")
+    assert sweep.heard.names()[-1] == ("ended" if begun else "requeued")
     assert (job.key in sweep.store.records) == begun
 
 

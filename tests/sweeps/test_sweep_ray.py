@@ -364,7 +364,7 @@ def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monke
 
 @pytest.mark.ray
 def test_a_sweep_on_ray_into_s3(s3):
-    from lopt.places import place
+    from lopt.locations import location
     from sweeps.results.store import Store
 
     code, out = finish(start(s3))
@@ -373,7 +373,7 @@ def test_a_sweep_on_ray_into_s3(s3):
     found = Store(s3, "smoke-paper").records()
     assert len(found) == 12
     assert {r.status for r in found} <= {"complete", "stopped"}
-    names = {file.name for file in (place(s3) / "smoke-paper").glob("*")}
+    names = {file.name for file in (location(s3) / "smoke-paper").glob("*")}
     assert not names & {"ray", "checkpoints"}
 
 

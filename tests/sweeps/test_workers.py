@@ -285,7 +285,7 @@ def test_a_trial_that_cannot_be_made_is_a_failure(tiny, tmp_path):
 
 
 def test_a_diverged_trial(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trial, "judge", lambda self, found: setattr(self, "diverged", True))
+    monkeypatch.setattr(Trial, "record_evaluation", lambda self, found: setattr(self, "diverged", True))
     (report,) = drive(Worker(), job_of(tiny, tmp_path))
     assert report["status"] == "diverged"
 

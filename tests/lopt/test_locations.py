@@ -12,8 +12,19 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 
-from lopt import places
-from lopt.places import at_hand, check_replaces, contents, move, place, read_part, redacted, remove_all, shown, write
+from lopt import locations
+from lopt.locations import (
+    check_replaces,
+    display_path,
+    local_copy,
+    location,
+    move,
+    read_files,
+    read_part,
+    redacted,
+    remove_all,
+    write,
+)
 
 
 class Server(LocalFileSystem):
@@ -53,33 +64,33 @@ class Server(LocalFileSystem):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(places, "_opened", {})
+    monkeypatch.setattr(locations, "_opened", {})
     fsspec.register_implementation("server", Server, clobber=True)
     yield f"server://me:pw@host{tmp_path}"
     _registry.pop("server")
 
 
 def test_a_server_with_a_rename_of_its_own(server, tmp_path):
-    folder = place(server) / "run"
+    folder = location(server) / "run"
     check_replaces(folder)
     assert list(folder.glob("*")) == []
     write(folder / "a", b"1")
     write(folder / "a", b"2")
     assert (tmp_path / "run" / "a").read_bytes() == b"2"
-    move(folder, place(server) / "aside")
-    assert (place(server) / "aside" / "a").read_bytes() == b"2"
+    move(folder, location(server) / "aside")
+    assert (location(server) / "aside" / "a").read_bytes() == b"2"
 
 
 @pytest.mark.parametrize("existing", ["kept", "refused"])
 def test_a_server_that_keeps_what_is_to_be_replaced_is_named(server, monkeypatch, existing):
     monkeypatch.setattr(Server, "existing", existing)
     with pytest.raises(ValueError, match=r"server://host/.*: a file there cannot be replaced by renaming"):
-        check_replaces(place(server) / "run")
+        check_replaces(location(server) / "run")
 
 
 def test_a_server_is_asked_by_one_thread_at_a_time(server, monkeypatch):
     monkeypatch.setattr(Server, "most_asked", 0)
-    file = place(server) / "a"
+    file = location(server) / "a"
     write(file, b"1")
     threads = [threading.Thread(target=file.exists) for _ in range(8)]
     for thread in threads:
@@ -92,15 +103,15 @@ def test_a_server_is_asked_by_one_thread_at_a_time(server, monkeypatch):
 def test_what_is_shown_of_a_url_with_a_password_names_its_place_from_then_on(server, tmp_path):
     bare = server.replace("me:pw@", "")
     with pytest.raises(ValueError, match="no authentication"):
-        place(bare)
-    write(place(server) / "a", b"1")
-    assert str(place(server)) == bare
-    assert place(bare) == place(server)
-    assert (place(bare) / "a").read_bytes() == b"1"
+        location(bare)
+    write(location(server) / "a", b"1")
+    assert str(location(server)) == bare
+    assert location(bare) == location(server)
+    assert (location(bare) / "a").read_bytes() == b"1"
 
 
 def test_files_are_written_read_listed_renamed_and_removed(anywhere):
-    folder = place(anywhere) / "run"
+    folder = location(anywhere) / "run"
     file = folder / "trials" / "a.json"
     assert not file.exists()
     assert list((folder / "trials").glob("*")) == []
@@ -115,7 +126,7 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
     assert sorted(found.name for found in (folder / "trials").glob("*")) == ["a.json", "b.txt"]
     file.rename(file.with_name("c.json"))
     assert not file.exists()
-    assert [content for _, content in contents(list((folder / "trials").glob("*.json")))] == [b"two"]
+    assert [content for _, content in read_files(list((folder / "trials").glob("*.json")))] == [b"two"]
     file.unlink(missing_ok=True)
     file.with_name("c.json").unlink()
     remove_all(folder / "trials")
@@ -124,31 +135,31 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
 
 
 def test_a_part_of_a_file(anywhere):
-    file = place(anywhere) / "run" / "a"
+    file = location(anywhere) / "run" / "a"
     write(file, bytes(range(100)))
     assert read_part(file, 10, 20) == bytes(range(10, 20))
     assert read_part(file, 90, 200) == bytes(range(90, 100))
 
 
 def test_what_others_write_is_seen_at_once(anywhere):
-    file, same = place(anywhere) / "run" / "a", place(anywhere) / "run" / "a"
+    file, same = location(anywhere) / "run" / "a", location(anywhere) / "run" / "a"
     assert not same.exists() and list(same.parent.glob("*")) == []
     write(file, b"1")
     assert same.exists() and [found.name for found in same.parent.glob("*")] == ["a"]
 
 
 def test_a_file_that_goes_in_between_is_said(anywhere):
-    folder = place(anywhere) / "run"
+    folder = location(anywhere) / "run"
     for name in "ab":
         write(folder / name, name.encode())
     files = sorted(folder.glob("*"), key=lambda file: file.name)
     files[0].unlink()
-    (_, gone), (_, there) = contents(files)
+    (_, gone), (_, there) = read_files(files)
     assert isinstance(gone, FileNotFoundError) and there == b"b"
 
 
 def test_a_write_that_breaks_leaves_the_old(url, monkeypatch):
-    file = place(url) / "run" / "a"
+    file = location(url) / "run" / "a"
     write(file, b"old")
 
     def broken(*args, **kwargs):
@@ -164,8 +175,8 @@ def test_a_write_that_breaks_leaves_the_old(url, monkeypatch):
 
 
 def test_where_a_put_is_not_whole_a_temporary_file_is_renamed(monkeypatch):
-    file = place("memory://whole-or-not") / "a"
-    monkeypatch.setattr(places, "_OBJECT_STORES", set())
+    file = location("memory://whole-or-not") / "a"
+    monkeypatch.setattr(locations, "_OBJECT_STORES", set())
     write(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(type(file.filesystem), "mv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("full")))
@@ -178,7 +189,7 @@ def test_where_a_put_is_not_whole_a_temporary_file_is_renamed(monkeypatch):
 
 
 def test_of_several_that_create_a_file_one_does(url):
-    file, start, found = place(url) / "lock", threading.Barrier(4), []
+    file, start, found = location(url) / "lock", threading.Barrier(4), []
 
     def create(number):
         start.wait()
@@ -194,19 +205,19 @@ def test_of_several_that_create_a_file_one_does(url):
 
 
 def test_a_file_or_folder_is_had_as_one_of_this_machine(anywhere):
-    folder = place(anywhere) / "artifact"
+    folder = location(anywhere) / "artifact"
     write(folder / "a", b"1")
     write(folder / "b", b"2")
-    with at_hand(folder) as here:
+    with local_copy(folder) as here:
         assert {file.name: file.read_bytes() for file in here.iterdir()} == {"a": b"1", "b": b"2"}
-    with at_hand(folder / "a") as here:
+    with local_copy(folder / "a") as here:
         assert isinstance(here, Path) and here.read_bytes() == b"1"
 
 
 def test_a_url_that_names_nothing_usable_is_one_line():
     for text in ("s3://", "nothing://x", "s3://bucket/../other", "simplecache://a::memory://b", "memory://a::b"):
         with pytest.raises(ValueError) as caught:
-            place(text)
+            location(text)
         assert len(str(caught.value).splitlines()) == 1
 
 
@@ -214,18 +225,18 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'lopt-sweep\[s3\]'"):
-        place("s3://bucket/results")
+        location("s3://bucket/results")
 
 
 def test_folders_and_file_urls_are_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert place(f"file://{tmp_path}/a") == tmp_path / "a"
-    assert shown(tmp_path / "a" / "b") == shown(Path("a/b")) == "a/b"
-    assert shown(place("memory://x/y")) == "memory://x/y"
+    assert location(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert display_path(tmp_path / "a" / "b") == display_path(Path("a/b")) == "a/b"
+    assert display_path(location("memory://x/y")) == "memory://x/y"
 
 
 def test_an_unreachable_store_is_an_error_and_not_empty(s3, monkeypatch):
-    file = place(f"{s3}-gone") / "manifest.json"
+    file = location(f"{s3}-gone") / "manifest.json"
     with pytest.raises(OSError):
         file.write_bytes(b"")
 

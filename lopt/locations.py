@@ -1,7 +1,7 @@
 """Where results lie: a folder, or a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
 
-A place is a `pathlib.Path`, or a `Remote`, which has those methods of a Path that results need. What is written is
-there whole or not at all: on an object store one PUT, elsewhere a temporary file that is renamed.
+A location is a `pathlib.Path`, or a `RemoteLocation`, which has those methods of a Path that results need. A file is
+written whole or not at all: an object store gets one PUT; elsewhere a temporary file is written and renamed.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _opened: dict[str, Any] = {}  # file systems whose URLs told what is not shown, 
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteLocation:
     """A place behind a URL. Whatever goes wrong there is an OSError.
 
     url: to be shown, without user, password and query. path: as the file system names it.
@@ -141,13 +141,13 @@ class Remote:
             raise OSError(f"{self.url}: {redacted(reason)}") from error
 
 
-Place: TypeAlias = Path | Remote
+Location: TypeAlias = Path | RemoteLocation
 
 
-def place(text: str | Path | Remote) -> Place:
+def location(text: str | Path | RemoteLocation) -> Location:
     """The place that a folder's name or a URL names. One with a password is known by what is shown of it from then on.
     ValueError for a URL that names none, or whose file system is unknown or not installed."""
-    if isinstance(text, Remote):
+    if isinstance(text, RemoteLocation):
         return text
     url = str(text)
     scheme = _URL.match(url)
@@ -176,18 +176,18 @@ def place(text: str | Path | Remote) -> Place:
         raise ValueError(f"{redacted(url)} cannot be used: {redacted(' '.join(str(error).split()))}") from None
     if shown_url != url.rstrip("/"):
         _opened[host] = filesystem
-    return Remote(shown_url, path.rstrip("/"), protocol, filesystem)
+    return RemoteLocation(shown_url, path.rstrip("/"), protocol, filesystem)
 
 
-def write(to: Place, content: bytes | memoryview) -> None:
+def write(to: Location, content: bytes | memoryview) -> None:
     """All of `content` or nothing; makes the folder."""
-    if isinstance(to, Remote):
+    if isinstance(to, RemoteLocation):
         to.write_bytes(content)
     else:
         write_atomically(to, content)
 
 
-def check_replaces(folder: Place) -> None:
+def check_replaces(folder: Location) -> None:
     """Sees, where that depends on a server, that a file which is written again has its new content;
     ValueError when it keeps the old one, or cannot be written again."""
     if isinstance(folder, Path) or folder.is_object_store:
@@ -207,18 +207,18 @@ def check_replaces(folder: Place) -> None:
         )
 
 
-def read_part(file: Place, begin: int, end: int) -> bytes:
+def read_part(file: Location, begin: int, end: int) -> bytes:
     """Bytes of a file from `begin` up to `end`, or up to its end."""
-    if isinstance(file, Remote):
+    if isinstance(file, RemoteLocation):
         return file._ask("cat_file", file.path, start=begin, end=end)
     with file.open("rb") as opened:
         opened.seek(begin)
         return opened.read(end - begin)
 
 
-def move(folder: Place, to: Place) -> None:
+def move(folder: Location, to: Location) -> None:
     """Renames a folder with all that is in it; on an object store, file by file."""
-    if isinstance(folder, Remote) and isinstance(to, Remote):
+    if isinstance(folder, RemoteLocation) and isinstance(to, RemoteLocation):
         folder._ask("mv", folder.path, to.path, **({"recursive": True} if folder.is_object_store else {}))
     elif isinstance(folder, Path) and isinstance(to, Path):
         folder.rename(to)
@@ -226,9 +226,9 @@ def move(folder: Place, to: Place) -> None:
         raise ValueError(f"{folder} and {to} are not of one file system")
 
 
-def remove_all(folder: Place) -> None:
+def remove_all(folder: Location) -> None:
     """Removes a folder and what is in it, if it is there."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, RemoteLocation):
         with contextlib.suppress(FileNotFoundError):
             folder._ask("rm", folder.path, recursive=True)
     else:
@@ -237,9 +237,9 @@ def remove_all(folder: Place) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
+def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
     """Each file with its content, or with why it cannot be read; those of a URL are fetched together."""
-    remote = {file.path: file for file in files if isinstance(file, Remote)}
+    remote = {file.path: file for file in files if isinstance(file, RemoteLocation)}
     if remote:
         first = next(iter(remote.values()))
         for path, found in first._ask("cat", list(remote), on_error="return").items():
@@ -253,7 +253,7 @@ def contents(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 
 
 @contextlib.contextmanager
-def at_hand(source: Place) -> Iterator[Path]:
+def local_copy(source: Location) -> Iterator[Path]:
     """A file, or a folder of files, as one of this machine: itself, or a temporary copy. OSError when one of the
     files cannot be read."""
     if isinstance(source, Path):
@@ -265,7 +265,7 @@ def at_hand(source: Place) -> Iterator[Path]:
             copy.write_bytes(source.read_bytes())
         else:
             copy.mkdir()
-            for file, found in contents(source.glob("*")):
+            for file, found in read_files(source.glob("*")):
                 if isinstance(found, bytes):
                     (copy / file.name).write_bytes(found)
                 elif not file.is_dir():
@@ -273,9 +273,9 @@ def at_hand(source: Place) -> Iterator[Path]:
         yield copy
 
 
-def shown(of: Place) -> str:
+def display_path(of: Location) -> str:
     """As a user in the current folder would type it."""
-    if isinstance(of, Remote):
+    if isinstance(of, RemoteLocation):
         return str(of)
     try:
         return str(of.absolute().relative_to(Path.cwd()))

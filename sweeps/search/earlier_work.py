@@ -20,7 +20,7 @@ _MAY_DIFFER = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
+class EarlierWork:
     """What earlier commands have left of a run.
 
     Attributes:
@@ -61,7 +61,7 @@ class Earlier:
             )
 
 
-def look_back(store: Store, space: Space) -> Earlier:
+def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     """What earlier commands have left of the store's run.
 
     Raises:
@@ -81,7 +81,7 @@ def look_back(store: Store, space: Space) -> Earlier:
     cells = {record.key: record.cell for record in records}
     moved = [record for record in kept if record.cell != cells[record.key]]
     begun = (config.to_dict() for config, _ in store.interrupted())
-    return Earlier(
+    return EarlierWork(
         finished=finished,
         failed=failed,
         changed=changed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lopt.resolve
-from sweeps.results.settled import Settled
+from sweeps.results.resolved_settings import ResolvedSettings
 from sweeps.results.store import Store
 from sweeps.run import main
 
@@ -38,6 +38,10 @@ def test_a_precision_by_name_and_that_of_another_model_stay(tmp_path, tiny):
         tiny.replace(precision="bf16"),
         tiny.replace(backbone="gpt2", precision="auto"),
     ]
-    assert Settled(store).as_begun(asked) == asked
+    assert ResolvedSettings(store).with_run_precision(asked) == asked
     store.write(train(tiny.replace(precision="fp32", max_steps=2, eval_every=2)))
-    assert [config.precision for config in Settled(store).as_begun(asked)] == ["fp32", "bf16", "auto"]
+    assert [config.precision for config in ResolvedSettings(store).with_run_precision(asked)] == [
+        "fp32",
+        "bf16",
+        "auto",
+    ]

@@ -10,7 +10,7 @@ Fraction = Annotated[float, "in [0, 1]"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FieldType:
     """What one field holds: values of `types`, a fraction in [0, 1]. default: MISSING where there is none."""
 
     types: tuple[type, ...]
@@ -24,7 +24,7 @@ class Kind:
 
 
 @cache
-def kinds(of: type) -> dict[str, Kind]:
+def field_types(of: type) -> dict[str, FieldType]:
     """The kind of each field of a dataclass, by its name."""
     hints, by_name = get_type_hints(of), {}
     for field in dataclasses.fields(of):
@@ -32,11 +32,11 @@ def kinds(of: type) -> dict[str, Kind]:
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple(get_origin(part) or part for part in parts)
         types += (int,) if float in types else ()  # a whole number is a real one, too
-        by_name[field.name] = Kind(types, "Fraction" in str(field.type), field.default)
+        by_name[field.name] = FieldType(types, "Fraction" in str(field.type), field.default)
     return by_name
 
 
-def check(instance: Any) -> None:
+def check_field_types(instance: Any) -> None:
     """Raises ValueError when a field of a dataclass's instance holds a value of another kind; names the first."""
     of: type = type(instance)
     values = vars(instance)
@@ -49,10 +49,10 @@ def check(instance: Any) -> None:
 @cache  # there are few combinations, and many evaluations
 def _of_other_types(of: type, held: tuple[type, ...]) -> list[str]:
     """Fields of a dataclass that cannot hold a value of the type that they hold, one a field."""
-    pairs = zip(kinds(of).items(), held, strict=True)
-    return [name for (name, kind), its in pairs if its is bool or not issubclass(its, kind.types)]
+    pairs = zip(field_types(of).items(), held, strict=True)
+    return [name for (name, field_type), its in pairs if its is bool or not issubclass(its, field_type.types)]
 
 
 @cache
 def _fractions(of: type) -> list[str]:
-    return [name for name, kind in kinds(of).items() if kind.fraction]
+    return [name for name, field_type in field_types(of).items() if field_type.fraction]

@@ -15,8 +15,8 @@ from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.search.earlier import fitting
-from sweeps.search.other_runs import teaches
+from sweeps.search.earlier_work import fitting
+from sweeps.search.other_runs import can_warm_start
 from sweeps.search.queue import SEARCH_SEED
 from tests.sweeps.driver import Driver, by_rate
 from tests.sweeps.records import make_record
@@ -215,13 +215,13 @@ def test_the_first_points_come_first_then_the_best_of_the_lessons(monkeypatch):
     (cell, *_) = made.cells
     config = made.config(cell, {"learning_rate": 0.3}, seed=SEARCH_SEED).replace(batch_size=4)
     rates = (0.001, 0.02, 0.1, 0.5)
-    lessons = [
+    warm_start_records = [
         make_record(config.replace(learning_rate=rate), accuracy=0.5 + rate / 10 if rate < 0.3 else 0.4, cell="x")
         for rate in rates
     ]
-    assert [teaches(each, lessons[0], "accuracy") for each in made.cells] == [True, False, False]
-    assert not teaches(cell, lessons[0], "macro_f1"), "accuracies say nothing of the macro-F1"
-    driver = Driver(made, by_rate, lessons=lessons).run()
+    assert [can_warm_start(each, warm_start_records[0], "accuracy") for each in made.cells] == [True, False, False]
+    assert not can_warm_start(cell, warm_start_records[0], "macro_f1"), "accuracies say nothing of the macro-F1"
+    driver = Driver(made, by_rate, warm_start_records=warm_start_records).run()
     tried = [j.config.learning_rate for j in driver.trials if j.cell.name == cell.name and j.phase == "search"]
     assert tried[:2] == [0.3, 0.1]
     assert len(tried) == 3, "lessons take no trial's place"

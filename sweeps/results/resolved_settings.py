@@ -9,7 +9,7 @@ from sweeps.results.store import Store
 _DECIDED = ("precision", "data_revision", "model_revision")
 
 
-class Settled:
+class ResolvedSettings:
     """Settles configurations of a run, whose trials must all be comparable.
 
     Args:
@@ -26,7 +26,7 @@ class Settled:
         """Takes the values that the run's trials have of options whose default has changed since."""
         self._former = former
 
-    def as_begun(self, examples: Sequence[TrialConfig]) -> list[TrialConfig]:
+    def with_run_precision(self, examples: Sequence[TrialConfig]) -> list[TrialConfig]:
         """The examples to prepare: where the precision is the machine's choice, in that of the run's own trials, for
         this machine may choose another."""
         own: dict[tuple[str, str], set[str]] = {}
@@ -43,7 +43,7 @@ class Settled:
         ]
 
     def learn(self, examples: Sequence[TrialConfig], found: Sequence[Mapping[str, Any]]) -> None:
-        """Takes what each of the examples became where trials run, after `as_begun`.
+        """Takes what each of the examples became where trials run, after `with_run_precision`.
 
         Raises:
             ValueError: trials of the run had other precision, data or weights.
