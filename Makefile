@@ -17,15 +17,15 @@ CODE    := lopt sweeps analysis
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-ray test-slow test-gpu test-network lint format clean
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo "  variables: VENV=$(VENV) PYTHON=$(PYTHON) JOBS=$(JOBS) TORCH_INDEX='--index-url ...'"
 
-venv: $(STAMP) ## an environment (.venv) with the tested versions
+venv: $(STAMP) ## make an environment (.venv) with the tested versions
 
-# On PyPI, torch for Linux brings several gigabytes of CUDA libraries. Where there is no NVIDIA GPU, the CPU build is looked for
+# On PyPI, torch for Linux brings several gigabytes of CUDA libraries. Without an NVIDIA GPU, the CPU build is looked for
 # first: in pip's find-links folders (no network), then at PyTorch's own index, which gets one try. If neither has it, the
-# last line takes PyPI's torch. --no-deps, since these places need not have torch's dependencies: the last line adds them.
+# last line takes the torch of PyPI. --no-deps: these places may lack the dependencies of torch, which the last line adds.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + v + ": make PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -44,37 +44,37 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## the ablation with the embedded model and text: no hub, no GPU; then its report
+demo: $(STAMP) ## run the ablation with the embedded model and text (no hub, no GPU), and its report
 	$(PY) sweeps/run.py --space ablation --profile demo
 	$(PY) analysis/report.py ablation-demo
 
-# Four tiers that do not overlap, beside the default one of pyproject.toml; -m replaces the -m given there.
-# pytest exits with 5 where no test carries a tier's markers: said, and no failure.
+# Four tiers beside the default one of pyproject.toml. They do not overlap. -m replaces the -m given there.
+# pytest exits with 5 if no test carries the markers of a tier. That is said, and is not a failure.
 define tier
 @$(PY) -m pytest -m "$(1)" || { code=$$?; [ $$code -eq 5 ] && echo "$@: no test carries these markers: $(1)"; }
 endef
 
-test: $(STAMP) ## default tier: CPU, offline, a few minutes, one real Ray sweep
+test: $(STAMP) ## run the default tests: CPU, offline, a few minutes, one real Ray sweep
 	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
-test-ray: $(STAMP) ## tests that start Ray
+test-ray: $(STAMP) ## run the tests that start Ray
 	$(call tier,ray and not slow and not gpu and not network)
 
-test-slow: $(STAMP) ## slow tests (those that start Ray too)
+test-slow: $(STAMP) ## run the slow tests, also those that start Ray
 	$(call tier,slow and not gpu and not network)
 
-test-gpu: $(STAMP) ## tests that need a CUDA device
+test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	$(call tier,gpu and not network)
 
-test-network: $(STAMP) ## tests that download
+test-network: $(STAMP) ## run the tests that download
 	$(call tier,network)
 
-lint: $(STAMP) ## ruff (check and format) and mypy
+lint: $(STAMP) ## run ruff (check and format) and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy $(CODE)
 
-format: $(STAMP) ## let ruff reformat and mend
+format: $(STAMP) ## let ruff reformat and fix the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
