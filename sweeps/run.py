@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         type=_SHARE,
         default=0.0,
         metavar="SHARE",
-        help="run this share of the trials that early stopping would stop to their end, to see what stopping loses",
+        help="of the trials that early stopping would stop, run this share to the end, to see what stopping them loses",
     )
     add(
         "--track",

@@ -153,7 +153,7 @@ def _range_lines(plan: Plan) -> list[str]:
             ranges = "; ".join(f"{name} {searched}" for name, searched in cell.search.items())
             cells_by_ranges.setdefault(ranges, []).append(cell.name)
     return [
-        f"  ranges in {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {ranges}"
+        f"  ranges in {names[0]}{f' and {len(names) - 1} more cells' if len(names) > 1 else ''}: {ranges}"
         for ranges, names in cells_by_ranges.items()
         if ranges
     ]

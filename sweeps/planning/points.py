@@ -1,4 +1,4 @@
-"""The points of a cell. A cell whose lists and whole numbers give few points has fewer trials than the space asks for."""
+"""The points of a cell. A cell has fewer trials than the space asks for if its lists give fewer points."""
 
 from collections.abc import Iterator
 from itertools import chain, islice, product

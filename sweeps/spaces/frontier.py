@@ -37,8 +37,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
         if method not in methods_with_cell:
             budgets = ", ".join(f"{budget:,}" for budget in axes["budget"])
             raise ValueError(
-                f"method {method} has no form within a budget of {budgets} parameters: leave the method out, or give a "
-                "larger budget if the method has a prompt"
+                f"method {method} has no form within a budget of {budgets} parameters: leave the method out"
             )
     return tuple(cells.values())
 

@@ -45,9 +45,8 @@ def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, .
     search: dict[str, Range] = {"method": Choice(tuple(m.name for m in all_methods if m.paper is not None))}
     for method in all_methods:
         search |= _method_ranges(method, max_length)
-    return (
-        Cell(name="search", search=search, first=tuple(_paper_point(method, max_length) for method in all_methods)),
-    )
+    first = tuple(_paper_point(method, max_length) for method in all_methods)
+    return (Cell(name="search", search=search, first=first),)
 
 
 def build(profile: str) -> Space:
