@@ -69,8 +69,9 @@ class Supervisor:
         return self._budget.is_spent()
 
     def next(self, name: str) -> Job | None:
-        """Return the trial that begins now, under this name; None if none may begin. If no trial is running either, the
-        sweep is over.
+        """Return the job of the trial that begins now under this name; None if no trial may begin.
+
+        If no trial is running either, the sweep is over.
 
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.

@@ -48,11 +48,11 @@ class Sweep(Listener):
         self.plan, self.store, self.options, self.command = plan, store, options, command
         self._titles = {name: tasks.get(name).title for name in {config.task for config in plan.space.all_examples}}
         self._began = time.monotonic()
-        self._noted_s = 0.0  # seconds since `_began` that the manifest already counts
+        self._seconds_in_manifest = 0.0  # of the seconds since `_began`, those that the manifest counts already
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._resolved_settings = ResolvedSettings(store)
-        self._running = False  # whether this command has begun to change the run
+        self._has_begun = False  # whether this command has changed the run
         self._followers: list[Listener] = []  # progress and trackers
         self._left_out: list[str] = []  # keys of trials that the space no longer has, because it was changed
 
@@ -66,30 +66,30 @@ class Sweep(Listener):
         try:
             return self._run()
         except StoreError as error:
-            if not self._running:
+            if not self._has_begun:
                 raise
             print(f"error: {error}", file=sys.stderr)
             return exit_codes.FAILED
 
     def _run(self) -> int:
         with self.store.held(self.command):
-            earlier = self._read_earlier_work()
+            earlier_work = self._read_earlier_work()
             other_runs = OtherRuns(self.store, self.options.reuse)
             warm_start = warm_start_records(self.store, self.options.warm_start)
-            earlier.announce(self.store.run)
-            if earlier.finished and not earlier.failed and self._nothing_left(earlier.finished):
-                self.store.move(earlier.moved)
+            earlier_work.announce(self.store.run)
+            if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
+                self.store.move(earlier_work.moved)
                 self.store.write_table()
-                self._noted_s = self._elapsed_s()  # the time of looking for work does not count for the run
+                self._seconds_in_manifest = self._elapsed_s()  # the time of looking for work does not count for the run
                 self._write_manifest("complete")
-                return self._end("complete")
+                return self._print_summary("complete")
 
             def start_supervisor(prepared: Mapping[str, Any]) -> Supervisor:
-                self._running = True
-                self.store.move(earlier.moved)
+                self._has_begun = True
+                self.store.move(earlier_work.moved)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
-                return self._make_supervisor(earlier, other_runs, warm_start)
+                return self._make_supervisor(earlier_work, other_runs, warm_start)
 
             self._followers = trackers.start(self.options.track, self.store, self.plan.space)
             run_trials = self._run_here if self.options.local_mode else self._run_on_ray
@@ -103,12 +103,12 @@ class Sweep(Listener):
                 print(error, flush=True)
                 status = "stopped"
             finally:
-                if self._running:
+                if self._has_begun:
                     self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status)
-            return self._end(status)
+            return self._print_summary(status)
 
     def probe(self, price_per_hour: float | None = None) -> dict[str, Any]:
         """Measure how fast trials train where they would run, and predict the rest of the sweep.
@@ -124,7 +124,7 @@ class Sweep(Listener):
         with self.store.held(), contextlib.ExitStack() as stack:
             finished = self._read_earlier_work().finished
             examples = self.plan.space.all_examples
-            baselines = [examples[index] for index in self._without_baseline(examples)]
+            baselines = [examples[index] for index in self._indices_without_baseline(examples)]
             prediction = probe.predict(
                 self.plan.space,
                 self._resources(stack),
@@ -152,15 +152,16 @@ class Sweep(Listener):
     def _read_earlier_work(self) -> EarlierWork:
         """Return what earlier commands have left. If the default of an option has changed since, new trials keep the
         former default."""
-        earlier = read_earlier_work(self.store, self.plan.space)
-        self._left_out = earlier.left_out
-        self._resolved_settings.keep(earlier.former)
-        return earlier
+        earlier_work = read_earlier_work(self.store, self.plan.space)
+        self._left_out = earlier_work.left_out
+        self._resolved_settings.keep(earlier_work.former)
+        return earlier_work
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    def _end(self, status: str) -> int:
+    def _print_summary(self, status: str) -> int:
+        """Print the summary, and return the exit code."""
         summary_text, exit_code = summarise(
             self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out, fresh=self.options.fresh
         )
@@ -171,7 +172,7 @@ class Sweep(Listener):
         elapsed_s = self._elapsed_s()
         self.store.write_manifest(
             status=status,
-            elapsed_s=elapsed_s - self._noted_s,
+            elapsed_s=elapsed_s - self._seconds_in_manifest,
             space=plan_to_dict(self.plan),
             identity=self.plan.space.identity(),
             command=self.command,
@@ -179,11 +180,11 @@ class Sweep(Listener):
             left_out=self._left_out,
             titles=self._titles,
         )
-        self._noted_s = elapsed_s
+        self._seconds_in_manifest = elapsed_s
 
     def reported(self, job: Job, report: Report) -> None:
         # Also during the run, because a command that is killed cannot write it at its end.
-        if self._elapsed_s() - self._noted_s >= _MANIFEST_INTERVAL_S:
+        if self._elapsed_s() - self._seconds_in_manifest >= _MANIFEST_INTERVAL_S:
             self._write_manifest("running")
 
     # --- before the first trial ----------------------------------------------------------------------------------
@@ -204,13 +205,13 @@ class Sweep(Listener):
         examples = self.plan.space.all_examples
         print("preparing data and weights (missing files are downloaded once)", flush=True)
         configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(examples)]
-        prepared = run_prepare(configs, self._without_baseline(examples))
+        prepared = run_prepare(configs, self._indices_without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
         self._resolved_settings.learn(examples, prepared["configs"])
         return prepared
 
-    def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
+    def _indices_without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """Return the index of one example for each backbone and task whose baseline is not in the store yet."""
         stored = {(known_as(baseline["backbone"]), known_as(baseline["task"])) for baseline in self.store.baselines()}
         first_index = {
@@ -225,9 +226,9 @@ class Sweep(Listener):
         for problem in prepared["problems"]:
             print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
-    def _nothing_left(self, finished: list[TrialRecord]) -> bool:
-        """Return whether every trial is finished already; nothing is started to find out."""
-        if self._without_baseline(self.plan.space.all_examples):
+    def _is_finished(self, finished: list[TrialRecord]) -> bool:
+        """Return whether every trial is finished already. Nothing is started to find out."""
+        if self._indices_without_baseline(self.plan.space.all_examples):
             return False
         from sweeps.search.queue import TrialQueue
 
@@ -237,7 +238,7 @@ class Sweep(Listener):
     # --- the trials ----------------------------------------------------------------------------------------------
 
     def _make_supervisor(
-        self, earlier: EarlierWork, other_runs: OtherRuns, warm_start: list[TrialRecord]
+        self, earlier_work: EarlierWork, other_runs: OtherRuns, warm_start: list[TrialRecord]
     ) -> Supervisor:
         """Return the supervisor, with the queue, early stopping and all listeners."""
         from sweeps.search.early_stopping import EarlyStopping
@@ -246,14 +247,14 @@ class Sweep(Listener):
 
         space, options = self.plan.space, self.options
         finished = [
-            *earlier.finished,
-            *other_runs.search_records(space, self._resolved_settings, earlier.finished, SEARCH_SEED),
+            *earlier_work.finished,
+            *other_runs.search_records(space, self._resolved_settings, earlier_work.finished, SEARCH_SEED),
         ]
         queue = TrialQueue(
             space,
             resolve=self._resolved_settings,
             finished=finished,
-            failed=earlier.failed,
+            failed=earlier_work.failed,
             interrupted=self.store.interrupted(),
             take=other_runs.take,
             warm_start_records=warm_start,
