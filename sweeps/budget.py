@@ -21,8 +21,8 @@ class GpuTime:
     A GPU that several trials share counts once. A GPU that has a single trial counts in full, however small the part
     of it that the trial reserves.
 
-    A trial's first report names its device. Until then, the trial is counted by what it reserves: together, the placed
-    trials need at least as many GPUs as they reserve.
+    A trial's first report names its device. Until then, the trial counts by its reservation: all placed trials together
+    occupy at least as many GPUs as they reserve.
 
     Args:
         clock: Returns the current time in seconds.

@@ -274,7 +274,7 @@ class Space:
 
 
 def placeless(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Space.to_dict` returns, or a part of it, with folders of tasks and backbones by name, not path."""
+    """Return the result of `Space.to_dict`, or a part of it, with only the name of each task or backbone folder."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "search" and isinstance(value, Mapping):

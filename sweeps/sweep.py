@@ -150,8 +150,8 @@ class Sweep(Listener):
         return on_ray(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
 
     def _read_earlier_work(self) -> EarlierWork:
-        """Return what earlier commands have left. If the default of an option has changed since, new trials keep the
-        former default."""
+        """Return what earlier commands have left. New trials keep the former default of an option whose default has
+        changed since."""
         earlier_work = read_earlier_work(self.store, self.plan.space)
         self._left_out = earlier_work.left_out
         self._resolved_settings.keep(earlier_work.former)

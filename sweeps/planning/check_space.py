@@ -55,8 +55,7 @@ def _check_first_points(space: Space, cell: Cell) -> None:
                 raise ValueError(f"{where}: first gives {name} the value {value!r}, but {name} is not searched")
             if value is not None and value not in cell.search[name]:
                 raise ValueError(
-                    f"{where}: first gives {name} the value {value!r}, which is outside of its range "
-                    f"({cell.search[name]})"
+                    f"{where}: first gives {name} the value {value!r}, which is outside its range ({cell.search[name]})"
                 )
         space.config(cell, {**space.low_ends(cell), **point}, seed=0)
 

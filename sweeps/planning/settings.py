@@ -22,11 +22,11 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
     """Return the space with every `--set key=value` applied, in their order.
 
     A list (`rank=1,2,5`) replaces the values of an axis, or the range of a searched field. `low:high` replaces the
-    range of a searched number. One value fixes a searched field, and is what other fields take.
+    range of a searched number. One value fixes a searched field, or sets any other field.
 
     Raises:
-        ValueError: The key is unknown (the message names the nearest), the value is of the wrong kind, or a list was
-            given where one value is valid.
+        ValueError: The key is unknown (the message names the nearest), the value is of the wrong kind, or a list stands
+            where only one value is valid.
     """
     for key, text in settings.items():
         if not text.strip():
@@ -227,8 +227,8 @@ def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range
 
 
 def _without_search(space: Space, key: str, value: Any) -> Space:
-    """Return the space with a searched field fixed. If that is the method, only its own ranges remain, without
-    prefix."""
+    """Return the space with a searched field fixed. If the method is fixed, only the ranges of that method remain, and
+    their names lose the prefix."""
 
     def without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "method":

@@ -17,10 +17,8 @@ _RECORD, _EVALUATION = 3500, 250  # a record with its row of the table; one eval
 _DESCRIPTION = 550  # an artifact's description, without the configuration
 _TENSOR_NAME, _WEIGHT_NAME = 70, 120  # name and shape of a tensor: of a prompt; of a weight inside its model
 _FLOAT, _LOGIT = 4, 8
-_OPTIMIZER_STATE = {
-    "adafactor": 1,
-    "adamw": 2,
-}  # size of the optimiser's state, at most, in multiples of what is trained
+# Largest size of the optimiser's state, in multiples of the trained parameters.
+_OPTIMIZER_STATE = {"adafactor": 1, "adamw": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
