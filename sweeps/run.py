@@ -183,7 +183,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
         raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
     if parsed.fresh and parsed.probe:
         raise ValueError(
-            "--probe predicts the rest of a run and does not change it: leave out --fresh, or give --name for a new run"
+            "--probe predicts the rest of a run and does not change it: leave --fresh out, or give --name for a new run"
         )
     if parsed.price_per_hour is not None and not parsed.probe:
         raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")

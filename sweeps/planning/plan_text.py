@@ -125,8 +125,7 @@ _SCHEDULES = {"constant": "constant", "linear": "falling"}
 
 
 def _training(plan: Plan) -> str:
-    """Return batch size, optimiser, schedule and learning rates. If the space has several methods, return only what they
-    have in common."""
+    """Return batch size, optimiser, schedule and learning rates; only what is common to all methods of the space."""
     examples = plan.space.all_examples
     batches = " or ".join(str(size) for size in sorted({config.batch_size for config in examples}))
     searches_method = any("method" in cell.search for cell in plan.cells)  # the examples have only the first method
