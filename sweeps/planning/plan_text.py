@@ -79,7 +79,7 @@ def _trials_per_cell(plan: Plan) -> str:
         return f"{count_text} per cell"
     if not any(cell.search for cell in plan.cells):
         return f"{count_text} per cell, because nothing is searched"
-    return f"{count_text} per cell instead of {asked}, because these try every value of the lists"
+    return f"{count_text} per cell instead of {asked}, because the lists have no further values"
 
 
 def _stopping(space: Space) -> str:

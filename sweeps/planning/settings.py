@@ -61,18 +61,18 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         raise ValueError(f"{key} is {text!r}; a list cannot contain an empty value or none")
     if key in space.axes:
         return _with_axis(space, key, text, values)
-    ranges = [cell.search[name] for cell in space.cells for name in _searched_names(cell, key)]
+    ranges = [cell.search[name] for cell in space.cells for name in _names_for_key(cell, key)]
     if ":" in text and any(_is_numeric(searched_range) for searched_range in ranges):
         return _with_search(space, key, partial(_new_range, key, text))
     if any(key in cell.fixed for cell in space.cells):
         raise ValueError(
-            f"{key} is fixed by the cells of space {space.name}. --set can change {_settable(space)}. To have other "
+            f"{key} is fixed by the cells of space {space.name}. --set takes {_valid_values(space)}. To have other "
             "cells, write a space file of your own (docs/your-own.md)"
         )
     if key not in ("task", "backbone") and _range_ends(text):
         raise ValueError(
             f"{key} is {text!r}, which is a range, but space {space.name} does not search {key}: give one value. --set "
-            f"can change {_settable(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
+            f"takes {_valid_values(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
         )
     if len(values) == 1:
         fixed = _without_search(space, key, values[0]) if ranges else space
@@ -95,20 +95,20 @@ def _with_axis(space: Space, key: str, text: str, values: tuple[Any, ...]) -> Sp
     return dataclasses.replace(space, axes={**space.axes, key: values})
 
 
-def _settable(space: Space) -> str:
-    """Return what `--set` can change in a space, in words."""
+def _valid_values(space: Space) -> str:
+    """Return what `--set` takes for the fields of a space, in words."""
     searched_names = {name for cell in space.cells for name in cell.search}
     not_free = searched_names.union(space.axes, *(cell.fixed for cell in space.cells))
     free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in not_free]
     parts = [
-        ("axes, by a list", sorted(space.axes)),
-        ("searched fields, by a list or a range", sorted(searched_names)),
-        ("other fields, by one value", [*free[:3], "…"]),
+        ("a list for an axis", sorted(space.axes)),
+        ("a list or a range for a searched field", sorted(searched_names)),
+        ("one value for any other field", [*free[:3], "…"]),
     ]
-    return "; ".join(f"{kind} ({', '.join(names)})" for kind, names in parts if names)
+    return "; ".join(f"{value_and_kind} ({', '.join(names)})" for value_and_kind, names in parts if names)
 
 
-def _searched_names(cell: Cell, key: str) -> list[str]:
+def _names_for_key(cell: Cell, key: str) -> list[str]:
     """Return the searched names that a key stands for: `lora.rank` for itself, `rank` for that of every method."""
     if key in cell.search:
         return [key]
@@ -215,7 +215,7 @@ def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range
     """
 
     def change(cell: Cell) -> Cell:
-        ranges = {name: new_range(name, cell.search[name]) for name in _searched_names(cell, key)}
+        ranges = {name: new_range(name, cell.search[name]) for name in _names_for_key(cell, key)}
 
         def lies_inside(point: Mapping[str, Any]) -> bool:
             return all(point.get(name) is None or point[name] in values for name, values in ranges.items())
@@ -241,7 +241,7 @@ def _without_search(space: Space, key: str, value: Any) -> Space:
         }
 
     def change(cell: Cell) -> Cell:
-        fixed_names = _searched_names(cell, key)
+        fixed_names = _names_for_key(cell, key)
 
         def remaining(values: Mapping[str, Any]) -> dict[str, Any]:
             return without_prefix({name: item for name, item in values.items() if name not in fixed_names})
