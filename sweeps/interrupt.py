@@ -1,5 +1,7 @@
-"""Ctrl-C, and SIGTERM, which batch systems and spot machines send: the first ends a command in order, the next at
-once."""
+"""Ctrl-C and SIGTERM (which batch systems and spot machines send).
+
+The first signal ends a command in order, the second ends it at once.
+"""
 
 import os
 import signal
@@ -12,22 +14,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen() -> None:
-    """From now on the first signal raises KeyboardInterrupt; one that the parent wants ignored (nohup) stays so."""
-    _handle_with(_first)
+    """Raise KeyboardInterrupt at the first signal from now on.
+
+    A signal that the parent process wants ignored (nohup) stays ignored.
+    """
+    _set_handler(_on_first_signal)
 
 
-def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
+def _set_handler(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
-def _first(number: int, frame: FrameType | None) -> None:
-    _handle_with(_second)
+def _on_first_signal(number: int, frame: FrameType | None) -> None:
+    _set_handler(_on_second_signal)
     raise KeyboardInterrupt
 
 
-def _second(number: int, frame: FrameType | None) -> None:
-    # Nothing is tidied up, as after a crash, which costs nothing that is finished.
-    os.write(2, b"\nended at once; the same command, without --fresh, continues\n")
+def _on_second_signal(number: int, frame: FrameType | None) -> None:
+    # Nothing is tidied up, as after a crash. That loses no finished trial.
+    os.write(2, b"\nended at once; the same command without --fresh continues the run\n")
     os._exit(INTERRUPTED)

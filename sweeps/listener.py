@@ -1,4 +1,4 @@
-"""What is told of a sweep's trials: progress, budgets, trackers and whatever else follows it."""
+"""The interface of everything that follows the trials of a sweep: progress, budgets, trackers."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears of every trial; a subclass overrides what it wants to know.
+    """Is called at each event of every trial; a subclass overrides the events that it needs.
 
-    Of each: started; any number of placed, reported and displaced; perhaps stopped; finally one of ended, paused and
-    taken_back. All of it happens in the driver's own thread, so a slow listener delays the sweep.
+    The events of one trial come in this order: `started`; then `placed`, `reported` and `displaced`, any number of
+    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the driver's own
+    thread, so a slow listener delays the sweep.
     """
 
     def started(self, job: Job) -> None:
-        """It is its turn; it may still have to wait for a place."""
+        """It is the trial's turn. The trial may still have to wait for a place on a machine."""
 
     def placed(self, job: Job) -> None:
-        """It has its place on a machine."""
+        """The trial has its place on a machine."""
 
     def displaced(self, job: Job) -> None:
-        """Its process has died; it waits for another place."""
+        """The trial's process has died, and the trial waits for another place."""
 
     def reported(self, job: Job, report: Report) -> None:
-        """It has been evaluated, or has come back from a checkpoint."""
+        """The trial has been evaluated, or has been restored from a checkpoint."""
 
     def stopped(self, job: Job, report: Report) -> None:
-        """Early stopping ends it at this report; `ended` follows."""
+        """Early stopping ends the trial at this report; `ended` follows."""
 
     def paused(self, job: Job, report: Report) -> None:
-        """A budget has stopped it at this report, which is empty when it still waited for a place. Another command goes
-        on with it."""
+        """A budget has ended the trial at this report, and another command continues the trial.
+
+        The report is empty if the trial still waited for a place.
+        """
 
     def requeued(self, job: Job) -> None:
-        """Its process was dead before it began; it waits for its turn again."""
+        """The process died before the trial began in it, and the trial waits for its turn again."""
 
     def ended(self, job: Job, record: TrialRecord) -> None:
-        """It is over, and this is what is written of it."""
+        """The trial is over, and this is its record."""
 
     def close(self) -> None:
-        """Nothing more will come of this command."""
+        """The command ends, and no event follows."""
 
 
 class Listeners(Listener):
-    """Several listeners as one: tells each, in their order."""
+    """Passes every event to several listeners, in their order."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        def tell(event: str, *arguments: Any) -> None:
+        def tell_all(event: str, *arguments: Any) -> None:
             for listener in listeners:
                 getattr(listener, event)(*arguments)
 
         for event in EVENTS:
-            setattr(self, event, partial(tell, event))
+            setattr(self, event, partial(tell_all, event))
 
 
 EVENTS = [name for name in vars(Listener) if not name.startswith("_")]

@@ -1,19 +1,24 @@
-"""How a sweep is run."""
+"""The options of the command that say how a sweep runs."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run, as opposed to what: nothing here changes a result.
+    """How a sweep runs, as opposed to what it runs: no option changes the result of a trial.
 
-    trials_per_gpu: that share a GPU, or a node without one; None lets the worker find out. max_concurrent: None fills
-    the machine.
-    max_trials, max_wall_time_s, max_gpu_hours: start no trial beyond them; beyond the latter two, running trials end at
-    their next evaluation, from which another command goes on. max_trial_time_s: a trial that takes longer has failed.
-    track: names of trackers. reuse, warm_start: other runs whose finished trials are taken, and from which the search
-    learns. audit: share of the trials to be stopped early that run to the end. fresh: the command began the run anew,
-    and would again.
+    Attributes:
+        local_mode: Train in this process, one trial at a time, without Ray.
+        trials_per_gpu: Number of trials that share a GPU, or a node without GPU; None lets the worker find it.
+        max_concurrent: Number of trials at once; None fills the machine.
+        max_trials, max_wall_time_s, max_gpu_hours: Limits beyond which no trial starts. Beyond the latter two, running
+            trials end at their next evaluation, and another command continues them from there.
+        max_trial_time_s: A trial that takes longer has failed.
+        reuse: Other runs whose finished trials are taken over.
+        warm_start: Other runs from whose results the search learns.
+        track: Names of trackers.
+        audit: Share of the trials to be stopped early that run to the end instead.
+        fresh: Whether the command has --fresh, so that repeating it would begin the run anew.
     """
 
     local_mode: bool = False

@@ -1,7 +1,8 @@
 """Run a sweep: python sweeps/run.py --space ablation --profile demo
 
 Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a cell has no confirmed trial ·
-4 stopped at a budget, can be continued · 130 interrupted (Ctrl-C or SIGTERM), can be continued · 1 anything else.
+4 stopped at a budget · 130 interrupted (Ctrl-C or SIGTERM) · 1 anything else.
+After 4 and 130, the same command continues the run.
 """
 
 import argparse
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # run as a script, the first entry of sys.path is sweeps/
+if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps/; it must be the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
+    import lopt.python_version  # noqa: F401  # comes first, because an old Python cannot read the modules below
 
 from lopt import commands, exit_codes, registry
 from lopt.errors import Parser, one_line, reader_has_gone
@@ -22,42 +23,48 @@ from sweeps.budget import OutOfTime
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     command_line = Parser(
         prog=commands.line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; finished trials are never run twice.",
         epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
-        "4 stopped at a budget, 130 interrupted; 4 and 130 can be continued",
+        "4 stopped at a budget, 130 interrupted; the same command continues a run after 4 and 130",
         allow_abbrev=False,
     )
     add = command_line.add_argument
-    named = {kind: "|".join(registry.names(f"sweeps.{kind}")) for kind in ("samplers", "stopping")}
+    samplers, rules = ("|".join(registry.names(f"sweeps.{package}")) for package in ("samplers", "stopping"))
     add("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
-    add("--profile", default="paper", help="paper (the paper's own setting, default) or demo")
+    add("--profile", default="paper", help="paper (the setting of the paper, default) or demo")
     add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
     add("--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)")
     add(
         "--dry-run",
         action="store_true",
-        help="print the plan; needs no weights, and of the hub at most a model's config",
+        help="print the plan and stop; loads no weights, and needs at most a model's config from the hub",
     )
     add(
         "--probe",
         action="store_true",
-        help="measure for some seconds what trials cost where they would train, and print how long the sweep will take",
+        help="measure for some seconds how fast trials train on these machines, and print how long the sweep will take",
     )
-    add("--price-per-hour", type=_PRICE, metavar="P", help="with --probe: of all machines together, for the cost")
-    add("--json", action="store_true", help="with --dry-run or --probe: as JSON")
-    add("--seeds", type=_count, metavar="N", help="fresh seeds that confirm each winner (paper 5, demo 1)")
+    add(
+        "--price-per-hour",
+        type=_PRICE,
+        metavar="P",
+        help="with --probe: price of all machines together, to predict what the sweep costs",
+    )
+    add("--json", action="store_true", help="with --dry-run or --probe: print JSON")
+    add("--seeds", type=_count, metavar="N", help="number of fresh seeds that confirm each winner (paper 5, demo 1)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a field of the trials or of the space; lists as in rank=1,2,5, ranges as in learning_rate=0.01:0.5; "
-        f"sampler={named['samplers']}; stopping={named['stopping']}",
+        help="set a field of the trials or of the space: one value, a list as in rank=1,2,5, or a range as in "
+        f"learning_rate=0.01:0.5; sampler={samplers}; stopping={rules}",
     )
-    add("--fresh", action="store_true", help="begin anew; what the run holds is kept as <run>-before-N")
+    add("--fresh", action="store_true", help="begin the run anew; its earlier results are kept as <run>-before-N")
     add(
         "--reuse",
         action="append",
@@ -65,21 +72,21 @@ def parser() -> argparse.ArgumentParser:
         const="all",
         default=[],
         metavar="RUN",
-        help="take finished trials of the same key from another run under --out (without a name: from all of them)",
+        help="take finished trials with the same settings from another run under --out (without a name: from all runs)",
     )
     add(
         "--warm-start",
         action="append",
         default=[],
         metavar="RUN",
-        help="let the search begin with what another run under --out has learned, of whatever task or backbone",
+        help="let the search learn from the results of another run under --out, even of another task or backbone",
     )
     add(
         "--audit",
         type=_SHARE,
         default=0.0,
         metavar="SHARE",
-        help="run this share of the trials that early stopping would stop to the end, to see what it costs",
+        help="of the trials that early stopping would stop, run this share to the end, to see what stopping them loses",
     )
     add(
         "--track",
@@ -87,48 +94,50 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_tracker,
         metavar="NAME",
-        help=f"what follows the sweep: {', '.join(registry.names('sweeps.trackers'))}; give it again for several",
+        help=f"a tracker that follows the sweep: {', '.join(registry.names('sweeps.trackers'))}; repeat the option for "
+        "several",
     )
-    add("--local-mode", action="store_true", help="in this process, one trial at a time, without Ray")
+    add("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
     add(
         "--trials-per-gpu",
         type=_count,
         metavar="K",
-        help="trials that share a GPU, or a machine without one (default: as many as keep it busy)",
+        help="number of trials that share a GPU, or a machine without GPU (default: as many as keep it busy)",
     )
-    add("--max-concurrent", type=_count, metavar="N", help="trials at once (default: fills the machine)")
-    add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit 4")
+    add("--max-concurrent", type=_count, metavar="N", help="number of trials at once (default: fill the machine)")
+    add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit with code 4")
     add(
         "--max-wall-time",
         dest="max_wall_time_s",
         type=_duration,
         metavar="T",
-        help="after T (90s, 30m, 2h) end running trials at their next evaluation, then exit 4; also while no machine "
-        "has come yet",
+        help="after T (90s, 30m, 2h), end running trials at their next evaluation and exit with code 4; the time spent "
+        "waiting for machines counts",
     )
     add(
         "--max-gpu-hours",
         type=_HOURS,
         metavar="H",
-        help="after H GPU-hours end running trials at their next evaluation, then exit 4; a GPU counts while it has "
-        "trials, once for all that share it",
+        help="after H GPU-hours, end running trials at their next evaluation and exit with code 4; a GPU counts while "
+        "it has trials, once for all that share it",
     )
     add(
         "--max-trial-time",
         dest="max_trial_time_s",
         type=_duration,
         metavar="T",
-        help="a trial that takes longer has failed; the others go on (with --local-mode nothing ends one that hangs)",
+        help="a trial that takes longer than T counts as failed, and the others go on (with --local-mode, a trial that "
+        "hangs is not ended)",
     )
     return command_line
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        code = _parsed_and_run(arguments, alone=argv is None)
-        sys.stdout.flush()  # here, where a reader that has gone is no fault
+        code = _parse_and_run(arguments, owns_process=argv is None)
+        sys.stdout.flush()  # inside this `try`, where a reader that has gone is not a fault
         return code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
@@ -136,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         reader_has_gone()
         return exit_codes.FAILED
-    except (ValueError, OSError) as error:  # the second: no folder can be written, no cluster answers
+    except (ValueError, OSError) as error:  # OSError: a folder cannot be written, a cluster does not answer
         print(f"error: {one_line(error)}", file=sys.stderr)
         return exit_codes.USAGE_ERROR
     except KeyboardInterrupt:
@@ -144,18 +153,20 @@ def main(argv: list[str] | None = None) -> int:
         return exit_codes.INTERRUPTED
 
 
-def _parsed_and_run(arguments: list[str], *, alone: bool) -> int:
-    """alone: whether the process ends with the command."""
+def _parse_and_run(arguments: list[str], *, owns_process: bool) -> int:
+    """Parse the arguments and run the command; `owns_process` says whether the process ends with the command."""
     try:
-        chosen = parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse prints its one line itself
+        parsed = parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed its one line
         return int(stop.code or 0)
-    if alone and chosen.out.lower().startswith("memory:"):
-        raise ValueError(f"--out {chosen.out}: what is kept there ends with the command; give a folder, or another URL")
-    return _run(chosen, arguments)
+    if owns_process and parsed.out.lower().startswith("memory:"):
+        raise ValueError(
+            f"--out {parsed.out}: results in memory are lost when the command ends; give a folder or another URL"
+        )
+    return _run(parsed, arguments)
 
 
-def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
+def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     import dataclasses
 
     from lopt.records import dumps
@@ -164,106 +175,118 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     from sweeps.planning.plan import make_plan
     from sweeps.results.store import Store
 
-    space = settings.with_settings(spaces.load(chosen.space, chosen.profile), _settings(chosen.set))
-    space = settings.with_seeds(space, chosen.seeds)
+    space = settings.with_settings(spaces.load(parsed.space, parsed.profile), _settings(parsed.set))
+    space = settings.with_seeds(space, parsed.seeds)
     plan = make_plan(space)
-    store = Store(chosen.out, f"{space.name}-{space.profile}" if chosen.name is None else chosen.name)
-    if chosen.dry_run and chosen.probe:
-        raise ValueError("--dry-run measures nothing and --probe does: give one of them")
-    if chosen.fresh and chosen.probe:
-        raise ValueError("--probe predicts what is left of a run and changes none: leave --fresh out, or give --name")
-    if chosen.price_per_hour is not None and not chosen.probe:
-        raise ValueError("--price-per-hour goes with --probe")
-    if chosen.dry_run:
-        print(dumps(plan_text.described(plan)) if chosen.json else plan_text.text(plan, store.run))
+    store = Store(parsed.out, f"{space.name}-{space.profile}" if parsed.name is None else parsed.name)
+    if parsed.dry_run and parsed.probe:
+        raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
+    if parsed.fresh and parsed.probe:
+        raise ValueError(
+            "--probe predicts the rest of a run and does not change it: leave --fresh out, or give --name for a new run"
+        )
+    if parsed.price_per_hour is not None and not parsed.probe:
+        raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")
+    if parsed.dry_run:
+        print(dumps(plan_text.plan_to_dict(plan)) if parsed.json else plan_text.format_plan(plan, store.run))
         return exit_codes.COMPLETE
     from sweeps.options import Options
     from sweeps.sweep import Sweep
 
-    names = {field.name for field in dataclasses.fields(Options)}
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(chosen).items() if n in names}
-    options = Options(**values)
-    sweep = Sweep(plan, store, options, commands.words("sweep", *arguments))
-    if chosen.probe and chosen.json:
+    option_names = {field.name for field in dataclasses.fields(Options)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(parsed).items()
+        if name in option_names
+    }
+    sweep = Sweep(plan, store, Options(**values), commands.words("sweep", *arguments))
+    if parsed.probe and parsed.json:
         with contextlib.redirect_stdout(sys.stderr):
-            prediction = sweep.probe(chosen.price_per_hour)
-        print(dumps({"plan": plan_text.described(plan), "prediction": prediction}))
+            prediction = sweep.probe(parsed.price_per_hour)
+        print(dumps({"plan": plan_text.plan_to_dict(plan), "prediction": prediction}))
         return exit_codes.COMPLETE
-    aside = store.put_aside() if chosen.fresh else None
-    if aside:
-        print(f"run {store.run} begins anew; what it held is kept as {aside}. To continue it later, leave --fresh out")
-    print(plan_text.text(plan, store.run), flush=True)
-    if chosen.probe:
+    earlier_run = store.put_aside() if parsed.fresh else None
+    if earlier_run:
+        print(
+            f"run {store.run} begins anew; its earlier results are kept as {earlier_run}. To continue the new run "
+            "later, leave out --fresh"
+        )
+    print(plan_text.format_plan(plan, store.run), flush=True)
+    if parsed.probe:
         from sweeps.forecast import probe
 
-        print(probe.text(sweep.probe(chosen.price_per_hour)))
+        print(probe.text(sweep.probe(parsed.price_per_hour)))
         return exit_codes.COMPLETE
     try:
         return sweep.run()
     except (ValueError, OSError):
-        if aside and store.put_back(aside):
-            print(f"run {store.run} is as it was, for nothing has begun")
+        if earlier_run and store.put_back(earlier_run):
+            print(f"run {store.run} has its earlier results again, because no trial has begun")
         raise
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
+    """Return the key and value of each `--set key=value`."""
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise ValueError(f"--set {pair!r}: give key=value, as in --set max_steps=200")
-        if key.strip() in settings:
-            raise ValueError(f"--set {key.strip()} is given twice: give it once")
-        settings[key.strip()] = value
+        if key in settings:
+            raise ValueError(f"--set {key} is given twice: give it once")
+        settings[key] = value
     return settings
 
 
-def _tracker(text: str) -> str:
+def _tracker(name: str) -> str:
     from sweeps import trackers
 
     try:
-        return trackers.get(text).name
+        return trackers.get(name).name
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 1 to 999,999,999")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999,999,999")
     return int(text)
 
 
-def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
-    """Reads a number that fits, which `what` describes."""
+def _number(valid_range: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return a function that reads a number; it refuses a number that is not valid and names what is."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
             value = float(text)
-            if fits(value):
+            if is_valid(value):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {valid_range}")
 
     return read
 
 
 _PRICE = _number("price above 0", lambda value: 0 < value < float("inf"))
 _HOURS = _number("number of hours above 0", lambda value: 0 < value < float("inf"))
-_SHARE = _number("share; give a number from 0 to 1", lambda value: 0 <= value <= 1)
+_SHARE = _number("share from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def _duration(text: str) -> float:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
-    if not found or float(found[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; valid: 90s, 30m, 2h")
-    if not found[2]:
+    """Return the seconds of a duration such as 90s, 30m or 2h."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration above 0; give one such as 90s, 30m or 2h")
+    number, unit = match.groups()
+    if not unit:
         raise argparse.ArgumentTypeError(
-            f"{text!r} has no unit; say {text}s, {text}m or {text}h: seconds, minutes, hours"
+            f"{text!r} has no unit; give {text}s, {text}m or {text}h for seconds, minutes or hours"
         )
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
 def script() -> int:
-    """The program `lopt-sweep`: `main`, and Ctrl-C and SIGTERM in order."""
+    """Run the program `lopt-sweep`: `main`, which Ctrl-C and SIGTERM end in order."""
     from sweeps import interrupt
 
     interrupt.listen()

@@ -1,4 +1,4 @@
-"""What is done with each trial of a sweep as it begins, reports and ends, whoever runs it: this process, or Ray.
+"""Supervises each trial of a sweep as it begins, reports and ends, whether this process or Ray runs it.
 
 queue.next ──> job ──> reports ──> early stopping, budget ──> goes on, or stops ──> record ──> queue.end
 """
@@ -20,25 +20,26 @@ from sweeps.work.job import SCORE, STEP, Job, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Running:
+class _RunningTrial:
     trial: QueuedTrial
     job: Job
     began_at: str
 
 
-def _record(report: Mapping[str, str]) -> TrialRecord:
+def _record_in(report: Mapping[str, str]) -> TrialRecord:
+    """Return the record that a report carries."""
     return TrialRecord.from_dict(json.loads(report["record"]))
 
 
 class Supervisor:
-    """Supervises the trials of a sweep, each under a name that whoever runs it chooses.
+    """Supervises the trials of a sweep. The caller gives each trial a name when it begins.
 
     Args:
-        job_of: says how a trial is run.
-        listeners: are told of everything, in their order.
+        job_of: Returns the job that runs a trial.
+        listeners: Are called at each event, in their order.
 
     Attributes:
-        held_back: a budget has kept a trial from beginning.
+        held_back: Whether a budget has kept a trial from beginning.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class Supervisor:
     ) -> None:
         self._queue, self._early_stopping, self._store, self._budget = queue, early_stopping, store, budget
         self._job_of, self._listeners = job_of, Listeners(listeners)
-        self._running: dict[str, _Running] = {}
-        self._deaths: dict[str, tuple[Exception | None, bool]] = {}
+        self._running: dict[str, _RunningTrial] = {}  # by the name that the caller has given
+        self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # error, and whether the trial had begun
         self.held_back = False
 
     @property
@@ -63,39 +64,42 @@ class Supervisor:
         return not self._running
 
     def over_budget(self) -> bool:
-        """Whether the budget is spent: running trials end at their next evaluation, pending ones do not begin."""
-        return self._budget.over()
+        """Return whether the budget is spent. Running trials then end at their next evaluation, and pending ones do not
+        begin."""
+        return self._budget.is_spent()
 
     def next(self, name: str) -> Job | None:
-        """The trial that begins now, under this name; None if none may. If none is running either, the sweep is over.
+        """Return the job of the trial that begins now under this name; None if no trial may begin.
+
+        If no trial is running either, the sweep is over.
 
         Raises:
-            StoreError: results cannot be kept. So do `report` and `end`.
+            StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
         self.held_back = self._queue.waits and not self._budget.may_start()
         trial = None if self.held_back else self._queue.next()
         if trial is None:
             return None
         job = self._job_of(trial)
-        self._running[name] = _Running(trial=trial, job=job, began_at=now())
-        earlier = self._store.read(job.key)
-        if earlier is not None and earlier.status == "failed":
-            self._store.set_aside(earlier)
+        self._running[name] = _RunningTrial(trial=trial, job=job, began_at=now())
+        earlier_record = self._store.read(job.key)
+        if earlier_record is not None and earlier_record.status == "failed":
+            self._store.set_aside(earlier_record)
         self._listeners.started(job)
         return job
 
     def placed(self, name: str) -> None:
-        """The trial has its place on a machine."""
+        """Note that the trial has its place on a machine."""
         if running := self._running.get(name):
             self._listeners.placed(running.job)
 
     def displaced(self, name: str) -> None:
-        """The trial's process has died; it waits for another place."""
+        """Note that the trial's process has died and the trial waits for another place."""
         if running := self._running.get(name):
             self._listeners.displaced(running.job)
 
     def report(self, name: str, report: Report) -> bool:
-        """Whether the trial goes on after this report."""
+        """Take a trial's report, and return whether the trial goes on."""
         running = self._running.get(name)
         if running is None:
             return True
@@ -108,26 +112,28 @@ class Supervisor:
         self._queue.report(running.trial, report[STEP], report[SCORE])
         if running.trial.phase == "search" and self._stop_early(running, report):
             return False
-        return not self._budget.over()
+        return not self._budget.is_spent()
 
-    def _stop_early(self, running: _Running, report: Report) -> bool:
-        """Whether early stopping ends the trial here; its record is then written."""
+    def _stop_early(self, running: _RunningTrial, report: Report) -> bool:
+        """Ask early stopping about a report. If it ends the trial, write the trial's record and return True."""
         trial = running.trial
         if report.get("restored"):
-            self._early_stopping.restore(_record(report))
+            self._early_stopping.restore(_record_in(report))
         decision = self._early_stopping.report(trial.stratum, trial.config.key, report[STEP], report[SCORE])
         if decision is Decision.AUDIT:
-            self._store.add_audit(_record(report))
+            self._store.add_audit(_record_in(report))
         if decision is not Decision.STOP:
             return False
-        self._store.write(_record(report))
+        self._store.write(_record_in(report))
         self._listeners.stopped(running.job, report)
         return True
 
     def died(self, name: str, error: Exception | None, *, begun: bool) -> None:
-        """A trial's process has died for the last time, of this error where it is known; `end` follows.
+        """Note that a trial's process has died for the last time; `end` follows.
 
-        begun: whether the trial had begun in it.
+        Args:
+            error: Why the process died, if that is known.
+            begun: Whether the trial had begun in that process.
         """
         if name in self._running:
             self._deaths[name] = error, begun
@@ -136,11 +142,11 @@ class Supervisor:
                 self._early_stopping.forget(trial.stratum, trial.config.key)
 
     def end(self, name: str, report: Report | None, *, died: bool = False) -> None:
-        """The trial runs no more.
+        """Note that the trial does not run any more.
 
         Args:
-            report: its last one, empty without any; None where it still waited for a place.
-            died: its process has died for the last time (see `died`).
+            report: The last report of the trial, empty if it has made none. None if the trial still waited for a place.
+            died: Whether the process of the trial has died for the last time (see `died`).
         """
         running = self._running.pop(name, None)
         if running is None:
@@ -149,12 +155,13 @@ class Supervisor:
         error, begun = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
-            record = _record(report)  # on file systems on which a file of another machine is seen late
+            record = _record_in(report)  # some file systems show a file of another machine late
         if record is None and died and not begun:
             self._queue.put_back(trial)
             self._listeners.requeued(job)
         elif record is None and not died and report != {}:
-            # It could have gone on: whoever else stops a trial writes a record. A command with a budget left does.
+            # The budget has stopped the trial: everything else that stops a trial writes a record. A later command
+            # continues it.
             self._queue.put_back(trial)
             self._listeners.paused(job, report or {})
         else:
@@ -162,8 +169,8 @@ class Supervisor:
             record = record or self._write_death(running, error)
             self._listeners.ended(job, record)
 
-    def _write_death(self, running: _Running, error: Exception | None) -> TrialRecord:
-        """Writes the record of a trial that was cut off and left nothing."""
+    def _write_death(self, running: _RunningTrial, error: Exception | None) -> TrialRecord:
+        """Write and return the record of a trial whose process died without leaving one."""
         reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
         job = running.job
         record = failed_record(

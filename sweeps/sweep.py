@@ -1,4 +1,4 @@
-"""One sweep from start to end: settle, search, confirm, write down."""
+"""One sweep from start to end: resolve settings, search, confirm, write results."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import exit_codes, tasks
 from lopt.config import TrialConfig, known_as
-from sweeps import summary, trackers
+from sweeps import trackers
 from sweeps.budget import Budget, OutOfTime
 from sweeps.listener import Listener, Listeners
 from sweeps.options import Options
 from sweeps.planning.plan import Plan
-from sweeps.planning.plan_text import described
+from sweeps.planning.plan_text import plan_to_dict
 from sweeps.progress import Progress
 from sweeps.results.resolved_settings import ResolvedSettings
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
 from sweeps.search.earlier_work import EarlierWork, read_earlier_work
 from sweeps.search.other_runs import OtherRuns, warm_start_records
+from sweeps.summary import summarise
 from sweeps.work.execution import execute
 from sweeps.work.job import Job, Report
 from sweeps.work.prepare import prepare
@@ -37,176 +38,187 @@ if TYPE_CHECKING:
     from sweeps.search.queue import QueuedTrial
     from sweeps.supervisor import Supervisor
 
-_NOTE_S = 60  # how often the manifest learns how long the run has taken
+_MANIFEST_INTERVAL_S = 60  # how often the manifest is told how long the run has taken
 
 
 class Sweep(Listener):
-    """A plan, its store and the parts that work on them."""
+    """Runs a plan and keeps its results in a store."""
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
         self._titles = {name: tasks.get(name).title for name in {config.task for config in plan.space.all_examples}}
-        self._began, self._noted_s = time.monotonic(), 0.0  # of the time since then, what the manifest knows
+        self._began = time.monotonic()
+        self._seconds_in_manifest = 0.0  # of the seconds since `_began`, those that the manifest counts already
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
-        self._settle = ResolvedSettings(store)
-        self._running = False  # from the moment on when the run's own state is changed
+        self._resolved_settings = ResolvedSettings(store)
+        self._has_begun = False  # whether this command has changed the run
         self._followers: list[Listener] = []  # progress and trackers
-        self._left_out: list[str] = []  # keys of trials that the space, which has changed, no longer has
+        self._left_out: list[str] = []  # keys of trials that the space no longer has, because it was changed
 
     def run(self) -> int:
-        """Runs or continues the sweep; returns the exit code.
+        """Run or continue the sweep, and return the exit code.
 
         Raises:
-            ValueError: the run holds other settings, is in use, or data or weights cannot be had.
-            StoreError: results cannot be kept, and nothing has begun.
+            ValueError: The run has other settings or is in use, or data or weights are missing.
+            StoreError: Results cannot be written, and nothing has begun.
         """
         try:
             return self._run()
         except StoreError as error:
-            if not self._running:
+            if not self._has_begun:
                 raise
             print(f"error: {error}", file=sys.stderr)
             return exit_codes.FAILED
 
     def _run(self) -> int:
         with self.store.held(self.command):
-            earlier = self._read_earlier_work()
-            others = OtherRuns(self.store, self.options.reuse)
+            earlier_work = self._read_earlier_work()
+            other_runs = OtherRuns(self.store, self.options.reuse)
             warm_start = warm_start_records(self.store, self.options.warm_start)
-            earlier.announce(self.store.run)
-            if earlier.finished and not earlier.failed and self._nothing_left(earlier.finished):
-                self.store.move(earlier.moved)
+            earlier_work.announce(self.store.run)
+            if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
+                self.store.move(earlier_work.moved)
                 self.store.write_table()
-                self._noted_s = self._elapsed_s()  # looking took no part of the run
+                self._seconds_in_manifest = self._elapsed_s()  # the time of looking for work does not count for the run
                 self._write_manifest("complete")
-                return self._end("complete")
+                return self._print_summary("complete")
 
-            def supervisor(prepared: Mapping[str, Any]) -> Supervisor:
-                self._running = True
-                self.store.move(earlier.moved)
+            def start_supervisor(prepared: Mapping[str, Any]) -> Supervisor:
+                self._has_begun = True
+                self.store.move(earlier_work.moved)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
-                return self._supervisor(earlier, others, warm_start)
+                return self._make_supervisor(earlier_work, other_runs, warm_start)
 
             self._followers = trackers.start(self.options.track, self.store, self.plan.space)
             run_trials = self._run_here if self.options.local_mode else self._run_on_ray
             status = "interrupted"
             try:
                 with contextlib.closing(Listeners(self._followers)):
-                    status = "stopped" if run_trials(supervisor).held_back else "complete"
+                    status = "stopped" if run_trials(start_supervisor).held_back else "complete"
             except KeyboardInterrupt:
                 print("\ninterrupted", flush=True)
             except OutOfTime as error:
                 print(error, flush=True)
                 status = "stopped"
             finally:
-                if self._running:
+                if self._has_begun:
                     self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
                     self._write_manifest(status)
-            return self._end(status)
+            return self._print_summary(status)
 
     def probe(self, price_per_hour: float | None = None) -> dict[str, Any]:
-        """Measures, where trials would train, what they cost, and predicts what is left of the sweep; the prediction,
-        which is also written to the run.
+        """Measure how fast trials train where they would run, and predict the rest of the sweep.
+
+        Return the prediction, which is also written to the run.
 
         Raises:
-            ValueError: as `run`.
-            OutOfTime: no machine came in the time of the options.
+            ValueError: As for `run`.
+            OutOfTime: No machine came within the time limit of the options.
         """
         from sweeps.forecast import probe
 
         with self.store.held(), contextlib.ExitStack() as stack:
             finished = self._read_earlier_work().finished
             examples = self.plan.space.all_examples
-            baselines = [examples[index] for index in self._without_baseline(examples)]
+            baselines = [examples[index] for index in self._indices_without_baseline(examples)]
             prediction = probe.predict(
                 self.plan.space,
                 self._resources(stack),
-                resolve=self._settle,
+                resolve=self._resolved_settings,
                 baselines=baselines,
                 finished=finished,
                 audit=self.options.audit,
-                audited=self._audited(),
+                audited=self._audited_steps(),
                 price_per_hour=price_per_hour,
             )
             self.store.write_prediction(prediction)
             return prediction
 
     def _resources(self, stack: contextlib.ExitStack) -> Resources:
-        """What trials would train on, until the stack is closed."""
+        """Return the machines on which trials would train; they are held until the stack is closed."""
         if self.options.local_mode:
             from sweeps.forecast.probe import in_this_process
 
-            self._resolve_with(lambda configs, wanted: prepare(configs))
+            self._resolve_with(lambda configs, baselines: prepare(configs))
             return in_this_process(self._elapsed_s())
         from sweeps.on_ray.resources import on_ray
 
         return on_ray(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
 
     def _read_earlier_work(self) -> EarlierWork:
-        """What earlier commands have left. New trials keep the options whose default has changed since."""
-        earlier = read_earlier_work(self.store, self.plan.space)
-        self._left_out = earlier.left_out
-        self._settle.keep(earlier.former)
-        return earlier
+        """Return what earlier commands have left. New trials keep the former default of an option whose default has
+        changed since."""
+        earlier_work = read_earlier_work(self.store, self.plan.space)
+        self._left_out = earlier_work.left_out
+        self._resolved_settings.keep(earlier_work.former)
+        return earlier_work
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    def _end(self, status: str) -> int:
-        text, code = summary.of(
+    def _print_summary(self, status: str) -> int:
+        """Print the summary, and return the exit code."""
+        summary_text, exit_code = summarise(
             self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out, fresh=self.options.fresh
         )
-        print(text)
-        return code
+        print(summary_text)
+        return exit_code
 
     def _write_manifest(self, status: str) -> None:
         elapsed_s = self._elapsed_s()
         self.store.write_manifest(
             status=status,
-            elapsed_s=elapsed_s - self._noted_s,
-            space=described(self.plan),
+            elapsed_s=elapsed_s - self._seconds_in_manifest,
+            space=plan_to_dict(self.plan),
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
             left_out=self._left_out,
             titles=self._titles,
         )
-        self._noted_s = elapsed_s
+        self._seconds_in_manifest = elapsed_s
 
     def reported(self, job: Job, report: Report) -> None:
-        if self._elapsed_s() - self._noted_s >= _NOTE_S:  # a command that is killed has no last words
+        # Also during the run, because a command that is killed cannot write it at its end.
+        if self._elapsed_s() - self._seconds_in_manifest >= _MANIFEST_INTERVAL_S:
             self._write_manifest("running")
 
     # --- before the first trial ----------------------------------------------------------------------------------
 
     def _resolve_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
-        """Settles precision and revisions of every backbone and task in the sweep, where trials will run; what
-        `prepare` returned.
+        """Resolve the precision and revisions of every backbone and task of the sweep, where trials will run.
+
+        Args:
+            run_prepare: Runs `sweeps.work.prepare.prepare` there, on configurations and on the indices of those whose
+                baseline is missing.
+
+        Returns:
+            What `prepare` returned.
 
         Raises:
-            ValueError: something is missing or does not fit, or finished trials used other data or weights.
+            ValueError: Data or weights are missing or do not fit, or finished trials used others.
         """
         examples = self.plan.space.all_examples
-        print("preparing data and weights (what is missing is downloaded once)", flush=True)
-        wanted = [config.to_dict() for config in self._settle.with_run_precision(examples)]
-        prepared = run_prepare(wanted, self._without_baseline(examples))
+        print("preparing data and weights (missing files are downloaded once)", flush=True)
+        configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(examples)]
+        prepared = run_prepare(configs, self._indices_without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
-        self._settle.learn(examples, prepared["configs"])
+        self._resolved_settings.learn(examples, prepared["configs"])
         return prepared
 
-    def _without_baseline(self, examples: list[TrialConfig]) -> list[int]:
-        """One example for each baseline that is not in the store yet."""
-        have = {(known_as(b["backbone"]), known_as(b["task"])) for b in self.store.baselines()}
-        wanted = {
+    def _indices_without_baseline(self, examples: list[TrialConfig]) -> list[int]:
+        """Return the index of one example for each backbone and task whose baseline is not in the store yet."""
+        stored = {(known_as(baseline["backbone"]), known_as(baseline["task"])) for baseline in self.store.baselines()}
+        first_index = {
             (known_as(config.backbone), known_as(config.task)): index
             for index, config in reversed(list(enumerate(examples)))
         }
-        return [index for name, index in wanted.items() if name not in have]
+        return [index for backbone_and_task, index in first_index.items() if backbone_and_task not in stored]
 
     def _add_baselines(self, prepared: Mapping[str, Any]) -> None:
         if prepared["baselines"]:
@@ -214,9 +226,9 @@ class Sweep(Listener):
         for problem in prepared["problems"]:
             print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
-    def _nothing_left(self, finished: list[TrialRecord]) -> bool:
-        """Whether every trial is finished already, known without starting anything."""
-        if self._without_baseline(self.plan.space.all_examples):
+    def _is_finished(self, finished: list[TrialRecord]) -> bool:
+        """Return whether every trial is finished already. Nothing is started to find out."""
+        if self._indices_without_baseline(self.plan.space.all_examples):
             return False
         from sweeps.search.queue import TrialQueue
 
@@ -225,40 +237,45 @@ class Sweep(Listener):
 
     # --- the trials ----------------------------------------------------------------------------------------------
 
-    def _supervisor(self, earlier: EarlierWork, others: OtherRuns, warm_start: list[TrialRecord]) -> Supervisor:
-        """Queue, early stopping and all that is told of trials."""
+    def _make_supervisor(
+        self, earlier_work: EarlierWork, other_runs: OtherRuns, warm_start: list[TrialRecord]
+    ) -> Supervisor:
+        """Return the supervisor, with the queue, early stopping and all listeners."""
         from sweeps.search.early_stopping import EarlyStopping
         from sweeps.search.queue import SEARCH_SEED, TrialQueue
         from sweeps.supervisor import Supervisor
 
         space, options = self.plan.space, self.options
-        finished = [*earlier.finished, *others.search_records(space, self._settle, earlier.finished, SEARCH_SEED)]
+        finished = [
+            *earlier_work.finished,
+            *other_runs.search_records(space, self._resolved_settings, earlier_work.finished, SEARCH_SEED),
+        ]
         queue = TrialQueue(
             space,
-            resolve=self._settle,
+            resolve=self._resolved_settings,
             finished=finished,
-            failed=earlier.failed,
+            failed=earlier_work.failed,
             interrupted=self.store.interrupted(),
-            take=others.take,
+            take=other_runs.take,
             warm_start_records=warm_start,
         )
         if options.reuse:
-            others.announce(self.plan.search_trials + (self.plan.confirm_trials or 0))
+            other_runs.announce(self.plan.search_trials + (self.plan.confirm_trials or 0))
         if options.warm_start:
             metrics = {config.metric for config in space.all_examples}
-            fit = [record for record in warm_start if record.metric in metrics]
-            other = len(warm_start) - len(fit)
-            left_out = f"; {other} more are left out, for another metric selected them" if other else ""
-            print(f"the search begins with what {len(fit)} trials of other runs have shown{left_out}", flush=True)
+            used = sum(record.metric in metrics for record in warm_start)
+            unused = len(warm_start) - used
+            note = f"; {unused} more are not used, because they were selected by another metric" if unused else ""
+            print(f"the search learns from {used} trials of other runs{note}", flush=True)
         waiting_search, waiting_confirm = queue.counts()
         progress = Progress(
             total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
             done=len(finished),
             steps_left=queue.steps_left,
-            grows=space.by_size,  # a free search learns only as it goes what it confirms
+            grows=space.by_size,  # only while it runs does a free search know which trials it confirms
         )
         self._followers.insert(0, progress)
-        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=self._audited())
+        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=self._audited_steps())
         early_stopping.replay(finished)
         return Supervisor(
             queue,
@@ -269,8 +286,8 @@ class Sweep(Listener):
             listeners=[self._budget, self, *self._followers],
         )
 
-    def _audited(self) -> dict[str, int]:
-        """The steps at which trials of earlier commands would have been stopped, by their keys."""
+    def _audited_steps(self) -> dict[str, int]:
+        """Return the step at which each audited trial of earlier commands would have been stopped, by key."""
         return {key: int(audit["step"]) for key, audit in self.store.audits().items()}
 
     def _job_of(self, trial: QueuedTrial) -> Job:
@@ -286,7 +303,7 @@ class Sweep(Listener):
         )
 
     def _gpus_of(self, job: Job) -> float:
-        """GPUs that a job's trial reserves."""
+        """Return the number of GPUs that the trial of a job reserves."""
         if self._allocation is None:
             import torch
 
@@ -294,7 +311,7 @@ class Sweep(Listener):
         return self._allocation.of(job.shared).get("gpu", 0.0)
 
     def _run_here(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
-        """In this process, one trial at a time."""
+        """Run all trials in this process, one at a time."""
         supervisor, number = start(self._resolve_with(prepare)), 0
         while job := supervisor.next(name := f"local-{number}"):
             number += 1
@@ -307,10 +324,11 @@ class Sweep(Listener):
         return supervisor
 
     def _run_on_ray(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
-        """On the Ray cluster of RAY_ADDRESS, else on a Ray of this machine's own."""
+        """Run all trials on the Ray cluster of RAY_ADDRESS, or else on a Ray that is started on this machine."""
         from sweeps.on_ray.tune import run_trials
 
-        folder = self.store.folder  # beside the results, or here, are Ray's snapshots, of which nothing is read again
+        # Ray writes its snapshots beside the results, or on this machine if those are remote. Nothing reads them again.
+        folder = self.store.folder
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
             with self._ready_cluster() as ready:

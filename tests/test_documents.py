@@ -10,7 +10,7 @@ import pytest
 from lopt import methods
 from lopt.config import FIELDS
 from lopt.records import TrialRecord
-from sweeps.planning.settings import _NEVER
+from sweeps.planning.settings import NOT_SETTABLE
 from sweeps.space import SPACE_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def section(title):
 
 
 def test_every_name_of_set_is_listed():
-    assert section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - _NEVER
+    assert section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - NOT_SETTABLE
 
 
 def test_every_option_of_a_method_is_listed():

@@ -1,1 +1,1 @@
-"""What will be run: known without Ray, and without weights."""
+"""The plan of a sweep, made without Ray and without weights."""

@@ -1,4 +1,4 @@
-"""Checks a space before anything runs: settings that its trials would refuse are errors at once."""
+"""Checks a space before anything runs: a setting that its trials would refuse is an error at once."""
 
 from lopt import methods
 from lopt.config import FIELDS
@@ -9,53 +9,70 @@ from sweeps.space import Cell, Space
 
 
 def check_space(space: Space) -> None:
-    """Raises ValueError on any value of a list, or end of a range, that a trial would refuse; and on an unknown sampler
-    or rule of early stopping, or one that does not fit."""
+    """Check every value of a list, both ends of every range, the sampler and the rule of early stopping.
+
+    Raises:
+        ValueError: A trial would refuse a value, or the sampler or the rule is unknown or does not fit the space.
+    """
     stopping.get(space.stopping)
     sampler = samplers.get(space.sampler)
-    twins: dict[str, str] = {}
+    cell_names: dict[str, str] = {}  # the first cell with these trials
     for cell in space.cells:
         _check_names(space, cell)
         if cell.search:
             sampler.check(cell)
-        for name, searched in cell.search.items():
-            method, dot, field_name = name.rpartition(".")
-            low = {**space.low_ends(cell), **({"method": method} if dot else {})}
-            for value in searched.values if isinstance(searched, Choice) else (searched.low, searched.high):
-                point = {**low, name: value}
-                if field_name == "rank":
-                    least = space.config(cell, low, seed=0).length
-                    longer = isinstance(value, int) and least is not None
-                    point[f"{method}{dot}length"] = max(value, least) if longer else least
-                space.config(cell, point, seed=0)
-        for first in cell.first:
-            for name, value in first.items():
-                if name not in cell.search or (value is not None and value not in cell.search[name]):
-                    raise ValueError(
-                        f"space {space.name}, cell {cell.name}: first gives {name} the value {value!r}, which lies "
-                        f"outside of what is searched ({cell.search.get(name, 'nothing')})"
-                    )
-            space.config(cell, {**space.low_ends(cell), **first}, seed=0)
+        _check_ranges(space, cell)
+        _check_first_points(space, cell)
         trials = f"{space.example(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
-        if trials in twins:
+        if trials in cell_names:
             raise ValueError(
-                f"space {space.name}: {twins[trials]} and {cell.name} have the same trials, and a trial has one cell"
+                f"space {space.name}: {cell_names[trials]} and {cell.name} have the same trials, but a trial belongs "
+                "to one cell; leave out one of them"
             )
-        twins[trials] = cell.name
+        cell_names[trials] = cell.name
+
+
+def _check_ranges(space: Space, cell: Cell) -> None:
+    """Raise ValueError if a trial at a listed value, or at an end of a range, would be refused."""
+    for name, searched in cell.search.items():
+        method, dot, field_name = name.rpartition(".")
+        low = {**space.low_ends(cell), **({"method": method} if dot else {})}
+        for value in searched.values if isinstance(searched, Choice) else (searched.low, searched.high):
+            point = {**low, name: value}
+            if field_name == "rank":  # a rank may be as large as the length, so the length must be as large as the rank
+                low_length = space.config(cell, low, seed=0).length
+                has_length = isinstance(value, int) and low_length is not None
+                point[f"{method}{dot}length"] = max(value, low_length) if has_length else low_length
+            space.config(cell, point, seed=0)
+
+
+def _check_first_points(space: Space, cell: Cell) -> None:
+    """Raise ValueError if a first point has a value that is not searched, or that a trial would refuse."""
+    where = f"space {space.name}, cell {cell.name}"
+    for point in cell.first:
+        for name, value in point.items():
+            if name not in cell.search:
+                raise ValueError(f"{where}: first gives {name} the value {value!r}, but {name} is not searched")
+            if value is not None and value not in cell.search[name]:
+                raise ValueError(
+                    f"{where}: first gives {name} the value {value!r}, which is outside its range ({cell.search[name]})"
+                )
+        space.config(cell, {**space.low_ends(cell), **point}, seed=0)
 
 
 def _check_names(space: Space, cell: Cell) -> None:
-    """Raises ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
+    """Raise ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
+    where = f"space {space.name}, cell {cell.name}"
     valid = {*FIELDS, *methods.options()}
-    if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are of the whole space
-        raise ValueError(f"space {space.name}, cell {cell.name}: max_steps is one for all cells; give it in base")
+    if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are those of the whole space
+        raise ValueError(f"{where}: max_steps is the same for all cells; give it in base")
     if "metric" in cell.search:  # scores by different metrics cannot be compared
-        raise ValueError(f"space {space.name}, cell {cell.name}: metric is one for a cell; give it in fixed or base")
-    for name in {**space.base, **cell.fixed, **cell.search, **{n: v for p in cell.first for n, v in p.items()}}:
-        method, dot, own = name.rpartition(".")
-        if own not in valid or (dot and method not in methods.names()):
-            hint = nearest(own, valid)
+        raise ValueError(f"{where}: metric is the same for all trials of a cell; give it in fixed or base")
+    names_in_first = (name for point in cell.first for name in point)
+    for name in dict.fromkeys([*space.base, *cell.fixed, *cell.search, *names_in_first]):
+        method, dot, field_name = name.rpartition(".")
+        if field_name not in valid or (dot and method not in methods.names()):
             raise ValueError(
-                f"space {space.name}, cell {cell.name}: unknown name {name!r}; valid are the fields of "
-                f"TrialConfig and the options of methods.{hint}"
+                f"{where}: unknown name {name!r}; valid are the fields of TrialConfig and the options of methods."
+                f"{nearest(field_name, valid)}"
             )

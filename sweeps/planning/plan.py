@@ -1,4 +1,4 @@
-"""What a sweep will run, without network or weights."""
+"""The plan of a sweep: what it will run, known without network or weights."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ from sweeps.space import Space
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell: an example of its trials, and its parameter counts (None where method or shape is searched)."""
+    """The plan of one cell.
+
+    Attributes:
+        example: One of its trials.
+        counts: Parameter counts of its trials; None if method or shape is searched.
+        search: Range of each searched field, in words.
+        trials: Number of search trials.
+    """
 
     name: str
     example: TrialConfig
@@ -22,51 +29,52 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells, and the totals."""
+    """The plan of all cells, and totals."""
 
     space: Space
     cells: tuple[CellPlan, ...]
 
     @property
     def search_trials(self) -> int:
+        """Number of search trials."""
         return sum(cell.trials for cell in self.cells)
 
     @property
     def confirm_trials(self) -> int | None:
-        """None in a free search: one for each size found and each seed."""
+        """Number of confirm trials; None in a free search, which confirms a winner of each size that it finds."""
         return None if self.space.by_size else len(self.cells) * self.space.confirm_seeds
 
     @property
     def most_steps(self) -> int:
-        """Steps if no trial stopped early."""
+        """Number of steps if no trial stops early."""
         return (self.search_trials + (self.confirm_trials or 0)) * self.space.max_steps
 
     @property
     def expected_steps(self) -> float:
-        """Steps on average, if the trials of a cell are equally good."""
-        searched = sum(
-            cells * sum(self.space.expected_steps(n + 1) for n in range(trials))
+        """Average number of steps if the trials of a cell are equally good."""
+        search_steps = sum(
+            cells * sum(self.space.expected_steps(position) for position in range(1, trials + 1))
             for trials, cells in Counter(cell.trials for cell in self.cells).items()
         )
-        return searched + (self.confirm_trials or 0) * self.space.max_steps
+        return search_steps + (self.confirm_trials or 0) * self.space.max_steps
 
 
 def make_plan(space: Space) -> Plan:
-    """Plans a space; every cell's configuration is validated on the way.
+    """Return the plan of a space; this validates the configuration of every cell.
 
     Raises:
-        ValueError: a cell that no trial could run; a backbone of which nothing is known offline.
+        ValueError: No trial could run a cell, or nothing is known offline about a backbone.
     """
     cells = []
     for cell in space.cells:
         example = space.example(cell)
-        open_shape = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
+        shape_is_searched = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
         cells.append(
             CellPlan(
                 name=cell.name,
                 example=example,
-                counts=None if open_shape else methods.counts_of(example),
-                search={name: str(r) for name, r in cell.search.items()},
+                counts=None if shape_is_searched else methods.counts_of(example),
+                search={name: str(searched) for name, searched in cell.search.items()},
                 trials=trials_of(space, cell),
             )
         )

@@ -1,4 +1,4 @@
-"""`--set key=value`: a space with other values, lists or ranges."""
+"""`--set key=value`: changes the values, lists and ranges of a space."""
 
 import contextlib
 import dataclasses
@@ -15,117 +15,134 @@ from lopt.registry import nearest
 from sweeps.planning.check_space import check_space
 from sweeps.space import SPACE_FIELDS, Cell, Space, searched
 
+NOT_SETTABLE = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
+
 
 def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
-    """The space with `--set key=value` applied, in their order.
+    """Return the space with every `--set key=value` applied, in their order.
 
-    A list (`rank=1,2,5`) replaces the values of an axis, or becomes the choice of a searched field; one value fixes
-    it; `low:high` is the range of a searched number. Other fields take one value.
+    A list (`rank=1,2,5`) replaces the values of an axis, or the range of a searched field. `low:high` replaces the
+    range of a searched number. One value fixes a searched field, or sets any other field.
 
     Raises:
-        ValueError: an unknown key (naming the nearest), a value of the wrong kind, a list where one value goes.
+        ValueError: The key is unknown (the message names the nearest), the value is of the wrong kind, or a list stands
+            where only one value is valid.
     """
     for key, text in settings.items():
         if not text.strip():
-            raise ValueError(f"--set {key}= gives no value; give one, or none for what is done without it")
+            raise ValueError(f"--set {key}= has no value; give a value, or none to unset the field")
         space = _with_setting(space, key, text)
     check_space(space)
     return space
 
 
 def with_seeds(space: Space, seeds: int | None) -> Space:
-    """The space with another number of confirm seeds; None leaves it."""
+    """Return the space with another number of confirm seeds; None leaves it as it is."""
     return space if seeds is None else dataclasses.replace(space, confirm_seeds=seeds)
 
 
 def _with_setting(space: Space, key: str, text: str) -> Space:
-    names = {name for cell in space.cells for name in cell.search}
+    searched_names = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")
-    if dot and key not in names and field in names and _methods(space) == {method}:
-        key = field  # --set method=lora came first: what is searched is then LoRA's own
-    own = {f"{name}.{option}" for name in _methods(space) & {*methods.names()} for option in methods.get(name).OPTIONS}
-    valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names} - _NEVER)
-    if key not in valid and key not in own:
+    if dot and key not in searched_names and field in searched_names and _methods(space) == {method}:
+        key = field  # with one method only, as after --set method=lora, its ranges have no prefix
+    valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *searched_names} - NOT_SETTABLE)
+    if key not in valid and key not in _options_with_prefix(space):
         raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid)}.{nearest(key, valid)}")
     if key in SPACE_FIELDS:
-        value: Any = text.strip() if key in ("sampler", "stopping") else _value(text)
+        value: Any = text.strip() if key in ("sampler", "stopping") else _parse_value(text)
         return dataclasses.replace(space, **{key: value})
-    if key in ("template", "label_words"):  # text that may hold commas or look like a number
+    if key in ("template", "label_words"):  # text that may contain commas or look like a number
         value = tuple(text.split(",")) if key == "label_words" else text
         return dataclasses.replace(space, base={**space.base, key: value})
-    _refuse_foreign_option(space, key)
-    values = tuple(_placed(key, _value(part)) for part in text.split(","))
+    _check_option_has_method(space, key)
+    values = tuple(_absolute_folder(key, _parse_value(part)) for part in text.split(","))
     if None in values and (key in space.axes or len(values) > 1):
-        raise ValueError(f"{key} is {text!r}; a list holds no empty value and no none")
-    if key in space.axes and _ends(text):
-        raise ValueError(
-            f"{key} is {text!r}, a range; it is an axis of space {space.name}: give a list, as in {key}=1,2"
-        )
+        raise ValueError(f"{key} is {text!r}; a list cannot contain an empty value or none")
     if key in space.axes:
-        return dataclasses.replace(space, axes={**space.axes, key: values})
-    ranges = [cell.search[name] for cell in space.cells for name in _names(cell, key)]
-    if ":" in text and any(_of_numbers(searched) for searched in ranges):
-        return _with_search(space, key, partial(_range, key, text))
+        return _with_axis(space, key, text, values)
+    ranges = [cell.search[name] for cell in space.cells for name in _names_for_key(cell, key)]
+    if ":" in text and any(_is_numeric(searched_range) for searched_range in ranges):
+        return _with_search(space, key, partial(_new_range, key, text))
     if any(key in cell.fixed for cell in space.cells):
         raise ValueError(
-            f"{key} is fixed by the cells of space {space.name}. --set takes {_open(space)}; a space file of your own "
-            "can have other cells (docs/your-own.md)"
+            f"{key} is fixed by the cells of space {space.name}. --set takes {_valid_values(space)}. To have other "
+            "cells, write a space file of your own (docs/your-own.md)"
         )
-    if key not in ("task", "backbone") and _ends(text):
+    if key not in ("task", "backbone") and _range_ends(text):
         raise ValueError(
-            f"{key} is {text!r}, a range, but space {space.name} does not search it: give one value. --set takes "
-            f"{_open(space)}; a space file of your own can search {key} (docs/your-own.md)"
+            f"{key} is {text!r}, which is a range, but space {space.name} does not search {key}: give one value. --set "
+            f"takes {_valid_values(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
         )
     if len(values) == 1:
         fixed = _without_search(space, key, values[0]) if ranges else space
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
     if ranges:
-        return _with_search(space, key, lambda name, before: _made(key, Choice, values))
-    lists = sorted({*space.axes, *names})
+        return _with_search(space, key, lambda name, old_range: _make_range(key, Choice, values))
+    lists = sorted({*space.axes, *searched_names})
     raise ValueError(
         f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
     )
 
 
-def _open(space: Space) -> str:
-    """What of a space `--set` can change, in words."""
-    names = {name for cell in space.cells for name in cell.search}
-    taken = names.union(space.axes, *(cell.fixed for cell in space.cells))
-    free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in taken]
+def _with_axis(space: Space, key: str, text: str, values: tuple[Any, ...]) -> Space:
+    """Return the space with other values of an axis."""
+    if _range_ends(text):
+        raise ValueError(
+            f"{key} is {text!r}, which is a range, but {key} is an axis of space {space.name}: give a list, as in "
+            f"{key}=1,2"
+        )
+    return dataclasses.replace(space, axes={**space.axes, key: values})
+
+
+def _valid_values(space: Space) -> str:
+    """Return what `--set` takes for the fields of a space, in words."""
+    searched_names = {name for cell in space.cells for name in cell.search}
+    not_free = searched_names.union(space.axes, *(cell.fixed for cell in space.cells))
+    free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in not_free]
     parts = [
-        ("lists for its axes", sorted(space.axes)),
-        ("lists and ranges for what it searches", sorted(names)),
-        ("one value for other fields", [*free[:3], "…"]),
+        ("a list for an axis", sorted(space.axes)),
+        ("a list or a range for a searched field", sorted(searched_names)),
+        ("one value for any other field", [*free[:3], "…"]),
     ]
-    return ", ".join(f"{what} ({', '.join(some)})" for what, some in parts if some)
+    return "; ".join(f"{value_and_kind} ({', '.join(names)})" for value_and_kind, names in parts if names)
 
 
-_NEVER = {"options", "seed", "data_revision", "model_revision"}
-
-
-def _names(cell: Cell, key: str) -> list[str]:
-    """The searched names that a key stands for: `lora.rank` for itself, `rank` for every method's."""
-    return [key] if key in cell.search else [] if "." in key else searched(cell, key)
+def _names_for_key(cell: Cell, key: str) -> list[str]:
+    """Return the searched names that a key stands for: `lora.rank` for itself, `rank` for that of every method."""
+    if key in cell.search:
+        return [key]
+    return [] if "." in key else searched(cell, key)
 
 
 def _methods(space: Space) -> set[str]:
-    """All methods that a space's trials may have."""
-    fixed = (values["method"] for values in (space.base, *(c.fixed for c in space.cells)) if "method" in values)
-    choices = (cell.search.get("method") for cell in space.cells)
-    return {*map(str, fixed), *(str(v) for choice in choices if isinstance(choice, Choice) for v in choice.values)}
+    """Return all methods that the trials of a space may have."""
+    fixed = [values["method"] for values in (space.base, *(c.fixed for c in space.cells)) if "method" in values]
+    choices = [cell.search.get("method") for cell in space.cells]
+    chosen = [value for choice in choices if isinstance(choice, Choice) for value in choice.values]
+    return {str(name) for name in (*fixed, *chosen)}
 
 
-def _refuse_foreign_option(space: Space, key: str) -> None:
-    """An option goes to the methods that have it; one at least must."""
+def _options_with_prefix(space: Space) -> set[str]:
+    """Return the options of the space's methods, each with the name of its method, as in `lora.alpha`."""
+    known_methods = _methods(space) & {*methods.names()}
+    return {f"{name}.{option}" for name in known_methods for option in methods.get(name).OPTIONS}
+
+
+def _check_option_has_method(space: Space, key: str) -> None:
+    """Raise ValueError on an option that no method of the space has."""
     if key in methods.options() and key not in FIELDS:
-        present = sorted(_methods(space))
-        if not any(key in methods.get(name).OPTIONS for name in present if name in methods.names()):
+        space_methods = sorted(_methods(space))
+        if not any(key in methods.get(name).OPTIONS for name in space_methods if name in methods.names()):
             owners = ", ".join(name for name in methods.names() if key in methods.get(name).OPTIONS)
-            raise ValueError(f"{key} is an option of {owners}; space {space.name} runs {', '.join(present)}")
+            raise ValueError(
+                f"{key} is an option of {owners}, but the methods of space {space.name} are {', '.join(space_methods)}"
+            )
 
 
-def _placed(key: str, value: Any) -> Any:
-    """A folder of the user's as an absolute path, for workers run elsewhere; other values as they are."""
+def _absolute_folder(key: str, value: Any) -> Any:
+    """Return the absolute path of a task or backbone folder, because workers run elsewhere; return other values
+    unchanged."""
     if key not in ("task", "backbone") or not isinstance(value, str):
         return value
     marker, built_in = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
@@ -133,93 +150,117 @@ def _placed(key: str, value: Any) -> Any:
     return str(path.resolve()) if value not in built_in and os.path.isfile(path / marker) else value
 
 
-def _ends(text: str) -> list[Any]:
-    """The two numbers of `low:high`; empty where the text is something else."""
-    ends = [_value(part) for part in text.split(":")]
+def _range_ends(text: str) -> list[Any]:
+    """Return the two numbers of `low:high`; an empty list if the text is something else."""
+    ends = [_parse_value(part) for part in text.split(":")]
     return ends if len(ends) == 2 and all(isinstance(end, int | float) for end in ends) else []
 
 
-def _of_numbers(searched: Range) -> bool:
-    return not isinstance(searched, Choice) or all(isinstance(v, int | float) for v in searched.values)
+def _is_numeric(searched_range: Range) -> bool:
+    if not isinstance(searched_range, Choice):
+        return True
+    return all(isinstance(value, int | float) for value in searched_range.values)
 
 
-def _range(key: str, text: str, name: str, before: Range) -> Range:
-    """Another range of a searched name, of the kind and the scale of the one before.
+def _new_range(key: str, text: str, name: str, old_range: Range) -> Range:
+    """Return the range of a searched name that the text asks for, of the kind and scale of the old range.
 
-    A list says no scale: it becomes what the method's own range is, else logarithmic where that is possible.
+    A list has no scale: the new range then has the scale of the method's own range, or is logarithmic if the method has
+    none. It is linear if `low` is not above 0.
     """
-    ends = _ends(text)
+    ends = _range_ends(text)
     if not ends:
-        raise ValueError(f"{key} is {text!r}; a range is low:high, as in learning_rate=0.01:0.5")
-    log = ends[0] > 0 and _is_log(name) if isinstance(before, Choice) else before.log
-    if log and ends[0] <= 0:
-        raise ValueError(f"{key} is {text!r}, but it is searched on a logarithmic scale ({before}): give low above 0")
-    return _made(key, Real if _is_real(name, before) else Whole, *ends, log)
+        raise ValueError(f"{key} is {text!r}; give a range as low:high, as in learning_rate=0.01:0.5")
+    low, high = ends
+    log = low > 0 and _is_log(name) if isinstance(old_range, Choice) else old_range.log
+    if log and low <= 0:
+        raise ValueError(
+            f"{key} is {text!r}, but {key} is searched on a logarithmic scale ({old_range}): give a low end above 0"
+        )
+    return _make_range(key, Real if _is_real(name, old_range) else Whole, low, high, log)
 
 
 def _is_log(name: str) -> bool:
-    """Whether the methods search a name on a logarithmic scale; `lora.rank` asks LoRA alone."""
+    """Return whether the methods search a name on a logarithmic scale; of `lora.rank`, whether LoRA does."""
     method, _, field = name.rpartition(".")
-    asked = [method] if method in methods.names() else methods.names()
-    ranges = (methods.get(each).ranges.get(field) for each in asked)
-    return all(usual.log for usual in ranges if isinstance(usual, Real | Whole))
+    method_names = [method] if method in methods.names() else methods.names()
+    ranges = (methods.get(method_name).ranges.get(field) for method_name in method_names)
+    return all(method_range.log for method_range in ranges if isinstance(method_range, Real | Whole))
 
 
-def _is_real(name: str, before: Range) -> bool:
-    """Whether a searched name takes real numbers; a list of whole ones does not say so."""
-    if not isinstance(before, Choice):
-        return isinstance(before, Real)
+def _is_real(name: str, old_range: Range) -> bool:
+    """Return whether a searched name takes real numbers. A list of whole numbers does not tell; the field then does."""
+    if not isinstance(old_range, Choice):
+        return isinstance(old_range, Real)
     field = name.rpartition(".")[2]
     if field in FIELDS:
         return "float" in str(TrialConfig.__dataclass_fields__[field].type)
-    defaults = [methods.get(each).OPTIONS.get(field) for each in methods.names()]
-    return any(isinstance(value, float) for value in (*defaults, *before.values))
+    defaults = [methods.get(method_name).OPTIONS.get(field) for method_name in methods.names()]
+    return any(isinstance(value, float) for value in (*defaults, *old_range.values))
 
 
-def _made(key: str, kind: Callable[..., Range], *values: Any) -> Range:
+def _make_range(key: str, kind: Callable[..., Range], *arguments: Any) -> Range:
+    """Return a range; if its values are not valid, the error names the key."""
     try:
-        return kind(*values)
+        return kind(*arguments)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _with_search(space: Space, key: str, range_of: Callable[[str, Range], Range]) -> Space:
-    """The space with other ranges of a searched name; `range_of` makes each of the one before."""
+def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range]) -> Space:
+    """Return the space with other ranges of a searched field.
+
+    `new_range` returns the new range of a searched name, given the name and its old range. First points outside the new
+    ranges are dropped.
+    """
 
     def change(cell: Cell) -> Cell:
-        ranges = {name: range_of(name, cell.search[name]) for name in _names(cell, key)}
-        search = {**cell.search, **ranges}
-        first = tuple(p for p in cell.first if all(p.get(name) is None or p[name] in r for name, r in ranges.items()))
-        return dataclasses.replace(cell, search=search, first=first)
+        ranges = {name: new_range(name, cell.search[name]) for name in _names_for_key(cell, key)}
+
+        def lies_inside(point: Mapping[str, Any]) -> bool:
+            return all(point.get(name) is None or point[name] in values for name, values in ranges.items())
+
+        first = tuple(point for point in cell.first if lies_inside(point))
+        return dataclasses.replace(cell, search={**cell.search, **ranges}, first=first)
 
     return _map_cells(space, change)
 
 
 def _without_search(space: Space, key: str, value: Any) -> Space:
-    """The space with a searched field fixed. With the method fixed, its own ranges are the only ones."""
+    """Return the space with a searched field fixed. If the method is fixed, only the ranges of that method remain, and
+    their names lose the prefix."""
 
-    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    def without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "method":
             return dict(values)
-        mine = f"{value}."
-        return {n.removeprefix(mine): v for n, v in values.items() if "." not in n or n.startswith(mine)}
+        prefix = f"{value}."
+        return {
+            name.removeprefix(prefix): item
+            for name, item in values.items()
+            if "." not in name or name.startswith(prefix)
+        }
 
     def change(cell: Cell) -> Cell:
-        names = _names(cell, key)
-        search = renamed({name: r for name, r in cell.search.items() if name not in names})
-        points = (p for p in cell.first if key != "method" or p.get(key, value) == value)
-        first = tuple(renamed({name: v for name, v in point.items() if name not in names}) for point in points)
-        return dataclasses.replace(cell, search=search, first=tuple(p for p in first if p))
+        fixed_names = _names_for_key(cell, key)
+
+        def remaining(values: Mapping[str, Any]) -> dict[str, Any]:
+            return without_prefix({name: item for name, item in values.items() if name not in fixed_names})
+
+        points = [point for point in cell.first if key != "method" or point.get(key, value) == value]
+        first = tuple(point for point in map(remaining, points) if point)
+        return dataclasses.replace(cell, search=remaining(cell.search), first=first)
 
     return _map_cells(space, change)
 
 
 def _map_cells(space: Space, change: Callable[[Cell], Cell]) -> Space:
+    """Return the space with every cell changed."""
     grid = space.grid
     return dataclasses.replace(space, grid=lambda axes: tuple(change(cell) for cell in grid(axes)))
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
+    """Return the number or text that a text stands for; None for `none` and an empty text."""
     text = text.strip()
     if text.lower() in ("none", ""):
         return None

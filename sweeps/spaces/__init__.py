@@ -1,4 +1,4 @@
-"""Spaces: one module each; its first lines say the command, the expected time and the result."""
+"""Spaces, one module each. The first lines of a module name its command, the expected time and the result."""
 
 import importlib.util
 import os
@@ -13,15 +13,15 @@ PROFILES = ("paper", "demo")
 
 
 def names() -> list[str]:
-    """Names of the built-in spaces, sorted."""
+    """Return the names of the built-in spaces, sorted."""
     return list(registry.plugins("sweeps.spaces"))
 
 
 def load(name: str, profile: str) -> Space:
-    """The space of that name, or of a file path/to/space.py with a SPEC.
+    """Return the built-in space of that name, or the space that the SPEC of a file path/to/space.py builds.
 
     Raises:
-        ValueError: unknown space or profile, or a file that holds no space.
+        ValueError: The space or the profile is unknown, or the file does not define a space.
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
@@ -29,15 +29,15 @@ def load(name: str, profile: str) -> Space:
         return registry.find("sweeps.spaces", name, "space").build(profile)
     path = Path(name)
     if not os.path.isfile(path):
-        raise ValueError(f"space file {name!r} does not exist; valid names: {', '.join(names())}")
-    described = importlib.util.spec_from_file_location(f"user_space_{path.stem}", path)
-    assert described is not None and described.loader is not None
-    module = importlib.util.module_from_spec(described)
+        raise ValueError(f"space file {name!r} does not exist; the built-in spaces are {', '.join(names())}")
+    module_spec = importlib.util.spec_from_file_location(f"user_space_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
     try:
-        described.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
         space = module.SPEC.build(profile)
-    except (Exception, SystemExit) as error:  # the second would end this command with the file's exit code
-        raise ValueError(f"space file {name!r} gives no space: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # SystemExit would end this command with the file's exit code
+        raise ValueError(f"space file {name!r} does not define a space: {type(error).__name__}: {error}") from None
     if not isinstance(space, Space):
-        raise ValueError(f"space file {name!r} gives no space: its SPEC builds {shortened(space)}")
+        raise ValueError(f"space file {name!r} does not define a space: its SPEC builds {shortened(space)}")
     return space

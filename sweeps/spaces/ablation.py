@@ -4,8 +4,8 @@
     python sweeps/run.py --space ablation --profile demo   # embedded backbone, movie snippets: two cores, minutes
 
 Ten cells: n in {10, 20, 30} by r in {1, 2, 5}, and n = 10 without LoPT. The learning rate is searched inside each
-cell, the paper's 0.3 first (0.15 in the demo). Expect (paper) 90.5 to 92.9 %, with r = 1 about one point below r = 2;
-of the demo, more than 80 % in its best cells.
+cell, and the paper's 0.3 is tried first (0.15 in the demo). The paper has 90.5 to 92.9 %, with r = 1 about one point
+below r = 2; the best cells of the demo have more than 80 %.
 """
 
 from collections.abc import Mapping
@@ -50,8 +50,8 @@ def _grid(rates: Real, first: tuple[Mapping[str, Any], ...], axes: Mapping[str, 
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
-    # 40 steps want a smaller rate than the paper's 5,000, and one that falls: at a constant one the accuracy at the
-    # end is a matter of luck (LOG.md). Short training texts halve the time of a step and teach as much.
+    # 40 steps need a smaller rate than the paper's 5,000 steps, and a falling one: with a constant rate, the accuracy
+    # at the end is a matter of luck (LOG.md). Short training texts halve the time of a step and teach as much.
     rates = Real(0.03, 0.3, log=True) if demo else Real(1e-3, 1.0, log=True)
     first = ({"learning_rate": 0.15 if demo else 0.3},)
     return Space(

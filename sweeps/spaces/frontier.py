@@ -1,10 +1,11 @@
-"""The Pareto question itself: every prompt method at a grid of parameter budgets, on one task.
+"""The Pareto frontier: every prompt method at a grid of parameter budgets, on one task.
 
     python sweeps/run.py --space frontier                  # gpt2-large, SST-2, 5,000 steps: a GPU cluster (not timed)
     python sweeps/run.py --space frontier --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
-One cell a method and budget, at the method's customary form with at most that many trainable parameters; a method that
-cannot be so small has no cell there. Each cell searches its learning rates, the recipe of its own paper first.
+There is one cell for each method and budget. It has the method's usual form with at most that many trainable
+parameters; a method that cannot be so small has no cell at that budget. Each cell searches its learning rates, and the
+recipe of the method's own paper is tried first.
 """
 
 from collections.abc import Mapping
@@ -27,22 +28,24 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                     continue
                 length, rank = shape
                 search, recipe = learning_rates(method)
-                where = f"{backbone} " if len(axes["backbone"]) > 1 else ""
-                name = f"{where}{method} n={length}" + (f" r={rank}" if rank else "")
+                prefix = f"{backbone} " if len(axes["backbone"]) > 1 else ""
+                name = f"{prefix}{method} n={length}" + (f" r={rank}" if rank else "")
                 fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}
                 cells[name] = Cell(name=name, fixed=fixed, search=search, first=(recipe,))
-    fitting = {cell.fixed["method"] for cell in cells.values()}
+    methods_with_cell = {cell.fixed["method"] for cell in cells.values()}
     for method in axes["method"]:
-        if method not in fitting:
-            sizes = ", ".join(f"{budget:,}" for budget in axes["budget"])
-            raise ValueError(f"method {method} has no form within a budget of {sizes} parameters: leave it out")
+        if method not in methods_with_cell:
+            budgets = ", ".join(f"{budget:,}" for budget in axes["budget"])
+            raise ValueError(
+                f"method {method} has no form within a budget of {budgets} parameters: leave the method out"
+            )
     return tuple(cells.values())
 
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
     shared = ablation.build(profile)
-    left_out = ("backbone", "optimizer")  # an axis; each method's own
+    left_out = ("backbone", "optimizer")  # the backbone is an axis, and each method has its own optimiser
     return replace(
         shared,
         name="frontier",

@@ -4,8 +4,8 @@
     python sweeps/run.py --space search --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
 One study (TPE) proposes all trials, each method in its own ranges; the settings of the papers come first. Trials
-compete within a factor of two of parameter count, so that the smallest prompts are not stopped because of the largest,
-and the best of each such size is trained again with fresh seeds.
+compete within a factor of two of parameter count, so that the smallest prompts are not stopped because of the largest.
+The best trial of each such size is trained again with fresh seeds.
 """
 
 from collections.abc import Mapping
@@ -19,29 +19,34 @@ from sweeps.space import Cell, Space, Spec
 from sweeps.spaces import ablation
 
 
-def _own(method: Method, longest: int) -> dict[str, Range]:
-    """A method's ranges under its own name, with prompts of at most `longest` tokens."""
+def _method_ranges(method: Method, max_length: int) -> dict[str, Range]:
+    """Return a method's ranges, with its name as prefix and with prompts of at most `max_length` tokens."""
     ranges = dict(method.ranges)
     length = ranges.get("length")
     if isinstance(length, Whole):
-        ranges["length"] = Whole(length.low, min(length.high, longest), log=length.log)
+        ranges["length"] = Whole(length.low, min(length.high, max_length), log=length.log)
     return {f"{method.name}.{name}": searched for name, searched in ranges.items()}
 
 
-def _paper(method: Method, longest: int) -> dict[str, Any]:
-    """The paper's setting as a point of the search; of a method that states none, the low ends of its ranges."""
-    low = {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in method.ranges.items()}
-    values = {**low, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper or {})}
-    values |= {"length": min(values["length"], longest)} if "length" in values else {}
+def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
+    """Return the paper's setting as a point of the search; for what it does not state, the low ends of the ranges."""
+    low_ends = {
+        name: searched.values[0] if isinstance(searched, Choice) else searched.low
+        for name, searched in method.ranges.items()
+    }
+    values = {**low_ends, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper or {})}
+    if "length" in values:
+        values["length"] = min(values["length"], max_length)
     return {"method": method.name, **{f"{method.name}.{name}": values[name] for name in method.ranges}}
 
 
-def _grid(longest: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
-    every = methods.in_order()
-    search: dict[str, Range] = {"method": Choice(tuple(m.name for m in every if m.paper is not None))}
-    for method in every:
-        search |= _own(method, longest)
-    return (Cell(name="search", search=search, first=tuple(_paper(method, longest) for method in every)),)
+def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+    all_methods = methods.in_order()
+    search: dict[str, Range] = {"method": Choice(tuple(m.name for m in all_methods if m.paper is not None))}
+    for method in all_methods:
+        search |= _method_ranges(method, max_length)
+    first = tuple(_paper_point(method, max_length) for method in all_methods)
+    return (Cell(name="search", search=search, first=first),)
 
 
 def build(profile: str) -> Space:

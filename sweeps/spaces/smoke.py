@@ -1,8 +1,9 @@
-"""Seconds, on a tiny random model and made-up text: whether everything works together, and nothing about prompts.
+"""A test of a few seconds on a tiny random model and made-up text. It shows that everything works together, and nothing
+about prompts.
 
     python sweeps/run.py --space smoke
 
-Three cells of a table's shape, 3 search trials each, one confirm seed.
+Three cells with fixed shapes, as in a table, with 3 search trials and one confirm seed each.
 """
 
 from collections.abc import Mapping

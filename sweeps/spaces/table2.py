@@ -3,14 +3,15 @@
     python sweeps/run.py --space table2                  # t5-base, 20,000 steps: a GPU cluster (not timed)
     python sweeps/run.py --space table2 --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
-Six methods by five tasks (one in the demo), each at the paper's size and with the same number of trials; its learning
-rates are searched, the recipe of its own paper first. DePT has on each task the size of its released run there, that
-run's rates first, and the eps of AdamW that these runs had. Steps and batch are the same for every method of a task,
-since all have one budget; where DePT's released runs had others, the report says so. RTE, BoolQ, WiC and CB select on
-one half of the validation split and report the other, as the published rows of fine-tuning, LoRA, prompt tuning and
-DePT do. CB is selected on macro-F1, as these rows are; LoPT's own, too, though the paper does not say how, for rows
-that are selected in two ways could not be compared with each other. Expect (paper, LoPT-1) 92.9 / 76.5 / 73.8 / 55.1 /
-90.4 % on SST-2, BoolQ, RTE, WiC and CB; on what split, it does not state.
+Six methods by five tasks (one in the demo), each at the paper's size and with the same number of trials. The learning
+rates are searched, and the recipe of the method's own paper is tried first. On each task, DePT has the size of its
+released run, tries the rates of that run first, and has the eps of AdamW of these runs. All methods of a task have the
+same steps and batch size, because they have the same budget; where DePT's released runs differ, the report says so.
+On RTE, BoolQ, WiC and CB, trials are selected on one half of the validation split, and the other half is reported, as
+in the published rows of fine-tuning, LoRA, prompt tuning and DePT. On CB, trials are selected by macro-F1, as in these
+rows. That holds for LoPT, too, although its paper does not say how it selects: rows that are selected in two ways could
+not be compared. For LoPT-1, the paper has 92.9 / 76.5 / 73.8 / 55.1 / 90.4 % on SST-2, BoolQ, RTE, WiC and CB; it does
+not state on which split.
 """
 
 from collections.abc import Mapping
@@ -23,24 +24,24 @@ from sweeps.spaces import ablation
 _SHAPES: dict[str, dict[str, Any]] = {
     "fine_tuning": {},
     "lora": {"rank": 32, "alpha": 32.0},
-    # The same beginning as DePT's prompt: rows of the vocabulary (Lester et al. 2021).
+    # The prompt starts like DePT's, from rows of the vocabulary (Lester et al. 2021).
     "prompt_tuning": {"length": 100, "init": "vocabulary"},
-    "dept": {"length": 40, "rank": 45, "adam_eps": 1e-6},  # the size where no run was released
+    "dept": {"length": 40, "rank": 45, "adam_eps": 1e-6},  # the size for tasks without a released run
     "lopt1": {"length": 20, "rank": 5},
     "lopt2": {"length": 20, "rank": 5},
-    "ulpt": {"length": 100, "rank": 16},  # not in the paper's table: --set method=lopt1,ulpt
+    "ulpt": {"length": 100, "rank": 16},  # not in the paper's table; add it with --set method=lopt1,ulpt
 }
 _ROWS = ("fine_tuning", "lora", "prompt_tuning", "dept", "lopt1", "lopt2")
-# DePT's released runs: m, r, and the rates of the prompt and of the update.
-_DEPT: dict[str, tuple[int, int, float, float]] = {
+# DePT's released runs: m, r, and the learning rates of the prompt and of the update.
+_DEPT_RUNS: dict[str, tuple[int, int, float, float]] = {
     "sst2": (60, 30, 0.3, 5e-4),
     "boolq": (40, 45, 0.3, 5e-3),
     "rte": (60, 30, 0.4, 1e-4),
     "wic": (60, 30, 0.3, 1e-3),
     "cb": (60, 30, 0.4, 1e-4),
 }
-_HALVED = ("boolq", "rte", "wic", "cb")
-# 256 tokens are DePT's s: every method reads the same text.
+_HALVED_TASKS = ("boolq", "rte", "wic", "cb")  # tasks whose validation split is halved, to select and to report
+# 256 tokens are DePT's s, so that every method reads the same text.
 _PAPER = {"backbone": "t5-base", "max_steps": 20_000, "eval_every": 500, "max_tokens": 256}
 _DEMO = {name: value for name, value in ablation.DEMO.items() if name not in ("task", "optimizer", "batch_size")}
 
@@ -48,7 +49,7 @@ _DEMO = {name: value for name, value in ablation.DEMO.items() if name not in ("t
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells = []
     for task in axes["task"]:
-        halved = task in _HALVED
+        halved = task in _HALVED_TASKS
         protocol: dict[str, Any] = {"batch_size": 8 if halved else 16, "holdout": "validation" if halved else "train"}
         if task == "cb":
             protocol["metric"] = "macro_f1"
@@ -57,12 +58,12 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                 raise ValueError(f"method {method!r} has no row in table2; valid: {', '.join(_SHAPES)}")
             shape = _SHAPES[method]
             search, first = learning_rates(method)
-            if method == "dept" and task in _DEPT:
-                length, rank, rate, update_rate = _DEPT[task]
+            if method == "dept" and task in _DEPT_RUNS:
+                length, rank, rate, update_rate = _DEPT_RUNS[task]
                 shape = shape | {"length": length, "rank": rank}
                 first = {"learning_rate": rate, "update_learning_rate": update_rate}
             size = "".join(
-                f" {short}={shape[name]}" for name, short in (("length", "n"), ("rank", "r")) if name in shape
+                f" {symbol}={shape[name]}" for name, symbol in (("length", "n"), ("rank", "r")) if name in shape
             )
             cells.append(
                 Cell(
@@ -83,7 +84,7 @@ def build(profile: str) -> Space:
         name="table2",
         title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
         base=_DEMO if demo else _PAPER,
-        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED), "method": _ROWS},
+        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED_TASKS), "method": _ROWS},
         grid=_grid,
         grace_steps=shared.grace_steps if demo else 2000,
     )

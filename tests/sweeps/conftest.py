@@ -8,16 +8,16 @@ from sweeps.run import main
 
 @pytest.fixture
 def cut_off(monkeypatch):
-    """Runs a command that is interrupted in the fifth step of its first trial."""
+    """Return a function that runs a command and interrupts it after five steps of its first trial."""
 
     def run(*command):
-        honest, steps = Trial.update, []
+        original_update, steps = Trial.update, []
 
         def update(self):
             if len(steps) == 5:
                 raise KeyboardInterrupt
             steps.append(self.step)
-            return honest(self)
+            return original_update(self)
 
         with monkeypatch.context() as patch:
             patch.setattr(Trial, "update", update)

@@ -1,4 +1,4 @@
-"""Model folders that are incomplete, damaged or do not belong together: one line before any trial begins."""
+"""Model folders that are incomplete or damaged, or whose files do not fit: one line before any trial begins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny_models import make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def intact_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "llama"
     make_model("llama").float().save_pretrained(folder)
     make_tokenizer("llama").save_pretrained(folder)
@@ -26,136 +26,142 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def model(whole, tmp_path):
-    """A folder of one's own to spoil, and the arguments of a sweep with it."""
+def model(intact_folder, tmp_path):
+    """Return a model folder, which the test may damage, and the arguments of a sweep with it."""
     folder = tmp_path / "model"
-    shutil.copytree(whole, folder)
+    shutil.copytree(intact_folder, folder)
     argv = ["--space", "smoke", "--local-mode", "--out", tmp_path / "out", "--set", f"backbone={folder}"]
     argv += ["--set", "trials=1", "--set", "max_steps=1", "--set", "precision=fp32"]
     return folder, argv
 
 
 def refusal(argv, out):
+    """Return the line with which the sweep is refused."""
     line = line_of(*called(main, *argv))
-    assert not list(out.glob("*/trials")), "nothing is written"
+    assert not list(out.glob("*/trials")), "no trial has been written"
     return line
 
 
-def words(tokens):
-    """A tokenizer of whole words."""
-    made = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+def word_tokenizer(tokens):
+    """Return a tokenizer whose tokens are whole words."""
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
-def config_of(folder, **changes):
+def change_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_the_folder_that_the_others_spoil_and_a_tokenizer_without_padding(model):
+def test_an_intact_folder_whose_tokenizer_has_no_padding_is_accepted(model):
     folder, argv = model
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("pad_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    loaded = backbones.load(str(folder), "fp32")
-    assert loaded.tokenizer.pad_token_id is None
+    backbone = backbones.load(str(folder), "fp32")
+    assert backbone.tokenizer.pad_token_id is None
     assert called(main, *argv)[0] == 0
 
 
-def spoil_config(content):
+# Each function below damages a model folder, or returns a function that does.
+
+
+def overwrite_config(content):
     return lambda folder: (folder / "config.json").write_bytes(content)
 
 
-def cut(name, share):
-    def spoil(folder):
+def truncate(name, share):
+    def damage(folder):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(len(content) * share)])
 
-    return spoil
+    return damage
 
 
-def without(part):
-    def spoil(folder):
+def remove_weights(name_part):
+    def damage(folder):
         tensors = load_file(folder / "model.safetensors")
-        kept = {name: tensor for name, tensor in tensors.items() if part not in name}
-        assert len(kept) < len(tensors)
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        remaining = {name: tensor for name, tensor in tensors.items() if name_part not in name}
+        assert len(remaining) < len(tensors)
+        save_file(remaining, folder / "model.safetensors", metadata={"format": "pt"})
 
-    return spoil
-
-
-def not_finite(folder):
-    tensors = {name: torch.full_like(t, torch.nan) for name, t in load_file(folder / "model.safetensors").items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return damage
 
 
-def other_weights(folder):
+def make_weights_nan(folder):
+    weights = load_file(folder / "model.safetensors")
+    nans = {name: torch.full_like(tensor, torch.nan) for name, tensor in weights.items()}
+    save_file(nans, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rename_weights(folder):
     tensors = {f"another.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def without_tokenizer(folder):
+def remove_tokenizer(folder):
     for path in folder.glob("*token*"):
         path.unlink()
 
 
-def words_unknown(folder):
-    words(["<unk>", "great", "It", "was"]).save_pretrained(folder)
+def make_label_word_unknown(folder):
+    word_tokenizer(["<unk>", "great", "It", "was"]).save_pretrained(folder)
 
 
-def large_vocabulary(folder):
-    words(["<unk>", *map(str, range(999))]).save_pretrained(folder)
+def enlarge_vocabulary(folder):
+    word_tokenizer(["<unk>", *map(str, range(999))]).save_pretrained(folder)
 
 
-def vocabulary_with_gaps(folder):
+def leave_gap_in_vocabulary(folder):
     path = folder / "tokenizer.json"
-    described = json.loads(path.read_text())
-    described["model"]["vocab"]["zzz"] = 5000
-    path.write_text(json.dumps(described))
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["zzz"] = 5000
+    path.write_text(json.dumps(tokenizer))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "words"),
     [
         (lambda folder: (folder / "config.json").unlink(), ["is no folder with a config.json"]),
-        (spoil_config(b""), ["config.json is damaged"]),
-        (spoil_config(b"[" * 100_000), ["config.json is damaged"]),
-        (spoil_config(b"\xff\xfe"), ["config.json is damaged"]),
-        (spoil_config(b"[]"), ["not a JSON object"]),
-        (spoil_config(b"{}"), ["does not say its width"]),
-        (lambda folder: config_of(folder, hidden_size=-32), ["hidden_size in its config.json is -32"]),
-        (lambda folder: config_of(folder, hidden_size=64), ["cannot be loaded"]),
-        (lambda folder: config_of(folder, model_type="no_such_model"), ["cannot be loaded"]),
-        (lambda folder: config_of(folder, model_type="gpt2"), ["lacks", "another model's"]),
-        (lambda folder: config_of(folder, num_hidden_layers=3), ["lacks", "model.layers.2"]),
+        (overwrite_config(b""), ["config.json is damaged"]),
+        (overwrite_config(b"[" * 100_000), ["config.json is damaged"]),
+        (overwrite_config(b"\xff\xfe"), ["config.json is damaged"]),
+        (overwrite_config(b"[]"), ["not a JSON object"]),
+        (overwrite_config(b"{}"), ["does not say its width"]),
+        (lambda folder: change_config(folder, hidden_size=-32), ["hidden_size in its config.json is -32"]),
+        (lambda folder: change_config(folder, hidden_size=64), ["cannot be loaded"]),
+        (lambda folder: change_config(folder, model_type="no_such_model"), ["cannot be loaded"]),
+        (lambda folder: change_config(folder, model_type="gpt2"), ["lacks", "another model's"]),
+        (lambda folder: change_config(folder, num_hidden_layers=3), ["lacks", "model.layers.2"]),
         (lambda folder: (folder / "model.safetensors").unlink(), ["cannot be loaded"]),
-        (cut("model.safetensors", 0.5), ["cannot be loaded"]),
-        (cut("model.safetensors", 0), ["cannot be loaded"]),
-        (cut("tokenizer.json", 0.5), ["cannot be loaded"]),
-        (without_tokenizer, ["cannot be loaded"]),
-        (without("layers.1.mlp"), ["lacks 3 of its weights", "model.layers.1.mlp"]),
-        (other_weights, ["lacks"]),
-        (not_finite, ["not finite", "damaged"]),
-        (words_unknown, ["label word", "unknown to the tokenizer"]),
-        (large_vocabulary, ["tokenizer has 1,000 tokens", "280 rows"]),
-        (vocabulary_with_gaps, ["tokenizer has 5,001 tokens", "280 rows"]),
+        (truncate("model.safetensors", 0.5), ["cannot be loaded"]),
+        (truncate("model.safetensors", 0), ["cannot be loaded"]),
+        (truncate("tokenizer.json", 0.5), ["cannot be loaded"]),
+        (remove_tokenizer, ["cannot be loaded"]),
+        (remove_weights("layers.1.mlp"), ["lacks 3 of its weights", "model.layers.1.mlp"]),
+        (rename_weights, ["lacks"]),
+        (make_weights_nan, ["not finite", "damaged"]),
+        (make_label_word_unknown, ["label word", "unknown to the tokenizer"]),
+        (enlarge_vocabulary, ["tokenizer has 1,000 tokens", "280 rows"]),
+        (leave_gap_in_vocabulary, ["tokenizer has 5,001 tokens", "280 rows"]),
     ],
 )
-def test_a_bad_model_is_one_line_before_any_trial(model, spoil, said):
+def test_a_bad_model_is_refused_with_one_line_before_any_trial(model, damage, words):
     folder, argv = model
-    spoil(folder)
+    damage(folder)
     line = refusal(argv, folder.parent / "out")
-    for word in (str(folder), *said):
+    for word in (str(folder), *words):
         assert word in line
 
 
 def test_code_that_comes_with_a_model_is_never_run(model, monkeypatch):
     folder, argv = model
-    (folder / "mine.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    (folder / "custom.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    config_of(folder, model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"})
+    auto_map = {"AutoConfig": "custom.Config", "AutoModelForCausalLM": "custom.Model"}
+    change_config(folder, model_type="custom", auto_map=auto_map)
     assert "cannot be loaded" in refusal(argv, folder.parent / "out")
-    config_of(folder, model_type="llama")
+    change_config(folder, model_type="llama")
     called(main, *argv)
     assert not (folder / "ran").exists()

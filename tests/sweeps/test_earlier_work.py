@@ -200,13 +200,13 @@ def test_a_warm_start_teaches_the_search_and_takes_no_trial_from_it(tmp_path, ca
     # Another batch size: nothing to reuse, much to learn.
     more = ["--set", "trials=2", "--set", "batch_size=4", "--name", "warm", "--warm-start", "smoke-paper"]
     assert sweep(tmp_path, *more) == 0
-    assert "the search begins with what 9 trials of other runs have shown" in capsys.readouterr().out
+    assert "the search learns from 9 trials of other runs" in capsys.readouterr().out
     records = Store(tmp_path, "warm").records()
     assert sum(r.phase == "search" for r in records) == 6
     assert json.loads((tmp_path / "warm" / "manifest.json").read_text())["status"] == "complete"
     other = ["--set", "trials=2", "--set", "metric=macro_f1", "--name", "other", "--warm-start", "smoke-paper"]
     assert sweep(tmp_path, *other) == 0
-    said = "what 0 trials of other runs have shown; 9 more are left out, for another metric selected them"
+    said = "from 0 trials of other runs; 9 more are not used, because they were selected by another metric"
     assert said in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Each exit code once, of the real command. 0 on Ray and what leads to 3 and 4 have tests of their own."""
+"""Each exit code once, from the real command. Code 0 on Ray, and the causes of 3 and 4, have tests of their own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BROKEN_TRIAL = """
 from lopt.training import Trial
 from sweeps.spaces.smoke import SPEC
 
-honest = Trial.update
+original_update = Trial.update
 
 
 def update(self):
     if self.config.method == "lopt1":
         raise RuntimeError("on purpose")
-    return honest(self)
+    return original_update(self)
 
 
 Trial.update = update
@@ -34,46 +34,46 @@ import sweeps.planning.plan_text
 from sweeps.spaces.smoke import SPEC
 
 
-def text(plan, run):
+def format_plan(plan, run):
     raise RuntimeError("on purpose")
 
 
-sweeps.planning.plan_text.text = text
+sweeps.planning.plan_text.format_plan = format_plan
 """
 
 
-def run(*arguments, **more):
+def run(*arguments):
     return subprocess.run(
-        [sys.executable, "sweeps/run.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200, **more
+        [sys.executable, "sweeps/run.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
 
 
-def test_0_complete_and_4_at_a_budget(tmp_path):
-    done = run(*SHORT, "--out", str(tmp_path), "--max-trials", "1")
-    assert done.returncode == 4, done.stderr
-    assert "stopped at a budget" in done.stdout
-    done = run(*SHORT, "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+def test_0_when_complete_and_4_at_a_budget(tmp_path):
+    process = run(*SHORT, "--out", str(tmp_path), "--max-trials", "1")
+    assert process.returncode == 4, process.stderr
+    assert "stopped at a budget" in process.stdout
+    process = run(*SHORT, "--out", str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
 
 
 @pytest.mark.parametrize(
     "arguments",
     [("--space", "smoky"), ("--space", "smoke", "--set", "rank=0"), ("--space", "smoke", "--max-trials", "0"), ()],
 )
-def test_2_wrong_usage_is_said_in_one_line(arguments):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert "error: " in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_2_for_wrong_usage_with_one_line_of_error(arguments):
+    process = run(*arguments)
+    assert process.returncode == 2
+    assert "error: " in process.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in process.stderr
 
 
-def test_3_a_trial_failed(tmp_path):
+def test_3_when_a_trial_failed(tmp_path):
     (tmp_path / "space.py").write_text(BROKEN_TRIAL)
-    done = run("--space", str(tmp_path / "space.py"), *SHORT[2:], "--out", str(tmp_path))
-    assert done.returncode == 3, done.stderr
-    assert "RuntimeError" in done.stdout
-    assert "no confirmed trial: lopt1" in done.stdout
+    process = run("--space", str(tmp_path / "space.py"), *SHORT[2:], "--out", str(tmp_path))
+    assert process.returncode == 3, process.stderr
+    assert "RuntimeError" in process.stdout
+    assert "no confirmed trial: lopt1" in process.stdout
 
 
 def test_a_sweep_goes_on_when_nobody_reads_its_progress_any_more(tmp_path):
@@ -85,11 +85,11 @@ def test_a_sweep_goes_on_when_nobody_reads_its_progress_any_more(tmp_path):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(200) == 0
-    done = run(*SHORT, "--out", str(tmp_path))
-    assert "6 trials are finished" in done.stdout
+    process = run(*SHORT, "--out", str(tmp_path))
+    assert "6 trials are finished" in process.stdout
 
 
-def test_130_interrupted(tmp_path):
+def test_130_when_interrupted(tmp_path):
     with usual_signals():
         process = subprocess.Popen(
             [sys.executable, "sweeps/run.py", *SHORT, "--out", str(tmp_path)],
@@ -105,22 +105,22 @@ def test_130_interrupted(tmp_path):
     assert "Traceback" not in out
 
 
-def test_1_anything_else_is_a_fault_of_the_program_and_shows_where(tmp_path):
+def test_1_for_a_fault_of_the_program_with_its_traceback(tmp_path):
     (tmp_path / "space.py").write_text(BROKEN_PROGRAM)
-    done = run("--space", str(tmp_path / "space.py"), "--dry-run")
-    assert done.returncode == 1, done.stderr
-    assert "on purpose" in done.stderr
+    process = run("--space", str(tmp_path / "space.py"), "--dry-run")
+    assert process.returncode == 1, process.stderr
+    assert "on purpose" in process.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--dry-run",), ("--dry-run", "--json"), ("--help",)])
-def test_1_when_nobody_reads_the_output_without_a_word(arguments):
-    """Also where Python keeps the output back until the end, as it does unless told otherwise."""
+def test_1_without_a_message_when_nobody_reads_the_output(arguments):
+    """Also when Python buffers the output until the end, as it does by default."""
     reader, writer = os.pipe()
     os.close(reader)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "sweeps/run.py", "--space", "smoke", *arguments],
         cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered,
     )  # fmt: skip
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (process.returncode, process.stderr) == (1, "")

@@ -1,4 +1,4 @@
-"""Signals to the real command: the first ends it in order, the second at once, and the same command continues."""
+"""Signals to the real command: the first ends it in order, the second ends it at once. The same command continues."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings(*, eval_every, evaluations, trials):
-    """Which trials there are depends on no timing, and in fp64 packing changes nothing that can be seen."""
+    """Return settings with which the trials do not depend on timing, and packing (in fp64) changes no visible digit."""
     steps = eval_every * evaluations
     values = {"max_steps": steps, "eval_every": eval_every, "grace_steps": steps, "trials": trials, "precision": "fp64"}
     return tuple(word for name, value in values.items() for word in ("--set", f"{name}={value}"))
 
 
 SHORT = settings(eval_every=20, evaluations=3, trials=2)
-# Seconds from one evaluation to the next: trials of a worker are evaluated at the same steps, all of them.
+# It takes seconds from one evaluation to the next. All trials of a worker are evaluated at the same steps.
 FAR_APART = settings(eval_every=200, evaluations=2, trials=1)
 
 
-def start(tmp_path, *more, values=SHORT):
-    """The command in a process group of its own, as a shell starts it."""
+def start(tmp_path, *arguments, values=SHORT):
+    """Start the command in a process group of its own, as a shell does."""
     with usual_signals():
         return subprocess.Popen(
-            [sys.executable, "sweeps/run.py", "--space", "smoke", *values, "--out", str(tmp_path), *more],
+            [sys.executable, "sweeps/run.py", "--space", "smoke", *values, "--out", str(tmp_path), *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
@@ -46,18 +46,19 @@ def start(tmp_path, *more, values=SHORT):
         )
 
 
-def read_until(process, words):
-    """The command's output up to a line with these words."""
+def read_until(process, pattern):
+    """Return the output of the command up to a line that matches the pattern."""
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if re.search(words, line):
+        if re.search(pattern, line):
             return "".join(lines)
     raise AssertionError("".join(lines))
 
 
 def send(process, number):
-    """Ctrl-C goes to the whole group; Ray's processes, which a SIGTERM would end, do not mind."""
+    """Send SIGINT to the whole group, as Ctrl-C does; send SIGTERM to the driver alone, as it would end Ray's
+    processes."""
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
 
 
@@ -68,7 +69,8 @@ def end(process, seconds=280):
 
 
 def records(tmp_path, run="smoke-paper"):
-    return {p: p.stat().st_mtime_ns for p in (tmp_path / run / "trials").glob("*.json")}
+    """Return each record file of a run, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / run / "trials").glob("*.json")}
 
 
 def checkpoints(tmp_path):
@@ -77,40 +79,42 @@ def checkpoints(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of a run that nobody has interrupted, on Ray or in local mode; each is run once."""
-    folder, found = tmp_path_factory.mktemp("undisturbed"), {}
+    """Return a function that returns the folder of a run without interruption, on Ray or in local mode. Each such run
+    is made once."""
+    folder, runs = tmp_path_factory.mktemp("undisturbed"), {}
 
     def run(*mode, values=SHORT):
-        if (mode, values) not in found:
-            name = f"whole{len(found)}"
+        if (mode, values) not in runs:
+            name = f"undisturbed{len(runs)}"
             code, out = end(start(folder, *mode, "--name", name, values=values))
             assert code == 0, out
-            found[mode, values] = folder / name
-        return found[mode, values]
+            runs[mode, values] = folder / name
+        return runs[mode, values]
 
     return run
 
 
 def continue_and_compare(tmp_path, undisturbed, *mode, values=SHORT):
-    """The same command finishes the sweep, touches no record that was there, and finds what an undisturbed one does."""
-    done = records(tmp_path)
+    """Give the same command again. It must finish the sweep, leave earlier records alone, and have the results of an
+    undisturbed run."""
+    earlier_records = records(tmp_path)
     code, out = end(start(tmp_path, *mode, values=values))
     assert code == 0, out
-    assert {p: t for p, t in records(tmp_path).items() if p in done} == done
+    assert {path: time for path, time in records(tmp_path).items() if path in earlier_records} == earlier_records
     assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
-    one, other = (
+    table, undisturbed_table = (
         pandas.read_parquet(run / "trials.parquet")[columns].sort_values("key", ignore_index=True)
         for run in (tmp_path / "smoke-paper", undisturbed(*mode, values=values))
     )
-    pandas.testing.assert_frame_equal(one, other)
+    pandas.testing.assert_frame_equal(table, undisturbed_table)
     assert not list((tmp_path / "smoke-paper" / "trials").glob("*.failed-*"))
     return out
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT])
-def test_one_signal_saves_the_running_trials_where_they_are(tmp_path, undisturbed, number):
+def test_the_first_signal_saves_the_running_trials_between_evaluations(tmp_path, undisturbed, number):
     process = start(tmp_path, values=FAR_APART)
     while not checkpoints(tmp_path):
         assert process.poll() is None, process.communicate()[0]
@@ -145,11 +149,11 @@ def test_the_second_signal_ends_at_once(tmp_path, undisturbed, number):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("words", ["preparing"])
-def test_a_signal_before_the_first_trial(tmp_path, undisturbed, words):
-    """Ray is being started, or weights are being loaded."""
+@pytest.mark.parametrize("line", ["preparing"])
+def test_a_signal_before_the_first_trial_ends_the_command_in_order(tmp_path, undisturbed, line):
+    """The signal comes while Ray is started, or while weights are loaded."""
     process = start(tmp_path)
-    read_until(process, words)
+    read_until(process, line)
     time.sleep(1)
     send(process, signal.SIGTERM)
     code, out = end(process)
@@ -158,7 +162,7 @@ def test_a_signal_before_the_first_trial(tmp_path, undisturbed, words):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_in_local_mode(tmp_path, undisturbed, number):
+def test_a_signal_in_local_mode_ends_the_command_in_order(tmp_path, undisturbed, number):
     process = start(tmp_path, "--local-mode")
     read_until(process, "complete at step")
     send(process, number)
@@ -169,19 +173,19 @@ def test_signals_in_local_mode(tmp_path, undisturbed, number):
 
 
 def test_a_signal_that_the_parent_wants_ignored_stays_ignored():
-    """As `nohup` and a shell's background jobs do."""
+    """`nohup` and the background jobs of a shell ignore signals."""
     code = (
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
         "from sweeps import interrupt; interrupt.listen(); os.kill(os.getpid(), signal.SIGINT); print('alive')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "alive\n", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "alive\n", process.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_processes_of_tests_end_at_a_signal_that_is_ignored_here(number):
-    """As in the background of a script."""
-    before = signal.signal(number, signal.SIG_IGN)
+def test_processes_of_tests_end_at_a_signal_that_the_tests_ignore(number):
+    """Tests ignore signals when they run in the background of a script."""
+    original_handler = signal.signal(number, signal.SIG_IGN)
     try:
         with usual_signals():
             process = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"],
@@ -191,4 +195,4 @@ def test_processes_of_tests_end_at_a_signal_that_is_ignored_here(number):
         assert process.wait(30) == -number or process.returncode == 1
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(number, before)
+        signal.signal(number, original_handler)

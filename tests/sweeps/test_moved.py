@@ -1,4 +1,4 @@
-"""Runs whose task or model lies in another folder than before: what it holds decides, not where it lies."""
+"""Runs whose task or model has moved to another folder: the content decides what they are, not the place."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ TOML = (
 
 @pytest.fixture
 def mail(tmp_path):
+    """Return the folder of a task."""
     folder = tmp_path / "old" / "mail"
     folder.mkdir(parents=True)
     (folder / "task.toml").write_text(TOML)
@@ -34,55 +35,66 @@ def mail(tmp_path):
 
 
 @pytest.fixture
-def moved(mail, tmp_path):
-    """Moves the task; where it lies then."""
+def move_mail(mail, tmp_path):
+    """Return a function that moves the task and returns its new folder."""
 
     def move():
-        there = tmp_path / "new place" / "mail"
-        there.parent.mkdir()
-        mail.rename(there)
-        return there
+        new_folder = tmp_path / "new place" / "mail"
+        new_folder.parent.mkdir()
+        mail.rename(new_folder)
+        return new_folder
 
     return move
 
 
-def command(task, out, *more):
+def command(task, out, *options):
     pairs = ("max_steps=2", "eval_every=2", "trials=2", f"task={task}")
     settings = [word for pair in pairs for word in ("--set", pair)]
-    return ["--space", "smoke", "--local-mode", "--out", out, *settings, *more]
+    return ["--space", "smoke", "--local-mode", "--out", out, *settings, *options]
 
 
-def swept(task, out, *more):
-    code, said, error = called(main, *command(task, out, *more))
+def sweep(task, out, *options):
+    """Run a sweep and return its exit code and output."""
+    code, output, error = called(main, *command(task, out, *options))
     assert error == ""
-    return code, said
+    return code, output
+
+
+def add_row(task):
+    with (task / "train.csv").open("a") as file:
+        file.write("one more,no\n")
+
+
+def clear_caches():
+    for cache in (data._load, data._draw, data._prepare):
+        cache.cache_clear()
 
 
 def keys(out, run="smoke-paper"):
     return {record.key for record in Store(out, run).records()}
 
 
-def test_a_finished_run_is_known_in_another_place(mail, moved, tmp_path):
+def test_a_finished_run_is_recognised_after_its_task_moved(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
+    assert sweep(mail, out)[0] == 0
     before = keys(out)
     for _ in range(2):
-        code, said = swept(moved() if mail.exists() else tmp_path / "new place" / "mail", out)
-        assert (code, "complete: 9 trials" in said, "confirm lopt" in said) == (0, True, False)
-        assert "the space has changed" not in said
+        code, output = sweep(move_mail() if mail.exists() else tmp_path / "new place" / "mail", out)
+        assert (code, "complete: 9 trials" in output, "confirm lopt" in output) == (0, True, False)
+        assert "the space has changed" not in output
         assert keys(out) == before
 
 
 @pytest.mark.parametrize("old_identity", [False, True])
-def test_a_run_goes_on_in_another_place(mail, moved, tmp_path, old_identity):
+def test_an_unfinished_run_goes_on_after_its_task_moved(mail, move_mail, tmp_path, old_identity):
     out = tmp_path / "results"
-    assert swept(mail, out, "--max-trials", "4")[0] == 4
+    assert sweep(mail, out, "--max-trials", "4")[0] == 4
     before = keys(out)
     manifest = out / "smoke-paper" / "manifest.json"
-    if old_identity:  # as versions wrote it in which the place counted
+    if old_identity:  # as earlier versions wrote it, for which the place counted
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "identity": "0123456789abcdef"}))
-    code, said = swept(moved(), out)
-    assert (code, "continuing run smoke-paper: 4 trials" in said) == (0, True)
+    code, output = sweep(move_mail(), out)
+    assert (code, "continuing run smoke-paper: 4 trials" in output) == (0, True)
     assert before < keys(out)
     assert len(keys(out)) == 9
     assert len(json.loads((out / "smoke-paper" / "baselines.json").read_text())) == 1
@@ -91,135 +103,130 @@ def test_a_run_goes_on_in_another_place(mail, moved, tmp_path, old_identity):
     }  # fmt: skip
 
 
-def test_more_trials_in_another_place_continue(mail, moved, tmp_path):
+def test_more_seeds_continue_a_run_after_its_task_moved(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
-    code, said = swept(moved(), out, "--seeds", "2")
-    assert (code, "continuing run smoke-paper: 9 trials" in said, "12 trials" in said) == (0, True, True)
+    assert sweep(mail, out)[0] == 0
+    code, output = sweep(move_mail(), out, "--seeds", "2")
+    assert (code, "continuing run smoke-paper: 9 trials" in output, "12 trials" in output) == (0, True, True)
 
 
-def test_failed_trials_are_tried_again_in_another_place(mail, moved, tmp_path, monkeypatch):
+def test_failed_trials_are_tried_again_after_their_task_moved(mail, move_mail, tmp_path, monkeypatch):
     out = tmp_path / "results"
     from lopt.training import Trial
 
-    def fails(self, *_, **__):
-        raise RuntimeError("no luck")
+    def fail(self, *_, **__):
+        raise RuntimeError("broken on purpose")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(Trial, "__next__", fails, raising=False)
-        broken.setattr(Trial, "__iter__", fails)
-        assert swept(mail, out, "--max-trials", "2")[0] in (3, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "__next__", fail, raising=False)
+        patch.setattr(Trial, "__iter__", fail)
+        assert sweep(mail, out, "--max-trials", "2")[0] in (3, 4)
     assert {record.status for record in Store(out, "smoke-paper").records()} == {"failed"}
-    assert swept(moved(), out)[0] == 0
+    assert sweep(move_mail(), out)[0] == 0
     assert {record.status for record in Store(out, "smoke-paper").records()} <= {"complete", "stopped"}
 
 
-def test_other_rows_in_another_place_are_refused(mail, moved, tmp_path):
+def test_a_moved_task_with_other_rows_is_refused(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
+    assert sweep(mail, out)[0] == 0
     before = keys(out)
-    there = moved()
-    with (there / "train.csv").open("a") as file:
-        file.write("one more,no\n")
+    new_folder = move_mail()
+    add_row(new_folder)
     data._load.cache_clear()
-    refused(main, *command(there, out), words=["holds trials of data revision", str(there), "--name"])
+    refused(main, *command(new_folder, out), words=["holds trials of data revision", str(new_folder), "--name"])
     assert keys(out) == before
 
 
 @pytest.mark.parametrize(
-    "changed", [TOML.replace("It was", "So it was"), TOML.replace('" bad", " great"', '" no", " yes"')]
+    "changed_toml", [TOML.replace("It was", "So it was"), TOML.replace('" bad", " great"', '" no", " yes"')]
 )
 @pytest.mark.parametrize("old_identity", [False, True])
-def test_another_template_in_another_place_is_refused(mail, moved, tmp_path, changed, old_identity):
+def test_a_moved_task_with_other_settings_is_refused(mail, move_mail, tmp_path, changed_toml, old_identity):
     out = tmp_path / "results"
-    assert swept(mail, out, "--max-trials", "1")[0] == 4
+    assert sweep(mail, out, "--max-trials", "1")[0] == 4
     manifest = out / "smoke-paper" / "manifest.json"
     if old_identity:
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "identity": "0123456789abcdef"}))
-    there = moved()
-    (there / "task.toml").write_text(changed)
-    refused(main, *command(there, out), words=["with other settings"])
+    new_folder = move_mail()
+    (new_folder / "task.toml").write_text(changed_toml)
+    refused(main, *command(new_folder, out), words=["with other settings"])
 
 
-def test_trials_are_reused_from_another_place(mail, moved, tmp_path):
+def test_trials_of_a_moved_task_are_reused(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
-    there = moved()
-    code, said = swept(there, out, "--name", "again", "--reuse")
-    assert (code, "reused 9 of 9 trials" in said) == (0, True)
+    assert sweep(mail, out)[0] == 0
+    new_folder = move_mail()
+    code, output = sweep(new_folder, out, "--name", "again", "--reuse")
+    assert (code, "reused 9 of 9 trials" in output) == (0, True)
     assert keys(out, "again") == keys(out)
-    assert {record.config["task"] for record in Store(out, "again").records()} == {str(there)}
+    assert {record.config["task"] for record in Store(out, "again").records()} == {str(new_folder)}
 
 
-def test_trials_are_reused_from_a_folder_that_was_renamed(mail, tmp_path):
+def test_trials_of_a_renamed_task_are_reused(mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
-    there = mail.rename(tmp_path / "post")
-    refused(main, *command(there, out), words=["task mail → post", "--name"])
-    code, said = swept(there, out, "--name", "again", "--reuse")
-    assert (code, "reused 9 of 9 trials" in said, "complete: 9 trials" in said) == (0, True, True)
-    store, before = Store(out, "again"), Store(out, "smoke-paper")
-    assert {record.config["task"] for record in store.records()} == {str(there)}
+    assert sweep(mail, out)[0] == 0
+    new_folder = mail.rename(tmp_path / "post")
+    refused(main, *command(new_folder, out), words=["task mail → post", "--name"])
+    code, output = sweep(new_folder, out, "--name", "again", "--reuse")
+    assert (code, "reused 9 of 9 trials" in output, "complete: 9 trials" in output) == (0, True, True)
+    store, earlier_store = Store(out, "again"), Store(out, "smoke-paper")
+    assert {record.config["task"] for record in store.records()} == {str(new_folder)}
     accuracies = [
-        sorted((r.config["method"], r.config["seed"], r.test_accuracy or 0) for r in of.records())
-        for of in (store, before)
+        sorted((r.config["method"], r.config["seed"], r.test_accuracy or 0) for r in any_store.records())
+        for any_store in (store, earlier_store)
     ]
     assert accuracies[0] == accuracies[1]
     for record in store.records():
         if record.phase == "confirm":
             assert (store.folder / "predictions" / f"{record.key}.parquet").is_file()
             assert load_prompt(store.artifact(record.key)).predict(["warm"])
-    with (there / "train.csv").open("a") as file:
-        file.write("one more,no\n")
-    for cache in (data._load, data._draw, data._prepare):
-        cache.cache_clear()
-    assert "none of the" in swept(there, out, "--name", "other", "--reuse")[1]
+    add_row(new_folder)
+    clear_caches()
+    assert "none of the" in sweep(new_folder, out, "--name", "other", "--reuse")[1]
 
 
-def test_a_model_in_another_place_is_known(mail, tmp_path):
-    out, model = tmp_path / "results", tmp_path / "models" / "mine"
+def test_a_moved_model_is_recognised(mail, tmp_path):
+    out, model = tmp_path / "results", tmp_path / "models" / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer("llama").save_pretrained(model)
     assert called(main, *command(mail, out, "--set", f"backbone={model}"))[0] == 0
     before = keys(out)
-    there = tmp_path / "elsewhere" / "mine"
-    there.parent.mkdir()
-    model.rename(there)
+    new_folder = tmp_path / "elsewhere" / "tiny-llama"
+    new_folder.parent.mkdir()
+    model.rename(new_folder)
     backbones.load.cache_clear()
-    code, said, _ = called(main, *command(mail, out, "--set", f"backbone={there}"))
-    assert (code, "complete: 9 trials" in said, keys(out) == before) == (0, True, True)
-    file = there / "config.json"
+    code, output, _ = called(main, *command(mail, out, "--set", f"backbone={new_folder}"))
+    assert (code, "complete: 9 trials" in output, keys(out) == before) == (0, True, True)
+    file = new_folder / "config.json"
     file.write_text(file.read_text() + "\n")
-    shutil.move(there, model)
+    shutil.move(new_folder, model)
     refused(main, *command(mail, out, "--set", f"backbone={model}"), words=["model revision"])
 
 
-def test_a_report_has_one_group_for_a_task_that_moved(mail, moved, tmp_path):
+def test_a_report_has_one_group_for_a_task_that_moved(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out, "--max-trials", "7")[0] == 4
-    there = moved()
-    assert swept(there, out)[0] == 0
+    assert sweep(mail, out, "--max-trials", "7")[0] == 4
+    new_folder = move_mail()
+    assert sweep(new_folder, out)[0] == 0
     assert called(report, out / "smoke-paper")[0] == 0
     results = load([out / "smoke-paper"])
     (group,) = groups(results)
-    assert (group.task, len(group.cells), len(group.trials)) == (str(there), 3, 9)
+    assert (group.task, len(group.cells), len(group.trials)) == (str(new_folder), 3, 9)
     assert group.zero_shot_accuracy is not None
-    other = shutil.copytree(there, tmp_path / "third" / "mail")
-    assert swept(other, out, "--name", "same")[0] == 0
-    with (other / "train.csv").open("a") as file:
-        file.write("one more,no\n")
-    for cache in (data._load, data._draw, data._prepare):
-        cache.cache_clear()
-    assert swept(other, out, "--name", "other")[0] == 0
+    copy = shutil.copytree(new_folder, tmp_path / "third" / "mail")
+    assert sweep(copy, out, "--name", "same")[0] == 0
+    add_row(copy)
+    clear_caches()
+    assert sweep(copy, out, "--name", "other")[0] == 0
     assert len(groups(load([out / "smoke-paper", out / "same"]))) == 1
-    assert len(groups(load([out / "smoke-paper", out / "other"]))) == 2, "other rows are another task"
+    assert len(groups(load([out / "smoke-paper", out / "other"]))) == 2, "with other rows, it is another task"
 
 
-def test_a_report_of_a_finished_run_that_was_asked_for_again_elsewhere(mail, moved, tmp_path):
+def test_a_report_stays_the_same_after_the_task_of_its_run_moved(mail, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert swept(mail, out)[0] == 0
+    assert sweep(mail, out)[0] == 0
     (before,) = groups(load([out / "smoke-paper"]))
-    assert swept(moved(), out)[0] == 0
+    assert sweep(move_mail(), out)[0] == 0
     (after,) = groups(load([out / "smoke-paper"]))
     assert [cell.name for cell in after.cells] == [cell.name for cell in before.cells]
     assert len(after.trials) == len(before.trials)

@@ -195,7 +195,7 @@ def test_what_is_finished_is_not_predicted_again(tmp_path, capsys):
         (["--dry-run", "--probe"], "give one of them"),
         (["--price-per-hour", "2"], "goes with --probe"),
         (["--probe", "--fresh"], "leave --fresh out"),
-        (["--probe", "--price-per-hour", "0"], "is no price above 0"),
+        (["--probe", "--price-per-hour", "0"], "is not a price above 0"),
     ],
 )
 def test_usage(tmp_path, capsys, more, words):

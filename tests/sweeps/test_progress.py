@@ -1,3 +1,5 @@
+"""The line of progress, and the events beside it."""
+
 from __future__ import annotations
 
 import re
@@ -15,8 +17,7 @@ from sweeps.work.job import Job
 
 
 def job(seed=0):
-    settings = {"task": "toy", "backbone": "tiny", "method": "lopt1", "length": 4, "rank": 2, "learning_rate": 0.1}
-    config = TrialConfig(**settings, seed=seed)
+    config = TrialConfig(task="toy", backbone="tiny", method="lopt1", length=4, rank=2, learning_rate=0.1, seed=seed)
     return Job(config=config, phase="search", cell="lopt1 n=4 r=2", stratum="s", out="o", run="r")
 
 
@@ -25,16 +26,19 @@ A, B, C = (job(seed) for seed in range(3))
 
 @pytest.fixture
 def record(tiny):
+    """Return the record of a trial that stopped at its first evaluation."""
     trial = Trial(tiny, phase="search")
     for _ in trial:
         break
     return trial.finish()
 
 
-def run(record):
-    place = {"phase": "search", "cell": B.cell, "stratum": "s", "started_at": now()}
-    failed = failed_record(B.config, RuntimeError("its process died"), **place)
-    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+def run_two_trials(record):
+    """Tell Progress of one trial that ends with this record, and of one that fails."""
+    failed = failed_record(
+        B.config, RuntimeError("its process died"), phase="search", cell=B.cell, stratum="s", started_at=now()
+    )
+    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3})
     progress.ended(A, record)
@@ -44,7 +48,7 @@ def run(record):
 
 
 def test_plain_lines_without_a_terminal(record, capsys):
-    run(record)
+    run_two_trials(record)
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("[0:0") for line in lines)
     assert "1/2 done · 0 running · 1 stopped · 0 failed · best" in lines[-2]
@@ -54,8 +58,8 @@ def test_plain_lines_without_a_terminal(record, capsys):
     assert "its process died" in lines[-1]
 
 
-def test_a_note_is_an_event(capsys):
-    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+def test_the_note_of_a_report_is_printed_once(capsys):
+    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3, "note": "continues at step 3"})
     progress.reported(A, {"step": 6, "note": ""})
@@ -64,55 +68,57 @@ def test_a_note_is_an_event(capsys):
 
 
 @pytest.mark.parametrize(
-    ("note", "said"),
+    ("note", "event"),
     [
         ("", "stopped at the budget, can go on"),
         ("continues at step 3", "continues at step 3; stopped at the budget, can go on"),
     ],
 )
-def test_the_report_at_which_a_budget_ends_a_trial_has_its_note(capsys, note, said):
-    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+def test_the_report_at_which_a_budget_ends_a_trial_prints_its_note(capsys, note, event):
+    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.paused(A, {"step": 3, "note": note})
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {said}")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {event}")
 
 
 def test_one_line_on_a_terminal(record, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    run(record)
+    run_two_trials(record)
     printed = capsys.readouterr().out
-    kept = [re.split("\r", line)[-1] for line in printed.split("\n")]
-    assert len([line for line in kept if line.strip()]) == 3, "two events and the last line stay"
+    final_lines = [re.split("\r", line)[-1] for line in printed.split("\n")]
+    assert len([line for line in final_lines if line.strip()]) == 3, "two events and the last line stay"
     assert all(len(part) <= 60 for part in re.split("[\r\n]", printed))
 
 
-def test_no_time_is_left_to_tell_before_the_pace_is_known(monkeypatch):
-    """Here a start of 100 s, then two steps in a second."""
-    at = 0.0
-    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: at)
-    progress = Progress(total=3, done=0, steps_left=lambda made: 60.0 - sum(made.values()))
+def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
+    """The start takes 100 s; then two steps take a second."""
+    now_s = 0.0
+    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now_s)
+    progress = Progress(total=3, done=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
     progress.started(A)
     progress.started(B)
-    at = 100.0
+    now_s = 100.0
     progress.reported(B, {"step": 20, "restored": True})
-    at = 105.0
+    now_s = 105.0
     progress.reported(A, {"step": 10})
     progress.reported(B, {"step": 30})
     assert progress.time_left_s() is None
     assert "left" not in progress.line()
-    at = 110.0
+    now_s = 110.0
     progress.reported(A, {"step": 20})
-    assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), "the first 20 of b were not made here"
-    at = 120.0
+    assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), (
+        "another command has done the first 20 steps of B"
+    )
+    now_s = 120.0
     assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30 - 10)
-    at = 500.0
+    now_s = 500.0
     assert progress.time_left_s() == 0.0
 
 
-def test_a_trial_that_has_ended_tells_the_pace(record):
-    progress = Progress(total=2, done=0, steps_left=lambda made: 6.0)
+def test_a_trial_that_has_ended_makes_the_pace_known(record):
+    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3})
     assert progress.time_left_s() is None
@@ -120,13 +126,13 @@ def test_a_trial_that_has_ended_tells_the_pace(record):
     assert progress.time_left_s() is not None
 
 
-def test_clock():
-    assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+def test_durations_have_hours_only_if_needed():
+    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 
 
-def test_expected_steps_fall_with_the_place_in_line_and_stay_within_the_most():
-    made = spaces.load("ablation", "paper")
-    expected = [made.expected_steps(n) for n in range(1, 11)]
-    assert expected[0] == made.max_steps
+def test_expected_steps_fall_with_the_position_of_a_trial():
+    space = spaces.load("ablation", "paper")
+    expected = [space.expected_steps(position) for position in range(1, 11)]
+    assert expected[0] == space.max_steps
     assert expected == sorted(expected, reverse=True)
     assert expected[-1] == pytest.approx(500 + 1000 / 3 + 3000 / 9 + 500 / 27)

@@ -279,5 +279,5 @@ def test_a_metric_cannot_be_searched():
         dataclasses.replace(cell, search={**cell.search, "metric": Choice(("accuracy", "macro_f1"))})
         for cell in smoke.cells
     )
-    with pytest.raises(ValueError, match="metric is one for a cell; give it in fixed or base"):
+    with pytest.raises(ValueError, match="metric is the same for all trials of a cell; give it in fixed or base"):
         check_space(dataclasses.replace(smoke, grid=lambda axes: cells))

@@ -244,4 +244,5 @@ def test_the_command_trains_the_values_that_are_new(tmp_path, capsys, first, the
     assert main([*command, "--dry-run", "--set", then[0], "--set", "trials=9"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  trials ")]
     values = then[0].count(",") + 1
-    assert f"{3 * values} search ({values} a cell, not 9: every value of the lists is then tried)" in line
+    words = f"{3 * values} search trials ({values} per cell instead of 9, because the lists have no further values)"
+    assert words in line

@@ -253,4 +253,4 @@ def test_warm_starts_learn_from_what_can_be_read(out):
     renamed(records(out, "gone")[0], method="gone")
     code, said, err = sweep(out, "--name", "again", "--set", "batch_size=4", "--warm-start", "gone")
     assert (code, err) == (0, "")
-    assert "the search begins with what 3 trials of other runs have shown" in said
+    assert "the search learns from 3 trials of other runs" in said

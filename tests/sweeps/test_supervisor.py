@@ -1,4 +1,4 @@
-"""What is done with each trial as it begins, reports and ends, with and without Ray's interfaces before it."""
+"""The supervisor of trials as they begin, report and end, alone and behind Ray's interfaces."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.sweeps.driver import by_rate
 from tests.sweeps.records import make_record
 
 
-class Records:
+class MemoryStore:
     """A store that keeps records in memory."""
 
     def __init__(self):
-        self.records, self.aside, self.audited, self.broken = {}, [], [], None
+        self.records, self.set_aside_records, self.audited, self.error = {}, [], [], None
 
     def read(self, key):
         return self.records.get(key)
@@ -38,25 +38,25 @@ class Records:
         self.records[record.key] = record
 
     def set_aside(self, record):
-        self.aside.append(self.records.pop(record.key))
+        self.set_aside_records.append(self.records.pop(record.key))
 
     def add_audit(self, record):
         self.audited.append(record)
 
     def check(self):
-        if self.broken:
-            raise StoreError(self.broken)
+        if self.error:
+            raise StoreError(self.error)
 
 
-class Heard(Listener):
-    """All that is told, as (event, key)."""
+class EventLog(Listener):
+    """Keeps all events as (event, key, *further arguments)."""
 
     def __init__(self):
         self.events = []
 
     def __getattribute__(self, name):
         if name in vars(Listener) and not name.startswith("_"):
-            return lambda job=None, *more: self.events.append((name, job and job.key, *more))
+            return lambda job=None, *arguments: self.events.append((name, job and job.key, *arguments))
         return super().__getattribute__(name)
 
     def names(self):
@@ -67,21 +67,23 @@ class Sweep:
     """A supervised sweep without training."""
 
     def __init__(self, audit=0.0):
-        self.space, self.store, self.heard = spaces.load("smoke", "paper"), Records(), Heard()
-        self.budget = SimpleNamespace(may=True, done=False)
-        self.budget.may_start, self.budget.over = lambda: self.budget.may, lambda: self.budget.done
+        self.space, self.store, self.log = spaces.load("smoke", "paper"), MemoryStore(), EventLog()
+        self.may_start, self.budget_is_spent = True, False
+        budget = SimpleNamespace(may_start=lambda: self.may_start, is_spent=lambda: self.budget_is_spent)
         self.queue = TrialQueue(self.space, resolve=lambda config: config, finished=[], failed=[])
         self.supervisor = Supervisor(
-            self.queue, EarlyStopping(self.space.stopping_rule, audit=audit), self.store, self.budget,
-            job_of=self.job, listeners=[self.heard],
+            self.queue, EarlyStopping(self.space.stopping_rule, audit=audit), self.store, budget,
+            job_of=self.job, listeners=[self.log],
         )  # fmt: skip
         self.number = 0
 
     def job(self, trial):
-        place = {"cell": trial.cell.name, "stratum": trial.stratum, "out": "o", "run": "r"}
-        return Job(config=trial.config, phase=trial.phase, **place)
+        return Job(
+            config=trial.config, phase=trial.phase, cell=trial.cell.name, stratum=trial.stratum, out="o", run="r"
+        )
 
     def begin(self):
+        """Begin the next trial, and return its name and job; None if no trial may begin."""
         self.number += 1
         job = self.supervisor.next(f"t{self.number}")
         return (f"t{self.number}", job) if job else None
@@ -90,53 +92,53 @@ class Sweep:
         score = by_rate(job)[1] if score is None else score
         return make_record(job.config, status, score, job.phase, job.cell, job.stratum, steps=steps)
 
-    def report(self, job, step=4, score=0.5, **more):
+    def report(self, job, step=4, score=0.5, **fields):
         record = json.dumps(self.record(job, "stopped", score, steps=step).to_dict())
-        return {STEP: step, SCORE: score, "status": "running", "record": record, **more}
+        return {STEP: step, SCORE: score, "status": "running", "record": record, **fields}
 
     def end(self, name, job):
         self.store.write(self.record(job))
         self.supervisor.end(name, {"status": "complete", "record": "{}"})
 
     def run(self):
-        while begun := self.begin():
-            self.end(*begun)
+        while name_and_job := self.begin():
+            self.end(*name_and_job)
 
 
-def test_a_sweep_runs_to_its_end_and_all_of_it_is_told():
+def test_a_sweep_runs_to_its_end_and_listeners_get_every_event():
     sweep = Sweep()
     sweep.run()
     assert sweep.supervisor.idle and not sweep.supervisor.held_back
     assert len(sweep.store.records) == 12
-    assert sweep.heard.names() == ["started", "ended"] * 12
+    assert sweep.log.names() == ["started", "ended"] * 12
 
 
 def test_a_trial_that_is_worse_is_stopped_with_its_record_and_the_others_go_on():
     sweep = Sweep()
-    (good, first), (bad, second) = _two_of_one_cell(sweep)
-    assert sweep.supervisor.report(good, sweep.report(first, score=0.9))
-    assert not sweep.supervisor.report(bad, sweep.report(second, score=0.1))
-    assert sweep.store.records[second.key].status == "stopped"
-    sweep.supervisor.end(bad, sweep.report(second, score=0.1))
-    assert sweep.heard.names()[-2:] == ["stopped", "ended"]
+    (better, better_job), (worse, worse_job) = begin_two_of_one_cell(sweep)
+    assert sweep.supervisor.report(better, sweep.report(better_job, score=0.9))
+    assert not sweep.supervisor.report(worse, sweep.report(worse_job, score=0.1))
+    assert sweep.store.records[worse_job.key].status == "stopped"
+    sweep.supervisor.end(worse, sweep.report(worse_job, score=0.1))
+    assert sweep.log.names()[-2:] == ["stopped", "ended"]
 
 
-def _two_of_one_cell(sweep):
-    begun = [sweep.begin() for _ in range(4)]
-    assert begun[0][1].cell == begun[3][1].cell
-    return begun[0], begun[3]
+def begin_two_of_one_cell(sweep):
+    names_and_jobs = [sweep.begin() for _ in range(4)]
+    assert names_and_jobs[0][1].cell == names_and_jobs[3][1].cell
+    return names_and_jobs[0], names_and_jobs[3]
 
 
 def test_an_audited_trial_goes_on_and_is_noted():
     sweep = Sweep(audit=1.0)
-    (good, first), (bad, second) = _two_of_one_cell(sweep)
-    sweep.supervisor.report(good, sweep.report(first, score=0.9))
-    assert sweep.supervisor.report(bad, sweep.report(second, score=0.1))
-    assert [record.key for record in sweep.store.audited] == [second.key]
-    assert second.key not in sweep.store.records
+    (better, better_job), (worse, worse_job) = begin_two_of_one_cell(sweep)
+    sweep.supervisor.report(better, sweep.report(better_job, score=0.9))
+    assert sweep.supervisor.report(worse, sweep.report(worse_job, score=0.1))
+    assert [record.key for record in sweep.store.audited] == [worse_job.key]
+    assert worse_job.key not in sweep.store.records
 
 
-def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_evaluation():
+def test_confirm_trials_are_never_stopped_and_the_last_report_is_not_an_evaluation():
     sweep = Sweep()
     for _ in range(9):
         sweep.end(*sweep.begin())
@@ -146,55 +148,55 @@ def test_confirm_trials_are_never_stopped_and_the_last_report_is_no_evaluation()
     assert sweep.supervisor.report(name, {"status": "complete", STEP: 12, SCORE: 0.0})
 
 
-def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_counts_as_worse():
+def test_beyond_a_budget_every_trial_ends_at_its_report_and_none_is_recorded_as_stopped():
     sweep = Sweep()
     name, job = sweep.begin()
     assert sweep.supervisor.report(name, sweep.report(job))
-    sweep.budget.done = True
+    sweep.budget_is_spent = True
     assert not sweep.supervisor.report(name, sweep.report(job, step=6))
-    assert sweep.supervisor.report(name, {"status": "complete", STEP: 12, SCORE: 0.0}), "it is over anyway"
+    assert sweep.supervisor.report(name, {"status": "complete", STEP: 12, SCORE: 0.0}), "the trial is over anyway"
     assert not sweep.store.records
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-@pytest.mark.parametrize("after", [0, 4, 9, 10])
-def test_a_trial_let_go_at_a_budget_waits_and_has_not_failed(after, waiting):
-    """The confirm trials are those from number 9 on."""
+@pytest.mark.parametrize("position", [0, 4, 9, 10])
+def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
+    """From position 9 on, trials are confirm trials."""
     sweep = Sweep()
-    for _ in range(after):
+    for _ in range(position):
         sweep.end(*sweep.begin())
     name, job = sweep.begin()
-    whole, report = sweep.queue.counts(), None if waiting else sweep.report(job)
-    sweep.budget.may = False
+    counts, report = sweep.queue.counts(), None if waiting else sweep.report(job)
+    sweep.may_start = False
     sweep.supervisor.end(name, report)
     assert sweep.begin() is None
     assert sweep.supervisor.idle and sweep.supervisor.held_back
-    assert sweep.queue.counts() == whole
-    assert sweep.heard.events[-1] == ("paused", job.key, report or {})
-    sweep.budget.may = True
+    assert sweep.queue.counts() == counts
+    assert sweep.log.events[-1] == ("paused", job.key, report or {})
+    sweep.may_start = True
     sweep.run()
-    started = [key for event, key, *_ in sweep.heard.events if event == "started"]
-    assert started.count(job.key) == 2, "it goes on once"
+    started = [key for event, key, *_ in sweep.log.events if event == "started"]
+    assert started.count(job.key) == 2, "the trial goes on once"
     assert len(sweep.store.records) == 12
     assert not sweep.supervisor.held_back
 
 
-@pytest.mark.parametrize("after", [0, 4, 9, 10])
-def test_a_trial_whose_process_was_dead_before_it_began_comes_again_at_once(after):
-    """The confirm trials are those from number 9 on."""
+@pytest.mark.parametrize("position", [0, 4, 9, 10])
+def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position):
+    """From position 9 on, trials are confirm trials."""
     sweep = Sweep()
-    for _ in range(after):
+    for _ in range(position):
         sweep.end(*sweep.begin())
     name, job = sweep.begin()
-    whole = sweep.queue.counts()
+    counts = sweep.queue.counts()
     for _ in range(3):
         sweep.supervisor.died(name, None, begun=False)
         sweep.supervisor.end(name, None, died=True)
-        assert sweep.heard.events[-1] == ("requeued", job.key)
-        name, again = sweep.begin()
-        assert again.key == job.key
-        assert sweep.queue.counts() == whole
-    sweep.end(name, again)
+        assert sweep.log.events[-1] == ("requeued", job.key)
+        name, same_job = sweep.begin()
+        assert same_job.key == job.key
+        assert sweep.queue.counts() == counts
+    sweep.end(name, same_job)
     sweep.run()
     assert len(sweep.store.records) == 12
     assert all(cell.study.states() == {"complete": 3} for cell in sweep.queue._turns.cells)
@@ -210,89 +212,89 @@ def test_a_trial_whose_process_died_has_failed(report):
     record = sweep.store.records[job.key]
     assert (record.status, record.error["type"]) == ("failed", "RuntimeError")
     assert ("MemoryError: no room" in record.error["message"]) == (report is None)
-    assert sweep.heard.names()[-1] == "ended"
+    assert sweep.log.names()[-1] == "ended"
 
 
-def test_a_record_that_is_not_seen_yet_is_read_from_the_last_report():
+def test_a_record_that_the_store_does_not_show_yet_is_read_from_the_last_report():
     sweep = Sweep()
     name, job = sweep.begin()
     record = sweep.record(job)
     sweep.supervisor.end(name, {"status": "complete", "record": json.dumps(record.to_dict())})
-    assert sweep.heard.events[-1] == ("ended", job.key, record)
+    assert sweep.log.events[-1] == ("ended", job.key, record)
 
 
-def test_an_earlier_failure_is_set_aside_when_its_trial_begins_again():
+def test_the_record_of_a_failed_trial_is_set_aside_when_the_trial_begins_again():
     sweep = Sweep()
     name, job = sweep.begin()
     sweep.supervisor.end(name, None)
     sweep.store.write(dataclasses.replace(sweep.record(job), status="failed"))
     while sweep.begin():
         pass
-    assert [record.key for record in sweep.store.aside] == [job.key]
+    assert [record.key for record in sweep.store.set_aside_records] == [job.key]
 
 
 # --- behind Ray's interfaces -----------------------------------------------------------------------------------------
 
 
-def adapters(sweep):
+def make_adapters(sweep):
     supervised = Supervised(sweep.supervisor)
     return supervised, QueueSearcher(supervised), StoppingScheduler(supervised)
 
 
-def tune_trial(name, status=TuneTrial.RUNNING):
+def make_tune_trial(name, status=TuneTrial.RUNNING):
     return SimpleNamespace(trial_id=name, status=status)
 
 
-def test_tune_gets_jobs_and_hears_when_the_sweep_is_over():
+def test_tune_gets_jobs_and_is_told_when_the_sweep_is_over():
     sweep = Sweep()
-    _, searcher, scheduler = adapters(sweep)
-    values = [searcher.suggest(f"t{number}") for number in range(9)]
-    jobs = [Job.from_dict(json.loads(json.dumps(value))) for value in values]
+    _, searcher, scheduler = make_adapters(sweep)
+    job_dicts = [searcher.suggest(f"t{number}") for number in range(9)]
+    jobs = [Job.from_dict(json.loads(json.dumps(job_dict))) for job_dict in job_dicts]
     assert searcher.suggest("t9") is None, "winners wait for running trials"
     for number, job in enumerate(jobs):
         report = sweep.report(job, score=by_rate(job)[1])
-        if scheduler.on_trial_result(None, tune_trial(f"t{number}"), report) == TrialScheduler.CONTINUE:
+        if scheduler.on_trial_result(None, make_tune_trial(f"t{number}"), report) == TrialScheduler.CONTINUE:
             sweep.store.write(sweep.record(job))
         searcher.on_trial_complete(f"t{number}", report)
     number = 10
-    while isinstance(values := searcher.suggest(f"t{number}"), dict):
-        sweep.store.write(sweep.record(Job.from_dict(values)))
+    while isinstance(suggestion := searcher.suggest(f"t{number}"), dict):
+        sweep.store.write(sweep.record(Job.from_dict(suggestion)))
         searcher.on_trial_complete(f"t{number}", {"status": "complete"})
         number += 1
-    assert values == Searcher.FINISHED
+    assert suggestion == Searcher.FINISHED
     assert len(sweep.store.records) == 12
 
 
-def test_results_that_cannot_be_kept_end_tune_as_an_interrupt_does():
-    """Tune takes any exception for a trial's."""
+def test_results_that_cannot_be_written_end_tune_as_an_interrupt_does():
+    """Tune would take any other exception for a failure of the trial."""
     sweep = Sweep()
-    supervised, searcher, scheduler = adapters(sweep)
+    supervised, searcher, scheduler = make_adapters(sweep)
     job = Job.from_dict(searcher.suggest("t0"))
-    sweep.store.broken = "the disk is full"
+    sweep.store.error = "the disk is full"
     with pytest.raises(KeyboardInterrupt):
-        scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job))
+        scheduler.on_trial_result(None, make_tune_trial("t0"), sweep.report(job))
     assert str(supervised.error) == "the disk is full"
     with pytest.raises(KeyboardInterrupt):
-        scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job, store_error="read-only"))
+        scheduler.on_trial_result(None, make_tune_trial("t0"), sweep.report(job, store_error="read-only"))
     assert str(supervised.error) == "read-only"
 
 
-def test_a_rule_that_raises_ends_the_sweep_and_is_no_trials_failure(monkeypatch):
+def test_a_rule_that_raises_ends_the_sweep_and_does_not_fail_a_trial(monkeypatch):
     sweep = Sweep()
-    supervised, searcher, scheduler = adapters(sweep)
+    supervised, searcher, scheduler = make_adapters(sweep)
     job = Job.from_dict(searcher.suggest("t0"))
     monkeypatch.setattr(ASHA, "report", lambda *arguments: 1 / 0)
     with pytest.raises(KeyboardInterrupt):
-        scheduler.on_trial_result(None, tune_trial("t0"), sweep.report(job))
+        scheduler.on_trial_result(None, make_tune_trial("t0"), sweep.report(job))
     assert isinstance(supervised.error, ZeroDivisionError)
 
 
 def test_beyond_a_budget_no_trial_gets_a_place():
-    """Else those that wait would all be trained to their first report."""
+    """Otherwise all waiting trials would be trained to their first report."""
     sweep = Sweep()
-    _, _, scheduler = adapters(sweep)
-    states = (TuneTrial.RUNNING, TuneTrial.PENDING, TuneTrial.TERMINATED, TuneTrial.PENDING)
-    trials = [tune_trial(str(number), status) for number, status in enumerate(states)]
+    _, _, scheduler = make_adapters(sweep)
+    statuses = (TuneTrial.RUNNING, TuneTrial.PENDING, TuneTrial.TERMINATED, TuneTrial.PENDING)
+    trials = [make_tune_trial(str(number), status) for number, status in enumerate(statuses)]
     stopped = []
 
     def stop(trial):
@@ -302,34 +304,34 @@ def test_beyond_a_budget_no_trial_gets_a_place():
     controller = SimpleNamespace(get_trials=lambda: trials, stop_trial=stop)
     assert scheduler.choose_trial_to_run(controller) is trials[1]
     assert not stopped
-    sweep.budget.done = True
+    sweep.budget_is_spent = True
     assert scheduler.choose_trial_to_run(controller) is None
     assert stopped == ["1", "3"]
     assert trials[0].status == TuneTrial.RUNNING
 
 
 @pytest.mark.parametrize(("status", "begun"), [("PENDING", False), ("RUNNING", True)])
-def test_of_a_dead_process_it_is_told_whether_the_trial_had_begun_in_it(status, begun):
+def test_a_trial_in_a_dead_process_is_requeued_only_if_it_had_not_begun(status, begun):
     sweep = Sweep()
-    _, searcher, scheduler = adapters(sweep)
+    _, searcher, scheduler = make_adapters(sweep)
     job = Job.from_dict(searcher.suggest("t0"))
-    scheduler.on_trial_error(None, tune_trial("t0", status))
+    scheduler.on_trial_error(None, make_tune_trial("t0", status))
     searcher.on_trial_complete("t0", error=True)
-    assert sweep.heard.names()[-1] == ("ended" if begun else "requeued")
+    assert sweep.log.names()[-1] == ("ended" if begun else "requeued")
     assert (job.key in sweep.store.records) == begun
 
 
-class _Dying:
-    """A trial under Tune's rules: the third death that counts fails it."""
+class DyingTrial:
+    """A trial under Tune's rules: its third death that counts fails it."""
 
     def __init__(self):
         self.trial_id, self.run_metadata = "a", SimpleNamespace(num_failures=0)
         self.now = 0.0
         self.forgiven = ForgivenDeaths(clock=lambda: self.now)
 
-    def die(self, at):
-        """Whether it is tried again."""
-        self.now = at
+    def die(self, now):
+        """Let the trial die at this time, and return whether it is tried again."""
+        self.now = now
         self.run_metadata.num_failures += 1
         if self.run_metadata.num_failures > 2:
             return False
@@ -341,13 +343,13 @@ class _Dying:
 
 
 def test_deaths_on_a_machine_that_is_being_taken_away_count_once():
-    trial = _Dying()
-    assert all(trial.die(at) for at in (1.0, 1.5, 2.0, 11.0, 20.0, 30.0))
+    trial = DyingTrial()
+    assert all(trial.die(now) for now in (1.0, 1.5, 2.0, 11.0, 20.0, 30.0))
     assert trial.run_metadata.num_failures == 1
 
 
 def test_a_trial_whose_process_always_dies_fails_at_last():
-    trial, deaths = _Dying(), 0
+    trial, deaths = DyingTrial(), 0
     while trial.die(7.0 * deaths):
         deaths += 1
         assert deaths < 15
@@ -355,11 +357,11 @@ def test_a_trial_whose_process_always_dies_fails_at_last():
 
 
 def test_deaths_with_evaluations_between_them_do_not_add_up():
-    trial = _Dying()
+    trial = DyingTrial()
     for step in range(1, 20):
         assert trial.die(100.0 * step)
         trial.evaluate(step)
     assert trial.die(3000.0)
-    trial.evaluate(19)  # nothing new
+    trial.evaluate(19)  # the trial repeats this step, so it is not progress
     assert trial.die(3100.0)
     assert not trial.die(3200.0)

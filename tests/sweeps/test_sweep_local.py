@@ -20,15 +20,16 @@ from tests.tiny_models import make_model, make_tokenizer
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6"]
 
 
-def sweep(tmp_path, *more):
-    return main([*SMALL, "--out", str(tmp_path), *more])
+def sweep(tmp_path, *arguments):
+    return main([*SMALL, "--out", str(tmp_path), *arguments])
 
 
 def keys(tmp_path):
-    return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "smoke-paper" / "trials").iterdir()}
+    """Return the name of each record file, and when it was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "smoke-paper" / "trials").iterdir()}
 
 
-def test_a_sweep_from_start_to_end_and_again(tmp_path, capsys):
+def test_a_sweep_runs_to_its_end_and_runs_nothing_twice(tmp_path, capsys):
     assert sweep(tmp_path) == 0
     run = tmp_path / "smoke-paper"
     table = pandas.read_parquet(run / "trials.parquet")
@@ -70,25 +71,25 @@ def test_other_settings_under_an_existing_name_are_refused(tmp_path, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(tmp_path, monkeypatch, capsys):
-    honest, count = Trial.update, []
+def test_an_interrupt_keeps_the_records_of_finished_trials_only(tmp_path, monkeypatch, capsys):
+    original_update, steps = Trial.update, []
 
     def update(self):
-        count.append(1)
-        if len(count) == 20:
+        steps.append(1)
+        if len(steps) == 20:
             raise KeyboardInterrupt
-        return honest(self)
+        return original_update(self)
 
     monkeypatch.setattr(Trial, "update", update)
     assert sweep(tmp_path) == 130
-    done = keys(tmp_path)
-    assert 0 < len(done) < 9
-    statuses = {r.status for r in Store(tmp_path, "smoke-paper").records()}
+    finished = keys(tmp_path)
+    assert 0 < len(finished) < 9
+    statuses = {record.status for record in Store(tmp_path, "smoke-paper").records()}
     assert statuses <= {"complete", "stopped"}
     assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "interrupted"
     assert sweep(tmp_path) == 0
     assert len(keys(tmp_path)) == 9
-    assert {name: keys(tmp_path)[name] for name in done} == done
+    assert {name: keys(tmp_path)[name] for name in finished} == finished
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.2"])
@@ -102,24 +103,24 @@ def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, cut_
     assert "continues at step 4" in out
     assert out.count("continues at") == 1
     assert not checkpoints.exists()
-    assert main([*small, "--out", str(tmp_path / "whole")]) == 0
-    found, whole = (
+    assert main([*small, "--out", str(tmp_path / "undisturbed")]) == 0
+    results, undisturbed_results = (
         {
-            r.key: (r.status, r.steps, r.tokens, r.selection_loss, r.test_loss)
-            for r in Store(out, "smoke-paper").records()
+            record.key: (record.status, record.steps, record.tokens, record.selection_loss, record.test_loss)
+            for record in Store(out, "smoke-paper").records()
         }
-        for out in (tmp_path, tmp_path / "whole")
+        for out in (tmp_path, tmp_path / "undisturbed")
     )
-    assert found == whole
+    assert results == undisturbed_results
 
 
-def test_failures_are_recorded_tried_again_and_exit_3(tmp_path, monkeypatch, capsys):
-    honest = Trial.update
+def test_failed_trials_are_recorded_and_tried_again_and_exit_with_3(tmp_path, monkeypatch, capsys):
+    original_update = Trial.update
 
     def update(self):
         if self.config.method == "lopt2" and self.step == 3:
             raise RuntimeError("broken on purpose")
-        return honest(self)
+        return original_update(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trial, "update", update)
@@ -127,44 +128,43 @@ def test_failures_are_recorded_tried_again_and_exit_3(tmp_path, monkeypatch, cap
     out = capsys.readouterr().out
     assert "2 × RuntimeError" in out
     assert "no confirmed trial: lopt2 n=4 r=1" in out
-    failed = [r for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
-    assert {r.error["message"] for r in failed} == {"broken on purpose"}
-    assert all("Traceback" in r.error["traceback"] for r in failed)
+    failed = [record for record in Store(tmp_path, "smoke-paper").records() if record.status == "failed"]
+    assert {record.error["message"] for record in failed} == {"broken on purpose"}
+    assert all("Traceback" in record.error["traceback"] for record in failed)
     table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet")
     assert (table[table.status == "failed"].error == "RuntimeError: broken on purpose").all()
 
     assert sweep(tmp_path) == 0
     names = set(keys(tmp_path))
-    assert {f"{r.key}.failed-1.json" for r in failed} <= names
-    assert sum(not n.count("failed") for n in names) == 9
+    assert {f"{record.key}.failed-1.json" for record in failed} <= names
+    assert sum("failed" not in name for name in names) == 9
 
 
-def test_a_diverged_search_trial_is_a_result_and_leaves_exit_0(tmp_path, monkeypatch):
-    honest = Trial.loss
+def test_a_diverged_search_trial_is_a_result_and_exits_with_0(tmp_path, monkeypatch):
+    original_loss = Trial.loss
 
     def loss(self, positions):
         factor = float("nan") if self.config.learning_rate != 0.3 and self.phase == "search" else 1.0
-        return honest(self, positions) * factor
+        return original_loss(self, positions) * factor
 
     monkeypatch.setattr(Trial, "loss", loss)
     assert sweep(tmp_path) == 0
     records = Store(tmp_path, "smoke-paper").records()
-    assert sum(r.status == "diverged" for r in records) == 3
-    assert all(r.config["learning_rate"] == 0.3 for r in records if r.phase == "confirm")
+    assert sum(record.status == "diverged" for record in records) == 3
+    assert all(record.config["learning_rate"] == 0.3 for record in records if record.phase == "confirm")
 
 
-def test_a_damaged_record_runs_again(tmp_path, capsys):
+def test_the_trial_of_a_damaged_record_runs_again(tmp_path, capsys):
     assert sweep(tmp_path) == 0
-    before = keys(tmp_path)
-    victim = sorted(before)[0]
-    path = tmp_path / "smoke-paper" / "trials" / victim
+    file_name = sorted(keys(tmp_path))[0]
+    path = tmp_path / "smoke-paper" / "trials" / file_name
     path.write_text(path.read_text()[:50])
     assert sweep(tmp_path) == 0
-    assert victim in keys(tmp_path)
-    assert f"{victim} is damaged" in capsys.readouterr().out
+    assert file_name in keys(tmp_path)
+    assert f"{file_name} is damaged" in capsys.readouterr().out
 
 
-def test_missing_data_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
+def test_missing_data_are_refused_with_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
     assert main(["--space", "smoke", "--local-mode", "--set", "task=sst2", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
@@ -173,47 +173,53 @@ def test_missing_data_is_one_line_before_anything_starts(tmp_path, monkeypatch, 
     assert not (tmp_path / "smoke-paper" / "manifest.json").exists()
 
 
-def test_every_report_carries_the_record_of_a_stop(tiny, tmp_path):
+def test_every_report_carries_the_record_of_a_trial_stopped_there(tiny, tmp_path):
     job = Job(config=tiny, phase="search", cell="c", stratum="s", out=str(tmp_path), run="r")
     reports = list(execute(job))
-    assert [r["status"] for r in reports] == ["running", "complete"]
-    carried = [json.loads(r["record"]) for r in reports]
-    assert [c["status"] for c in carried] == ["stopped", "complete"]
-    assert [c["steps"] for c in carried] == [3, 6]
+    assert [report["status"] for report in reports] == ["running", "complete"]
+    records = [json.loads(report["record"]) for report in reports]
+    assert [record["status"] for record in records] == ["stopped", "complete"]
+    assert [record["steps"] for record in records] == [3, 6]
 
 
 def test_a_trial_that_has_failed_goes_on_from_its_checkpoint_when_it_is_tried_again(tmp_path, monkeypatch, capsys):
-    honest = Trial.update
+    original_update = Trial.update
 
     def update(self):
         if self.config.method == "lopt1" and self.phase == "search" and self.step == 5:
             raise RuntimeError("the disk of the data was full")
-        return honest(self)
+        return original_update(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trial, "update", update)
         assert sweep(tmp_path) == 3
-    failed = [r.key for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
-    assert failed
+    records = Store(tmp_path, "smoke-paper").records()
+    failed_keys = [record.key for record in records if record.status == "failed"]
+    assert failed_keys
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
-    assert {path.stem for path in checkpoints.iterdir()} == {f"{key}-000000004" for key in failed}
+    assert {path.stem for path in checkpoints.iterdir()} == {f"{key}-000000004" for key in failed_keys}
     capsys.readouterr()
     assert sweep(tmp_path) == 0
-    assert capsys.readouterr().out.count("continues at step 4") == len(failed)
+    assert capsys.readouterr().out.count("continues at step 4") == len(failed_keys)
     assert not checkpoints.exists()
-    assert main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
-    found, whole = (
-        {r.key: (r.status, r.steps, r.selection_loss) for r in Store(out, "smoke-paper").records() if r.key in failed}
-        for out in (tmp_path, tmp_path / "whole")
+    assert main([*SMALL, "--out", str(tmp_path / "undisturbed")]) == 0
+    results, undisturbed_results = (
+        {
+            record.key: (record.status, record.steps, record.selection_loss)
+            for record in Store(out, "smoke-paper").records()
+            if record.key in failed_keys
+        }
+        for out in (tmp_path, tmp_path / "undisturbed")
     )
-    assert found == whole
+    assert results == undisturbed_results
 
 
-def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp_path, monkeypatch, capsys):
-    """The 20th search trial, the seventh of its cell: the sampler's own proposals would differ in a new process."""
+def test_an_interrupted_trial_goes_on_even_if_the_sampler_would_not_propose_it_again(tmp_path, monkeypatch, capsys):
+    """The trial is the 20th search trial, the seventh of its cell. The sampler proposes it from a model of the earlier
+    trials, and its proposals would differ in a new process."""
     command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Budget, "over", lambda self: self._started >= 20)
+        patch.setattr(Budget, "is_spent", lambda self: self._started_trials >= 20)
         assert main(command) == 4
     run = tmp_path / "smoke-paper"
     (checkpoint,) = (run / "checkpoints").iterdir()
@@ -227,15 +233,19 @@ def test_a_trial_that_only_a_model_of_the_earlier_ones_would_propose_goes_on(tmp
 
 
 @pytest.mark.parametrize("error", [MemoryError(), AssertionError(), RuntimeError("two\nlines")])
-def test_errors_without_a_message_or_with_a_long_one_do_not_stop_the_sweep(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(Trial, "update", lambda self: (_ for _ in ()).throw(error))
+def test_errors_without_a_message_or_with_several_lines_do_not_stop_the_sweep(tmp_path, monkeypatch, error):
+    def update(self):
+        raise error
+
+    monkeypatch.setattr(Trial, "update", update)
     assert sweep(tmp_path) == 3
     assert sweep(tmp_path) == 3
     assert len(list((tmp_path / "smoke-paper" / "trials").glob("*.failed-1.json"))) == 6
 
 
-def test_how_long_a_run_has_taken_is_known_when_its_command_is_killed(tmp_path, monkeypatch):
-    honest, clock, noted = Trial.update, [0.0], []
+def test_the_manifest_knows_how_long_a_run_has_taken_even_if_the_command_is_killed(tmp_path, monkeypatch):
+    original_update, clock = Trial.update, [0.0]
+    noted = []  # pairs of the true time and the time in the manifest
     monkeypatch.setattr(Sweep, "_elapsed_s", lambda self: clock[0])
 
     def manifest():
@@ -244,18 +254,19 @@ def test_how_long_a_run_has_taken_is_known_when_its_command_is_killed(tmp_path, 
     def update(self):
         clock[0] += 25.0
         noted.append((clock[0], manifest()["elapsed_s"]))
-        return honest(self)
+        return original_update(self)
 
     monkeypatch.setattr(Trial, "update", update)
     assert sweep(tmp_path) == 0
-    assert all(0 <= at - known <= 60 + 3 * 25 for at, known in noted), "an evaluation at every second step"
+    # Trials are evaluated at every second step.
+    assert all(0 <= elapsed_s - noted_s <= 60 + 3 * 25 for elapsed_s, noted_s in noted)
     assert manifest()["elapsed_s"] == clock[0] > 1000
     clock[0] += 10.0
     assert sweep(tmp_path) == 0
     assert manifest()["elapsed_s"] == clock[0] - 10.0, "nothing was left to do"
 
 
-def test_derived_files_are_mended_by_the_same_command(tmp_path):
+def test_the_same_command_writes_missing_derived_files_again(tmp_path):
     assert sweep(tmp_path) == 0
     run = tmp_path / "smoke-paper"
     for name in ("trials.parquet", "baselines.json"):
@@ -299,7 +310,7 @@ def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, caps
         ("max_tokens=3", "leaves no room for text"),
     ],
 )
-def test_what_would_fail_in_every_trial_is_one_line_before_the_first(tmp_path, capsys, setting, words):
+def test_a_setting_that_fails_every_trial_is_refused_before_the_first(tmp_path, capsys, setting, words):
     assert sweep(tmp_path, "--set", setting) == 2
     error = capsys.readouterr().err.strip()
     assert words in error
@@ -307,7 +318,7 @@ def test_what_would_fail_in_every_trial_is_one_line_before_the_first(tmp_path, c
     assert not (tmp_path / "smoke-paper" / "trials").exists()
 
 
-def test_label_words_that_share_a_token_are_one_line_before_the_first_trial(tmp_path, capsys):
+def test_label_words_that_share_a_token_are_refused_before_the_first_trial(tmp_path, capsys):
     make_model("llama").save_pretrained(tmp_path / "model")
     make_tokenizer("llama").save_pretrained(tmp_path / "model")
     capsys.readouterr()  # what saving a model prints
@@ -318,38 +329,38 @@ def test_label_words_that_share_a_token_are_one_line_before_the_first_trial(tmp_
     assert not (tmp_path / "smoke-paper" / "trials").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_refused_with_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*SMALL, "--out", str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_audited_trials_run_to_the_end_and_are_noted(tmp_path):
-    more = ["--set", "trials=6", "--set", "max_steps=12", "--set", "grace_steps=2", "--out", str(tmp_path)]
-    base = ["--space", "smoke", "--local-mode", *more]
-    assert main(base) == 0
+    settings = ["--set", "trials=6", "--set", "max_steps=12", "--set", "grace_steps=2"]
+    command = ["--space", "smoke", "--local-mode", *settings, "--out", str(tmp_path)]
+    assert main(command) == 0
     store = Store(tmp_path, "smoke-paper")
-    stopped = {r.key for r in store.records() if r.status == "stopped"}
-    assert stopped, "choose a setting in which some are stopped"
+    assert any(record.status == "stopped" for record in store.records()), "the settings must stop some trials"
     assert store.audits() == {}
-    assert main([*base, "--name", "audited", "--audit", "1"]) == 0
+    assert main([*command, "--name", "audited", "--audit", "1"]) == 0
     store = Store(tmp_path, "audited")
-    records = {r.key: r for r in store.records()}
-    assert {r.status for r in records.values()} == {"complete"}
+    records = {record.key: record for record in store.records()}
+    assert {record.status for record in records.values()} == {"complete"}
     audits = store.audits()
     assert set(audits) <= set(records) and audits
     for key, audit in audits.items():
-        best = max(e.selection_accuracy for e in records[key].evaluations if e.step <= audit["step"])
+        evaluations = [evaluation for evaluation in records[key].evaluations if evaluation.step <= audit["step"]]
+        best = max(evaluation.selection_accuracy for evaluation in evaluations)
         assert audit["selection_accuracy"] == best
 
 
-def test_a_trial_that_takes_too_long_has_failed_and_the_summary_says_how_to_see_it(tmp_path, monkeypatch, capsys):
+def test_a_trial_that_takes_too_long_fails_and_the_summary_says_how_to_reproduce_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Trial, "elapsed_s", property(lambda self: 100.0 if self.config.method == "lopt2" else 0.0))
     assert sweep(tmp_path, "--max-trial-time", "90s") == 3
     out = capsys.readouterr().out
-    failed = [r for r in Store(tmp_path, "smoke-paper").records() if r.status == "failed"]
-    assert {(r.config["method"], r.error["type"]) for r in failed} == {("lopt2", "TimeoutError")}
+    failed = [record for record in Store(tmp_path, "smoke-paper").records() if record.status == "failed"]
+    assert {(record.config["method"], record.error["type"]) for record in failed} == {("lopt2", "TimeoutError")}
     assert "2 × TimeoutError: it took longer than 90 s (--max-trial-time), and was at step 2" in out
     assert "python -m lopt run --config" in out
-    assert any(r.key in out for r in failed)
+    assert any(record.key in out for record in failed)
     assert sweep(tmp_path, "--max-trial-time", "200s") == 0, "failed trials are tried again"
