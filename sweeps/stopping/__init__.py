@@ -58,7 +58,7 @@ class StoppingRule(ABC):
         return 1.0
 
     def description(self, stratum: str, eval_every: int) -> str:
-        """Return one line on the rule. `stratum` is "cell" or "size": the trials of each one compete with one another."""
+        """Return one line on the rule. `stratum` is "cell" or "size": within one of these, trials compete."""
         return f"{self.name} in each {stratum}"
 
     def expected_steps(self, position: int, eval_every: int) -> float:
