@@ -1,4 +1,4 @@
-"""A sweep without training, for tests of what is run and in which order."""
+"""A sweep without training, for tests of which trials run and in which order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from tests.sweeps.records import make_record
 
 
 class Driver:
-    """A sweep without training: `outcome(trial)` says how each trial ends."""
+    """A sweep without training.
+
+    `outcome(trial)` returns how a trial ends: the first arguments of `make_record`, or None if it leaves no record.
+    """
 
     def __init__(self, space, outcome, finished=(), failed=(), warm_start_records=(), interrupted=()):
         self.outcome, self.trials = outcome, []
-        self.records = {r.key: r for r in finished}
+        self.records = {record.key: record for record in finished}
         self.queue = TrialQueue(
             space,
             resolve=lambda config: config,
@@ -24,7 +27,7 @@ class Driver:
         )
 
     @property
-    def cells(self):
+    def cell_queues(self):
         return self.queue._turns.cells
 
     def start(self):
@@ -34,9 +37,9 @@ class Driver:
         return trial
 
     def end(self, trial):
-        ended, record = self.outcome(trial), None
-        if ended is not None:
-            record = make_record(trial.config, *ended, trial.phase, trial.cell.name, trial.stratum)
+        outcome, record = self.outcome(trial), None
+        if outcome is not None:
+            record = make_record(trial.config, *outcome, trial.phase, trial.cell.name, trial.stratum)
             self.records[trial.config.key] = record
         self.queue.end(trial, record)
 
@@ -48,5 +51,5 @@ class Driver:
 
 
 def by_rate(trial):
-    """Best at a learning rate of 0.1."""
+    """Return the outcome of a complete trial that is best at a learning rate of 0.1."""
     return "complete", 0.9 - abs(math.log10(trial.config.learning_rate) + 1) / 10

@@ -1,4 +1,4 @@
-"""A record as a trial would leave it."""
+"""Records as trials would leave them."""
 
 from __future__ import annotations
 
