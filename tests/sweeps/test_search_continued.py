@@ -144,9 +144,7 @@ def test_an_interrupted_trial_goes_on_and_the_other_values_run():
 def test_lists_of_several_fields_are_tried_in_every_combination():
     lists = {"learning_rate": "0.1,0.3", "method": "lopt1,prompt_tuning,lora", "length": "4,6", "rank": "1,2"}
     changes = {"backbone": "tiny", "task": "toy", "trials": "50", **lists}
-    first, second = run_commands(
-        [changes, {**changes, "learning_rate": "0.1,0.3,0.5"}], name="search", profile="demo"
-    )
+    first, second = run_commands([changes, {**changes, "learning_rate": "0.1,0.3,0.5"}], name="search", profile="demo")
     # LoPT-1 has 2·2·2 trials, prompt tuning 2·2 (it has no rank), LoRA 2·2 (it has no length).
     assert len(search_trials(first)) == 8 + 4 + 4
     assert len(search_trials(second)) == 4 + 2 + 2
