@@ -95,7 +95,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
 
 
 def _kind(config: TrialConfig) -> tuple[object, ...]:
-    """Return what the time of a token depends on, and what decides which texts are read."""
+    """Return a key for configurations that read the same texts and need the same time for a token."""
     ignored = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE)
     settings = {name: value for name, value in config.to_dict().items() if name not in ignored}
     loop = config.options.get("placement") if config.shares_backbone else config.method

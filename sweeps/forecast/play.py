@@ -70,7 +70,7 @@ class _Trial:
     milestones: deque[int]  # the steps at which early stopping may end it, and its last step
     decisions: int  # how often early stopping may decide on it
     step: float = 0.0
-    scored: bool = False
+    scored: bool = False  # whether its canonical evaluation has begun
     group: _Group | None = None
 
 

@@ -1,4 +1,4 @@
-"""How long a sweep will take, before it is run.
+"""The prediction of how long a sweep will take.
 
 `sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.play` simulates the
 sweep with these costs.
@@ -41,7 +41,7 @@ class Resources:
         alone: the share of a device that any other trial takes.
         start_s: returns the time until the first trial begins, without the baselines.
         measure: runs `sweeps.forecast.measure.measure` on configurations, where they would train.
-        slower: how many times longer everything takes in a sweep than in the measurement.
+        slower: how many times as long everything takes in a sweep as in the measurement.
     """
 
     devices: int

@@ -158,7 +158,7 @@ def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRec
     fitting_records, misfit_counts = [], Counter[str]()
     for record in records:
         cell = cells.get(record.cell or "")
-        misfit = _misfit(space, cell, record) if cell else "is no longer there"
+        misfit = _misfit(space, cell, record) if cell else "is no longer in the space"
         if not misfit:
             fitting_records.append(record)
         elif new_cell := next((other for other in cells.values() if not _misfit(space, other, record)), None):
@@ -220,7 +220,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     old_cells, new_cells = ({cell.get("name"): cell for cell in space.get("cells", [])} for space in (old, new))
     removed = [name for name in old_cells if name not in new_cells]
     added = [name for name in new_cells if name not in old_cells]
-    for label, names in (("without cells", removed), ("new cells", added)):
+    for label, names in (("removed cells", removed), ("new cells", added)):
         if names:
             differences.append(f"{label} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}")
     for name in [name for name in new_cells if name in old_cells]:

@@ -38,24 +38,24 @@ class OtherRuns:
 
     def announce(self, total: int) -> None:
         """Print how many of the sweep's trials are reused, and from which runs."""
-        runs = ", ".join(self._reused_counts) or f"none of the {len(self._records)} found there fits"
+        runs = ", ".join(self._reused_counts) or f"none of the {len(self._records)} finished trials of other runs fits"
         print(f"reused {self._reused_counts.total()} of {total} trials ({runs})", flush=True)
 
     def search_records(
-        self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
+        self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], finished: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
         """Reuse search trials of the space, at most as many as each cell still needs.
 
         Args:
             resolve: fills in the precision and the revisions of a configuration.
-            have: records that the run already has; they count towards the number of each cell.
+            finished: records that the run has already; they count towards the number of trials of their cells.
             seed: the seed of search trials.
 
         Returns:
             The records of the reused trials, which are then in the sweep's store.
         """
         self._add_with_present_folders([resolve(config) for config in space.all_examples])
-        counts = Counter(record.cell for record in have if record.phase == "search")
+        counts = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
             config = _config_of(record)

@@ -161,7 +161,7 @@ class TrialQueue:
             trial.proposal.report(step, score)
 
     def put_back(self, trial: QueuedTrial) -> None:
-        """Queue a trial again that was to run but had not begun, or that is to continue later."""
+        """Queue a trial again because it had not begun, or because it is to continue later."""
         cell_queue = self._running.pop(trial)
         cell_queue.running -= 1
         self._turns.put_back(cell_queue, trial.phase, trial)

@@ -15,7 +15,7 @@ class Median(StoppingRule):
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
-        self._reports: dict[str, dict[int, float]] = {}  # a trial's values by step, after the grace period; by its key
+        self._reports: dict[str, dict[int, float]] = {}  # by key: a trial's values after the grace period, by step
 
     def report(self, key: str, step: int, value: float) -> bool:
         if step < self.grace_steps:
