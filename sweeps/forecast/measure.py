@@ -35,22 +35,14 @@ _RECIPE = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
 
 @dataclass(frozen=True)
 class _Rates:
-    """Times of one kind of trial, in seconds.
+    """Times of one kind of trial, in seconds."""
 
-    Attributes:
-        fixed_s: the part of a step's time that does not depend on its tokens.
-        least_s: the least time of a step.
-        token_s: time of one token in a training step, in an evaluation, and in the canonical evaluation
-            (`evaluated_token_s`, `scored_token_s`).
-        begin_s: time to begin a trial.
-    """
-
-    fixed_s: float
-    least_s: float
-    token_s: float
-    evaluated_token_s: float
-    scored_token_s: float
-    begin_s: float
+    fixed_s: float  # the part of a step's time that does not depend on its tokens
+    least_s: float  # no step takes less time
+    token_s: float  # time of a token in a training step
+    evaluated_token_s: float  # time of a token in an evaluation
+    scored_token_s: float  # time of a token in the canonical evaluation
+    begin_s: float  # time to begin a trial
 
 
 def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: int | None) -> dict[str, Any]:
@@ -103,7 +95,7 @@ def _kind(config: TrialConfig) -> tuple[object, ...]:
 
 
 def _measure_kind(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
-    """Measure trials of one kind; returns their rates, the figures for a reader, and the spread of a step's time."""
+    """Measure trials of one kind; return their rates, the figures for a reader, and the spread of a step's time."""
     from lopt import backbones
     from lopt.engine import Engine
     from lopt.evaluation import predict_split

@@ -135,9 +135,7 @@ def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
     for (field, _), folder in store.places.items():
         if re.search(re.escape(folder) + r"(?=[\"',]|$)", manifest_text):
             continue
-        name, revision_of = {"task": ("data", data.data_revision), "backbone": ("model", backbones.model_revision)}[
-            field
-        ]
+        name, revision_of = ("data", data.data_revision) if field == "task" else ("model", backbones.model_revision)
         before = {record.config.get(f"{name}_revision") for record in records if record.config[field] == folder}
         if before and (now := revision_of(folder)) not in before:
             raise ValueError(
