@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders in turns, a clock, the run's hardware and versions, results on disk."""
+"""What the benchmarks share: taking turns, a clock, the run's hardware and versions, and the files of results."""
 
 import contextlib
 import importlib.metadata
@@ -18,8 +18,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 T = TypeVar("T")
 
 
-def stamp() -> float:
-    """Seconds of a clock that all processes share, once the GPU has done what it was given."""
+def synchronised_time() -> float:
+    """Return the time in seconds once the GPU has finished its work. All processes share the clock."""
     import torch
 
     if torch.cuda.is_available():
@@ -27,73 +27,78 @@ def stamp() -> float:
     return time.perf_counter()
 
 
-def laps(step: Callable[[], Any], count: int) -> list[float]:
-    """Seconds of each of `count` calls, one after the other."""
-    stamps = [stamp()]
+def time_calls(function: Callable[[], Any], count: int) -> list[float]:
+    """Return the seconds of each of `count` calls, one after the other."""
+    times = [synchronised_time()]
     for _ in range(count):
-        step()
-        stamps.append(stamp())
-    return between(stamps)
+        function()
+        times.append(synchronised_time())
+    return intervals(times)
 
 
-def between(stamps: Sequence[float]) -> list[float]:
-    return [end - begin for begin, end in itertools.pairwise(stamps)]
+def intervals(times: Sequence[float]) -> list[float]:
+    return [end - begin for begin, end in itertools.pairwise(times)]
 
 
-def in_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Calls every contender once a round, every other round backwards; what each of them returned."""
-    found: dict[str, list[T]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name in list(contenders)[:: -1 if number % 2 else 1]:
-            print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
-            found[name].append(contenders[name]())
-    return found
+def run_in_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Call every contender once in each round, in every other round in reverse order; return their results by name."""
+    results: dict[str, list[T]] = {name: [] for name in contenders}
+    for round_number in range(rounds):
+        for name in list(contenders)[:: -1 if round_number % 2 else 1]:
+            print(f"round {round_number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
+            results[name].append(contenders[name]())
+    return results
 
 
-def ratios(base: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as fast the other is: by the medians, and the least and most of the rounds."""
-    each = [b / o for b, o in zip(base, other, strict=True)]
-    return statistics.median(base) / statistics.median(other), min(each), max(each)
+def speed_ratios(baseline_s: Sequence[float], contender_s: Sequence[float]) -> tuple[float, float, float]:
+    """Return how many times as fast a contender is as the baseline, from the times of each round.
+
+    Returns:
+        The ratio of the medians, and the least and the greatest ratio of a round.
+    """
+    ratios = [baseline / contender for baseline, contender in zip(baseline_s, contender_s, strict=True)]
+    return statistics.median(baseline_s) / statistics.median(contender_s), min(ratios), max(ratios)
 
 
-def context() -> dict[str, Any]:
-    """Date, command, commit, versions, hardware and load of this run, for its result."""
+def run_context() -> dict[str, Any]:
+    """Return the date, command, commit, versions, hardware and load of this run, for its result."""
     script, *arguments = sys.argv
-    shown = [Path(a).name if a.startswith(os.sep) else a for a in arguments]  # no paths of this machine
-    command = " ".join(["python", f"benchmarks/{Path(script).name}", *shown])
-    found = provenance(date=now(), command=command, load=[round(x, 2) for x in os.getloadavg()])
+    # Paths of this machine are left out.
+    arguments = [Path(argument).name if argument.startswith(os.sep) else argument for argument in arguments]
+    command = " ".join(["python", f"benchmarks/{Path(script).name}", *arguments])
+    context = provenance(date=now(), command=command, load=[round(load, 2) for load in os.getloadavg()])
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        found["versions"] = {**found["versions"], "accelerate": importlib.metadata.version("accelerate")}
-    return found
+        context["versions"] = {**context["versions"], "accelerate": importlib.metadata.version("accelerate")}
+    return context
 
 
-def headline(about: Mapping[str, Any]) -> str:
-    """Hardware and versions in one line."""
-    hardware, versions = about["hardware"], about["versions"]
+def hardware_line(context: Mapping[str, Any]) -> str:
+    """Return the hardware and the versions in one line."""
+    hardware, versions = context["hardware"], context["versions"]
     threads = f"{hardware['threads']} threads" if "threads" in hardware else f"{hardware['cpus']} processors"
     machine = hardware.get("gpu") or f"{hardware.get('cpu')}, {threads}"
-    named = ("torch", "transformers", "peft", "accelerate", "ray")
-    return f"{machine}; " + ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
+    packages = ("torch", "transformers", "peft", "accelerate", "ray")
+    return f"{machine}; " + ", ".join(f"{name} {versions[name]}" for name in packages if name in versions)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left."""
-    every = [list(header), *map(list, rows)]
-    first, *widths = (max(map(len, column)) for column in zip(*every, strict=True))
-    line = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in widths)])
-    return "\n".join(line.format(*row).rstrip() for row in every)
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table with aligned columns: the first is aligned to the left, the others to the right."""
+    all_rows = [list(header), *map(list, rows)]
+    first_width, *widths = (max(map(len, column)) for column in zip(*all_rows, strict=True))
+    line = "  ".join([f"{{:<{first_width}}}", *(f"{{:>{width}}}" for width in widths)])
+    return "\n".join(line.format(*row).rstrip() for row in all_rows)
 
 
-def add_out(parser: Any) -> None:
+def add_out_option(parser: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
 
 
-def keep(script: str, result: Mapping[str, Any], folder: Path | None, *, smoke: bool = False) -> None:
-    """Appends a run's result as one JSON line; a smoke test's only where a folder is asked for."""
+def save_result(script: str, result: Mapping[str, Any], folder: Path | None, *, smoke: bool = False) -> None:
+    """Append a run's result to `<script>.jsonl`; the result of a smoke test is saved only if a folder is given."""
     if smoke and folder is None:
         return
     folder = folder or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{script}.jsonl").open("a") as file:
         file.write(json.dumps(result, sort_keys=True, allow_nan=False) + "\n")
-    print(f"kept in {folder.name}/{script}.jsonl")
+    print(f"the result has been appended to {folder.name}/{script}.jsonl")

@@ -1,8 +1,9 @@
-"""Packed trials beside the same trials alone: python benchmarks/equal.py [--seeds 5] [--steps 30] [--rate 0.05]
+"""Packed trials compared with the same trials alone: python benchmarks/equal.py [--seeds 5] [--steps 30] [--rate 0.05]
 
-Losses and accuracies of LoPT-1 over seeds on film-review sentences, embedded backbone, fp32. What differs is the order
-in which numbers are added, which training enlarges: the accuracies must agree within what a change of seed does. At a
-high rate a single run does not repeat, packed or alone (LOG.md).
+The benchmark compares losses and accuracies of LoPT-1 over several seeds, on film-review sentences with the embedded
+backbone in fp32. A pass of packed trials adds numbers in another order, and training enlarges this difference: the
+accuracies must agree as closely as those of two seeds. At a high learning rate not even one trial repeats its result,
+packed or alone (LOG.md).
 """
 
 import argparse
@@ -20,58 +21,71 @@ from benchmarks import _common
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, each of which is one trial (default 5)")
+    parser.add_argument("--steps", type=int, default=30, help="steps of a trial (default 30)")
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate at the start; it falls linearly")
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--task", default="movie_snippets")
     parser.add_argument("--precision", default="fp32")
-    _common.add_out(parser)
-    given = parser.parse_args(argv)
+    _common.add_out_option(parser)
+    options = parser.parse_args(argv)
     from scipy.special import stdtrit
 
     from lopt import TrialConfig
     from lopt.engine import Engine
     from lopt.training import Trial
 
-    about = _common.context()
-    print(_common.headline(about))
+    context = _common.run_context()
+    print(_common.hardware_line(context))
 
-    def trials() -> list[Trial]:
+    def begin_trials() -> list[Trial]:
         return [
             Trial(
                 TrialConfig(
-                    method="lopt1", task=given.task, backbone=given.backbone, length=10, rank=2,
-                    learning_rate=given.rate, schedule="linear", max_steps=given.steps,
-                    eval_every=max(1, given.steps // 3), max_tokens=48,
-                    train_max_tokens=16 if given.task == "movie_snippets" else None, selection_examples=128,
-                    test_examples=32, precision=given.precision, seed=seed,
+                    method="lopt1", task=options.task, backbone=options.backbone, length=10, rank=2,
+                    learning_rate=options.rate, schedule="linear", max_steps=options.steps,
+                    eval_every=max(1, options.steps // 3), max_tokens=48,
+                    train_max_tokens=16 if options.task == "movie_snippets" else None, selection_examples=128,
+                    test_examples=32, precision=options.precision, seed=seed,
                 ),
                 phase="search",
             )
-            for seed in range(given.seeds)
+            for seed in range(options.seeds)
         ]  # fmt: skip
 
-    alone, packed, engine = trials(), trials(), Engine()
+    alone, packed, engine = begin_trials(), begin_trials(), Engine()
     for trial in packed:
         engine.admit(trial)
-    for _ in itertools.chain(*alone, engine):
+    for _ in itertools.chain(*alone, engine):  # iterating over a trial or an engine trains to the end
         pass
-    accuracies = [[trial.evaluations[-1].selection_accuracy for trial in each] for each in (alone, packed)]
-    losses = [[trial.evaluations[0].train_loss for trial in each] for each in (alone, packed)]
-    first = max(abs(a - p) for a, p in zip(*losses, strict=True))
-    for name, found in zip(("alone", "packed"), accuracies, strict=True):
-        mean, spread = 100 * statistics.mean(found), 100 * statistics.pstdev(found)
-        print(f"{name:<7} {', '.join(f'{100 * value:.1f}' for value in found)}; mean {mean:.1f}, spread {spread:.1f}")
-    print(f"largest difference of the mean loss up to the first evaluation: {first:.2g}")
-    gaps = [p - a for a, p in zip(*accuracies, strict=True)]
-    if given.seeds > 1:
-        half = float(stdtrit(given.seeds - 1, 0.975)) * statistics.stdev(gaps) / math.sqrt(given.seeds)
+    alone_losses, packed_losses = ([trial.evaluations[0].train_loss for trial in trials] for trials in (alone, packed))
+    loss_difference = max(abs(loss - other) for loss, other in zip(alone_losses, packed_losses, strict=True))
+    alone_accuracies, packed_accuracies = (
+        [trial.evaluations[-1].selection_accuracy for trial in trials] for trials in (alone, packed)
+    )
+    for name, accuracies in (("alone", alone_accuracies), ("packed", packed_accuracies)):
+        mean, spread = 100 * statistics.mean(accuracies), 100 * statistics.pstdev(accuracies)
+        percentages = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
+        print(f"{name:<7} {percentages}; mean {mean:.1f}, standard deviation {spread:.1f}")
+    print(f"largest difference of the mean loss up to the first evaluation: {loss_difference:.2g}")
+    gaps = [
+        packed_accuracy - accuracy
+        for accuracy, packed_accuracy in zip(alone_accuracies, packed_accuracies, strict=True)
+    ]
+    if options.seeds > 1:
+        half_width = float(stdtrit(options.seeds - 1, 0.975)) * statistics.stdev(gaps) / math.sqrt(options.seeds)
         mean = statistics.mean(gaps)
-        print(f"packed less alone, percentage points: {100 * mean:+.1f} [{100 * (mean - half):+.1f}, "
-              f"{100 * (mean + half):+.1f}], 95 % t interval over seeds")  # fmt: skip
-    result = {"rate": given.rate, "alone": accuracies[0], "packed": accuracies[1], "first_loss_difference": first}
-    _common.keep("equal", {**about, **result}, given.out, smoke=given.backbone != "embedded")
+        print(
+            f"packed minus alone, in percentage points: {100 * mean:+.1f} [{100 * (mean - half_width):+.1f}, "
+            f"{100 * (mean + half_width):+.1f}], 95 % t interval over seeds"
+        )
+    result = {
+        "rate": options.rate,
+        "alone": alone_accuracies,
+        "packed": packed_accuracies,
+        "first_loss_difference": loss_difference,
+    }
+    _common.save_result("equal", {**context, **result}, options.out, smoke=options.backbone != "embedded")
     return 0
 
 

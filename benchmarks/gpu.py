@@ -1,11 +1,12 @@
-"""Trial-steps a second on a GPU: GPT-2 large and T5-base of random weights, bf16, n = 10, batch 16, 40 text tokens.
+"""Trial-steps a second on a GPU, for GPT-2 large and T5-base with random weights in bf16.
 
     python benchmarks/gpu.py [--models gpt2-large,t5-base] [--packed 1,4,16,64] [--processes 2,4]
-    python benchmarks/gpu.py --dry      # tiny sizes on the CPU: does it run?
+    python benchmarks/gpu.py --dry      # tiny sizes on the CPU, only to test that the benchmark runs
 
-PEFT's prompt tuning in a loop, one trial at a time and in processes side by side; our loop of one trial; the engine
-with K trials. In turns, with the matrix product, in one run. Needs torch and transformers; without peft its rows are
-left out, and processes run our loop of one trial.
+A trial has n = 10, batch 16 and texts of 40 tokens. The contenders take turns in one run, together with the matrix
+product: PEFT's prompt tuning in a loop, with one trial at a time and in several processes side by side; our loop of one
+trial; and the engine with K trials. The benchmark needs torch and transformers. Without peft, PEFT's rows are left out
+and the processes run our loop of one trial.
 """
 
 import argparse
@@ -36,15 +37,18 @@ BATCH, LENGTH, TEXT_TOKENS, RATE = 16, 10, 40, 0.3
 EXAMPLES = 512
 ALONE = "one trial"
 NOTES = """\
-share: 4 FLOPs for each token and weight that it passes, a second, of the fastest product of this run. Weights are the
-blocks', without embeddings and head; of T5 the encoder's for prompt and text, the decoder's for its two tokens.
-PEFT's loop takes the loss over the whole vocabulary, with dropout, as in training; ours over the label words, without.
-memory: weights and what the turn adds to them at its peak; of processes the sum. No padding: all texts are as long."""
+share: the FLOP/s as a share of the fastest matrix product of this run, with 4 FLOPs for each token and each weight that
+the token passes. The weights are those of the blocks, without embeddings and head. In T5, tokens of prompt and text
+pass the encoder's weights, and the decoder's two tokens pass the decoder's.
+PEFT's loop has the loss over the whole vocabulary, and dropout as in training. Our contenders have the loss over the
+label words and no dropout.
+memory: the weights and what the contender adds to them at its peak; for processes, the sum of all.
+There is no padding, since all texts have the same length."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a process needs to make a contender."""
+class Setup:
+    """What a process needs to build a contender: the folders of the model and of the task, and how to run the model."""
 
     model: str
     task: str
@@ -52,8 +56,13 @@ class Given:
     precision: str
 
 
-def model_of(name: str, *, dry: bool) -> tuple[Any, Any]:
-    """Model and byte tokenizer: the architecture of that name, or two layers of it, with random weights."""
+def build_model(name: str, *, dry: bool) -> tuple[Any, Any]:
+    """Return a model with random weights and a byte tokenizer.
+
+    Args:
+        name: the architecture, gpt2-large or t5-base.
+        dry: whether the model is a tiny one of two layers.
+    """
     import torch
     from tokenizers import processors
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
@@ -69,95 +78,99 @@ def model_of(name: str, *, dry: bool) -> tuple[Any, Any]:
         size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
         if not dry:
             size = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
-        inner = tokenizer().backend_tokenizer
-        inner.add_special_tokens(["</s>", SENTINEL])
-        end = ("</s>", inner.token_to_id("</s>"))
-        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
-        outer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>")
-        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size)), outer
-    raise ValueError(f"model {name!r}; valid: gpt2-large, t5-base")
+        byte_tokenizer = tokenizer().backend_tokenizer
+        byte_tokenizer.add_special_tokens(["</s>", SENTINEL])
+        end = ("</s>", byte_tokenizer.token_to_id("</s>"))
+        byte_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
+        t5_tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer, pad_token="<pad>", eos_token="</s>")
+        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size)), t5_tokenizer
+    raise ValueError(f"unknown model {name!r}; valid: gpt2-large, t5-base")
 
 
-def written(name: str, folder: Path, *, dry: bool) -> Given:
-    """The model as a local folder, and a task of random letters whose inputs all have 40 tokens."""
+def write_setup(name: str, folder: Path, *, dry: bool) -> Setup:
+    """Write the model, and a task of random letters whose inputs all have 40 tokens, into a folder."""
     import torch
 
-    model, tokenizer = model_of(name, dry=dry)
+    model, tokenizer = build_model(name, dry=dry)
     if torch.cuda.is_available():
-        model.cuda()  # to be cast and written there is faster
+        model.cuda()  # a GPU casts and writes the weights faster
     model.to(torch.float32 if dry else torch.bfloat16).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     seq2seq, task = name.startswith("t5"), folder / "task"
-    others = len(" It was") + (len(" ") + 2 if seq2seq else 0)  # T5: a space, the sentinel, the end
+    template_tokens = len(" It was") + (len(" ") + 2 if seq2seq else 0)  # T5 adds a space, the sentinel and the end
     task.mkdir()
-    draw = np.random.RandomState(0)
+    generator = np.random.RandomState(0)
     for split, count in (("train", EXAMPLES), ("report", 16)):
-        texts = ["".join(draw.choice(list("abcdefgh"), TEXT_TOKENS - others)) for _ in range(count)]
-        rows = [{"text": text, "label": number % 2} for number, text in enumerate(texts)]
+        texts = ["".join(generator.choice(list("abcdefgh"), TEXT_TOKENS - template_tokens)) for _ in range(count)]
+        rows = [{"text": text, "label": index % 2} for index, text in enumerate(texts)]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    described = {
+    task_settings = {
         "columns": ["text"], "classes": ["negative", "positive"], "template": "{text} It was",
         "label_words": [" bad", " great"], "train": "train.jsonl", "report": "report.jsonl",
     }  # fmt: skip
-    (task / "task.toml").write_text("".join(f"{n} = {json.dumps(value)}\n" for n, value in described.items()))
-    return Given(str(folder / "model"), str(task), seq2seq, "fp32" if dry else "bf16")
+    (task / "task.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in task_settings.items()))
+    return Setup(str(folder / "model"), str(task), seq2seq, "fp32" if dry else "bf16")
 
 
-def trial_of(given: Given, method: str, seed: int = 0) -> Trial:
+def begin_trial(setup: Setup, method: str, seed: int = 0) -> Trial:
     config = TrialConfig(
-        method=method, task=given.task, backbone=given.model, length=LENGTH, rank=2 if method == "lopt1" else None,
+        method=method, task=setup.task, backbone=setup.model, length=LENGTH, rank=2 if method == "lopt1" else None,
         learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=BATCH, max_steps=10**6,
-        eval_every=10**6, precision=given.precision, seed=seed,
+        eval_every=10**6, precision=setup.precision, seed=seed,
     )  # fmt: skip
     trial = Trial(config, phase="search")
     assert set(trial.data.train.lengths) == {TEXT_TOKENS}
     return trial
 
 
-def solo(given: Given) -> Callable[[], Any]:
-    """A step of our loop of one trial."""
-    return trial_of(given, "lopt1").update
+def our_step(setup: Setup) -> Callable[[], Any]:
+    """Return a function that does one step of our loop of one trial."""
+    return begin_trial(setup, "lopt1").update
 
 
-def packed(given: Given, count: int) -> Callable[[], Any]:
-    """A step of the engine, `count` trials."""
+def engine_step(setup: Setup, count: int) -> Callable[[], Any]:
+    """Return a function that does one step of the engine with `count` trials."""
     engine = Engine()
     for seed in range(count):
-        engine.admit(trial_of(given, "lopt1", seed))
+        engine.admit(begin_trial(setup, "lopt1", seed))
     return engine.step
 
 
-def peft_loop(given: Given, *, alone: bool = False) -> Callable[[], Any]:
-    """A step of PEFT's prompt tuning: whole logits, loss on the label word, Adafactor, gradients clipped at 1.
+def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
+    """Return a function that does one step of PEFT's prompt tuning.
 
-    alone: no other contender of this process uses the model.
+    The step computes all logits, has the loss on the label word, clips gradients at 1 and updates with Adafactor.
+
+    Args:
+        alone: whether no other contender of this process uses the model, so that it need not be copied.
     """
     import peft
     import torch
     from transformers.optimization import Adafactor
 
-    trial = trial_of(given, "prompt_tuning")
-    backbone, words = trial.backbone, trial.label_ids
+    trial = begin_trial(setup, "prompt_tuning")
+    backbone, label_ids = trial.backbone, trial.label_ids
     tuning = peft.PromptTuningConfig(
-        task_type="SEQ_2_SEQ_LM" if given.seq2seq else "CAUSAL_LM", num_virtual_tokens=LENGTH,
+        task_type="SEQ_2_SEQ_LM" if setup.seq2seq else "CAUSAL_LM", num_virtual_tokens=LENGTH,
         prompt_tuning_init="RANDOM", num_transformer_submodules=1,
     )  # fmt: skip
     model = peft.get_peft_model(backbone.model if alone else backbone.copy().model, tuning).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Adafactor(trained, lr=RATE, scale_parameter=False, relative_step=False, warmup_init=False)
 
     def step() -> None:
-        ids_BT, lengths_B, labels_B = (t.to(backbone.device) for t in collate(trial.data.train, trial.draw(), 0))
-        word_B1 = words[labels_B][:, None]
+        batch = collate(trial.data.train, trial.draw(), 0)
+        ids_BT, lengths_B, classes_B = (tensor.to(backbone.device) for tensor in batch)
+        word_B1 = label_ids[classes_B][:, None]
         mask_BT = torch.arange(ids_BT.shape[1], device=backbone.device)[None] < lengths_B[:, None]
-        if given.seq2seq:
-            call = {"input_ids": ids_BT, "labels": torch.cat([torch.full_like(word_B1, -100), word_B1], dim=1)}
-            call["decoder_input_ids"] = backbone._decoder_ids(len(ids_BT))
+        if setup.seq2seq:
+            inputs = {"input_ids": ids_BT, "labels": torch.cat([torch.full_like(word_B1, -100), word_B1], dim=1)}
+            inputs["decoder_input_ids"] = backbone._decoder_ids(len(ids_BT))
         else:
             labels_BT = torch.cat([torch.full_like(ids_BT, -100), word_B1], dim=1)
-            call = {"input_ids": torch.cat([ids_BT, word_B1], dim=1), "labels": labels_BT}
+            inputs = {"input_ids": torch.cat([ids_BT, word_B1], dim=1), "labels": labels_BT}
             mask_BT = torch.cat([mask_BT, torch.ones_like(word_B1, dtype=torch.bool)], dim=1)
-        model(**call, attention_mask=mask_BT.long()).loss.backward()
+        model(**inputs, attention_mask=mask_BT.long()).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -165,21 +178,25 @@ def peft_loop(given: Given, *, alone: bool = False) -> Callable[[], Any]:
     return step
 
 
-def work(pipe: Any, given: Given, make: Callable[[Given], Callable[[], Any]]) -> None:
-    """A process of its own: on each number received it takes so many steps, and answers with begin, end and memory."""
-    step = make(given)
+def serve_steps(pipe: Any, setup: Setup, build_step: Callable[[Setup], Callable[[], Any]]) -> None:
+    """Run a contender in a process of its own.
+
+    For each number received over the pipe the process does so many steps and sends back their begin, their end and the
+    peak of memory. It ends when it receives 0.
+    """
+    step = build_step(setup)
     step()
     pipe.send("ready")
     while count := pipe.recv():
         _allocated_bytes()
-        begin = _common.stamp()
+        began = _common.synchronised_time()
         for _ in range(count):
             step()
-        pipe.send((begin, _common.stamp(), _peak_bytes()))
+        pipe.send((began, _common.synchronised_time(), _peak_bytes()))
 
 
 def _allocated_bytes() -> int:
-    """Of the GPU, 0 without one; the peak counts from here on."""
+    """Return the allocated memory of the GPU (0 without one), and reset its peak."""
     import torch
 
     if torch.cuda.is_available():
@@ -193,32 +210,32 @@ def _peak_bytes() -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def flops_of_row(model: Any, *, seq2seq: bool) -> float:
-    """Forward and backward of one row: 4 for each token and weight that it passes."""
-    whole, tokens = limit.block_parameters(model), LENGTH + TEXT_TOKENS
+def row_flops(model: Any, *, seq2seq: bool) -> float:
+    """Return the FLOPs of one row, forward and backward: 4 for each token and each weight that the token passes."""
+    weights, tokens = limit.block_parameters(model), LENGTH + TEXT_TOKENS
     if not seq2seq:
-        return 4.0 * whole * tokens
-    encoder = sum(p.numel() for p in model.get_encoder().block.parameters())
-    return 4.0 * (encoder * tokens + (whole - encoder) * 2)
+        return 4.0 * weights * tokens
+    encoder_weights = sum(weight.numel() for weight in model.get_encoder().block.parameters())
+    return 4.0 * (encoder_weights * tokens + (weights - encoder_weights) * 2)
 
 
-def measured(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One model: prints its table, and returns what is kept of it."""
-    given = written(name, folder, dry=options.dry)
+def measure_model(model_name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure one model, print its table, and return the result to save."""
+    setup = write_setup(model_name, folder, dry=options.dry)
     with_peft = importlib.util.find_spec("peft") is not None
-    loop, its_name = (partial(peft_loop, alone=True), "PEFT loop") if with_peft else (solo, "our loop")
+    process_step, loop_name = (partial(peft_step, alone=True), "PEFT loop") if with_peft else (our_step, "our loop")
     if not with_peft:
-        print("PEFT loop: not run, peft is not installed; processes run our loop of one trial")
-    backbone = trial_of(given, "lopt1").backbone
-    weights_bytes = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+        print("PEFT's loop does not run, since peft is not installed; the processes run our loop of one trial")
+    backbone = begin_trial(setup, "lopt1").backbone
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
 
     def in_this_process(step: Callable[[], Any], trials: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             step()  # untimed
-            resident = _allocated_bytes()
-            laps = _common.laps(step, options.steps)
-            memory = weights_bytes + _peak_bytes() - resident
-            return {"trial_steps": options.steps * trials, "seconds": sum(laps), "steps_s": laps, "memory": memory}
+            allocated = _allocated_bytes()
+            times = _common.time_calls(step, options.steps)
+            memory = weight_bytes + _peak_bytes() - allocated
+            return {"trial_steps": options.steps * trials, "seconds": sum(times), "steps_s": times, "memory": memory}
 
         return run
 
@@ -229,68 +246,73 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         seconds = max(ends) - min(begins)
         return {"trial_steps": options.steps * len(pipes), "seconds": seconds, "memory": sum(memories)}
 
-    base = f"{its_name}, {ALONE}"
-    turns: dict[str, Callable[[], Any]] = {base: in_this_process(peft_loop(given), 1)} if with_peft else {}
-    turns[f"our loop, {ALONE}"] = in_this_process(solo(given), 1)
+    baseline = f"{loop_name}, {ALONE}"
+    contenders: dict[str, Callable[[], Any]] = {baseline: in_this_process(peft_step(setup), 1)} if with_peft else {}
+    contenders[f"our loop, {ALONE}"] = in_this_process(our_step(setup), 1)
     spawn, pipes, processes = multiprocessing.get_context("spawn"), [], []
     try:
         for _ in range(max(options.processes, default=0)):
-            ours, theirs = spawn.Pipe()
-            processes.append(spawn.Process(target=work, args=(theirs, given, loop), daemon=True))
+            pipe, process_pipe = spawn.Pipe()
+            processes.append(spawn.Process(target=serve_steps, args=(process_pipe, setup, process_step), daemon=True))
             processes[-1].start()
-            theirs.close()  # so that a process which dies ends the wait for it
-            pipes.append(ours)
+            process_pipe.close()  # so that the wait for a process ends if the process dies
+            pipes.append(pipe)
         for pipe in pipes:
             pipe.recv()
         for count in options.processes:
-            turns[f"{its_name}, {count} processes"] = partial(side_by_side, pipes[:count])
+            contenders[f"{loop_name}, {count} processes"] = partial(side_by_side, pipes[:count])
         for count in options.packed:
-            turns[f"engine K={count}"] = in_this_process(packed(given, count), count)
-        width, rows = backbone.width, BATCH * (LENGTH + TEXT_TOKENS)
-        shapes = [(rows * count, width, 4 * width) for count in {1, max(options.packed)}] + [(options.square,) * 3]
-        found = _common.in_turns({"limit": partial(limit.peaks, shapes), **turns}, options.rounds)
+            contenders[f"engine K={count}"] = in_this_process(engine_step(setup, count), count)
+        width, batch_tokens = backbone.width, BATCH * (LENGTH + TEXT_TOKENS)
+        shapes = [(batch_tokens * count, width, 4 * width) for count in {1, max(options.packed)}]
+        shapes.append((options.square,) * 3)
+        runs = _common.run_in_turns({"limit": partial(limit.peaks, shapes), **contenders}, options.rounds)
     finally:
         for pipe, process in zip(pipes, processes, strict=True):
             if process.is_alive():
                 pipe.send(0)
             process.join(timeout=30)
 
-    peak = statistics.median(round_[given.precision] for round_ in found["limit"])
-    flops = BATCH * flops_of_row(backbone.model, seq2seq=given.seq2seq)
-    table, kept = [], {}
-    for contender in turns:
-        each = [run["seconds"] / run["trial_steps"] for run in found[contender]]
-        ratio, least, most = _common.ratios([r["seconds"] / r["trial_steps"] for r in found[base]], each)
-        rate = 1 / statistics.median(each)
-        memory = max(run["memory"] for run in found[contender])
-        tokens, share = rate * BATCH * (LENGTH + TEXT_TOKENS), rate * flops / peak
-        shown = (f"{rate:.1f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{tokens:,.0f}", f"{share:.1%}")
-        table.append([contender, *shown, f"{memory / 1e9:.2f}"])
-        kept[contender] = {
-            "trial_steps_per_s": rate, "times_as_fast": [ratio, least, most], "tokens_per_s": tokens,
-            "share_of_peak": share, "memory_bytes": memory, "raw": found[contender],
+    peak = statistics.median(peaks[setup.precision] for peaks in runs["limit"])
+    step_flops = BATCH * row_flops(backbone.model, seq2seq=setup.seq2seq)
+    step_times = {name: [run["seconds"] / run["trial_steps"] for run in runs[name]] for name in contenders}
+    rows, results = [], {}
+    for name, times in step_times.items():
+        ratio, least, most = _common.speed_ratios(step_times[baseline], times)
+        steps_per_s = 1 / statistics.median(times)
+        memory = max(run["memory"] for run in runs[name])
+        tokens_per_s, share = steps_per_s * batch_tokens, steps_per_s * step_flops / peak
+        rows.append([
+            name, f"{steps_per_s:.1f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{tokens_per_s:,.0f}",
+            f"{share:.1%}", f"{memory / 1e9:.2f}",
+        ])  # fmt: skip
+        results[name] = {
+            "trial_steps_per_s": steps_per_s, "times_as_fast": [ratio, least, most], "tokens_per_s": tokens_per_s,
+            "share_of_peak": share, "memory_bytes": memory, "raw": runs[name],
         }  # fmt: skip
     weights = limit.block_parameters(backbone.model)
-    print(f"\n{name}{' (two tiny layers)' if options.dry else ''}, {given.precision}, {weights / 1e6:,.1f}M weights in "
-          f"blocks; peak {peak / 1e12:.3g} TFLOP/s")  # fmt: skip
-    print(_common.table(["", "trial-steps/s", "times as fast", "tokens/s", "share", "memory GB"], table), flush=True)
-    return {"block_parameters": weights, "flops_a_step": flops, "shapes": shapes, "limit": found["limit"], "runs": kept}
+    print(f"\n{model_name}{' (two tiny layers)' if options.dry else ''}, {setup.precision}, {weights / 1e6:,.1f}M "
+          f"weights in blocks; peak {peak / 1e12:.3g} TFLOP/s")  # fmt: skip
+    header = ["", "trial-steps/s", "times as fast", "tokens/s", "share", "memory GB"]
+    print(_common.format_table(header, rows), flush=True)
+    facts = {"block_parameters": weights, "flops_a_step": step_flops, "shapes": shapes, "limit": runs["limit"]}
+    return {**facts, "runs": results}
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
+def _parse_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--models", default="gpt2-large,t5-base")
-    parser.add_argument("--packed", type=_numbers, help="trials in the engine (default 1,4,16,64)")
-    parser.add_argument("--processes", type=_numbers, help="side by side (default 2,4)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="a round")
-    parser.add_argument("--square", type=int, default=8192, help="of the largest product of the limit")
-    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: does it run?")
-    _common.add_out(parser)
+    parser.add_argument("--packed", type=_parse_numbers, help="numbers of trials in the engine (default 1,4,16,64)")
+    parser.add_argument("--processes", type=_parse_numbers, help="numbers of processes side by side (default 2,4)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each contender in a round (default 10)")
+    parser.add_argument("--square", type=int, default=8192, help="size of the largest matrix product (default 8192)")
+    parser.add_argument("--dry", action="store_true", help="use tiny sizes, only to test that the benchmark runs")
+    _common.add_out_option(parser)
     options = parser.parse_args(argv)
     import torch
     import transformers
@@ -298,7 +320,8 @@ def main(argv: list[str] | None = None) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if not torch.cuda.is_available():
-        print(f"no GPU here: {'tiny sizes on the CPU' if options.dry else 'nothing measured; --dry tests the path'}")
+        consequence = "tiny sizes run on the CPU" if options.dry else "nothing is measured; --dry tests the benchmark"
+        print(f"there is no GPU here: {consequence}")
         if not options.dry:
             return 2
     if options.dry:
@@ -306,15 +329,15 @@ def main(argv: list[str] | None = None) -> int:
     options.packed = options.packed or ([1, 2] if options.dry else [1, 4, 16, 64])
     if options.processes is None:
         options.processes = [2] if options.dry else [2, 4]
-    about = _common.context()
-    print(_common.headline(about))
+    context = _common.run_context()
+    print(_common.hardware_line(context))
     models = {}
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            models[name] = measured(name, options, Path(folder))
+            models[name] = measure_model(name, options, Path(folder))
     print("\n" + NOTES)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    _common.keep("gpu", {**about, "settings": settings, "models": models}, options.out, smoke=options.dry)
+    _common.save_result("gpu", {**context, "settings": settings, "models": models}, options.out, smoke=options.dry)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""The baseline of `benchmarks/sweep.py`: a plain Ray Tune script, as the documentation of Ray and PEFT teaches.
+"""The baseline of `benchmarks/sweep.py`: a plain Ray Tune script, written as the documentation of Ray and PEFT teaches.
 
     python benchmarks/plain_tune.py --settings settings.json --out results.json
 
-Each trial is a process of one CPU that loads tokenizer and model, maps the tokenizer over the data set, and gives
-PEFT's prompt tuning to Trainer, which evaluates and reports; ASHA stops trials, Optuna proposes learning rates. It
-imports nothing of this library.
+Each trial is a process with one CPU. It loads the tokenizer and the model, maps the tokenizer over the data set, and
+trains PEFT's prompt tuning with Trainer, which evaluates and reports. ASHA stops trials and Optuna proposes learning
+rates. The script imports nothing of this library.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def train(config):
-    """One trial."""
+    """Train one trial."""
     import datasets
     import numpy as np
     import torch
@@ -23,15 +23,15 @@ def train(config):
     from ray import tune
 
     transformers.set_seed(0)
-    length, words = config["length"], config["label_words"]
+    length, label_words = config["length"], config["label_words"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(config["model"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    word_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+    label_ids = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in label_words]
 
     def encode(row):
         ids = tokenizer(row["text"], truncation=True, max_length=config["max_tokens"])["input_ids"]
-        ids, labels = [*ids, word_ids[row["label"]]], [-100] * len(ids) + [word_ids[row["label"]]]
+        ids, labels = [*ids, label_ids[row["label"]]], [-100] * len(ids) + [label_ids[row["label"]]]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
     splits = datasets.load_dataset("json", data_files=config["files"])
@@ -40,15 +40,15 @@ def train(config):
     tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length, prompt_tuning_init="RANDOM")
     model = get_peft_model(model, tuning)
 
-    def answers(logits, labels):
-        """Of the whole logits only what the label words say is kept."""
+    def predicted_classes(logits, labels):
+        """Return the label word with the highest logit for each row, so that Trainer need not keep all logits."""
         logits = logits[0] if isinstance(logits, tuple) else logits
         position = (labels != -100).int().argmax(dim=1) + length - 1
-        return logits[torch.arange(len(logits)), position][:, word_ids].argmax(dim=1)
+        return logits[torch.arange(len(logits)), position][:, label_ids].argmax(dim=1)
 
-    def accuracy(found):
-        gold = np.array(word_ids)[found.predictions]
-        return {"accuracy": float((found.label_ids == gold[:, None]).any(axis=1).mean())}
+    def accuracy(evaluation):
+        predicted_ids = np.array(label_ids)[evaluation.predictions]
+        return {"accuracy": float((evaluation.label_ids == predicted_ids[:, None]).any(axis=1).mean())}
 
     class Report(transformers.TrainerCallback):
         def on_evaluate(self, args, state, control, metrics, **kwargs):
@@ -78,7 +78,7 @@ def train(config):
         train_dataset=splits["train"],
         eval_dataset=splits["selection"],
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer),
-        preprocess_logits_for_metrics=answers,
+        preprocess_logits_for_metrics=predicted_classes,
         compute_metrics=accuracy,
         callbacks=[Report()],
     )
@@ -89,15 +89,15 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--settings", type=Path, required=True, help="JSON, written by sweep.py")
     parser.add_argument("--out", type=Path, required=True, help="JSON: steps and accuracies of every trial")
-    given = parser.parse_args()
+    options = parser.parse_args()
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    settings = json.loads(given.settings.read_text())
+    settings = json.loads(options.settings.read_text())
     rates, (low, high) = settings.pop("rates"), settings.pop("range")
-    grace, reduction = settings.pop("grace_steps"), settings.pop("reduction_factor")
+    grace_steps, reduction_factor = settings.pop("grace_steps"), settings.pop("reduction_factor")
     ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
@@ -108,21 +108,24 @@ def main():
             num_samples=len(rates),
             search_alg=OptunaSearch(points_to_evaluate=[{"learning_rate": rate} for rate in rates]),
             scheduler=ASHAScheduler(
-                time_attr="step", grace_period=grace, reduction_factor=reduction, max_t=settings["max_steps"]
+                time_attr="step",
+                grace_period=grace_steps,
+                reduction_factor=reduction_factor,
+                max_t=settings["max_steps"],
             ),
         ),
-        run_config=tune.RunConfig(storage_path=str(given.out.parent / "ray_results")),
+        run_config=tune.RunConfig(storage_path=str(options.out.parent / "ray_results")),
     )
-    found = [
+    trials = [
         {
             "learning_rate": result.config["learning_rate"],
-            "steps": [int(s) for s in result.metrics_dataframe["step"]] if result.metrics else [],
-            "accuracy": [float(a) for a in result.metrics_dataframe["accuracy"]] if result.metrics else [],
+            "steps": [int(step) for step in result.metrics_dataframe["step"]] if result.metrics else [],
+            "accuracy": [float(share) for share in result.metrics_dataframe["accuracy"]] if result.metrics else [],
             "error": str(result.error) if result.error else None,
         }
         for result in tuner.fit()
     ]
-    given.out.write_text(json.dumps(found))
+    options.out.write_text(json.dumps(trials))
 
 
 if __name__ == "__main__":

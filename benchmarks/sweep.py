@@ -1,11 +1,11 @@
-"""Whole wall time of a sweep of twelve trials: a plain Ray Tune script, and `sweeps/run.py`.
+"""The wall time of a whole sweep of twelve trials, with a plain Ray Tune script and with `sweeps/run.py`.
 
     LOPT_DATA_DIR=<mirror> python benchmarks/sweep.py [--task sst2] [--steps 30] [--rounds 1]
 
 Both sides train prompt tuning (n = 10) at the same twelve learning rates with Optuna and ASHA, on the same examples,
-with the same batch size, optimiser, steps and evaluations (`twelve.py`, `plain_tune.py`), and fill the machine in their
-own way. Ours runs with prefixes and with suffixes. Time is that of the whole command; ours does more in it: the confirm
-trial with its score, and the zero-shot baseline.
+with the same batch size, optimiser, steps and evaluations (`twelve.py`, `plain_tune.py`). Each side fills the machine
+in its own way. Our sweep runs with prefixes and with suffixes. The time is that of the whole command. Our command does
+more in this time: it also trains and scores the confirm trial and computes the zero-shot baseline.
 """
 
 import argparse
@@ -33,7 +33,11 @@ PLAIN = "plain Ray Tune"
 
 
 def write_examples(config: Any, folder: Path) -> dict[str, str]:
-    """The texts that our trials train and are selected on, template filled in, one JSON-lines file a split."""
+    """Write the training and held-out texts of our trials, with the template filled in, as JSON lines.
+
+    Returns:
+        The path of the file of each split.
+    """
     from lopt import backbones, tasks
     from lopt.data import prepare
     from lopt.encoding import render
@@ -43,72 +47,76 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
     data, examples = prepare(config, backbone), load_split(task, task.train)
     template, files = backbone.complete(config.template), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
-        assert not encoded.truncated, "Trainer's side would cut the template: raise max_tokens"
-        texts = [render(task, template, examples[i].fields)[0] for i in encoded.example_ids]
-        rows = [{"text": t, "label": int(label)} for t, label in zip(texts, encoded.labels, strict=True)]
+        assert not encoded.truncated, "Trainer would cut the template: raise max_tokens"
+        texts = [render(task, template, examples[example_id].fields)[0] for example_id in encoded.example_ids]
+        rows = [{"text": text, "label": int(label)} for text, label in zip(texts, encoded.labels, strict=True)]
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[split] = str(path)
     return files
 
 
-def timed(command: list[str], environment: dict[str, str]) -> float:
-    """Seconds of a command, whose output is shown only when it fails.
+def run_command(command: list[str], environment: dict[str, str]) -> float:
+    """Run a Python command and return its seconds.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: The command failed; the message has its output.
     """
     began = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
     )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    if process.returncode:
+        output = f"{process.stdout}\n{process.stderr}"
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}:\n{output}")
     return time.perf_counter() - began
 
 
-def plain(described: dict[str, Any]) -> dict[str, Any]:
-    """The plain script in a folder of its own; nothing is left of earlier rounds."""
+def run_plain_script(script_settings: dict[str, Any]) -> dict[str, Any]:
+    """Run the plain script in a folder of its own, so that nothing of earlier rounds is cached."""
     with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "settings.json", Path(folder) / "trials.json"
-        given.write_text(json.dumps(described))
+        settings_path, out = Path(folder) / "settings.json", Path(folder) / "trials.json"
+        settings_path.write_text(json.dumps(script_settings))
         environment = {"HF_DATASETS_CACHE": folder, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["RAY_USAGE_STATS_ENABLED"] = "0"
-        wall_s = timed(["benchmarks/plain_tune.py", "--settings", str(given), "--out", str(out)], environment)
+        command = ["benchmarks/plain_tune.py", "--settings", str(settings_path), "--out", str(out)]
+        wall_s = run_command(command, environment)
         trials = json.loads(out.read_text())
-    if failed := [trial["error"] for trial in trials if trial["error"]]:
-        raise RuntimeError(f"{len(failed)} of the plain script's trials failed: {failed[0]}")
+    if errors := [trial["error"] for trial in trials if trial["error"]]:
+        raise RuntimeError(f"{len(errors)} of the plain script's trials failed: {errors[0]}")
     steps = sum(max(trial["steps"], default=0) for trial in trials)
-    whole = [trial for trial in trials if max(trial["steps"], default=0) >= described["max_steps"]]
-    accuracies = [trial["accuracy"][-1] for trial in whole]
+    complete = [trial for trial in trials if max(trial["steps"], default=0) >= script_settings["max_steps"]]
+    accuracies = [trial["accuracy"][-1] for trial in complete]
     return {"wall_s": wall_s, "trials": len(trials), "steps": steps, "accuracies": accuracies, "raw": trials}
 
 
-def ours(pairs: dict[str, str], placement: str) -> dict[str, Any]:
-    """`sweeps/run.py` on the same trials; its confirm trial is told apart."""
+def run_our_sweep(changes: dict[str, str], placement: str) -> dict[str, Any]:
+    """Run `sweeps/run.py` on the same trials; the times of its search and of its confirm trial are returned apart."""
     with tempfile.TemporaryDirectory() as folder:
-        changes = [part for name, value in pairs.items() for part in ("--set", f"{name}={value}")]
-        command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *changes]
+        arguments = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+        command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *arguments]
         began = time.time()
-        wall_s = timed([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
-        written = [*Path(folder, "twelve", "trials").glob("*.json")]
-        records = [json.loads(path.read_text()) | {"at": path.stat().st_mtime} for path in written]
-    search, confirm = ([r for r in records if r["phase"] == phase] for phase in ("search", "confirm"))
+        wall_s = run_command([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
+        paths = [*Path(folder, "twelve", "trials").glob("*.json")]
+        records = [json.loads(path.read_text()) | {"written_at": path.stat().st_mtime} for path in paths]
+    search, confirm = ([record for record in records if record["phase"] == phase] for phase in ("search", "confirm"))
+    complete = [record for record in search if record["status"] == "complete"]
+    kept_fields = ("phase", "status", "steps", "wall_time_s", "evaluations")
     return {
         "wall_s": wall_s,
-        "searched_s": max(r["at"] for r in search) - began,
+        "searched_s": max(record["written_at"] for record in search) - began,
         "trials": len(search),
-        "steps": sum(r["steps"] for r in search),
-        "accuracies": [r["evaluations"][-1]["selection_accuracy"] for r in search if r["status"] == "complete"],
-        "confirm_s": sum(r["wall_time_s"] for r in confirm),
-        "confirm_steps": sum(r["steps"] for r in confirm),
+        "steps": sum(record["steps"] for record in search),
+        "accuracies": [record["evaluations"][-1]["selection_accuracy"] for record in complete],
+        "confirm_s": sum(record["wall_time_s"] for record in confirm),
+        "confirm_steps": sum(record["steps"] for record in confirm),
         "precision": records[0]["config"]["precision"],
-        "raw": [{n: r[n] for n in ("phase", "status", "steps", "wall_time_s", "evaluations")} for r in records],
+        "raw": [{field: record[field] for field in kept_fields} for record in records],
     }
 
 
-def tiny_model(folder: Path) -> str:
-    """The tiny backbone as a folder that transformers opens."""
+def save_tiny_model(folder: Path) -> str:
+    """Save the tiny backbone in a folder that transformers can open; return the folder."""
     from lopt import backbones
 
     backbone = backbones.load("tiny", "fp32")
@@ -120,70 +128,83 @@ def tiny_model(folder: Path) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--task", default="sst2", help="sst2 (default), movie_snippets, ...")
-    parser.add_argument("--steps", type=int, default=30, help="of a trial that is not stopped")
-    parser.add_argument("--eval-every", type=int, default=10)
-    parser.add_argument("--grace", type=int, default=10, help="ASHA's; as many as steps: no trial is stopped")
-    parser.add_argument("--trials", type=int, default=12, help="at most 12")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--precision", default="auto", help="ours (default auto)")
-    parser.add_argument("--plain-bf16", action="store_true", help="Trainer with bf16=True")
-    parser.add_argument("--quick", action="store_true", help="tiny backbone, made-up text: does it run?")
-    _common.add_out(parser)
-    given = parser.parse_args(argv)
-    if given.quick:
-        given.task, given.steps, given.eval_every, given.grace, given.trials = "toy", 4, 2, 2, 3
-    about = _common.context()
-    print(_common.headline(about))
+    parser.add_argument("--steps", type=int, default=30, help="steps of a trial that is not stopped (default 30)")
+    parser.add_argument("--eval-every", type=int, default=10, help="steps between evaluations (default 10)")
+    parser.add_argument(
+        "--grace", type=int, default=10, help="ASHA's grace period (default 10); if it equals --steps, no trial stops"
+    )
+    parser.add_argument("--trials", type=int, default=12, help="search trials, at most 12 (default 12)")
+    parser.add_argument("--rounds", type=int, default=1, help="sweeps of each contender (default 1)")
+    parser.add_argument("--precision", default="auto", help="precision of our sweep (default auto)")
+    parser.add_argument("--plain-bf16", action="store_true", help="run the plain script's Trainer with bf16=True")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="use a tiny backbone and made-up text, only to test that the benchmark runs",
+    )
+    _common.add_out_option(parser)
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.task, options.steps, options.eval_every, options.grace, options.trials = "toy", 4, 2, 2, 3
+    context = _common.run_context()
+    print(_common.hardware_line(context))
     with tempfile.TemporaryDirectory() as folder:
         from lopt.backbones import embedded
 
-        model = tiny_model(Path(folder) / "tiny") if given.quick else str(embedded.folder())
-        pairs = {
-            "task": given.task, "max_steps": given.steps, "eval_every": given.eval_every, "grace_steps": given.grace,
-            "trials": given.trials, "precision": given.precision, **({"backbone": model} if given.quick else {}),
+        model = save_tiny_model(Path(folder) / "tiny") if options.quick else str(embedded.folder())
+        values = {
+            "task": options.task, "max_steps": options.steps, "eval_every": options.eval_every,
+            "grace_steps": options.grace, "trials": options.trials, "precision": options.precision,
+            **({"backbone": model} if options.quick else {}),
         }  # fmt: skip
-        pairs = {name: str(value) for name, value in pairs.items()}
-        chosen = settings.with_settings(spaces.load(SPACE, "paper"), pairs)
-        (cell,) = chosen.cells
-        config, rates = chosen.example(cell), [point["learning_rate"] for point in cell.first[: given.trials]]
-        found_range = cell.search["learning_rate"]
-        described = {
+        changes = {name: str(value) for name, value in values.items()}
+        space = settings.with_settings(spaces.load(SPACE, "paper"), changes)
+        (cell,) = space.cells
+        config, rates = space.example(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
+        rate_range = cell.search["learning_rate"]
+        script_settings = {
             "model": model, "files": write_examples(config, Path(folder)), "label_words": list(config.label_words),
             "length": config.length, "max_tokens": config.max_tokens, "batch_size": config.batch_size,
-            "max_steps": config.max_steps, "eval_every": config.eval_every, "bf16": given.plain_bf16, "rates": rates,
-            "range": [found_range.low, found_range.high], "grace_steps": chosen.grace_steps,
-            "reduction_factor": chosen.reduction_factor,
+            "max_steps": config.max_steps, "eval_every": config.eval_every, "bf16": options.plain_bf16, "rates": rates,
+            "range": [rate_range.low, rate_range.high], "grace_steps": space.grace_steps,
+            "reduction_factor": space.reduction_factor,
         }  # fmt: skip
-        contenders = {PLAIN: partial(plain, described)}
-        contenders |= {f"ours, {placement}": partial(ours, pairs, placement) for placement in ("prefix", "suffix")}
-        found = _common.in_turns(contenders, given.rounds)
+        contenders = {PLAIN: partial(run_plain_script, script_settings)}
+        for placement in ("prefix", "suffix"):
+            contenders[f"ours, {placement}"] = partial(run_our_sweep, changes, placement)
+        runs_by_name = _common.run_in_turns(contenders, options.rounds)
 
-    rows, walls_of = [], {name: [run["wall_s"] for run in runs] for name, runs in found.items()}
-    for name, runs in found.items():
-        ratio, least, most = _common.ratios(walls_of[PLAIN], walls_of[name])
+    rows, wall_times = [], {name: [run["wall_s"] for run in runs] for name, runs in runs_by_name.items()}
+    for name, runs in runs_by_name.items():
+        ratio, least, most = _common.speed_ratios(wall_times[PLAIN], wall_times[name])
         accuracies = [accuracy for run in runs for accuracy in run["accuracies"]]
-        steps, confirm = (statistics.median(run.get(n, 0) for run in runs) for n in ("steps", "confirm_steps"))
-        searched = statistics.median(run.get("searched_s", run["wall_s"]) for run in runs)
+        steps, confirm_steps = (
+            statistics.median(run.get(key, 0) for run in runs) for key in ("steps", "confirm_steps")
+        )
+        searched_s = statistics.median(run.get("searched_s", run["wall_s"]) for run in runs)
         rows.append([
-            name, f"{statistics.median(walls_of[name]):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]",
-            *(f"{number:.0f}" for number in (searched, steps, confirm, len(accuracies))),
+            name, f"{statistics.median(wall_times[name]):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]",
+            *(f"{number:.0f}" for number in (searched_s, steps, confirm_steps, len(accuracies))),
             *(f"{accuracy:.3f}" for accuracy in (max(accuracies, default=0), statistics.mean(accuracies or [0]))),
         ])  # fmt: skip
     header = ["", "wall s", "times as fast", "searched s", "search steps", "confirm steps", "whole trials", "best",
               "mean accuracy"]  # fmt: skip
-    plain_in, ours_in = "bf16 autocast" if given.plain_bf16 else "fp32", found["ours, prefix"][0]["precision"]
-    print(f"\n{given.task}, {len(rates)} trials of at most {given.steps} steps of batch {config.batch_size}")
-    print(f"plain in {plain_in}, ours in {ours_in}")
-    print(_common.table(header, rows))
+    plain_precision = "bf16 autocast" if options.plain_bf16 else "fp32"
+    our_precision = runs_by_name["ours, prefix"][0]["precision"]
+    print(f"\n{options.task}, {len(rates)} trials of at most {options.steps} steps of batch {config.batch_size}")
+    print(f"the plain script runs in {plain_precision}, our sweep in {our_precision}")
+    print(_common.format_table(header, rows))
     print(
-        "wall s: the whole command; ours includes its confirm trial (its steps beside) and the zero-shot baseline.\n"
-        "searched s: from its start to the end of the last search trial.\n"
-        "accuracy: at the last step, of trials that were not stopped, on the same held-out examples on all sides.\n"
-        "Which trials ASHA stops differs, as initial values and order of arrival do; with --grace as many as --steps\n"
-        "it stops none."
+        "wall s: the time of the whole command. Ours includes the zero-shot baseline and its confirm trial, whose\n"
+        "steps have a column of their own.\n"
+        "searched s: the time from the start of the command to the end of the last search trial.\n"
+        "best, mean accuracy: at the last step of trials that were not stopped, on the same held-out examples.\n"
+        "ASHA does not stop the same trials on both sides, since initial values and the order of reports differ.\n"
+        "If --grace equals --steps, it stops none."
     )
-    kept = {name: value for name, value in vars(given).items() if name != "out"}
-    _common.keep("sweep", {**about, "settings": kept, "rates": rates, "runs": found}, given.out, smoke=given.quick)
+    chosen_options = {name: value for name, value in vars(options).items() if name != "out"}
+    result = {**context, "settings": chosen_options, "rates": rates, "runs": runs_by_name}
+    _common.save_result("sweep", result, options.out, smoke=options.quick)
     return 0
 
 

@@ -1,14 +1,14 @@
-"""Twelve search trials of prompt tuning in one cell, one confirm seed: what `benchmarks/sweep.py` runs.
+"""The space of `benchmarks/sweep.py`: twelve search trials of prompt tuning in one cell, and one confirm seed.
 
     python sweeps/run.py --space benchmarks/twelve.py --set max_steps=30 --set placement=suffix
 
-The learning rates are a list, so that both sides train the same trials.
+The learning rates are given as first points, so that both sides of the benchmark train the same trials.
 """
 
 from sweeps.space import Cell, Real, Space, Spec
 
 LOW, HIGH, TRIALS, LENGTH = 0.01, 0.5, 12, 10
-# Every fifth of a list that rises evenly in its logarithm: neighbours in time are no neighbours in rate.
+# The rates are evenly spaced on a logarithmic scale. They come in steps of five, so that successive trials differ.
 RATES = tuple(round(LOW * (HIGH / LOW) ** (5 * i % TRIALS / (TRIALS - 1)), 4) for i in range(TRIALS))
 BASE = {
     "method": "prompt_tuning",
@@ -23,8 +23,8 @@ BASE = {
     "train_examples": 2000,
     "selection_examples": 64,
     "test_examples": 64,
-    "train_min_tokens": 12,  # most of SST-2's training part are phrases of a few words
-    "max_tokens": 128,  # which no such sentence reaches
+    "train_min_tokens": 12,  # most training texts of SST-2 are phrases of a few words
+    "max_tokens": 128,  # no sentence of SST-2 is longer
     "label_words": (" bad", " great"),
 }
 

@@ -1,9 +1,9 @@
-"""Twelve cells of one trial each, once more with a fresh seed: what `benchmarks/chaos.py` runs and kills.
+"""The space of `benchmarks/chaos.py`: twelve cells, each with one search trial and one confirm trial.
 
     python sweeps/run.py --space benchmarks/twenty_four.py --set max_steps=100
 
-Nothing is searched and nothing is stopped early, so which trials there are depends on no timing. Eight cells share
-their backbone, four change it and train in processes of their own.
+No cell searches anything and no trial stops early, so the set of trials does not depend on timing. The trials of eight
+cells share a backbone; those of four cells change their backbone and train in processes of their own.
 """
 
 from sweeps.space import Cell, Space, Spec
@@ -28,11 +28,11 @@ ALONE = (
 
 
 def grid(axes):
-    return tuple(
-        Cell(name=" ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shape.values()),
-             fixed=shape, search={})
-        for shape in (*ALONE, *SHARED)
-    )  # fmt: skip
+    return tuple(Cell(name=cell_name(shape), fixed=shape, search={}) for shape in (*ALONE, *SHARED))
+
+
+def cell_name(shape):
+    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shape.values())
 
 
 def build(profile):

@@ -1,5 +1,7 @@
-"""What trials cost on the device that they would train on: a few steps of each kind, in the engine with as many trials
-as the sweep packs, or in the plain loop where trials train alone; evaluations; a part of the canonical evaluation.
+"""What trials cost on the device on which they would train.
+
+For each kind of trial, a few steps are measured: in the engine with as many trials as the sweep packs, or in the plain
+loop if such trials train alone. Evaluations and a part of the canonical evaluation are measured, too.
 """
 
 from __future__ import annotations
@@ -23,58 +25,61 @@ if TYPE_CHECKING:
     from lopt.encoding import Encoded
     from lopt.training import Trial
 
-SECONDS = 6.0  # of steps, at least, of each kind
-_BLOCK = {"cpu": 1, "cuda": 10}  # steps between two looks at the clock, for which a GPU must have finished
-_BLOCKS = 3  # then an evaluation
-_ROUNDS = 2  # at least
-_EXAMPLES = 64  # of an evaluation; more are reckoned from these
+SECONDS = 6.0  # the steps of each kind are measured for at least so long
+_STEPS_PER_BLOCK = {"cpu": 1, "cuda": 10}  # steps between two readings of the clock, before which a GPU must finish
+_BLOCKS = 3  # blocks of steps in a round, which then ends with an evaluation
+_LEAST_ROUNDS = 2
+_EXAMPLES = 64  # at most so many examples are evaluated; the time of more is estimated from them
 _RECIPE = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
 
 
 @dataclass(frozen=True)
 class _Rates:
-    """Seconds of one kind of trial: of any step, the least of one, of a token of a step, of an evaluation, of the
-    canonical evaluation; and of beginning."""
+    """Times of one kind of trial, in seconds."""
 
-    fixed_s: float
-    least_s: float
-    token_s: float
-    evaluated_token_s: float
-    scored_token_s: float
-    begin_s: float
+    fixed_s: float  # the part of a step's time that does not depend on its tokens
+    least_s: float  # no step takes less time
+    token_s: float  # time of a token in a training step
+    evaluated_token_s: float  # time of a token in an evaluation
+    scored_token_s: float  # time of a token in the canonical evaluation
+    begin_s: float  # time to begin a trial
 
 
 def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: int | None) -> dict[str, Any]:
-    """What trials cost on this device.
+    """Measure what trials cost on this device.
 
     Args:
-        configs: resolved. packed: how many of those that share a backbone train together; None runs the plain loop.
+        configs: resolved configurations.
+        packed: the number of trials with a shared backbone that train together; None measures the plain loop.
+        threads: the number of processor threads; None leaves it as it is.
 
     Returns:
-        costs: of each configuration, seconds by their names in `sweeps.forecast.play.Cost`. figures: what was
-        measured of each kind, for a reader. spread: standard deviation of the logarithm of a step's time. hardware.
+        `costs`: for each configuration, times in seconds by the names of fields of `sweeps.forecast.play.Cost`.
+        `figures`: the measurements of each kind, for a reader.
+        `spread`: standard deviation of the logarithm of a step's time.
+        `hardware`: the machine, as records name it.
     """
     from lopt import backbones
     from lopt.records import provenance
 
     set_threads(threads)
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    parsed = [TrialConfig.from_dict(values) for values in configs]
-    for place, config in enumerate(parsed):
-        kinds.setdefault(_kind(config), []).append(place)
+    trial_configs = [TrialConfig.from_dict(values) for values in configs]
+    indices_by_kind: dict[tuple[object, ...], list[int]] = {}
+    for index, config in enumerate(trial_configs):
+        indices_by_kind.setdefault(_kind(config), []).append(index)
     costs: dict[int, dict[str, float]] = {}
     figures, spreads = [], []
-    for places in kinds.values():
-        rates, figure, spread = _measured([parsed[place] for place in places], packed)
+    for indices in indices_by_kind.values():
+        rates, figure, spread = _measure_kind([trial_configs[index] for index in indices], packed)
         figures.append(figure)
         spreads.append(spread)
-        for place in places:
-            config = parsed[place]
+        for index in indices:
+            config = trial_configs[index]
             precision = methods.get(config.method).weights_precision(config.precision)
-            costs[place] = _costs(config, rates, backbones.load(config.backbone, precision))
+            costs[index] = _costs(config, rates, backbones.load(config.backbone, precision))
         release_memory()
     return {
-        "costs": [costs[place] for place in range(len(parsed))],
+        "costs": [costs[index] for index in range(len(trial_configs))],
         "figures": figures,
         "spread": max(spreads),
         "hardware": provenance()["hardware"],
@@ -82,15 +87,15 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
 
 
 def _kind(config: TrialConfig) -> tuple[object, ...]:
-    """What the time of a token depends on, and what decides which texts are read."""
-    own = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE)
-    rest = {name: value for name, value in config.to_dict().items() if name not in own}
-    mine = config.options.get("placement") if config.shares_backbone else config.method
-    return (mine, bool(config.dropout), *map(str, rest.values()))
+    """Return a key for configurations that read the same texts and need the same time for a token."""
+    ignored = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE)
+    settings = {name: value for name, value in config.to_dict().items() if name not in ignored}
+    loop = config.options.get("placement") if config.shares_backbone else config.method
+    return (loop, bool(config.dropout), *map(str, settings.values()))
 
 
-def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
-    """Rates, figures and spread of trials of one kind."""
+def _measure_kind(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
+    """Measure trials of one kind; return their rates, the figures for a reader, and the spread of a step's time."""
     from lopt import backbones
     from lopt.engine import Engine
     from lopt.evaluation import predict_split
@@ -98,117 +103,126 @@ def _measured(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rate
 
     method = methods.get(configs[0].method)
     backbone = backbones.load(configs[0].backbone, method.weights_precision(configs[0].precision))
-    begun_s: list[float] = []
+    begin_times_s: list[float] = []
 
-    def begun(config: TrialConfig) -> Trial:
+    def begin_trial(config: TrialConfig) -> Trial:
         began = time.monotonic()
-        trial = Trial(_short(config, len(begun_s), backbone), phase="search")
-        begun_s.append(time.monotonic() - began)
+        trial = Trial(_config_to_measure(config, len(begin_times_s), backbone), phase="search")
+        begin_times_s.append(time.monotonic() - began)
         return trial
 
-    def engine(trials: Sequence[Trial]) -> _Timed:
-        made = Engine()
+    def engine_loop(trials: Sequence[Trial]) -> _TimedLoop:
+        engine = Engine()
         for trial in trials:
-            made.admit(trial)
-        return _Timed(made.advance, trials)
+            engine.admit(trial)
+        return _TimedLoop(engine.advance, trials)
 
-    one, alone = begun(configs[0]), None
+    first_trial, alone_loop = begin_trial(configs[0]), None
     if packed is None or not configs[0].shares_backbone:
-        trials = [one]
-        timed = _Timed(one.advance, trials)
+        trials = [first_trial]
+        loop = _TimedLoop(first_trial.advance, trials)
     else:
-        trials = [begun(config) for config in islice(cycle(configs), packed)]
-        timed = engine(trials)
-        alone = engine([one]) if packed > 1 else None
+        trials = [begin_trial(config) for config in islice(cycle(configs), packed)]
+        loop = engine_loop(trials)
+        alone_loop = engine_loop([first_trial]) if packed > 1 else None
     began = time.monotonic()
-    while len(timed.evaluations_s) < _ROUNDS or time.monotonic() - began < SECONDS:
-        timed.round()
-        if alone:  # in turns, since other work may slow the machine for a while
-            alone.round()
-    steps_s, alone_s = timed.steps_s, median(alone.steps_s) if alone else None
-    for _ in range(2):  # the first pass of any shape takes longer
-        began = _now(backbone)
-        predict_split(one.backbone, one.soft_prompt(), one.data.test, one.label_ids)
-        score_s = _now(backbone) - began
-    tokens, step_s = [_tokens_a_step(trial.config, backbone, trial.data.train) for trial in trials], median(steps_s)
+    while len(loop.evaluation_times_s) < _LEAST_ROUNDS or time.monotonic() - began < SECONDS:
+        loop.run_round()
+        if alone_loop:  # the loops take turns, since other work may slow the machine for a while
+            alone_loop.run_round()
+    step_times_s, alone_s = loop.step_times_s, median(alone_loop.step_times_s) if alone_loop else None
+    for _ in range(2):  # the first pass of any shape takes longer, so the second one counts
+        began = _finished_time(backbone)
+        predict_split(first_trial.backbone, first_trial.soft_prompt(), first_trial.data.test, first_trial.label_ids)
+        score_s = _finished_time(backbone) - began
+    tokens = [_step_tokens(trial.config, backbone, trial.data.train) for trial in trials]
+    step_s = median(step_times_s)
     token_s = step_s / sum(tokens)
-    if alone_s is not None:  # two points of a line, which may fall: a trial alone can make poor use of the device
-        first = _tokens_a_step(one.config, backbone, one.data.train)
-        token_s = min(token_s, (step_s - alone_s) / (sum(tokens) - first))
-    evaluated = sum(_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
+    if alone_s is not None:
+        # The line through two measured points. Its slope may be negative: one trial alone can use the device poorly.
+        alone_tokens = _step_tokens(first_trial.config, backbone, first_trial.data.train)
+        token_s = min(token_s, (step_s - alone_s) / (sum(tokens) - alone_tokens))
+    evaluated_tokens = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
     rates = _Rates(
         fixed_s=step_s - token_s * sum(tokens),
         least_s=min(step_s, alone_s or step_s),
         token_s=token_s,
-        evaluated_token_s=max(0.0, median(timed.evaluations_s)) / evaluated,
-        scored_token_s=score_s / _tokens(one.config, backbone, one.data.test.lengths),
-        begin_s=median(begun_s),
+        evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_tokens,
+        scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.lengths),
+        begin_s=median(begin_times_s),
     )
     costs = [_costs(config, rates, backbone) for config in islice(cycle(configs), len(trials))]
+    task, backbone_name = Path(first_trial.config.task).name, Path(first_trial.config.backbone).name
     figure = {
-        "kind": f"{Path(one.config.task).name} with {Path(one.config.backbone).name}, "
-        + ("prompts" if one.config.shares_backbone else method.name),
+        "kind": f"{task} with {backbone_name}, {'prompts' if first_trial.config.shares_backbone else method.name}",
         "packed": len(trials),
-        "steps_measured": len(steps_s) * _BLOCK[backbone.device.type],
+        "steps_measured": len(step_times_s) * _STEPS_PER_BLOCK[backbone.device.type],
         "step_s": step_s,
-        "step_low_s": min(steps_s),
-        "step_high_s": max(steps_s),
+        "step_low_s": min(step_times_s),
+        "step_high_s": max(step_times_s),
         "step_alone_s": alone_s,
         "evaluation_s": sum(cost["evaluation_s"] for cost in costs),
         "canonical_evaluation_s": max(cost["score_s"] for cost in costs),
         "begin_s": rates.begin_s,
     }
-    return rates, figure, float(np.std(np.log(steps_s)))
+    return rates, figure, float(np.std(np.log(step_times_s)))
 
 
-def _short(config: TrialConfig, seed: int, backbone: Backbone) -> TrialConfig:
-    """The same trial with few examples to evaluate, which never ends, and whose rate can do no harm."""
+def _config_to_measure(config: TrialConfig, seed: int, backbone: Backbone) -> TrialConfig:
+    """Return a like trial that never ends, evaluates few examples, and whose learning rate cannot make it diverge."""
     return config.replace(
         seed=seed,
         learning_rate=1e-6,
         max_steps=10**6,
-        eval_every=_BLOCKS * _BLOCK[backbone.device.type] + 1,
+        eval_every=_BLOCKS * _STEPS_PER_BLOCK[backbone.device.type] + 1,
         selection_examples=min(config.selection_examples or _EXAMPLES, _EXAMPLES),
         test_examples=min(config.test_examples or _EXAMPLES, _EXAMPLES),
     )
 
 
-class _Timed:
-    """Rounds of some steps, then one with an evaluation; times of steps are as if batches were of mean length."""
+class _TimedLoop:
+    """A training loop whose steps and evaluations are timed.
+
+    A round is some blocks of steps and then one step with an evaluation. The time of a step is scaled to a batch whose
+    texts have the mean length of the training part.
+    """
 
     def __init__(self, advance: Callable[[], object], trials: Sequence[Trial]) -> None:
         self._advance, self._trials, self._backbone = advance, trials, trials[0].backbone
-        self._mean_tokens = sum(
-            min(t.config.batch_size, len(t.data.train)) * (float(t.data.train.lengths.mean()) + (t.config.length or 0))
-            for t in trials
-        )
-        self.steps_s: list[float] = []
-        self.evaluations_s: list[float] = []
+        self._mean_step_tokens = 0.0
+        for trial in trials:
+            config, lengths = trial.config, trial.data.train.lengths
+            self._mean_step_tokens += min(config.batch_size, len(lengths)) * (
+                float(lengths.mean()) + (config.length or 0)
+            )
+        self.step_times_s: list[float] = []
+        self.evaluation_times_s: list[float] = []
 
-    def round(self) -> None:
-        blocks, block = _BLOCKS, _BLOCK[self._backbone.device.type]
-        if not self.steps_s:  # the first steps take longer
-            self._steps(block)
+    def run_round(self) -> None:
+        blocks, steps_per_block = _BLOCKS, _STEPS_PER_BLOCK[self._backbone.device.type]
+        if not self.step_times_s:  # the first steps take longer and do not count
+            self._time_steps(steps_per_block)
             blocks -= 1
         for _ in range(blocks):
-            taken_s, as_many = self._steps(block)
-            self.steps_s.append(taken_s / as_many)
-        taken_s, as_many = self._steps(1)
-        self.evaluations_s.append(taken_s - as_many * median(self.steps_s))
+            elapsed_s, mean_steps = self._time_steps(steps_per_block)
+            self.step_times_s.append(elapsed_s / mean_steps)
+        elapsed_s, mean_steps = self._time_steps(1)
+        self.evaluation_times_s.append(elapsed_s - mean_steps * median(self.step_times_s))
 
-    def _steps(self, count: int) -> tuple[float, float]:
-        """Seconds of so many steps, and how many of mean length they amount to."""
-        before, began = self._tokens(), _now(self._backbone)
+    def _time_steps(self, count: int) -> tuple[float, float]:
+        """Return the seconds of `count` steps, and the number of steps of mean length that have as many tokens."""
+        tokens_before, began = self._trained_tokens(), _finished_time(self._backbone)
         for _ in range(count):
             self._advance()
-        return _now(self._backbone) - began, (self._tokens() - before) / self._mean_tokens
+        elapsed_s = _finished_time(self._backbone) - began
+        return elapsed_s, (self._trained_tokens() - tokens_before) / self._mean_step_tokens
 
-    def _tokens(self) -> int:
+    def _trained_tokens(self) -> int:
         return sum(trial.tokens for trial in self._trials)
 
 
-def _now(backbone: Backbone) -> float:
-    """The time when everything asked of the device is done."""
+def _finished_time(backbone: Backbone) -> float:
+    """Return the time, in seconds, when the device has finished all its work."""
     if backbone.device.type == "cuda":
         import torch
 
@@ -216,32 +230,32 @@ def _now(backbone: Backbone) -> float:
     return time.monotonic()
 
 
-def _tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> float:
-    """Tokens that texts of these lengths take in passes of a trial."""
+def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> float:
+    """Return how many tokens rows with texts of these lengths take in passes of a trial."""
     if not config.shares_backbone:
         return float(lengths.sum()) + len(lengths) * (config.length or 0)
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
-    each, counts = np.unique(lengths, return_counts=True)
-    return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in each])
+    distinct_lengths, counts = np.unique(lengths, return_counts=True)
+    return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in distinct_lengths])
 
 
-def _tokens_a_step(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
-    """And those of the prompt itself, which may be there once for all rows."""
-    rows = min(config.batch_size, len(train)) / len(train) * _tokens(config, backbone, train.lengths)
+def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
+    """Return the mean number of tokens of a training step, plus one soft prompt: all rows of a pass may share it."""
+    rows = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
     return rows + (config.length or 0)
 
 
 def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, float]:
-    """Seconds of a trial with all its examples."""
+    """Return the times of a trial, in seconds, with all examples that the trial evaluates."""
     from lopt import data
 
-    read = data.prepare(config, backbone)
+    trial_data = data.prepare(config, backbone)
     return {
         "fixed_s": rates.fixed_s,
         "least_s": rates.least_s,
-        "step_s": rates.token_s * _tokens_a_step(config, backbone, read.train),
-        "evaluation_s": rates.evaluated_token_s * _tokens(config, backbone, read.selection.lengths),
+        "step_s": rates.token_s * _step_tokens(config, backbone, trial_data.train),
+        "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.lengths),
         "begin_s": rates.begin_s,
-        "score_s": rates.scored_token_s * _tokens(config, backbone, read.test.lengths),
+        "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.lengths),
     }

@@ -1,7 +1,7 @@
-"""How long a sweep will take: played through many times, with what its steps were measured to take.
+"""How long a sweep will take: the sweep is simulated many times with the measured costs of its trials.
 
-Each time the qualities of the trials are drawn anew, and the sweep's own early stopping decides on them. Trials come in
-the sweep's own order and wait for room as they do on Ray; trials that share a device step together.
+Each simulation draws the qualities of its trials anew, and the sweep's own early stopping decides on them. Trials come
+in the sweep's own order and wait for a free device as they do on Ray; trials that share a device step together.
 """
 
 from __future__ import annotations
@@ -23,61 +23,54 @@ if TYPE_CHECKING:
     from lopt.records import TrialRecord
     from sweeps.space import Space
 
-DRAWS = 300
-LOW, HIGH = 0.05, 0.95  # quantiles that a prediction names
-_GRAIN = 0.2  # accuracies of few examples are often equal, in standard deviations of the trials of a cell
-_SOON = 1e-9
+SIMULATIONS = 300
+LOW, HIGH = 0.05, 0.95  # quantiles of the simulated times that a forecast names
+# Qualities are rounded to this share of their standard deviation in a cell: accuracies of few examples are often equal.
+_QUALITY_GRAIN = 0.2
+_ALMOST_ZERO_S = 1e-9
 
-# The value that a trial shows at a rung: (its number, the rung's number).
+# The score of a trial at a rung, given the trial's number and the rung's index.
 Quality = Callable[[int, int], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of one kind of trial.
-
-    stratum: whom it competes with. shared: whether it steps together with the others on its device. share: of the
-    device. fixed_s: of a step, once for all that share it. step_s: what this trial adds, less than nothing where few
-    trials make poor use of the device. least_s: what no step falls below. evaluation_s: of its held-out examples.
-    begin_s: from its place to its first step. score_s: its canonical evaluation, during which nobody on the device
-    steps.
-    """
+    """What a trial of one kind costs, in seconds."""
 
     stratum: str
-    shared: bool
-    share: float
-    fixed_s: float
-    step_s: float
-    evaluation_s: float
-    begin_s: float
-    score_s: float
-    eval_every: int
-    least_s: float = 0.0
+    shared: bool  # whether the trial steps together with other trials on its device
+    share: float  # of a device that the trial takes
+    fixed_s: float  # the part of a step's time that trials which step together take only once
+    step_s: float  # what this trial adds to a step's time; negative if few trials make poor use of the device
+    evaluation_s: float  # time of one evaluation of the held-out examples
+    begin_s: float  # time from the trial's place on a device to its first step
+    score_s: float  # time of its canonical evaluation, during which no trial on the device steps
+    eval_every: int  # number of steps between evaluations
+    least_s: float = 0.0  # no step takes less time
 
 
 @dataclass(eq=False, kw_only=True)
 class _Cell(CellTurns):
-    """A cell. costs: the kinds of trial that its search may propose. strata: those of its trials so far, each with one
-    of their kinds. confirmed: trials of its winners that earlier commands have finished, by stratum."""
+    """A cell of the simulated sweep."""
 
-    costs: Sequence[Cost]
-    strata: dict[str, Cost]
-    confirmed: Mapping[str, int]
+    costs: Sequence[Cost]  # the kinds of trial that its search may propose
+    strata: dict[str, Cost]  # the strata of its trials so far, each with the kind of one trial
+    confirmed: Mapping[str, int]  # by stratum, the winner's confirm trials that earlier commands have finished
 
 
 @dataclass(eq=False)
 class _Trial:
-    """A trial on its way. idle_s: until it takes part in steps, or has been scored."""
+    """A trial that waits or runs."""
 
     number: int
     cell: _Cell
     cost: Cost
     phase: str
-    idle_s: float
-    milestones: deque[int]
-    decisions: int  # of early stopping, at most
+    idle_s: float  # time until the trial takes part in steps, or until its canonical evaluation is over
+    milestones: deque[int]  # the steps at which early stopping may end it, and its last step
+    decisions: int  # how often early stopping may decide on it
     step: float = 0.0
-    scored: bool = False
+    scored: bool = False  # whether its canonical evaluation has begun
     group: _Group | None = None
 
 
@@ -87,9 +80,10 @@ class _Group:
 
     device: int
     trials: list[_Trial] = field(default_factory=list)
-    blocked_s: float = 0.0
+    blocked_s: float = 0.0  # time until canonical evaluations let the trials step again
 
     def step_s(self) -> float:
+        """Return the time of a step with its share of evaluations; 0 if no trial steps."""
         stepping = [trial.cost for trial in self.trials if trial.idle_s <= 0]
         if not stepping:
             return 0.0
@@ -97,44 +91,49 @@ class _Group:
         evaluations_s = sum(cost.evaluation_s / cost.eval_every for cost in stepping)
         return max(step_s, *(cost.least_s for cost in stepping)) + evaluations_s
 
-    def wait_s(self) -> float:
-        """Until one of its trials is at a milestone, or an idle one is ready."""
+    def next_event_s(self) -> float:
+        """Return the time until one of the trials reaches a milestone or an idle one is ready."""
         waits = [trial.idle_s for trial in self.trials if trial.idle_s > 0]
         if self.blocked_s > 0:
             return min([self.blocked_s, *waits])
         step_s = self.step_s()
-        return min([*waits, *(step_s * (t.milestones[0] - t.step) for t in self.trials if t.idle_s <= 0)])
+        stepping = [trial for trial in self.trials if trial.idle_s <= 0]
+        return min([*waits, *(step_s * (trial.milestones[0] - trial.step) for trial in stepping)])
 
-    def go_on(self, seconds: float) -> list[_Trial]:
-        """Lets time pass; those that are at a milestone, or have been scored."""
+    def advance(self, seconds: float) -> list[_Trial]:
+        """Let time pass; return the trials that are at a milestone or whose canonical evaluation is over."""
         step_s = self.step_s() if self.blocked_s <= 0 else 0.0
-        self.blocked_s = _less(self.blocked_s, seconds)
+        self.blocked_s = _time_left(self.blocked_s, seconds)
         for trial in self.trials:
             if trial.idle_s > 0:
-                trial.idle_s = _less(trial.idle_s, seconds)
+                trial.idle_s = _time_left(trial.idle_s, seconds)
             elif step_s:
                 trial.step += seconds / step_s
-        return [t for t in self.trials if t.idle_s <= 0 and (t.scored or t.milestones[0] - t.step < 1e-6)]
+        ready = [trial for trial in self.trials if trial.idle_s <= 0]
+        return [trial for trial in ready if trial.scored or trial.milestones[0] - trial.step < 1e-6]
 
 
-def _less(rest_s: float, seconds: float) -> float:
-    rest_s -= seconds
-    return rest_s if rest_s > _SOON else 0.0
+def _time_left(before_s: float, elapsed_s: float) -> float:
+    left_s = before_s - elapsed_s
+    return left_s if left_s > _ALMOST_ZERO_S else 0.0
 
 
-class Play:
-    """One way a sweep can go.
+class SimulatedSweep:
+    """One simulation of a sweep.
 
     Args:
-        costs: for each cell, the kinds of trial that its search may propose; one in a table.
-        devices: GPUs, or nodes without one. concurrent: the most trials at once.
-        quality: of the trials; pick: which kind a proposal is, given their number.
-        finished: records of earlier commands, of which the rungs know.
-        trials: search trials of each cell, `points.trials_of` it.
-        audit, audited: as of `EarlyStopping`. number: of the play, for chance that hangs on trials' keys.
+        costs: for each cell, the kinds of trial that its search may propose; one kind in a table.
+        devices: number of GPUs, or of nodes without a GPU.
+        concurrent: the most trials that run at once.
+        quality: the qualities of the trials.
+        pick: chooses the kind of a proposal: given the number of kinds, it returns an index.
+        finished: records of earlier commands; early stopping knows their scores.
+        trials: number of search trials of each cell (`trials_of`), if it is known already.
+        audit, audited: as for `EarlyStopping`.
+        number: number of this simulation, for the random choices that depend on the trials' keys.
 
     Attributes:
-        seconds, steps, trials: what it took, after `run`.
+        seconds, steps, trials: duration, steps and trials of the sweep, once `run` has ended.
     """
 
     def __init__(
@@ -158,89 +157,90 @@ class Play:
         self._early_stopping.replay(finished)
         trials = trials or [trials_of(space, cell) for cell in space.cells]
         cells = [
-            _cell(cell.name, kinds, most, finished, space)
-            for cell, kinds, most in zip(space.cells, costs, trials, strict=True)
+            _simulated_cell(cell.name, kinds, count, finished, space)
+            for cell, kinds, count in zip(space.cells, costs, trials, strict=True)
         ]
         self._turns: Turns[_Cell, Cost] = Turns(cells)
         self._waiting: deque[_Trial] = deque()
-        self._free = [1.0] * devices
+        self._free_shares = [1.0] * devices
         self._groups: list[_Group] = []
         self.seconds, self.steps, self.trials = 0.0, 0.0, 0
         for cell in cells:
             self._queue_winners(cell)
 
-    def run(self) -> Play:
-        self._fill()
+    def run(self) -> SimulatedSweep:
+        self._start_trials()
         while self._groups:
-            wait = min(group.wait_s() for group in self._groups)
-            self.seconds += wait
-            for trial in [trial for group in self._groups for trial in group.go_on(wait)]:
-                self._arrived(trial)
-            self._fill()
+            elapsed_s = min(group.next_event_s() for group in self._groups)
+            self.seconds += elapsed_s
+            for trial in [trial for group in self._groups for trial in group.advance(elapsed_s)]:
+                self._handle(trial)
+            self._start_trials()
         return self
 
-    # --- which trials run -----------------------------------------------------------------------------------------
+    # --- how trials start -----------------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
+    def _start_trials(self) -> None:
         while len(self._waiting) + sum(len(group.trials) for group in self._groups) < self._concurrent:
-            if (trial := self._next()) is None:
+            if (trial := self._next_trial()) is None:
                 break
             self._waiting.append(trial)
         for trial in list(self._waiting):
-            room = [device for device, free in enumerate(self._free) if free >= trial.cost.share - 1e-3]
-            if room:
+            with_room = [device for device, free in enumerate(self._free_shares) if free >= trial.cost.share - 1e-3]
+            if with_room:
                 self._waiting.remove(trial)
-                self._place(trial, max(room, key=self._free.__getitem__))
+                self._place(trial, max(with_room, key=self._free_shares.__getitem__))
 
     def _place(self, trial: _Trial, device: int) -> None:
-        self._free[device] -= trial.cost.share
-        together = (g for g in self._groups if g.device == device and g.trials[0].cost.shared)
-        group = next(together, None) if trial.cost.shared else None
+        self._free_shares[device] -= trial.cost.share
+        shared_groups = (group for group in self._groups if group.device == device and group.trials[0].cost.shared)
+        group = next(shared_groups, None) if trial.cost.shared else None
         if group is None:
             group = _Group(device)
             self._groups.append(group)
         group.trials.append(trial)
         trial.group = group
 
-    def _next(self) -> _Trial | None:
+    def _next_trial(self) -> _Trial | None:
         turn = self._turns.next()
         if turn is None:
             return None
         cost = turn.waiting or turn.cell.costs[self._pick(len(turn.cell.costs))]
         self.trials += 1
         turn.cell.running += 1
-        whole = self._space.max_steps
-        decisions = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
-        evaluations = {min(whole, -(-step // cost.eval_every) * cost.eval_every) for step in decisions}
-        milestones = deque(sorted(evaluations | {whole}))
+        last_step = self._space.max_steps
+        decision_steps = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
+        evaluations = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
+        milestones = deque(sorted(evaluations | {last_step}))
         return _Trial(self.trials, turn.cell, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1)
 
-    # --- what becomes of them -------------------------------------------------------------------------------------
+    # --- how trials end -------------------------------------------------------------------------------------------
 
-    def _arrived(self, trial: _Trial) -> None:
+    def _handle(self, trial: _Trial) -> None:
+        """Decide on a trial that is at a milestone or has had its canonical evaluation."""
         if trial.scored:
-            self._leave(trial)
+            self._end(trial)
             return
         step = trial.milestones.popleft()
         if trial.milestones:
             quality = self._quality(trial.number, trial.decisions - len(trial.milestones))
             key = f"{self._number}-{trial.number}"
             if self._early_stopping.report(trial.cost.stratum, key, step, quality) is Decision.STOP:
-                self._leave(trial)
+                self._end(trial)
         elif trial.phase == "confirm" and trial.cost.score_s > 0:
             assert trial.group is not None
             trial.scored, trial.idle_s = True, trial.cost.score_s
-            if trial.cost.shared:  # one after another
+            if trial.cost.shared:  # trials of a group are scored one after another
                 trial.group.blocked_s += trial.cost.score_s
                 trial.idle_s = trial.group.blocked_s
         else:
-            self._leave(trial)
+            self._end(trial)
 
-    def _leave(self, trial: _Trial) -> None:
+    def _end(self, trial: _Trial) -> None:
         group = trial.group
         assert group is not None
         self.steps += round(trial.step)
-        self._free[group.device] += trial.cost.share
+        self._free_shares[group.device] += trial.cost.share
         group.trials.remove(trial)
         if not group.trials:
             self._groups.remove(group)
@@ -257,38 +257,43 @@ class Play:
                 self._turns.confirm.extend([(cell, cost)] * left)
 
 
-def _cell(name: str, costs: Sequence[Cost], trials: int, finished: Sequence[TrialRecord], space: Space) -> _Cell:
-    """A cell as earlier commands have left it."""
+def _simulated_cell(
+    name: str, costs: Sequence[Cost], trials: int, finished: Sequence[TrialRecord], space: Space
+) -> _Cell:
+    """Return a cell as earlier commands have left it."""
     records = [record for record in finished if record.cell == name]
     searched = [record for record in records if record.phase == "search"]
     strata = {}
     for record in searched:
-        same = [cost for cost in costs if cost.stratum == record.stratum]
-        strata[record.stratum or ""] = (same or costs)[0]
+        costs_in_stratum = [cost for cost in costs if cost.stratum == record.stratum]
+        strata[record.stratum or ""] = (costs_in_stratum or costs)[0]
     started = min(trials, len(searched))
-    winners = confirmed_winners(records) if started == trials else []  # else the winner may change
+    winners = confirmed_winners(records) if started == trials else []  # as long as the search goes on they may change
     confirmed = Counter(stratum for stratum, _ in winners)
     return _Cell(trials=trials, started=started, costs=costs, strata=strata, confirmed=confirmed)
 
 
-def random_quality(draw: np.random.Generator, trials: int) -> Quality:
-    """Qualities of one sweep's trials: how much an early rung tells of a late one, and whether the search gets better
-    or began with its best, is drawn, too."""
-    constancy, trend = draw.uniform(0.4, 0.95), draw.normal(0.0, 0.5)
-    own: dict[int, float] = {}
+def random_quality(generator: np.random.Generator, trials: int) -> Quality:
+    """Return random qualities of the trials of one simulation.
+
+    Two properties of the sweep are random, too: how much an early rung tells of a late one, and whether the search
+    finds better trials later on or began with its best ones.
+    """
+    constancy, trend = generator.uniform(0.4, 0.95), generator.normal(0.0, 0.5)
+    trial_qualities: dict[int, float] = {}
 
     def quality(number: int, rung: int) -> float:
-        if number not in own:
-            own[number] = draw.normal() + trend * number / max(1, trials)
-        value = constancy * own[number] + np.sqrt(1 - constancy**2) * draw.normal()
-        return float(np.round(value / _GRAIN) * _GRAIN)
+        if number not in trial_qualities:
+            trial_qualities[number] = generator.normal() + trend * number / max(1, trials)
+        score = constancy * trial_qualities[number] + np.sqrt(1 - constancy**2) * generator.normal()
+        return float(np.round(score / _QUALITY_GRAIN) * _QUALITY_GRAIN)
 
     return quality
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds, low to high; and what sweeps of that length run: trials, and steps of all."""
+    """The time that a sweep takes, in seconds, and the median numbers of its trials and of all their steps."""
 
     low_s: float
     median_s: float
@@ -308,29 +313,37 @@ def forecast(
     finished: Sequence[TrialRecord] = (),
     audit: float = 0.0,
     audited: Mapping[str, int] = MappingProxyType({}),
-    draws: int = DRAWS,
+    simulations: int = SIMULATIONS,
 ) -> Forecast:
-    """The times within which 90 % of the played sweeps end. The steps of one are all slower or faster by one factor,
-    whose logarithm has the standard deviation `spread`. audit, audited: as of `EarlyStopping`."""
-    seconds, plays = [], []
-    trials_each = [trials_of(space, cell) for cell in space.cells]
-    for seed in range(draws):
-        draw = np.random.default_rng(seed)
-        play = Play(
+    """Return the times within which 90 % of the simulated sweeps end.
+
+    Args:
+        spread: standard deviation of the logarithm of the factor by which all steps of one sweep are slower or faster.
+        start_s: time before the first trial.
+        space, costs, devices, concurrent, finished, audit, audited: as for `SimulatedSweep`.
+        simulations: number of simulated sweeps.
+    """
+    seconds, sweeps = [], []
+    trials_by_cell = [trials_of(space, cell) for cell in space.cells]
+    for seed in range(simulations):
+        generator = np.random.default_rng(seed)
+        sweep = SimulatedSweep(
             space,
             costs,
             devices=devices,
             concurrent=concurrent,
-            quality=random_quality(draw, sum(trials_each)),
-            pick=draw.integers,
+            quality=random_quality(generator, sum(trials_by_cell)),
+            pick=generator.integers,
             finished=finished,
-            trials=trials_each,
+            trials=trials_by_cell,
             audit=audit,
             audited=audited,
             number=seed,
         ).run()
-        plays.append(play)
-        seconds.append((start_s + play.seconds) * np.exp(spread * draw.normal()))
+        sweeps.append(sweep)
+        seconds.append((start_s + sweep.seconds) * np.exp(spread * generator.normal()))
     low, median, high = np.quantile(seconds, [LOW, 0.5, HIGH])
-    trials, steps = (round(float(np.median([getattr(p, name) for p in plays]))) for name in ("trials", "steps"))
+    trials, steps = (
+        round(float(np.median([getattr(sweep, name) for sweep in sweeps]))) for name in ("trials", "steps")
+    )
     return Forecast(float(low), float(median), float(high), trials, steps)

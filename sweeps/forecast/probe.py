@@ -1,5 +1,7 @@
-"""What a sweep will take, before it is run: what `sweeps.forecast.measure` finds where trials train, played through by
-`sweeps.forecast.play`.
+"""The prediction of how long a sweep will take.
+
+`sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.play` simulates the
+sweep with these costs.
 """
 
 from __future__ import annotations
@@ -19,22 +21,27 @@ if TYPE_CHECKING:
     from lopt.records import TrialRecord
     from sweeps.space import Cell, Space
 
-_POINTS = 40  # of a cell whose trials differ in more than their rates
-# A shared machine differs more from hour to hour than from step to step; a range that holds everything says nothing.
+_POINTS = 40  # configurations measured for a cell whose trials differ in more than their learning rates
+# The lower limit: a shared machine differs more from hour to hour than from step to step. The upper limit: a range that
+# contains every duration says nothing.
 _LEAST_SPREAD, _MOST_SPREAD = 0.08, 0.15
-# On a machine without GPU the driver and the start of each trial's process take their time from the steps: the demo's
-# ablation took 1.03 to 1.20 times as long as its steps alone let expect, in four runs (LOG.md).
+# On a machine without a GPU, the driver and the starts of the trials' processes take time from the training steps. In
+# four runs the demo's ablation took 1.03 to 1.20 times as long as its steps alone would suggest (LOG.md).
 BESIDE_ON_CPU = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a sweep runs on.
+    """The machines on which a sweep runs.
 
-    devices: GPUs, or nodes without one. concurrent: trials at once. shared, alone: the share of a device that a trial
-    takes which shares its backbone, and any other; shared None where none does. start_s: until the first trial begins,
-    without baselines. measure: `sweeps.forecast.measure.measure` on these configurations, run there. slower: how many
-    times as long everything takes in a sweep as when it is measured.
+    Attributes:
+        devices: number of GPUs, or of nodes without a GPU.
+        concurrent: number of trials that run at once.
+        shared: the share of a device that a trial with a shared backbone takes; None if no backbone is shared.
+        alone: the share of a device that any other trial takes.
+        start_s: returns the time until the first trial begins, without the baselines.
+        measure: runs `sweeps.forecast.measure.measure` on configurations, where they would train.
+        slower: how many times as long everything takes in a sweep as in the measurement.
     """
 
     devices: int
@@ -57,31 +64,34 @@ def predict(
     audited: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
-    """What is left of a sweep, as `probe.json` holds it.
+    """Predict the rest of a sweep; return the prediction in the form of `probe.json`.
 
     Args:
-        settle: fills in precision and revisions. baselines: trials whose zero-shot baseline is still to be scored.
-        finished: records of earlier commands. audit, audited: as of `EarlyStopping`.
+        resolve: fills in the precision and the revisions of a configuration.
+        baselines: trials whose zero-shot baseline is still to be scored.
+        finished: records of trials that earlier commands have finished.
+        audit, audited: as for `EarlyStopping`.
+        price_per_hour: the price of the machines, in any currency.
     """
     from sweeps.forecast.play import HIGH, LOW, Cost, forecast
 
     slower = resources.slower
-    kinds = [(cell, resolve(config)) for cell in space.cells for config in samples(space, cell)]
-    measured = resources.measure([config for _, config in kinds])
+    cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in samples(space, cell)]
+    measurement = resources.measure([config for _, config in cells_and_configs])
     costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
-    score_s: dict[tuple[str, str], float] = {}
-    for (cell, config), seconds in zip(kinds, measured["costs"], strict=True):
+    baseline_s: dict[tuple[str, str], float] = {}
+    for (cell, config), measured_times in zip(cells_and_configs, measurement["costs"], strict=True):
         shared = resources.shared is not None and config.shares_backbone
         share = resources.shared if shared and resources.shared else resources.alone
         stratum = space.stratum(cell, config)
-        seconds = {name: slower * value for name, value in seconds.items()}
+        times = {name: slower * seconds for name, seconds in measured_times.items()}
         costs[cell.name].append(
-            Cost(stratum=stratum, shared=shared, share=share, eval_every=config.eval_every, **seconds)
+            Cost(stratum=stratum, shared=shared, share=share, eval_every=config.eval_every, **times)
         )
-        score_s[config.backbone, config.task] = seconds["score_s"]
-    start_s = resources.start_s() + sum(score_s.get((c.backbone, c.task), 0.0) for c in baselines)
-    spread = min(max(measured["spread"], _LEAST_SPREAD), _MOST_SPREAD)
-    made = forecast(
+        baseline_s[config.backbone, config.task] = times["score_s"]
+    start_s = resources.start_s() + sum(baseline_s.get((config.backbone, config.task), 0.0) for config in baselines)
+    spread = min(max(measurement["spread"], _LEAST_SPREAD), _MOST_SPREAD)
+    rest = forecast(
         space,
         list(costs.values()),
         devices=resources.devices,
@@ -92,33 +102,37 @@ def predict(
         audit=audit,
         audited=audited,
     )
-    per_second = (price_per_hour or 0.0) / 3600
+    price_per_s = (price_per_hour or 0.0) / 3600
     return {
-        "seconds": {"low": made.low_s, "median": made.median_s, "high": made.high_s},
+        "seconds": {"low": rest.low_s, "median": rest.median_s, "high": rest.high_s},
         "price": None
         if price_per_hour is None
-        else {"per_hour": price_per_hour, "low": per_second * made.low_s, "high": per_second * made.high_s},
+        else {"per_hour": price_per_hour, "low": price_per_s * rest.low_s, "high": price_per_s * rest.high_s},
         "trials_done": len(finished),
-        "trials": len(finished) + made.trials,
-        "steps": made.steps,
+        "trials": len(finished) + rest.trials,
+        "steps": rest.steps,
         "start_s": start_s,
         "devices": resources.devices,
         "concurrent": resources.concurrent,
         "spread": spread,
-        "measured": measured["figures"],
-        "hardware": measured["hardware"],
+        "measured": measurement["figures"],
+        "hardware": measurement["hardware"],
         "assumptions": [
-            f"{round(100 * (HIGH - LOW))} % of the sweeps played with random qualities of trials end within the range",
+            f"{round(100 * (HIGH - LOW))} % of sweeps simulated with random qualities of trials end within the range",
             f"all steps of a sweep are slower or faster by one factor, standard deviation {100 * spread:.0f} %",
-            *([f"in a sweep all takes {slower:g} times as long as measured"] if slower != 1 else []),
+            *([f"in a sweep everything takes {slower:g} times as long as measured"] if slower != 1 else []),
             "no trial fails, diverges or is tried again",
-            *([f"{resources.devices} devices like the one that was measured"] if resources.devices > 1 else []),
+            *([f"all {resources.devices} devices are like the measured one"] if resources.devices > 1 else []),
         ],
     }
 
 
 def in_this_process(elapsed_s: float) -> Resources:
-    """This process, in which trials run one at a time."""
+    """Return the resources of this process, in which trials run one at a time.
+
+    Args:
+        elapsed_s: time since the command began.
+    """
     from sweeps.forecast.measure import measure
 
     return Resources(
@@ -132,49 +146,51 @@ def in_this_process(elapsed_s: float) -> Resources:
 
 
 def samples(space: Space, cell: Cell) -> list[TrialConfig]:
-    """Trials that stand for those of a cell: one, or points of its ranges where these differ in more than rates."""
+    """Return trials that represent a cell: one, or random points if its trials differ in more than learning rates."""
     if all(name.endswith("learning_rate") for name in cell.search):
         return [space.example(cell)]
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     return [
-        space.config(cell, {name: _drawn(made, draw) for name, made in cell.search.items()}, seed=0)
+        space.config(cell, {name: _random_value(searched, generator) for name, searched in cell.search.items()}, seed=0)
         for _ in range(_POINTS)
     ]
 
 
-def _drawn(made: Range, draw: np.random.Generator) -> Any:
-    if isinstance(made, Choice):
-        return made.values[draw.integers(len(made.values))]
-    low, high = (np.log([made.low, made.high]) if made.log else np.array([made.low, made.high])).tolist()
-    value = draw.uniform(low, high)
-    value = float(np.exp(value)) if made.log else value
-    return min(max(value if isinstance(made, Real) else round(value), made.low), made.high)
+def _random_value(searched: Range, generator: np.random.Generator) -> Any:
+    if isinstance(searched, Choice):
+        return searched.values[generator.integers(len(searched.values))]
+    ends = np.array([searched.low, searched.high])
+    low, high = (np.log(ends) if searched.log else ends).tolist()
+    value = generator.uniform(low, high)
+    value = float(np.exp(value)) if searched.log else value
+    return min(max(value if isinstance(searched, Real) else round(value), searched.low), searched.high)
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """A prediction for a reader."""
-    seconds, price, left = found["seconds"], found["price"], found["trials"] - found["trials_done"]
-    hardware = found["hardware"]
-    on = hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
-    lines = [f"measured on {on}:"]
-    for figure in found["measured"]:
-        together = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
-        alone = f", alone {_short(figure['step_alone_s'])}" if figure["step_alone_s"] is not None else ""
+def text(prediction: Mapping[str, Any]) -> str:
+    """Return a prediction as text for a reader."""
+    seconds, price = prediction["seconds"], prediction["price"]
+    trials_left = prediction["trials"] - prediction["trials_done"]
+    hardware = prediction["hardware"]
+    machine = hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
+    lines = [f"measured on {machine}:"]
+    for figure in prediction["measured"]:
+        trials = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
+        alone = f", {_duration(figure['step_alone_s'])} alone" if figure["step_alone_s"] is not None else ""
         lines.append(
-            f"  {figure['kind']}: a step of {together} {_short(figure['step_s'])} "
-            f"({_short(figure['step_low_s'])} to {_short(figure['step_high_s'])}{alone}), "
-            f"evaluation {_short(figure['evaluation_s'])}, "
-            f"canonical evaluation {_short(figure['canonical_evaluation_s'])}"
+            f"  {figure['kind']}: a step of {trials} takes {_duration(figure['step_s'])} "
+            f"({_duration(figure['step_low_s'])} to {_duration(figure['step_high_s'])}{alone}), "
+            f"an evaluation {_duration(figure['evaluation_s'])}, "
+            f"a canonical evaluation {_duration(figure['canonical_evaluation_s'])}"
         )
-    lines.append(f"  start-up {_short(found['start_s'])}")
-    money = f"; {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
-    begun = f"{found['trials_done']} trials are finished, " if found["trials_done"] else ""
+    lines.append(f"  the start-up takes {_duration(prediction['start_s'])}")
+    cost = f"; {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
+    finished = f"{prediction['trials_done']} trials are finished, " if prediction["trials_done"] else ""
     lines.append(
-        f"prediction: {begun}{left} to run in {clock(seconds['low'])} to {clock(seconds['high'])}, "
-        f"probably about {clock(seconds['median'])}{money}"
+        f"prediction: {finished}{trials_left} to run in {clock(seconds['low'])} to {clock(seconds['high'])}, "
+        f"probably about {clock(seconds['median'])}{cost}"
     )
-    return "\n".join([*lines, *(f"  ({assumption})" for assumption in found["assumptions"])])
+    return "\n".join([*lines, *(f"  ({assumption})" for assumption in prediction["assumptions"])])
 
 
-def _short(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s" if seconds >= 0.1 else f"{1000 * seconds:.2g} ms"

@@ -1,7 +1,7 @@
-"""Samplers: what proposes the points of a cell's study.
+"""Samplers, which propose the points of a cell's study.
 
-One module a sampler, with a `Sampler` as its `SPEC`; `--set sampler=NAME` chooses one. Each makes an Optuna sampler, or
-another one with the same interface.
+Each sampler is one module with a `Sampler` as its `SPEC`; `--set sampler=NAME` chooses it. It builds an Optuna sampler
+or another object with the same interface.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyNeeds:
-    """What a sampler is made for.
+    """The study for which a sampler is built.
 
     Attributes:
-        distributions: of all names that the cell searches. trials: that the study will have.
-        seed: the same whenever the study is continued. continued_seed: another one each time.
+        distributions: Optuna's distribution of each name that the cell searches.
+        trials: the number of trials that the study will have.
+        seed: a seed that stays the same when the study is continued.
+        continued_seed: a seed that changes each time the study is continued.
     """
 
     distributions: Mapping[str, BaseDistribution]
@@ -36,13 +38,15 @@ class StudyNeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """`SPEC` of a module.
+    """The `SPEC` of a sampler's module.
 
     Attributes:
-        make: Optuna's sampler of one study.
-        random_first: of so many trials, how many are at random points before the sampler is asked.
-        check: raises ValueError when the sampler cannot search a cell, or its package is missing.
-        restarts_its_sequence: whether it starts over when a study is continued; known points are then skipped.
+        make: builds the Optuna sampler of one study.
+        random_first: given the number of trials, returns how many of them get random points before the sampler is
+            asked.
+        check: raises ValueError if the sampler cannot search a cell or if its package is missing.
+        restarts_its_sequence: whether the sampler starts its sequence again when a study is continued. The study then
+            skips the points that it knows.
     """
 
     name: str
@@ -53,5 +57,9 @@ class Sampler:
 
 
 def get(name: object) -> Sampler:
-    """The sampler of that name; ValueError lists the valid ones."""
+    """Return the sampler of this name.
+
+    Raises:
+        ValueError: There is no such sampler; the message lists the valid names.
+    """
     return registry.find("sweeps.samplers", name, "sampler")

@@ -1,4 +1,4 @@
-"""CMA-ES: Hansen 2016, arXiv 1604.00772; for cells that search two ranges or more, and no lists or conditions."""
+"""CMA-ES (Hansen 2016, arXiv 1604.00772), for cells that search two or more ranges and nothing else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def make(needs: StudyNeeds) -> CmaEsSampler:
 
 
 def check(cell: Cell) -> None:
-    others = [name for name, searched in cell.search.items() if isinstance(searched, Choice) or "." in name]
-    if others or len(cell.search) < 2:
-        reason = f"{', '.join(others)} is none of these" if others else f"it searches {len(cell.search)}"
+    unsuitable = [name for name, searched in cell.search.items() if isinstance(searched, Choice) or "." in name]
+    if unsuitable or len(cell.search) < 2:
+        reason = f"also searches {', '.join(unsuitable)}" if unsuitable else f"searches {len(cell.search)}"
         raise ValueError(
-            f"sampler cma_es takes a cell that searches two ranges or more, no list and no name of one method; of "
-            f"cell {cell.name} {reason}. Give another sampler, such as tpe"
+            "sampler cma_es needs a cell that searches two ranges or more, and neither a list nor a name of one "
+            f"method; cell {cell.name} {reason}. Give another sampler, such as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")

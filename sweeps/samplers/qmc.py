@@ -1,7 +1,7 @@
-"""A quasi-random sequence (scrambled Sobol), which covers the ranges more evenly than chance: Bergstra and Bengio 2012.
+"""A quasi-random sequence (scrambled Sobol), which covers the ranges more evenly than random points do.
 
-Every searched name is a dimension, those of one method (`lora.rank`) included: a trial of another method leaves them
-unused.
+See Bergstra and Bengio 2012. Every searched name is a dimension of the sequence, also a name of one method such as
+`lora.rank`; a trial of another method ignores that dimension.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def make(needs: StudyNeeds) -> QMCSampler:
     import optuna
 
     class AllNames(optuna.samplers.QMCSampler):
-        """Optuna's sampler learns the names from the first finished trial; this one knows them before."""
+        """A quasi-random sampler that knows all searched names; Optuna's takes them from the first finished trial."""
 
         def infer_relative_search_space(
             self, study: optuna.Study, trial: optuna.trial.FrozenTrial

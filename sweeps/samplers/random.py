@@ -1,4 +1,4 @@
-"""Points at random."""
+"""Random points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree-structured Parzen estimator, the default: Bergstra et al. 2011; Optuna's, multivariate and by groups."""
+"""The default sampler: the tree-structured Parzen estimator (Bergstra et al. 2011), in Optuna's multivariate form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(needs: StudyNeeds) -> TPESampler:
             group=True,
             constant_liar=True,
             n_startup_trials=random_first(needs.trials),
-            seed=needs.continued_seed,  # one that began as it did before would propose what has been tried
+            seed=needs.continued_seed,  # with the seed of an earlier command it would propose points already tried
         )
 
 

@@ -1,1 +1,1 @@
-"""What runs next, and what stops: pure decisions, without Ray."""
+"""Decisions about which trial runs next and which trial stops. Nothing here depends on Ray."""

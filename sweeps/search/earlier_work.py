@@ -1,4 +1,4 @@
-"""What earlier commands have left of a run, and which of it the space, which may have changed, can use."""
+"""What earlier commands have left of a run, and which of it a space that may have changed since can use."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
 from sweeps.space import WORDS, Cell, Space, placeless
 
-# Which trials a space has; all else is how one is run and judged.
-_MAY_DIFFER = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
+# These settings decide which trials a space has; all other settings decide how a trial is trained and judged.
+_MAY_CHANGE = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,191 +24,208 @@ class EarlierWork:
     """What earlier commands have left of a run.
 
     Attributes:
-        finished, failed: records of trials that the space has.
-        changed: what of the space has changed since, in words.
-        misfits: why other finished trials no longer count, with their number.
-        moved: records of trials that are now of another cell. moves: from and to which cell, with their number.
+        finished: records of finished trials that the space has.
+        failed: records of failed trials that the space has.
+        space_changes: what has changed in the space since the run began, in words.
+        misfit_counts: reasons why other finished trials no longer count, with the number of trials for each.
+        moved: records of trials that now belong to another cell.
+        move_counts: "old cell → new cell" of these trials, with the number of trials for each.
         left_out: keys of trials that the space no longer has.
-        former: options whose default has changed since the run began, with the value that its trials have.
+        former: options whose default has changed since the run began, with the value that the run's trials have.
     """
 
     finished: list[TrialRecord]
     failed: list[TrialRecord]
-    changed: list[str]
-    misfits: Counter[str]
+    space_changes: list[str]
+    misfit_counts: Counter[str]
     moved: list[TrialRecord]
-    moves: Counter[str]
+    move_counts: Counter[str]
     left_out: list[str]
     former: dict[str, Any]
 
     def announce(self, run: str) -> None:
-        """Says with what a run goes on, what of it no longer counts, and what counts in another cell."""
-        if self.changed:
-            print(f"the space has changed since run {run} began: {'; '.join(self.changed)}", flush=True)
-        for reason, count in self.misfits.most_common():
+        """Print which trials the run continues with, which no longer count, and which now count in another cell."""
+        if self.space_changes:
+            print(f"the space has changed since run {run} began: {'; '.join(self.space_changes)}", flush=True)
+        for reason, count in self.misfit_counts.most_common():
             print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
-        for cells, count in self.moves.most_common():
-            trials = f"{count} trial{'s' * (count > 1)}"
-            print(f"  {trials} now of another cell, which has their settings: {cells}", flush=True)
+        for cells, count in self.move_counts.most_common():
+            trials, their = (f"{count} trials now belong", "their") if count > 1 else ("1 trial now belongs", "its")
+            print(f"  {trials} to another cell, which has {their} settings: {cells}", flush=True)
         if self.finished or self.failed:
-            again = f"; {len(self.failed)} failed, tried again" if self.failed else ""
-            print(f"continuing run {run}: {len(self.finished)} trials are finished{again}", flush=True)
+            failed = f"; {len(self.failed)} failed and will be tried again" if self.failed else ""
+            print(f"continuing run {run}: {len(self.finished)} trials are finished{failed}", flush=True)
         for name, value in self.former.items():
             print(
-                f"run {run} began with {name} {value}, which was the default then, and keeps it: it is one draw for "
-                "all seeds. --fresh or --name begins a run that draws it anew with each seed",
+                f"run {run} began with {name} {value}, which was the default then, and keeps it: all seeds share one "
+                "random draw. --fresh or --name begins a run that draws anew for each seed",
                 flush=True,
             )
 
 
 def read_earlier_work(store: Store, space: Space) -> EarlierWork:
-    """What earlier commands have left of the store's run.
+    """Return what earlier commands have left of the store's run.
 
     Raises:
-        ValueError: it cannot go on with this space (see `changes`, `check_moved`).
+        ValueError: The run cannot continue with this space (see `space_changes`, `check_moved_folders`).
     """
     store.know(space.all_examples)
-    changed = changes(store, space)
+    changes = space_changes(store, space)
     records = store.records()
-    check_moved(store, records)
+    check_moved_folders(store, records)
     finished = [record for record in records if record.status in FINAL]
     failed = [record for record in records if record.status == "failed"]
-    misfits = Counter[str]()
-    if changed or store.left_out():
-        finished, misfits = fitting(space, finished)
+    misfit_counts = Counter[str]()
+    if changes or store.left_out():
+        finished, misfit_counts = fitting(space, finished)
         failed, _ = fitting(space, failed)
-    kept = [*finished, *failed]
-    cells = {record.key: record.cell for record in records}
-    moved = [record for record in kept if record.cell != cells[record.key]]
-    begun = (config.to_dict() for config, _ in store.interrupted())
+    usable = [*finished, *failed]
+    former_cells = {record.key: record.cell for record in records}
+    moved = [record for record in usable if record.cell != former_cells[record.key]]
+    interrupted_configs = (config.to_dict() for config, _ in store.interrupted())
     return EarlierWork(
         finished=finished,
         failed=failed,
-        changed=changed,
-        misfits=misfits,
+        space_changes=changes,
+        misfit_counts=misfit_counts,
         moved=moved,
-        moves=Counter(f"{cells[record.key]} → {record.cell}" for record in moved),
-        left_out=sorted(cells.keys() - {record.key for record in kept}),
-        former=former_defaults(space, [*(record.config for record in kept), *begun]),
+        move_counts=Counter(f"{former_cells[record.key]} → {record.cell}" for record in moved),
+        left_out=sorted(former_cells.keys() - {record.key for record in usable}),
+        former=former_defaults(space, [*(record.config for record in usable), *interrupted_configs]),
     )
 
 
-def changes(store: Store, space: Space) -> list[str]:
-    """What of the space has changed since the run began and may: its cells, their ranges, trials a cell.
+def space_changes(store: Store, space: Space) -> list[str]:
+    """Return what has changed in the space since the run began: its cells, their ranges, or the trials of a cell.
 
     Raises:
-        ValueError: other settings have changed, under which the finished trials would not be comparable; or they are
-            not known, for trials are there and the manifest is not.
+        ValueError: Other settings have changed, so the finished trials would not be comparable. Or the run's settings
+            are unknown, because the run has trials but no manifest.
     """
     manifest = store.manifest()
     if manifest is None and store.holds_a_run():
         raise ValueError(
-            f"run {store.run!r} holds trials, but its manifest.json is gone, which says under what settings they were "
-            "made: put it back, or give --name for a new run, --fresh to begin this one anew"
+            f"run {store.run!r} holds trials, but its manifest.json is gone, which says under which settings they were "
+            "trained: put it back, or give --name for a new run, or --fresh to begin this run anew"
         )
     if manifest is None or manifest.get("identity") == space.identity():
         return []
-    described = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
-    old, new = ({**WORDS, **placeless(one)} for one in described)
-    changed = _differences(old, new)
-    same_rules = all(old.get(name) == new[name] for name in new if name not in _MAY_DIFFER)
-    if same_rules and (changed or _same_trials(store, space, old, new)):
-        return changed
+    descriptions = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
+    old, new = ({**WORDS, **placeless(description)} for description in descriptions)
+    changes = _differences(old, new)
+    is_comparable = all(old.get(name) == new[name] for name in new if name not in _MAY_CHANGE)
+    if is_comparable and (changes or _has_same_trials(store, space, old, new)):
+        return changes
     raise ValueError(
-        f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changed) or 'changed'}): "
+        f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changes) or 'changed'}): "
         "give --name for a new run, --fresh to begin this one anew, or the settings it began with"
     )
 
 
-def check_moved(store: Store, records: Iterable[TrialRecord]) -> None:
-    """Sees that folders which have moved since the run began hold what they held.
+def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
+    """Check that folders which have moved since the run began hold the same content as before.
 
     Raises:
-        ValueError: other rows, or other weights; or they cannot be read.
+        ValueError: A folder holds other rows or other weights, or cannot be read.
     """
     from lopt import backbones, data
 
-    began_with = json.dumps((store.manifest() or {}).get("space", {}), ensure_ascii=False)
-    used = list(records)
+    manifest_text = json.dumps((store.manifest() or {}).get("space", {}), ensure_ascii=False)
+    records = list(records)
     for (field, _), folder in store.places.items():
-        if re.search(re.escape(folder) + r"(?=[\"',]|$)", began_with):
+        if re.search(re.escape(folder) + r"(?=[\"',]|$)", manifest_text):
             continue
-        name, revision = {"task": ("data", data.data_revision), "backbone": ("model", backbones.model_revision)}[field]
-        before = {record.config.get(f"{name}_revision") for record in used if record.config[field] == folder}
-        if before and (now := revision(folder)) not in before:
+        name, revision_of = ("data", data.data_revision) if field == "task" else ("model", backbones.model_revision)
+        before = {record.config.get(f"{name}_revision") for record in records if record.config[field] == folder}
+        if before and (now := revision_of(folder)) not in before:
             raise ValueError(
                 f"run {store.run!r} holds trials of {name} revision {', '.join(map(str, before))}; that of {folder} is "
-                f"{now}: give --name for a new run, or what it began with"
+                f"{now}: give --name for a new run, or the folder that the run began with"
             )
 
 
 def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
-    """Records of one run under a space that may have changed since: those of its trials, and why the others are none,
-    counted. A trial that its cell no longer has, and another cell has, is that one's: cells may have other names."""
+    """Divide the records of a run into those that fit a space, which may have changed since, and the others.
+
+    A cell may have another name now. A trial that no longer fits its own cell but fits another one moves to that cell.
+
+    Returns:
+        The records that fit, with their present cell and stratum; and the reasons why the others do not, counted.
+    """
     cells = {cell.name: cell for cell in space.cells}
-    fit, why = [], Counter[str]()
+    fitting_records, misfit_counts = [], Counter[str]()
     for record in records:
         cell = cells.get(record.cell or "")
-        misfit = _misfit(space, cell, record) if cell else "is no longer there"
+        misfit = _misfit(space, cell, record) if cell else "is no longer in the space"
         if not misfit:
-            fit.append(record)
-        elif other := next((each for each in cells.values() if not _misfit(space, each, record)), None):
-            stratum = space.stratum(other, TrialConfig.from_dict(record.config))
-            fit.append(dataclasses.replace(record, cell=other.name, stratum=stratum))
+            fitting_records.append(record)
+        elif new_cell := next((other for other in cells.values() if not _misfit(space, other, record)), None):
+            stratum = space.stratum(new_cell, TrialConfig.from_dict(record.config))
+            fitting_records.append(dataclasses.replace(record, cell=new_cell.name, stratum=stratum))
         else:
-            why[f"{cell.name}: {misfit}" if cell else f"cell {record.cell} {misfit}"] += 1
-    return fit, why
+            misfit_counts[f"{cell.name}: {misfit}" if cell else f"cell {record.cell} {misfit}"] += 1
+    return fitting_records, misfit_counts
 
 
 def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
+    """Return why a record's trial does not belong to a cell; empty or None if it does."""
     try:
         return space.misfit(cell, TrialConfig.from_dict(record.config))
-    except ValueError as error:  # of a method or a task that is not here
+    except ValueError as error:  # the method or the task is not installed here
         return one_line(error)
 
 
 def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Options whose default has changed since the run began, with the value that its trials have.
+    """Return the options whose default has changed since the run began, with the value that its trials have.
 
-    configs: of the run's trials. An option that the space gives is not among them.
+    Options that the space itself sets are left out.
+
+    Args:
+        configs: configurations of the run's trials.
     """
-    named = {name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}}
-    named |= {*space.base.get("options", {})}
+    set_names = {
+        name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}
+    }
+    set_names |= {*space.base.get("options", {})}
     return {
         name: former
         for config in configs
         if config["method"] in methods.names()
         for name, former in methods.get(config["method"]).FORMER_DEFAULTS.items()
-        if name not in named and config["options"].get(name) == former
+        if name not in set_names and config["options"].get(name) == former
     }
 
 
-def _same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether nothing but the place of a folder has changed, of what the spaces say and of what the folder says."""
-    before = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
-    if any(before.get(cell["name"]) != cell["config"] for cell in new["cells"]):
+def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether only the path of a folder has changed: neither the cells nor what the folder says of its task."""
+    old_configs = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
+    if any(old_configs.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False
-    said = {(known_as(e.task), e.template, e.label_words) for e in space.all_examples}
+    new_tasks = {(known_as(config.task), config.template, config.label_words) for config in space.all_examples}
     return all(
-        (known_as(c["task"]), c["template"], tuple(c["label_words"])) in said
-        for c in (record.config for record in store.records())
+        (known_as(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks
+        for config in (record.config for record in store.records())
     )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two spaces, in words; four of it."""
+    """Return at most four differences between two descriptions of spaces, in words, and the number of further ones."""
     differences = []
-    before, after = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
-    for name in after:
-        if name not in ("base", "cells", "confirm_seeds", "title") and before.get(name) != after[name]:
-            differences.append(f"{name} {before.get(name)} → {after[name]}")
-    cells = [{c.get("name"): c for c in space.get("cells", [])} for space in (old, new)]
-    gone, come = ([name for name in cells[a] if name not in cells[1 - a]] for a in (0, 1))
-    differences += [f"{word} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}" for word, names in
-              (("without cells", gone), ("new cells", come)) if names]  # fmt: skip
-    for name in [name for name in cells[1] if name in cells[0]]:
-        ranges = [cells[side][name].get("search", {}) for side in (0, 1)]
-        differences += [f"{name}: {n} {ranges[0].get(n)} → {r}" for n, r in ranges[1].items() if ranges[0].get(n) != r]
-        if cells[0][name].get("first") != cells[1][name].get("first"):
+    old_settings, new_settings = {**old, **old.get("base", {})}, {**new, **new.get("base", {})}
+    for name in new_settings:
+        if name not in ("base", "cells", "confirm_seeds", "title") and old_settings.get(name) != new_settings[name]:
+            differences.append(f"{name} {old_settings.get(name)} → {new_settings[name]}")
+    old_cells, new_cells = ({cell.get("name"): cell for cell in space.get("cells", [])} for space in (old, new))
+    removed = [name for name in old_cells if name not in new_cells]
+    added = [name for name in new_cells if name not in old_cells]
+    for label, names in (("removed cells", removed), ("new cells", added)):
+        if names:
+            differences.append(f"{label} {', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)}")
+    for name in [name for name in new_cells if name in old_cells]:
+        old_ranges, new_ranges = (cells[name].get("search", {}) for cells in (old_cells, new_cells))
+        for field, new_range in new_ranges.items():
+            if old_ranges.get(field) != new_range:
+                differences.append(f"{name}: {field} {old_ranges.get(field)} → {new_range}")
+        if old_cells[name].get("first") != new_cells[name].get("first"):
             differences.append(f"{name}: other first points")
     return [*differences[:4], *([f"{len(differences) - 4} more"] if len(differences) > 4 else [])]

@@ -1,7 +1,8 @@
-"""Early stopping that compares like with like: one rule (`sweeps.stopping`) for each stratum.
+"""Early stopping that compares like with like: one stopping rule (`sweeps.stopping`) for each stratum.
 
-Within a table a stratum is a cell, in a free search a factor of two of parameter count: no trial stops because of
-another stratum's. A share of the trials that would be stopped can run to the end instead, to see what stopping costs.
+In a table a stratum is a cell; in a free search it is a range of parameter counts that spans a factor of two. A trial
+of one stratum never stops because of a trial of another one. A share of the trials that would be stopped can be
+audited: they run to the end instead, which shows what early stopping costs.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from sweeps.stopping import StoppingRule
 
 
 class Decision(Enum):
-    """GO_ON; STOP; AUDIT: the trial would be stopped here, and runs to its end to be audited."""
+    """What happens to a trial after a report. AUDIT: the trial would be stopped here, but runs to its end instead."""
 
     GO_ON = "go on"
     STOP = "stop"
@@ -22,13 +23,13 @@ class Decision(Enum):
 
 
 class EarlyStopping:
-    """Decides at each evaluation of a search trial whether it stops; confirm trials always run to the end.
+    """Decides at each evaluation of a search trial whether the trial stops; confirm trials always run to the end.
 
     Args:
-        new_rule: makes the rule of one stratum.
-        audit: share of the trials to be stopped that run to the end instead, chosen by their keys. Their later scores
-            are kept from the rule, so they stop nobody else.
-        audited: the steps at which trials of earlier commands would have been stopped, by their keys.
+        new_rule: builds the stopping rule of one stratum.
+        audit: share of the trials to be stopped that run to the end instead. A trial's key decides whether it is one of
+            them. The rule does not see their later scores, so they cannot stop another trial.
+        audited: the steps at which audited trials of earlier commands would have been stopped, by the trials' keys.
     """
 
     def __init__(
@@ -40,32 +41,32 @@ class EarlyStopping:
     ) -> None:
         self._new_rule, self._audit, self._audited = new_rule, audit, dict(audited)
         self._rules: dict[str, StoppingRule] = {}
-        self._excused: set[str] = set()  # keys of trials that run on to be audited
+        self._audited_here: set[str] = set()  # keys of audited trials that this command runs to their end
 
     def report(self, stratum: str, key: str, step: int, score: float) -> Decision:
-        """What becomes of the search trial `key`, whose best score so far is `score`."""
-        if key in self._excused or not self._rule(stratum).report(key, step, score):
+        """Decide on the search trial `key`, whose best score up to `step` is `score`."""
+        if key in self._audited_here or not self._rule(stratum).report(key, step, score):
             return Decision.GO_ON
-        if _draw(key) >= self._audit:
+        if _audit_draw(key) >= self._audit:
             return Decision.STOP
         self._audited[key] = step
-        self._excused.add(key)
+        self._audited_here.add(key)
         return Decision.AUDIT
 
     def restore(self, record: TrialRecord) -> None:
-        """Learns what a trial that goes on from a checkpoint had reached before its last evaluation."""
-        self._learn(record, record.evaluations[:-1])
+        """Report the past evaluations of a trial that continues from a checkpoint, all but the last one."""
+        self._replay_evaluations(record, record.evaluations[:-1])
         if record.key in self._audited:
-            self._excused.add(record.key)
+            self._audited_here.add(record.key)
 
     def replay(self, records: Iterable[TrialRecord]) -> None:
-        """Learns what finished search trials reached, as if they had just run."""
+        """Report the evaluations of finished search trials, as if the trials had just run."""
         for record in records:
             if record.phase == "search":
-                self._learn(record, record.evaluations)
+                self._replay_evaluations(record, record.evaluations)
 
     def forget(self, stratum: str, key: str) -> None:
-        """Forgets a trial that had not begun: it comes again."""
+        """Forget a trial that had not begun; it will be started again."""
         self._rule(stratum).forget(key)
 
     def _rule(self, stratum: str) -> StoppingRule:
@@ -73,16 +74,16 @@ class EarlyStopping:
             self._rules[stratum] = self._new_rule()
         return self._rules[stratum]
 
-    def _learn(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
-        """Tells the rule of a trial's past, and ignores its answers: those decisions were taken then."""
-        last = self._audited.get(record.key, record.max_steps - 1)
-        best = 0.0
+    def _replay_evaluations(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
+        """Report past evaluations to the rule. Its answers are ignored: those decisions have already been taken."""
+        last_step = self._audited.get(record.key, record.max_steps - 1)
+        best_score = 0.0
         for evaluation in evaluations:
-            best = max(best, evaluation.score(record.metric) or 0.0)
-            if evaluation.step <= last:
-                self._rule(record.stratum or "").report(record.key, evaluation.step, best)
+            best_score = max(best_score, evaluation.score(record.metric) or 0.0)
+            if evaluation.step <= last_step:
+                self._rule(record.stratum or "").report(record.key, evaluation.step, best_score)
 
 
-def _draw(key: str) -> float:
-    """A number in [0, 1) that depends on a trial's key alone."""
+def _audit_draw(key: str) -> float:
+    """Return a number in [0, 1) that depends on a trial's key alone."""
     return int(hashlib.sha256(f"audit {key}".encode()).hexdigest()[:13], 16) / 16**13

@@ -1,4 +1,4 @@
-"""Finished trials of other runs: taken instead of run again, or learned from."""
+"""Finished trials of other runs: reused instead of trained again, or given to the sampler as a warm start."""
 
 import dataclasses
 from collections import Counter
@@ -16,38 +16,47 @@ EVERY_RUN = "all"
 
 
 class OtherRuns:
-    """Finished trials of other runs, for a sweep that would otherwise run them again.
+    """Finished trials of other runs, for a sweep that would otherwise train them again.
 
     Args:
-        store: of the sweep; what is taken is copied there.
-        runs: names of runs beside it, or "all".
+        store: the sweep's own store, into which reused trials are copied.
+        runs: names of runs in the same folder, or "all".
 
     Raises:
-        ValueError: a run that does not exist.
+        ValueError: A run does not exist.
     """
 
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
-        self._keys_there: dict[str, str] = {}  # of trials that have another key in their own run
-        self.taken: Counter[str] = Counter()  # by run
-        for other, records in _read(store, runs):
+        self._original_keys: dict[str, str] = {}  # for trials that have another key in their own run
+        self._reused_counts: Counter[str] = Counter()  # number of reused trials, by the name of their run
+        for other_store, records in _read_runs(store, runs):
             for record in records:
                 if record.status in FINAL:
-                    self._records.setdefault(record.key, (record, other))
+                    self._records.setdefault(record.key, (record, other_store))
 
     def announce(self, total: int) -> None:
-        """Says how many of the sweep's trials have been taken, and from where."""
-        runs = ", ".join(self.taken) or f"none of the {len(self._records)} found there fits"
-        print(f"reused {self.taken.total()} of {total} trials ({runs})", flush=True)
+        """Print how many of the sweep's trials are reused, and from which runs."""
+        runs = ", ".join(self._reused_counts) or f"none of the {len(self._records)} finished trials of other runs fits"
+        print(f"reused {self._reused_counts.total()} of {total} trials ({runs})", flush=True)
 
     def search_records(
-        self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], have: Iterable[TrialRecord], seed: int
+        self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], finished: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
-        """Takes search trials of the space, up to its number a cell; those it has already are counted."""
-        self._rename([resolve(config) for config in space.all_examples])
-        counts = Counter(record.cell for record in have if record.phase == "search")
-        records = []
+        """Reuse search trials of the space, at most as many as each cell still needs.
+
+        Args:
+            resolve: fills in the precision and the revisions of a configuration.
+            finished: records that the run has already; they count towards the number of trials of their cells.
+            seed: the seed of search trials.
+
+        Returns:
+            The records of the reused trials, which are then in the sweep's store.
+        """
+        self._add_with_present_folders([resolve(config) for config in space.all_examples])
+        counts = Counter(record.cell for record in finished if record.phase == "search")
+        reused_records = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
             config = _config_of(record)
             if config is None or record.phase != "search" or config.seed != seed:
@@ -56,61 +65,70 @@ class OtherRuns:
                 if counts[cell.name] >= (space.trials if cell.search else 1) or space.misfit(cell, config):
                     continue
                 if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
-                    taken = self.take(record.key, cell.name, space.stratum(cell, config))
-                    if taken is not None:
+                    reused_record = self.take(record.key, cell.name, space.stratum(cell, config))
+                    if reused_record is not None:
                         counts[cell.name] += 1
-                        records.append(taken)
+                        reused_records.append(reused_record)
                     break
-        return records
+        return reused_records
 
-    def _rename(self, configs: Iterable[TrialConfig]) -> None:
-        """Adds trials with the same folders under other names, as they would be with these. A key has the name of a
-        folder, and the revision, which says what is in it."""
-        paths = {
+    def _add_with_present_folders(self, configs: Iterable[TrialConfig]) -> None:
+        """Add copies of the records whose tasks or backbones have another folder here, with the folders of `configs`.
+
+        A trial's key contains the folder's name and the revision. The revision identifies the folder's content, so two
+        folders with the same revision are the same task or backbone.
+        """
+        folders = {
             (field, getattr(config, revision)): getattr(config, field)
             for config in configs
             for field, revision in _REVISIONS.items()
             if Path(getattr(config, field)).is_absolute()
         }
-        for record, other in list(self._records.values()) if paths else ():
+        for record, other_store in list(self._records.values()) if folders else ():
             values = dict(record.config)
             for field, revision in _REVISIONS.items():
                 if Path(values[field]).is_absolute():
-                    values[field] = paths.get((field, values.get(revision)), values[field])
+                    values[field] = folders.get((field, values.get(revision)), values[field])
             key = key_of(values)
             if key not in self._records:
-                self._records[key] = (dataclasses.replace(record, key=key, config=values), other)
-                self._keys_there[key] = record.key
+                self._records[key] = (dataclasses.replace(record, key=key, config=values), other_store)
+                self._original_keys[key] = record.key
 
     def take(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
-        """The finished trial of that key, now the store's own; None when there is none."""
-        record, other = self._records.get(key, (None, None))
-        if record is None or other is None or self._store.read(key) is not None:
+        """Copy the finished trial of this key into the sweep's store and return its record; None if there is none.
+
+        None is also returned if the sweep's store has a record of this key already.
+        """
+        record, other_store = self._records.get(key, (None, None))
+        if record is None or other_store is None or self._store.read(key) is not None:
             return None
-        provenance = {**record.provenance, "reused_from": other.run}
+        provenance = {**record.provenance, "reused_from": other_store.run}
         record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=provenance)
-        self._store.adopt(record, other, self._keys_there.get(key))
-        self.taken[other.run] += 1
+        self._store.adopt(record, other_store, self._original_keys.get(key))
+        self._reused_counts[other_store.run] += 1
         return record
 
 
 def warm_start_records(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
-    """What a searcher can learn from other runs: their search trials that have an accuracy.
+    """Return what a sampler can learn from other runs: the records of search trials that have an accuracy.
 
     Raises:
-        ValueError: a run that does not exist.
+        ValueError: A run does not exist.
     """
     return [
         record
-        for _, records in _read(store, runs)
+        for _, records in _read_runs(store, runs)
         for record in records
         if record.phase == "search" and record.status in ("complete", "stopped")
     ]
 
 
 def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
-    """Whether a trial, of whatever task and backbone, has the method and shape of a cell, inside its ranges, and was
-    scored by the cell's metric: scores by another one cannot be compared."""
+    """Return whether the search of a cell can learn from a trial of another run.
+
+    The trial must have the cell's method and shape and lie inside its ranges; its task and backbone do not matter. It
+    must have been scored by the cell's metric, since scores by another metric cannot be compared.
+    """
     config = _config_of(record)
     if config is None or config.metric != metric:
         return False
@@ -124,37 +142,45 @@ def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     )
 
 
-def _read(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[TrialRecord]]]:
-    """Other runs with their records. One that is not named, and that this program cannot read, is left out."""
-    for run in _names(store, runs):
+def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[TrialRecord]]]:
+    """Yield the stores of other runs with their records.
+
+    If `runs` means every run, those that this program cannot read are left out. A run that is named must be readable.
+    """
+    for run in _run_names(store, runs):
         try:
-            other = Store(store.out, run)
-            other.places = store.places
-            records = other.peek()
+            other_store = Store(store.out, run)
+            other_store.places = store.places
+            records = other_store.peek()
         except ValueError as error:
             if EVERY_RUN not in runs:
                 raise
             print(f"run {run} is left out: {one_line(error)}", flush=True)
         else:
-            yield other, records
+            yield other_store, records
 
 
-def _names(store: Store, runs: Sequence[str]) -> list[str]:
+def _run_names(store: Store, runs: Sequence[str]) -> list[str]:
+    """Return the names of the runs meant by `runs`, each once, without the store's own run.
+
+    Raises:
+        ValueError: A run does not exist, or is the store's own.
+    """
     out = store.folder.parent
     if EVERY_RUN in runs:
         names = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
         return [run for run in names if run != store.run]
     for run in runs:
-        other = Store(store.out, run)
-        if not (other.folder / "manifest.json").is_file():
+        folder = Store(store.out, run).folder
+        if not (folder / "manifest.json").is_file():
             raise ValueError(f"run {run!r} is not in {out}: give the name of a folder there that holds a run")
-        if other.folder == store.folder:
-            raise ValueError(f"run {run!r} is the run itself, which continues anyway: name another one")
+        if folder == store.folder:
+            raise ValueError(f"run {run!r} is this run itself, which continues anyway: name another run")
     return list(dict.fromkeys(runs))
 
 
 def _config_of(record: TrialRecord) -> TrialConfig | None:
-    """A trial's configuration; None where this program cannot run it, for its method or task is not here."""
+    """Return a trial's configuration; None if its method or its task is not installed here."""
     try:
         return TrialConfig.from_dict(record.config)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which trial runs next: one Optuna study a cell (`sweeps.search.study`), then each winner again with fresh seeds."""
+"""The queue of trials: each cell is searched by its own study (`sweeps.search.study`), then its winner is confirmed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from sweeps.search.turns import CellTurns, Turns
 from sweeps.search.winners import winner
 from sweeps.space import Cell, Space
 
-SEARCH_SEED = 0  # all search trials share it: they differ in what is searched, not in luck
+SEARCH_SEED = 0  # all search trials share it, so they differ in the searched fields and not in luck
 
 
 @dataclass(eq=False, kw_only=True)
 class _CellQueue(CellTurns):
-    """One cell: its study (None when nothing is searched), and the records of its search."""
+    """One cell with its study (None if the cell searches nothing) and the records of its search trials."""
 
     cell: Cell
     study: CellStudy | None
@@ -27,11 +27,11 @@ class _CellQueue(CellTurns):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QueuedTrial:
-    """One trial of the queue: waiting, or running.
+    """One trial of the queue, which waits or runs.
 
     Attributes:
-        asked: its cell's study's account of it; None if the study need not be told: nothing is searched, a confirm
-            trial, or a retry whose failure it already knows.
+        proposal: the study's proposal for this trial. None if the study need not be told how the trial ends: its cell
+            searches nothing, it is a confirm trial, or it is a retry whose failure the study already knows.
     """
 
     config: TrialConfig
@@ -45,13 +45,13 @@ class TrialQueue:
     """All trials of a sweep, in the order in which they begin.
 
     Args:
-        space: what to run.
-        settle: fills in precision and revisions of a configuration.
-        finished: records of earlier commands; their trials are not run again.
-        failed: records that are to be tried again.
-        interrupted: search trials with a checkpoint and no record, each with the name of its cell.
-        take: the record of a confirm trial that another run has finished, by its key, cell and stratum.
-        lessons: search trials of other runs, for the sampler alone.
+        space: the space to search.
+        resolve: fills in the precision and the revisions of a configuration.
+        finished: records of trials that earlier commands have finished; these trials are not run again.
+        failed: records of trials that failed under earlier commands; these trials are tried again.
+        interrupted: search trials that have a checkpoint but no record, each with the name of its cell.
+        take: returns the record of a confirm trial, given its key, cell and stratum, if another run has finished it.
+        warm_start_records: records of search trials of other runs; only the sampler uses them.
     """
 
     def __init__(
@@ -65,158 +65,169 @@ class TrialQueue:
         take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
-        self.space, self._settle, self._take = space, resolve, take
-        self._done = {record.key: record for record in finished}
-        self._tried: set[str] = set()  # keys of search trials that this command has begun, or will try again
+        self.space, self._resolve, self._take = space, resolve, take
+        self._finished = {record.key: record for record in finished}
+        self._tried_keys: set[str] = set()  # of search trials that this command has begun or will try again
         self._running: dict[QueuedTrial, _CellQueue] = {}
-        cells = [self._cell_queue(cell, number) for number, cell in enumerate(space.cells)]
-        self._turns: Turns[_CellQueue, QueuedTrial] = Turns(cells)
-        by_name = {cell.cell.name: cell for cell in cells}
+        cell_queues = [self._make_cell_queue(cell, number) for number, cell in enumerate(space.cells)]
+        self._turns: Turns[_CellQueue, QueuedTrial] = Turns(cell_queues)
+        queues_by_name = {cell_queue.cell.name: cell_queue for cell_queue in cell_queues}
         for record in failed:
-            cell = by_name.get(record.cell or "")
-            if cell is None or record.phase == "confirm":  # a confirm trial without a record is queued by itself
+            cell_queue = queues_by_name.get(record.cell or "")
+            if cell_queue is None or record.phase == "confirm":  # `_queue_winners` queues confirm trials
                 continue
-            if cell.study:
-                cell.study.replay(record)
-            cell.started = min(cell.trials, cell.started + 1)
-            self._repeat(cell, TrialConfig.from_dict(record.config), None)
+            if cell_queue.study:
+                cell_queue.study.replay(record)
+            cell_queue.started = min(cell_queue.trials, cell_queue.started + 1)
+            self._queue_again(cell_queue, TrialConfig.from_dict(record.config), None)
         for config, cell_name in interrupted:
-            cell = by_name.get(cell_name)
-            if cell is None or cell.started >= cell.trials or space.misfit(cell.cell, config):
+            cell_queue = queues_by_name.get(cell_name)
+            if cell_queue is None or cell_queue.started >= cell_queue.trials or space.misfit(cell_queue.cell, config):
                 continue
-            if resolve(config).key != config.key:  # of other data or weights
+            if resolve(config).key != config.key:  # the data or the weights have changed
                 continue
-            cell.started += 1
-            self._repeat(cell, config, cell.study.resume(config) if cell.study else None)
+            cell_queue.started += 1
+            self._queue_again(cell_queue, config, cell_queue.study.resume(config) if cell_queue.study else None)
         warm_start_records = list(warm_start_records)
-        for cell in cells:
-            if cell.study:
-                metric = space.example(cell.cell).metric if warm_start_records else ""
-                cell.study.enqueue_first(
-                    record for record in warm_start_records if can_warm_start(cell.cell, record, metric)
+        for cell_queue in cell_queues:
+            if cell_queue.study:
+                metric = space.example(cell_queue.cell).metric if warm_start_records else ""
+                cell_queue.study.enqueue_first(
+                    record for record in warm_start_records if can_warm_start(cell_queue.cell, record, metric)
                 )
-            self._queue_winners(cell)
+            self._queue_winners(cell_queue)
 
-    def _cell_queue(self, cell: Cell, number: int) -> _CellQueue:
+    def _make_cell_queue(self, cell: Cell, number: int) -> _CellQueue:
         trials, study = trials_of(self.space, cell), None
         if cell.search:
-            seeds = {"seed": number, "continued_seed": number + 1000 * len(self._done)}
+            seeds = {"seed": number, "continued_seed": number + 1000 * len(self._finished)}
             study = CellStudy(cell, trials=trials, sampler=self.space.sampler, **seeds)
-        records = [r for r in self._done.values() if r.phase == "search" and r.cell == cell.name]
+        finished = self._finished.values()
+        records = [record for record in finished if record.phase == "search" and record.cell == cell.name]
         if study:
             for record in records:
                 study.replay(record)
         return _CellQueue(trials=trials, started=min(trials, len(records)), cell=cell, study=study, records=records)
 
-    def _repeat(self, cell: _CellQueue, config: TrialConfig, proposal: Proposal | None) -> None:
-        self._tried.add(config.key)
-        stratum = self.space.stratum(cell.cell, config)
-        trial = QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, proposal=proposal)
-        self._turns.put_back(cell, "search", trial)
+    def _queue_again(self, cell_queue: _CellQueue, config: TrialConfig, proposal: Proposal | None) -> None:
+        """Queue a search trial that an earlier command has begun."""
+        self._tried_keys.add(config.key)
+        stratum = self.space.stratum(cell_queue.cell, config)
+        trial = QueuedTrial(config=config, phase="search", cell=cell_queue.cell, stratum=stratum, proposal=proposal)
+        self._turns.put_back(cell_queue, "search", trial)
 
-    # --- what becomes of trials ----------------------------------------------------------------------------------
+    # --- how trials begin and end --------------------------------------------------------------------------------
 
     @property
     def waits(self) -> bool:
-        """Whether a trial waits for its turn, as far as is known."""
+        """Whether a trial is known to wait for its turn."""
         return bool(self._turns)
 
     def next(self) -> QueuedTrial | None:
-        """The trial that begins now; None when none waits, though winners may come when others end."""
+        """Begin the next trial and return it; None if none waits now. Confirm trials may still follow later."""
         while turn := self._turns.next():
-            cell, trial = turn.cell, turn.waiting
+            cell_queue, trial = turn.cell, turn.waiting
             if trial is None:
-                trial = self._new_trial(cell)
+                trial = self._new_trial(cell_queue)
             if trial is not None:
-                self._running[trial] = cell
-                cell.running += 1
+                self._running[trial] = cell_queue
+                cell_queue.running += 1
                 return trial
-            cell.started = cell.trials  # nothing new is left to try
-            self._queue_winners(cell)
+            cell_queue.started = cell_queue.trials  # every point of the cell has been tried
+            self._queue_winners(cell_queue)
         return None
 
-    def _new_trial(self, cell: _CellQueue) -> QueuedTrial | None:
-        def is_known(point: Mapping[str, Any]) -> bool:
-            key = self._search_config(cell.cell, point).key
-            return key in self._done or key in self._tried
+    def _new_trial(self, cell_queue: _CellQueue) -> QueuedTrial | None:
+        """Return a search trial that has not been tried yet; None if every point of the cell has been tried."""
 
-        proposal = cell.study.propose(is_known) if cell.study else None
-        if cell.study and proposal is None:
+        def is_known(point: Mapping[str, Any]) -> bool:
+            key = self._search_config(cell_queue.cell, point).key
+            return key in self._finished or key in self._tried_keys
+
+        proposal = cell_queue.study.propose(is_known) if cell_queue.study else None
+        if cell_queue.study and proposal is None:
             return None
-        config = self._search_config(cell.cell, proposal.point if proposal else {})
-        self._tried.add(config.key)
-        stratum = self.space.stratum(cell.cell, config)
-        return QueuedTrial(config=config, phase="search", cell=cell.cell, stratum=stratum, proposal=proposal)
+        config = self._search_config(cell_queue.cell, proposal.point if proposal else {})
+        self._tried_keys.add(config.key)
+        stratum = self.space.stratum(cell_queue.cell, config)
+        return QueuedTrial(config=config, phase="search", cell=cell_queue.cell, stratum=stratum, proposal=proposal)
 
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
-        return self._settle(self.space.config(cell, point, seed=SEARCH_SEED))
+        return self._resolve(self.space.config(cell, point, seed=SEARCH_SEED))
 
     def report(self, trial: QueuedTrial, step: int, score: float) -> None:
-        """The best score of a running trial up to a step."""
+        """Tell the study the best score of a running trial up to a step."""
         if trial.proposal:
             trial.proposal.report(step, score)
 
     def put_back(self, trial: QueuedTrial) -> None:
-        """The trial waits again: it had not begun, or is to go on later."""
-        cell = self._running.pop(trial)
-        cell.running -= 1
-        self._turns.put_back(cell, trial.phase, trial)
+        """Queue a trial again because it had not begun, or because it is to continue later."""
+        cell_queue = self._running.pop(trial)
+        cell_queue.running -= 1
+        self._turns.put_back(cell_queue, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
-        """`record` is None when the trial was cut off and left nothing."""
-        cell = self._running.pop(trial)
-        cell.running -= 1
+        """Take note that a trial has ended; `record` is None if its process died and left no record."""
+        cell_queue = self._running.pop(trial)
+        cell_queue.running -= 1
         if record is not None and record.status != "failed":
-            self._done[trial.config.key] = record
+            self._finished[trial.config.key] = record
         if trial.phase == "search":
             if record is not None:
-                cell.records.append(record)
-            if cell.study and trial.proposal:
-                cell.study.tell(trial.proposal, record)
-            elif cell.study and record is not None:
-                cell.study.replay(record)
-            self._queue_winners(cell)
+                cell_queue.records.append(record)
+            if cell_queue.study and trial.proposal:
+                cell_queue.study.tell(trial.proposal, record)
+            elif cell_queue.study and record is not None:
+                cell_queue.study.replay(record)
+            self._queue_winners(cell_queue)
 
-    def _queue_winners(self, cell: _CellQueue) -> None:
-        """Queues the winners of a cell whose search is over: one of each stratum in it, with every confirm seed."""
-        if not cell.searched or cell.confirming:
+    def _queue_winners(self, cell_queue: _CellQueue) -> None:
+        """Queue the confirm trials of a cell whose search is over: the winner of each stratum with every confirm seed.
+
+        Confirm trials that this run or another one has finished already are not queued.
+        """
+        if not cell_queue.searched or cell_queue.confirming:
             return
-        cell.confirming = True
-        for stratum in sorted({record.stratum or "" for record in cell.records}):
-            best = winner(r for r in cell.records if (r.stratum or "") == stratum)
-            if best is None:
+        cell_queue.confirming = True
+        for stratum in sorted({record.stratum or "" for record in cell_queue.records}):
+            winning_record = winner(record for record in cell_queue.records if (record.stratum or "") == stratum)
+            if winning_record is None:
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
-                config = TrialConfig.from_dict(best.config).replace(seed=seed)
-                if config.key in self._done:
+                config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
+                if config.key in self._finished:
                     continue
-                if taken := self._take(config.key, cell.cell.name, stratum):
-                    self._done[config.key] = taken
+                if reused_record := self._take(config.key, cell_queue.cell.name, stratum):
+                    self._finished[config.key] = reused_record
                 else:
-                    trial = QueuedTrial(config=config, phase="confirm", cell=cell.cell, stratum=stratum)
-                    self._turns.confirm.append((cell, trial))
+                    trial = QueuedTrial(config=config, phase="confirm", cell=cell_queue.cell, stratum=stratum)
+                    self._turns.confirm.append((cell_queue, trial))
 
-    # --- what is left --------------------------------------------------------------------------------------------
+    # --- how much is left ----------------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int]:
-        """Trials still to run as far as known: (search, confirm), those running included."""
+        """Return the numbers of search trials and of confirm trials that are known to be left or running."""
         cells = self._turns.cells
         search = sum(cell.trials - cell.started + cell.running + cell.to_repeat for cell in cells)
-        waiting = sum(self.space.confirm_seeds for cell in cells if not cell.confirming)
-        running = self._running_confirm()
-        return search - running, len(self._turns.confirm) + waiting + running
+        not_queued_yet = sum(self.space.confirm_seeds for cell in cells if not cell.confirming)
+        running_confirm = self._running_confirm_count()
+        return search - running_confirm, len(self._turns.confirm) + not_queued_yet + running_confirm
 
     def steps_left(self, steps: Mapping[str, int]) -> float:
-        """Steps still to do, as far as can be expected; `steps` has those of running trials, by their keys."""
-        space, (_, confirm) = self.space, self.counts()
-        left = (confirm - self._running_confirm()) * float(space.max_steps)
-        for cell in self._turns.cells:
-            left += sum(space.expected_steps(n) for n in range(cell.started + 1, cell.trials + 1))
-            left += cell.to_repeat * space.expected_steps(max(1, cell.started))
-        for trial, cell in self._running.items():
-            whole = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started)
-            left += max(0.0, whole - steps.get(trial.config.key, 0))
-        return left
+        """Return the expected number of steps that are left.
 
-    def _running_confirm(self) -> int:
+        Args:
+            steps: the steps that running trials have done, by their keys.
+        """
+        space, (_, confirm) = self.space, self.counts()
+        expected = (confirm - self._running_confirm_count()) * float(space.max_steps)
+        for cell in self._turns.cells:
+            expected += sum(space.expected_steps(position) for position in range(cell.started + 1, cell.trials + 1))
+            expected += cell.to_repeat * space.expected_steps(max(1, cell.started))
+        for trial, cell in self._running.items():
+            whole_trial = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started)
+            expected += max(0.0, whole_trial - steps.get(trial.config.key, 0))
+        return expected
+
+    def _running_confirm_count(self) -> int:
         return sum(trial.phase == "confirm" for trial in self._running)

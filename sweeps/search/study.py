@@ -1,4 +1,4 @@
-"""The search inside one cell: an `optuna.Study` by ask and tell."""
+"""The search inside one cell: an `optuna.Study`, used through its ask-and-tell interface."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,21 +17,22 @@ from sweeps.results.read_record import config_of
 from sweeps.search.winners import winner
 from sweeps.space import Cell, point_of
 
-_ASK_AGAIN, _BY_CHANCE = 20, 200
-_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+# `propose` asks the sampler so many times for a point that is not known yet, then tries so many random points.
+_SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 20, 200
+_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}  # every other status is a FAIL
 
 
-def distribution(values: Range) -> BaseDistribution:
-    """Optuna's form of a range."""
-    if isinstance(values, Choice):
-        return CategoricalDistribution(values.values)
-    if isinstance(values, Real):
-        return FloatDistribution(values.low, values.high, log=values.log)
-    return IntDistribution(values.low, values.high, log=values.log)
+def distribution(searched: Range) -> BaseDistribution:
+    """Return Optuna's form of a range."""
+    if isinstance(searched, Choice):
+        return CategoricalDistribution(searched.values)
+    if isinstance(searched, Real):
+        return FloatDistribution(searched.low, searched.high, log=searched.log)
+    return IntDistribution(searched.low, searched.high, log=searched.log)
 
 
 class Proposal:
-    """A trial that a study has been asked for."""
+    """A point that a study has proposed, as an Optuna trial."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial, self._last_step = trial, 0
@@ -40,45 +41,48 @@ class Proposal:
     def point(self) -> dict[str, Any]:
         return self.trial.params
 
-    def report(self, step: int, value: float) -> None:
-        """The best score up to this step; a step that has been reported already says nothing new."""
+    def report(self, step: int, score: float) -> None:
+        """Report the trial's best score up to `step`; a step that has been reported already is ignored."""
         if step > self._last_step:
             self._last_step = step
-            self.trial.report(value, step)
+            self.trial.report(score, step)
 
 
 class CellStudy:
-    """The search inside one cell: its first points, some at random, then what the sampler proposes.
+    """The search inside one cell: the cell's first points, then some random points, then the sampler's proposals.
 
     Args:
-        trials: that the cell has.
-        seed: of the points at random, which a continued search goes on with. continued_seed: of the sampler.
+        cell: the cell to search.
+        trials: the number of trials of the cell.
+        seed: seed of the random points. It is the same in a continued search, which goes on with the same points.
+        continued_seed: seed of the sampler; 0 means `seed`.
+        sampler: name of a sampler of `sweeps.samplers`.
     """
 
     def __init__(self, cell: Cell, *, trials: int, seed: int, continued_seed: int = 0, sampler: str = "tpe") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        chosen = samplers.get(sampler)
+        spec = samplers.get(sampler)
         self.cell, self._seed = cell, seed
-        self._random_first, self._restarts = chosen.random_first(trials), chosen.restarts_its_sequence
-        self._distributions = {name: distribution(values) for name, values in cell.search.items()}
+        self._random_first, self._restarts_sequence = spec.random_first(trials), spec.restarts_its_sequence
+        self._distributions = {name: distribution(searched) for name, searched in cell.search.items()}
         needs = samplers.StudyNeeds(
             distributions=self._distributions, trials=trials, seed=seed, continued_seed=continued_seed or seed
         )
-        self._study = optuna.create_study(sampler=chosen.make(needs), direction="maximize")
+        self._study = optuna.create_study(sampler=spec.make(needs), direction="maximize")
 
     def ask(self) -> Proposal:
-        """A trial, with a value of each of the cell's fields; of those of one method only for the trial's own."""
-        return Proposal(self._with_values(self._study.ask()))
+        """Ask the study for a point: a value for each searched name, except for names that belong to another method."""
+        return Proposal(self._suggest_values(self._study.ask()))
 
-    def _with_values(self, trial: optuna.Trial) -> optuna.Trial:
-        for name, values in self._distributions.items():
+    def _suggest_values(self, trial: optuna.Trial) -> optuna.Trial:
+        for name, searched in self._distributions.items():
             method, dot, _ = name.partition(".")
             if not dot or trial.params.get("method") == method:
-                _suggest(trial, name, values)
+                _suggest(trial, name, searched)
         return trial
 
     def tell(self, proposal: Proposal, record: TrialRecord | None) -> None:
-        """How a trial has ended; `record` is None when it has left nothing."""
+        """Tell the study how a trial has ended; `record` is None if the trial left none."""
         state = _STATES.get(record.status, TrialState.FAIL) if record else TrialState.FAIL
         score = record.selection_score or 0.0 if record else 0.0
         if state == TrialState.PRUNED and record:
@@ -86,30 +90,33 @@ class CellStudy:
         self._study.tell(proposal.trial, score if state == TrialState.COMPLETE else None, state=state)
 
     def enqueue_first(self, warm_start_records: Iterable[TrialRecord] = ()) -> None:
-        """Queues the cell's first points, then, of trials of other runs, the best point, or else points at random; call
-        it after `replay`, so that those already run are skipped."""
+        """Queue the cell's first points, then the best point of the warm start, or random points if there is none.
+
+        Call it after `replay`: points that have been replayed are skipped.
+        """
         for point in self.cell.first:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
         if warm_start_records := list(warm_start_records):
-            self._learn(warm_start_records)
+            self._warm_start(warm_start_records)
             return
-        # Asked of the sampler, these would be others in a continued search, or the same that have been tried.
-        chance = self._points_by_chance(2**31 + self._seed)
+        # The sampler is not asked for these points: in a continued search it would propose other points, or points that
+        # have been tried already.
+        random_points = self._random_points(2**31 + self._seed)
         for _ in range(self._random_first):
             if len(self._study.get_trials(deepcopy=False)) >= self._random_first:
                 break
-            self._study.enqueue_trial(next(chance), skip_if_exists=True)
+            self._study.enqueue_trial(next(random_points), skip_if_exists=True)
 
-    def _learn(self, warm_start_records: Sequence[TrialRecord]) -> None:
-        """Adds trials of other runs, which do not count as the cell's; the sampler goes on from their scores."""
-        if best := winner(warm_start_records):
-            point = point_of(self.cell, TrialConfig.from_dict(best.config))
+    def _warm_start(self, warm_start_records: Sequence[TrialRecord]) -> None:
+        """Add trials of other runs, from whose scores the sampler learns. They do not count as trials of the cell."""
+        if best_record := winner(warm_start_records):
+            point = point_of(self.cell, TrialConfig.from_dict(best_record.config))
             self._study.enqueue_trial(point, skip_if_exists=True)
         for record in warm_start_records:
             self.replay(record)
 
     def replay(self, record: TrialRecord) -> None:
-        """Adds a finished trial as if it had just been told."""
+        """Add a finished trial to the study, as if it had just ended."""
         params = point_of(self.cell, config_of(record))
         state = _STATES.get(record.status, TrialState.FAIL)
         self._study.add_trial(
@@ -118,61 +125,63 @@ class CellStudy:
                 distributions={name: self._distributions[name] for name in params},
                 state=state,
                 value=record.selection_score if state == TrialState.COMPLETE else None,
-                intermediate_values=_best_so_far(record),
+                intermediate_values=_best_scores(record),
             )
         )
 
     def resume(self, config: TrialConfig) -> Proposal:
-        """Takes up a trial that was cut off, as if it had just been asked for."""
+        """Return the proposal of a trial that was interrupted, as if the study had just proposed its point."""
         self._study.enqueue_trial(point_of(self.cell, config))
         return self.ask()
 
     def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Proposal | None:
-        """The next trial whose point is not known yet; None when every point of the cell has been tried.
+        """Return a proposal whose point is not known yet; None if every point of the cell has been tried.
 
-        A sampler that keeps to known points is overruled by chance, and chance by a list of all points.
+        If the sampler proposes only known points, random points are tried, and after them a list of all points.
         """
-        for _ in range(_ASK_AGAIN + self._restarts * len(self._study.get_trials(deepcopy=False))):
+        number_of_trials = len(self._study.get_trials(deepcopy=False))
+        for _ in range(_SAMPLER_ATTEMPTS + self._restarts_sequence * number_of_trials):
             proposal = self.ask()
             if not is_known(proposal.point):
                 return proposal
             self._study.tell(proposal.trial, state=TrialState.FAIL)
-        for point in self._other_points():
+        for point in self._fallback_points():
             if not is_known(point):
                 self._study.enqueue_trial(point)
                 return self.ask()
         return None
 
-    def _other_points(self) -> Iterator[dict[str, Any]]:
-        """Points at random, then, where there is an end to them, all."""
-        chance = self._points_by_chance(len(self._study.trials))
-        for _ in range(_BY_CHANCE):
-            yield next(chance)
+    def _fallback_points(self) -> Iterator[dict[str, Any]]:
+        """Yield random points, then every point of the cell if their number is finite."""
+        random_points = self._random_points(len(self._study.trials))
+        for _ in range(_RANDOM_ATTEMPTS):
+            yield next(random_points)
         yield from every_point(self.cell) or ()
 
-    def _points_by_chance(self, seed: int) -> Iterator[dict[str, Any]]:
+    def _random_points(self, seed: int) -> Iterator[dict[str, Any]]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         while True:
-            yield self._with_values(study.ask()).params
+            yield self._suggest_values(study.ask()).params
 
     def states(self) -> dict[str, int]:
-        """Number of Optuna trials in each state, by its name in lower case."""
+        """Return the number of Optuna trials in each state; states have Optuna's names in lower case."""
         return dict(Counter(trial.state.name.lower() for trial in self._study.get_trials(deepcopy=False)))
 
 
-def _suggest(trial: optuna.Trial, name: str, values: BaseDistribution) -> None:
-    if isinstance(values, CategoricalDistribution):
-        trial.suggest_categorical(name, values.choices)
-    elif isinstance(values, FloatDistribution):
-        trial.suggest_float(name, values.low, values.high, log=values.log)
-    elif isinstance(values, IntDistribution):
-        trial.suggest_int(name, values.low, values.high, log=values.log)
+def _suggest(trial: optuna.Trial, name: str, searched: BaseDistribution) -> None:
+    if isinstance(searched, CategoricalDistribution):
+        trial.suggest_categorical(name, searched.choices)
+    elif isinstance(searched, FloatDistribution):
+        trial.suggest_float(name, searched.low, searched.high, log=searched.log)
+    elif isinstance(searched, IntDistribution):
+        trial.suggest_int(name, searched.low, searched.high, log=searched.log)
 
 
-def _best_so_far(record: TrialRecord) -> dict[int, float]:
-    best, values = 0.0, {}
+def _best_scores(record: TrialRecord) -> dict[int, float]:
+    """Return the best score up to each evaluation before the last step, by step."""
+    best_score, best_scores = 0.0, {}
     for evaluation in record.evaluations:
-        best = max(best, evaluation.score(record.metric) or 0.0)
+        best_score = max(best_score, evaluation.score(record.metric) or 0.0)
         if evaluation.step < record.max_steps:
-            values[evaluation.step] = best
-    return values
+            best_scores[evaluation.step] = best_score
+    return best_scores

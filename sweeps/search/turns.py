@@ -1,21 +1,28 @@
-"""Whose turn it is: first winners to confirm, then trials to try again, then the cells one after another, so that every
-cell gets its equal number of trials. Sweeps and forecasts of sweeps go by it.
+"""The order in which trials begin, in a sweep and in the forecast of a sweep.
+
+Confirm trials come first, then search trials that have begun before, then new search trials of the cells in turn, so
+that all cells progress equally.
 """
 
 from collections import deque
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-Waiting = TypeVar("Waiting")  # what is known of a trial that waits
+Waiting = TypeVar("Waiting")  # represents a trial that waits: the sweep and the forecast have types of their own
 AnyCell = TypeVar("AnyCell", bound="CellTurns")
 
 
 @dataclass(eq=False)
 class CellTurns:
-    """A cell's trials, counted.
+    """The numbers of a cell's trials.
 
-    trials: planned search trials. started: how many of them have begun. running: trials of any phase. to_repeat: search
-    trials that wait to be tried again, or to go on. confirming: whether its winners have been queued.
+    Attributes:
+        trials: number of planned search trials.
+        started: number of search trials that have begun.
+        running: number of trials that run, search and confirm trials together.
+        to_repeat: number of search trials that have begun before and wait for their turn, to be tried again or to
+            continue.
+        confirming: whether the cell's confirm trials have been queued.
     """
 
     trials: int
@@ -26,12 +33,12 @@ class CellTurns:
 
     @property
     def searched(self) -> bool:
-        """Whether no trial of its search is left or running."""
+        """Whether the search is over: no search trial is left and no trial runs."""
         return self.started >= self.trials and not self.running and not self.to_repeat
 
 
 class Turn(NamedTuple, Generic[AnyCell, Waiting]):
-    """One trial. waiting: what waited for it; None for a new search trial."""
+    """The trial whose turn it is. `waiting` is the queued trial, or None for a new search trial."""
 
     cell: AnyCell
     phase: str
@@ -39,7 +46,7 @@ class Turn(NamedTuple, Generic[AnyCell, Waiting]):
 
 
 class Turns(Generic[AnyCell, Waiting]):
-    """The trials of all cells that wait for their turn."""
+    """The trials of all cells that wait for their turn; true if there is one."""
 
     def __init__(self, cells: list[AnyCell]) -> None:
         self.cells = cells
@@ -50,7 +57,7 @@ class Turns(Generic[AnyCell, Waiting]):
         return bool(self.confirm or self.repeat or any(cell.started < cell.trials for cell in self.cells))
 
     def put_back(self, cell: AnyCell, phase: str, waiting: Waiting) -> None:
-        """Queues a trial that has been begun before, a confirm trial in front of the others."""
+        """Queue a trial that has begun before; a confirm trial goes to the front of the confirm trials."""
         if phase == "confirm":
             self.confirm.appendleft((cell, waiting))
         else:
@@ -58,7 +65,7 @@ class Turns(Generic[AnyCell, Waiting]):
             self.repeat.append((cell, waiting))
 
     def next(self) -> Turn[AnyCell, Waiting] | None:
-        """The trial that begins now; None when none waits."""
+        """Remove the trial whose turn it is from the queue and return it; None if no trial waits."""
         if self.confirm:
             cell, waiting = self.confirm.popleft()
             return Turn(cell, "confirm", waiting)
@@ -69,6 +76,6 @@ class Turns(Generic[AnyCell, Waiting]):
         open_cells = [cell for cell in self.cells if cell.started < cell.trials]
         if not open_cells:
             return None
-        cell = min(open_cells, key=lambda cell: cell.started)  # `min` keeps the cells' order among equals
+        cell = min(open_cells, key=lambda cell: cell.started)  # `min` takes the first cell among equals
         cell.started += 1
         return Turn(cell, "search", None)

@@ -1,4 +1,4 @@
-"""Which search trials have won, and are trained again with fresh seeds."""
+"""Which search trials are winners: they are trained again with fresh seeds by confirm trials."""
 
 from collections.abc import Iterable
 
@@ -7,27 +7,40 @@ from lopt.records import TrialRecord
 
 
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The search trial to confirm: best by its metric, then lowest loss; a stopped one only if none completed."""
+    """Return the search trial to confirm; None if no trial has a score.
+
+    It is the complete trial with the best score; among equal scores the one with the lowest loss. Only if no trial is
+    complete, it is the best stopped one.
+    """
     records = list(records)
     for status in ("complete", "stopped"):
-        able = [r for r in records if r.status == status and r.selection_score is not None]
-        if able:
-            return max(able, key=lambda r: (r.selection_score or 0.0, -(r.selection_loss or 0.0), r.key))
+        candidates = [record for record in records if record.status == status and record.selection_score is not None]
+        if candidates:
+            return max(candidates, key=_preference)
     return None
 
 
+def _preference(record: TrialRecord) -> tuple[float, float, str]:
+    return record.selection_score or 0.0, -(record.selection_loss or 0.0), record.key
+
+
 def confirmed_winners(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
-    """The confirm trials of the winners of today, each with its stratum; those of an earlier winner are left out."""
+    """Return the confirm trials of the present winners, each with its stratum.
+
+    Confirm trials of former winners are left out: a continued search can have found a better trial.
+    """
     records = list(records)
     confirmed = []
-    for stratum in dict.fromkeys(r.stratum or "" for r in records if r.phase == "search"):
-        own = [r for r in records if (r.stratum or "") == stratum]
-        best = winner(r for r in own if r.phase == "search")
-        if best is not None:
-            confirmed += [(stratum, r) for r in own if r.phase == "confirm" and _unseeded(r) == _unseeded(best)]
+    for stratum in dict.fromkeys(record.stratum or "" for record in records if record.phase == "search"):
+        in_stratum = [record for record in records if (record.stratum or "") == stratum]
+        winning_record = winner(record for record in in_stratum if record.phase == "search")
+        if winning_record is not None:
+            winning_key = _key_without_seed(winning_record)
+            confirm_records = [record for record in in_stratum if record.phase == "confirm"]
+            confirmed += [(stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key]
     return confirmed
 
 
-def _unseeded(record: TrialRecord) -> str:
-    """The same of all seeds, also where one of them has been written by an earlier version."""
+def _key_without_seed(record: TrialRecord) -> str:
+    """Return a key that trials share if only their seeds differ, also if one record is of an earlier version."""
     return key_of({**record.config, "seed": 0})

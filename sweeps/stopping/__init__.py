@@ -1,7 +1,8 @@
-"""Rules of early stopping: which of some trials that may be compared ends before its last step.
+"""Stopping rules, which decide whether a trial ends before its last step.
 
-One module a rule, with the class as its `SPEC`; `--set stopping=NAME` chooses one. A rule sees the reports of one
-stratum (`sweeps.search.early_stopping`), each with the best held-out score so far, where more is better.
+Each rule is one module with the rule's class as its `SPEC`; `--set stopping=NAME` chooses it. One instance of a rule
+gets the reports of one stratum (`sweeps.search.early_stopping`). Each report has the trial's best held-out score up to
+its step; more is better.
 """
 
 from abc import ABC, abstractmethod
@@ -11,46 +12,62 @@ from lopt import registry
 
 
 class StoppingRule(ABC):
-    """Base of all rules.
+    """Base class of all stopping rules.
 
     Args:
-        grace_steps: no trial stops before so many. reduction_factor: of successive halving; other rules may ignore it.
-        max_steps: of a whole trial.
+        grace_steps: no trial stops before this step.
+        reduction_factor: the reduction factor of successive halving; other rules may ignore it.
+        max_steps: the last step of a trial.
     """
 
     name: ClassVar[str]
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         if grace_steps < 1 or reduction_factor < 2:
-            raise ValueError(f"grace_steps is {grace_steps}, reduction_factor {reduction_factor}; give 1 and 2 or more")
+            raise ValueError(
+                f"grace_steps is {grace_steps} and reduction_factor is {reduction_factor}; "
+                "give grace_steps of 1 or more and a reduction_factor of 2 or more"
+            )
         self.grace_steps, self.reduction_factor, self.max_steps = grace_steps, reduction_factor, max_steps
 
     @abstractmethod
     def report(self, key: str, step: int, value: float) -> bool:
-        """Whether the trial `key`, which has `value` after `step` steps, stops here. The steps of a trial ascend."""
+        """Return whether the trial `key`, whose best score is `value` at `step`, stops here.
+
+        The steps in the reports of one trial ascend.
+        """
 
     @abstractmethod
     def forget(self, key: str) -> None:
-        """Forgets the trial: it begins anew."""
+        """Forget all reports of a trial, which will begin anew."""
 
-    # What the plan says of the rule; a rule of one's own may leave these as they are.
+    # The plan and the forecast use the following methods. A new rule need not override them.
 
     def decision_steps(self, eval_every: int) -> list[int]:
-        """Steps after which the next evaluation may stop a trial; all below `max_steps`."""
+        """Return the steps, all below `max_steps`, after which the next evaluation may stop a trial."""
         first = -(-self.grace_steps // eval_every) * eval_every
         return list(range(first, self.max_steps, eval_every))
 
     def share_left(self, position: int, decisions: int) -> float:
-        """The share of trials that go on after so many decisions, if all are equally good, for the trial number
-        `position` (1 is the first)."""
+        """Return the probability that a trial continues after a number of decisions, if all trials are equally good.
+
+        Args:
+            position: the trial's position in its stratum; the first trial has 1.
+            decisions: the number of decisions that the trial has come through.
+        """
         return 1.0
 
     def description(self, stratum: str, eval_every: int) -> str:
-        """The rule in a line. stratum: "cell" or "size", within which trials compete."""
+        """Return one line on the rule. `stratum` is "cell" or "size": within one of these, trials compete."""
         return f"{self.name} in each {stratum}"
 
     def expected_steps(self, position: int, eval_every: int) -> float:
-        """Steps that the search trial number `position` of a stratum takes on average, if all are equally good."""
+        """Return the mean number of steps of a search trial, if all trials are equally good.
+
+        Args:
+            position: the trial's position in its stratum; the first trial has 1.
+            eval_every: the number of steps between evaluations.
+        """
         ends = [*self.decision_steps(eval_every), self.max_steps]
         begins = [0, *ends[:-1]]
         return sum(
@@ -60,5 +77,9 @@ class StoppingRule(ABC):
 
 
 def get(name: object) -> type[StoppingRule]:
-    """The rule of that name; ValueError lists the valid ones."""
+    """Return the stopping rule of this name.
+
+    Raises:
+        ValueError: There is no such rule; the message lists the valid names.
+    """
     return registry.find("sweeps.stopping", name, "stopping rule")

@@ -1,39 +1,38 @@
-"""The rungs of asynchronous successive halving: Li et al. 2020, arXiv 1810.05934.
+"""The rungs of asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-Only the number of trials that a rung has seen so far decides, so no trial ever waits for another one.
+A rung decides by the trials that have reached it so far, so no trial ever waits for another one.
 """
 
 from collections.abc import Iterable
 
 
 def rung_steps(first: int, factor: int, max_steps: int) -> list[int]:
-    """Steps first · factor^k below `max_steps`."""
+    """Return the steps first · factor^k that are below `max_steps`."""
     steps = []
-    while first < max_steps:
-        steps.append(first)
-        first *= factor
+    step = first
+    while step < max_steps:
+        steps.append(step)
+        step *= factor
     return steps
 
 
 class Rungs:
-    """Of the trials that reach a rung, the best 1/`factor` go on.
-
-    Args:
-        steps: at which the rungs lie.
-    """
+    """Rungs at given steps. The best 1/`factor` of the trials that reach a rung go on."""
 
     def __init__(self, steps: Iterable[int], factor: int) -> None:
         self._percentile = 100 * (1 - 1 / factor)
         self._rungs: list[tuple[int, dict[str, float]]] = [(step, {}) for step in sorted(steps, reverse=True)]
 
     def report(self, key: str, step: int, value: float) -> bool:
-        """Whether the trial `key`, which has `value` (more is better) after `step` steps, stops here. It counts on the
-        highest rung that it has reached, with its first report there."""
+        """Return whether the trial `key`, which has `value` (more is better) at `step`, stops here.
+
+        Only the trial's first report on the highest rung that it has reached counts.
+        """
         for rung_step, values in self._rungs:
             if key in values:
                 return False
             if step >= rung_step:
-                import numpy as np  # here, for a plan needs none
+                import numpy as np  # imported here because a plan does not need it
 
                 stops = bool(values) and value < float(np.percentile(list(values.values()), self._percentile))
                 values[key] = value
@@ -41,6 +40,6 @@ class Rungs:
         return False
 
     def forget(self, key: str) -> None:
-        """Takes the trial off every rung: it begins anew."""
+        """Remove a trial, which will begin anew, from every rung."""
         for _, values in self._rungs:
             values.pop(key, None)

@@ -1,4 +1,4 @@
-"""ASHA, the default: Li et al. 2020, arXiv 1810.05934, with one bracket."""
+"""The default stopping rule: ASHA (Li et al. 2020, arXiv 1810.05934) with one bracket."""
 
 from sweeps.stopping import StoppingRule
 from sweeps.stopping._rungs import Rungs, rung_steps
@@ -12,7 +12,7 @@ class ASHA(StoppingRule):
         self._rungs = Rungs(self.decision_steps(1), reduction_factor)
 
     def rungs_of(self, key: str) -> Rungs:
-        """The rungs on which a trial competes."""
+        """Return the rungs on which a trial competes."""
         return self._rungs
 
     def report(self, key: str, step: int, value: float) -> bool:
@@ -25,7 +25,7 @@ class ASHA(StoppingRule):
         return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
 
     def share_left(self, position: int, decisions: int) -> float:
-        """The first trial passes every rung, the second half of the time, and later ones 1/reduction_factor."""
+        """At each rung a trial goes on with probability 1/position, but at least 1/reduction_factor."""
         return max(1 / position, 1 / self.reduction_factor) ** decisions
 
     def description(self, stratum: str, eval_every: int) -> str:

@@ -1,7 +1,7 @@
-"""Trackers: what follows a sweep from outside, chosen with `--track NAME`, several if wanted.
+"""Trackers, which follow the trials of a sweep and pass on what happens to them.
 
-One module a tracker, with the class as its `SPEC`. A tracker that raises is named once and hears no more; the sweep
-goes on without it.
+Each tracker is one module with the tracker's class as its `SPEC`. `--track NAME` starts it, and can be given several
+times. If a tracker raises an exception, a message names it and it gets no further events; the sweep continues.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Tracker(Listener, ABC):
-    """Base of all trackers: a listener that is made with the run's store and its space.
+    """Base class of all trackers: a listener that knows the run's store and its space.
 
     Raises:
-        ValueError: it cannot follow this run.
+        ValueError: The tracker cannot follow this run.
     """
 
     name: ClassVar[str]
@@ -34,33 +34,41 @@ class Tracker(Listener, ABC):
         self.store, self.space = store, space
 
 
-class _Harmless(Listener):
-    """Passes everything on to a tracker until that raises."""
+class _GuardedTracker(Listener):
+    """A listener that passes every event to a tracker until the tracker raises an exception."""
 
     def __init__(self, tracker: Tracker) -> None:
-        self._failed = False
+        self._has_failed = False
         for event in EVENTS:
-            setattr(self, event, functools.partial(self._tell, tracker.name, getattr(tracker, event)))
+            setattr(self, event, functools.partial(self._pass_on, tracker.name, getattr(tracker, event)))
 
-    def _tell(self, name: str, event: Callable[..., None], *arguments: Any) -> None:
-        if self._failed:
+    def _pass_on(self, tracker_name: str, handle_event: Callable[..., None], *arguments: Any) -> None:
+        if self._has_failed:
             return
         try:
-            event(*arguments)
+            handle_event(*arguments)
         except Exception as error:
-            self._failed = True
-            print(f"tracker {name} failed and is left: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+            self._has_failed = True
+            print(
+                f"tracker {tracker_name} failed; the sweep continues without it: "
+                f"{type(error).__name__}: {one_line(error)}",
+                file=sys.stderr,
+            )
 
 
 def start(names: Iterable[str], store: Store, space: Space) -> list[Listener]:
-    """The trackers of these names, each once.
+    """Start the trackers of these names, each once, and return them as listeners.
 
     Raises:
-        ValueError: an unknown name, or a tracker that cannot follow this run.
+        ValueError: A name is unknown, or a tracker cannot follow this run.
     """
-    return [_Harmless(get(name)(store, space)) for name in dict.fromkeys(names)]
+    return [_GuardedTracker(get(name)(store, space)) for name in dict.fromkeys(names)]
 
 
 def get(name: object) -> type[Tracker]:
-    """The tracker of that name; ValueError lists the valid ones."""
+    """Return the tracker of this name.
+
+    Raises:
+        ValueError: There is no such tracker; the message lists the valid names.
+    """
     return registry.find("sweeps.trackers", name, "tracker")

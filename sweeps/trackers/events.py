@@ -1,6 +1,6 @@
-"""All that happens to trials, as lines of JSON in `<run>/events.jsonl`.
+"""A tracker that appends every event of a trial to `<run>/events.jsonl`, one JSON object a line.
 
-tail -f results/ablation-demo/events.jsonl
+To follow a sweep: tail -f results/ablation-demo/events.jsonl
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Events(Tracker):
     def __init__(self, store: Store, space: Space) -> None:
         super().__init__(store, space)
         if not isinstance(store.folder, Path):
-            raise ValueError("tracker events writes to a file as it grows, which URLs cannot: give --out a folder")
+            raise ValueError("tracker events appends to a file, which is not possible at a URL: give --out a folder")
         self._path = store.folder / "events.jsonl"
 
     def started(self, job: Job) -> None:
@@ -45,10 +45,10 @@ class Events(Tracker):
     def ended(self, job: Job, record: TrialRecord) -> None:
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
 
-    def _write(self, event: str, job: Job, **more: Any) -> None:
-        line = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **more}
+    def _write(self, event: str, job: Job, **details: Any) -> None:
+        entry = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **details}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(entry) + "\n")
 
 
 SPEC = Events

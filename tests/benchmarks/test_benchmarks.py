@@ -1,7 +1,8 @@
-"""Every benchmark's short path: that it runs and keeps what it measured, never how fast anything is."""
+"""Every benchmark runs with small sizes and saves what it measures. No test asserts how fast anything is."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -19,87 +20,89 @@ def _short_command(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks/some.py", "--data", "/somewhere/data"])
 
 
-def result(folder, script):
+def saved_result(folder, script):
     (line,) = (folder / f"{script}.jsonl").read_text().splitlines()
-    found = json.loads(line)
-    assert found["command"] == "python benchmarks/some.py --data data", "no paths of this machine"
-    assert {"date", "commit", "dirty", "versions", "hardware", "load", "settings"} <= set(found)
-    return found
+    result = json.loads(line)
+    assert result["command"] == "python benchmarks/some.py --data data", "no paths of this machine"
+    assert {"date", "commit", "dirty", "versions", "hardware", "load", "settings"} <= set(result)
+    return result
 
 
-def test_in_turns_goes_forth_and_back():
+def run_script(*arguments, timeout):
+    process = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_contenders_run_in_order_and_then_in_reverse_order():
     calls = []
     contenders = {name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}
-    assert _common.in_turns(contenders, 2) == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
+    assert _common.run_in_turns(contenders, 2) == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
     assert calls == list("abccba")
 
 
-def test_ratios_are_of_medians_with_the_rounds_around_them():
-    assert _common.ratios([4.0, 6.0, 50.0], [2.0, 3.0, 2.0]) == (3.0, 2.0, 25.0)
+def test_speed_ratios_are_that_of_the_medians_and_the_extremes_of_the_rounds():
+    assert _common.speed_ratios([4.0, 6.0, 50.0], [2.0, 3.0, 2.0]) == (3.0, 2.0, 25.0)
 
 
 @pytest.mark.parametrize("name, millions", [("gpt2-large", 708), ("t5-base", 198)])
-def test_block_parameters_leave_embeddings_and_head_out(name, millions):
+def test_block_parameters_do_not_include_embeddings_and_head(name, millions):
     import torch
 
     with torch.device("meta"):
-        model, _ = gpu.model_of(name, dry=False)
+        model, _ = gpu.build_model(name, dry=False)
     assert round(limit.block_parameters(model) / 1e6) == millions
 
 
-def test_limit(tmp_path, capsys):
+def test_limit_measures_products_and_copies(tmp_path, capsys):
     assert limit.main(["--quick", "--out", str(tmp_path)]) == 0
-    raw = result(tmp_path, "limit")["raw"]
+    raw = saved_result(tmp_path, "limit")["raw"]
     assert {len(values) for values in raw.values()} == {2}
     assert "64 x 64 x 64 bf16" in raw
     assert "TFLOP/s" in capsys.readouterr().out
 
 
-def test_step(tmp_path, capsys):
+def test_step_measures_the_chosen_contenders(tmp_path, capsys):
     pytest.importorskip("peft")
     pytest.importorskip("accelerate")
     only = ("autocast", "K=4", "suffix solo")
     assert step.main(["--quick", "--out", str(tmp_path), *(part for name in only for part in ("--only", name))]) == 0
-    (found,) = result(tmp_path, "step")["tasks"].values()
+    (task_result,) = saved_result(tmp_path, "step")["tasks"].values()
     names = ["Trainer fp32", "Trainer bf16 autocast", "engine K=4 bf16", "suffix solo bf16"]
-    assert sorted(found["contenders"]) == sorted(names)
-    for contender in found["contenders"].values():
+    assert sorted(task_result["contenders"]) == sorted(names)
+    for contender in task_result["contenders"].values():
         assert [len(steps) for steps in contender["passes_s"]] == [2, 2]
         assert len(contender["first_pass_s"]) == 2
         assert contender["median_s"] > 0
     assert "another placement" in capsys.readouterr().out
 
 
-def test_gpu_without_a_gpu(tmp_path, capsys, monkeypatch):
+def test_without_a_gpu_only_a_dry_run_measures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert gpu.main([]) == 2
     assert capsys.readouterr().out.count("\n") == 1
     assert gpu.main(["--dry", "--processes", "", "--out", str(tmp_path)]) == 0
-    found = result(tmp_path, "gpu")["models"]
-    assert set(found) == {"gpt2-large", "t5-base"}
-    for model in found.values():
+    models = saved_result(tmp_path, "gpu")["models"]
+    assert set(models) == {"gpt2-large", "t5-base"}
+    for model in models.values():
         assert {"our loop, one trial", "engine K=1", "engine K=2"} <= set(model["runs"])
 
 
-def test_a_smoke_test_is_kept_only_where_a_folder_is_given(monkeypatch, tmp_path):
+def test_the_result_of_a_smoke_test_is_saved_only_if_a_folder_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(_common, "RESULTS", tmp_path)
-    _common.keep("limit", {}, None, smoke=True)
+    _common.save_result("limit", {}, None, smoke=True)
     assert not list(tmp_path.iterdir())
-    _common.keep("limit", {}, None)
+    _common.save_result("limit", {}, None)
     assert [path.name for path in tmp_path.iterdir()] == ["limit.jsonl"]
 
 
 @pytest.mark.ray
-def test_sweep(tmp_path):
+def test_both_sides_of_sweep_train_the_same_number_of_trials(tmp_path):
     pytest.importorskip("peft")
     pytest.importorskip("accelerate")
-    done = subprocess.run(
-        [sys.executable, "benchmarks/sweep.py", "--quick", "--out", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    runs = json.loads((tmp_path / "sweep.jsonl").read_text())["runs"]
-    assert {name: found[0]["trials"] for name, found in runs.items()} == {
+    run_script("benchmarks/sweep.py", "--quick", "--out", str(tmp_path), timeout=280)
+    runs_by_name = json.loads((tmp_path / "sweep.jsonl").read_text())["runs"]
+    assert {name: runs[0]["trials"] for name, runs in runs_by_name.items()} == {
         "plain Ray Tune": 3,
         "ours, prefix": 3,
         "ours, suffix": 3,
@@ -108,20 +111,16 @@ def test_sweep(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_chaos(tmp_path):
-    """One kill of each kind: every trial once, none begun again, all records equal."""
+def test_a_sweep_survives_one_kill_of_each_kind(tmp_path):
+    """Every trial finishes once, none begins again, and all records equal those of an undisturbed sweep."""
     pytest.importorskip("peft")
-    done = subprocess.run(
-        [sys.executable, "benchmarks/chaos.py", "--quick", "--out", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=880,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "chaos.jsonl").read_text())
-    assert (found["trials"], found["faults"]) == (24, [])
-    assert len({kill["victim"] for kill in found["kills"]}) == 5
+    run_script("benchmarks/chaos.py", "--quick", "--out", str(tmp_path), timeout=880)
+    result = json.loads((tmp_path / "chaos.jsonl").read_text())
+    assert (result["trials"], result["faults"]) == (24, [])
+    assert len({kill["victim"] for kill in result["kills"]}) == 5
 
 
-def test_chaos_sees_what_must_not_happen(tmp_path):
+def test_chaos_observes_faults(tmp_path):
     from benchmarks import chaos
     from lopt.config import TrialConfig
     from lopt.files import write_atomically
@@ -134,44 +133,40 @@ def test_chaos_sees_what_must_not_happen(tmp_path):
     )  # fmt: skip
     pytest.importorskip("peft")
     store, trial = Store(tmp_path, "r"), Trial(config, phase="search")
-    watch = chaos.Watch(store.folder)
+    observer = chaos.RunObserver(store.folder)
     for _ in trial:
         store.write_checkpoint(trial.config.key, trial.step, trial.saved())
-        watch.look()
-    assert (watch.look(), watch.faults) == (4, [])
+        observer.observe()
+    assert (observer.observe(), observer.faults) == (4, [])
     record = trial.finish()
     store.write(record)
-    assert (watch.look(), watch.faults) == (4, [])
+    assert (observer.observe(), observer.faults) == (4, [])
     write_atomically(store.path(record.key), store.path(record.key).read_bytes())
-    watch.look()
-    again = Trial(config, phase="search")
-    again.started_at = "2001"
-    again.update()
-    store.write_checkpoint(trial.config.key, again.step, again.saved())
-    watch.look()
-    assert [fault.split(" ", 2)[2] for fault in watch.faults] == [
+    observer.observe()
+    restarted = Trial(config, phase="search")
+    restarted.started_at = "2001"
+    restarted.update()
+    store.write_checkpoint(trial.config.key, restarted.step, restarted.saved())
+    observer.observe()
+    assert [fault.split(" ", 2)[2] for fault in observer.faults] == [
         f"{record.key}.json was written again".split(" ", 1)[1],
         "went back from step 4 to 1",
         "had a checkpoint and began again",
     ]
 
-    import dataclasses
-
-    other = dataclasses.replace(record, selection_loss=record.selection_loss + 1e-9, wall_time_s=9.0)
-    assert chaos.compare({"a": record}, {"a": dataclasses.replace(record, wall_time_s=9.0)})[0] == []
-    assert len(chaos.compare({"a": record}, {"a": other})[0]) == 1
-    assert chaos.compare({}, {"a": record})[0] == ["trial a is lost"]
+    of_other_loss = dataclasses.replace(record, selection_loss=record.selection_loss + 1e-9, wall_time_s=9.0)
+    assert chaos.compare_records({"a": record}, {"a": dataclasses.replace(record, wall_time_s=9.0)})[0] == []
+    assert len(chaos.compare_records({"a": record}, {"a": of_other_loss})[0]) == 1
+    assert chaos.compare_records({}, {"a": record})[0] == ["trial a is lost"]
 
 
 @pytest.mark.ray
-def test_processes_side_by_side():
-    command = [sys.executable, "benchmarks/gpu.py", "--dry", "--models", "gpt2-large", "--processes", "1,2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "loop, 2 processes" in done.stdout
+def test_gpu_measures_processes_side_by_side():
+    output = run_script("benchmarks/gpu.py", "--dry", "--models", "gpt2-large", "--processes", "1,2", timeout=280)
+    assert "loop, 2 processes" in output
 
 
-def test_forms_prints_every_form_beside_the_plain_one(tmp_path, capsys):
+def test_forms_prints_the_ratio_of_every_form_to_the_plain_one(tmp_path, capsys):
     from benchmarks import forms
 
     tiny = ["--backbone", "tiny", "--task", "toy", "--steps", "1", "--threads", "1", "--out", str(tmp_path)]
@@ -181,7 +176,7 @@ def test_forms_prints_every_form_beside_the_plain_one(tmp_path, capsys):
     assert (tmp_path / "forms.jsonl").is_file()
 
 
-def test_equal_compares_packed_trials_with_the_same_alone(tmp_path, capsys):
+def test_equal_compares_packed_trials_with_the_same_trials_alone(tmp_path, capsys):
     from benchmarks import equal
 
     tiny = ["--backbone", "tiny", "--task", "toy", "--steps", "3", "--seeds", "2", "--out", str(tmp_path)]

@@ -9,9 +9,9 @@ from tests.sweeps.records import make_record
 
 
 class Driver:
-    """Runs a sweep without training.
+    """A sweep without training.
 
-    `outcome(trial)` returns the status and score of a trial, or None if its process died.
+    `outcome(trial)` returns how a trial ends: the first arguments of `make_record`, or None if it leaves no record.
     """
 
     def __init__(self, space, outcome, finished=(), failed=(), warm_start_records=(), interrupted=()):
@@ -27,7 +27,7 @@ class Driver:
         )
 
     @property
-    def cells(self):
+    def cell_queues(self):
         return self.queue._turns.cells
 
     def start(self):
@@ -51,5 +51,5 @@ class Driver:
 
 
 def by_rate(trial):
-    """Return the outcome of a trial that is best at a learning rate of 0.1."""
+    """Return the outcome of a complete trial that is best at a learning rate of 0.1."""
     return "complete", 0.9 - abs(math.log10(trial.config.learning_rate) + 1) / 10

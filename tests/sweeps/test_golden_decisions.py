@@ -1,5 +1,7 @@
-"""What runs next and what is stopped, on recorded streams of reports: every space, trials that fail, diverge, are
-interrupted or audited. A change that means to decide otherwise records them anew, in a commit that names it:
+"""The decisions of queue and early stopping are those of recorded event streams.
+
+The streams cover every space, and trials that fail, diverge, are interrupted or audited. A change that intends other
+decisions records the streams anew, in a commit that says so:
 
     python tests/sweeps/test_golden_decisions.py
 """
@@ -24,9 +26,9 @@ from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
 
 GOLDEN = Path(__file__).parent / "golden"
-AT_ONCE = 4  # trials side by side
+CONCURRENT = 4  # trials that run at once
 SCENARIOS = {
-    # name: (space, what goes wrong, share of audits, events until the command is interrupted)
+    # name: (space, what goes wrong, share of audits, number of events after which the command is interrupted)
     **{name: (name, (), 0.0, None) for name in ("smoke", "table1", "table2", "ablation", "frontier", "search")},
     "ablation-audited": ("ablation", (), 0.4, None),
     "ablation-with-failures": ("ablation", ("failed", "diverged"), 0.0, None),
@@ -36,60 +38,71 @@ SCENARIOS = {
 }
 
 
-class World:
-    """Trains nothing: what a configuration reaches is a function of its settings, to four digits."""
+class FakeTraining:
+    """Trains nothing: scores and failures are functions of a configuration's settings, rounded to four digits.
 
-    def __init__(self, wrong):
-        self.wrong = wrong
+    Args:
+        failures: statuses other than complete with which trials may end.
+    """
 
-    def draw(self, config, *more):
-        values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in self.settings(config).values())
-        digest = hashlib.sha256(" ".join([*values, *map(str, more)]).encode()).hexdigest()
+    def __init__(self, failures):
+        self.failures = failures
+
+    def draw(self, config, *key):
+        """Return a number in [0, 1) that depends on the settings and the key alone."""
+        settings = self.settings(config).values()
+        values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in settings)
+        digest = hashlib.sha256(" ".join([*values, *map(str, key)]).encode()).hexdigest()
         return int(digest[:8], 16) / 16**8
 
     def settings(self, config):
-        named = {name: getattr(config, name) for name in ("method", "task", "length", "rank", "seed", "learning_rate")}
-        return {**named, **{n: v for n, v in config.options.items() if n in ("update_learning_rate",)}}
+        fields = {name: getattr(config, name) for name in ("method", "task", "length", "rank", "seed", "learning_rate")}
+        return {**fields, **{name: value for name, value in config.options.items() if name == "update_learning_rate"}}
 
     def score(self, config, step):
-        near = math.exp(-((math.log10(config.learning_rate) + 1) ** 2))
-        grown = 1 - math.exp(-3 * step / config.max_steps)
-        return round(0.5 + 0.4 * near * grown + 0.1 * (self.draw(config, step) - 0.5), 3)
+        rate_score = math.exp(-((math.log10(config.learning_rate) + 1) ** 2))
+        progress = 1 - math.exp(-3 * step / config.max_steps)
+        return round(0.5 + 0.4 * rate_score * progress + 0.1 * (self.draw(config, step) - 0.5), 3)
 
-    def fate(self, config):
-        """How a trial ends that is not stopped, and after how many evaluations, if it goes wrong."""
-        for number, status in enumerate(self.wrong):
+    def failure(self, config):
+        """Return a status and the number of evaluations before it, or None for a trial in which nothing goes wrong."""
+        for number, status in enumerate(self.failures):
             if self.draw(config, status) < 0.15:
                 return status, 1 + number
-        return "complete", None
+        return None
 
 
-def to_six_digits(config):
-    """Keys, which decide who is audited, must not hang on the last digits of a processor's logarithm."""
+def round_learning_rate(config):
+    """Round to six digits, so that keys, which decide on audits, do not depend on a processor's last digits."""
     return config.replace(learning_rate=float(f"{config.learning_rate:.6g}"))
 
 
-class Play:
-    """One command: queue and early stopping, and what they say to each other's reports."""
+class Command:
+    """One command: a queue and early stopping, and the events that follow from their decisions.
 
-    def __init__(self, swept, world, lines, audit, earlier=None):
-        self.space, self.world, self.lines, self.running = swept, world, lines, {}
+    Args:
+        events: the list to which the events are added, one line each.
+        earlier: what `interrupt` of the earlier command has returned.
+    """
+
+    def __init__(self, space, training, events, audit, earlier=None):
+        self.space, self.training, self.events, self.running = space, training, events, {}
         records, audited, interrupted = earlier or ({}, {}, [])
         self.records, self.audited, self.number = records, audited, 0
-        finished = [r for r in records.values() if r.status != "failed"]
-        failed = [records.pop(r.key) for r in list(records.values()) if r.status == "failed"]
+        finished = [record for record in records.values() if record.status != "failed"]
+        failed = [records.pop(record.key) for record in list(records.values()) if record.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
         self.queue = TrialQueue(
-            swept, resolve=to_six_digits, finished=finished, failed=failed,
+            space, resolve=round_learning_rate, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
-        self.early_stopping = EarlyStopping(swept.stopping_rule, audit=audit, audited=audited)
+        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
         self.early_stopping.replay(finished)
 
-    def run(self, most=None):
-        """Until all is done, or for so many events."""
-        while most is None or len(self.lines) < most:
-            while len(self.running) < AT_ONCE and (queued := self.queue.next()):
+    def run(self, most_events=None):
+        """Run until no trial is left or there are so many events."""
+        while most_events is None or len(self.events) < most_events:
+            while len(self.running) < CONCURRENT and (queued := self.queue.next()):
                 self.begin(queued)
             if not self.running:
                 return
@@ -101,23 +114,26 @@ class Play:
         self.number += 1
         evaluations = list(self.restored.pop(config.key, []))
         self.running[name] = SimpleNamespace(
-            queued=queued, config=config, evaluations=evaluations, came_back=bool(evaluations)
+            queued=queued, config=config, evaluations=evaluations, was_restored=bool(evaluations)
         )
-        searched = {**self.world.settings(config), "warmup": config.warmup}
-        values = (f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in searched.items())
-        self.lines.append(" ".join(["start", name, queued.phase, queued.cell.name.replace(" ", "_"), *values]))
+        settings = {**self.training.settings(config), "warmup": config.warmup}
+        words = (
+            f"{field}={value:.6g}" if isinstance(value, float) else f"{field}={value}"
+            for field, value in settings.items()
+        )
+        self.events.append(" ".join(["start", name, queued.phase, queued.cell.name.replace(" ", "_"), *words]))
 
     def report(self, name):
         trial = self.running[name]
-        config, done = trial.config, len(trial.evaluations)
-        status, after = self.world.fate(config)
-        if after is not None and done >= after:
-            return self.end(name, status)
-        step = min((done + 1) * config.eval_every, config.max_steps)
+        config, evaluations_done = trial.config, len(trial.evaluations)
+        failure = self.training.failure(config)
+        if failure is not None and evaluations_done >= failure[1]:
+            return self.end(name, failure[0])
+        step = min((evaluations_done + 1) * config.eval_every, config.max_steps)
         trial.evaluations.append(
             Evaluation(
                 step=step,
-                selection_accuracy=self.world.score(config, step),
+                selection_accuracy=self.training.score(config, step),
                 selection_loss=0.5,
                 train_loss=0.5,
                 top_class_share=0.5,
@@ -126,30 +142,30 @@ class Play:
         )
         if step >= config.max_steps:
             return self.end(name, "complete")
-        best = max(e.selection_accuracy for e in trial.evaluations)
+        best = max(evaluation.selection_accuracy for evaluation in trial.evaluations)
         self.queue.report(trial.queued, step, best)
         stops = trial.queued.phase == "search" and self.is_stopped(name, trial, step, best)
-        self.lines.append(f"report {name} {step} {best:.3f} {'stop' if stops else 'continue'}")
+        self.events.append(f"report {name} {step} {best:.3f} {'stop' if stops else 'continue'}")
         return self.end(name, "stopped") if stops else None
 
     def is_stopped(self, name, trial, step, best):
-        if trial.came_back:
-            trial.came_back = False
+        if trial.was_restored:
+            trial.was_restored = False
             self.early_stopping.restore(self.record(trial, "stopped"))
         decision = self.early_stopping.report(trial.queued.stratum, trial.config.key, step, best)
         if decision is Decision.AUDIT:
-            self.lines.append(f"audit {name}")
+            self.events.append(f"audit {name}")
             self.audited[trial.config.key] = step
         return decision is Decision.STOP
 
     def end(self, name, status):
         trial = self.running.pop(name)
         record = self.records[trial.config.key] = self.record(trial, status)
-        self.lines.append(f"end {name} {status}")
+        self.events.append(f"end {name} {status}")
         self.queue.end(trial.queued, record)
 
     def record(self, trial, status):
-        best = max(trial.evaluations, key=lambda e: e.selection_accuracy, default=None)
+        best = max(trial.evaluations, key=lambda evaluation: evaluation.selection_accuracy, default=None)
         return TrialRecord(
             key=trial.config.key, config=trial.config.to_dict(), phase=trial.queued.phase, status=status,
             cell=trial.queued.cell.name, stratum=trial.queued.stratum, width=32, trainable_parameters=72,
@@ -159,36 +175,37 @@ class Play:
             started_at=f"2026-01-01T00:00:00.{len(self.records):06}",
         )  # fmt: skip
 
-    def cut_off(self):
-        """What the next command finds: records, audits, and search trials with a checkpoint."""
+    def interrupt(self):
+        """Return what the next command finds: records, audits, and search trials with a checkpoint."""
         interrupted = [
-            (t.config, t.queued.cell.name, t.evaluations)
-            for t in sorted(self.running.values(), key=lambda t: t.config.key)
-            if t.queued.phase == "search" and t.evaluations
+            (trial.config, trial.queued.cell.name, trial.evaluations)
+            for trial in sorted(self.running.values(), key=lambda trial: trial.config.key)
+            if trial.queued.phase == "search" and trial.evaluations
         ]
         return self.records, self.audited, interrupted
 
 
-def played(scenario):
-    name, wrong, audit, interrupted_after = SCENARIOS[scenario]
-    swept = spaces.load(name, "paper" if name == "smoke" else "demo")
-    swept = dataclasses.replace(swept, confirm_seeds=2)
-    lines, world = [], World(wrong)
-    command = Play(swept, world, lines, audit)
-    command.run(interrupted_after)
-    if interrupted_after is not None:
-        lines.append("interrupted")
-        earlier = command.cut_off()
-        command = Play(swept, world, lines, audit, earlier)
+def events_of(scenario):
+    """Run a scenario and return its events."""
+    name, failures, audit, most_events = SCENARIOS[scenario]
+    space = spaces.load(name, "paper" if name == "smoke" else "demo")
+    space = dataclasses.replace(space, confirm_seeds=2)
+    events, training = [], FakeTraining(failures)
+    command = Command(space, training, events, audit)
+    command.run(most_events)
+    if most_events is not None:
+        events.append("interrupted")
+        command = Command(space, training, events, audit, command.interrupt())
         command.number = 1000
         command.run()
     assert command.queue.next() is None and not command.queue._running
-    return lines
+    return events
 
 
-def words(line):
-    """The words of a line; a number as a number, whose last digits differ between processors."""
-    for word in line.split():
+def comparable_words(event):
+    """Yield the words of an event as names and values; numbers are approximate, since their last digits may differ
+    between processors."""
+    for word in event.split():
         name, _, value = word.rpartition("=")
         try:
             yield name, pytest.approx(float(value), rel=1e-4)
@@ -197,20 +214,22 @@ def words(line):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_same_decisions(scenario):
-    expected = (GOLDEN / f"{scenario}.txt").read_text().splitlines()
-    lines = played(scenario)
-    for number, (line, other) in enumerate(zip(lines, expected, strict=False), start=1):
-        assert [*words(line)] == [*words(other)], f"event {number}: {line}, recorded: {other}"
-    assert len(lines) == len(expected)
+def test_the_decisions_are_those_of_the_recorded_stream(scenario):
+    recorded_events = (GOLDEN / f"{scenario}.txt").read_text().splitlines()
+    events = events_of(scenario)
+    for number, (event, recorded) in enumerate(zip(events, recorded_events, strict=False), start=1):
+        assert [*comparable_words(event)] == [*comparable_words(recorded)], (
+            f"event {number}: {event}, recorded: {recorded}"
+        )
+    assert len(events) == len(recorded_events)
 
 
-def test_the_streams_have_every_kind_of_event():
-    every = {scenario: (GOLDEN / f"{scenario}.txt").read_text() for scenario in SCENARIOS}
-    for words_of_it in (" stop\n", " continue\n", " failed\n", " diverged\n", "audit ", "interrupted\n", " confirm "):
-        assert any(words_of_it in text for text in every.values()), words_of_it
+def test_the_recorded_streams_have_every_kind_of_event():
+    streams = [(GOLDEN / f"{scenario}.txt").read_text() for scenario in SCENARIOS]
+    for part in (" stop\n", " continue\n", " failed\n", " diverged\n", "audit ", "interrupted\n", " confirm "):
+        assert any(part in stream for stream in streams), part
 
 
 if __name__ == "__main__":
     for scenario in SCENARIOS:
-        (GOLDEN / f"{scenario}.txt").write_text("\n".join(played(scenario)) + "\n")
+        (GOLDEN / f"{scenario}.txt").write_text("\n".join(events_of(scenario)) + "\n")

@@ -1,4 +1,4 @@
-"""What trials are measured to cost, and the command that predicts a sweep."""
+"""The measurement of what trials cost, and the command that predicts a sweep."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = ["--space", "smoke", "--set", "trials=2", "--set", "max_steps=6"]
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch):
+def _short_measurements(monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.0)
 
 
@@ -42,56 +42,56 @@ def resolved(*configs):
 
 def test_each_configuration_gets_its_costs(tiny):
     longer = tiny.replace(length=40)
-    found = measure.measure(resolved(tiny, longer), 3, None)
-    assert [set(cost) for cost in found["costs"]] == [COSTS, COSTS]
-    short, long = found["costs"]
-    assert all(cost[name] >= 0.0 for cost in found["costs"] for name in COSTS - {"step_s"})
-    assert short["score_s"] > 0.0
-    assert abs(long["step_s"]) >= abs(short["step_s"])
-    (figure,) = found["figures"]
+    measurement = measure.measure(resolved(tiny, longer), 3, None)
+    assert [set(cost) for cost in measurement["costs"]] == [COSTS, COSTS]
+    short_cost, long_cost = measurement["costs"]
+    assert all(cost[name] >= 0.0 for cost in measurement["costs"] for name in COSTS - {"step_s"})
+    assert short_cost["score_s"] > 0.0
+    assert abs(long_cost["step_s"]) >= abs(short_cost["step_s"])
+    (figure,) = measurement["figures"]
     assert figure["packed"] == 3
     assert figure["step_low_s"] <= figure["step_s"] <= figure["step_high_s"]
     assert figure["step_alone_s"] is not None
-    assert found["hardware"]["cpus"]
-    json.dumps(found, allow_nan=False)
+    assert measurement["hardware"]["cpus"]
+    json.dumps(measurement, allow_nan=False)
 
 
 def test_methods_that_train_alone_are_measured_alone(tiny):
-    alone = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
-    found = measure.measure(resolved(tiny, alone), 2, None)
-    assert [(figure["kind"], figure["packed"]) for figure in found["figures"]] == [
+    fine_tuning = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
+    measurement = measure.measure(resolved(tiny, fine_tuning), 2, None)
+    assert [(figure["kind"], figure["packed"]) for figure in measurement["figures"]] == [
         ("toy with tiny, prompts", 2),
         ("toy with tiny, fine_tuning", 1),
     ]
-    assert measure.measure(resolved(tiny), None, None)["figures"][0]["packed"] == 1, "without Ray one at a time"
+    assert measure.measure(resolved(tiny), None, None)["figures"][0]["packed"] == 1, "without Ray, one trial at a time"
 
 
 def test_trials_with_dropout_are_measured_alone_whatever_their_rate(tiny):
-    rates = [tiny.replace(dropout=rate) for rate in (0.1, 0.2, 0.0)]
-    found = measure.measure(resolved(*rates), 2, None)
-    assert [(figure["kind"], figure["packed"]) for figure in found["figures"]] == [
+    configs = [tiny.replace(dropout=rate) for rate in (0.1, 0.2, 0.0)]
+    measurement = measure.measure(resolved(*configs), 2, None)
+    assert [(figure["kind"], figure["packed"]) for figure in measurement["figures"]] == [
         ("toy with tiny, lopt1", 1),
         ("toy with tiny, prompts", 2),
     ]
-    assert found["costs"][0] == found["costs"][1] != found["costs"][2]
+    assert measurement["costs"][0] == measurement["costs"][1] != measurement["costs"][2]
 
 
-def test_the_loops_that_are_measured_are_the_sweeps_own(tiny, monkeypatch):
-    used = []
-    for owner in (Engine, Trial):
-        honest = owner.advance
+def test_the_measured_loops_are_those_of_the_sweep(tiny, monkeypatch):
+    used_loops = []
+    for loop in (Engine, Trial):
+        advance = loop.advance
         monkeypatch.setattr(
-            owner, "advance", lambda self, honest=honest, owner=owner: used.append(owner) or honest(self)
+            loop, "advance", lambda self, advance=advance, loop=loop: used_loops.append(loop) or advance(self)
         )
     measure.measure(resolved(tiny), 2, None)
-    assert set(used) == {Engine}
-    used.clear()
+    assert set(used_loops) == {Engine}
+    used_loops.clear()
     measure.measure(resolved(tiny), None, None)
-    assert set(used) == {Trial}
+    assert set(used_loops) == {Trial}
 
 
-def test_a_known_time_is_found_again(tiny, monkeypatch):
-    """The engine's steps take 20 ms and 10 ms a trial here; evaluations of all, 30 ms a trial."""
+def test_known_times_are_measured(tiny, monkeypatch):
+    """A step of this engine takes 20 ms and 10 ms more for each trial. An evaluation takes 30 ms for each trial."""
 
     def advance(self):
         time.sleep(0.02 + 0.01 * len(self.trials))
@@ -104,44 +104,44 @@ def test_a_known_time_is_found_again(tiny, monkeypatch):
         return outcomes
 
     monkeypatch.setattr(Engine, "advance", advance)
-    few = tiny.replace(selection_examples=16, train_min_tokens=40, train_max_tokens=42)
-    found = measure.measure(resolved(few), 4, None)
-    (cost,), (figure,) = found["costs"], found["figures"]
+    few_examples = tiny.replace(selection_examples=16, train_min_tokens=40, train_max_tokens=42)
+    measurement = measure.measure(resolved(few_examples), 4, None)
+    (cost,), (figure,) = measurement["costs"], measurement["figures"]
     assert figure["step_s"] == pytest.approx(0.06, rel=0.3)
     assert cost["fixed_s"] == pytest.approx(0.02, abs=0.012)
     assert cost["step_s"] == pytest.approx(0.01, rel=0.4)
     assert cost["evaluation_s"] == pytest.approx(0.03, rel=0.4)
 
 
-def test_what_is_left_out_of_an_evaluation_is_reckoned(tiny):
-    """Of 120 examples 64 are looked at."""
-    found = measure.measure(resolved(tiny), 2, None)
-    read = data.prepare(resolve(tiny), Trial(tiny).backbone)
-    assert len(read.test) == 120
-    whole, short = (
+def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
+    """The measurement evaluates 64 of 120 examples."""
+    measurement = measure.measure(resolved(tiny), 2, None)
+    prepared = data.prepare(resolve(tiny), Trial(tiny).backbone)
+    assert len(prepared.test) == 120
+    all_examples, measured_examples = (
         measure._costs(resolve(config), measure._Rates(0.0, 0.0, 1.0, 1.0, 1.0, 0.0), Trial(tiny).backbone)
         for config in (tiny, tiny.replace(test_examples=64))
     )
-    assert short["score_s"] < 0.7 * whole["score_s"]
-    assert whole["score_s"] == read.test.lengths.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
-    assert found["costs"][0]["score_s"] > 0
+    assert measured_examples["score_s"] < 0.7 * all_examples["score_s"]
+    assert all_examples["score_s"] == prepared.test.lengths.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
+    assert measurement["costs"][0]["score_s"] > 0
 
 
-def test_samples_of_a_cell():
+def test_samples_of_a_cell_lie_in_its_ranges():
     table = spaces.load("ablation", "demo")
     assert all(probe.samples(table, cell) == [table.example(cell)] for cell in table.cells)
-    free = spaces.load("search", "demo")
-    (cell,) = free.cells
-    drawn = probe.samples(free, cell)
-    assert len({config.method for config in drawn}) == len(cell.search["method"].values)
-    for config in drawn:
-        made = cell.search[f"{config.method}.learning_rate"]
-        assert made.low <= config.learning_rate <= made.high
+    free_search = spaces.load("search", "demo")
+    (cell,) = free_search.cells
+    configs = probe.samples(free_search, cell)
+    assert len({config.method for config in configs}) == len(cell.search["method"].values)
+    for config in configs:
+        learning_rates = cell.search[f"{config.method}.learning_rate"]
+        assert learning_rates.low <= config.learning_rate <= learning_rates.high
         assert config.rank is None or config.rank >= 1
-    assert drawn == probe.samples(free, cell)
+    assert configs == probe.samples(free_search, cell)
 
 
-def test_the_command_without_ray(tmp_path, capsys):
+def test_the_command_predicts_without_ray(tmp_path, capsys):
     command = [*SMALL, "--local-mode", "--out", str(tmp_path)]
     assert main([*command, "--probe", "--price-per-hour", "3.6"]) == 0
     out = capsys.readouterr().out
@@ -151,46 +151,46 @@ def test_the_command_without_ray(tmp_path, capsys):
     run = tmp_path / "smoke-paper"
     assert not (run / "trials").exists()
     assert not (run / "manifest.json").exists()
-    written = json.loads((run / "probe.json").read_text())
-    seconds = written["prediction"]["seconds"]
+    content = json.loads((run / "probe.json").read_text())
+    seconds = content["prediction"]["seconds"]
     assert 0 < seconds["low"] < seconds["median"] < seconds["high"] <= 2.2 * seconds["low"]
-    price = written["prediction"]["price"]
+    price = content["prediction"]["price"]
     assert price["low"] == pytest.approx(seconds["low"] / 1000)
-    assert written["elapsed_before_s"] == 0.0
+    assert content["elapsed_before_s"] == 0.0
 
     assert main(command) == 0
     manifest = json.loads((run / "manifest.json").read_text())
     assert 0 < manifest["elapsed_s"] < 120
     assert main(command) == 0
     assert json.loads((run / "manifest.json").read_text())["elapsed_s"] == manifest["elapsed_s"], "nothing was left"
-    assert main(["--space", "smoke", "--out", str(tmp_path), "--probe", "--local-mode"]) == 2, "other settings"
+    assert main(["--space", "smoke", "--out", str(tmp_path), "--probe", "--local-mode"]) == 2, "settings have changed"
 
-    done = subprocess.run([sys.executable, "analysis/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    report = subprocess.run([sys.executable, "analysis/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert report.returncode == 0, report.stderr
     assert "started with 0 of 9 trials" in (run / "report" / "report.md").read_text()
 
 
-def test_json_is_all_that_is_printed(tmp_path, capsys):
+def test_with_json_only_json_is_printed(tmp_path, capsys):
     assert main([*SMALL, "--local-mode", "--out", str(tmp_path), "--probe", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["plan"]["name"] == "smoke"
-    assert printed["prediction"]["trials"] == 9
-    assert printed["prediction"]["price"] is None
+    output = json.loads(capsys.readouterr().out)
+    assert output["plan"]["name"] == "smoke"
+    assert output["prediction"]["trials"] == 9
+    assert output["prediction"]["price"] is None
 
 
-def test_what_is_finished_is_not_predicted_again(tmp_path, capsys):
+def test_finished_trials_are_not_part_of_the_prediction(tmp_path, capsys):
     command = [*SMALL, "--local-mode", "--out", str(tmp_path)]
     assert main([*command, "--max-trials", "4"]) == 4
     elapsed = json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["elapsed_s"]
     assert main([*command, "--probe"]) == 0
     assert "4 trials are finished, 5 to run in" in capsys.readouterr().out
-    written = json.loads((tmp_path / "smoke-paper" / "probe.json").read_text())
-    assert written["elapsed_before_s"] == elapsed
-    assert (written["prediction"]["trials_done"], written["prediction"]["trials"]) == (4, 9)
+    content = json.loads((tmp_path / "smoke-paper" / "probe.json").read_text())
+    assert content["elapsed_before_s"] == elapsed
+    assert (content["prediction"]["trials_done"], content["prediction"]["trials"]) == (4, 9)
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("options", "words"),
     [
         (["--dry-run", "--probe"], "give one of them"),
         (["--price-per-hour", "2"], "goes with --probe"),
@@ -198,23 +198,23 @@ def test_what_is_finished_is_not_predicted_again(tmp_path, capsys):
         (["--probe", "--price-per-hour", "0"], "is not a price above 0"),
     ],
 )
-def test_usage(tmp_path, capsys, more, words):
-    assert main([*SMALL, "--out", str(tmp_path), *more]) == 2
+def test_options_that_do_not_fit_a_probe_are_refused(tmp_path, capsys, options, words):
+    assert main([*SMALL, "--out", str(tmp_path), *options]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_a_run_in_use_is_not_measured_beside(tmp_path):
-    made = make_plan(settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"}))
+def test_a_run_that_another_command_works_on_is_not_measured(tmp_path):
+    plan = make_plan(settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"}))
     store = Store(tmp_path, "r")
     with store.held(), pytest.raises(ValueError, match="being worked on"):
-        Sweep(made, Store(tmp_path, "r"), Options(local_mode=True), []).probe()
+        Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), []).probe()
 
 
 def test_the_spread_has_bounds(tiny, monkeypatch):
-    made = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"})
+    space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"})
 
-    def said(spread, **more):
-        ground = probe.Resources(
+    def prediction(spread, **changes):
+        test_resources = probe.Resources(
             devices=1,
             concurrent=1,
             shared=None,
@@ -226,25 +226,24 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
                 "spread": spread,
                 "hardware": {},
             },
-            **more,
+            **changes,
         )
-        return probe.predict(made, ground, resolve=lambda config: config, baselines=[tiny], finished=[])
+        return probe.predict(space, test_resources, resolve=lambda config: config, baselines=[tiny], finished=[])
 
-    assert (
-        said(0.0)["spread"] == said(0.05)["spread"] < said(0.1)["spread"] < said(0.3)["spread"] == said(9.0)["spread"]
-    )
-    found = said(9.0)
-    assert found["start_s"] == pytest.approx(5.1), "and the baseline, which is scored once"
-    assert found["seconds"]["high"] < 2.2 * found["seconds"]["low"]
-    assert np.isfinite(found["seconds"]["median"])
-    slower = said(9.0, slower=1.5)
-    expected = 5.0 + 1.5 * (found["seconds"]["median"] - 5.0)
-    assert slower["seconds"]["median"] == pytest.approx(expected, rel=0.03), "all but the start"
+    spreads = [prediction(spread)["spread"] for spread in (0.0, 0.05, 0.1, 0.3, 9.0)]
+    assert spreads[0] == spreads[1] < spreads[2] < spreads[3] == spreads[4]
+    widest = prediction(9.0)
+    assert widest["start_s"] == pytest.approx(5.1), "the start and the baseline, which is scored once"
+    assert widest["seconds"]["high"] < 2.2 * widest["seconds"]["low"]
+    assert np.isfinite(widest["seconds"]["median"])
+    slower = prediction(9.0, slower=1.5)
+    expected = 5.0 + 1.5 * (widest["seconds"]["median"] - 5.0)
+    assert slower["seconds"]["median"] == pytest.approx(expected, rel=0.03), "everything but the start takes longer"
     assert "1.5 times as long as measured" in "".join(slower["assumptions"])
-    assert "times as long" not in "".join(found["assumptions"])
+    assert "times as long" not in "".join(widest["assumptions"])
 
 
-def test_what_is_measured_side_by_side_is_averaged():
+def test_measurements_made_side_by_side_are_averaged():
     parts = [
         {"costs": [{"step_s": 1.0}, {"step_s": 3.0}], "spread": 0.1, "figures": [1], "hardware": {}},
         {"costs": [{"step_s": 2.0}, {"step_s": 5.0}], "spread": 0.2, "figures": [2], "hardware": {}},
@@ -256,17 +255,17 @@ def test_what_is_measured_side_by_side_is_averaged():
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_the_command_on_ray(tmp_path):
+def test_the_command_predicts_on_ray(tmp_path):
     command = [sys.executable, "sweeps/run.py", *SMALL, "--out", str(tmp_path), "--trials-per-gpu", "3"]
-    done = subprocess.run([*command, "--probe"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "a step of 3 trials together" in done.stdout
-    assert "prediction: 9 to run in" in done.stdout
+    process = subprocess.run([*command, "--probe"], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "a step of 3 trials together" in process.stdout
+    assert "prediction: 9 to run in" in process.stdout
     assert not (tmp_path / "smoke-paper" / "ray").exists()
-    mixed = [*command, "--set", "method=lopt1,fine_tuning", "--name", "mixed", "--probe", "--json"]
-    mixed[mixed.index("smoke")] = "search"
-    for value in ("task=toy", "backbone=tiny"):
-        mixed += ["--set", value]
-    done = subprocess.run(mixed, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {figure["packed"] for figure in json.loads(done.stdout)["prediction"]["measured"]} == {1, 3}
+    free_search = [*command, "--set", "method=lopt1,fine_tuning", "--name", "mixed", "--probe", "--json"]
+    free_search[free_search.index("smoke")] = "search"
+    for setting in ("task=toy", "backbone=tiny"):
+        free_search += ["--set", setting]
+    process = subprocess.run(free_search, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert {figure["packed"] for figure in json.loads(process.stdout)["prediction"]["measured"]} == {1, 3}

@@ -1,8 +1,9 @@
-"""Optuna's studies after a sweep say what the store says: a real sweep in this process, continued."""
+"""After a sweep, and after the sweep is continued, Optuna's studies agree with the store."""
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import accumulate
 
 import pytest
 
@@ -20,85 +21,91 @@ STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL", "fail
 
 @pytest.fixture
 def queues(monkeypatch):
-    """Every queue that is made."""
-    made = []
+    """Every trial queue that is built, in a list."""
+    queues = []
 
-    class Kept(sweeps.search.queue.TrialQueue):
-        def __init__(self, *arguments, **named):
-            super().__init__(*arguments, **named)
-            made.append(self)
+    class RecordedQueue(sweeps.search.queue.TrialQueue):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            queues.append(self)
 
-    monkeypatch.setattr(sweeps.search.queue, "TrialQueue", Kept)
-    return made
+    monkeypatch.setattr(sweeps.search.queue, "TrialQueue", RecordedQueue)
+    return queues
 
 
 @pytest.fixture
-def troubled(monkeypatch):
-    """The first point of one method fails, that of another diverges."""
+def failure_and_divergence(monkeypatch):
+    """Let the first point of one method fail and that of another method diverge."""
     update, loss = Trial.update, Trial.loss
 
-    def failing(self):
+    def failing_update(self):
         if self.config.method == "lopt2" and self.config.learning_rate == 0.3 and self.step == 1:
             raise RuntimeError("on purpose")
         return update(self)
 
-    def diverging(self, positions):
-        bad = self.config.method == "lopt1" and self.config.learning_rate == 0.3
-        return loss(self, positions) * (float("nan") if bad else 1.0)
+    def diverging_loss(self, positions):
+        diverges = self.config.method == "lopt1" and self.config.learning_rate == 0.3
+        return loss(self, positions) * (float("nan") if diverges else 1.0)
 
-    monkeypatch.setattr(Trial, "update", failing)
-    monkeypatch.setattr(Trial, "loss", diverging)
-
-
-def told(queue):
-    """What each study holds, but for points that wait: cell, learning rate, state, value of complete trials,
-    intermediate values of stopped ones."""
-    found = Counter()
-    for state in queue._turns.cells:
-        for trial in state.study._study.get_trials():
-            name, steps = trial.state.name, ()
-            value = trial.value if name == "COMPLETE" else None
-            if name == "PRUNED":
-                steps = tuple(sorted(trial.intermediate_values.items()))
-            if name != "WAITING":
-                found[state.cell.name, round(trial.params["learning_rate"], 12), name, value, steps] += 1
-    return found
+    monkeypatch.setattr(Trial, "update", failing_update)
+    monkeypatch.setattr(Trial, "loss", diverging_loss)
 
 
-def stored(store, status=None):
-    found = Counter()
+def trials_of_studies(queue):
+    """Count the trials of all studies, without points that wait.
+
+    A trial is its cell, learning rate, state, value (if complete) and intermediate values (if stopped).
+    """
+    counts = Counter()
+    for cell_queue in queue._turns.cells:
+        for trial in cell_queue.study._study.get_trials():
+            state, intermediate_values = trial.state.name, ()
+            value = trial.value if state == "COMPLETE" else None
+            if state == "PRUNED":
+                intermediate_values = tuple(sorted(trial.intermediate_values.items()))
+            if state != "WAITING":
+                rate = round(trial.params["learning_rate"], 12)
+                counts[cell_queue.cell.name, rate, state, value, intermediate_values] += 1
+    return counts
+
+
+def trials_of_store(store):
+    """Count the search trials of a store in the same form."""
+    counts = Counter()
     for record in store.records():
         if record.phase != "search":
             continue
-        state, steps = STATES[record.status], ()
+        state, intermediate_values = STATES[record.status], ()
         value = record.selection_accuracy if state == "COMPLETE" else None
         if state == "PRUNED":
-            seen = [evaluation.selection_accuracy for evaluation in record.evaluations]
-            steps = tuple((e.step, max(seen[: place + 1])) for place, e in enumerate(record.evaluations))
-        found[record.cell, round(record.config["learning_rate"], 12), state, value, steps] += 1
-    return found
+            best_accuracies = accumulate((e.selection_accuracy for e in record.evaluations), max)
+            steps = (evaluation.step for evaluation in record.evaluations)
+            intermediate_values = tuple(zip(steps, best_accuracies, strict=True))
+        counts[record.cell, round(record.config["learning_rate"], 12), state, value, intermediate_values] += 1
+    return counts
 
 
-def test_states_are_those_of_the_store_also_after_going_on(tmp_path, queues, troubled):
-    run = Store(tmp_path, "smoke-paper")
+def test_studies_agree_with_the_store_also_in_a_continued_sweep(tmp_path, queues, failure_and_divergence):
+    store = Store(tmp_path, "smoke-paper")
     assert main([*COMMAND, "--out", str(tmp_path), "--max-trials", "15"]) == 4
-    assert told(queues[-1]) == stored(run)
+    assert trials_of_studies(queues[-1]) == trials_of_store(store)
 
     assert main([*COMMAND, "--out", str(tmp_path)]) == 3
-    statuses = Counter(record.status for record in run.records() if record.phase == "search")
-    assert all(statuses[status] for status in STATES), f"{statuses}: the test needs each"
+    statuses = Counter(record.status for record in store.records() if record.phase == "search")
+    assert all(statuses[status] for status in STATES), f"{statuses}: the test needs a trial of every status"
     assert sum(statuses.values()) == 21
-    tried_again = run.path(next(r.key for r in run.records() if r.status == "failed")).stem
-    assert (run.folder / "trials" / f"{tried_again}.failed-1.json").is_file()
-    # The trial that failed under both commands is there twice.
-    twice = told(queues[-1]) - stored(run)
-    assert [(cell, rate, state) for cell, rate, state, _, _ in twice.elements()] == [("lopt2 n=4 r=1", 0.3, "FAIL")]
-    assert not stored(run) - told(queues[-1])
-    for state in queues[-1]._turns.cells:
-        complete = [r.selection_accuracy for r in state.records if r.status == "complete"]
-        assert state.study._study.best_value == max(complete), "no early value of a stopped trial"
+    failed_key = next(record.key for record in store.records() if record.status == "failed")
+    assert (store.folder / "trials" / f"{failed_key}.failed-1.json").is_file()
+    # The studies have the trial that failed under both commands twice.
+    only_in_studies = trials_of_studies(queues[-1]) - trials_of_store(store)
+    failures = [(cell, rate, state) for cell, rate, state, _, _ in only_in_studies.elements()]
+    assert failures == [("lopt2 n=4 r=1", 0.3, "FAIL")]
+    assert not trials_of_store(store) - trials_of_studies(queues[-1])
+    for cell_queue in queues[-1]._turns.cells:
+        accuracies = [record.selection_accuracy for record in cell_queue.records if record.status == "complete"]
+        assert cell_queue.study._study.best_value == max(accuracies), "early scores of stopped trials do not count"
 
-    (group,) = groups(load([run.folder]))
-    confirmed = {r.stratum: r.test_accuracy for r in run.records() if r.phase == "confirm"}
-    shown = {point.label: point.accuracy.mean for point in pareto.compute(group).points}
-    assert sorted(shown.values()) == sorted(confirmed.values()), "only confirmed trials are on the front"
+    (group,) = groups(load([store.folder]))
+    confirmed = {record.stratum: record.test_accuracy for record in store.records() if record.phase == "confirm"}
+    on_frontier = {point.label: point.accuracy.mean for point in pareto.compute(group).points}
+    assert sorted(on_frontier.values()) == sorted(confirmed.values()), "only confirmed trials are on the frontier"
