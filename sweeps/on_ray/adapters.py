@@ -27,11 +27,7 @@ class Supervised:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[Supervisor]:
-        """Turn an error of the supervisor into an interrupt.
-
-        Raises:
-            KeyboardInterrupt: The supervisor raised an error, which `error` now holds.
-        """
+        """Turn an error of the supervisor into a KeyboardInterrupt, and keep it as `error`."""
         try:
             yield self.supervisor
         except Exception as error:
@@ -94,10 +90,7 @@ class StoppingScheduler(FIFOScheduler):
 
 
 def _last_error(trial: Any) -> Exception | None:
-    """Return the error that ended a trial's process.
-
-    Ray's own reader looks for the file where it is copied to only at the end of the experiment.
-    """
+    """Return what ended a trial's process. Ray's own reader expects the file where it is copied only at the end."""
     try:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except Exception:  # there is no error, or it needs a package that is not installed here

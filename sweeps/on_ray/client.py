@@ -80,13 +80,10 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
 
 
 def _wait_for_worker(worker: Any, reference: Any, name: str, ends_at: float, apart: bool) -> Any:
-    """Return the result of a worker's `admit` or `next`. A trial that is scored, or waits for others, may take longer.
+    """Return the result of `reference`, a call of a worker's `admit` or `next`.
 
-    Args:
-        reference: The reference of the call.
-        name: The trial's name in the worker; during `admit` its key.
-        ends_at: When the trial's time is over.
-        apart: Whether the trial makes its steps without the others.
+    The trial has time until `ends_at`. One that is scored, or waits for others, may take longer. `name` is the name of
+    the trial in the worker, or its key during `admit`.
 
     Raises:
         _Overdue: The trial's time is over.

@@ -123,8 +123,7 @@ class Machines:
 
     Attributes:
         gpus, cpus: Their numbers on all nodes together.
-        nodes: Number of nodes with CPUs; at least one.
-        node_cpus: CPUs of the smallest of these nodes.
+        nodes, node_cpus: Number of nodes with CPUs, at least one; CPUs of the smallest of them.
         on_demand: Whether the cluster may start more machines.
     """
 
@@ -161,12 +160,10 @@ class Allocation:
     """What one trial reserves, and how many trials run at once.
 
     Attributes:
-        solo: Resources of a trial that trains alone.
-        shared: Resources of a trial that shares its backbone.
-        packed: How many trials share a backbone.
-        concurrent: How many trials run at once.
+        solo, shared: Resources of a trial that trains alone, and of one that shares its backbone.
+        packed, concurrent: How many trials share a backbone, and how many run at once.
         threads: Processor threads of a trial that trains alone; None leaves PyTorch's own choice.
-        shared_threads: Processor threads of all trials together that share a backbone; None as for `threads`.
+        shared_threads: The same for all trials together that share a backbone.
     """
 
     solo: Mapping[str, float]

@@ -54,11 +54,9 @@ class Keeper:
         return self._hangs[node, device]
 
     def end(self, node: str, device: str | None, hangs: int) -> None:
-        """End a worker that hangs.
+        """End a worker that hangs, if `hangs` is still the count that the method `hangs` returns.
 
-        Args:
-            hangs: What the method `hangs` returned to the client before. If the number is another one now, a second
-                client has had the worker ended already, and nothing happens.
+        If the count has grown since the client asked for it, another client has had the worker ended already.
         """
         import ray
 

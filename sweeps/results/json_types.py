@@ -2,14 +2,7 @@
 
 from typing import Any
 
-_TYPE_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-}
+_NAMES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
 def check_type(name: str, value: Any, *types: type) -> Any:
@@ -20,16 +13,12 @@ def check_type(name: str, value: Any, *types: type) -> Any:
     """
     if isinstance(value, types) and (bool in types or not isinstance(value, bool)):
         return value
-    valid = " or ".join(dict.fromkeys(_TYPE_NAMES[valid_type] for valid_type in types))
-    raise ValueError(f"{name} is {_TYPE_NAMES.get(type(value), 'null')}, not {valid}")
+    valid = " or ".join(dict.fromkeys(_NAMES[valid_type] for valid_type in types))
+    raise ValueError(f"{name} is {_NAMES.get(type(value), 'null')}, not {valid}")
 
 
 def check_manifest(manifest: Any) -> None:
-    """Check the values of a manifest.
-
-    Raises:
-        ValueError: A value has a wrong type.
-    """
+    """Check the values of a manifest; a value of a wrong type raises a ValueError."""
     check_type("a manifest", manifest, dict)
     for name, types in (("identity", (str,)), ("started_at", (str,)), ("elapsed_s", (int, float))):
         check_type(name, manifest.get(name, types[0]()), *types)

@@ -41,11 +41,7 @@ _ATTEMPTS = 10  # how often to try to lock a folder that other commands remove
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """The clock of a lease; tests use their own.
-
-    Attributes:
-        wait: Waits for an event, at most for a number of seconds; returns whether the event is set.
-    """
+    """The clock of a lease; tests use their own. `wait` waits for an event, at most for a number of seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -113,10 +109,8 @@ def _held_by_other(run: str, holder: dict[str, Any]) -> ValueError:
         command = shlex.join(map(str, words)) if isinstance(words, list) and words else "a program"
         description += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
         description += f", since {holder.get('since')}"
-    return ValueError(
-        f"run {run!r} is being worked on by {one_line(description)}. "
-        "Wait for it or end it, or give --name for a new run"
-    )
+    advice = "Wait for it or end it, or give --name for a new run"
+    return ValueError(f"run {run!r} is being worked on by {one_line(description)}. {advice}")
 
 
 def _parse_holder(content: bytes | str) -> dict[str, Any]:
@@ -263,10 +257,7 @@ class _Lease(Hold):
                 self._renewed_at = self._clock.monotonic()
 
     def _has_not_begun(self) -> bool:
-        """Return whether the run has no file but this lease, and the lease may be removed.
-
-        That is only so for the first lease, because a number is never used twice.
-        """
+        """Return whether the run has no file but this lease. Only the first may go: no number is used twice."""
         return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
     def _is_highest(self) -> bool:

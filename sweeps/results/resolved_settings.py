@@ -65,11 +65,8 @@ class ResolvedSettings:
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
         """Return the configuration with its resolved settings."""
-        former = {
-            name: value
-            for name, value in self._former.items()
-            if name in config.options and config.options[name] is None
-        }
+        unset = {name for name, value in config.options.items() if value is None}
+        former = {name: value for name, value in self._former.items() if name in unset}
         return config.replace(**self._resolved[_decided_by(config)], options={**config.options, **former})
 
 

@@ -31,7 +31,7 @@ class StoreError(OSError):
 
 
 def raising_store_errors(cls: _Class) -> _Class:
-    """Make the methods of a class raise a StoreError in place of an OSError. A class decorator."""
+    """Decorate a class, so that its methods raise a StoreError in place of an OSError."""
 
     def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -77,7 +77,8 @@ class RunFolder:
             folder = folder.absolute()
             if not folder.resolve().is_relative_to(folder.parent.resolve()):
                 raise ValueError(
-                    f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: give that as --out"
+                    f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: "
+                    "give the real folder with --out and --name"
                 )
         # A URL keeps its credentials, because processes on other machines open it, too.
         self.out = str(folder.parent) if isinstance(folder, Path) else str(out)
@@ -107,7 +108,7 @@ class RunFolder:
         """Check that this command still holds the run, and that the run, which has a manifest, is still there.
 
         Raises:
-            StoreError: One of the two is no longer so.
+            StoreError: It does not hold the run any more, or the manifest is gone.
         """
         if loss := self._hold.loss():
             raise self.store_error(loss)
@@ -191,18 +192,14 @@ class RunFolder:
         write(self.folder / "baselines.json", dumps(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
-        """Return what `write_baselines` wrote; nothing if it was not called.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Return what `write_baselines` wrote, if anything. A damaged file raises a ValueError."""
         return self._read_json("baselines.json", check_baselines) or []
 
     def _read_json(self, name: str, check: Callable[[Any], None]) -> Any:
-        """Return the content of a file beside the records, or None if there is no such file.
+        """Return the content of a JSON file of the run, or None if there is no such file.
 
         Raises:
-            ValueError: It is not JSON, or `check` raises a ValueError.
+            ValueError: It is damaged: it is not JSON, or `check` raises a ValueError.
         """
         path = self.folder / name
         if not path.is_file():
@@ -246,9 +243,7 @@ class RunFolder:
         return any(file.name in _RUN_FILES for file in self.folder.glob("*"))
 
     def put_aside(self) -> str | None:
-        """Rename the run to `<run>-before-N`, to make room for a new one of its name.
-
-        Its files may be damaged, because none of them is read.
+        """Rename the run to `<run>-before-N`, to make room for a new one. Its files may be damaged: none is read.
 
         Returns:
             The new name, or None if there is nothing to keep.

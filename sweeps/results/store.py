@@ -83,8 +83,8 @@ class Store(RunFolder):
         The trial's checkpoints are removed. Only a failed trial keeps its checkpoint, and goes on from it when it is
         tried again.
 
-        A trial that has ended without failing keeps its record. For a process that was taken for dead may later come
-        to the end of a trial that another process has finished.
+        A trial that has ended without failing keeps its record: a process that was taken for dead may come to the end
+        of the trial after another process has finished it.
         """
         earlier_record = self.read(record.key)
         if earlier_record is None or earlier_record.status not in FINAL:

@@ -19,10 +19,7 @@ _SHARE_OF_MEMORY = 0.8
 
 
 def trials_to_pack(
-    tokens_per_step: float,
-    pass_tokens: float,
-    memory_tokens: float = math.inf,
-    trials_per_device: float = math.inf,
+    tokens_per_step: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
 ) -> int:
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 

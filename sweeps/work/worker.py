@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 600.0  # a trial is evicted when its client has been silent for this long
 IDLE_S = 300.0  # a worker ends when it has had no trial for this long
-# How long a step waits for trials that are held: this share of the last step's duration, and at least this long.
+# How long a step waits for trials that are held: a share of the last step's duration, and at least some seconds.
 _WAIT_SHARE, _LEAST_WAIT_S = 0.25, 0.05
 _FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial: their processes start side by side
 _RELEASE_INTERVAL_S = 10.0  # between releases of memory while others train: each takes a quarter of a second
@@ -44,14 +44,14 @@ class _HostedTrial:
     silent_since: float = math.inf  # when the client was last heard of; infinity while it waits for a report
     awaited_until: float = 0.0  # until when the next step of the others waits for this trial
     is_training: bool = False  # whether the client waits for the next report, so that the trial takes part in steps
-    outcomes: list[Outcome] = field(default_factory=list)  # none or one
+    outcomes: list[Outcome] = field(default_factory=list)  # at most one
     is_evicted: bool = False
 
 
 class Worker:
     """Trains all trials admitted to it, over as many backbones as they have.
 
-    One thread does everything that touches a model, because PyTorch's default type and its choice of attention kernels
+    One thread does everything that touches a model, because PyTorch's default dtype and its choice of attention kernels
     hold for the whole process. Trials are made, and their reports and files written, in the threads of their clients'
     calls.
     """
@@ -64,10 +64,11 @@ class Worker:
         self._last_step: tuple[float, float] | None = None  # when it began and ended
         self._in_step: list[_HostedTrial] = []  # trials of the current step, or else of the last one
         self._arriving, self._arriving_since = 0, -math.inf  # how many trials are on their way, and since when any are
-        self._arrived, self._capacity = 0, 1  # how many trials have come so far; how many may be here at a time
-        self._released_at, self._must_release = -math.inf, False  # of the memory of evicted trials
+        self._arrived, self._capacity = 0, 1  # how many trials have come so far; how many fit at a time
+        self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
         self._making_lock = threading.Lock()  # only one trial at a time is made
-        self._making: tuple[str, float] | None = None  # key, since when; None while it waits for a step
+        # The key of the trial that is being made, and since when; None while it waits for the current step to end.
+        self._making: tuple[str, float] | None = None
         self._numbers = itertools.count()
         self._engines: dict[int, Engine] = {}  # by the id of their backbone; only the training thread uses them
         threading.Thread(target=self._train, daemon=True, name="training").start()
@@ -87,7 +88,7 @@ class Worker:
         execution = Execution(job)
         with self._arrival(job.packed):
             with self._making_lock:
-                self.evict_by_key(execution.config.key)  # its former client has died, or it would not come again
+                self.evict_by_key(execution.config.key)  # a trial only comes again if its client has died
                 try:
                     self._in_training_thread(lambda: self._load_backbone(job, execution.config.key))
                     report = execution.begin()
@@ -95,8 +96,7 @@ class Worker:
                     self._making = None
             name = f"{execution.key}-{next(self._numbers)}"
             with self._changed:
-                reports = [] if report is None else [report]
-                self._hosted[name] = hosted = _HostedTrial(execution, reports, apart)
+                self._hosted[name] = hosted = _HostedTrial(execution, [] if report is None else [report], apart)
                 self._hold(hosted)
         return name
 
@@ -138,7 +138,7 @@ class Worker:
                 self.evict(name)
 
     def activity(self, name: str) -> dict[str, Any]:
-        """Return what the worker is doing with a trial: the one that `admit` named so, before that the one of this key.
+        """Return what the worker is doing with a trial. It is known by its key until `admit` has returned its name.
 
         Returns:
             "making_s": how long the trial has been in the making; 0 if it is not being made;
@@ -292,7 +292,7 @@ class Worker:
         by_trial = {hosted.execution.trial: hosted for hosted in stepping if hosted.execution.trial is not None}
         self._in_step, self._step_began_at = stepping, time.monotonic()
         try:
-            outcomes = [outcome for engine in self._engines_with(list(by_trial)) for outcome in engine.advance()]
+            outcomes = [pair for engine in self._engines_with(list(by_trial)) for pair in engine.advance()]
         except Exception as error:  # a fault of the engine: an error that a trial raises is an outcome already
             outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
@@ -326,9 +326,9 @@ class Worker:
 
         self._making = key, time.monotonic()
         set_threads(job.threads)
-        config = job.config
         with contextlib.suppress(Exception):
-            backbones.load(config.backbone, methods.get(config.method).weights_precision(config.precision))
+            precision = methods.get(job.config.method).weights_precision(job.config.precision)
+            backbones.load(job.config.backbone, precision)
 
     def _release_evicted(self) -> None:
         """Remove evicted trials from their engines, and engines of backbones without trials; then release memory."""
