@@ -194,10 +194,10 @@ class Allocation:
 def allocate(
     machines: Machines, packed: int, *, trials_per_gpu: int | None = None, max_concurrent: int | None = None
 ) -> Allocation:
-    """Give `packed` trials that share a backbone to each device. Other trials have a device alone.
+    """Pack `packed` trials that share a backbone on each device. The other trials train alone.
 
     Args:
-        trials_per_gpu: How many trials that do not share a backbone run on one GPU.
+        trials_per_gpu: How many of these other trials run on one GPU; None for one.
         max_concurrent: How many trials run at once at most.
     """
     if machines.has_gpus:

@@ -71,7 +71,7 @@ def on_ray(ready: ReadyCluster, elapsed_s: float) -> Resources:
 def _mean(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean of measurements that were made side by side."""
     costs_by_config = zip(*(measurement["costs"] for measurement in measurements), strict=True)
-    costs = [{name: float(np.mean([cost[name] for cost in same])) for name in same[0]} for same in costs_by_config]
+    costs = [{name: float(np.mean([cost[name] for cost in group])) for name in group[0]} for group in costs_by_config]
     return {**measurements[0], "costs": costs, "spread": max(measurement["spread"] for measurement in measurements)}
 
 

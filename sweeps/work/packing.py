@@ -19,20 +19,20 @@ _SHARE_OF_MEMORY = 0.8
 
 
 def trials_to_pack(
-    tokens_per_step: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
+    step_tokens: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
 ) -> int:
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 
     Args:
-        tokens_per_step: Tokens of one trial in one step, those of prompt and texts together.
+        step_tokens: Tokens of one trial in one step, those of prompt and texts together.
         pass_tokens: Tokens of a pass that uses the device well.
         memory_tokens: Tokens of the largest pass that fits into memory.
         trials_per_device: How many trials each device will train. They are divided evenly: if twelve trials were
             packed as ten and two, the last two would take passes of their own, and a pass costs much even if it is
             nearly empty.
     """
-    count = max(1, math.floor(pass_tokens / tokens_per_step))
-    most = math.floor(min(memory_tokens / tokens_per_step, MOST_PACKED))
+    count = max(1, math.floor(pass_tokens / step_tokens))
+    most = math.floor(min(memory_tokens / step_tokens, MOST_PACKED))
     if count < trials_per_device < math.inf:
         rounds = max(1, round(trials_per_device / count))
         count = math.ceil(trials_per_device / rounds)

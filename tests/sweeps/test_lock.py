@@ -1,4 +1,4 @@
-"""Only one command at a time holds a run, in a folder and behind a URL. Leases are tested with a clock of the tests."""
+"""Only one command at a time holds a run, in a folder and behind a URL. Most tests of leases use a fake clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FakeTime:
 
 @pytest.fixture
 def short_lease(monkeypatch):
-    """Leases with the real clock that take seconds."""
+    """Leases of two seconds, with the real clock."""
     for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "LOOK_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
 
