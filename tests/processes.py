@@ -1,4 +1,4 @@
-"""Processes that tests start: they do not depend on how the tests were started."""
+"""A help for tests that start processes: these must not depend on how the tests were started."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def usual_signals() -> Iterator[None]:
-    """A process that is started meanwhile ends at SIGINT and SIGTERM; in the background of a script it would inherit
-    that they are ignored."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Make processes that are started in this context react to SIGINT and SIGTERM.
+
+    Tests that run in the background of a script ignore these signals, and their processes would inherit that.
+    """
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""A stand-in for S3 in this process; tests skip where its packages are missing."""
+"""Fixtures with a stand-in for S3 in this process. Tests that use them are skipped if its packages are missing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-WHY = "needs s3fs and moto[server]: pip install -e '.[dev]'"
+SKIP_REASON = "needs s3fs and moto[server]: pip install -e '.[dev]'"
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason=WHY)
-    server = pytest.importorskip("moto.server", reason=WHY).ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    """The URL of the server."""
+    pytest.importorskip("s3fs", reason=SKIP_REASON)
+    server = pytest.importorskip("moto.server", reason=SKIP_REASON).ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -39,7 +40,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(params=["folder", "memory", "s3"])
 def anywhere(request: pytest.FixtureRequest) -> str:
-    """Where results may lie: a folder, a file system in memory, S3."""
+    """A location for results: a folder, a file system in memory, and S3 in turn."""
     if request.param == "folder":
         return str(request.getfixturevalue("tmp_path"))
     return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else request.getfixturevalue("s3")
@@ -47,5 +48,5 @@ def anywhere(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["memory", "s3"])
 def url(request: pytest.FixtureRequest) -> str:
-    """The same, without the folder."""
+    """A location for results behind a URL: a file system in memory, and S3 in turn."""
     return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else request.getfixturevalue("s3")

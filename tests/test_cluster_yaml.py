@@ -1,4 +1,4 @@
-"""cluster.yaml, checked offline: Ray's schema, EC2's interface, and what must never slip (open ports, no token)."""
+"""Offline checks of cluster.yaml: Ray's schema, EC2's interface, and security (no open ports, a token)."""
 
 import copy
 import fnmatch
@@ -18,8 +18,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config  # noqa
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = ("0.0.0.0/0", "::/0")
-# What Ray adds to the file mounts of every cluster: no exclude pattern may keep it from being copied.
-RAY_OWN_FILES = ("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml", "auth_token")
+# Ray adds these files to the file mounts of every cluster. No exclude pattern may keep them from being copied.
+RAYS_OWN_FILES = ("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml", "auth_token")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def validate(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as `ray up` sees it: defaults filled in, then held against Ray's schema; raises on a misfit."""
+    """The configuration as `ray up` sees it, with defaults filled in. Raises an error if it violates Ray's schema."""
     prepared = prepare_config(copy.deepcopy(config))
     validate_config(prepared)
     return prepared
@@ -47,7 +47,7 @@ def workers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string in a nest of mappings and lists."""
+    """Every string in nested mappings and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -59,10 +59,11 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def security_faults(config: dict[str, Any]) -> list[str]:
-    """Why this cluster's ports would be open to more than its owner; empty if they are not.
+    """The reasons why others than the owner could reach ports of this cluster; empty if they cannot.
 
-    Ray 2.60 makes a group with SSH open to the world for every node type that names none by id, and adds the rules of
-    provider.security_group to it instead of replacing it. So the only safe form is ids on all node types.
+    For every node type that names no security group by id, Ray 2.60 makes a group with SSH open to the world. The rules
+    of provider.security_group are added to that group and do not replace it. So the only safe form is to give all node
+    types ids.
     """
     faults = [f"{text!r} opens a rule to the world" for text in strings(config) if any(cidr in text for cidr in WORLD)]
     if "security_group" in config["provider"]:
@@ -73,7 +74,7 @@ def security_faults(config: dict[str, Any]) -> list[str]:
     return faults
 
 
-def test_ray_accepts_it_offline(config: dict[str, Any]) -> None:
+def test_ray_accepts_the_configuration(config: dict[str, Any]) -> None:
     prepared = validate(config)
     assert prepared["provider"]["type"] == "aws"
     assert prepared["available_node_types"].keys() == config["available_node_types"].keys()
@@ -89,19 +90,17 @@ def test_ray_accepts_it_offline(config: dict[str, Any]) -> None:
         ("head_node_type", "head.none", "`head_node_type` must be one of"),
     ],
 )
-def test_the_same_validation_rejects_a_mistake(
-    config: dict[str, Any], path: str, value: object, complaint: str
-) -> None:
+def test_ray_rejects_a_mistake(config: dict[str, Any], path: str, value: object, complaint: str) -> None:
     *parents, key = path.split("/")
-    place = config
+    section = config
     for parent in parents:
-        place = place[parent]
-    place[key] = value
+        section = section[parent]
+    section[key] = value
     with pytest.raises((jsonschema.ValidationError, ValueError), match=re.escape(complaint)):
         validate(config)
 
 
-def test_ports_are_open_to_the_owner_only(config: dict[str, Any]) -> None:
+def test_ports_are_only_open_to_the_owner(config: dict[str, Any]) -> None:
     assert security_faults(config) == []
 
 
@@ -112,24 +111,23 @@ def test_an_open_port_is_noticed(config: dict[str, Any], cidr: str) -> None:
     assert len(security_faults(config)) == 2
 
 
-def test_a_node_type_without_group_is_noticed(config: dict[str, Any]) -> None:
+def test_a_node_type_without_a_security_group_is_noticed(config: dict[str, Any]) -> None:
     del config["available_node_types"]["worker.l4"]["node_config"]["SecurityGroupIds"]
     assert len(security_faults(config)) == 1
 
 
-def test_ray_leaves_the_named_groups_alone(config: dict[str, Any]) -> None:
+def test_ray_does_not_change_the_named_security_groups(config: dict[str, Any]) -> None:
     pytest.importorskip("boto3", reason="boto3 is not installed: Ray's AWS provider cannot be imported")
     from ray.autoscaler._private.aws import config as aws
 
-    # Ray's own rule is why groups are named by id. When this fails, Ray has changed: see the comments in cluster.yaml.
+    # This rule is why groups are named by id. If this fails, Ray has changed: see the comments in cluster.yaml.
     assert "0.0.0.0/0" in list(strings(aws._create_default_inbound_rules(["sg-1"], [])))
-    before = validate(config)
-    after = aws._configure_security_group(copy.deepcopy(before))
-    assert after == before
+    validated = validate(config)
+    assert aws._configure_security_group(copy.deepcopy(validated)) == validated
 
 
-def test_placeholders_or_real_ids(config: dict[str, Any]) -> None:
-    """As delivered the ids cannot be launched with; filled in, they have the form of an id, the same for all nodes."""
+def test_ids_are_placeholders_or_valid(config: dict[str, Any]) -> None:
+    """The file comes with placeholders, which cannot be launched. All node types have the same image."""
     nodes = [node["node_config"] for node in config["available_node_types"].values()]
     images = {node["ImageId"] for node in nodes}
     groups = {group for node in nodes for group in node["SecurityGroupIds"]}
@@ -148,7 +146,7 @@ def test_workers_are_autoscaled_spot_gpus(config: dict[str, Any]) -> None:
     assert 0 < config["idle_timeout_minutes"] <= 60
 
 
-def test_head_is_on_demand_and_runs_no_trial(config: dict[str, Any]) -> None:
+def test_the_head_is_on_demand_and_runs_no_trial(config: dict[str, Any]) -> None:
     head = config["available_node_types"][config["head_node_type"]]
     assert "InstanceMarketOptions" not in head["node_config"]
     assert head["resources"] == {"CPU": 0}
@@ -160,21 +158,21 @@ def test_ray_starts_with_token_authentication(config: dict[str, Any], role: str)
     assert len(starts) == 1
     before_start = starts[0].split("ray start")[0]
     assert "export RAY_AUTH_MODE=token;" in before_start
-    # Shells opened later (`ray exec`, jobs) need the mode too, and every node the token.
+    # Shells that are opened later (`ray exec`, jobs) need the mode, too, and every node needs the token.
     assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
     assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
 
 
-def test_dashboard_listens_on_loopback(config: dict[str, Any]) -> None:
+def test_the_dashboard_listens_on_loopback(config: dict[str, Any]) -> None:
     hosts = re.findall(r"--dashboard-host[= ](\S+)", " ".join(config["head_start_ray_commands"]))
     assert hosts == ["127.0.0.1"]
 
 
-def test_no_secret_is_written_down(config: dict[str, Any]) -> None:
+def test_the_file_contains_no_secret(config: dict[str, Any]) -> None:
     assert not [text for text in strings(config) if re.search(r"RAY_AUTH_TOKEN=|AKIA[0-9A-Z]{16}|[0-9a-f]{64}", text)]
 
 
-def test_project_is_copied_and_installed_with_the_tested_versions(config: dict[str, Any]) -> None:
+def test_the_project_is_copied_and_installed_with_the_tested_versions(config: dict[str, Any]) -> None:
     mounts = config["file_mounts"]
     assert mounts["/home/ubuntu/lopt-sweep"] == "."
     assert any("-c constraints.txt -e '.[cluster]'" in command for command in config["setup_commands"])
@@ -184,14 +182,14 @@ def test_project_is_copied_and_installed_with_the_tested_versions(config: dict[s
     assert not [line for line in ignored if line.startswith("!")], "rsync does not read negated patterns as git does"
 
 
-def test_no_pattern_keeps_rays_own_files_back(config: dict[str, Any]) -> None:
-    caught = [
+def test_no_exclude_pattern_matches_rays_own_files(config: dict[str, Any]) -> None:
+    excluded = [
         (pattern, name)
         for pattern in config["rsync_exclude"]
-        for name in RAY_OWN_FILES
+        for name in RAYS_OWN_FILES
         if fnmatch.fnmatch(name, pattern.strip("/"))
     ]
-    assert not caught
+    assert not excluded
 
 
 def test_results_are_shared_before_ray_starts(config: dict[str, Any]) -> None:
@@ -202,8 +200,8 @@ def test_results_are_shared_before_ray_starts(config: dict[str, Any]) -> None:
 
 
 def test_node_configs_fit_ec2(config: dict[str, Any]) -> None:
-    """Ray passes node_config to EC2's RunInstances unchecked: hold it against botocore's description of that call."""
-    pytest.importorskip("botocore", reason="botocore is not installed: EC2's description is not there to check against")
+    """Ray passes node_config unchecked to EC2's RunInstances. It must fit botocore's description of that call."""
+    pytest.importorskip("botocore", reason="botocore, which holds the description of the call, is not installed")
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
     from botocore.validate import ParamValidator

@@ -1,6 +1,6 @@
-"""Runs that earlier versions wrote, one of each schema: they still report, and the same command still continues them.
+"""Runs that earlier versions wrote, one of each schema: they can be reported, and the same command continues them.
 
-`tests/stores/schema-N` is what `python sweeps/run.py <COMMAND> --name schema-N` left when N was the current schema.
+`python sweeps/run.py <COMMAND> --name schema-N` wrote `tests/stores/schema-N` when N was the current schema.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COMMAND = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "ma
 
 
 @pytest.fixture(params=VERSIONS)
-def kept(request, tmp_path):
-    """A copy of the run of one schema."""
+def run(request, tmp_path):
+    """The folder of a copy of one of these runs."""
     name = f"schema-{request.param}"
     shutil.copytree(STORES / name, tmp_path / name)
     versions = {json.loads(file.read_text())["schema_version"] for file in (tmp_path / name / "trials").glob("*.json")}
@@ -32,11 +32,17 @@ def kept(request, tmp_path):
     return tmp_path / name
 
 
-def test_its_report_has_all_of_it(kept, capsys):
-    assert report.main([str(kept)]) == 0
-    page = (kept / "report" / "report.html").read_text()
+def records_of(run, cell=None):
+    """The records of a run, or of one of its cells."""
+    records = Store(run.parent, run.name).records()
+    return [record for record in records if cell is None or record.cell == cell]
+
+
+def test_its_report_is_complete(run, capsys):
+    assert report.main([str(run)]) == 0
+    page = (run / "report" / "report.html").read_text()
     assert "could not be read" not in page and "Not finished" not in page
-    records = Store(kept.parent, kept.name).records()
+    records = records_of(run)
     assert len(records) == 9
     for record in records:
         if record.test_accuracy is not None:
@@ -44,37 +50,37 @@ def test_its_report_has_all_of_it(kept, capsys):
 
 
 @pytest.mark.parametrize("phase", ["confirm", "search"])
-def test_what_is_missing_is_trained_with_the_defaults_of_then(kept, capsys, phase):
-    """X0 of LoPT-2 was one for all seeds. Mixed with ones drawn anew, an interval would be neither."""
-    missing = [r for r in Store(kept.parent, kept.name).records() if r.phase == phase and r.cell == "lopt2 n=4 r=1"]
+def test_missing_trials_are_trained_with_the_former_defaults(run, capsys, phase):
+    """All seeds of LoPT-2 had the same X0 then. An interval over old and new draws would have no meaning."""
+    missing = [record for record in records_of(run, cell="lopt2 n=4 r=1") if record.phase == phase]
     for record in missing[:1]:
-        (kept / "trials" / f"{record.key}.json").unlink()
-    assert main([*COMMAND, "--out", str(kept.parent), "--name", kept.name]) == 0
+        (run / "trials" / f"{record.key}.json").unlink()
+    assert main([*COMMAND, "--out", str(run.parent), "--name", run.name]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"run {kept.name} began with x0_seed 0, which was the default then, and keeps it") == 1
-    records = [r for r in Store(kept.parent, kept.name).records() if r.cell == "lopt2 n=4 r=1"]
-    assert {r.config["options"]["x0_seed"] for r in records} == {0}
-    assert [r.phase for r in records].count("search") == 2
-    assert phase == "search" or missing[0].key in {r.key for r in records}, "the very trial that was missing"
+    assert out.count(f"run {run.name} began with x0_seed 0, which was the default then, and keeps it") == 1
+    records = records_of(run, cell="lopt2 n=4 r=1")
+    assert {record.config["options"]["x0_seed"] for record in records} == {0}
+    assert [record.phase for record in records].count("search") == 2
+    assert phase == "search" or missing[0].key in {record.key for record in records}, "the missing trial itself"
 
 
-def test_a_new_run_takes_nothing_from_one_with_other_defaults(kept, capsys):
-    new = [*COMMAND, "--out", str(kept.parent), "--name", "new"]
-    assert main([*new, "--reuse", kept.name]) == 0
-    records = [r for r in Store(kept.parent, "new").records() if r.cell == "lopt2 n=4 r=1"]
-    assert {r.config["options"]["x0_seed"] for r in records} == {None}
-    assert not any(r.provenance.get("reused_from") for r in records)
+def test_a_new_run_reuses_no_trial_with_other_defaults(run, capsys):
+    command = [*COMMAND, "--out", str(run.parent), "--name", "new", "--reuse", run.name]
+    assert main(command) == 0
+    records = records_of(run.with_name("new"), cell="lopt2 n=4 r=1")
+    assert {record.config["options"]["x0_seed"] for record in records} == {None}
+    assert not any(record.provenance.get("reused_from") for record in records)
     assert "began with" not in capsys.readouterr().out
 
 
-def test_a_value_that_is_given_is_another_setting(kept, capsys):
-    command = [*COMMAND, "--out", str(kept.parent), "--name", kept.name]
+def test_a_given_value_of_such_an_option_is_another_setting(run, capsys):
+    command = [*COMMAND, "--out", str(run.parent), "--name", run.name]
     assert main([*command, "--set", "x0_seed=5"]) == 2
     assert "with other settings (x0_seed None → 5)" in capsys.readouterr().err
 
 
-def test_the_same_command_finds_it_finished(kept, capsys):
-    before = {file: file.read_bytes() for file in (kept / "trials").iterdir()}
-    assert main([*COMMAND, "--out", str(kept.parent), "--name", kept.name]) == 0
+def test_the_same_command_changes_no_record_of_a_finished_run(run, capsys):
+    contents = {file: file.read_bytes() for file in (run / "trials").iterdir()}
+    assert main([*COMMAND, "--out", str(run.parent), "--name", run.name]) == 0
     assert "9 trials are finished" in capsys.readouterr().out
-    assert {file: file.read_bytes() for file in (kept / "trials").iterdir()} == before
+    assert {file: file.read_bytes() for file in (run / "trials").iterdir()} == contents

@@ -15,10 +15,10 @@ from sweeps.work.job import SCORE
 
 
 class Supervised:
-    """A supervisor whose errors end the sweep: as an interrupt, since Tune takes any exception for a trial's.
+    """A supervisor whose errors end the sweep. They are raised as an interrupt: Tune takes any exception for a trial's.
 
     Attributes:
-        error: what ended it: results can no longer be kept, or a plug-in has raised.
+        error: The error that ended the sweep: results can no longer be kept, or a plugin has raised it.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -27,6 +27,7 @@ class Supervised:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[Supervisor]:
+        """Turn an error of the supervisor into a KeyboardInterrupt, and keep it as `error`."""
         try:
             yield self.supervisor
         except Exception as error:
@@ -35,7 +36,7 @@ class Supervised:
 
 
 class QueueSearcher(Searcher):
-    """Gives Tune the jobs of the queue. Its state is rebuilt from the results store, never from Ray's snapshot."""
+    """Gives Tune the jobs of the queue. The queue is rebuilt from the results store, never from Ray's snapshot."""
 
     def __init__(self, supervised: Supervised) -> None:
         super().__init__(metric=SCORE, mode="max")
@@ -63,14 +64,15 @@ class QueueSearcher(Searcher):
 
 
 class StoppingScheduler(FIFOScheduler):
-    """Passes every report on, and stops a trial where early stopping or a budget ends it."""
+    """Passes every report to the supervisor, and stops a trial that early stopping or a budget ends."""
 
     def __init__(self, supervised: Supervised) -> None:
         super().__init__()
         self._supervised = supervised
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        if self._supervised.supervisor.over_budget():  # else they would train to their first report, round by round
+        # Trials that still wait are stopped here. Otherwise they would train up to their first reports, round by round.
+        if self._supervised.supervisor.over_budget():
             for trial in tune_controller.get_trials():
                 if trial.status == Trial.PENDING:
                     tune_controller.stop_trial(trial)
@@ -82,14 +84,14 @@ class StoppingScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # Tune fails a pending trial at once if the process that it was to take over is dead: it has not begun.
-        begun = trial.status != Trial.PENDING
-        self._supervised.supervisor.died(trial.trial_id, _last_error(trial), begun=begun)
+        # Tune fails a pending trial at once if the process that it is to take over is dead. Such a trial has not begun.
+        has_begun = trial.status != Trial.PENDING
+        self._supervised.supervisor.died(trial.trial_id, _last_error(trial), begun=has_begun)
 
 
 def _last_error(trial: Any) -> Exception | None:
-    """What ended a trial's process; Ray's own reader looks where the file is copied at the end of the experiment."""
+    """Return what ended a trial's process. Ray's own reader expects the file where it is copied only at the end."""
     try:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:  # there is none, or it needs what is not installed here
+    except Exception:  # there is no error, or it needs a package that is not installed here
         return None

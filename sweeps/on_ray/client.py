@@ -1,4 +1,4 @@
-"""A trial's own process, where the trial trains in its device's worker: it asks for each report and passes it on."""
+"""The client of a trial that trains in the worker of its device: the trial's own process passes its reports on."""
 
 import math
 import time
@@ -6,89 +6,102 @@ from collections.abc import Generator
 from typing import Any
 
 from lopt.errors import cut_short
-from sweeps.on_ray.keeper import KEEPER, place
+from sweeps.on_ray.keeper import KEEPER, current_device
 from sweeps.work.execution import Execution
-from sweeps.work.job import HANG_S, STEP, Job, Report, overdue
+from sweeps.work.job import HANG_S, STEP, Job, Report, overdue_message
 
-DEATHS = 3  # of workers by themselves, without any step between them: the trial is then the likely cause
+# When this many workers have died without an evaluation of the trial between the deaths, the trial is the likely cause.
+DEATHS = 3
 
 
 class _Overdue(Exception):
-    """A trial has had its time. hangs: so does the step that it is in, or what makes it. at_fault: no other trial can
-    be the cause. where: it stands, in words, if that is known."""
+    """A trial has used up its time limit.
+
+    Attributes:
+        hangs: Whether its worker hangs: the current step, or the making of the trial, does not end.
+        at_fault: Whether no other trial can be the cause.
+        where: How far the trial had come, in words; "" if that is not known.
+    """
 
     def __init__(self, *, hangs: bool, at_fault: bool, where: str = "") -> None:
         super().__init__()
         self.hangs, self.at_fault, self.where = hangs, at_fault, where
 
 
-def follow(job: Job) -> Generator[Report, None, None]:
-    """Reports of a job that trains in the worker of this process's device. When the worker dies, another one goes on
-    from the trial's checkpoint. A trial that has had its time and comes to no evaluation has failed; if what hangs is
-    the making of the trial, the worker is ended, and if it is a step of several trials, each of them then goes on
-    apart: the one at fault is alone."""
+def reports_from_worker(job: Job) -> Generator[Report, None, None]:
+    """Yield the reports of a job whose trial trains in the worker of this process's device.
+
+    When the worker dies, another one goes on from the trial's checkpoint. A trial that has used up its time limit and
+    comes to no evaluation has failed. Its worker is ended if the making of the trial hangs, or a step. If several
+    trials took part in that step, each of them then goes on apart from the others, so that only the trial at fault
+    hangs again.
+    """
     import ray
 
-    keeper, here, key = ray.get_actor(KEEPER), place(), job.key
-    # The second where the node is dying, too: no worker can be placed on it.
-    death = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
-    reached, deaths = 0, 0
-    hangs: Any = 0  # of workers, when this one was had
+    keeper, device, key = ray.get_actor(KEEPER), current_device(), job.key
+    # The second error comes where the node is dying, too: no worker can be placed on it.
+    death_errors = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
+    reached_step, deaths = 0, 0
+    hangs: Any = 0  # the keeper's count when this worker was asked for
     while True:
         ends_at = time.monotonic() + (job.limit_s or math.inf) + HANG_S
         try:
-            hangs = ray.get(keeper.hangs.remote(*here))
+            hangs = ray.get(keeper.hangs.remote(*device))
             apart = hangs > 0 or deaths == DEATHS - 1
-            worker: Any = ray.get(keeper.worker.remote(*here, key))
-            name = _answer(worker, worker.admit.remote(job, apart), key, ends_at, apart)
+            worker: Any = ray.get(keeper.worker.remote(*device, key))
+            name = _wait_for_worker(worker, worker.admit.remote(job, apart), key, ends_at, apart)
             try:
-                while (report := _answer(worker, worker.next.remote(name), name, ends_at, apart)) is not None:
-                    if report[STEP] > reached:
-                        reached, deaths = report[STEP], 0
+                while (report := _wait_for_worker(worker, worker.next.remote(name), name, ends_at, apart)) is not None:
+                    if report[STEP] > reached_step:
+                        reached_step, deaths = report[STEP], 0
                     yield report
                     if report["status"] != "running":
                         return
             finally:
-                worker.evict.remote(name)  # not waited for: Ray gives this process two seconds to take the next trial
-        except _Overdue as late:
-            if late.hangs:
-                ray.get(keeper.end.remote(*here, hangs))
-            if late.at_fault:
+                # Nothing waits for this call: Ray gives this process two seconds to take the next trial.
+                worker.evict.remote(name)
+        except _Overdue as overdue:
+            if overdue.hangs:
+                ray.get(keeper.end.remote(*device, hangs))
+            if overdue.at_fault:
                 assert job.limit_s is not None
-                where = late.where or f"came to no evaluation after step {reached:,}"
-                yield Execution(job).fail(TimeoutError(overdue(job.limit_s, where)))
+                where = overdue.where or f"came to no evaluation after step {reached_step:,}"
+                yield Execution(job).fail(TimeoutError(overdue_message(job.limit_s, where)))
                 return
-        except death as error:
-            deaths += ray.get(keeper.hangs.remote(*here)) == hangs  # else it was ended because another trial hung
+        except death_errors as error:
+            # If the count has grown, the worker was ended because another trial hung. That is no death.
+            deaths += ray.get(keeper.hangs.remote(*device)) == hangs
             if deaths == DEATHS:
                 reason = cut_short(" ".join(str(error).split()))
-                words = f"the worker died {DEATHS} times, the last time after step {reached:,} ({reason})"
-                yield Execution(job).fail(RuntimeError(words))
+                message = f"the worker died {DEATHS} times, the last time after step {reached_step:,} ({reason})"
+                yield Execution(job).fail(RuntimeError(message))
                 return
-            time.sleep(1)  # until the keeper knows of it, too
+            time.sleep(1)  # until the keeper, too, knows of the death
 
 
-def _answer(worker: Any, asked: Any, name: str, ends_at: float, apart: bool) -> Any:
-    """What a worker answers to `asked`: the name of a trial that is to be made, known by its key before that, or a
-    trial's next report. One that is being scored, or waits for others to be made or to make steps, may take longer.
+def _wait_for_worker(worker: Any, reference: Any, name: str, ends_at: float, apart: bool) -> Any:
+    """Return the result of `reference`, a call of a worker's `admit` or `next`.
+
+    The trial has time until `ends_at`. One that is scored, or waits for others, may take longer. `name` is the name of
+    the trial in the worker, or its key during `admit`.
 
     Raises:
-        _Overdue: its time is over.
+        _Overdue: The trial's time is over.
     """
     import ray
 
-    left = None if math.isinf(ends_at) else max(0.0, ends_at - time.monotonic())
+    timeout_s = None if math.isinf(ends_at) else max(0.0, ends_at - time.monotonic())
     while True:
         try:
-            return ray.get(asked, timeout=left)
+            return ray.get(reference, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:
-            left = HANG_S
+            timeout_s = HANG_S
         try:
-            seen = ray.get(worker.standing.remote(name), timeout=HANG_S)
-        except ray.exceptions.GetTimeoutError:  # not even that can be answered
+            activity = ray.get(worker.activity.remote(name), timeout=HANG_S)
+        except ray.exceptions.GetTimeoutError:  # the worker cannot even answer this
             raise _Overdue(hangs=True, at_fault=apart) from None
-        if seen["making_s"] >= HANG_S > seen["step_s"]:
+        if activity["making_s"] >= HANG_S > activity["step_s"]:
             raise _Overdue(hangs=True, at_fault=True, where="was still reading weights and data")
-        if seen["inside"] and not seen["scored"]:
-            hangs = seen["step_s"] >= HANG_S
-            raise _Overdue(hangs=hangs, at_fault=seen["alone"] or not hangs)
+        if activity["in_step"] and not activity["trained"]:
+            hangs = activity["step_s"] >= HANG_S
+            raise _Overdue(hangs=hangs, at_fault=activity["alone"] or not hangs)

@@ -1,4 +1,4 @@
-"""A sweep's trials on Ray: what they need is made ready there, then Ray Tune runs them."""
+"""A sweep's trials on Ray: prepare the cluster for them, then run them with Ray Tune."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ Prepare = Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]
 class ReadyCluster:
     """A cluster on which everything that trials need is ready.
 
-    allocation: what a trial has of its machines. keeper: the workers live as long as this handle. prepared: what
-    `prepare` returned there.
+    Attributes:
+        allocation: What a trial reserves of the machines.
+        keeper: The handle of the keeper; the workers live as long as this handle.
+        prepared: What `prepare` returned on the cluster.
     """
 
     machines: Machines
@@ -46,35 +48,39 @@ def ready_cluster(
     left_s: Callable[[], float],
     baselines: bool = True,
 ) -> Iterator[ReadyCluster]:
-    """The Ray cluster of RAY_ADDRESS, else a Ray of this machine's own, with everything there that trials need.
+    """Provide the Ray cluster of RAY_ADDRESS, or one that is started on this machine, with all that trials need.
 
     Args:
-        settle_with: calls what it is given, which prepares configurations there, and returns what that has returned.
-        trials: that the sweep searches with.
-        left_s: time that there is for it.
+        resolve_with: Is called with a function that prepares configurations on the cluster, calls that function, and
+            returns what it has returned.
+        trials: Number of search trials of the sweep.
+        left_s: Returns how much time is left until the cluster must be ready.
+        baselines: Whether zero-shot baselines are scored.
 
     Raises:
-        OutOfTime: that was not enough: no machine came, or what it had to load took longer.
+        OutOfTime: The time was not enough: no machine came, or loading took too long.
     """
     cluster.connect()
     import ray
 
     try:
-        machines = cluster.machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
+        machines = cluster.read_machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
         limits = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
-        alone = cluster.allocate(machines, 1, **limits)
+        unpacked = cluster.allocate(machines, 1, **limits)
         keeper_actor = keeper.start_keeper()
 
-        def prepare_there(configs: list[dict[str, Any]], wanted: list[int]) -> dict[str, Any]:
-            a_device = math.inf if machines.on_demand else trials / max(1, machines.gpus or machines.nodes)
-            arguments = configs, wanted if baselines else [], alone.shared_threads, a_device
+        def prepare_on_cluster(configs: list[dict[str, Any]], baseline_indices: list[int]) -> dict[str, Any]:
+            trials_per_device = math.inf if machines.on_demand else trials / max(1, machines.gpus or machines.nodes)
+            indices = baseline_indices if baselines else []
+            arguments = configs, indices, unpacked.shared_threads, trials_per_device
             if all(TrialConfig.from_dict(config).shares_backbone for config in configs):
-                return keeper.call_there(keeper_actor, alone.shared, prepare, *arguments, left_s=left_s)
-            # A trial that trains alone wants the whole device: nothing stays there.
-            cluster.answer(cluster.once(keeper.place, alone.solo).remote(), left_s(), wants=alone.solo)
-            return cluster.answer(cluster.once(prepare, alone.solo).remote(*arguments), left_s())
+                return keeper.call_in_worker(keeper_actor, unpacked.shared, prepare, *arguments, left_s=left_s)
+            # A trial that trains alone needs the whole device, so nothing may stay loaded there.
+            has_room = cluster.one_shot(keeper.current_device, unpacked.solo).remote()
+            cluster.wait_for(has_room, left_s(), resources=unpacked.solo)
+            return cluster.wait_for(cluster.one_shot(prepare, unpacked.solo).remote(*arguments), left_s())
 
-        prepared = resolve_with(prepare_there)
+        prepared = resolve_with(prepare_on_cluster)
         allocation = cluster.allocate(machines, options.trials_per_gpu or prepared["packed"], **limits)
         device = "GPU" if machines.has_gpus else "node"
         print(f"trials that share a backbone: {allocation.packed} on each {device}", flush=True)
@@ -84,26 +90,27 @@ def ready_cluster(
 
 
 def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> None:
-    """Runs all trials that the supervisor has.
+    """Run all trials of the supervisor.
 
     Args:
-        snapshots: a folder of Ray's own.
+        snapshots: A folder that only Ray uses.
 
     Raises:
-        KeyboardInterrupt: it was interrupted; trials have left checkpoints.
-        StoreError: results can no longer be kept. Whatever a plug-in of the search raises.
+        KeyboardInterrupt: The command was interrupted, and its trials have left checkpoints.
+        StoreError: Results can no longer be kept.
+        Exception: An error that a plugin of the search has raised.
     """
     from ray import tune
 
     from sweeps.on_ray.adapters import QueueSearcher, StoppingScheduler, Supervised
-    from sweeps.on_ray.callbacks import ForgivenDeaths, TrialPlaces
+    from sweeps.on_ray.callbacks import ForgivenDeaths, TrialProcesses
     from sweeps.on_ray.trainable import train
 
-    # Else Ray keeps one trial pending at a time, and an autoscaled cluster grows one machine at a time.
+    # By default Ray keeps one trial pending at a time, and a cluster would start its machines one by one.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ready.allocation.concurrent))
     supervised = Supervised(supervisor)
     tuner = tune.Tuner(
-        tune.with_resources(train, ready.allocation.group),
+        tune.with_resources(train, ready.allocation.placement_group),
         tune_config=tune.TuneConfig(
             metric=SCORE,
             mode="max",
@@ -118,7 +125,7 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
             storage_path=str(snapshots.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=client.DEATHS - 1),
-            callbacks=[ForgivenDeaths(), TrialPlaces(supervisor)],
+            callbacks=[ForgivenDeaths(), TrialProcesses(supervisor)],
         ),
     )
     try:
@@ -127,5 +134,5 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
         if supervised.error:
             raise supervised.error from None
         print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
-        keeper.save(ready.keeper)
+        keeper.save_trials(ready.keeper)
         raise

@@ -1,1 +1,1 @@
-"""What a run has written down."""
+"""What a run has written: records, checkpoints and the files that describe it."""

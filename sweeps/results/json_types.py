@@ -1,43 +1,46 @@
-"""What a run's JSON files hold, checked: a file of another kind is said to be that, wherever it is read."""
+"""Checks of what a run's JSON files hold: a value of a wrong type is named, wherever it is read."""
 
 from typing import Any
 
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_NAMES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
-def as_kind(what: str, value: Any, *kinds: type) -> Any:
-    """A JSON value that is of one of these kinds.
+def check_type(name: str, value: Any, *types: type) -> Any:
+    """Return a JSON value that has one of these types.
 
     Raises:
-        ValueError: it is of another; says which.
+        ValueError: The value has another type; the message says which.
     """
-    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+    if isinstance(value, types) and (bool in types or not isinstance(value, bool)):
         return value
-    wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-    raise ValueError(f"{what} is {_KINDS.get(type(value), 'null')}, not {wanted}")
+    valid = " or ".join(dict.fromkeys(_NAMES[valid_type] for valid_type in types))
+    raise ValueError(f"{name} is {_NAMES.get(type(value), 'null')}, not {valid}")
 
 
 def check_manifest(manifest: Any) -> None:
-    as_kind("a manifest", manifest, dict)
-    for name, kinds in (("identity", (str,)), ("started_at", (str,)), ("elapsed_s", (int, float))):
-        as_kind(name, manifest.get(name, kinds[0]()), *kinds)
+    """Check the values of a manifest; a value of a wrong type raises a ValueError."""
+    check_type("a manifest", manifest, dict)
+    for name, types in (("identity", (str,)), ("started_at", (str,)), ("elapsed_s", (int, float))):
+        check_type(name, manifest.get(name, types[0]()), *types)
     if not 0 <= manifest.get("elapsed_s", 0) < 1e12:
         raise ValueError(f"elapsed_s is {manifest['elapsed_s']!r}"[:60])
-    for key in as_kind("left_out", manifest.get("left_out", []), list):
-        as_kind("one of left_out", key, str)
-    space = as_kind("space", manifest.get("space", {}), dict)
-    as_kind("base of its space", space.get("base", {}), dict)
-    for cell in as_kind("cells of its space", space.get("cells", []), list):
-        as_kind("name of a cell", as_kind("a cell of its space", cell, dict).get("name", ""), str)
-        as_kind("search of a cell", cell.get("search", {}), dict)
+    for key in check_type("left_out", manifest.get("left_out", []), list):
+        check_type("an entry of left_out", key, str)
+    space = check_type("space", manifest.get("space", {}), dict)
+    check_type("base of its space", space.get("base", {}), dict)
+    for cell in check_type("cells of its space", space.get("cells", []), list):
+        check_type("name of a cell", check_type("a cell of its space", cell, dict).get("name", ""), str)
+        check_type("search of a cell", cell.get("search", {}), dict)
 
 
 def check_baselines(baselines: Any) -> None:
-    for baseline in as_kind("what it holds", baselines, list):
+    """Check the values of baselines, as `check_manifest` does for a manifest."""
+    for baseline in check_type("its content", baselines, list):
         for name in ("backbone", "task"):
-            as_kind(name, as_kind("a baseline", baseline, dict).get(name), str)
+            check_type(name, check_type("a baseline", baseline, dict).get(name), str)
 
 
 def check_audits(audits: Any) -> None:
-    for audit in as_kind("what it holds", audits, dict).values():
-        as_kind("step of an audit", as_kind("an audit", audit, dict).get("step"), int)
+    """Check the values of audits, as `check_manifest` does for a manifest."""
+    for audit in check_type("its content", audits, dict).values():
+        check_type("step of an audit", check_type("an audit", audit, dict).get("step"), int)

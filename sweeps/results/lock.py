@@ -1,14 +1,14 @@
-"""One command at a time works on a run, and says who it is.
+"""Let only one command at a time work on a run, and tell others who holds it.
 
-In a folder the operating system's lock decides, which goes with its process. Behind a URL there is none: there the
-holder keeps a lease, a file that it writes anew every few seconds. It is over when it has not changed for long while
-somebody watched, by the watcher's own clock, so nothing depends on clocks that agree or only go forward.
+In a folder the operating system's lock decides; it ends with its process. Behind a URL there are no such locks. There
+the holder keeps a lease: a file that it writes again every few seconds. A lease is over when a waiting command has seen
+no change for long enough by its own clock, so clocks need not agree, and may even go back.
 
     <run>/.lock  .holder                        in a folder
     <run>/lock/00000001.json  00000002.json     behind a URL: each lease has the next number, the highest counts
 
-A number is only created where it was not, in which one of several commands succeeds, and the highest file always stays:
-a lease that is over says so in it.
+A lease is taken by creating the file of the next number, which must not exist, so only one of several commands
+succeeds. The file with the highest number stays, so that no number is used twice: a lease that is over says so in it.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ from lopt.files import write_atomically
 from lopt.locations import Location, RemoteLocation, redacted
 from lopt.records import now
 
-LEASE_S = 60.0  # a lease that has not changed for so long is over
-RENEW_S = 10.0
-LOOK_S = 1.0  # how often a waiting command looks
-_ATTEMPTS = 10  # to lock a folder that others take away
+LEASE_S = 60.0  # a lease is over when it has not changed for this long
+RENEW_S = 10.0  # how often the holder writes its lease again
+LOOK_S = 1.0  # how often a waiting command reads the lease
+_ATTEMPTS = 10  # how often to try to lock a folder that other commands remove
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """Time as a lease knows it; tests have their own. wait: for an event, at most so many seconds."""
+    """The clock of a lease; tests use their own. `wait` waits for an event, at most for a number of seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -49,26 +49,26 @@ class Clock:
 
 
 class Hold:
-    """What the holder of a run knows of its hold."""
+    """A command's hold on a run."""
 
-    def lost(self) -> str:
-        """Why it has none any more, or ""."""
+    def loss(self) -> str:
+        """Return why the command no longer holds the run, or "" if it still does."""
         return ""
 
 
 @contextlib.contextmanager
 def held(folder: Location, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
-    """Holds a run's folder.
+    """Hold the folder of a run.
 
     Raises:
-        ValueError: another command holds it; names it.
+        ValueError: Another command holds it; the message names that command.
     """
-    me = _me(command)
+    holder = _describe_holder(command)
     if isinstance(folder, Path):
-        with _locked(folder, me):
+        with _locked(folder, holder):
             yield Hold()
         return
-    lease = _Lease(folder, me, clock or Clock())
+    lease = _Lease(folder, holder, clock or Clock())
     lease.take()
     try:
         yield lease
@@ -76,7 +76,8 @@ def held(folder: Location, command: list[str], clock: Clock | None = None) -> It
         lease.give_back()
 
 
-def _me(command: list[str]) -> dict[str, Any]:
+def _describe_holder(command: list[str]) -> dict[str, Any]:
+    """Return a description of this command as the holder of a run, without its secrets."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in containers
@@ -93,63 +94,65 @@ def _me(command: list[str]) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Where process numbers mean the same: the host, since it was started; in containers, this one."""
+    """Return a name for the scope of process numbers: this host since its start, and the container if this is one."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
     return " ".join(parts)
 
 
-def _refusal(run: str, holder: dict[str, Any]) -> ValueError:
-    who = "another command"
+def _held_by_other(run: str, holder: dict[str, Any]) -> ValueError:
+    """Return the error that names the holder of a run."""
+    description = "another command"
     if holder:
         words = holder.get("command")
         command = shlex.join(map(str, words)) if isinstance(words, list) and words else "a program"
-        who += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
-        who += f", since {holder.get('since')}"
-    return ValueError(
-        f"run {run!r} is being worked on by {one_line(who)}. Wait for it or end it, or give --name for a new run"
-    )
+        description += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
+        description += f", since {holder.get('since')}"
+    advice = "Wait for it or end it, or give --name for a new run"
+    return ValueError(f"run {run!r} is being worked on by {one_line(description)}. {advice}")
 
 
-def _parsed(content: bytes | str) -> dict[str, Any]:
+def _parse_holder(content: bytes | str) -> dict[str, Any]:
+    """Return the description of a holder; empty if the content is damaged."""
     try:
-        found = json.loads(content)
+        holder = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
 # --- in a folder -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, me: dict[str, Any]) -> Iterator[None]:
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
-    holder = folder / ".holder"
+def _locked(folder: Path, holder: dict[str, Any]) -> Iterator[None]:
+    """Lock a folder, and describe the holder in it."""
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    holder_file = folder / ".holder"
     try:
-        lock = _lock(folder)
+        lock = _acquire_lock(folder)
     except Timeout:
-        found = ""
+        content = ""
         with contextlib.suppress(OSError):
-            found = holder.read_text()
-        raise _refusal(folder.name, _parsed(found)) from None
+            content = holder_file.read_text()
+        raise _held_by_other(folder.name, _parse_holder(content)) from None
     try:
-        write_atomically(holder, json.dumps(me).encode())
+        write_atomically(holder_file, json.dumps(holder).encode())
         yield
     finally:
         with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
-            _leave_no_trace(folder, new)
+            holder_file.unlink(missing_ok=True)
+            _leave_no_trace(folder, new_folders)
         lock.release()
 
 
-def _lock(folder: Path) -> Any:
-    """The lock of a run's folder, acquired.
+def _acquire_lock(folder: Path) -> Any:
+    """Return the acquired lock of a run's folder.
 
     Raises:
-        Timeout: another command has it.
-        OSError: it cannot be made there.
+        Timeout: Another command has the lock.
+        OSError: The lock's file cannot be created there.
     """
     for _ in range(_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,139 +160,143 @@ def _lock(folder: Path) -> Any:
         try:
             lock.acquire()
         except FileNotFoundError:
-            continue  # the folder was taken away by a command that left no trace
+            continue  # a command that left no trace has removed the folder
         if (folder / ".lock").exists():
             return lock
-        lock.release()  # and here its file
-    raise OSError(f"{folder} is taken away again and again")
+        lock.release()  # such a command has removed the lock's file
+    raise OSError(f"other commands remove {folder} again and again")
 
 
-def _leave_no_trace(folder: Path, new: list[Path]) -> None:
-    """Takes the lock's file away, and the folders that came with it, where nothing else is: nothing has begun."""
+def _leave_no_trace(folder: Path, new_folders: list[Path]) -> None:
+    """If the run has not begun, remove the lock's file and the folders that were created for it."""
     if {file.name for file in folder.glob("*")} == {".lock"}:
         (folder / ".lock").unlink()
-        for each in new:
-            each.rmdir()
+        for new_folder in new_folders:
+            new_folder.rmdir()
 
 
 # --- behind a URL ------------------------------------------------------------------------------------------------
 
 
 class _Lease(Hold):
-    def __init__(self, folder: RemoteLocation, me: dict[str, Any], clock: Clock) -> None:
-        self._run, self._folder, self._me, self._clock = folder.name, folder / "lock", me, clock
-        self._number, self._beat = 0, 0
-        self._renewed, self._taken_by = 0.0, ""
+    def __init__(self, folder: RemoteLocation, holder: dict[str, Any], clock: Clock) -> None:
+        self._run, self._folder, self._holder, self._clock = folder.name, folder / "lock", holder, clock
+        self._number, self._beat = 0, 0  # of the lease's file; how often the lease was renewed
+        self._renewed_at, self._taken_by = 0.0, ""
         self._over = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Hold, ()  # Tune copies all that its callbacks reach; a copy holds nothing
+        return Hold, ()  # Tune copies everything that its callbacks refer to; a copy does not hold the run
 
     def take(self) -> None:
-        """Takes the next number once the highest is over.
+        """Create the file of the next number once the lease with the highest number is over.
 
         Raises:
-            ValueError: its holder is alive.
+            ValueError: The holder of that lease is alive.
         """
         watched: tuple[int, bytes] | None = None
-        since = 0.0
+        watched_since = 0.0
         while True:
             number, content = self._highest()
-            holder = _parsed(content)
-            free = number == 0 or holder.get("over") or _is_dead(holder)
-            if watched is not None and (number, content) != watched and not free:
-                raise _refusal(self._run, holder)
-            if free or (watched is not None and self._clock.monotonic() - since > LEASE_S):
+            holder = _parse_holder(content)
+            is_free = number == 0 or holder.get("over") or _is_dead(holder)
+            if watched is not None and (number, content) != watched and not is_free:
+                raise _held_by_other(self._run, holder)
+            if is_free or (watched is not None and self._clock.monotonic() - watched_since > LEASE_S):
                 self._number = number + 1
                 self._file(self._number).create(self._content())
-                if self._highest() == (self._number, self._content()):  # also where a PUT was repeated by itself
+                # The content decides: where a PUT was repeated automatically, `create` may deny its own success.
+                if self._highest() == (self._number, self._content()):
                     break
-                continue  # another was quicker
+                continue  # another command was quicker
             if watched is None:
-                watched, since = (number, content), self._clock.monotonic()
+                watched, watched_since = (number, content), self._clock.monotonic()
                 print(
                     f"run {self._run!r} was held by process {holder.get('process')} on {holder.get('host')}: "
-                    f"seeing whether it is alive (at most {LEASE_S:.0f} s)",
+                    f"checking whether that process is alive (at most {LEASE_S:.0f} s)",
                     file=sys.stderr,
                     flush=True,
                 )
             self._clock.sleep(LOOK_S)
-        for old in self._folder.glob("*.json"):
-            if old.name < self._file(self._number).name:
-                old.unlink(missing_ok=True)
-        self._renewed = self._clock.monotonic()
+        for file in self._folder.glob("*.json"):
+            if file.name < self._file(self._number).name:
+                file.unlink(missing_ok=True)
+        self._renewed_at = self._clock.monotonic()
         self._renewer.start()
 
-    def lost(self) -> str:
+    def loss(self) -> str:
         if self._taken_by:
             return self._taken_by
-        silent_s = self._clock.monotonic() - self._renewed
-        if silent_s > LEASE_S - RENEW_S:  # before anybody else may have it
+        silent_s = self._clock.monotonic() - self._renewed_at
+        if silent_s > LEASE_S - RENEW_S:  # it is noticed here before another command may take the run
             return (
                 f"{self._folder} could not be written for {silent_s:.0f} s, and another command may have taken the run"
             )
         return ""
 
     def give_back(self) -> None:
+        """End the lease, and say so in its file."""
         self._over.set()
         self._renewer.join()
-        with contextlib.suppress(OSError):  # then it is over when it has not changed for long
-            if not self.lost() and self._is_mine():
-                if self._holds_nothing_else():
+        with contextlib.suppress(OSError):  # in that case the lease is over when it has not changed for long
+            if not self.loss() and self._is_highest():
+                if self._has_not_begun():
                     self._file(self._number).unlink(missing_ok=True)
                     return
-                self._me["over"] = True
+                self._holder["over"] = True
                 self._file(self._number).write_bytes(self._content())
 
     def _renew(self) -> None:
         while not self._clock.wait(self._over, RENEW_S):
-            with contextlib.suppress(OSError):  # tried again; `lost` tells when that has gone on for too long
-                if not self._is_mine():
+            with contextlib.suppress(OSError):  # it is tried again; `loss` tells when that has gone on for too long
+                if not self._is_highest():
                     return
                 self._beat += 1
                 self._file(self._number).write_bytes(self._content())
-                self._renewed = self._clock.monotonic()
+                self._renewed_at = self._clock.monotonic()
 
-    def _holds_nothing_else(self) -> bool:
-        """Whether the run has no file but this lease: nothing has begun. Only the first is taken away, for a number is
-        never given twice."""
+    def _has_not_begun(self) -> bool:
+        """Return whether the run has no file but this lease. Only the first may go: no number is used twice."""
         return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
-    def _is_mine(self) -> bool:
-        """Whether the lease that counts is this one. Where several could create one number, the last to write it has
-        it: the others find its id in their file."""
+    def _is_highest(self) -> bool:
+        """Return whether this lease is the one that counts.
+
+        On a file system that lets several commands create one number, the last command to write the file has the lease.
+        The others find its id in the file.
+        """
         number, content = self._highest()
-        holder = _parsed(content)
-        mine = number == self._number and holder.get("id", self._me["id"]) == self._me["id"]
-        if not mine:
-            self._taken_by = str(_refusal(self._run, holder))
-        return mine
+        holder = _parse_holder(content)
+        is_own = number == self._number and holder.get("id", self._holder["id"]) == self._holder["id"]
+        if not is_own:
+            self._taken_by = str(_held_by_other(self._run, holder))
+        return is_own
 
     def _highest(self) -> tuple[int, bytes]:
-        """The number that counts, and its file; (0, b"") without any."""
+        """Return the highest number and the content of its file; (0, b"") if there is none."""
         while True:
             numbers = [int(file.name[:-5]) for file in self._folder.glob("*.json") if file.name[:-5].isdigit()]
             if not numbers:
                 return 0, b""
-            with contextlib.suppress(FileNotFoundError):  # a higher one has come since
+            with contextlib.suppress(FileNotFoundError):  # a higher one has replaced it in the meantime
                 return max(numbers), self._file(max(numbers)).read_bytes()
 
     def _file(self, number: int) -> RemoteLocation:
         return self._folder / f"{number:08}.json"
 
     def _content(self) -> bytes:
-        return json.dumps({**self._me, "beat": self._beat}).encode()
+        return json.dumps({**self._holder, "beat": self._beat}).encode()
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether a holder is known to be gone: a process of this machine that is no more."""
+    """Return whether a holder is known to be gone: a process of this machine that no longer exists."""
     if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
         return False
     try:
         os.kill(holder["process"], 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):  # another user's; no number of a process
+    except (OSError, OverflowError):  # a process of another user, or a number that no process can have
         return False
     return False

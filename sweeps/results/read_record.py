@@ -1,4 +1,4 @@
-"""A trial's record as a file, `trials/<key>.json`: read whole, or said to be damaged."""
+"""Read a trial's record, `trials/<key>.json`: whole, or refused as damaged."""
 
 import json
 import re
@@ -9,77 +9,85 @@ from lopt.errors import one_line
 from lopt.locations import Location, read_files
 from lopt.migrations import NewerSchemaError
 from lopt.records import TrialRecord
-from sweeps.results.json_types import as_kind
+from sweeps.results.json_types import check_type
 
 USE_NEWER = "use the version of this program that wrote the run"
 
 
-class Damaged(ValueError):
-    """Why a file holds no record, in one line."""
+class DamagedRecordError(ValueError):
+    """A file holds no valid record; the message says why, in one line."""
 
 
 def checked_key(key: str) -> str:
-    """A trial's key, which cannot lead out of the run's folder."""
+    """Return a trial's key, after a check that it cannot lead out of the run's folder.
+
+    Raises:
+        ValueError: It is not a key.
+    """
     if not re.fullmatch(r"[0-9a-f]{16}", key):
-        raise ValueError(f"trial key {key!r}: 16 hexadecimal digits are valid")
+        raise ValueError(f"trial key {key!r} is not valid: give 16 hexadecimal digits")
     return key
 
 
-def read_all(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, Damaged]]]:
-    """The records in a folder, oldest first; and the files that are damaged, each with why.
+def read_records(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, DamagedRecordError]]]:
+    """Return the records in a folder, oldest first, and the damaged files with their errors.
 
     Raises:
-        NewerSchemaError: a newer version of this program wrote one of them.
-        OSError: one cannot be read.
+        NewerSchemaError: A newer version of this program wrote one of the records.
+        OSError: A file cannot be read.
     """
-    found, damaged = [], []
-    names = r"[0-9a-f]{16}\.json"  # others have been set aside
-    wanted = sorted((p for p in folder.glob("*.json") if re.fullmatch(names, p.name)), key=lambda p: p.name)
-    for path, content in read_files(wanted):
-        if isinstance(content, FileNotFoundError):  # set aside, since it was listed, by the command that holds the run
+    records, damaged = [], []
+    record_name = r"[0-9a-f]{16}\.json"  # files with other names have been set aside
+    paths = [path for path in folder.glob("*.json") if re.fullmatch(record_name, path.name)]
+    paths.sort(key=lambda path: path.name)
+    for path, content in read_files(paths):
+        if isinstance(content, FileNotFoundError):  # the command that holds the run has just set the file aside
             continue
         if isinstance(content, OSError):
             raise content
         try:
-            found.append(parse(path, content))
-        except Damaged as error:
+            records.append(parse_record(path, content))
+        except DamagedRecordError as error:
             damaged.append((path, error))
-    return sorted(found, key=lambda r: (r.started_at, r.key)), damaged
+    return sorted(records, key=lambda record: (record.started_at, record.key)), damaged
 
 
-def parse(path: Location, content: bytes) -> TrialRecord:
-    """The record in a file. Values of other kinds, and another configuration than the one of which its key was made,
-    are damage. Whether that configuration can be run here is not asked: its method, or its task's folder, may be gone.
+def parse_record(path: Location, content: bytes) -> TrialRecord:
+    """Return the record in the content of a file.
+
+    A record is damaged if values have wrong types, or if its key was not made from its configuration. Whether the
+    configuration can be run here is not checked: its method, or the folder of its task, may be missing.
 
     Raises:
-        NewerSchemaError: a newer version of this program wrote it.
-        Damaged: it is damaged.
+        NewerSchemaError: A newer version of this program wrote it.
+        DamagedRecordError: It is damaged.
     """
     try:
         text = content.decode("utf-8-sig")
-        values = as_kind("a record", _JSON.decode(text), dict)
+        values = check_type("a record", _JSON.decode(text), dict)
         record = TrialRecord.from_dict(values)
-        as_kind("options", record.config.get("options", {}), dict)
+        check_type("options", record.config.get("options", {}), dict)
         if "\\ud" in text or "\\uD" in text:
-            json.dumps(record.to_dict(), ensure_ascii=False).encode()  # half characters fit no table and no terminal
+            # A lone half of a surrogate pair fits into no table and cannot be printed.
+            json.dumps(record.to_dict(), ensure_ascii=False).encode()
         if record.status == "complete" and record.selection_accuracy is None:
-            raise ValueError("a complete trial has a selection_accuracy")
+            raise ValueError("the selection_accuracy of a complete trial is missing")
         if not path.name == f"{record.key}.json" == f"{key_of(record.config)}.json":
-            raise ValueError("its name, its key and its configuration do not belong together")
+            raise ValueError("its name, its key and its configuration do not match")
         return record
     except NewerSchemaError as error:
         raise NewerSchemaError(f"{path}: {error}; {USE_NEWER}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise Damaged(one_line(f"not JSON: {error}")) from None
+        raise DamagedRecordError(one_line(f"not JSON: {error}")) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(one_line(error)) from None
+        raise DamagedRecordError(one_line(error)) from None
 
 
 def config_of(record: TrialRecord) -> TrialConfig:
-    """A record's configuration.
+    """Return the configuration of a record.
 
     Raises:
-        ValueError: it cannot be run here; names the file.
+        ValueError: It cannot be run here; the message names the file.
     """
     try:
         return TrialConfig.from_dict(record.config)
@@ -90,14 +98,14 @@ def config_of(record: TrialRecord) -> TrialConfig:
         ) from None
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > 18:  # neither tables nor Optuna take it
-        raise ValueError(f"{digits[:9]}… is no number that a trial can have")
+def _parse_integer(digits: str) -> int:
+    if len(digits) > 18:  # too large for tables and for Optuna
+        raise ValueError(f"the number {digits[:9]}… is too large")
     return int(digits)
 
 
-def _constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
 
 
-_JSON = json.JSONDecoder(parse_int=_whole, parse_constant=_constant)
+_JSON = json.JSONDecoder(parse_int=_parse_integer, parse_constant=_refuse_constant)

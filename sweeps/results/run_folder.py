@@ -1,4 +1,4 @@
-"""A run's folder: who works on it, and the files that describe the run as a whole.
+"""A run's folder: the command that works on it, and the files that describe the run as a whole.
 
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  .lock or lock/
 """
@@ -20,17 +20,18 @@ from sweeps.results import lock
 from sweeps.results.json_types import check_audits, check_baselines, check_manifest
 from sweeps.results.read_record import USE_NEWER
 
-_OF_A_RUN = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}  # each says that it has begun
-_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
+# If one of these is in the folder, the run has begun.
+_RUN_FILES = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}
+_VALID_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
 _Class = TypeVar("_Class", bound=type)
 
 
 class StoreError(OSError):
-    """Results cannot be read or written: one line with where, why and how to go on."""
+    """Results cannot be read or written. The message is one line with the location, the reason and how to go on."""
 
 
 def raising_store_errors(cls: _Class) -> _Class:
-    """The class, whose methods raise StoreErrors in place of OSErrors."""
+    """Decorate a class, so that its methods raise a StoreError in place of an OSError."""
 
     def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -41,7 +42,7 @@ def raising_store_errors(cls: _Class) -> _Class:
                 raise
             except OSError as error:
                 reason = error.strerror or str(error) or type(error).__name__
-                raise self.broken(" ".join(reason.split())) from error
+                raise self.store_error(" ".join(reason.split())) from error
 
         return call
 
@@ -53,24 +54,33 @@ def raising_store_errors(cls: _Class) -> _Class:
 
 @raising_store_errors
 class RunFolder:
-    """A run in a folder or behind a URL (see `lopt.locations`).
+    """The folder of a run, in a file system or behind a URL (see `lopt.locations`).
 
-    out: the folder of all runs, as given. folder: the run's.
+    Attributes:
+        out: The location of all runs.
+        run: The name of the run.
+        folder: The location of the run.
+
+    Raises:
+        ValueError: The name is not valid, or the folder is a link that leads out of `out`.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
         if len(run) > _LONGEST_NAME:
             raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
-        if not _NAME.fullmatch(run):
-            raise ValueError(f"run name {run!r}: give letters, digits, '.', '_' and '-', the first a letter or digit")
+        if not _VALID_NAME.fullmatch(run):
+            raise ValueError(
+                f"run name {run!r} is not valid: give letters, digits, '.', '_' and '-', the first a letter or digit"
+            )
         folder = location(out) / run
         if isinstance(folder, Path):
             folder = folder.absolute()
             if not folder.resolve().is_relative_to(folder.parent.resolve()):
                 raise ValueError(
-                    f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: give that as --out"
+                    f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: "
+                    "give the real folder with --out and --name"
                 )
-        # A URL stays as given, with its credentials: processes elsewhere open it, too.
+        # A URL keeps its credentials, because processes on other machines open it, too.
         self.out = str(folder.parent) if isinstance(folder, Path) else str(out)
         self.run, self.folder = run, folder
         self._hold = lock.Hold()
@@ -80,46 +90,44 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self, command: list[str] | None = None) -> Iterator[None]:
-        """Only one command at a time works on a run.
+        """Hold the run: only one command at a time works on it.
 
         Raises:
-            ValueError: another one does, or the file system cannot replace a file.
-            StoreError: nothing can be written there.
+            ValueError: Another command holds it, or the file system cannot replace a file.
+            StoreError: Nothing can be written there.
         """
         with contextlib.ExitStack() as stack:
-            self._hold = self._held(stack, command or [])
+            self._hold = self._take_hold(stack, command or [])
             yield
 
-    def _held(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
+    def _take_hold(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
         check_replaces(self.folder)
         return stack.enter_context(lock.held(self.folder, command))
 
     def check(self) -> None:
-        """What whoever holds the run can rely on, once it has a manifest.
+        """Check that this command still holds the run, and that the run, which has a manifest, is still there.
 
         Raises:
-            StoreError: the run is no longer there, or no longer this command's.
+            StoreError: It does not hold the run any more, or the manifest is gone.
         """
-        if lost := self._hold.lost():
-            raise self.broken(lost)
+        if loss := self._hold.loss():
+            raise self.store_error(loss)
         if not (self.folder / "manifest.json").is_file():
-            raise self.broken("the run's manifest.json is gone")
+            raise self.store_error("the run's manifest.json is gone")
 
-    def broken(self, reason: str) -> StoreError:
-        """An error that says why results cannot be kept."""
-        return StoreError(
-            f"results in {self} cannot be kept: {redacted(reason)}. Mend that; the same command continues"
-        )
+    def store_error(self, reason: str) -> StoreError:
+        """Return an error that says why results cannot be kept."""
+        return StoreError(f"results in {self} cannot be kept: {redacted(reason)}. Fix that; the same command continues")
 
     # --- manifest ----------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
-        """The manifest, or None before the first command.
+        """Return the manifest, or None before the first command.
 
         Raises:
-            ValueError: it is damaged, or was written by a newer version of this program.
+            ValueError: It is damaged, or was written by a newer version of this program.
         """
-        manifest: dict[str, Any] | None = self._json("manifest.json", check_manifest)
+        manifest: dict[str, Any] | None = self._read_json("manifest.json", check_manifest)
         version = (manifest or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
@@ -138,48 +146,61 @@ class RunFolder:
         left_out: Sequence[str] = (),
         titles: Mapping[str, str] | None = None,
     ) -> None:
-        """Status is running, complete, interrupted, or stopped at a budget. `elapsed_s` is added to what earlier
-        commands took. `left_out`: keys of trials that the space, which has changed, no longer has; they stay, and
-        count nowhere. `titles`: of tasks by their names, for reports, which may be made where a task's folder is not;
-        those of earlier commands stay."""
-        before = self.manifest() or {}
-        earlier = before.get("titles")
+        """Write the manifest.
+
+        Args:
+            status: "running", "complete", "interrupted", or "stopped" by a budget.
+            elapsed_s: Time that the command took since it last wrote the manifest; it is added to the time so far.
+            left_out: Keys of trials that a changed space no longer has. Their records stay, but count nowhere.
+            titles: Titles of tasks, by name. A report may be made where the folder of a task is missing. Titles that
+                earlier commands have written stay.
+        """
+        earlier = self.manifest() or {}
+        earlier_titles = earlier.get("titles")
         content = {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
             "profile": profile,
             "status": status,
             "command": [redacted(word) for word in command],
-            "started_at": before.get("started_at", now()),
+            "started_at": earlier.get("started_at", now()),
             "updated_at": now(),
-            "elapsed_s": round(before.get("elapsed_s", 0.0) + elapsed_s, 3),
+            "elapsed_s": round(earlier.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
             "left_out": list(left_out),
-            "titles": {**(earlier if isinstance(earlier, dict) else {}), **(titles or {})},
+            "titles": {**(earlier_titles if isinstance(earlier_titles, dict) else {}), **(titles or {})},
             "provenance": provenance(),
         }
         write(self.folder / "manifest.json", dumps(content).encode())
 
     def left_out(self) -> list[str]:
-        """Keys of trials that count nowhere, as `write_manifest` was told."""
+        """Return the keys of trials that count nowhere (see `write_manifest`)."""
         return list((self.manifest() or {}).get("left_out", ()))
 
     def write_prediction(self, prediction: Mapping[str, Any]) -> None:
-        """What the rest of the run will take, by `sweeps.forecast.probe`; and what it has taken, to compare later."""
-        before = (self.manifest() or {}).get("elapsed_s", 0.0)
-        about = {"elapsed_before_s": before, "made_at": now(), "provenance": provenance()}
-        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **about}).encode())
+        """Write the forecast of `sweeps.forecast.probe` for the rest of the run.
+
+        The time that the run has taken so far is written, too, so that the forecast can be compared with what follows.
+        """
+        elapsed_before_s = (self.manifest() or {}).get("elapsed_s", 0.0)
+        context = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
+        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **context}).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
-        """Zero-shot and majority-class accuracy of each backbone and task."""
+        """Write the zero-shot and majority-class accuracy of each backbone and task."""
         write(self.folder / "baselines.json", dumps(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
-        return self._json("baselines.json", check_baselines) or []
+        """Return what `write_baselines` wrote, if anything. A damaged file raises a ValueError."""
+        return self._read_json("baselines.json", check_baselines) or []
 
-    def _json(self, name: str, check: Callable[[Any], None]) -> Any:
-        """A file beside the records, None where there is none; ValueError when `check` raises one."""
+    def _read_json(self, name: str, check: Callable[[Any], None]) -> Any:
+        """Return the content of a JSON file of the run, or None if there is no such file.
+
+        Raises:
+            ValueError: It is damaged: it is not JSON, or `check` raises a ValueError.
+        """
         path = self.folder / name
         if not path.is_file():
             return None
@@ -188,19 +209,22 @@ class RunFolder:
             check(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({one_line(error)}): mend it, or give --name for a new run, --fresh to begin this "
-                "one anew"
+                f"{path} is damaged ({one_line(error)}): repair it, or give --name for a new run, --fresh to begin "
+                "this one anew"
             ) from None
         return content
 
     def audits(self) -> dict[str, dict[str, float]]:
-        """Trials that early stopping would have stopped, by their keys: step, and accuracy on the selection examples
-        until then."""
+        """Return the trials that early stopping would have stopped, by key.
+
+        Each has the step at which it would have been stopped, and its selection accuracy up to that step. A damaged
+        file is set aside.
+        """
         path = self.folder / "audits.json"
         try:
             audits: dict[str, dict[str, float]] = json.loads(path.read_bytes())
             check_audits(audits)
-        except OSError:  # none yet
+        except OSError:  # there is no file yet
             return {}
         except (ValueError, RecursionError) as error:
             aside: Any = path.with_name(f"{path.name}.damaged")
@@ -210,20 +234,22 @@ class RunFolder:
         return audits
 
     def add_audit(self, record: TrialRecord) -> None:
-        """Notes that a trial, of which this is the record so far, would have been stopped here."""
+        """Note that early stopping would have stopped a trial here. `record` is the trial's record so far."""
         audit = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
         write(self.folder / "audits.json", dumps({**self.audits(), record.key: audit}).encode())
 
     def holds_a_run(self) -> bool:
-        """Whether anything of a run is there, its manifest or not."""
-        return any(file.name in _OF_A_RUN for file in self.folder.glob("*"))
+        """Return whether the folder has anything of a run, its manifest or not."""
+        return any(file.name in _RUN_FILES for file in self.folder.glob("*"))
 
     def put_aside(self) -> str | None:
-        """Renames the run, with all that is in it, to make room for a new one of its name: `<run>-before-N`, returned;
-        None when there is nothing to keep. What it holds may be damaged: nothing is read.
+        """Rename the run to `<run>-before-N`, to make room for a new one. Its files may be damaged: none is read.
+
+        Returns:
+            The new name, or None if there is nothing to keep.
 
         Raises:
-            ValueError: another command works on it.
+            ValueError: Another command works on the run.
         """
         if not self.holds_a_run():
             return None
@@ -236,7 +262,7 @@ class RunFolder:
         return aside.name
 
     def put_back(self, aside: str) -> bool:
-        """Gives a run that was put aside its name again, where nothing has come in its place; whether it did."""
+        """Give a run that was put aside its name again, unless a new run has taken it. Return whether that was done."""
         if self.holds_a_run():
             return False
         with contextlib.suppress(OSError):

@@ -1,8 +1,10 @@
-"""Results on disk: one immutable JSON record a trial, and what is derived from them.
+"""The results of a run: one JSON record for each trial, which never changes, and the files that belong to it.
 
-<out>/<run>/trials.parquet
-            trials/<key>.json  artifacts/<key>/  predictions/<key>.parquet  report/
-            checkpoints/<key>-<step>.safetensors  of trials that are not over, or have failed
+<out>/<run>/trials.parquet                        a table of all records
+            trials/<key>.json                     the records
+            artifacts/<key>/  predictions/<key>.parquet
+            checkpoints/<key>-<step>.safetensors  of trials that have not ended, or have failed
+            report/
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from lopt.locations import Location, local_copy, remove_all, write
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord, dumps
 from sweeps.results import checkpoint_file
-from sweeps.results.json_types import as_kind
-from sweeps.results.read_record import Damaged, checked_key, parse, read_all
+from sweeps.results.json_types import check_type
+from sweeps.results.read_record import DamagedRecordError, checked_key, parse_record, read_records
 from sweeps.results.run_folder import RunFolder, raising_store_errors
 
 FINAL = ("complete", "stopped", "diverged")
@@ -29,49 +31,63 @@ FINAL = ("complete", "stopped", "diverged")
 
 @raising_store_errors
 class Store(RunFolder):
-    """A run's trials. places: where folders of tasks and backbones lie now, by field and name; trials that used them
-    elsewhere are read as if they had lain there."""
+    """The trials of a run.
+
+    Attributes:
+        places: The current folders of tasks and backbones, by field ("task" or "backbone") and name. Records of trials
+            that used them in another folder are read as if they had been in the current one.
+    """
 
     def __init__(self, out: str | Path, run: str) -> None:
         super().__init__(out, run)
         self.places: dict[tuple[str, str], str] = {}
 
     def know(self, configs: Iterable[TrialConfig]) -> None:
-        """Learns where the folders of these trials lie; of two with one name nothing."""
-        known: dict[tuple[str, str], set[str]] = {}
+        """Remember the current folder of each task and backbone of these configurations.
+
+        If two folders have the same name, neither is remembered.
+        """
+        folders_by_name: dict[tuple[str, str], set[str]] = {}
         for config in configs:
-            for name in ("task", "backbone"):
-                folder = getattr(config, name)
+            for field in ("task", "backbone"):
+                folder = getattr(config, field)
                 if Path(folder).is_absolute():
-                    known.setdefault((name, known_as(folder)), set()).add(folder)
-        self.places = {key: next(iter(places)) for key, places in known.items() if len(places) == 1}
+                    folders_by_name.setdefault((field, known_as(folder)), set()).add(folder)
+        self.places = {name: next(iter(folders)) for name, folders in folders_by_name.items() if len(folders) == 1}
 
-    def _here(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration with its folders where they lie now."""
-        absolute = [n for n in ("task", "backbone") if isinstance(values.get(n), str) and Path(values[n]).is_absolute()]
-        places = {name: self.places.get((name, known_as(values[name])), values[name]) for name in absolute}
-        return {**values, **places}
+    def _with_current_folders(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a configuration with the current folders of its task and backbone."""
+        current = {}
+        for field in ("task", "backbone"):
+            folder = values.get(field)
+            if isinstance(folder, str) and Path(folder).is_absolute():
+                current[field] = self.places.get((field, known_as(folder)), folder)
+        return {**values, **current}
 
-    def _with_places(self, record: TrialRecord) -> TrialRecord:
-        return replace(record, config=self._here(record.config)) if self.places else record
+    def _relocated(self, record: TrialRecord) -> TrialRecord:
+        return replace(record, config=self._with_current_folders(record.config)) if self.places else record
 
     # --- records -----------------------------------------------------------------------------------------------
 
     def path(self, key: str) -> Location:
+        """Return where the record of a trial is, or will be."""
         return self.folder / "trials" / f"{checked_key(key)}.json"
 
     def artifact(self, key: str) -> Location:
+        """Return the folder of a trial's artifact."""
         return self.folder / "artifacts" / checked_key(key)
 
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
-        """Writes predictions first: a record's presence says that everything of the trial is there. Its checkpoints,
-        now of no use, go; a failed trial keeps its own, and goes on from it when it is tried again.
+        """Write the record of a trial that has ended, after its predictions: if a record is there, all files are.
 
-        A trial is finished once: where it has ended otherwise than by failure, its record stays as it is. A process
-        that was taken for dead may come to the end of a trial that another has finished.
+        The trial's checkpoints are removed. Only a failed trial keeps its checkpoint, and goes on from it when it is
+        tried again.
+
+        A trial that has ended without failing keeps its record: a process that was taken for dead may come to the end
+        of the trial after another process has finished it.
         """
-        earlier = self.read(record.key)
-        if earlier is None or earlier.status not in FINAL:
+        earlier_record = self.read(record.key)
+        if earlier_record is None or earlier_record.status not in FINAL:
             if predictions is not None:
                 self._write_predictions(record.key, predictions)
             write(self.path(record.key), dumps(record.to_dict()).encode())
@@ -79,13 +95,16 @@ class Store(RunFolder):
             self.drop_checkpoints(record.key)
 
     def move(self, records: Iterable[TrialRecord]) -> None:
-        """Writes records again whose trials are now of other cells; nothing else of them has changed."""
+        """Write records again whose trials now belong to other cells; nothing else in them has changed."""
         for record in records:
             write(self.path(record.key), dumps(record.to_dict()).encode())
 
     def adopt(self, record: TrialRecord, other: Store, key_there: str | None = None) -> None:
-        """Makes another run's finished trial this run's: its files, which may have another key there, then its
-        record."""
+        """Copy a finished trial of another run into this run: first its files, then its record.
+
+        Args:
+            key_there: The key of the trial in the other run, if that is not `record.key`.
+        """
         key_there = key_there or record.key
         predictions = other.folder / "predictions" / f"{key_there}.parquet"
         if predictions.is_file():
@@ -96,47 +115,49 @@ class Store(RunFolder):
         self.write(record)
 
     def write_artifact(self, key: str, folder: Path) -> None:
-        """Keeps the files of a folder; the description comes last."""
+        """Copy the files of a folder into a trial's artifact; the JSON file that describes it comes last."""
         for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             write(self.artifact(key) / file.name, file.read_bytes())
 
     def read(self, key: str) -> TrialRecord | None:
-        """The record of one trial, or None when there is none, or a damaged one.
+        """Return the record of a trial, or None if there is none, or if it is damaged.
 
         Raises:
-            ValueError: it was written by a newer version of this program.
+            ValueError: It was written by a newer version of this program.
         """
         path = self.path(key)
         try:
-            return self._with_places(parse(path, path.read_bytes()))
-        except (FileNotFoundError, Damaged):
+            return self._relocated(parse_record(path, path.read_bytes()))
+        except (FileNotFoundError, DamagedRecordError):
             return None
 
     def records(self) -> list[TrialRecord]:
-        """All records, oldest first. A damaged one becomes `<key>.json.damaged`, as if its trial had not run.
+        """Return all records, oldest first. A damaged one is set aside as `<key>.json.damaged`; its trial runs again.
 
         Raises:
-            ValueError: a record was written by a newer version of this program; nothing is touched.
+            ValueError: A record was written by a newer version of this program; no file is changed.
         """
-        records, damaged = read_all(self.folder / "trials")
-        for path, why in damaged:
+        records, damaged = read_records(self.folder / "trials")
+        for path, error in damaged:
             path.rename(path.with_name(path.name + ".damaged"))
-            print(f"{path} is damaged ({why}); set aside, as if its trial had not run", flush=True)
-        return [self._with_places(record) for record in records]
+            print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
+        return [self._relocated(record) for record in records]
 
     def peek(self) -> list[TrialRecord]:
-        """The same of a run that another command may hold: nothing is touched, and damaged records are left out.
+        """Return all records, oldest first, of a run that another command may hold.
+
+        No file is changed, and damaged records are left out.
 
         Raises:
-            ValueError: as `records`.
+            ValueError: A record was written by a newer version of this program.
         """
-        records, damaged = read_all(self.folder / "trials")
-        for path, why in damaged:
-            print(f"{path} is damaged ({why}); left out", flush=True)
-        return [self._with_places(record) for record in records]
+        records, damaged = read_records(self.folder / "trials")
+        for path, error in damaged:
+            print(f"{path} is damaged ({error}); left out", flush=True)
+        return [self._relocated(record) for record in records]
 
     def set_aside(self, record: TrialRecord) -> None:
-        """Renames a failed record to `<key>.failed-N.json`; its trial runs again."""
+        """Rename a failed record to `<key>.failed-N.json`, so that its trial can run again."""
         path: Any = self.path(record.key)
         number = 1
         while path.with_name(f"{record.key}.failed-{number}.json").exists():
@@ -144,7 +165,7 @@ class Store(RunFolder):
         path.rename(path.with_name(f"{record.key}.failed-{number}.json"))
 
     def write_table(self) -> Location:
-        """Derives `trials.parquet` from the records."""
+        """Write `trials.parquet`, a table of all records, and return its location."""
         import pandas
 
         path = self.folder / "trials.parquet"
@@ -162,7 +183,8 @@ class Store(RunFolder):
         import pyarrow
         import pyarrow.parquet
 
-        logits = {f"logit_{c}": predictions.logits[:, c] for c in range(predictions.logits.shape[1])}
+        classes = range(predictions.logits.shape[1])
+        logits = {f"logit_{class_index}": predictions.logits[:, class_index] for class_index in classes}
         table = pyarrow.table(
             {
                 "example_id": predictions.example_ids,
@@ -182,32 +204,37 @@ class Store(RunFolder):
         return self.folder / "checkpoints"
 
     def read_checkpoint(self, key: str) -> bytes | None:
-        """A trial's newest checkpoint, or None when there is none."""
+        """Return a trial's newest checkpoint, or None if there is none."""
         return checkpoint_file.read(self.checkpoints, checked_key(key))
 
     def write_checkpoint(self, key: str, step: int, content: bytes) -> None:
-        """Writes a trial's checkpoint after so many steps; those after fewer go."""
+        """Write a trial's checkpoint after `step` steps, and remove those with fewer steps."""
         checkpoint_file.write_step(self.checkpoints, checked_key(key), step, content)
 
     def drop_checkpoints(self, key: str) -> None:
-        """Takes a trial's checkpoints away: it is over, or they are damaged."""
+        """Remove a trial's checkpoints, because the trial has ended or they are damaged."""
         checkpoint_file.drop(self.checkpoints, checked_key(key))
 
     def interrupted(self) -> list[tuple[TrialConfig, str]]:
-        """Search trials that have a checkpoint and no record, with the names of their cells, in the order of their
-        keys. Damaged checkpoints are left out."""
+        """Return the search trials that have a checkpoint and no record, with the names of their cells.
+
+        They are sorted by key. Damaged checkpoints are left out.
+        """
         interrupted = []
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                described = checkpoint.describe(path)
-                config = TrialConfig.from_dict(self._here(as_kind("its settings", described["config"], dict)))
-                if described["phase"] == "search" and not self.path(config.key).exists():
-                    interrupted.append((config, as_kind("cell", described["cell"], str)))
+                description = checkpoint.describe(path)
+                values = check_type("its settings", description["config"], dict)
+                config = TrialConfig.from_dict(self._with_current_folders(values))
+                if description["phase"] == "search" and not self.path(config.key).exists():
+                    interrupted.append((config, check_type("cell", description["cell"], str)))
         return interrupted
 
     def clear_checkpoints(self, *, complete: bool) -> None:
-        """At the end of a command: all of them when the sweep is complete, but for those of failed trials; else the
-        folder if it is empty."""
+        """Remove the checkpoints of a complete sweep in which no trial has failed; otherwise only an empty folder.
+
+        A command calls this at its end.
+        """
         folder = self.checkpoints
         if complete and not any(record.status == "failed" for record in self.records()):
             remove_all(folder)

@@ -1,1 +1,1 @@
-"""Training of trials inside a process, without Ray."""
+"""Training of trials in a process, without Ray."""

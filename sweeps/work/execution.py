@@ -1,10 +1,10 @@
-"""One trial of a sweep: trains, reports at every evaluation, writes its record when it ends.
+"""Train one trial of a sweep, report at every evaluation, and write the trial's record when it ends.
 
-A trial that shares its backbone trains in its device's worker (`sweeps.work.worker`); its own process only passes
-reports on, and imports no torch. Any other trains in its own process.
+A trial that shares its backbone is trained by the worker of its device (`sweeps.work.worker`). The trial's own process
+then only passes reports on and does not import torch. Every other trial is trained in its own process.
 
-Every report carries the record as it would be if the trial stopped there, so that whoever stops it (early stopping
-decides in another process) can write that record at once.
+Every report carries the record that the trial would have if it stopped there. Early stopping decides in another
+process, and can therefore write the record at once when it stops the trial.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import FINAL, Store
-from sweeps.work.job import SCORE, STEP, Job, Report, overdue
+from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
 
 if TYPE_CHECKING:
     from lopt.engine import Outcome
@@ -28,42 +28,53 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A job as it goes: its trial, and what is written and reported of it, whoever trains it.
+    """The execution of one job: it makes the trial, and writes and reports its results, whoever trains the trial.
 
-    A report: status, step, selection_score (the best so far, by the configuration's metric), record (JSON), restored
-    (whether the trial has just come from a checkpoint), note (what a user should know, or ""), store_error (why results
-    cannot be kept, or "": an end of the sweep and no failure of the trial); on Ray also device (where it trains: a
-    node, and its GPU).
+    A report has these entries:
+        status: "running", or the status of the trial's record.
+        step: the last evaluated step; of a trial that has ended, the number of its steps.
+        selection_score: the best score so far, by the metric of the configuration.
+        record: the record, as JSON.
+        restored: whether the trial has just been restored from a checkpoint.
+        note: something that the user should know, or "".
+        store_error: why results cannot be kept, or "". It ends the sweep and does not count as a failure of the trial.
+        device: on Ray only, the node and the GPU on which the trial trains.
 
     Attributes:
-        key: of the trial. trial: None before `begin`, and where it could not be made. over: nothing is left to train.
+        trial: The trial; None before `begin`, and where it could not be made.
+        ended: Whether nothing is left to train.
     """
 
     def __init__(self, job: Job) -> None:
         self.config = job.config
         self.trial: Trial | None = None
-        self.over = False
-        self._phase, self._place = job.phase, {"cell": job.cell, "stratum": job.stratum}
+        self.ended = False
+        self._phase, self._cell_and_stratum = job.phase, {"cell": job.cell, "stratum": job.stratum}
         self._limit_s = job.limit_s or math.inf
-        self._store, self._started, self._note = Store(job.out, job.run), now(), ""
+        self._store, self._started_at, self._note = Store(job.out, job.run), now(), ""
 
     @property
     def key(self) -> str:
+        """The key of the trial."""
         return self.trial.config.key if self.trial else self.config.key
 
     def begin(self) -> Report | None:
-        """Makes the trial, at its newest checkpoint if it has one. A report if there is something to say at once: it
-        goes on, it cannot be made, or it was over already (a worker that is restarted after its last write)."""
+        """Make the trial, and restore it from its newest checkpoint if it has one.
+
+        Returns:
+            A report if there is something to say at once: the trial continues from a checkpoint, it cannot be made, or
+            it had ended already (the worker was restarted after the trial's last write). Otherwise None.
+        """
         from lopt import memory
         from lopt.training import Trial
 
         try:
-            earlier = self._store.read(self.config.key)
+            earlier_record = self._store.read(self.config.key)
         except StoreError as error:
-            return self._unkept(error)
-        # A failure of an earlier command is set aside before the trial starts: this one is its own.
-        if earlier is not None and earlier.status in (*FINAL, "failed"):
-            return self._said(earlier, earlier.status)
+            return self._report_store_error(error)
+        # A failure of an earlier command is set aside before the trial starts, so a failure found here is this trial's.
+        if earlier_record is not None and earlier_record.status in (*FINAL, "failed"):
+            return self._new_report(earlier_record, earlier_record.status)
         try:
             self.trial = Trial(self.config, phase=self._phase)
             checkpoint = self._store.read_checkpoint(self.key)
@@ -79,16 +90,18 @@ class Execution:
                 self.trial = Trial(self.config, phase=self._phase)
                 return None
         except StoreError as error:
-            self.trial = None  # nothing may train, and write over a checkpoint that could not be read
-            return self._unkept(error)
-        except Exception as error:  # an outcome like any other: recorded, and the sweep goes on
+            self.trial = None  # it must not train, or it would write over a checkpoint that could not be read
+            return self._report_store_error(error)
+        except Exception as error:  # a failure is recorded like any other outcome, and the sweep goes on
             return self.fail(error)
         self._note = f"continues at step {self.trial.step:,}"
-        return self._said(self.trial.finish(**self._place), "running", restored=True)
+        return self._new_report(self.trial.finish(**self._cell_and_stratum), "running", restored=True)
 
     def report(self, outcome: Outcome) -> Report:
-        """What is to be reported of what has become of the trial, after the files that belong to it: a checkpoint at
-        an evaluation that is not the last, else artifact and record."""
+        """Return the report of a training outcome, after writing the files that belong to it.
+
+        These are a checkpoint at an evaluation that is not the last, and artifact and record at the end of the trial.
+        """
         trial = self.trial
         assert trial is not None
         try:
@@ -96,55 +109,57 @@ class Execution:
                 raise outcome
             if not trial.over:
                 if trial.elapsed_s > self._limit_s:
-                    raise TimeoutError(overdue(self._limit_s, f"was at step {trial.step:,}"))
-                self._save(trial)
-                return self._said(trial.finish(**self._place), "running")
+                    raise TimeoutError(overdue_message(self._limit_s, f"was at step {trial.step:,}"))
+                self._write_checkpoint(trial)
+                return self._new_report(trial.finish(**self._cell_and_stratum), "running")
             with tempfile.TemporaryDirectory(prefix="lopt-") as folder:
-                record = trial.finish(artifact=folder, **self._place)
+                record = trial.finish(artifact=folder, **self._cell_and_stratum)
                 self._store.write_artifact(self.key, Path(folder))
         except StoreError as error:
-            return self._unkept(error)
+            return self._report_store_error(error)
         except Exception as error:
             return self.fail(error)
-        return self._ended(record)
+        return self._write_and_report(record)
 
     def save(self) -> None:
-        """A checkpoint wherever the trial stands, for one that is about to be cut off."""
-        if self.trial is not None and not self.over and not self.trial.over:
-            self._save(self.trial)
-
-    def _save(self, trial: Trial) -> None:
-        self._store.write_checkpoint(self.key, trial.step, trial.saved(cell=self._place["cell"]))
+        """Write a checkpoint at the current step; for a trial that is about to be cut off."""
+        if self.trial is not None and not self.ended and not self.trial.over:
+            self._write_checkpoint(self.trial)
 
     def fail(self, error: BaseException) -> Report:
-        """The report of a trial that raised `error`, or that others died of, after its record."""
+        """Write the record of a trial that raised `error`, or that made other processes die, and return its report."""
         if self.trial is not None:
-            return self._ended(self.trial.failed(error, **self._place))
-        started = {"phase": self._phase, "started_at": self._started}
-        return self._ended(failed_record(self.config, error, **started, **self._place))
+            return self._write_and_report(self.trial.failed(error, **self._cell_and_stratum))
+        return self._write_and_report(self._failed_record(error))
 
-    def _ended(self, record: TrialRecord) -> Report:
+    def _failed_record(self, error: BaseException) -> TrialRecord:
+        start = {"phase": self._phase, "started_at": self._started_at}
+        return failed_record(self.config, error, **start, **self._cell_and_stratum)
+
+    def _write_checkpoint(self, trial: Trial) -> None:
+        self._store.write_checkpoint(self.key, trial.step, trial.saved(cell=self._cell_and_stratum["cell"]))
+
+    def _write_and_report(self, record: TrialRecord) -> Report:
+        """Write the record of a trial that has ended, and return its report."""
         predictions = self.trial.predictions if self.trial and record.status == "complete" else None
         try:
             self._store.write(record, predictions)
         except StoreError as error:
-            return self._unkept(error)
-        return self._said(record, record.status)
+            return self._report_store_error(error)
+        return self._new_report(record, record.status)
 
-    def _unkept(self, error: OSError) -> Report:
-        """The report of a trial of which nothing can be written; whoever reads it ends the sweep."""
-        started = {"phase": self._phase, "started_at": self._started}
-        record = failed_record(self.config, error, **started, **self._place)
-        return self._said(record, "running", store_error=str(error))
+    def _report_store_error(self, error: OSError) -> Report:
+        """Return the report of a trial whose results cannot be kept; whoever reads it ends the sweep."""
+        return self._new_report(self._failed_record(error), "running", store_error=str(error))
 
-    def _said(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
-        self.over = status != "running"
+    def _new_report(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
+        self.ended = status != "running"
         note, self._note = self._note, ""
-        # A trial that was cut off between two evaluations comes back with what the earlier one found.
-        evaluated = record.evaluations[-1].step if record.evaluations else 0
+        # A trial that was saved between two evaluations comes back with the results of the earlier one.
+        evaluated_step = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
-            STEP: record.steps if self.over else evaluated,
+            STEP: record.steps if self.ended else evaluated_step,
             SCORE: record.selection_score or 0.0,
             "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
             "restored": restored,
@@ -154,23 +169,23 @@ class Execution:
 
 
 def execute(job: Job) -> Iterator[Report]:
-    """Runs a job alone; yields a report at every evaluation, and a last one whose status is no longer "running"."""
+    """Train a job's trial alone. Yield a report at every evaluation; the status of the last one is not "running"."""
     return reports(Execution(job))
 
 
 def reports(execution: Execution) -> Iterator[Report]:
-    """See `execute`."""
+    """Train the trial of `execution` alone and yield its reports, as `execute` does."""
     report = execution.begin()
     if report is not None:
         yield report
-    if execution.over or execution.trial is None:
+    if execution.ended or execution.trial is None:
         return
     outcome: Outcome = None
     try:
         for evaluation in execution.trial:
             if not execution.trial.over:
                 yield execution.report(evaluation)
-                if execution.over:
+                if execution.ended:
                     return
     except Exception as error:
         outcome = error

@@ -1,4 +1,4 @@
-"""How many trials share a device."""
+"""How many trials are packed on a device."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ MOST_PACKED = 16
 _SHARE_OF_MEMORY = 0.8
 
 
-def packed(tokens_a_step: float, good_pass: float, room: float = math.inf, trials: float = math.inf) -> int:
-    """How many trials train together: about as many as a good pass holds, and no more than memory has room for.
+def trials_to_pack(
+    step_tokens: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
+) -> int:
+    """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 
     Args:
-        tokens_a_step: of one trial, prompt and text. good_pass, room: in tokens.
-        trials: that there are for a device. They are shared out evenly: the last two of twelve, left over after ten,
-            would have what a step costs, whatever is in it, for themselves.
+        step_tokens: Tokens of one trial in one step, those of prompt and texts together.
+        pass_tokens: Tokens of a pass that uses the device well.
+        memory_tokens: Tokens of the largest pass that fits into memory.
+        trials_per_device: How many trials each device will train. They are divided evenly: if twelve trials were
+            packed as ten and two, the last two would take passes of their own, and a pass costs much even if it is
+            nearly empty.
     """
-    good, most = max(1, math.floor(good_pass / tokens_a_step)), math.floor(min(room / tokens_a_step, MOST_PACKED))
-    if good < trials < math.inf:
-        good = math.ceil(trials / max(1, round(trials / good)))
-    return max(1, min(good, most))
+    count = max(1, math.floor(pass_tokens / step_tokens))
+    most = math.floor(min(memory_tokens / step_tokens, MOST_PACKED))
+    if count < trials_per_device < math.inf:
+        rounds = max(1, round(trials_per_device / count))
+        count = math.ceil(trials_per_device / rounds)
+    return max(1, min(count, most))
 
 
-def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
-    """Tokens of an average batch of one trial, as the backbone counts them."""
+def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
+    """Return the tokens of an average batch of one trial, as the backbone counts them."""
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
     lengths, counts = np.unique(data.train.lengths, return_counts=True)
@@ -41,8 +48,11 @@ def tokens_a_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> fl
     return min(config.batch_size, len(data.train)) * float(np.average(tokens, weights=counts))
 
 
-def room(backbone: Backbone, data: TaskData, length: int) -> float:
-    """Tokens that fit into one forward and backward pass on the backbone's device; no bound is known on a CPU."""
+def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
+    """Return how many tokens fit into one forward and backward pass on the backbone's device.
+
+    A prompt of `length` tokens before the longest training texts is measured. On a CPU no limit is known: infinity.
+    """
     import torch
 
     from lopt.batches import collate
@@ -54,9 +64,9 @@ def room(backbone: Backbone, data: TaskData, length: int) -> float:
     prompt = torch.zeros(length, backbone.width, device=backbone.device, requires_grad=True)
     label_ids = torch.arange(2, device=backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)
-    before = torch.cuda.memory_allocated(backbone.device)
+    allocated_before = torch.cuda.memory_allocated(backbone.device)
     backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids).sum().backward()
     tokens = len(ids_BT) * (length + ids_BT.shape[1])
-    bytes_a_token = (torch.cuda.max_memory_allocated(backbone.device) - before) / tokens
-    free, _ = torch.cuda.mem_get_info(backbone.device)
-    return _SHARE_OF_MEMORY * free / max(1.0, bytes_a_token)
+    bytes_per_token = (torch.cuda.max_memory_allocated(backbone.device) - allocated_before) / tokens
+    free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
+    return _SHARE_OF_MEMORY * free_bytes / max(1.0, bytes_per_token)

@@ -1,4 +1,4 @@
-"""What a sweep's trials need, made ready where they would train."""
+"""Prepare what the trials of a sweep need, on the device where they would train."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,25 @@ from sweeps.work.process import set_threads
 
 
 def prepare(
-    configs: list[dict[str, Any]], wanted: Sequence[int] = (), threads: int | None = None, trials: float = math.inf
+    configs: list[dict[str, Any]],
+    baseline_indices: Sequence[int] = (),
+    threads: int | None = None,
+    trials_per_device: float = math.inf,
 ) -> dict[str, Any]:
-    """Fetches what the trials need, settles precision and revisions where a trial would run, and tries on every
-    configuration what would fail in all its trials: weights, label words, data, lengths.
+    """Fetch data and weights, and resolve precision and revisions where a trial would run.
+
+    Every configuration is checked for faults that would make all its trials fail: weights, label words, data, lengths.
 
     Args:
-        wanted: which of the configurations give a zero-shot baseline.
-        trials: that there are for a device.
+        baseline_indices: Indices of the configurations whose zero-shot baseline is scored.
+        trials_per_device: How many trials each device will train.
 
     Returns:
-        configs, resolved; packed, how many trials should share a backbone here; baselines, and what was raised instead
-        of one. Or error, a line.
+        Where a check fails only "error", one line. Otherwise
+        "configs": the resolved configurations;
+        "packed": how many trials should share a backbone here;
+        "baselines": the zero-shot baselines;
+        "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
     from lopt.engine import MOST_TOKENS
@@ -34,8 +41,8 @@ def prepare(
     resolved: list[TrialConfig] = []
     baselines: list[dict[str, Any]] = []
     problems: list[str] = []
-    tokens: list[float] = []
-    good, room = 0, math.inf
+    step_tokens: list[float] = []
+    pass_tokens, memory_tokens = 0, math.inf
     try:
         for values in configs:
             config = resolve(TrialConfig.from_dict(values))
@@ -45,20 +52,24 @@ def prepare(
             backbone.label_ids(config.label_words or ())
             if config.dropout:
                 backbone.with_dropout(config.dropout)
-            read = data.prepare(config, backbone)
+            task_data = data.prepare(config, backbone)
             resolved.append(config)
             if config.shares_backbone:
-                tokens.append(packing.tokens_a_step(backbone, config, read))
-                good = MOST_TOKENS[backbone.device.type]
-                room = min(room, packing.room(backbone, read, config.length or 0))
+                step_tokens.append(packing.tokens_per_step(backbone, config, task_data))
+                pass_tokens = MOST_TOKENS[backbone.device.type]
+                fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
+                memory_tokens = min(memory_tokens, fitting_tokens)
     except (ValueError, OSError) as error:
         return {"error": one_line(error)}
-    for index in wanted:
+    for index in baseline_indices:
         try:
             baselines.append(zero_shot(resolved[index]))
-        except Exception as error:  # the report does without; trials are not affected
+        except Exception as error:  # the report can do without a baseline, and trials are not affected
             problems.append(f"{type(error).__name__}: {error}")
-    packed = packing.packed(sum(tokens) / len(tokens), good, room, trials) if tokens else 1
+    packed = 1
+    if step_tokens:
+        mean_tokens = sum(step_tokens) / len(step_tokens)
+        packed = packing.trials_to_pack(mean_tokens, pass_tokens, memory_tokens, trials_per_device)
     return {
         "configs": [config.to_dict() for config in resolved],
         "packed": packed,

@@ -1,4 +1,4 @@
-"""What a process that trains does to itself: its threads, its memory, and its end when its trial hangs."""
+"""Threads and memory of a process that trains, and its end when its trial hangs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sweeps.work.job import HANG_S, overdue
+from sweeps.work.job import HANG_S, overdue_message
 
 if TYPE_CHECKING:
     from sweeps.work.execution import Execution
 
 
 def set_threads(threads: int | None) -> None:
-    """Limits this process to so many processor threads, so that trials side by side do not fight for them."""
+    """Limit this process to `threads` processor threads, so that trials side by side do not compete for them."""
     import torch
 
     if threads:
@@ -23,8 +23,11 @@ def set_threads(threads: int | None) -> None:
 
 
 def release_memory() -> None:
-    """Gives back what a trial has left free: the next one in this process runs in another thread, for which glibc keeps
-    memory apart, so that a worker would grow with every trial."""
+    """Give memory that a trial has freed back to the operating system.
+
+    The next trial in this process runs in another thread, for which glibc keeps a heap of its own. Without this call
+    a worker would grow with every trial.
+    """
     import ctypes
 
     from lopt import memory
@@ -36,17 +39,17 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def ended_when_overdue(execution: Execution, limit_s: float | None) -> Iterator[None]:
-    """Ends this process, after a record, when its one trial is out of time and comes to no evaluation."""
+    """End this process, after writing a record, if its only trial exceeds its time limit and comes to no evaluation."""
     if limit_s is None:
         yield
         return
     limit = limit_s
 
     def end() -> None:
-        if execution.trial is not None and execution.trial.over:  # trained; scoring has all the time it needs
+        if execution.trial is not None and execution.trial.over:  # it is trained; scoring has no time limit
             return
         step = execution.trial.step if execution.trial else 0
-        execution.fail(TimeoutError(overdue(limit, f"hung at step {step:,}")))
+        execution.fail(TimeoutError(overdue_message(limit, f"hung at step {step:,}")))
         os._exit(1)
 
     timer = threading.Timer(limit + HANG_S, end)

@@ -1,7 +1,7 @@
-"""A worker: one process for each GPU (for each node without one) that trains all trials there over one backbone.
+"""A worker: one process for each GPU (or for each node without GPUs) that trains all trials there over one backbone.
 
-A trial's own process only passes reports on. A trial that has reported is held until its client asks for the next
-report, which means that the scheduler lets it go on; meanwhile the others train.
+A trial's own process, the client, only passes reports on. A trial that has reported is held until its client asks for
+the next report, which means that the scheduler lets the trial go on. Meanwhile the other trials train.
 """
 
 from __future__ import annotations
@@ -26,156 +26,175 @@ if TYPE_CHECKING:
     from lopt.engine import Engine, Outcome
     from lopt.training import Trial
 
-SILENCE_S = 600.0  # a trial whose client has not been heard of for so long is let go
-IDLE_S = 300.0  # a worker without a trial ends after so long
-_PATIENCE, _LEAST_PATIENCE_S = 0.25, 0.05  # how long trials that were held are waited for, as a share of a step
-_COMPANY_S = 2.0  # a worker's first step waits so long for one more trial: their processes start side by side
-_RELEASE_S = 10.0  # while others train, memory of trials that went is given back so often: it takes a quarter second
+SILENCE_S = 600.0  # a trial is evicted when its client has been silent for this long
+IDLE_S = 300.0  # a worker ends when it has had no trial for this long
+# How long a step waits for trials that are held: a share of the last step's duration, and at least some seconds.
+_WAIT_SHARE, _LEAST_WAIT_S = 0.25, 0.05
+_FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial: their processes start side by side
+_RELEASE_INTERVAL_S = 10.0  # between releases of memory while others train: each takes a quarter of a second
 
 
 @dataclass(eq=False)
-class _Seat:
-    """A trial in a worker. training: its client waits for its next report, so it takes part in steps. apart: in steps
-    of its own, up to its next report."""
+class _HostedTrial:
+    """A trial in a worker."""
 
-    run: Execution
-    reports: list[Report]  # to be had without training
-    apart: bool = False
-    quiet_since: float = math.inf  # its client has not been heard of
-    held_until: float = 0.0  # the others wait for it so long
-    training: bool = False
-    outcomes: list[Outcome] = field(default_factory=list)  # none or one
-    gone: bool = False
+    execution: Execution
+    waiting_reports: list[Report]  # reports that the client can have without any training
+    is_apart: bool = False  # whether the trial makes its steps without the others, up to its next report
+    silent_since: float = math.inf  # when the client was last heard of; infinity while it waits for a report
+    awaited_until: float = 0.0  # until when the next step of the others waits for this trial
+    is_training: bool = False  # whether the client waits for the next report, so that the trial takes part in steps
+    outcomes: list[Outcome] = field(default_factory=list)  # at most one
+    is_evicted: bool = False
 
 
 class Worker:
     """Trains all trials admitted to it, over as many backbones as they have.
 
-    One thread does everything that touches a model: PyTorch's default type and its choice of attention kernels are
-    the whole process's. Trials are made, reported and written down in the threads of their clients' calls.
+    One thread does everything that touches a model, because PyTorch's default dtype and its choice of attention kernels
+    hold for the whole process. Trials are made, and their reports and files written, in the threads of their clients'
+    calls.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # guards all of the following
-        self._seats: dict[str, _Seat] = {}
+        self._hosted: dict[str, _HostedTrial] = {}  # by the name that `admit` returned
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
-        self._stepping_since = math.inf
-        self._stepped: tuple[float, float] | None = None  # when the last step began and ended
-        self._stepping: list[_Seat] = []
-        self._arriving, self._arrived_at = 0, -math.inf  # trials that are being made, and since when there are some
-        self._came, self._places = 0, 1  # trials so far; how many may be here at a time
-        self._released_at, self._to_release = -math.inf, False  # memory of trials that have gone
-        self._building = threading.Lock()  # one trial at a time is made
-        self._making: tuple[str, float] | None = None  # its key, and since when; not while it waits for a step
+        self._step_began_at = math.inf  # infinity between two steps
+        self._last_step: tuple[float, float] | None = None  # when it began and ended
+        self._in_step: list[_HostedTrial] = []  # trials of the current step, or else of the last one
+        self._arriving, self._arriving_since = 0, -math.inf  # how many trials are on their way, and since when any are
+        self._arrived, self._capacity = 0, 1  # how many trials have come so far; how many fit at a time
+        self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
+        self._making_lock = threading.Lock()  # only one trial at a time is made
+        # The key of the trial that is being made, and since when; None while it waits for the current step to end.
+        self._making: tuple[str, float] | None = None
         self._numbers = itertools.count()
-        self._engines: dict[int, Engine] = {}  # by id of their backbone; of the training thread alone
+        self._engines: dict[int, Engine] = {}  # by the id of their backbone; only the training thread uses them
         threading.Thread(target=self._train, daemon=True, name="training").start()
 
-    # --- what clients call -------------------------------------------------------------------------------------
+    # --- methods that clients call -------------------------------------------------------------------------------
 
     def admit(self, job: Job, apart: bool = False) -> str:
-        """Makes a trial, at its newest checkpoint if it has one; it trains from the first `next` on, `apart` of all
-        others if it may be the one that workers hang or die of. Returns what `next` and `evict` know it by."""
-        run = Execution(job)
+        """Make a trial, and restore it from its newest checkpoint if it has one. It trains from the first `next` on.
+
+        Args:
+            apart: Whether the trial makes its steps without the others, because it may be the one that makes workers
+                hang or die.
+
+        Returns:
+            The name by which `next`, `evict` and `activity` know the trial.
+        """
+        execution = Execution(job)
         with self._arrival(job.packed):
-            with self._building:
-                self.evict_by_key(run.config.key)  # its client has died, or it would not come again
+            with self._making_lock:
+                self.evict_by_key(execution.config.key)  # a trial only comes again if its client has died
                 try:
-                    self._in_turn(lambda: self._load(job, run.config.key))
-                    report = run.begin()
+                    self._in_training_thread(lambda: self._load_backbone(job, execution.config.key))
+                    report = execution.begin()
                 finally:
                     self._making = None
-            name = f"{run.key}-{next(self._numbers)}"
+            name = f"{execution.key}-{next(self._numbers)}"
             with self._changed:
-                self._seats[name] = seat = _Seat(run, [] if report is None else [report], apart)
-                self._hold(seat)
+                self._hosted[name] = hosted = _HostedTrial(execution, [] if report is None else [report], apart)
+                self._hold(hosted)
         return name
 
     def next(self, name: str) -> Report | None:
-        """Lets a trial train up to its next report; None where it has been let go."""
+        """Let a trial train up to its next report, and return that. Return None if the trial has been evicted."""
         with self._changed:
-            seat = self._seats.get(name)
-            if seat is None:
+            hosted = self._hosted.get(name)
+            if hosted is None:
                 return None
-            seat.quiet_since = math.inf
-            if not seat.reports:
-                seat.training = True
+            hosted.silent_since = math.inf
+            if not hosted.waiting_reports:
+                hosted.is_training = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: seat.outcomes or seat.gone)
-                if seat.gone:
+                self._changed.wait_for(lambda: hosted.outcomes or hosted.is_evicted)
+                if hosted.is_evicted:
                     return None
         try:
-            return seat.reports.pop() if seat.reports else self._report(seat.run, seat.outcomes.pop())
+            if hosted.waiting_reports:
+                return hosted.waiting_reports.pop()
+            return self._report(hosted.execution, hosted.outcomes.pop())
         finally:
             with self._changed:
-                self._hold(seat)
+                self._hold(hosted)
 
     def evict(self, name: str) -> None:
-        """Lets a trial go, and its memory."""
+        """Remove a trial from the worker, and release its memory."""
         with self._changed:
-            seat = self._seats.pop(name, None)
-            if seat is not None:
-                seat.gone = True
-                if self._release not in self._tasks:
-                    self._tasks.append(self._release)
+            hosted = self._hosted.pop(name, None)
+            if hosted is not None:
+                hosted.is_evicted = True
+                if self._release_evicted not in self._tasks:
+                    self._tasks.append(self._release_evicted)
                 self._changed.notify_all()
 
     def evict_by_key(self, key: str) -> None:
-        """Evicts a trial by its key: its client has died, and another one trains it."""
+        """Evict the trial of this key, because its client has died and another one trains it."""
         with self._changed:
-            for name in [name for name, seat in self._seats.items() if seat.run.config.key == key]:
+            for name in [name for name, hosted in self._hosted.items() if hosted.execution.config.key == key]:
                 self.evict(name)
 
-    def standing(self, name: str) -> dict[str, Any]:
-        """Of a trial by the name that `admit` gave it, before that by its key. making_s: how long it has been made, 0
-        where it is not; step_s: how long the step that is being made has taken, 0 between two; inside, alone: whether
-        the trial is in it, and no other; scored: whether it is trained, and now scored."""
-        seat, stepping = self._seats.get(name), self._stepping
-        making, since = self._making or ("", 0.0)
+    def activity(self, name: str) -> dict[str, Any]:
+        """Return what the worker is doing with a trial. It is known by its key until `admit` has returned its name.
+
+        Returns:
+            "making_s": how long the trial has been in the making; 0 if it is not being made;
+            "step_s": how long the current step has taken; 0 between two steps;
+            "in_step", "alone": whether the trial is part of the current or else last step, and the only one in it;
+            "trained": whether its training is over, so that it is being scored.
+        """
+        hosted, in_step = self._hosted.get(name), self._in_step
+        making_key, making_since = self._making or ("", 0.0)
+        trial = hosted.execution.trial if hosted is not None else None
         return {
-            "making_s": time.monotonic() - since if making == name else 0.0,
-            "step_s": max(0.0, time.monotonic() - self._stepping_since),
-            "inside": seat in stepping,
-            "alone": stepping == [seat],
-            "scored": seat is not None and seat.run.trial is not None and seat.run.trial.over,
+            "making_s": time.monotonic() - making_since if making_key == name else 0.0,
+            "step_s": max(0.0, time.monotonic() - self._step_began_at),
+            "in_step": hosted in in_step,
+            "alone": in_step == [hosted],
+            "trained": trial is not None and trial.over,
         }
 
     def save(self) -> None:
-        """Checkpoints of all trials, between two steps."""
+        """Write checkpoints of all trials, between two steps."""
 
         def save_all() -> None:
             with self._changed:
-                runs = [seat.run for seat in self._seats.values()]
-            for run in runs:
-                with contextlib.suppress(Exception):  # its last one stays
-                    run.save()
+                executions = [hosted.execution for hosted in self._hosted.values()]
+            for execution in executions:
+                with contextlib.suppress(Exception):  # the trial's last checkpoint stays
+                    execution.save()
 
-        self._in_turn(save_all)
+        self._in_training_thread(save_all)
 
     def call(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-        """What a function (`sweeps.work.prepare.prepare`) finds here; what it loads stays for the trials."""
-        with self._building:
-            return self._in_turn(lambda: function(*arguments))
+        """Call a function, `sweeps.work.prepare.prepare` for example. What it loads stays here for the trials."""
+        with self._making_lock:
+            return self._in_training_thread(lambda: function(*arguments))
 
     def until_death(self) -> None:
-        """Never returns: its end is the worker's, which goes when it has had no trial for long, for a cluster takes no
-        machine back on which an actor lives."""
+        """Never return, so that the end of this call tells of the worker's death.
+
+        The worker ends itself when it has had no trial for long: a cluster removes no machine on which an actor lives.
+        """
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
             time.sleep(IDLE_S / 100)
-            if self._seats or self._building.locked():
+            if self._hosted or self._making_lock.locked():
                 idle_since = time.monotonic()
         os._exit(0)
 
-    # --- in the threads of calls -------------------------------------------------------------------------------
+    # --- in the threads of calls ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _arrival(self, places: int) -> Iterator[None]:
-        """A trial is being made, for which the next step waits a little (`_coming_until`)."""
+    def _arrival(self, capacity: int) -> Iterator[None]:
+        """Count a trial as arriving while it is made: the next step waits for it (`_arrivals_awaited_until`)."""
         with self._changed:
-            if not self._arriving or not self._stepped:
-                self._arrived_at = time.monotonic()
-            self._arriving, self._came, self._places = self._arriving + 1, self._came + 1, places
+            if not self._arriving or not self._last_step:
+                self._arriving_since = time.monotonic()
+            self._arriving, self._arrived, self._capacity = self._arriving + 1, self._arrived + 1, capacity
         try:
             yield
         finally:
@@ -183,32 +202,32 @@ class Worker:
                 self._arriving -= 1
                 self._changed.notify_all()
 
-    def _report(self, run: Execution, outcome: Outcome) -> Report:
-        assert run.trial is not None
-        if run.trial.over and not isinstance(outcome, Exception):  # the saved prompt is scored: by the model
-            return self._in_turn(lambda: run.report(outcome))
-        return run.report(outcome)
+    def _report(self, execution: Execution, outcome: Outcome) -> Report:
+        assert execution.trial is not None
+        if execution.trial.over and not isinstance(outcome, Exception):  # the model scores the saved prompt
+            return self._in_training_thread(lambda: execution.report(outcome))
+        return execution.report(outcome)
 
-    def _hold(self, seat: _Seat) -> None:
-        """The client has what it asked for; the next step waits a little for it to ask again."""
-        seat.quiet_since = time.monotonic()
-        seat.held_until = 0.0 if seat.run.over else seat.quiet_since + self._patience_s()
+    def _hold(self, hosted: _HostedTrial) -> None:
+        """Hold a trial whose client has its report. The next step waits a little for the client to ask again."""
+        hosted.silent_since = time.monotonic()
+        hosted.awaited_until = 0.0 if hosted.execution.ended else hosted.silent_since + self._wait_s()
         self._changed.notify_all()
 
-    def _patience_s(self) -> float:
+    def _wait_s(self) -> float:
         """How long a step waits for a trial that could take part."""
-        if self._stepped is None:
-            return _COMPANY_S
-        began, ended = self._stepped
-        return max(_LEAST_PATIENCE_S, _PATIENCE * (ended - began))
+        if self._last_step is None:
+            return _FIRST_WAIT_S
+        began_at, ended_at = self._last_step
+        return max(_LEAST_WAIT_S, _WAIT_SHARE * (ended_at - began_at))
 
-    def _in_turn(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns, in the training thread."""
+    def _in_training_thread(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the training thread, and return what it returns."""
         future: Future[Any] = Future()
 
         def task() -> None:
             try:
-                future.set_result(work())
+                future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
 
@@ -217,70 +236,76 @@ class Worker:
             self._changed.notify_all()
         return future.result()
 
-    # --- in the training thread --------------------------------------------------------------------------------
+    # --- in the training thread ----------------------------------------------------------------------------------
 
     def _train(self) -> None:
         while True:
-            tasks, seats = self._turn()
+            tasks, stepping = self._next_work()
             for task in tasks:
                 with contextlib.suppress(Exception):  # this thread must not end: clients wait for it
                     task()
-            if seats:
-                self._step(seats)
-            if self._to_release:
-                self._give_back()
+            if stepping:
+                self._step(stepping)
+            if self._must_release:
+                self._release()
 
-    def _turn(self) -> tuple[list[Callable[[], None]], list[_Seat]]:
-        """Waits until there is something to do: tasks, or the seats of the trials that take part in a step."""
+    def _next_work(self) -> tuple[list[Callable[[], None]], list[_HostedTrial]]:
+        """Wait until there is something to do, and return it: tasks, and the trials that take part in a step."""
         with self._changed:
             while True:
                 at = time.monotonic()
-                for name in [name for name, seat in self._seats.items() if at - seat.quiet_since > SILENCE_S]:
+                for name in [name for name, hosted in self._hosted.items() if at - hosted.silent_since > SILENCE_S]:
                     self.evict(name)
-                training = self._together([seat for seat in self._seats.values() if seat.training])
-                held = [s.held_until for s in self._seats.values() if not s.training and s.held_until > at]
-                held += [until] if (until := self._coming_until()) > at else []
-                if self._tasks or (training and not held):
+                stepping = self._choose_step([hosted for hosted in self._hosted.values() if hosted.is_training])
+                held = [hosted for hosted in self._hosted.values() if not hosted.is_training]
+                deadlines = [hosted.awaited_until for hosted in held] + [self._arrivals_awaited_until()]
+                deadlines = [deadline for deadline in deadlines if deadline > at]
+                if self._tasks or (stepping and not deadlines):
                     tasks, self._tasks = self._tasks, []
-                    return tasks, [] if held else training
-                self._changed.wait(min([*held, at + SILENCE_S / 10]) - at)
+                    return tasks, [] if deadlines else stepping
+                self._changed.wait(min([*deadlines, at + SILENCE_S / 10]) - at)
 
-    def _coming_until(self) -> float:
-        """How long trials that come are waited for, so that they make their steps, and report, with the others: in a
-        new worker, to which they come one by one, until there have been as many as it has places for; later, when they
-        come together, until they are made, and before one step only."""
-        if self._stepped is None:
-            waits, since = self._arriving or self._came < self._places, self._arrived_at
+    def _arrivals_awaited_until(self) -> float:
+        """Until when the next step waits for trials that arrive, so that they step and report with the others.
+
+        Trials come to a new worker one by one: it waits until as many have come as it has room for. Later several may
+        come together: the worker waits until they are made, but only before one step.
+        """
+        if self._last_step is None:
+            waits, since = self._arriving or self._arrived < self._capacity, self._arriving_since
         else:
-            began, ended = self._stepped
-            waits, since = self._arriving and self._arrived_at >= began, max(self._arrived_at, ended)
-        return since + self._patience_s() if waits else 0.0
+            began_at, ended_at = self._last_step
+            waits = self._arriving and self._arriving_since >= began_at
+            since = max(self._arriving_since, ended_at)
+        return since + self._wait_s() if waits else 0.0
 
-    def _together(self, training: list[_Seat]) -> list[_Seat]:
-        """Those that make the next step: one that is to be apart, in turn with the others."""
-        apart, others = [s for s in training if s.apart], [s for s in training if not s.apart]
-        if not apart or (others and any(seat.apart for seat in self._stepping)):
+    def _choose_step(self, training: list[_HostedTrial]) -> list[_HostedTrial]:
+        """Choose the trials of the next step: a trial that is apart, and all others, take turns."""
+        apart = [hosted for hosted in training if hosted.is_apart]
+        others = [hosted for hosted in training if not hosted.is_apart]
+        if not apart or (others and any(hosted.is_apart for hosted in self._in_step)):
             return others
         return apart[:1]
 
-    def _step(self, seats: list[_Seat]) -> None:
-        """One step of the seats' trials, and what has become of them."""
-        by_trial = {seat.run.trial: seat for seat in seats if seat.run.trial is not None}
-        self._stepping, self._stepping_since = seats, time.monotonic()
+    def _step(self, stepping: list[_HostedTrial]) -> None:
+        """Make one step of these trials, and give each trial its outcome if there is one."""
+        by_trial = {hosted.execution.trial: hosted for hosted in stepping if hosted.execution.trial is not None}
+        self._in_step, self._step_began_at = stepping, time.monotonic()
         try:
-            outcomes = [found for engine in self._seated(list(by_trial)) for found in engine.advance()]
-        except Exception as error:  # a fault of the engine: what a trial raises is an outcome already
+            outcomes = [pair for engine in self._engines_with(list(by_trial)) for pair in engine.advance()]
+        except Exception as error:  # a fault of the engine: an error that a trial raises is an outcome already
             outcomes = [(trial, error) for trial in by_trial]
         with self._changed:
-            self._stepped, self._stepping_since = (self._stepping_since, time.monotonic()), math.inf
+            self._last_step, self._step_began_at = (self._step_began_at, time.monotonic()), math.inf
             for trial, outcome in outcomes:
-                seat = by_trial[trial]
-                seat.training, seat.apart, seat.held_until = False, False, 0.0 if trial.over else math.inf
-                seat.outcomes.append(outcome)
+                hosted = by_trial[trial]
+                hosted.is_training = hosted.is_apart = False
+                hosted.awaited_until = 0.0 if trial.over else math.inf
+                hosted.outcomes.append(outcome)
             self._changed.notify_all()
 
-    def _seated(self, trials: list[Trial]) -> list[Engine]:
-        """The engines, one a backbone, with exactly these trials in them."""
+    def _engines_with(self, trials: list[Trial]) -> list[Engine]:
+        """Return the engines, one for each backbone, with exactly these trials in them."""
         from lopt.engine import Engine
 
         for engine in self._engines.values():
@@ -292,31 +317,33 @@ class Worker:
                 engine.admit(trial)
         return [engine for engine in self._engines.values() if engine.trials]
 
-    def _load(self, job: Job, key: str) -> None:
-        """Begins to make a trial: loads what it needs of torch's global state; what cannot be had is its failure,
-        later."""
+    def _load_backbone(self, job: Job, key: str) -> None:
+        """Begin to make a trial: load its backbone, which touches torch's global state.
+
+        A backbone that cannot be loaded becomes the trial's failure later.
+        """
         from lopt import backbones
 
         self._making = key, time.monotonic()
         set_threads(job.threads)
-        config = job.config
         with contextlib.suppress(Exception):
-            backbones.load(config.backbone, methods.get(config.method).weights_precision(config.precision))
+            precision = methods.get(job.config.method).weights_precision(job.config.precision)
+            backbones.load(job.config.backbone, precision)
 
-    def _release(self) -> None:
-        """Gives back the memory of trials that have gone; the engine of a backbone that nobody uses, too."""
+    def _release_evicted(self) -> None:
+        """Remove evicted trials from their engines, and engines of backbones without trials; then release memory."""
         with self._changed:
-            staying = {seat.run.trial for seat in self._seats.values()}
+            staying = {hosted.execution.trial for hosted in self._hosted.values()}
         for engine in self._engines.values():
             for trial in set(engine.trials) - staying:
                 engine.evict(trial)
         used = {id(trial.backbone) for trial in staying if trial is not None}
-        self._engines = {name: engine for name, engine in self._engines.items() if name in used}
-        self._to_release = True
-        self._give_back(at_once=not any(staying))
+        self._engines = {backbone: engine for backbone, engine in self._engines.items() if backbone in used}
+        self._must_release = True
+        self._release(at_once=not any(staying))
 
-    def _give_back(self, at_once: bool = False) -> None:
-        """The memory that is to be released, unless some has just been."""
-        if at_once or time.monotonic() - self._released_at >= _RELEASE_S:
+    def _release(self, at_once: bool = False) -> None:
+        """Release memory, unless that has been done just before."""
+        if at_once or time.monotonic() - self._released_at >= _RELEASE_INTERVAL_S:
             release_memory()
-            self._released_at, self._to_release = time.monotonic(), False
+            self._released_at, self._must_release = time.monotonic(), False

@@ -1,4 +1,4 @@
-"""A client's own logic, with a Ray of this process."""
+"""The logic of a client, with a stand-in for Ray in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lopt.engine import Engine
 from lopt.resolve import resolve
 from lopt.training import Trial
 from sweeps.on_ray import client
-from sweeps.on_ray import keeper as keepers
+from sweeps.on_ray import keeper as keeper_module
 from sweeps.results.store import Store
 from sweeps.work import process
 from sweeps.work.worker import Worker
@@ -30,27 +30,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def one(tiny):
+def config(tiny):
     return tiny.replace(precision="fp64", max_steps=12, eval_every=4)
 
 
-class Dead(Exception):
-    """RayActorError."""
+class ActorDied(Exception):
+    """Stands for RayActorError."""
 
 
-class Unplaced(Exception):
-    """ActorUnschedulableError."""
+class ActorUnschedulable(Exception):
+    """Stands for ActorUnschedulableError."""
 
 
-class Late(Exception):
-    """GetTimeoutError."""
+class GetTimeout(Exception):
+    """Stands for GetTimeoutError."""
 
 
 POOL = ThreadPoolExecutor(16)
 
 
-class RemoteLocation:
-    """A handle of `target`: `handle.method.remote(...)` gives what `ray.get` waits for."""
+class ActorHandle:
+    """A handle of `target` as Ray has it: `handle.method.remote(...)` returns a future for `ray.get`."""
 
     def __init__(self, target):
         self.target = target
@@ -63,58 +63,62 @@ def get(future, timeout=None):
     try:
         return future.result(timeout)
     except TimeoutError:
-        raise Late from None
+        raise GetTimeout from None
 
 
-def ray_with(monkeypatch, keeper):
-    """A Ray of this process with such a keeper."""
-    fake = SimpleNamespace(
+def replace_ray(monkeypatch, keeper):
+    """Replace Ray by a stand-in in this process that has this keeper."""
+    ray = SimpleNamespace(
         get=get,
-        get_actor=lambda name: RemoteLocation(keeper),
+        get_actor=lambda name: ActorHandle(keeper),
         get_gpu_ids=list,
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
-        exceptions=SimpleNamespace(RayActorError=Dead, ActorUnschedulableError=Unplaced, GetTimeoutError=Late),
+        exceptions=SimpleNamespace(
+            RayActorError=ActorDied, ActorUnschedulableError=ActorUnschedulable, GetTimeoutError=GetTimeout
+        ),
     )
-    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray", ray)
 
 
 @pytest.fixture
-def ray_of(monkeypatch):
-    """A Ray of this process, in which the keeper gives the workers that are handed in, one after the other; the places
-    of those that it is told to end."""
+def ray_with_workers(monkeypatch):
+    """Replaces Ray by a stand-in whose keeper hands out the given workers, one after the other.
 
-    def make(some):
-        left, ended = iter(some), []
+    Returns a list of the devices whose workers the keeper was told to end.
+    """
+
+    def replace(workers):
+        remaining, ended = iter(workers), []
         keeper = SimpleNamespace(
-            worker=lambda node, device, key: RemoteLocation(next(left)),
+            worker=lambda node, device, key: ActorHandle(next(remaining)),
             end=lambda node, device, hangs: ended.append((node, device)),
             hangs=lambda node, device: len(ended),
         )
-        ray_with(monkeypatch, keeper)
+        replace_ray(monkeypatch, keeper)
         return ended
 
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
-    return make
+    return replace
 
 
-class Mortal(Worker):
-    """Dies at its `life`-th answer."""
+class MortalWorker(Worker):
+    """A worker that answers this many times, and then dies."""
 
-    def __init__(self, life):
+    def __init__(self, answers):
         super().__init__()
-        self.life = life
+        self.answers = answers
 
     def next(self, name):
-        self.life -= 1
-        if self.life < 0:
-            raise Dead("the actor is dead")
+        self.answers -= 1
+        if self.answers < 0:
+            raise ActorDied("the actor is dead")
         return super().next(name)
 
 
-def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(one, tmp_path, ray_of):
-    ray_of([Mortal(1), Mortal(2), Mortal(9)])
-    reports = list(client.follow(job_of(one, tmp_path)))
-    assert [(r["step"], r["note"]) for r in reports] == [
+def test_when_a_worker_dies_another_one_goes_on_from_the_checkpoint(config, tmp_path, ray_with_workers):
+    ray_with_workers([MortalWorker(1), MortalWorker(2), MortalWorker(9)])
+    reports = list(client.reports_from_worker(job_of(config, tmp_path)))
+    assert [(report["step"], report["note"]) for report in reports] == [
         (4, ""),
         (4, "continues at step 4"),
         (8, ""),
@@ -123,249 +127,254 @@ def test_when_a_worker_dies_another_goes_on_from_the_checkpoint(one, tmp_path, r
     ]
 
 
-def test_a_worker_that_cannot_be_placed_is_one_that_died(one, tmp_path, ray_of):
-    class Homeless(Worker):
+def test_a_worker_that_cannot_be_placed_counts_as_dead(config, tmp_path, ray_with_workers):
+    class UnplacedWorker(Worker):
         def admit(self, job, apart=False):
-            raise Unplaced("its node is dead")
+            raise ActorUnschedulable("its node is dead")
 
-    ray_of([Homeless(), Mortal(9)])
-    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
+    ray_with_workers([UnplacedWorker(), MortalWorker(9)])
+    assert [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path))] == [4, 8, 12]
 
 
-def test_a_trial_that_workers_die_of_is_given_up(one, tmp_path, ray_of):
-    ray_of([Mortal(2), *(Mortal(1) for _ in range(9))])
-    reports = list(client.follow(job_of(one, tmp_path)))
-    assert [r["step"] for r in reports] == [4, 8, 8, 8, 0]
-    record = Store(tmp_path, "r").read(resolve(one).key)
+def test_a_trial_that_makes_workers_die_fails(config, tmp_path, ray_with_workers):
+    ray_with_workers([MortalWorker(2), *(MortalWorker(1) for _ in range(9))])
+    reports = list(client.reports_from_worker(job_of(config, tmp_path)))
+    assert [report["step"] for report in reports] == [4, 8, 8, 8, 0]
+    record = Store(tmp_path, "r").read(resolve(config).key)
     assert record.status == "failed"
     assert "died 3 times, the last time after step 8" in record.error["message"]
     assert Store(tmp_path, "r").read_checkpoint(record.key)
 
 
-def test_a_client_that_is_closed_evicts_its_trial(one, tmp_path, ray_of):
+def test_a_client_that_is_closed_evicts_its_trial(config, tmp_path, ray_with_workers):
     worker = Worker()
-    ray_of([worker])
-    reports = client.follow(job_of(one, tmp_path))
+    ray_with_workers([worker])
+    reports = client.reports_from_worker(job_of(config, tmp_path))
     assert next(reports)["step"] == 4
-    assert worker._seats
+    assert worker._hosted
     reports.close()
     end = time.monotonic() + 5
-    while worker._seats:  # it is not waited for
+    while worker._hosted:  # the client does not wait for the eviction
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_a_trial_that_comes_to_another_device_is_let_go_where_its_client_died(one, tmp_path, monkeypatch):
-    node, made = ["first"], {}
+def test_a_trial_that_moves_to_another_device_is_evicted_where_its_client_died(config, tmp_path, monkeypatch):
+    current_node, workers = ["first"], {}
 
-    class Lasting(Worker):
+    class LastingWorker(Worker):
         def until_death(self):
             pass
 
-    def start(node, device):
-        made[node] = Lasting()
-        return RemoteLocation(made[node])
+    def start_worker(node, device):
+        workers[node] = LastingWorker()
+        return ActorHandle(workers[node])
 
-    monkeypatch.setattr(keepers, "_start", start)
-    ray_with(monkeypatch, keepers.Keeper())
-    fake = sys.modules["ray"]
-    fake.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: node[0])
-    fake.wait = lambda deaths, timeout: ([], deaths)
-    dead = client.follow(job_of(one, tmp_path))
-    assert next(dead)["step"] == 4
-    node[0] = "second"
-    other = client.follow(job_of(one.replace(seed=2), tmp_path))
-    assert next(other)["step"] == 4
-    assert len(made["first"]._seats) == 1
-    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
-    assert made["first"]._seats == {}
-    assert [r["step"] for r in other] == [8, 12]
+    monkeypatch.setattr(keeper_module, "_start_worker", start_worker)
+    replace_ray(monkeypatch, keeper_module.Keeper())
+    ray = sys.modules["ray"]
+    ray.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: current_node[0])
+    ray.wait = lambda deaths, timeout: ([], deaths)
+    dead_client = client.reports_from_worker(job_of(config, tmp_path))
+    assert next(dead_client)["step"] == 4
+    current_node[0] = "second"
+    other_client = client.reports_from_worker(job_of(config.replace(seed=2), tmp_path))
+    assert next(other_client)["step"] == 4
+    assert len(workers["first"]._hosted) == 1
+    assert [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path))] == [4, 8, 12]
+    assert workers["first"]._hosted == {}
+    assert [report["step"] for report in other_client] == [8, 12]
 
 
-# --- a trial that has had its time --------------------------------------------------------------------------------
+# --- a trial beyond its time limit ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def soon(one, monkeypatch):
-    Trial(one)  # weights and data are there: a trial is made in no time
+def short_hang(config, monkeypatch):
+    """A trial beyond its time limit counts as hanging after 0.4 s."""
+    Trial(config)  # loads weights and data, so that the next trial is made at once
     for module in (client, process):
         monkeypatch.setattr(module, "HANG_S", 0.4)
 
 
-def hang(monkeypatch, seed):
-    """A step hangs in which a trial of this seed is to make its seventh; until the event."""
-    stuck, honest = threading.Event(), Engine.advance
+def make_step_hang(monkeypatch, seed):
+    """Make the step hang in which a trial with this seed makes its seventh step. Return an event that ends the hang."""
+    end_of_hang, original = threading.Event(), Engine.advance
 
     def advance(self):
         if any(trial.config.seed == seed and trial.step == 6 for trial in self.trials):
-            stuck.wait(30)
+            end_of_hang.wait(30)
             raise RuntimeError("a worker that was ended")
-        return honest(self)
+        return original(self)
 
     monkeypatch.setattr(Engine, "advance", advance)
-    return stuck
+    return end_of_hang
 
 
-def test_when_a_step_hangs_the_trial_has_failed_and_the_worker_is_ended(one, tmp_path, ray_of, monkeypatch, soon):
-    stuck = hang(monkeypatch, one.seed)
-    ended = ray_of([Worker()])
-    *reports, last = client.follow(job_of(one, tmp_path, limit_s=2.0))
-    stuck.set()
-    assert [r["step"] for r in reports] == [4] and last["status"] == "failed"
+def test_a_trial_whose_step_hangs_fails_and_its_worker_is_ended(
+    config, tmp_path, ray_with_workers, monkeypatch, short_hang
+):
+    end_of_hang = make_step_hang(monkeypatch, config.seed)
+    ended = ray_with_workers([Worker()])
+    *reports, last = client.reports_from_worker(job_of(config, tmp_path, limit_s=2.0))
+    end_of_hang.set()
+    assert [report["step"] for report in reports] == [4] and last["status"] == "failed"
     assert ended == [("node", None)]
-    record = Store(tmp_path, "r").read(resolve(one).key)
+    record = Store(tmp_path, "r").read(resolve(config).key)
     assert record.error["type"] == "TimeoutError"
     assert "longer than 2 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
 
 
 @pytest.mark.parametrize("part", ["weights", "data"])
-def test_when_the_making_of_a_trial_hangs_it_has_failed_and_the_worker_is_ended(
-    one, tmp_path, ray_of, monkeypatch, soon, part
+def test_a_trial_whose_making_hangs_fails_and_its_worker_is_ended(
+    config, tmp_path, ray_with_workers, monkeypatch, short_hang, part
 ):
-    config, stuck = resolve(one), threading.Event()
-    where = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
-    monkeypatch.setattr(*where, lambda *given: stuck.wait(30))
-    ended = ray_of([Worker()])
-    (report,) = client.follow(job_of(config, tmp_path, limit_s=0.5))
+    config, end_of_hang = resolve(config), threading.Event()
+    function = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
+    monkeypatch.setattr(*function, lambda *arguments: end_of_hang.wait(30))
+    ended = ray_with_workers([Worker()])
+    (report,) = client.reports_from_worker(job_of(config, tmp_path, limit_s=0.5))
     assert (report["status"], report["step"]) == ("failed", 0) and ended == [("node", None)]
     error = Store(tmp_path, "r").read(config.key).error
-    stuck.set()
+    end_of_hang.set()
     assert error["type"] == "TimeoutError"
     assert "longer than 0 s (--max-trial-time), and was still reading weights and data" in error["message"]
 
 
-def test_workers_that_were_ended_for_other_trials_are_no_deaths(one, tmp_path, ray_of):
-    class Ended(Worker):
+def test_a_worker_that_was_ended_for_another_trial_is_not_counted_as_a_death(config, tmp_path, ray_with_workers):
+    class EndedWorker(Worker):
         def admit(self, job, apart=False):
             ended.append(self)
-            raise Dead("the actor was killed")
+            raise ActorDied("the actor was killed")
 
-    ended = ray_of([*(Ended() for _ in range(client.DEATHS)), Mortal(9)])
-    assert [r["step"] for r in client.follow(job_of(one, tmp_path))] == [4, 8, 12]
+    ended = ray_with_workers([*(EndedWorker() for _ in range(client.DEATHS)), MortalWorker(9)])
+    assert [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path))] == [4, 8, 12]
 
 
-class Shared:
-    """Workers on Ray, as far as clients see them: one at a time for all, whose calls fail when it has been ended."""
+class SharedWorker:
+    """The worker of a device as clients on Ray see it. When it is ended, its calls fail and another takes its place."""
 
     def __init__(self):
         self.lock, self.worker, self.ended = threading.Lock(), Worker(), []
 
-    def handle(self):
-        worker, shared = self.worker, self
+    def keeper(self):
+        """A keeper that hands out this worker."""
+        return SimpleNamespace(
+            worker=lambda node, device, key: self.handle(), end=self.end, hangs=lambda node, device: len(self.ended)
+        )
 
-        class Guarded:
+    def handle(self):
+        worker, ended = self.worker, self.ended
+
+        def raise_if_ended():
+            if worker in ended:
+                raise ActorDied("the actor was killed")
+
+        class MortalActor:
             def __getattr__(self, name):
                 def call(*arguments):
-                    if worker in shared.ended:
-                        raise Dead("the actor was killed")
+                    raise_if_ended()
                     return getattr(worker, name)(*arguments)
 
                 return call
 
             def admit(self, job, apart):
-                made = POOL.submit(worker.admit, job, apart)
-                while not wait([made], 0.05).done:
-                    if worker in shared.ended:
-                        raise Dead("the actor was killed")
-                return made.result()
+                future = POOL.submit(worker.admit, job, apart)
+                while not wait([future], 0.05).done:
+                    raise_if_ended()
+                return future.result()
 
             def next(self, name):
-                found = worker.next(name)
-                if worker in shared.ended:
-                    raise Dead("the actor was killed")
-                return found
+                report = worker.next(name)
+                raise_if_ended()
+                return report
 
-        return RemoteLocation(Guarded())
+        return ActorHandle(MortalActor())
 
     def end(self, node, device, hangs):
         with self.lock:
             if hangs < len(self.ended):
                 return
-            old, self.worker = self.worker, Worker()
-            self.ended.append(old)
-        for name in list(old._seats):  # whoever waits in it hears of its end
-            old.evict(name)
+            ended_worker, self.worker = self.worker, Worker()
+            self.ended.append(ended_worker)
+        for name in list(ended_worker._hosted):  # calls that wait in the worker end
+            ended_worker.evict(name)
 
 
-def test_of_trials_whose_common_step_hangs_only_the_one_at_fault_fails(one, tmp_path, monkeypatch, soon):
-    stuck, shared = hang(monkeypatch, 2), Shared()
-    keeper = SimpleNamespace(
-        worker=lambda node, device, key: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
-    )
-    ray_with(monkeypatch, keeper)
-    jobs = [job_of(one.replace(seed=seed), tmp_path, limit_s=3.0) for seed in (1, 2, 3)]
+def test_when_a_step_of_several_trials_hangs_only_the_one_at_fault_fails(config, tmp_path, monkeypatch, short_hang):
+    end_of_hang, shared = make_step_hang(monkeypatch, 2), SharedWorker()
+    replace_ray(monkeypatch, shared.keeper())
+    jobs = [job_of(config.replace(seed=seed), tmp_path, limit_s=3.0) for seed in (1, 2, 3)]
     with ThreadPoolExecutor(3) as pool:
-        ends = [reports[-1]["status"] for reports in pool.map(lambda job: list(client.follow(job)), jobs)]
-    stuck.set()
-    assert ends == ["complete", "failed", "complete"]
-    assert len(shared.ended) == 2, "once with all in it, once with the one at fault alone"
+        all_reports = pool.map(lambda job: list(client.reports_from_worker(job)), jobs)
+        statuses = [reports[-1]["status"] for reports in all_reports]
+    end_of_hang.set()
+    assert statuses == ["complete", "failed", "complete"]
+    assert len(shared.ended) == 2, "once with all trials in it, once with only the one at fault"
 
 
-def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(one, tmp_path, monkeypatch, soon):
-    hangs, stuck, honest, shared = threading.Event(), threading.Event(), Trial.__init__, Shared()
+def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(config, tmp_path, monkeypatch, short_hang):
+    hangs, end_of_hang, original, shared = threading.Event(), threading.Event(), Trial.__init__, SharedWorker()
 
-    def make(self, config, **given):
+    def make(self, config, **options):
         if config.seed == 2:
             hangs.set()
-            stuck.wait(30)
-        honest(self, config, **given)
+            end_of_hang.wait(30)
+        original(self, config, **options)
 
     monkeypatch.setattr(Trial, "__init__", make)
-    keeper = SimpleNamespace(
-        worker=lambda node, device, key: shared.handle(), end=shared.end, hangs=lambda node, device: len(shared.ended)
-    )
-    ray_with(monkeypatch, keeper)
+    replace_ray(monkeypatch, shared.keeper())
 
-    def end(seed):
-        return list(client.follow(job_of(one.replace(seed=seed), tmp_path, limit_s=4.0)))[-1]["status"]
+    def last_status(seed):
+        job = job_of(config.replace(seed=seed), tmp_path, limit_s=4.0)
+        return list(client.reports_from_worker(job))[-1]["status"]
 
     with ThreadPoolExecutor(3) as pool:
-        ends = [pool.submit(end, 2)]
+        statuses = [pool.submit(last_status, 2)]
         assert hangs.wait(30)
-        ends += [pool.submit(end, seed) for seed in (1, 3)]
-        assert [each.result() for each in ends] == ["failed", "complete", "complete"]
-    stuck.set()
+        statuses += [pool.submit(last_status, seed) for seed in (1, 3)]
+        assert [status.result() for status in statuses] == ["failed", "complete", "complete"]
+    end_of_hang.set()
     assert len(shared.ended) == 1
 
 
-def test_a_trial_that_is_merely_slow_fails_alone(one, tmp_path, ray_of, monkeypatch, soon):
-    honest = Engine.advance
-    monkeypatch.setattr(Engine, "advance", lambda self: threading.Event().wait(0.3) or honest(self))
-    ended = ray_of([Worker()])
-    config = one.replace(eval_every=12)
-    reports = list(client.follow(job_of(config, tmp_path, limit_s=0.5)))
-    assert [r["status"] for r in reports] == ["failed"] and ended == []
+def test_a_slow_trial_fails_without_the_end_of_its_worker(config, tmp_path, ray_with_workers, monkeypatch, short_hang):
+    original = Engine.advance
+    monkeypatch.setattr(Engine, "advance", lambda self: threading.Event().wait(0.3) or original(self))
+    ended = ray_with_workers([Worker()])
+    job = job_of(config.replace(eval_every=12), tmp_path, limit_s=0.5)
+    assert [report["status"] for report in client.reports_from_worker(job)] == ["failed"] and ended == []
 
 
-def test_a_trial_that_is_being_scored_has_all_the_time_it_needs(one, tmp_path, ray_of, monkeypatch, soon):
-    honest = Trial.finish
+def test_a_trial_that_is_being_scored_has_no_time_limit(config, tmp_path, ray_with_workers, monkeypatch, short_hang):
+    original = Trial.finish
 
-    def finish(self, **given):
+    def finish(self, **options):
         if self.over:
             threading.Event().wait(4.5)
-        return honest(self, **given)
+        return original(self, **options)
 
     monkeypatch.setattr(Trial, "finish", finish)
-    ray_of([Worker()])
-    reports = list(client.follow(job_of(one, tmp_path, phase="confirm", limit_s=3.0)))
+    ray_with_workers([Worker()])
+    reports = list(client.reports_from_worker(job_of(config, tmp_path, phase="confirm", limit_s=3.0)))
     assert reports[-1]["status"] == "complete"
 
 
-ALONE = """
+TRAIN_ALONE = """
 import json, sys, time
 from lopt.config import TrialConfig
 from lopt.training import Trial
 from sweeps.on_ray import keeper
 from sweeps.work import process
 import ray.tune
-keeper.place = lambda: ("node", None)  # which would start Ray, or join whatever runs
+keeper.current_device = lambda: ("node", None)  # the original would start Ray, or join a running one
 ray.tune.report = lambda report: print(report["status"], report["step"], flush=True)
 process.HANG_S = 0.5
-honest = Trial.update
+original = Trial.update
 def update(self):
     if self.step == 6 and sys.argv[2] == "hangs":
         time.sleep(60)
-    return honest(self)
+    return original(self)
 Trial.update = update
 job = json.loads(sys.argv[1])
 Trial(TrialConfig.from_dict(job["config"]))  # imports and loads before the trial's time begins
@@ -374,17 +383,17 @@ train(job)
 """
 
 
-@pytest.mark.parametrize("how", ["hangs", "goes on"])
-def test_a_trial_alone_that_hangs_ends_its_process_after_its_record(one, tmp_path, how):
-    job = dataclasses.replace(job_of(one, tmp_path, limit_s=8.0), shared=False)
-    command = [sys.executable, "-c", ALONE, json.dumps(job.to_dict()), how]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    record = Store(tmp_path, "r").read(resolve(one).key)
-    if how == "goes on":
-        assert done.returncode == 0 and record.status == "complete", done.stderr
+@pytest.mark.parametrize("behaviour", ["hangs", "goes on"])
+def test_a_hanging_trial_that_trains_alone_writes_its_record_and_ends_its_process(config, tmp_path, behaviour):
+    job = dataclasses.replace(job_of(config, tmp_path, limit_s=8.0), shared=False)
+    command = [sys.executable, "-c", TRAIN_ALONE, json.dumps(job.to_dict()), behaviour]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    record = Store(tmp_path, "r").read(resolve(config).key)
+    if behaviour == "goes on":
+        assert first.returncode == 0 and record.status == "complete", first.stderr
         return
-    assert done.returncode == 1 and done.stdout.split("\n")[0] == "running 4"
+    assert first.returncode == 1 and first.stdout.split("\n")[0] == "running 4"
     assert record.status == "failed" and "hung at step 6" in record.error["message"]
-    # Ray starts the trial once more: it says what has become of it, and does not train again.
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (again.returncode, again.stdout) == (0, "failed 6\n"), again.stderr
+    # Ray starts the trial once more. The trial then only reports its failure, and does not train again.
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (second.returncode, second.stdout) == (0, "failed 6\n"), second.stderr

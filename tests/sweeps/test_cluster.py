@@ -1,4 +1,4 @@
-"""What machines offer, and what a trial reserves of them."""
+"""What machines offer, and what a trial reserves on them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,52 @@ import os
 import pytest
 
 from sweeps.on_ray import cluster
-from sweeps.on_ray.cluster import Machines, allocate, machines
+from sweeps.on_ray.cluster import Machines, allocate, read_machines
 
 
 def test_what_a_trial_reserves():
-    one = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
-    placed = allocate(one, 6)
-    assert (placed.shared, placed.solo, placed.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
-    assert (placed.shared_threads, placed.threads) == (8, 1)
-    assert allocate(one, 16).concurrent == 16
-    capped = allocate(one, 6, max_concurrent=2)
+    one_node = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
+    allocation = allocate(one_node, 6)
+    assert (allocation.shared, allocation.solo, allocation.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
+    assert (allocation.shared_threads, allocation.threads) == (8, 1)
+    assert allocate(one_node, 16).concurrent == 16
+    capped = allocate(one_node, 6, max_concurrent=2)
     assert (capped.solo, capped.concurrent, capped.threads) == ({"cpu": 4.0}, 2, 4)
-    gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
-    placed = allocate(gpus, 6)
-    assert (placed.shared, placed.solo, placed.concurrent) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0}, 12)
-    assert (placed.threads, placed.shared_threads) == (None, None)
-    assert allocate(gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
-    cpus = allocate(Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True), 4, max_concurrent=1)
-    assert cpus.solo == {"cpu": 2.0}, "no more than one machine has"
-    empty = allocate(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
-    assert (empty.shared, empty.concurrent) == ({"gpu": 0.25}, 32)
+    two_gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
+    allocation = allocate(two_gpus, 6)
+    assert (allocation.shared, allocation.solo) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0})
+    assert (allocation.concurrent, allocation.threads, allocation.shared_threads) == (12, None, None)
+    assert allocate(two_gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
+    two_nodes = Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True)
+    assert allocate(two_nodes, 4, max_concurrent=1).solo == {"cpu": 2.0}, "no more than one node has"
+    no_workers_yet = allocate(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
+    assert (no_workers_yet.shared, no_workers_yet.concurrent) == ({"gpu": 0.25}, 32)
 
 
 def test_what_a_cluster_offers(monkeypatch):
     def node(alive=True, **resources):
         return {"Alive": alive, "Resources": resources}
 
-    found = machines([node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()], max_gpu_hours=None)
-    assert found == Machines(gpus=2, cpus=12, nodes=2, node_cpus=4, on_demand=False)
+    nodes = [node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()]
+    machines = read_machines(nodes, max_gpu_hours=None)
+    assert machines == Machines(gpus=2, cpus=12, nodes=2, node_cpus=4, on_demand=False)
     with pytest.raises(ValueError, match="--max-gpu-hours"):
-        machines([node(CPU=2.0)], max_gpu_hours=1.0)
+        read_machines([node(CPU=2.0)], max_gpu_hours=1.0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert machines([node()], max_gpu_hours=1.0) == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
+    machines = read_machines([node()], max_gpu_hours=1.0)
+    assert machines == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
 
 
-def test_ray_gets_a_token_where_it_cannot_keep_one_in_the_home_folder(tmp_path, monkeypatch):
+def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    cluster._have_token()
-    assert "RAY_AUTH_TOKEN" not in os.environ, "Ray makes its own file"
+    cluster._ensure_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "Ray writes its own file"
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that the one that is set goes with the test
-    cluster._have_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that pytest removes the variable after the test
+    cluster._ensure_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
@@ -62,18 +64,21 @@ def test_ray_gets_a_token_where_it_cannot_keep_one_in_the_home_folder(tmp_path, 
 def test_a_folder_that_is_too_long_for_a_socket_is_not_used(variable, length, monkeypatch, tmp_path_factory, capsys):
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
-    long = "/" + "x" * (length - 1)
-    monkeypatch.setenv(variable, long)
-    found = cluster.temporary_folder()
-    folder = found or f"{long}/ray"
+    own_folder = "/" + "x" * (length - 1)
+    monkeypatch.setenv(variable, own_folder)
+    short_folder = cluster.temporary_folder()
+    folder = short_folder or f"{own_folder}/ray"
     assert len(f"{folder}/session_2026-11-30_03-53-58_177962_4194304/sockets/plasma_store") <= 107
-    assert (found is None) == (length <= 36), "the user's own folder where it is short enough"
-    said = capsys.readouterr().out
-    assert said == "" if found is None else found in said and long in said and len(said.splitlines()) == 1
+    assert (short_folder is None) == (length <= 36), "the user's own folder is used if it is short enough"
+    message = capsys.readouterr().out
+    if short_folder is None:
+        assert message == ""
+    else:
+        assert short_folder in message and own_folder in message and len(message.splitlines()) == 1
 
 
-def test_without_a_short_folder_the_line_says_what_to_set(monkeypatch):
+def test_without_a_short_folder_the_error_says_what_to_set(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/" + "x" * 100)
     monkeypatch.setattr(cluster, "_SHORT_FOLDERS", ("/nowhere",))
-    with pytest.raises(ValueError, match="set RAY_TMPDIR to one of at most 37 characters, or give --local-mode"):
+    with pytest.raises(ValueError, match="set RAY_TMPDIR to a folder of at most 37 characters, or give --local-mode"):
         cluster.temporary_folder()

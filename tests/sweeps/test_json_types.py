@@ -1,4 +1,4 @@
-"""A run's JSON files that hold something else: named, refused or set aside, never a traceback."""
+"""JSON files of a run with values of a wrong type: they are named, refused or set aside, without a traceback."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import checkpoint
-from sweeps.results.lock import _parsed, _refusal
+from sweeps.results.lock import _held_by_other, _parse_holder
 from sweeps.results.store import Store
-from sweeps.run import main
 from tests.analysis.test_analysis_damage import JSON, places, with_value
-from tests.bad_input import called, fixed, line_of
-from tests.sweeps.test_store_damage import RUN, made, out, records, sweep  # noqa: F401  # two are fixtures
+from tests.bad_input import fixed, line_of
+from tests.sweeps.test_store_damage import RUN, finished_run, out, record_files, sweep  # noqa: F401  # two are fixtures
 
-KINDS = ["[]", "3", '"a"', "null", "true", "[[]]", "{}", "[null]", '[{"a": []}]']
+VALUES = ["[]", "3", '"a"', "null", "true", "[[]]", "{}", "[null]", '[{"a": []}]']
 
 
-@pytest.mark.parametrize("text", KINDS)
-def test_a_record_of_another_kind_is_said_to_be_no_record(out, text):  # noqa: F811
-    file = records(out)[0]
+@pytest.mark.parametrize("text", VALUES)
+def test_a_record_that_is_not_an_object_is_set_aside_with_a_message(out, text):  # noqa: F811
+    file = record_files(out)[0]
     file.write_text(text)
-    code, said, err = sweep(out)
-    assert (code, err) == (0, "")
-    (line,) = [line for line in said.splitlines() if "is damaged" in line]
+    code, stdout, stderr = sweep(out)
+    assert (code, stderr) == (0, "")
+    (line,) = [line for line in stdout.splitlines() if "is damaged" in line]
     assert "a record is" in line or text == "{}"
     assert "attribute" not in line and "not iterable" not in line
     assert file.with_name(f"{file.name}.damaged").read_text() == text
@@ -34,22 +33,22 @@ def test_a_record_of_another_kind_is_said_to_be_no_record(out, text):  # noqa: F
 
 @pytest.mark.parametrize("name", ["config", "provenance", "evaluations", "options"])
 @pytest.mark.parametrize("value", ["a", 3, None, [1], True])
-def test_a_part_of_another_kind_is_named(out, name, value):  # noqa: F811
-    file = records(out)[0]
+def test_a_field_of_a_wrong_type_is_named(out, name, value):  # noqa: F811
+    file = record_files(out)[0]
     record = json.loads(file.read_text())
     (record["config"] if name == "options" else record)[name] = value
     file.write_text(json.dumps(record))
-    _, said, _ = sweep(out)
-    (line,) = [line for line in said.splitlines() if "is damaged" in line]
+    _, stdout, _ = sweep(out)
+    (line,) = [line for line in stdout.splitlines() if "is damaged" in line]
     assert name in line or name == "evaluations"
     assert "attribute" not in line and "not iterable" not in line and "NoneType" not in line
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "baselines.json"])
-@pytest.mark.parametrize("text", [text for text in KINDS if text != "{}"])
-def test_a_manifest_or_baselines_of_another_kind_are_refused(out, name, text):  # noqa: F811
+@pytest.mark.parametrize("text", [text for text in VALUES if text != "{}"])
+def test_a_manifest_or_baselines_file_of_a_wrong_type_is_refused(out, name, text):  # noqa: F811
     if (name, text) == ("baselines.json", "[]"):
-        pytest.skip("no baseline yet, which is scored again")
+        pytest.skip("an empty list is valid: the baseline is scored again")
     file = out / RUN / name
     file.write_text(text)
     line = line_of(*sweep(out))
@@ -59,27 +58,27 @@ def test_a_manifest_or_baselines_of_another_kind_are_refused(out, name, text):  
 
 @fixed(60)
 @given(data=st.data(), value=JSON)
-def test_any_value_anywhere_beside_the_records(made, tmp_path, data, value):  # noqa: F811
-    """A command goes on, or says in one line which file is damaged and touches nothing."""
+def test_any_value_anywhere_in_a_manifest_or_baselines_file(finished_run, tmp_path, data, value):  # noqa: F811
+    """A command goes on, or it names the damaged file in one line and changes nothing."""
     folder = tmp_path / "out"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(made, folder)
+    shutil.copytree(finished_run, folder)
     file = folder / RUN / data.draw(st.sampled_from(["manifest.json", "baselines.json"]))
-    whole = json.loads(file.read_text())
-    path = data.draw(st.sampled_from(list(places(whole))))
-    file.write_text(json.dumps(with_value(whole, path, value)))
-    before = {record: record.read_bytes() for record in records(folder)}
-    code, said, err = sweep(folder, trials=data.draw(st.sampled_from([1, 1, 1, 2])))
+    original = json.loads(file.read_text())
+    path = data.draw(st.sampled_from(list(places(original))))
+    file.write_text(json.dumps(with_value(original, path, value)))
+    before = {record: record.read_bytes() for record in record_files(folder)}
+    code, stdout, stderr = sweep(folder, trials=data.draw(st.sampled_from([1, 1, 1, 2])))
     assert {record: record.read_bytes() for record in before} == before
     if code == 2:
-        line = line_of(code, said, err)
+        line = line_of(code, stdout, stderr)
         assert file.name in line or "other settings" in line
     else:
         assert code == 0
 
 
-@pytest.mark.parametrize("text", [*KINDS[:-1], '{"0123456789abcdef": 5}', "{", '{"0123456789abcdef": {"step": "a"}}'])
-def test_damaged_audits_are_set_aside_with_a_line(tmp_path, capsys, text):
+@pytest.mark.parametrize("text", [*VALUES[:-1], '{"0123456789abcdef": 5}', "{", '{"0123456789abcdef": {"step": "a"}}'])
+def test_damaged_audits_are_set_aside_with_a_message(tmp_path, capsys, text):
     store = Store(tmp_path, "run")
     store.folder.mkdir()
     (store.folder / "audits.json").write_text(text)
@@ -92,18 +91,18 @@ def test_damaged_audits_are_set_aside_with_a_line(tmp_path, capsys, text):
     assert store.audits() == {} and not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", [*KINDS, '{"command": 5}', '{"command": [5, null]}', '{"process": []}', "[" * 9999])
-def test_a_holder_of_another_kind_is_another_command(text):
-    said = str(_refusal("run", _parsed(text)))
-    assert said.startswith("run 'run' is being worked on by another command") and len(said.splitlines()) == 1
+@pytest.mark.parametrize("text", [*VALUES, '{"command": 5}', '{"command": [5, null]}', '{"process": []}', "[" * 9999])
+def test_a_damaged_holder_is_called_another_command(text):
+    message = str(_held_by_other("run", _parse_holder(text)))
+    assert message.startswith("run 'run' is being worked on by another command") and len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "header",
-    [*KINDS, '{"__metadata__": []}', '{"__metadata__": {"trial": "[]"}}', '{"__metadata__": {"trial": 5}}', "[" * 9999,
+    [*VALUES, '{"__metadata__": []}', '{"__metadata__": {"trial": "[]"}}', '{"__metadata__": {"trial": 5}}', "[" * 9999,
      '{"__metadata__": {"trial": "{\\"config\\": [], \\"phase\\": \\"search\\", \\"cell\\": \\"a\\"}"}}'],
 )  # fmt: skip
-def test_a_checkpoint_of_another_kind_is_left_out(tmp_path, header):
+def test_a_checkpoint_with_a_damaged_header_is_left_out(tmp_path, header):
     store = Store(tmp_path, "run")
     store.checkpoints.mkdir(parents=True)
     content = len(header).to_bytes(8, "little") + header.encode()
@@ -115,11 +114,10 @@ def test_a_checkpoint_of_another_kind_is_left_out(tmp_path, header):
             checkpoint.describe(path)
 
 
-def test_other_runs_with_records_of_another_kind_can_be_read_from(out):  # noqa: F811
-    for file in records(out)[:2]:
+def test_damaged_records_of_other_runs_are_left_out(out):  # noqa: F811
+    for file in record_files(out)[:2]:
         file.write_text("[]")
-    for flag in ("--reuse", "--warm-start"):
-        code, said, _ = called(main, "--space", "smoke", "--local-mode", "--set", "max_steps=4", "--set", "trials=1",
-                               "--out", out, "--name", f"new{flag}", flag, RUN)  # fmt: skip
+    for option in ("--reuse", "--warm-start"):
+        code, stdout, _ = sweep(out, "--name", f"new{option}", option, RUN)
         assert code == 0
-        assert said.count("is damaged (a record is a list, not an object); left out") == 2
+        assert stdout.count("is damaged (a record is a list, not an object); left out") == 2

@@ -1,4 +1,4 @@
-"""One command at a time, in a folder and behind a URL; leases by an injected clock."""
+"""Only one command at a time holds a run, in a folder and behind a URL. Most tests of leases use a fake clock."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["python", "sweeps/run.py", "--out", "s3://me:password@bucket", "--set", "token=abc"]
 
 
-class Watch:
-    """A clock that only goes on when somebody sleeps; its holder never renews."""
+class FakeTime:
+    """A time that only passes when a command sleeps. A lease with its clock is never renewed."""
 
     def __init__(self, at: float = 0.0) -> None:
         self.at = at
@@ -39,137 +39,139 @@ class Watch:
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Leases of seconds, as they really run."""
+def short_lease(monkeypatch):
+    """Leases of two seconds, with the real clock."""
     for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "LOOK_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
 
 
-def test_the_second_is_refused_and_told_of_the_first(anywhere, quick):
+def test_a_second_command_is_refused_and_told_who_holds_the_run(anywhere, short_lease):
     folder = location(anywhere) / "run"
     with held(folder, COMMAND), pytest.raises(ValueError) as caught, held(folder, COMMAND):
         pass
-    said = str(caught.value)
-    assert len(said.splitlines()) == 1
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
     for word in ("'run'", "being worked on", f"process {os.getpid()}", os.uname().nodename, "sweeps/run.py", "--name"):
-        assert word in said
-    assert "password" not in said and "abc" not in said
+        assert word in message
+    assert "password" not in message and "abc" not in message
     with held(folder, COMMAND):
         pass
 
 
-def test_what_was_given_back_is_free_at_once(anywhere):
-    watch = Watch()
+def test_a_run_that_was_given_back_is_free_at_once(anywhere):
+    time = FakeTime()
     for _ in range(3):
-        with held(location(anywhere) / "run", COMMAND, watch.clock) as hold:
-            assert hold.lost() == ""
-    assert watch.at == 0
+        with held(location(anywhere) / "run", COMMAND, time.clock) as hold:
+            assert hold.loss() == ""
+    assert time.at == 0
 
 
-def test_a_lease_that_is_not_renewed_is_taken_over_and_its_holder_told(url, monkeypatch, capsys):
-    folder, first, second = location(url) / "run", Watch(), Watch()
+def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkeypatch, capsys):
+    folder, first_time, second_time = location(url) / "run", FakeTime(), FakeTime()
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # what its clock says does not matter
-        hold = held(folder, COMMAND, first.clock)
-        lease = hold.__enter__()
-    assert lease.lost() == ""
-    with held(folder, COMMAND, second.clock) as taken:
-        assert lock.LEASE_S < second.at < 2 * lock.LEASE_S
-        assert "seeing whether it is alive" in capsys.readouterr().err
-        assert taken.lost() == ""
-        first.at = lock.LEASE_S - 1
-        assert "another command may have taken the run" in lease.lost(), "known before anybody may take it"
+        patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # the date that the holder writes is not used
+        first_hold = held(folder, COMMAND, first_time.clock)
+        first_lease = first_hold.__enter__()
+    assert first_lease.loss() == ""
+    with held(folder, COMMAND, second_time.clock) as second_lease:
+        assert lock.LEASE_S < second_time.at < 2 * lock.LEASE_S
+        assert "checking whether that process is alive" in capsys.readouterr().err
+        assert second_lease.loss() == ""
+        first_time.at = lock.LEASE_S - 1
+        assert "another command may have taken the run" in first_lease.loss(), "noticed before a command may take it"
         assert len(list((folder / "lock").glob("*"))) == 1
-        lease._clock = Clock(monotonic=first.clock.monotonic, wait=lambda over, seconds: False)
-        lease._renew()
-        assert "being worked on" in lease.lost()
-        hold.__exit__(None, None, None)
-    with held(folder, COMMAND, second.clock):
+        first_lease._clock = Clock(monotonic=first_time.clock.monotonic, wait=lambda over, seconds: False)
+        first_lease._renew()
+        assert "being worked on" in first_lease.loss()
+        first_hold.__exit__(None, None, None)
+    with held(folder, COMMAND, second_time.clock):
         pass
 
 
-def test_two_that_could_create_the_same_number_notice_each_other(monkeypatch):
-    """A file system whose exclusive create is none: both find nothing, both write, both read their own."""
-    folder, watch, honest = location(f"memory://{uuid.uuid4().hex}") / "run", Watch(), lock._Lease._highest
-    first, second = held(folder, COMMAND, watch.clock), held(folder, COMMAND, watch.clock)
-    one = first.__enter__()
+def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
+    """On a file system without an exclusive create both find no lease, both write it, and both read their own."""
+    folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
+    original = lock._Lease._highest
+    first_hold, second_hold = held(folder, COMMAND, time.clock), held(folder, COMMAND, time.clock)
+    first_lease = first_hold.__enter__()
     with monkeypatch.context() as patch:
-        seen = iter([(0, b"")])
-        patch.setattr(lock._Lease, "_highest", lambda self: next(seen, None) or honest(self))
+        empty = iter([(0, b"")])
+        patch.setattr(lock._Lease, "_highest", lambda self: next(empty, None) or original(self))
         patch.setattr(RemoteLocation, "create", RemoteLocation.write_bytes)
-        two = second.__enter__()
-    assert one._number == two._number
-    for lease in (two, one):
+        second_lease = second_hold.__enter__()
+    assert first_lease._number == second_lease._number
+    for lease in (second_lease, first_lease):
         lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._beat > 0)
         lease._renew()
-    assert two.lost() == ""
-    assert "being worked on by another command" in one.lost()
-    kept = (folder / "lock" / "00000001.json").read_bytes()
-    first.__exit__(None, None, None)
-    assert (folder / "lock" / "00000001.json").read_bytes() == kept, "it is not the first's to give back"
-    second.__exit__(None, None, None)
-    with held(folder, COMMAND, watch.clock):
-        assert watch.at == 0
+    assert second_lease.loss() == ""
+    assert "being worked on by another command" in first_lease.loss()
+    content = (folder / "lock" / "00000001.json").read_bytes()
+    first_hold.__exit__(None, None, None)
+    assert (folder / "lock" / "00000001.json").read_bytes() == content, "the first command does not give it back"
+    second_hold.__exit__(None, None, None)
+    with held(folder, COMMAND, time.clock):
+        assert time.at == 0
 
 
-def test_what_another_has_written_since_is_not_given_back(monkeypatch):
-    folder, watch = location(f"memory://{uuid.uuid4().hex}") / "run", Watch()
-    with held(folder, COMMAND, watch.clock):
-        others = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
-        (folder / "lock" / "00000001.json").write_bytes(others)
-    assert (folder / "lock" / "00000001.json").read_bytes() == others
+def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch):
+    folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
+    with held(folder, COMMAND, time.clock):
+        content = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
+        (folder / "lock" / "00000001.json").write_bytes(content)
+    assert (folder / "lock" / "00000001.json").read_bytes() == content
 
 
-def test_a_storage_that_is_away_for_a_moment_costs_nothing(url, quick, monkeypatch):
+def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, monkeypatch):
     folder = location(url) / "run"
     with held(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
             patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
-        assert lease.lost() == ""
-        assert type(pickle.loads(pickle.dumps(lease))) is lock.Hold, "Tune copies what it reaches"
+        assert lease.loss() == ""
+        assert type(pickle.loads(pickle.dumps(lease))) is lock.Hold, "Tune copies what its callbacks refer to"
         assert b'"beat": 0' not in (folder / "lock" / "00000001.json").read_bytes()
 
 
-def test_a_dead_process_of_this_machine_holds_nothing(url, monkeypatch):
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    folder, watch, honest = location(url) / "run", Watch(), lock._me
+def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    folder, time, original = location(url) / "run", FakeTime(), lock._describe_holder
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_me", lambda command: honest(command) | {"process": int(ended.stdout)})
-        left = [held(folder, COMMAND, watch.clock)]
-        left[0].__enter__()
-    with held(folder, COMMAND, watch.clock):
-        assert watch.at == 0
+        patch.setattr(lock, "_describe_holder", lambda command: original(command) | {"process": int(dead.stdout)})
+        left_holds = [held(folder, COMMAND, time.clock)]
+        left_holds[0].__enter__()
+    with held(folder, COMMAND, time.clock):
+        assert time.at == 0
+    elsewhere = {"process": int(dead.stdout), "machine": "other"}
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_me", lambda command: honest(command) | {"process": int(ended.stdout), "machine": "other"})
-        left.append(held(folder, COMMAND, watch.clock))
-        left[1].__enter__()
-    with held(folder, COMMAND, watch.clock):
-        assert watch.at > lock.LEASE_S, "of another machine nothing is known"
+        patch.setattr(lock, "_describe_holder", lambda command: original(command) | elsewhere)
+        left_holds.append(held(folder, COMMAND, time.clock))
+        left_holds[1].__enter__()
+    with held(folder, COMMAND, time.clock):
+        assert time.at > lock.LEASE_S, "nothing is known about processes of another machine"
 
 
-def test_of_many_that_come_at_once_one_holds_it(url, quick):
-    folder, inside, most = location(url) / "run", [], []
+def test_only_one_of_many_simultaneous_commands_holds_a_run(url, short_lease):
+    folder, holders, counts = location(url) / "run", [], []
 
     def work(number):
         try:
             with held(folder, COMMAND):
-                inside.append(number)
-                most.append(len(inside))
+                holders.append(number)
+                counts.append(len(holders))
                 threading.Event().wait(0.5)
-                inside.remove(number)
+                holders.remove(number)
                 return "held"
         except ValueError:
             return "refused"
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(work, range(4)))
-    assert "held" in found
-    assert max(most) == 1
+        outcomes = list(pool.map(work, range(4)))
+    assert "held" in outcomes
+    assert max(counts) == 1
 
 
-def test_a_killed_holder_of_a_folder_leaves_it_at_once(tmp_path):
+def test_a_folder_is_free_at_once_when_its_holder_is_killed(tmp_path):
     code = f"""
         import time
         from pathlib import Path
@@ -190,10 +192,10 @@ def test_a_killed_holder_of_a_folder_leaves_it_at_once(tmp_path):
         pass
 
 
-def test_a_damaged_lease_is_over_when_it_stays_so(url):
-    folder, watch = location(url) / "run", Watch()
+def test_a_damaged_lease_is_over_when_it_does_not_change(url):
+    folder, time = location(url) / "run", FakeTime()
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
-    with held(folder, COMMAND, watch.clock):
-        assert watch.at > lock.LEASE_S
+    with held(folder, COMMAND, time.clock):
+        assert time.at > lock.LEASE_S
         assert (folder / "lock" / "00000004.json").is_file()

@@ -1,4 +1,4 @@
-"""How many trials share a device."""
+"""How many trials are packed on a device."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ import math
 import pytest
 
 from lopt.training import Trial
-from sweeps.work.packing import packed, room, tokens_a_step
+from sweeps.work.packing import tokens_in_memory, tokens_per_step, trials_to_pack
 
 
 @pytest.mark.parametrize(
-    ("tokens", "good", "room", "expected"),
+    ("tokens", "pass_tokens", "memory_tokens", "expected"),
     [
-        (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth would need another
+        (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth trial would need another pass
         (640, 1920, math.inf, 3),
         (100, 16384, math.inf, 16),  # never more than 16
         (5000, 2048, math.inf, 1),
-        (640, 16384, 3000, 4),  # no more than memory holds
+        (640, 16384, 3000, 4),  # not more than fit into memory
         (640, 16384, 100, 1),
     ],
 )
-def test_how_many_trials_fill_a_pass(tokens, good, room, expected):
-    assert packed(tokens, good, room) == expected
+def test_how_many_trials_fill_a_pass(tokens, pass_tokens, memory_tokens, expected):
+    assert trials_to_pack(tokens, pass_tokens, memory_tokens) == expected
 
 
 @pytest.mark.parametrize(
     ("trials", "expected"),
     [
-        (3, 10),  # they share whatever there is
-        (12, 12),  # rather than ten, then two
+        (3, 10),  # all of them fit into one pass
+        (12, 12),  # rather than ten and two
         (14, 14),
         (15, 8),  # two rounds
         (24, 12),
         (40, 10),
         (1000, 10),
-        (math.inf, 10),  # nobody knows how many devices there will be
+        (math.inf, 10),  # the number of devices is not known
     ],
 )
-def test_trials_are_shared_out_evenly(trials, expected):
-    assert packed(200, 2048, trials=trials) == expected
+def test_trials_are_divided_evenly(trials, expected):
+    assert trials_to_pack(200, 2048, trials_per_device=trials) == expected
 
 
-def test_sharing_out_takes_no_more_than_memory_holds():
-    assert packed(200, 2048, room=2300, trials=14) == 11
+def test_dividing_evenly_takes_no_more_than_fit_into_memory():
+    assert trials_to_pack(200, 2048, memory_tokens=2300, trials_per_device=14) == 11
 
 
-def test_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
+def test_the_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
     trial = Trial(tiny)
     lengths = trial.data.train.lengths
     batch = min(tiny.batch_size, len(lengths))
-    prefix = tokens_a_step(trial.backbone, tiny, trial.data)
-    assert prefix == pytest.approx(batch * lengths.mean())  # the prompt is there once for all rows
-    suffix = tokens_a_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
-    assert suffix < batch * (tiny.length + lengths.mean() / 7)  # texts are read, not computed
+    prefix = tokens_per_step(trial.backbone, tiny, trial.data)
+    assert prefix == pytest.approx(batch * lengths.mean())  # all rows share the computation of the prompt
+    suffix = tokens_per_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
+    assert suffix < batch * (tiny.length + lengths.mean() / 7)  # the computation of texts is read from the cache
 
 
-def test_a_cpu_has_room(tiny):
+def test_memory_sets_no_limit_on_a_cpu(tiny):
     trial = Trial(tiny)
-    assert room(trial.backbone, trial.data, 4) == math.inf
+    assert tokens_in_memory(trial.backbone, trial.data, 4) == math.inf

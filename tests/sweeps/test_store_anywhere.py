@@ -1,4 +1,4 @@
-"""A run's results in a folder, and at URLs; whole sweeps into a stand-in for S3."""
+"""A run's results in a folder and behind URLs, and whole sweeps with results in a stand-in for S3."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lopt.locations import location, write
 from lopt.metrics import Predictions
 from lopt.training import Trial, train
 from sweeps.results import run_folder
-from sweeps.results import store as stores
+from sweeps.results import store as store_module
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
 from sweeps.run import main
@@ -43,36 +43,36 @@ def record():
     )  # fmt: skip
 
 
-def names(folder):
+def file_names(folder):
     return sorted(file.name for file in folder.glob("*"))
 
 
-def test_records_predictions_and_table(store, record):
+def test_records_predictions_and_table_are_written_and_read(store, record):
     assert store.read(record.key) is None
     assert store.records() == []
-    found = Predictions(np.array([3, 5]), np.array([0, 1]), np.array([[1.0, 0.0], [2.0, 0.0]]))
+    predictions = Predictions(np.array([3, 5]), np.array([0, 1]), np.array([[1.0, 0.0], [2.0, 0.0]]))
     store.write_checkpoint(record.key, 2, b"bytes")
-    store.write(record, found)
+    store.write(record, predictions)
     assert store.read(record.key) == record
     assert store.records() == [record]
-    assert names(store.folder / "trials") == [f"{record.key}.json"]
-    assert names(store.folder / "checkpoints") == []
-    predicted = pandas.read_parquet(io.BytesIO((store.folder / "predictions" / f"{record.key}.parquet").read_bytes()))
-    assert list(predicted.predicted) == [0, 0]
+    assert file_names(store.folder / "trials") == [f"{record.key}.json"]
+    assert file_names(store.folder / "checkpoints") == []
+    file = store.folder / "predictions" / f"{record.key}.parquet"
+    assert list(pandas.read_parquet(io.BytesIO(file.read_bytes())).predicted) == [0, 0]
     rows = pandas.read_parquet(io.BytesIO(store.write_table().read_bytes()))
     assert list(rows.key) == [record.key]
 
 
-def test_manifest_and_baselines(store):
+def test_manifest_and_baselines_are_written_and_read(store):
     assert store.manifest() is None
     assert store.baselines() == []
-    given = {"space": {}, "identity": "i", "profile": "paper", "command": ["x", "token=abc", "s3://me:pw@bucket"]}
-    store.write_manifest(status="running", **given)
-    began = store.manifest()["started_at"]
-    store.write_manifest(status="complete", **given)
-    found = store.manifest()
-    assert (found["status"], found["started_at"]) == ("complete", began)
-    assert found["command"] == ["x", "token=***", "s3://bucket"]
+    fields = {"space": {}, "identity": "i", "profile": "paper", "command": ["x", "token=abc", "s3://me:pw@bucket"]}
+    store.write_manifest(status="running", **fields)
+    started_at = store.manifest()["started_at"]
+    store.write_manifest(status="complete", **fields)
+    manifest = store.manifest()
+    assert (manifest["status"], manifest["started_at"]) == ("complete", started_at)
+    assert manifest["command"] == ["x", "token=***", "s3://bucket"]
     store.write_baselines([{"backbone": "b", "task": "t"}])
     assert store.baselines() == [{"backbone": "b", "task": "t"}]
 
@@ -90,29 +90,29 @@ def test_damaged_and_failed_records_are_set_aside(store, record, capsys):
     assert (store.folder / "trials" / f"{record.key}.json.damaged").is_file()
 
 
-def test_checkpoints_go_at_the_end(store):
+def test_checkpoints_are_removed_at_the_end_of_a_complete_sweep(store):
     store.write_checkpoint("0" * 16, 4, b"1")
     store.clear_checkpoints(complete=False)
     assert store.read_checkpoint("0" * 16) == b"1"
     store.clear_checkpoints(complete=True)
-    assert names(store.folder / "checkpoints") == []
+    assert file_names(store.folder / "checkpoints") == []
 
 
-def test_who_is_behind_replaces_no_checkpoint(store):
+def test_a_process_that_is_behind_replaces_no_checkpoint(store):
     for step in (4, 8, 6):
         store.write_checkpoint("0" * 16, step, str(step).encode())
     assert store.read_checkpoint("0" * 16) == b"8"
 
 
-def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, record, monkeypatch):
+def test_a_failed_write_gives_a_message_of_one_line_and_keeps_the_old_file(store, record, monkeypatch):
     failed = dataclasses.replace(record, status="failed")
     store.write(failed)
 
-    def full(*args):
+    def disk_full(*args):
         raise OSError(28, "No space left on device")
 
-    for module in (run_folder, stores):
-        monkeypatch.setattr(module, "write", full)
+    for module in (run_folder, store_module):
+        monkeypatch.setattr(module, "write", disk_full)
     with pytest.raises(StoreError, match="No space left on device") as caught:
         store.write_manifest(status="running", space={}, identity="", command=[], profile="")
     assert str(store) in str(caught.value) and len(str(caught.value).splitlines()) == 1
@@ -121,25 +121,28 @@ def test_a_write_that_breaks_is_said_in_one_line_and_leaves_the_old(store, recor
     assert store.read(record.key) == failed
 
 
-def test_a_link_out_of_the_results_folder_is_no_run(tmp_path):
+def test_a_link_that_leads_out_of_the_results_folder_is_refused(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="outside"):
         Store(tmp_path / "results", "run")
     (tmp_path / "link").symlink_to(tmp_path / "results")
-    assert Store(tmp_path / "link", "other").folder.parent == tmp_path / "link", "the folder of all may be one"
+    assert Store(tmp_path / "link", "other").folder.parent == tmp_path / "link", (
+        "the results folder itself may be a link"
+    )
 
 
 # --- whole sweeps --------------------------------------------------------------------------------------------------
 
 
-def results(out):
+def results_by_key(out):
     return {
-        r.key: (r.status, r.steps, r.tokens, r.selection_loss, r.test_loss) for r in Store(out, "smoke-paper").records()
+        record.key: (record.status, record.steps, record.tokens, record.selection_loss, record.test_loss)
+        for record in Store(out, "smoke-paper").records()
     }
 
 
-def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
+def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     from analysis.report import main as report
     from analysis.runs import resolve
 
@@ -148,10 +151,10 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     assert main([*SMALL, "--out", out]) == 0
     assert f"results in {out}/smoke-paper" in capsys.readouterr().out
     assert main([*SMALL, "--out", str(tmp_path / "here")]) == 0
-    assert results(out) == results(tmp_path / "here")
+    assert results_by_key(out) == results_by_key(tmp_path / "here")
     run = location(out) / "smoke-paper"
-    assert {*names(run)} ^ {*names(tmp_path / "here" / "smoke-paper")} == {"lock", ".lock"}
-    confirmed = next(r for r in Store(out, "smoke-paper").records() if r.phase == "confirm")
+    assert {*file_names(run)} ^ {*file_names(tmp_path / "here" / "smoke-paper")} == {"lock", ".lock"}
+    confirmed = next(record for record in Store(out, "smoke-paper").records() if record.phase == "confirm")
     assert load_prompt(f"{out}/smoke-paper/artifacts/{confirmed.key}").evaluate().accuracy == confirmed.test_accuracy
     assert not [file for file in tmp_path.iterdir() if file.name != "here"], "nothing stays on this machine"
 
@@ -167,34 +170,39 @@ def test_a_sweep_into_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
 
 
-def test_an_interrupted_sweep_into_s3_goes_on_from_its_checkpoint(s3, tmp_path, cut_off, capsys):
+def test_an_interrupted_sweep_in_s3_goes_on_from_its_checkpoint(s3, tmp_path, cut_off, capsys):
     cut_off(*SMALL, "--out", s3)
-    assert len(names(location(s3) / "smoke-paper" / "checkpoints")) == 1
+    assert len(file_names(location(s3) / "smoke-paper" / "checkpoints")) == 1
     capsys.readouterr()
     assert main([*SMALL, "--out", s3]) == 0
     assert "continues at step 4" in capsys.readouterr().out
     assert main([*SMALL, "--out", str(tmp_path)]) == 0
-    assert results(s3) == results(tmp_path)
+    assert results_by_key(s3) == results_by_key(tmp_path)
 
 
-@pytest.mark.parametrize("first", [16, 1 << 16])
-def test_a_checkpoint_describes_itself_without_being_read_whole(anywhere, tiny, monkeypatch, first):
-    monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first)  # shorter and longer than the header
+@pytest.mark.parametrize("first_bytes", [16, 1 << 16])
+def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny, monkeypatch, first_bytes):
+    monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first_bytes)  # shorter and longer than the header
     trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.saved(cell="here")
     write(path, content)
-    read, honest = [], checkpoint.read_part
-    monkeypatch.setattr(checkpoint, "read_part", lambda *given: read.append(honest(*given)) or read[-1])
-    found = checkpoint.describe(path)
-    assert (found["key"], found["cell"], found["step"]) == (trial.config.key, "here", trial.step)
-    assert sum(map(len, read)) < len(content) or first > 16
+    parts, original = [], checkpoint.read_part
+
+    def read_part(*arguments):
+        parts.append(original(*arguments))
+        return parts[-1]
+
+    monkeypatch.setattr(checkpoint, "read_part", read_part)
+    description = checkpoint.describe(path)
+    assert (description["key"], description["cell"], description["step"]) == (trial.config.key, "here", trial.step)
+    assert sum(map(len, parts)) < len(content) or first_bytes > 16
     write(path, content[:100])
     with pytest.raises(ValueError):
         checkpoint.describe(path)
 
 
-def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
+def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):
     from sweeps.results import lock
 
     for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
@@ -205,40 +213,40 @@ def test_two_commands_on_one_run_in_s3(s3, capsys, monkeypatch):
     assert "being worked on by another command: python sweeps/run.py, process" in error
 
 
-def test_no_secret_is_kept(s3, tmp_path, monkeypatch, capsys):
+def test_no_secret_is_written_to_the_results(s3, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_very-secret")
     assert main([*SMALL, "--out", s3]) == 0
     filesystem = location(s3).filesystem
-    kept = b"".join(filesystem.cat(filesystem.find(s3)).values())
-    assert b"smoke" in kept
-    assert b"very-secret" not in kept
+    content = b"".join(filesystem.cat(filesystem.find(s3)).values())
+    assert b"smoke" in content
+    assert b"very-secret" not in content
 
 
 @pytest.mark.parametrize("out", ["s3://", "nothing://x", "s3://no-such-bucket/results", "http://127.0.0.1:1/x"])
-def test_a_url_that_cannot_be_used_is_one_line(s3, capsys, out):
+def test_a_url_that_cannot_be_used_gives_an_error_of_one_line(s3, capsys, out):
     assert main([*SMALL, "--out", out]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.strip().splitlines()) == 1, captured.err
 
 
-# --- what can break ------------------------------------------------------------------------------------------------
+# --- storage that fails ----------------------------------------------------------------------------------------------
 
 
-def at_step(monkeypatch, number, act):
-    """Something that happens before the sweep's so many-th training step."""
-    honest, steps = Trial.update, []
+def call_before_step(monkeypatch, number, action):
+    """Call `action` before the training step of this number, counted over the whole sweep."""
+    original, steps = Trial.update, []
 
     def update(self):
         steps.append(1)
         if len(steps) == number:
-            act()
-        return honest(self)
+            action()
+        return original(self)
 
     monkeypatch.setattr(Trial, "update", update)
 
 
-def broke(out, capsys):
-    """A command that ends with one line and exit code 1."""
+def failing_sweep(out, capsys):
+    """Run a sweep that ends with exit code 1 and an error of one line. Return that line."""
     capsys.readouterr()
     code = main([*SMALL, "--out", str(out)])
     captured = capsys.readouterr()
@@ -249,32 +257,32 @@ def broke(out, capsys):
     return lines[0]
 
 
-def continues(out, kept):
-    """The same command ends well, and what was finished has not run again."""
+def continue_sweep(out, earlier_results):
+    """Run the same command to its end, and check that no finished trial has run again."""
     assert main([*SMALL, "--out", str(out)]) == 0
-    after = results(out)
-    assert len(after) == 9
-    assert {key: after[key] for key in kept} == kept
+    results = results_by_key(out)
+    assert len(results) == 9
+    assert {key: results[key] for key in earlier_results} == earlier_results
     manifest = json.loads((location(out) / "smoke-paper" / "manifest.json").read_text())
     assert manifest["status"] == "complete"
 
 
-def test_a_disk_that_fills_in_mid_run(tmp_path, monkeypatch, capsys):
-    honest = stores.write
+def test_a_disk_that_fills_during_a_sweep(tmp_path, monkeypatch, capsys):
+    original = store_module.write
 
-    def full(to, content):
+    def disk_full(to, content):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        at_step(patch, 20, lambda: patch.setattr(stores, "write", full))
-        assert "No space left on device" in broke(tmp_path, capsys)
-    assert stores.write is honest
-    kept = results(tmp_path)
-    assert kept and all(status != "failed" for status, *_ in kept.values())
-    continues(tmp_path, kept)
+        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", disk_full))
+        assert "No space left on device" in failing_sweep(tmp_path, capsys)
+    assert store_module.write is original
+    results = results_by_key(tmp_path)
+    assert results and all(status != "failed" for status, *_ in results.values())
+    continue_sweep(tmp_path, results)
 
 
-def test_a_real_disk_that_fills_in_mid_run(small_disk, monkeypatch, capsys):
+def test_a_real_disk_that_fills_during_a_sweep(small_disk, monkeypatch, capsys):
     filler = small_disk / "filler"
 
     def fill():
@@ -283,74 +291,75 @@ def test_a_real_disk_that_fills_in_mid_run(small_disk, monkeypatch, capsys):
                 file.write(b"x" * 1024)
 
     with monkeypatch.context() as patch:
-        at_step(patch, 20, fill)
-        assert "No space left on device" in broke(small_disk, capsys)
+        call_before_step(patch, 20, fill)
+        assert "No space left on device" in failing_sweep(small_disk, capsys)
     filler.unlink()
-    continues(small_disk, results(small_disk))
+    continue_sweep(small_disk, results_by_key(small_disk))
 
 
-def test_a_read_only_disk_at_the_start_and_in_mid_run(small_disk, monkeypatch, capsys):
-    def mount(how):
-        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+def test_a_read_only_disk_before_and_during_a_sweep(small_disk, monkeypatch, capsys):
+    def remount(mode):
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(small_disk)], check=True)
 
     def read_only(to, content):
         raise OSError(30, "Read-only file system")
 
-    mount("ro")
+    remount("ro")
     assert main([*SMALL, "--out", str(small_disk)]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert "Read-only file system" in error
-    mount("rw")
+    remount("rw")
     with monkeypatch.context() as patch:
-        at_step(patch, 20, lambda: patch.setattr(stores, "write", read_only))  # no mount turns while a lock is open
-        assert "Read-only file system" in broke(small_disk, capsys)
-    continues(small_disk, results(small_disk))
+        # The disk cannot be remounted while a lock on it is open, so the write itself fails here.
+        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", read_only))
+        assert "Read-only file system" in failing_sweep(small_disk, capsys)
+    continue_sweep(small_disk, results_by_key(small_disk))
 
 
-def test_a_folder_that_goes_in_mid_run(tmp_path, monkeypatch, capsys):
+def test_a_run_folder_that_disappears_during_a_sweep(tmp_path, monkeypatch, capsys):
     run, away = tmp_path / "smoke-paper", tmp_path / "away"
     with monkeypatch.context() as patch:
-        at_step(patch, 20, lambda: run.rename(away))
-        assert "manifest.json is gone" in broke(tmp_path, capsys)
+        call_before_step(patch, 20, lambda: run.rename(away))
+        assert "manifest.json is gone" in failing_sweep(tmp_path, capsys)
     shutil.rmtree(run, ignore_errors=True)
     away.rename(run)
-    continues(tmp_path, results(tmp_path))
+    continue_sweep(tmp_path, results_by_key(tmp_path))
 
 
-def test_a_bucket_that_cannot_be_reached_in_mid_run(s3, monkeypatch, capsys):
+def test_a_bucket_that_cannot_be_reached_during_a_sweep(s3, monkeypatch, capsys):
     filesystem = location(s3).filesystem
 
     async def refused(*args, **kwargs):
         raise ConnectionRefusedError("no route to the bucket")
 
     with monkeypatch.context() as patch:
-        at_step(patch, 20, lambda: patch.setattr(type(filesystem), "_call_s3", refused))
-        assert "no route to the bucket" in broke(s3, capsys)
-    # Its lease was not given back: of a process of this machine that is alive, too.
+        call_before_step(patch, 20, lambda: patch.setattr(type(filesystem), "_call_s3", refused))
+        assert "no route to the bucket" in failing_sweep(s3, capsys)
+    # The lease was not given back, and its process is alive: it is this one.
     from sweeps.results import lock
 
     for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "LOOK_S": 0.1}.items():
         monkeypatch.setattr(lock, name, seconds)
-    continues(s3, results(s3))
+    continue_sweep(s3, results_by_key(s3))
 
 
 def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, capsys):
     from sweeps.results.lock import _Lease
 
     with monkeypatch.context() as patch:
-        at_step(patch, 20, lambda: patch.setattr(_Lease, "lost", lambda self: "taken by another"))
-        assert "taken by another" in broke(s3, capsys)
+        call_before_step(patch, 20, lambda: patch.setattr(_Lease, "loss", lambda self: "taken by another"))
+        assert "taken by another" in failing_sweep(s3, capsys)
     assert json.loads((location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of one megabyte."""
+    """A file system of one megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"cannot mount a file system here: {made.stderr.strip()}")
+    mount = subprocess.run(command, capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a file system here: {mount.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""A store that cannot be read for a moment: nothing is lost by it, and no trial counts as failed."""
+"""A store that cannot be read for a moment: nothing is lost, and no trial counts as failed."""
 
 from __future__ import annotations
 
@@ -25,105 +25,111 @@ def out(request, tmp_path):
 
 
 @pytest.fixture
-def begun(out, cut_off):
-    """A sweep whose first trial has a checkpoint at step 4; where that lies."""
+def first_checkpoint(out, cut_off):
+    """The file of the only checkpoint of an interrupted sweep: its first trial's, at step 4."""
     cut_off(*SMALL, "--out", out)
     (checkpoint,) = (location(out) / "smoke-paper" / "checkpoints").glob("*")
     return checkpoint
 
 
-def stale(honest):
-    def read(self, *given):
+def failing_for_checkpoints(original):
+    """A method of a path that raises an error if the path is a checkpoint's, and calls `original` otherwise."""
+
+    def method(self, *arguments):
         if self.name.endswith(".safetensors"):
             raise OSError(116, "Stale file handle")
-        return honest(self, *given)
+        return original(self, *arguments)
 
-    return read
+    return method
 
 
-def ended(out, capsys, code=1):
-    """A command that ends with one line, exit code 1 and no failed trial; then the same one, which goes on."""
+def check_sweep_ends(out, capsys, code=1):
+    """Run the sweep, and check that it ends with this exit code, an error of one line and no failed trial."""
     capsys.readouterr()
     assert main([*SMALL, "--out", out]) == code
-    said = capsys.readouterr()
-    (line,) = said.err.strip().splitlines()
+    captured = capsys.readouterr()
+    (line,) = captured.err.strip().splitlines()
     assert "Stale file handle" in line and "the same command continues" in line
-    assert "begins anew" not in said.out
+    assert "begins anew" not in captured.out
     assert Store(out, "smoke-paper").records() == []
 
 
 @pytest.mark.parametrize("method", ["read_bytes", "is_file"])
-def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept_and_gone_on_from(
-    out, begun, monkeypatch, capsys, method
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept_and_used_later(
+    out, first_checkpoint, monkeypatch, capsys, method
 ):
-    content = begun.read_bytes()
+    content = first_checkpoint.read_bytes()
     with monkeypatch.context() as patch:
-        for kind in (Path, RemoteLocation):
-            patch.setattr(kind, "read_bytes", stale(kind.read_bytes))
-            patch.setattr(kind, method, stale(getattr(kind, method)))
-        ended(out, capsys)
-    assert begun.read_bytes() == content
+        for path_class in (Path, RemoteLocation):
+            patch.setattr(path_class, "read_bytes", failing_for_checkpoints(path_class.read_bytes))
+            patch.setattr(path_class, method, failing_for_checkpoints(getattr(path_class, method)))
+        check_sweep_ends(out, capsys)
+    assert first_checkpoint.read_bytes() == content
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out
 
 
-def test_checkpoints_that_cannot_be_listed_for_a_moment_are_not_left_out(out, begun, monkeypatch, capsys):
+def test_checkpoints_that_cannot_be_described_for_a_moment_are_not_left_out(out, first_checkpoint, monkeypatch, capsys):
     def read_part(file, begin, end):
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "read_part", read_part)
-        ended(out, capsys, code=2)  # nothing has begun
+        check_sweep_ends(out, capsys, code=2)  # no trial has begun
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_still_begins_anew(out, begun, capsys):
-    write(begun, begun.read_bytes()[:-20])
+def test_a_trial_with_a_damaged_checkpoint_begins_anew(out, first_checkpoint, capsys):
+    write(first_checkpoint, first_checkpoint.read_bytes()[:-20])
     assert main([*SMALL, "--out", out]) == 0
     assert "begins anew: its checkpoint is damaged (" in capsys.readouterr().out
 
 
-def test_memory_that_runs_out_damages_no_checkpoint(out, begun, monkeypatch, capsys):
-    content = begun.read_bytes()
+def test_a_checkpoint_is_kept_when_memory_runs_out(out, first_checkpoint, monkeypatch, capsys):
+    content = first_checkpoint.read_bytes()
+
+    def restore(self, checkpoint):
+        raise MemoryError
+
     with monkeypatch.context() as patch:
-        patch.setattr(Trial, "restore", lambda self, checkpoint: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(Trial, "restore", restore)
         assert main([*SMALL, "--out", out]) == 3
-    assert begun.read_bytes() == content
+    assert first_checkpoint.read_bytes() == content
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out
 
 
 @pytest.fixture
-def half(monkeypatch, tiny):
-    """A run in memory with a record and its artifact, of which one file cannot be read."""
-    store, honest = Store(f"memory://{uuid.uuid4().hex}", "half"), MemoryFileSystem.cat_file
+def half_readable(monkeypatch, tiny):
+    """A run in memory with a record and its artifact. One file of the artifact cannot be read."""
+    store, original = Store(f"memory://{uuid.uuid4().hex}", "half"), MemoryFileSystem.cat_file
     record = make_record(tiny)
     store.write(record)
     for name in ("prompt.json", "prompt.safetensors", "more/inside"):
         write(store.artifact(record.key) / name, b"content")
 
-    def cat_file(self, path, *given, **more):
+    def cat_file(self, path, *arguments, **options):
         if path.endswith("prompt.safetensors"):
             raise TimeoutError("it took too long")
-        return honest(self, path, *given, **more)
+        return original(self, path, *arguments, **options)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
     return store, record
 
 
-def test_a_folder_is_at_hand_whole_or_not_at_all(half):
-    store, record = half
+def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable):
+    store, record = half_readable
     folder = store.artifact(record.key)
     with pytest.raises(OSError, match="it took too long"), local_copy(folder):
         pass
     (folder / "prompt.safetensors").unlink()
-    with local_copy(folder) as here:
-        assert [file.name for file in here.iterdir()] == ["prompt.json"], "a folder in it is none of its files"
+    with local_copy(folder) as copy:
+        assert [file.name for file in copy.iterdir()] == ["prompt.json"], "folders inside are not copied"
 
 
-def test_a_trial_of_another_run_is_taken_with_all_its_files_or_not(half, tmp_path):
-    other, record = half
+def test_a_trial_of_another_run_is_adopted_with_all_its_files_or_not_at_all(half_readable, tmp_path):
+    other, record = half_readable
     store = Store(tmp_path, "run")
     with pytest.raises(StoreError, match="it took too long"):
         store.adopt(record, other)

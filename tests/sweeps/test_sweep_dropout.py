@@ -1,4 +1,4 @@
-"""Sweeps with dropout, and selected on macro-F1."""
+"""Sweeps with dropout, and sweeps that select by macro-F1."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sweeps.run import main
 from tests.sweeps.test_sweep_local import sweep
 
 
-def test_a_sweep_with_dropout_selected_on_macro_f1(tmp_path, capsys):
-    more = ["--set", "dropout=0.2", "--set", "metric=macro_f1", "--set", "eval_every=1"]
-    assert sweep(tmp_path, *more) == 0
+def test_a_sweep_with_dropout_that_selects_by_macro_f1(tmp_path, capsys):
+    options = ["--set", "dropout=0.2", "--set", "metric=macro_f1", "--set", "eval_every=1"]
+    assert sweep(tmp_path, *options) == 0
     assert "% macro-F1 held out" in capsys.readouterr().out
     table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet").set_index("key")
     assert set(table.dropout) == {0.2}
@@ -20,17 +20,17 @@ def test_a_sweep_with_dropout_selected_on_macro_f1(tmp_path, capsys):
     for key, record in records.items():
         scores = [evaluation.selection_macro_f1 for evaluation in record.evaluations]
         assert table.selection_score[key] == max(scores)
-        assert record.peak_memory_bytes, "it trained alone"
+        assert record.peak_memory_bytes, "a trial that trains alone measures its memory"
     search = table[(table.phase == "search") & (table.status == "complete")]
     for cell, confirmed in table[table.phase == "confirm"].groupby("cell"):
-        rivals = search[search.cell == cell]
-        best = rivals.sort_values(["selection_score", "selection_loss"], ascending=[True, False]).iloc[-1]
+        candidates = search[search.cell == cell]
+        best = candidates.sort_values(["selection_score", "selection_loss"], ascending=[True, False]).iloc[-1]
         assert set(confirmed.learning_rate) == {best.learning_rate}
-    assert sweep(tmp_path, *more) == 0
+    assert sweep(tmp_path, *options) == 0
     assert "continuing run smoke-paper: 9 trials are finished" in capsys.readouterr().out
 
 
-def test_a_searched_dropout_takes_a_list_and_others_one_value(tmp_path, capsys):
+def test_set_takes_a_list_for_a_searched_dropout_and_else_one_value(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "dropout=0.1,0.2") == 2
     assert "dropout takes one value in space smoke, not '0.1,0.2'" in capsys.readouterr().err
     file = tmp_path / "space.py"
@@ -48,7 +48,7 @@ def test_a_searched_dropout_takes_a_list_and_others_one_value(tmp_path, capsys):
     assert rates == {0.0, 0.2, 0.3}
 
 
-def test_a_backbone_that_drops_nothing_is_one_line_before_the_first_trial(tmp_path, capsys, monkeypatch):
+def test_a_backbone_without_dropout_is_refused_before_the_first_trial(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lopt.dropout.with_dropout", lambda model, rate: model)
     assert sweep(tmp_path, "--set", "dropout=0.1") == 2
     error = capsys.readouterr().err

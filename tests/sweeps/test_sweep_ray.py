@@ -1,4 +1,4 @@
-"""Real Ray sweeps of `smoke`. The first belongs to the default tier, the others to the tier `ray`."""
+"""Sweeps of `smoke` on Ray. The first test belongs to the default tier, the others to the tier `ray`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "sweeps/run.py", "--space", "smoke"]
 
 
-def start(tmp_path, *more):
+def start(out, *options):
+    """Start a sweep in a process of its own, and return the process."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*COMMAND, "--out", str(tmp_path), *more],
+        [*COMMAND, "--out", str(out), *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -37,11 +38,12 @@ def start(tmp_path, *more):
 
 
 def finish(process, seconds=280):
+    """Wait for the end of a sweep. Return its exit code and its output."""
     out, _ = process.communicate(timeout=seconds)
     return process.returncode, out
 
 
-def records(tmp_path):
+def record_files(tmp_path):
     return sorted((tmp_path / "smoke-paper" / "trials").glob("*.json"))
 
 
@@ -49,23 +51,23 @@ def wait_for(condition, process, seconds=200):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "nothing happened"
+        assert time.monotonic() < end, f"the condition did not become true in {seconds} s"
         time.sleep(0.05)
 
 
 LONGER = ("--set", "max_steps=60", "--set", "eval_every=4")
 
 
-def continue_and_compare(tmp_path):
-    """The same command finishes the sweep and touches no record that was there."""
-    done = {p: p.stat().st_mtime_ns for p in records(tmp_path)}
+def finish_with_same_command(tmp_path):
+    """Finish the sweep with the same command, and check that no earlier record has been written again."""
+    written_at = {file: file.stat().st_mtime_ns for file in record_files(tmp_path)}
     code, out = finish(start(tmp_path, *LONGER))
     assert code == 0, out
-    assert len(records(tmp_path)) == 12
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert len(record_files(tmp_path)) == 12
+    assert {file: file.stat().st_mtime_ns for file in written_at} == written_at
 
 
-def test_smoke_on_ray(tmp_path):
+def test_a_sweep_on_ray_is_complete_and_reported(tmp_path):
     code, out = finish(start(tmp_path))
     assert code == 0, out
     table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet")
@@ -76,7 +78,7 @@ def test_smoke_on_ray(tmp_path):
     assert "Traceback" not in out
     assert re.search(r"trials that share a backbone: \d+ on each node", out)
     assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
-    assert not (tmp_path / "smoke-paper" / "ray").exists(), "Ray's own files go with the sweep"
+    assert not (tmp_path / "smoke-paper" / "ray").exists(), "Ray's own files are removed at the end"
     assert json.loads((tmp_path / "smoke-paper" / "baselines.json").read_text())[0]["test_n"] == 120
 
     report = subprocess.run(
@@ -87,96 +89,96 @@ def test_smoke_on_ray(tmp_path):
 
 
 @pytest.mark.ray
-def test_a_budget_of_time_ends_running_trials_which_go_on_later(tmp_path):
+def test_trials_that_a_time_budget_ends_go_on_later(tmp_path):
     endless = ("--set", "max_steps=1000000", "--set", "eval_every=40", "--set", "grace_steps=1000000")
-    for again in (False, True):
-        for seconds in (20, 60, 180):  # the start takes longer on a busy machine
+    for continues in (False, True):
+        for seconds in (20, 60, 180):  # on a busy machine the start takes longer
             code, out = finish(start(tmp_path, *endless, f"--max-wall-time={seconds}s"))
             assert code == 4, out
-            assert records(tmp_path) == []
+            assert record_files(tmp_path) == []
             if "stopped at the budget, can go on" in out:
                 break
         assert list((tmp_path / "smoke-paper" / "checkpoints").glob("*.safetensors")), out
-        assert ("continues at step" in out) == again
+        assert ("continues at step" in out) == continues
 
 
 @pytest.mark.ray
-def test_a_driver_killed_outright_loses_no_finished_trial(tmp_path):
+def test_a_killed_driver_loses_no_finished_trial(tmp_path):
     process = start(tmp_path, *LONGER)
-    wait_for(lambda: len(records(tmp_path)) >= 3, process)
+    wait_for(lambda: len(record_files(tmp_path)) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    time.sleep(6)  # the orphaned Ray of the first command ends by itself
-    continue_and_compare(tmp_path)
+    time.sleep(6)  # the Ray of the first command ends by itself
+    finish_with_same_command(tmp_path)
 
 
-def processes(root, title):
-    """Processes below `root` whose title, which Ray sets, holds `title`."""
-    found = []
+def find_processes(root, title):
+    """Return the processes below the process `root` whose title, which Ray sets, contains `title`."""
+    matching = []
     for process in psutil.Process(root).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if title in " ".join(process.cmdline() or [process.name()]):
-                found.append(process)
-    return found
+                matching.append(process)
+    return matching
 
 
 @pytest.mark.ray
-def test_a_trials_process_that_dies_costs_nothing(tmp_path):
+def test_a_sweep_is_complete_although_the_process_of_a_trial_dies(tmp_path):
     process = start(tmp_path, "--set", "max_steps=200", "--set", "eval_every=4", "--set", "grace_steps=100")
-    wait_for(lambda: len(records(tmp_path)) >= 1 and processes(process.pid, "ImplicitFunc"), process)
-    processes(process.pid, "ImplicitFunc")[0].kill()
+    wait_for(lambda: len(record_files(tmp_path)) >= 1 and find_processes(process.pid, "ImplicitFunc"), process)
+    find_processes(process.pid, "ImplicitFunc")[0].kill()
     code, out = finish(process)
     assert code == 0, out
-    assert len(records(tmp_path)) == 12
+    assert len(record_files(tmp_path)) == 12
 
 
 @pytest.mark.ray
-def test_a_trial_may_lose_its_process_many_times_as_long_as_it_goes_on(tmp_path):
-    """As on machines that are taken away: only deaths without an evaluation between them are the trial's own."""
+def test_a_trial_may_lose_its_process_many_times_if_it_makes_progress(tmp_path):
+    """This happens on machines that are taken away. Only deaths without an evaluation between them count."""
     longer = ("--set", "max_steps=400", "--set", "eval_every=4", "--set", "grace_steps=400")
     process = start(tmp_path, *longer, "--max-trials", "1")
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
     for _ in range(4):
-        seen = set()
-        while len(seen) < 3:  # evaluations since the last death; the first may have been under way
+        seen = set()  # checkpoints since the last death; the first may have been on its way before it
+        while len(seen) < 3:
             wait_for(lambda: any(checkpoints.glob("*.safetensors")), process)
-            seen |= {c.name for c in checkpoints.glob("*.safetensors")}
-        running = processes(process.pid, "ImplicitFunc")
+            seen |= {file.name for file in checkpoints.glob("*.safetensors")}
+        running = find_processes(process.pid, "ImplicitFunc")
         assert running
-        for one in running:
-            one.kill()
+        for trial_process in running:
+            trial_process.kill()
     code, out = finish(process)
     assert code == 4, out
-    (record,) = [json.loads(path.read_text()) for path in records(tmp_path)]
+    (record,) = [json.loads(path.read_text()) for path in record_files(tmp_path)]
     assert record["status"] == "complete", out
-    assert [e["step"] for e in record["evaluations"]] == list(range(4, 401, 4))
+    assert [evaluation["step"] for evaluation in record["evaluations"]] == list(range(4, 401, 4))
     assert len(re.findall(r"continues at step", out)) == 4
 
 
-def table_of(tmp_path, run):
-    """What a run found, without what depends on time."""
+def read_table(tmp_path, run):
+    """Return the results of a run, without the columns that depend on time."""
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
     table = pandas.read_parquet(tmp_path / run / "trials.parquet")
     return table[columns].sort_values("key").reset_index(drop=True)
 
 
-# Which trials there are depends on no timing: none is stopped, and the sampler has not begun to model. In fp64 packing,
-# which adds in another order, changes nothing that can be seen.
+# With these options the trials do not depend on timing: none is stopped, and the sampler does not use its model yet.
+# Packing adds numbers in another order, which makes no visible difference in fp64.
 FIXED = ("--set", "max_steps=120", "--set", "eval_every=4", "--set", "grace_steps=120", "--set", "trials=2",
          "--set", "precision=fp64")  # fmt: skip
 
 
 @pytest.mark.ray
-def test_a_worker_that_is_killed_costs_only_the_steps_since_the_checkpoints(tmp_path):
+def test_after_a_worker_is_killed_trials_go_on_from_their_checkpoints(tmp_path):
     process = start(tmp_path, *FIXED)
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
     wait_for(lambda: len(list(checkpoints.glob("*.safetensors"))) >= 3, process)
-    clients = processes(process.pid, "ImplicitFunc")
+    clients = find_processes(process.pid, "ImplicitFunc")
     assert clients
     for client in clients:
-        assert not any("libtorch" in m.path for m in client.memory_maps()), "a trial's own process imports no torch"
-    (worker,) = processes(process.pid, "ray::Worker")
-    assert any("libtorch" in m.path for m in worker.memory_maps())
+        assert not any("libtorch" in file.path for file in client.memory_maps()), "a client imports no torch"
+    (worker,) = find_processes(process.pid, "ray::Worker")
+    assert any("libtorch" in file.path for file in worker.memory_maps())
     worker.kill()
     code, out = finish(process)
     assert code == 0, out
@@ -188,21 +190,21 @@ def test_a_worker_that_is_killed_costs_only_the_steps_since_the_checkpoints(tmp_
     code, out = finish(start(tmp_path, *FIXED, "--name", "unkilled"))
     assert code == 0, out
     assert "continues" not in out
-    pandas.testing.assert_frame_equal(table_of(tmp_path, "smoke-paper"), table_of(tmp_path, "unkilled"))
+    pandas.testing.assert_frame_equal(read_table(tmp_path, "smoke-paper"), read_table(tmp_path, "unkilled"))
 
 
 @pytest.mark.ray
 def test_local_mode_and_ray_give_the_same_records(tmp_path):
-    """The search is asynchronous, so its trials differ; one configuration gives one result, wherever it runs."""
-    fixed = ["--set", "learning_rate=0.1", "--set", "precision=fp64"]
-    code, out = finish(start(tmp_path, *fixed))
+    """An asynchronous search may choose other trials, but one configuration gives the same result wherever it runs."""
+    options = ["--set", "learning_rate=0.1", "--set", "precision=fp64"]
+    code, out = finish(start(tmp_path, *options))
     assert code == 0, out
-    code, out = finish(start(tmp_path, *fixed, "--local-mode", "--name", "local"))
+    code, out = finish(start(tmp_path, *options, "--local-mode", "--name", "local"))
     assert code == 0, out
-    pandas.testing.assert_frame_equal(table_of(tmp_path, "smoke-paper"), table_of(tmp_path, "local"))
+    pandas.testing.assert_frame_equal(read_table(tmp_path, "smoke-paper"), read_table(tmp_path, "local"))
 
 
-MIXED = """
+MIXED_SPACE = """
 from sweeps.space import Cell, Space, Spec
 
 BASE = {"task": "toy", "backbone": "tiny", "batch_size": 8, "max_steps": 8, "eval_every": 2, "precision": "fp32"}
@@ -225,28 +227,30 @@ SPEC = Spec("mixed", build)
 
 
 @pytest.mark.ray
-def test_methods_that_share_a_backbone_and_methods_that_change_it_in_one_sweep(tmp_path):
+def test_one_sweep_runs_methods_that_share_a_backbone_and_methods_that_change_it(tmp_path):
     pytest.importorskip("peft")
-    (tmp_path / "mixed.py").write_text(MIXED)
+    (tmp_path / "mixed.py").write_text(MIXED_SPACE)
     command = [sys.executable, "sweeps/run.py", "--space", str(tmp_path / "mixed.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert process.returncode == 0, process.stdout + process.stderr
     table = pandas.read_parquet(tmp_path / "mixed-paper" / "trials.parquet")
     assert dict(table[table.status == "complete"].groupby("method").size()) == dict.fromkeys(
         ("fine_tuning", "lopt1", "lora"), 3
     )
 
 
-WHERE = """
+# Three clients on each node, and then this program itself, ask the keeper for a worker. It prints the devices that the
+# clients have and those that their workers see.
+FIND_WORKERS = """
 import json, os, ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from sweeps.on_ray import keeper as keepers
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from sweeps.on_ray import keeper as keeper_module
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-keeper = keepers.start_keeper()
+keeper = keeper_module.start_keeper()
 
 
-def see(worker):
+def describe(worker):
     import os, ray
     return ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
 
@@ -254,90 +258,95 @@ def see(worker):
 @ray.remote(num_cpus=0, num_gpus=0.5)
 def client():
     import ray
-    from sweeps.on_ray import keeper as keepers
-    place = keepers.place()
-    worker = ray.get(ray.get_actor(keepers.KEEPER).worker.remote(*place))
-    return place, ray.get(worker.__ray_call__.remote(see))
+    from sweeps.on_ray import keeper as keeper_module
+    device = keeper_module.current_device()
+    worker = ray.get(ray.get_actor(keeper_module.KEEPER).worker.remote(*device))
+    return device, ray.get(worker.__ray_call__.remote(describe))
 
 
 nodes = [node["NodeID"] for node in ray.nodes()]
-tasks = [client.options(scheduling_strategy=On(node, soft=False)).remote() for node in nodes for _ in range(3)]
-other = ray.get(ray.get(keeper.worker.remote(nodes[1], "1")).__ray_call__.remote(see))
-print(json.dumps({"nodes": nodes, "seen": ray.get(tasks), "other": other}))
+strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes for _ in range(3)]
+clients = [client.options(scheduling_strategy=strategy).remote() for strategy in strategies]
+other = ray.get(ray.get(keeper.worker.remote(nodes[1], "1")).__ray_call__.remote(describe))
+print(json.dumps({"nodes": nodes, "clients": ray.get(clients), "other": other}))
 """
 
 
 @pytest.mark.ray
-def test_budgets_on_a_cluster(tmp_path):
-    """Wall time also bounds the wait for a first machine; a GPU counts in full for trials that reserve a part of it."""
+def test_budgets_hold_on_a_cluster(tmp_path):
+    """The time budget includes the wait for a first machine. A GPU counts in full if its trials reserve only a part."""
     from ray.cluster_utils import Cluster
 
-    def sweep(*more):
+    def sweep(*options):
         return subprocess.run(
-            [*COMMAND, "--out", str(tmp_path), *more], cwd=ROOT, env=environment, capture_output=True, text=True,
+            [*COMMAND, "--out", str(tmp_path), *options], cwd=ROOT, env=environment, capture_output=True, text=True,
             timeout=250,
         )  # fmt: skip
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-        done = sweep("--max-wall-time", "25s")
-        assert done.returncode == 4, done.stdout + done.stderr
-        assert "waiting until the cluster has room for 1 GPU" in done.stdout
-        assert "the time was over before the cluster had room for 1 GPU" in done.stdout
-        assert "the same command continues" in done.stdout
-        done = sweep("--max-wall-time", "10s", "--probe")
-        assert done.returncode == 4, done.stdout + done.stderr
-        assert "error: the time was over before" in done.stderr
+        process = sweep("--max-wall-time", "25s")
+        assert process.returncode == 4, process.stdout + process.stderr
+        assert "waiting until the cluster has room for 1 GPU" in process.stdout
+        assert "the time was over before the cluster had room for 1 GPU" in process.stdout
+        assert "the same command continues" in process.stdout
+        process = sweep("--max-wall-time", "10s", "--probe")
+        assert process.returncode == 4, process.stdout + process.stderr
+        assert "error: the time was over before" in process.stderr
         cluster.add_node(num_cpus=2, num_gpus=1)
         endless = "--set", "max_steps=200000", "--set", "eval_every=20", "--set", "grace_steps=200000"
         alone = "--trials-per-gpu", "4", "--max-concurrent", "1"
-        done = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
-        assert done.returncode == 4, done.stdout + done.stderr
+        process = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
+        assert process.returncode == 4, process.stdout + process.stderr
         (path,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
-        assert checkpoint.describe(path)["elapsed_s"] < 20, "40 s of a quarter"
+        assert checkpoint.describe(path)["elapsed_s"] < 20, (
+            "it would be 40 s if only the reserved quarter of the GPU counted"
+        )
     finally:
         cluster.shutdown()
 
 
 @pytest.mark.ray
-def test_two_nodes_with_made_up_gpus(tmp_path):
-    """A trial reserves 1/K of a GPU; the sweep finds the cluster through RAY_ADDRESS. Each GPU has one worker, on its
-    node, which sees that GPU alone."""
+def test_each_gpu_of_a_cluster_has_one_worker(tmp_path):
+    """On two nodes with simulated GPUs: the sweep joins the cluster of RAY_ADDRESS, and a trial reserves 1/K of a GPU.
+
+    The worker of a GPU runs on the node of that GPU, and sees no other.
+    """
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=2, num_gpus=1)
         environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
+        process = subprocess.run(
             [*COMMAND, "--out", str(tmp_path), "--trials-per-gpu", "2", "--set", "trials=2"],
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len(records(tmp_path)) == 9
-        assert "trials that share a backbone: 2 on each GPU" in done.stdout
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert len(record_files(tmp_path)) == 9
+        assert "trials that share a backbone: 2 on each GPU" in process.stdout
 
-        done = subprocess.run(
-            [sys.executable, "-c", WHERE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        process = subprocess.run(
+            [sys.executable, "-c", FIND_WORKERS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        pids = {node: set() for node in found["nodes"]}
-        for (node, device), (its_node, its_device, pid) in found["seen"]:
-            assert (node, device) == (its_node, its_device)
+        assert process.returncode == 0, process.stdout + process.stderr
+        output = json.loads(process.stdout.strip().splitlines()[-1])
+        pids = {node: set() for node in output["nodes"]}
+        for (node, device), (worker_node, worker_device, pid) in output["clients"]:
+            assert (node, device) == (worker_node, worker_device)
             pids[node].add(pid)
-        assert [len(some) for some in pids.values()] == [1, 1]
+        assert [len(pids_of_node) for pids_of_node in pids.values()] == [1, 1]
         assert len(set.union(*pids.values())) == 2
-        node, device, pid = found["other"]
-        assert (node, device) == (found["nodes"][1], "1")
+        node, device, pid = output["other"]
+        assert (node, device) == (output["nodes"][1], "1")
         assert pid not in set.union(*pids.values())
     finally:
         cluster.shutdown()
 
 
 @pytest.mark.ray
-def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monkeypatch):
+def test_no_process_stays_on_a_cluster_when_the_driver_is_killed(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -347,11 +356,11 @@ def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monke
         checkpoints = tmp_path / "smoke-paper" / "checkpoints"
         wait_for(lambda: len(list(checkpoints.glob("*.safetensors"))) >= 2, process)
         actors = ("ray::Worker", "ray::Keeper", "ImplicitFunc")
-        assert all(processes(os.getpid(), title) for title in actors)
+        assert all(find_processes(os.getpid(), title) for title in actors)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         end = time.monotonic() + 60
-        while any(processes(os.getpid(), title) for title in actors):
+        while any(find_processes(os.getpid(), title) for title in actors):
             assert time.monotonic() < end, "the sweep's processes are still there"
             time.sleep(0.2)
         code, out = finish(start(tmp_path, *FIXED))
@@ -363,31 +372,31 @@ def test_nothing_is_left_on_a_cluster_of_a_driver_that_is_killed(tmp_path, monke
 
 
 @pytest.mark.ray
-def test_a_sweep_on_ray_into_s3(s3):
+def test_a_sweep_on_ray_with_results_in_s3(s3):
     from lopt.locations import location
     from sweeps.results.store import Store
 
     code, out = finish(start(s3))
     assert code == 0, out
     assert "Traceback" not in out
-    found = Store(s3, "smoke-paper").records()
-    assert len(found) == 12
-    assert {r.status for r in found} <= {"complete", "stopped"}
+    records = Store(s3, "smoke-paper").records()
+    assert len(records) == 12
+    assert {record.status for record in records} <= {"complete", "stopped"}
     names = {file.name for file in (location(s3) / "smoke-paper").glob("*")}
     assert not names & {"ray", "checkpoints"}
 
 
 @pytest.mark.ray
-def test_a_store_that_fails_in_mid_run_ends_a_sweep_on_ray_with_one_line(tmp_path):
+def test_a_failing_store_ends_a_sweep_on_ray_with_an_error_of_one_line(tmp_path):
     process = start(tmp_path, *LONGER)
-    wait_for(lambda: len(records(tmp_path)) >= 2, process)
+    wait_for(lambda: len(record_files(tmp_path)) >= 2, process)
     away = tmp_path / "away"
     (tmp_path / "smoke-paper" / "trials").rename(away)
-    (tmp_path / "smoke-paper" / "trials").write_text("no folder")
+    (tmp_path / "smoke-paper" / "trials").write_text("this is not a folder")
     code, out = finish(process)
     assert code == 1, out
     assert "Traceback" not in out
     assert out.count("error: results in") == 1, out
     (tmp_path / "smoke-paper" / "trials").unlink()
     away.rename(tmp_path / "smoke-paper" / "trials")
-    continue_and_compare(tmp_path)
+    finish_with_same_command(tmp_path)
