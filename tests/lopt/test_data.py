@@ -73,7 +73,7 @@ def test_a_class_is_named_or_numbered(mirror):
 
 def test_missing_folder_file_and_damaged_file(mirror, tmp_path, monkeypatch):
     (tmp_path / "sst2" / "train.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(ValueError, match=r"train\.parquet is no Parquet file"):
+    with pytest.raises(ValueError, match=r"train\.parquet is not a Parquet file"):
         load_split(tasks.get("sst2"), "train")
     (tmp_path / "ag_news").mkdir()
     with pytest.raises(ValueError, match=r"ag_news/train\.parquet does not exist; LOPT_DATA_DIR holds sst2/"):
@@ -86,7 +86,7 @@ def test_missing_folder_file_and_damaged_file(mirror, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
     assert load_split(tasks.get("toy"), "train"), "a task of its own source needs no mirror"
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="which is no folder"):
+    with pytest.raises(ValueError, match="which is not a folder"):
         load_split(tasks.get("sst2"), "train")
 
 

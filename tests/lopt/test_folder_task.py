@@ -236,7 +236,7 @@ def test_a_folder_without_task_toml_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError) as caught:
             tasks.get(str(path))
-        assert one_line(caught).startswith(f"task '{path}' is no folder with a task.toml; it names columns, classes")
+        assert one_line(caught).startswith(f"task '{path}' is not a folder with a task.toml; that file gives columns, classes")
 
 
 def test_a_name_that_is_no_path_lists_the_built_in_tasks(folder, monkeypatch):
@@ -263,26 +263,26 @@ _HEAD = b"subject,body,queue\n"
         ("train.jsonl", b"\n\n", ["train.jsonl holds no rows"]),
         ("train.csv", b"subject;queue\na;money\n", ["no column 'subject'", "subject;queue, separated by semicolons"]),
         ("train.csv", b"subject\tqueue\na\tmoney\n", ["separated by tabs: save the file with commas"]),
-        ("train.csv", _HEAD + b"a,b,money\na,b\n", ["train.csv, line 3", "another number of fields"]),
-        ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "another number of fields"]),
-        ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is no CSV file in UTF-8", "','"]),
-        ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is no CSV file in UTF-8", "0xe4"]),
-        ("train.csv", _HEAD + b'a,b,1\n"a,b,1\na,b,0\n', ["(line 3: a quote in the row that begins there is not"]),
+        ("train.csv", _HEAD + b"a,b,money\na,b\n", ["train.csv, line 3", "a different number of fields"]),
+        ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "a different number of fields"]),
+        ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is not a CSV file in UTF-8", "','"]),
+        ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is not a CSV file in UTF-8", "0xe4"]),
+        ("train.csv", _HEAD + b'a,b,1\n"a,b,1\na,b,0\n', ["line 3: a quote in the row that begins on this line is not"]),
         ("train.csv", b'"subject,body,queue\na,b,1\n', ["UTF-8 (line 1: a quote"]),
         ("train.csv", _HEAD + b'"a\na",b,1\nc,"d"e,1\n', ["UTF-8 (line 4: ',' expected"]),
         ("train.csv", _HEAD + b"a,b,1\n\xe4,b,money\n", ["UTF-8 (line 3: byte 0xe4", "save the file as UTF-8"]),
         ("train.csv", (_HEAD + b"a,b,1\n").decode().encode("utf-16"), ["line 1", "UTF-16", "save the file as UTF-8"]),
         ("train.csv", (_HEAD + b"a,b,1\n").decode().encode("utf-16-le"), ["line 1 holds zero bytes", "save the file"]),
-        ("train.csv", _HEAD + b"a,b,1\n\0\0\0\0", ["train.csv, line 3", "another number of fields"]),
-        ("train.jsonl", b'{"subject": "a"}\n{"subject": }\n', ["line 2 is no JSON (Expecting value at column 13)"]),
-        ("train.jsonl", b'{"a": "b"}\n{"subject": "\xff"}', ["train.jsonl is no text in UTF-8 (line 2: byte 0xff"]),
-        ("train.jsonl", '{"a": 1}'.encode("utf-16-be"), ["train.jsonl, line 1 is no JSON (it holds zero bytes"]),
+        ("train.csv", _HEAD + b"a,b,1\n\0\0\0\0", ["train.csv, line 3", "a different number of fields"]),
+        ("train.jsonl", b'{"subject": "a"}\n{"subject": }\n', ["line 2 is not valid JSON (Expecting value at column 13)"]),
+        ("train.jsonl", b'{"a": "b"}\n{"subject": "\xff"}', ["train.jsonl is not text in UTF-8 (line 2: byte 0xff"]),
+        ("train.jsonl", '{"a": 1}'.encode("utf-16-be"), ["train.jsonl, line 1 is not valid JSON (it holds zero bytes"]),
         ("train.csv", _HEAD + b"a,b,1\na,b,other\n", ["train.csv, row 1: queue is 'other'", "0 to 1 (money, errors)"]),
         ("train.csv", _HEAD + b"a,b,2\n", ["train.csv, row 0: queue is '2'", "0 to 1 (money, errors)"]),
         ("train.csv", _HEAD + b"a, ,money\n", ["train.csv, row 0: body is ' '", "give text"]),
-        ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is no JSON"]),
-        ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is no JSON object"]),
-        ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is no text in UTF-8", "0xff"]),
+        ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is not valid JSON"]),
+        ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is not a JSON object"]),
+        ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is not text in UTF-8", "0xff"]),
         (
             "train.jsonl",
             b'{"subject": "a", "body": "b", "queue": 0}\n{"subject": "a", "queue": 0}\n',
@@ -298,7 +298,7 @@ _HEAD = b"subject,body,queue\n"
             b'{"subject": "a", "body": "b", "queue": true}\n',
             ["train.jsonl, row 0: queue is True", "0 to 1 (money, errors)"],
         ),
-        ("train.parquet", b"PAR1 cut off", ["train.parquet is no Parquet file", "copy it again"]),
+        ("train.parquet", b"PAR1 cut off", ["train.parquet is not a Parquet file", "copy it again"]),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_what_is_valid(folder, name, content, words):
