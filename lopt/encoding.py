@@ -134,8 +134,8 @@ def encode(
             other_columns = ", ".join(name for name in task.columns if name != task.cut)
             with_others = f", with {other_columns} in it," if other_columns else ""
             raise ValueError(
-                f"the template {template!r}{with_others} leaves no room for {task.cut} in {most} tokens: shorten it or "
-                "the prompt, or raise max_tokens"
+                f"the template {template!r}{with_others} leaves no room for {task.cut} in {most} tokens: shorten the "
+                "template or the prompt, or raise max_tokens"
             )
         fields[task.cut], was_cut = shorter, True
 

@@ -109,6 +109,7 @@ def draw_parts(
     Raises:
         ValueError: a part has no example, or there is no example of a class to train on.
     """
+    # First draw the examples, with the words for where they come from.
     seed = parts.data_seed
     train_labels, report_labels = (
         np.array([example.label for example in split.examples]) for split in (training, reported)
@@ -151,6 +152,7 @@ def draw_parts(
     selection = _draw_subset(pool_labels, selection, parts.selection_examples, seed, 2)
     scored = _draw_subset(report_labels, report, parts.test_examples, seed, 3)
 
+    # Then describe them.
     notes = []
     enough = _FEW_ROWS if parts.shots is None else parts.shots
     scarce = [(label, count) for label, count in enumerate(counts.latest) if count < enough]

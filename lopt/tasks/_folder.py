@@ -136,8 +136,8 @@ def _parse_division(file: Path, entries: Mapping[str, Any]) -> Division | None:
     if "data" not in entries:
         if conflicting:
             raise ValueError(
-                f"{file}: {conflicting} says how the file named by data is divided, but there is no data; leave "
-                f"{conflicting} out"
+                f"{file}: {conflicting} says how the file named by data is divided, but there is no data; give data, "
+                f"or leave {conflicting} out"
             )
         return None
     if conflicting:

@@ -115,14 +115,9 @@ def test_a_vocabulary_without_small_letters_ends_with_the_template_too():
     backend.post_processor = processors.BertProcessing(("</s>", 1), ("<s>", 0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<s>", **BOS_AND_EOS)
     backbone = CausalBackbone("model", "test", make_model("llama"), tokenizer)
-    assert backbone.tokenizer.convert_ids_to_tokens(encode_text(backbone.tokenizer, "{text} T", "GA")) == [
-        "<s>",
-        *"GA T",
-    ]
-    assert backbone.tokenizer.convert_ids_to_tokens(encode_text(backbone.tokenizer, "{text} T", "G</s>A")) == [
-        "<s>",
-        *"GA T",
-    ]
+    for text in ("GA", "G</s>A"):
+        ids = encode_text(backbone.tokenizer, "{text} T", text)
+        assert backbone.tokenizer.convert_ids_to_tokens(ids) == ["<s>", *"GA T"]
 
 
 def test_training_and_prediction_read_the_same_ids(tmp_path, tiny):
