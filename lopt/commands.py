@@ -1,4 +1,4 @@
-"""The commands as they are typed here: files in a checkout, names of programs where the package is installed."""
+"""How the user types the commands: as files in a checkout, or as programs where the package is installed."""
 
 import shlex
 from pathlib import Path
@@ -13,11 +13,11 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def words(command: str, *arguments: object) -> list[str]:
-    """The words of a command line. command: "sweep", "report" or "lopt"."""
+    """Return the words of a command line. `command` is "sweep", "report" or "lopt"."""
     names = _CHECKOUT if (_ROOT / "pyproject.toml").is_file() else _INSTALLED
     return [*names[command], *map(str, arguments)]
 
 
 def line(command: str, *arguments: object) -> str:
-    """The same as one line that a shell reads: what has blanks in it is quoted."""
+    """Return a command as one line for a shell, which quotes words that have blanks."""
     return shlex.join(words(command, *arguments))

@@ -1,4 +1,4 @@
-"""What one trial is: a frozen configuration whose content hash is the trial's key."""
+"""The configuration of one trial: frozen, and with a content hash that is the trial's key."""
 
 import dataclasses
 import hashlib
@@ -17,45 +17,53 @@ from lopt.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig(TrialSettings):
-    """One trial. What its settings leave to the method, task and backbone is filled in at construction, so that a
-    record always says what was used, and a key always means the same trial.
+    """The configuration of one trial.
+
+    Construction fills in the settings that were left to the method, task and backbone. So a record always says what was
+    used, and a key always means the same trial.
 
     Args:
-        described: the task itself, where it need not be looked up by its name; it is not stored.
+        described: the task itself, if it should not be looked up by its name. It is not stored.
 
     Raises:
-        ValueError: names the field, what came and what is valid; or a task's folder cannot be read, or, of a task that
-            has another template for causal models, the backbone's config.
+        ValueError: a setting is invalid (the message names the field, its value and what is valid), a task's folder
+            cannot be read, or the backbone's config cannot be read (which only tasks with a template for causal models
+            need).
     """
 
     described: InitVar[Task | None] = None
 
     def __post_init__(self, described: Task | None) -> None:
         super().__post_init__()
-        for name, value in completed(self, described).items():
+        for name, value in fill_in_defaults(self, described).items():
             object.__setattr__(self, name, value)  # the dataclass is frozen; only construction fills in defaults
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that hash every field; of a folder its name, for revisions say what is in it."""
+        """A hash of every field, in 16 hexadecimal digits. Of a folder only its name counts: the revisions say what is
+        in the folder."""
         return key_of(self.to_dict())
 
     @property
     def shares_backbone(self) -> bool:
-        """Whether it can train in the same passes as other trials. Else it trains alone, on a model of its own."""
+        """Whether the trial can train in the same passes as other trials. If not, it trains alone on its own model."""
         return methods.get(self.method).shares_backbone and not self.dropout
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields as JSON values; `from_dict` restores an equal configuration."""
+        """Return the fields as JSON values, from which `from_dict` makes an equal configuration."""
         fields = {name: getattr(self, name) for name in FIELDS}
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> Self:
-        """Inverse of `to_dict`. described: as of the class. ValueError for a key that is no field, naming the nearest
-        valid one, or a required field that is missing."""
+        """Return the configuration that `to_dict` gave as `values`. `described` is as in the class.
+
+        Raises:
+            ValueError: a key is not a field (the message names the nearest valid one), a required field is missing, or
+                a value is invalid.
+        """
         if not isinstance(values, Mapping):
-            raise ValueError(f"a trial is {values!r}; give a mapping of its settings")
+            raise ValueError(f"a trial's configuration is {values!r}; give a mapping of its settings")
         for name in values:
             if name not in FIELDS:
                 raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
@@ -64,40 +72,49 @@ class TrialConfig(TrialSettings):
         return cls(**values, described=described)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with `changes`, validated again."""
+        """Return a copy with `changes`. The copy is validated again."""
         return dataclasses.replace(self, **changes)
 
 
-def completed(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
-    """The fields that depend on the method, task and backbone, checked and with their defaults filled in; ValueError as
-    of `TrialConfig`."""
+def fill_in_defaults(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
+    """Return the fields that depend on the method, task and backbone, checked and with their defaults filled in.
+
+    Raises:
+        ValueError: as for `TrialConfig`.
+    """
     method, task = methods.get(settings.method), described or tasks.get(settings.task)
-    filled = {n: value for n, value in dataclasses.asdict(method.recipe).items() if getattr(settings, n) is None}
-    filled["task"] = task.name  # of a folder its whole path, wherever the work goes on
+    recipe = dataclasses.asdict(method.recipe)
+    fields = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
+    fields["task"] = task.name  # of a folder the absolute path, because workers have other working directories
     if method.uses_length and settings.length is None:
-        filled["length"] = methods.DEFAULT_LENGTH
-    length = filled.get("length", settings.length)
-    filled["options"] = method.check(length=length, rank=settings.rank, options=settings.options)
+        fields["length"] = methods.DEFAULT_LENGTH
+    length = fields.get("length", settings.length)
+    fields["options"] = method.check(length=length, rank=settings.rank, options=settings.options)
     template = task.template_for(settings.backbone) if settings.template is None else settings.template
-    words = task.label_words if settings.label_words is None else tuple(settings.label_words)
-    task.check_verbalizer(template, words)
-    return {**filled, "template": template, "label_words": words}
+    label_words = task.label_words if settings.label_words is None else tuple(settings.label_words)
+    task.check_verbalizer(template, label_words)
+    return {**fields, "template": template, "label_words": label_words}
 
 
 def known_as(name: str) -> str:
-    """What a key knows a task or backbone by: of a folder its name, wherever it lies."""
+    """Return the name by which a key knows a task or backbone: of a folder its own name, wherever the folder is."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def key_of(values: Mapping[str, Any]) -> str:
-    """The key of a configuration from its `to_dict`, which need not be valid here: a method may be another program's.
-    ValueError, TypeError, KeyError or AttributeError when it is no such thing."""
-    described = without_later(values, SETTINGS)
-    described["options"] = without_later(values["options"], OPTIONS)
+    """Return the key of the configuration whose `to_dict` is `values`.
+
+    The configuration need not be valid here: its method may be that of another program.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: `values` is not a configuration.
+    """
+    hashed = without_later(values, SETTINGS)
+    hashed["options"] = without_later(values["options"], OPTIONS)
     for name in ("task", "backbone"):
-        described[name] = known_as(described[name])
-    text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        hashed[name] = known_as(hashed[name])
+    json_text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 
 
-FIELDS = tuple(f.name for f in dataclasses.fields(TrialConfig))
+FIELDS = tuple(field.name for field in dataclasses.fields(TrialConfig))

@@ -1,13 +1,13 @@
-"""What a trial reads: a task loaded, its parts drawn (`lopt.parts`), and tokenised once.
+"""The data of a trial: loads its task, draws its parts (`lopt.parts`) and tokenises them once.
 
-Nothing here depends on a trial but through its seed, so all trials of a sweep see the same examples.
+Nothing here depends on a trial except its settings for data, so all trials of a sweep see the same examples.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from lopt.backbones import Backbone
 from lopt.config import TrialConfig
 from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.examples import Split, read_split
-from lopt.parts import Parts, draw
+from lopt.parts import Parts, draw_parts
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 from lopt.types import Tokenizer
@@ -26,9 +26,13 @@ from lopt.types import Tokenizer
 
 @dataclass(frozen=True)
 class TaskData:
-    """What one trial reads: train, held-out selection and reported split, all tokenised.
+    """The training, selection and reported (test) examples of one trial, all tokenised.
 
-    protocol: how the parts were drawn, in words; report_size: the reported split's size before any subset.
+    Attributes:
+        protocol: how the parts were drawn, in words.
+        report_split: name of the reported split.
+        report_size: size of the reported part before a subset was drawn.
+        revision: fingerprint of the task's splits (`data_revision`).
     """
 
     train: Encoded
@@ -41,7 +45,7 @@ class TaskData:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedSplits:
     """Both splits of a task, and a fingerprint of their content."""
 
     training: Split
@@ -50,43 +54,53 @@ class _Loaded:
 
 
 @lru_cache(maxsize=8)
-def _load(task: Task, source: str | None) -> _Loaded:
-    """`source` (LOPT_DATA_DIR) is part of the key."""
+def _load(task: Task, source: str | None) -> _LoadedSplits:
+    """Load both splits of a task. `source` (LOPT_DATA_DIR) is only here to be part of the cache's key."""
     splits = read_split(task, task.train), read_split(task, task.report)
     digest = hashlib.sha256()
-    if len(task.columns) > 1:  # which of them is cut decides what of a long input is read
+    if len(task.columns) > 1:  # the column that is cut decides which words of a long input are read
         digest.update(task.cut.encode())
     if task.divided is not None:
         digest.update(f"{task.divided.share} {task.divided.seed}".encode())
-    to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make one for each example
+    to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each example
     for split in splits:
         for example in split.examples:
             digest.update(to_json([example.fields, example.label]).encode())
-    return _Loaded(*splits, digest.hexdigest()[:16])
+    return _LoadedSplits(*splits, digest.hexdigest()[:16])
 
 
 def data_revision(task: str) -> str:
-    """16 digits that change when any text or label of the task's splits does, or the column that is cut."""
+    """Return 16 digits that change when a text or label of the task's splits changes, or the column that is cut."""
     return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR")).revision
 
 
 def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
-    """The most tokens of template and text in one input of a trial; ValueError when the prompt fills the window."""
+    """Return the most tokens that template and text together may have in one input of a trial.
+
+    Raises:
+        ValueError: the prompt fills the window.
+    """
     room = backbone.window - (config.length or 0)
     if room < 1:
-        raise ValueError(f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens")
+        raise ValueError(
+            f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens: give a "
+            "smaller length"
+        )
     limits = (config.max_tokens, methods.get(config.method).text_limit(config.options))
     return min([room, *(limit for limit in limits if limit is not None)])
 
 
 def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
-    """Everything one trial reads. Trials that differ only in method, seed or learning rate share one copy.
-    ValueError as of `load_split`, `encode` and `most_tokens`."""
+    """Return the data of one trial. Trials that differ only in method, seed or learning rate share one copy.
+
+    Raises:
+        ValueError: as for `load_split`, `encode` and `most_tokens`.
+    """
     return _prepare(
         most_tokens(config, backbone),
         tasks.get(config.task),
         _parts_of(config),
-        _Reader(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
+        _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
         backbone.complete(config.template or ""),
         config.label_words or (),
         os.environ.get("LOPT_DATA_DIR"),
@@ -94,36 +108,40 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
 
 
 def notes(config: TrialConfig) -> list[str]:
-    """What a plan should say of the user's own rows and of the label words, as far as files at hand tell without
-    network or weights. Limits of tokens are not applied."""
-    said: list[str] = []
+    """Return what a plan should note about the user's own rows and label words.
+
+    Only local files are read: neither network nor weights are needed. Limits of tokens are not applied.
+    """
+    sentences: list[str] = []
     task = tasks.get(config.task)
     if tasks.is_folder(task):
         try:
-            loaded = _load(task, os.environ.get("LOPT_DATA_DIR"))
-            said += draw(task, _parts_of(config), loaded.training, loaded.reported, lengths=None).notes
-        except ValueError as error:  # the plan can do without the rows
-            said.append(str(error))
-    own = (task.template_for(config.backbone), task.label_words) == (config.template, config.label_words)
-    if own and not tasks.is_folder(task):  # tried with the models that are named; no library needs to be imported
-        return said
+            splits = _load(task, os.environ.get("LOPT_DATA_DIR"))
+            drawn = draw_parts(task, _parts_of(config), splits.training, splits.reported, lengths=None)
+            sentences += drawn.notes
+        except ValueError as error:  # a plan can be shown without the rows
+            sentences.append(str(error))
+    default_words = (task.template_for(config.backbone), task.label_words)
+    # The built-in templates and label words have been tried with the built-in models. Leaving here saves imports.
+    if not tasks.is_folder(task) and (config.template, config.label_words) == default_words:
+        return sentences
     tokenizer = label_words.tokenizer_at_hand(config.backbone)
     if tokenizer is not None:
         template = (config.template or "").replace("{mask}", "").rstrip()
-        said += label_words.notes(tokenizer, template, config.label_words or ())
-    return said
+        sentences += label_words.notes(tokenizer, template, config.label_words or ())
+    return sentences
 
 
 def _parts_of(config: TrialConfig) -> Parts:
-    return Parts(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Parts)})
+    return Parts(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Parts)})
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """A tokenizer, known by its model: one model in two precisions reads alike."""
+class _TokenizerOfModel:
+    """A tokenizer that is compared by its model's name, because a model in two precisions has the same tokenizer."""
 
     model: str
-    tokenizer: Tokenizer = field(compare=False)
+    tokenizer: Tokenizer = dataclasses.field(compare=False)
 
 
 @lru_cache(maxsize=12)
@@ -131,12 +149,12 @@ def _prepare(
     most: int,
     task: Task,
     parts: Parts,
-    reader: _Reader,
+    reader: _TokenizerOfModel,
     template: str,
     words: tuple[str, ...],
     source: str | None,
 ) -> TaskData:
-    """`_draw`, cut to `most` tokens; what there is to say of the label words follows the protocol."""
+    """Return the examples of `_draw`, cut to `most` tokens. Notes on the label words are added to the protocol."""
     drawn, protocol, revision, report_size = _draw(task, parts, reader, template, source)
     train, selection, test = (
         cut_to(encoded, reader.tokenizer, task, template, examples, most) for encoded, examples in drawn
@@ -150,32 +168,36 @@ _Tokenised = tuple[Encoded, list[Example]]
 
 @lru_cache(maxsize=12)
 def _draw(
-    task: Task, parts: Parts, reader: _Reader, template: str, source: str | None
+    task: Task, parts: Parts, reader: _TokenizerOfModel, template: str, source: str | None
 ) -> tuple[tuple[_Tokenised, ...], str, str, int]:
-    """Train, selection and reported examples, tokenised whole; the protocol in words, the data's revision, and the size
-    of the reported part before a subset is taken."""
-    loaded = _load(task, source)
-    training = loaded.training.examples
-    measured: dict[str, Any] = {}
+    """Draw the training, selection and reported examples, and tokenise them whole.
 
-    def lengths(kept: np.ndarray) -> np.ndarray:
-        measured["positions"] = kept
-        measured["encoded"] = encode_all(reader.tokenizer, task, template, [training[i] for i in kept])
+    Returns:
+        The three parts, the protocol in words, the revision of the data, and the size of the reported part before a
+        subset was drawn.
+    """
+    splits = _load(task, source)
+    training = splits.training.examples
+    measured: dict[str, Any] = {}  # the texts that were tokenised to know their lengths
+
+    def measure_lengths(positions: np.ndarray) -> np.ndarray:
+        measured["positions"] = positions
+        measured["encoded"] = encode_all(reader.tokenizer, task, template, [training[i] for i in positions])
         return measured["encoded"].lengths
 
-    drawn = draw(task, parts, loaded.training, loaded.reported, lengths)
+    drawn = draw_parts(task, parts, splits.training, splits.reported, measure_lengths)
     tokenised = []
     for examples, positions in (
         (training, drawn.train),
         (drawn.pool, drawn.selection),
-        (loaded.reported.examples, drawn.report),
+        (splits.reported.examples, drawn.report),
     ):
-        some = [examples[i] for i in positions]
+        part = [examples[i] for i in positions]
         if positions is drawn.train and measured:
-            whole, places = measured["encoded"], np.searchsorted(measured["positions"], positions)
-            token_ids = TokenIds.of([whole.token_ids[i] for i in places])
-            encoded = Encoded(token_ids, whole.labels[places], whole.example_ids[places], truncated=0)
+            whole, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
+            token_ids = TokenIds.of([whole.token_ids[i] for i in indices])
+            encoded = Encoded(token_ids, whole.labels[indices], whole.example_ids[indices], truncated=0)
         else:
-            encoded = encode_all(reader.tokenizer, task, template, some)
-        tokenised.append((encoded, some))
-    return tuple(tokenised), drawn.protocol, loaded.revision, drawn.report_size
+            encoded = encode_all(reader.tokenizer, task, template, part)
+        tokenised.append((encoded, part))
+    return tuple(tokenised), drawn.protocol, splits.revision, drawn.report_size

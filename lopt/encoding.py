@@ -1,4 +1,4 @@
-"""Examples as token ids: a template filled in, tokenised, and cut to a length where only the text loses its end."""
+"""Examples as token ids: a template is filled in, tokenised and cut to a length. Only the text loses its end."""
 
 import dataclasses
 import string
@@ -12,7 +12,7 @@ import numpy as np
 from lopt import special_tokens
 from lopt.special_tokens import Span
 from lopt.tasks import Task
-from lopt.tokens import TokenIds, cached
+from lopt.tokens import TokenIds, cached_token_ids
 from lopt.types import Tokenizer
 
 _NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
@@ -20,7 +20,7 @@ _NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, o
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled example: its id in the split, the text of each column, the number of its class."""
+    """One labelled example: its id in the split, the text of each column, and the number of its class."""
 
     id: int
     fields: Mapping[str, str]
@@ -29,8 +29,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised split of N examples: token ids of each, their classes and ids in the split, `[N]`, and how many texts
-    were cut to fit."""
+    """A tokenised split of N examples.
+
+    Attributes:
+        token_ids: the token ids of each example.
+        labels: the class of each example, `[N]`.
+        example_ids: the id of each example in its split, `[N]`.
+        truncated: how many texts were cut to fit.
+    """
 
     token_ids: Sequence[tuple[int, ...]]
     labels: np.ndarray
@@ -39,7 +45,7 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, `[N]`."""
+        """The number of tokens of each example, `[N]`."""
         if isinstance(self.token_ids, TokenIds):
             return self.token_ids.lengths
         return np.array([len(ids) for ids in self.token_ids])
@@ -49,108 +55,126 @@ class Encoded:
 
 
 def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
-    """The template filled in, and the span of characters that `task.cut` takes in it."""
-    text, columns = _filled(template, fields)
-    return text, next(span for name, span in columns if name == task.cut)
+    """Return the filled template, and the span of characters in it that holds the column `task.cut`."""
+    text, column_spans = _fill(template, fields)
+    return text, next(span for name, span in column_spans if name == task.cut)
 
 
-def _filled(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
-    """The template filled in, and the columns in it with their spans of characters."""
-    text, columns = "", []
+def _fill(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
+    """Return the filled template, and each column in it with its span of characters."""
+    text, column_spans = "", []
     for literal, name, _, _ in string.Formatter().parse(template):
         text += literal
         if name is not None:
-            columns.append((name, (len(text), len(text) + len(fields[name]))))
+            column_spans.append((name, (len(text), len(text) + len(fields[name]))))
             text += fields[name]
-    return text, columns
+    return text, column_spans
 
 
 @lru_cache(maxsize=32)
-def _special_in(tokenizer: Tokenizer, template: str) -> list[int]:
-    """The special tokens that there are when no column spells one out: those of the template, and around it."""
-    names = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    return _specials(tokenizer, _tokenised(tokenizer, template.format(**names))["input_ids"])
+def _special_ids_of_template(tokenizer: Tokenizer, template: str) -> list[int]:
+    """Return the special token ids of a filled template whose columns spell out no special token.
+
+    They are those in the template and those that the tokenizer puts around every text.
+    """
+    fields = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    return _special_ids_among(tokenizer, _tokenise(tokenizer, template.format(**fields))["input_ids"])
 
 
-def _specials(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """In their order: of as many, one may have come and another gone, such as that of an unknown character."""
-    special = special_tokens.ids_of(tokenizer)
-    return [i for i in ids if i in special]
+def _special_ids_among(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """Return the special tokens among `ids`, in order.
+
+    Their number alone does not tell whether a text adds one: it may also remove one, for example an unknown token.
+    """
+    special_ids = special_tokens.special_ids(tokenizer)
+    return [i for i in ids if i in special_ids]
 
 
-def _tokenised(tokenizer: Tokenizer, texts: str | list[str], **more: Any) -> Any:
-    """Whatever the tokenizer's own settings say, a special token of the template is one."""
-    return tokenizer(texts, split_special_tokens=False, **more)
+def _tokenise(tokenizer: Tokenizer, texts: str | list[str], **options: Any) -> Any:
+    """Tokenise so that a special token in the template is one, whatever the tokenizer's own settings are."""
+    return tokenizer(texts, split_special_tokens=False, **options)
 
 
 def encode(
     tokenizer: Tokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
 ) -> tuple[tuple[int, ...], bool]:
-    """Token ids of one example, at most `most`, and whether its text was cut.
+    """Return the token ids of one example, at most `most`, and whether its text was cut.
 
-    A long input loses the end of `task.cut`, never a word of the template. A column that spells out a special token,
-    such as `</s>`, is read as the text that it is; one in the template is the special token.
-    ValueError when the template, with the other columns in it, is longer than `most`."""
-    cut = False
+    A long input loses the end of the column `task.cut`, and never a word of the template. A column that spells out a
+    special token, such as `</s>`, is read as ordinary text. A special token in the template is the special token.
+
+    Raises:
+        ValueError: the template, with the other columns in it, is longer than `most` tokens; or the tokenizer finds no
+            token.
+    """
+    was_cut = False
     fields = dict(fields)
     while True:
         text, (start, end) = render(task, template, fields)
-        reading = _tokenised(tokenizer, text, return_offsets_mapping=True)
-        ids, offsets = reading["input_ids"], reading["offset_mapping"]
+        encoding = _tokenise(tokenizer, text, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         if not ids:
             raise ValueError(_NO_TOKENS.format(text))
-        if _specials(tokenizer, ids) != _special_in(tokenizer, template):
-            ids, offsets = _as_text(tokenizer, template, fields) or (ids, offsets)
+        if _special_ids_among(tokenizer, ids) != _special_ids_of_template(tokenizer, template):
+            ids, offsets = _encode_columns_as_text(tokenizer, template, fields) or (ids, offsets)
         excess = len(ids) - most
         if excess <= 0:
-            return tuple(ids), cut
-        # Drop the last `excess` tokens of the text and tokenise what remains: real tokens of a shorter text.
-        inside = [a for a, b in offsets if a >= start and b <= end and b > a]
+            return tuple(ids), was_cut
+        # Drop the last `excess` tokens of the text and tokenise the rest again, so that the ids are real tokens of a
+        # shorter text.
+        starts_inside = [begin for begin, stop in offsets if begin >= start and stop <= end and stop > begin]
         whole, shorter = fields[task.cut], ""
-        if len(inside) > excess:
-            kept = whole[: inside[-excess] - start].rstrip()
-            shorter = kept if len(kept) < len(whole) else whole[:-1]
-            # A character may have several tokens, and of the first one not all may fit: what does is found by halves.
+        if len(starts_inside) > excess:
+            remaining = whole[: starts_inside[-excess] - start].rstrip()
+            shorter = remaining if len(remaining) < len(whole) else whole[:-1]
+            # One character may have several tokens, and only some of those of the first character may fit. Then halve
+            # the text until it fits.
             shorter = shorter or whole[: len(whole) // 2].rstrip()
         if not shorter:
-            others = ", ".join(name for name in task.columns if name != task.cut)
-            filled = f", with {others} in it," if others else ""
+            other_columns = ", ".join(name for name in task.columns if name != task.cut)
+            with_others = f", with {other_columns} in it," if other_columns else ""
             raise ValueError(
-                f"the template {template!r}{filled} leaves no room for {task.cut} in {most} tokens: shorten it or the "
-                "prompt, or raise max_tokens"
+                f"the template {template!r}{with_others} leaves no room for {task.cut} in {most} tokens: shorten the "
+                "template or the prompt, or raise max_tokens"
             )
-        fields[task.cut], cut = shorter, True
+        fields[task.cut], was_cut = shorter, True
 
 
-def _as_text(tokenizer: Tokenizer, template: str, fields: Mapping[str, str]) -> tuple[list[int], list[Span]] | None:
-    text, columns = _filled(template, fields)
-    return special_tokens.as_text(tokenizer, text, [span for _, span in columns])
+def _encode_columns_as_text(
+    tokenizer: Tokenizer, template: str, fields: Mapping[str, str]
+) -> tuple[list[int], list[Span]] | None:
+    text, column_spans = _fill(template, fields)
+    return special_tokens.encode_as_text(tokenizer, text, [span for _, span in column_spans])
 
 
 def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
-    """Tokenises examples whole, however long, or reads what was tokenised before (`lopt.tokens`); special tokens as in
-    `encode`. N examples in the order given: token ids, labels `[N]` and example_ids `[N]`; none is cut. ValueError when
-    the tokenizer finds no token in one of them."""
-    texts = [render(task, template, e.fields)[0] for e in examples]
+    """Return N examples tokenised whole, in the order given; none is cut.
 
-    def whole() -> Sequence[Sequence[int]]:
-        rows: list[list[int]] = _tokenised(tokenizer, texts)["input_ids"] if texts else []
-        if not all(rows):
-            return rows
-        expected = _special_in(tokenizer, template)
-        for position, ids in enumerate(rows):
-            if _specials(tokenizer, ids) != expected:
-                reading = _as_text(tokenizer, template, examples[position].fields)
-                rows[position] = ids if reading is None else reading[0]
-        return rows
+    Ids that were tokenised before are read from the cache (`lopt.tokens`). Special tokens are treated as in `encode`.
 
-    token_ids = cached(tokenizer, ["whole", template, *texts], whole)
+    Raises:
+        ValueError: the tokenizer finds no token in one of the examples.
+    """
+    texts = [render(task, template, example.fields)[0] for example in examples]
+
+    def tokenise_whole() -> Sequence[Sequence[int]]:
+        ids_of_texts: list[list[int]] = _tokenise(tokenizer, texts)["input_ids"] if texts else []
+        if not all(ids_of_texts):
+            return ids_of_texts
+        expected = _special_ids_of_template(tokenizer, template)
+        for position, ids in enumerate(ids_of_texts):
+            if _special_ids_among(tokenizer, ids) != expected:
+                as_text = _encode_columns_as_text(tokenizer, template, examples[position].fields)
+                ids_of_texts[position] = ids if as_text is None else as_text[0]
+        return ids_of_texts
+
+    token_ids = cached_token_ids(tokenizer, ["whole", template, *texts], tokenise_whole)
     if not token_ids.lengths.all():
         raise ValueError(_NO_TOKENS.format(texts[int(token_ids.lengths.argmin())]))
     return Encoded(
         token_ids=token_ids,
-        labels=np.array([e.label for e in examples]),
-        example_ids=np.array([e.id for e in examples]),
+        labels=np.array([example.label for example in examples]),
+        example_ids=np.array([example.id for example in examples]),
         truncated=0,
     )
 
@@ -163,23 +187,30 @@ def cut_to(
     examples: Sequence[Example],
     most: int,
 ) -> Encoded:
-    """The same examples in at most `most` tokens each; counts the texts that were cut."""
-    long = np.flatnonzero(encoded.lengths > most).tolist()
-    if not long:
+    """Return the same examples with at most `most` tokens each. `truncated` counts the texts that were cut."""
+    too_long = np.flatnonzero(encoded.lengths > most).tolist()
+    if not too_long:
         return encoded
-    fields = [examples[i].fields for i in long]
-    texts = (each[name] for each in fields for name in task.columns)
-    parts = ["cut", template, task.cut, str(most), *task.columns, *texts]
-    short = cached(tokenizer, parts, lambda: [encode(tokenizer, task, template, each, most)[0] for each in fields])
-    ids = list(encoded.token_ids)
-    for position, cut in zip(long, short, strict=True):
-        ids[position] = cut
-    return dataclasses.replace(encoded, token_ids=TokenIds.of(ids), truncated=len(long))
+    fields_of_long = [examples[i].fields for i in too_long]
+    texts = (fields[name] for fields in fields_of_long for name in task.columns)
+    key_parts = ["cut", template, task.cut, str(most), *task.columns, *texts]
+    cut_ids = cached_token_ids(
+        tokenizer,
+        key_parts,
+        lambda: [encode(tokenizer, task, template, fields, most)[0] for fields in fields_of_long],
+    )
+    token_ids = list(encoded.token_ids)
+    for position, ids in zip(too_long, cut_ids, strict=True):
+        token_ids[position] = ids
+    return dataclasses.replace(encoded, token_ids=TokenIds.of(token_ids), truncated=len(too_long))
 
 
 def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """The columns of one new input: a plain string stands for the only column of a task. ValueError when a column is
-    missing or not text, or a string is given to a task of several columns."""
+    """Return the columns of one new input. A plain string stands for the only column of a task.
+
+    Raises:
+        ValueError: a column is missing or is not text, or the task has several columns and `text` is a string.
+    """
     if isinstance(text, str):
         if len(task.columns) > 1:
             raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")

@@ -1,4 +1,4 @@
-"""What a command says of an error: one line on standard error."""
+"""How a command reports an error: one line on standard error."""
 
 import argparse
 import importlib
@@ -8,34 +8,41 @@ from typing import Any, NoReturn
 
 from lopt.exit_codes import USAGE_ERROR
 
-_HEAD, _TAIL = 700, 290  # characters kept of a long line: what came is at its beginning, how to mend it at its end
+# Characters kept of a long line. Its beginning says what was wrong, and its end how to mend it.
+_HEAD, _TAIL = 700, 290
 
 
 def one_line(error: object) -> str:
-    """An error's text in one line that cannot steer a terminal; of a very long one the middle is left out."""
+    """Return an error's text as one line without control characters; the middle of a very long text is left out."""
     text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
     if len(text) <= _HEAD + _TAIL + 3:
         return text
     tail = text[-_TAIL:]
-    words = tail.partition(" ")[2]
-    return f"{cut_short(text, _HEAD)} {words if len(words) > _TAIL // 2 else tail}"
+    whole_words = tail.partition(" ")[2]
+    return f"{cut_short(text, _HEAD)} {whole_words if len(whole_words) > _TAIL // 2 else tail}"
 
 
 def reader_has_gone() -> None:
-    """After a BrokenPipeError (`| head` has seen enough, the terminal is closed): what is printed from now on goes
-    nowhere, so that neither the next line nor Python's exit complains."""
+    """Discard all further output, after a BrokenPipeError (`| head` has ended, or the terminal was closed).
+
+    Otherwise the next print, or Python's exit, would complain.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, without the lines of usage above its error."""
+    """An argparse parser that reports an error without the lines of usage above it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def imported(module: str, need: str) -> Any:
-    """A module of a package that may be missing; ValueError then says how to get it, after what needs it."""
+    """Import and return a module of an optional package.
+
+    Raises:
+        ValueError: the package is not installed. The message begins with `need`, such as "export to PEFT needs".
+    """
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -44,25 +51,25 @@ def imported(module: str, need: str) -> Any:
 
 
 def cut_short(text: str, most: int = 200) -> str:
-    """A text of at most so many characters, which ends with a whole word wherever words are of usual length."""
+    """Return a text cut to `most` characters. It ends with a whole word, unless its last word is very long."""
     if len(text) <= most:
         return text
     head = text[: most - 2]
-    words = head.rsplit(None, 1)[0] if not text[most - 2].isspace() else head
-    return f"{(words if len(words) > most // 2 else head).rstrip()} …"
+    whole_words = head.rsplit(None, 1)[0] if not text[most - 2].isspace() else head
+    return f"{(whole_words if len(whole_words) > most // 2 else head).rstrip()} …"
 
 
 def short_repr(value: object) -> str:
-    """A value of somebody's file as Python writes it, a long one cut short."""
+    """Return the repr of a value from a user's file, cut to about 60 characters."""
     return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)
 
 
 def reason_of(error: BaseException) -> str:
-    """What another library says of its error: the first line, cut short; the error's name where it says nothing."""
+    """Return the first line of another library's error, cut short, or the error's type when it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return cut_short(" ".join(lines[0].split()))
 
 
 def shortened(text: str, room: int) -> str:
-    """A text in so many characters, its end left out."""
+    """Return a text cut to `room` characters, with an ellipsis for the end that is left out."""
     return text if len(text) <= room else f"{text[: room - 1]}…"

@@ -1,4 +1,4 @@
-"""What the fields of a dataclass hold, from their annotations: the schema of a file that is read back into it."""
+"""The types of a dataclass's fields, read from its annotations. They are the schema of a file that is read into it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,13 @@ Fraction = Annotated[float, "in [0, 1]"]
 
 @dataclass(frozen=True)
 class FieldType:
-    """What one field holds: values of `types`, a fraction in [0, 1]. default: MISSING where there is none."""
+    """The type of one field.
+
+    Attributes:
+        types: the types that its value may have.
+        fraction: whether its value must be in [0, 1].
+        default: `dataclasses.MISSING` if there is none.
+    """
 
     types: tuple[type, ...]
     fraction: bool
@@ -19,40 +25,44 @@ class FieldType:
 
     @property
     def plain(self) -> bool:
-        """Whether it is a text or a number."""
+        """Whether the field holds a text or a number."""
         return {*self.types} <= {str, int, float, type(None)}
 
 
 @cache
-def field_types(of: type) -> dict[str, FieldType]:
-    """The kind of each field of a dataclass, by its name."""
-    hints, by_name = get_type_hints(of), {}
-    for field in dataclasses.fields(of):
+def field_types(dataclass_type: type) -> dict[str, FieldType]:
+    """Return the type of each field of a dataclass, by the field's name."""
+    hints, types_by_name = get_type_hints(dataclass_type), {}
+    for field in dataclasses.fields(dataclass_type):
         hint = hints[field.name]
-        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        types = tuple(get_origin(part) or part for part in parts)
-        types += (int,) if float in types else ()  # a whole number is a real one, too
-        by_name[field.name] = FieldType(types, "Fraction" in str(field.type), field.default)
-    return by_name
+        alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        types = tuple(get_origin(alternative) or alternative for alternative in alternatives)
+        types += (int,) if float in types else ()  # a whole number is a real number, too
+        types_by_name[field.name] = FieldType(types, "Fraction" in str(field.type), field.default)
+    return types_by_name
 
 
 def check_field_types(instance: Any) -> None:
-    """Raises ValueError when a field of a dataclass's instance holds a value of another kind; names the first."""
-    of: type = type(instance)
+    """Raise ValueError, with the first bad field, when a dataclass's instance holds a value of another type."""
+    dataclass_type: type = type(instance)
     values = vars(instance)
-    bad = _of_other_types(of, tuple(map(type, values.values())))
-    bad = bad or [name for name in _fractions(of) if not 0 <= (values[name] or 0) <= 1]
-    if bad:
-        raise ValueError(f"{bad[0]} is {values[bad[0]]!r}")
+    bad_fields = _fields_of_wrong_type(dataclass_type, tuple(map(type, values.values())))
+    bad_fields = bad_fields or [name for name in _fractions(dataclass_type) if not 0 <= (values[name] or 0) <= 1]
+    if bad_fields:
+        raise ValueError(f"{bad_fields[0]} is {values[bad_fields[0]]!r}")
 
 
-@cache  # there are few combinations, and many evaluations
-def _of_other_types(of: type, held: tuple[type, ...]) -> list[str]:
-    """Fields of a dataclass that cannot hold a value of the type that they hold, one a field."""
-    pairs = zip(field_types(of).items(), held, strict=True)
-    return [name for (name, field_type), its in pairs if its is bool or not issubclass(its, field_type.types)]
+@cache  # few combinations of types occur, and they are checked for every evaluation
+def _fields_of_wrong_type(dataclass_type: type, value_types: tuple[type, ...]) -> list[str]:
+    """Return the fields that cannot hold a value of its type. `value_types` has one type for each field, in order."""
+    pairs = zip(field_types(dataclass_type).items(), value_types, strict=True)
+    return [
+        name
+        for (name, field_type), value_type in pairs
+        if value_type is bool or not issubclass(value_type, field_type.types)
+    ]
 
 
 @cache
-def _fractions(of: type) -> list[str]:
-    return [name for name, field_type in field_types(of).items() if field_type.fraction]
+def _fractions(dataclass_type: type) -> list[str]:
+    return [name for name, field_type in field_types(dataclass_type).items() if field_type.fraction]

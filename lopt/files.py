@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes a file completely or not at all, and refuses git-lfs pointers."""
 
 import os
 import tempfile
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """All of `content` or nothing: a temporary file beside `path`, flushed, then renamed. Makes the folder."""
+    """Write all of `content` to `path`, or change nothing when that fails.
+
+    A temporary file is written beside `path`, flushed and then renamed. The folder is made if it does not exist.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -22,11 +25,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises ValueError when a file is what git leaves in its place where git-lfs has not fetched it."""
+    """Raise ValueError when a file is a git-lfs pointer, which git leaves where git-lfs has not fetched the file."""
     if not path.is_file() or path.stat().st_size > 1024:
         return
     if path.read_bytes().startswith(b"version https://git-lfs.github.com/spec/"):
         raise ValueError(
             f"{path} is a git-lfs pointer and not the file itself: fetch it with 'git lfs pull' in its repository, or "
-            "download it anew"
+            "download it again"
         )

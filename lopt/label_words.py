@@ -1,6 +1,6 @@
-"""What a model reads of the label words: the first token of each, in the form that running text has after the template.
+"""Checks of label words: which token of a word is scored, and whether running text would have the word in this form.
 
-Everything here takes a bare `tokenizers.Tokenizer`, so that a plan can say it without loading a model.
+Everything here takes a plain `tokenizers.Tokenizer`, so that a plan can show these notes without loading a model.
 """
 
 from __future__ import annotations
@@ -17,80 +17,93 @@ from lopt import backbones
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")  # scripts
-_NAMED = 12  # words, at most, in a sentence
-_CLOSING = ":;,.?!)"  # after these, and after letters and digits, running text has a blank
+_SCRIPTS_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+_MOST_LISTED = 12  # words in one sentence
+_BEFORE_SPACE = ":;,.?!)"  # running text has a space after these, and after letters and digits
 
 
 def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
-    """What to know before these label words are used: of a word of several tokens only the first is scored; a word may
-    stand in another form, with or without its blank, than running text would have after the template.
+    """Return what a user should know before using these label words.
+
+    There are two kinds of notes. Only the first token of a word is scored, so a word of several tokens is noted. And a
+    word is noted if running text would have it in the other form after the template, with or without a leading space.
 
     Args:
         template: as the model reads it (`Backbone.complete`).
     """
-    said = []
-    readings = {word: _tokens(tokenizer, word) for word in words}
-    scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in readings.items() if len(ids) > 1]
+    sentences = []
+    tokens_of_words = {word: _tokenise(tokenizer, word) for word in words}
+    scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_of_words.items() if len(ids) > 1]
     if scored:
-        more = f" and {len(scored) - _NAMED} more" if len(scored) > _NAMED else ""
-        said.append(f"label words of several tokens are scored by the first alone: {', '.join(scored[:_NAMED])}{more}")
+        more = f" and {len(scored) - _MOST_LISTED} more" if len(scored) > _MOST_LISTED else ""
+        sentences.append(
+            f"label words of several tokens are scored by the first alone: {', '.join(scored[:_MOST_LISTED])}{more}"
+        )
     fields = [(name, "a") for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    before = template.format(**dict(fields))
-    likelier = {word: form for word in words if (form := _likelier(tokenizer, before, word)) is not None}
-    if likelier:
-        forms = [f"{form!r} is likelier than {word!r}" for word, form in likelier.items()]
-        said.append(f"as running text goes on after this template, {', '.join(forms[:_NAMED])}")
-    return said
+    text_before = template.format(**dict(fields))
+    likelier_forms = {
+        word: form for word in words if (form := _likelier_form(tokenizer, text_before, word)) is not None
+    }
+    if likelier_forms:
+        comparisons = [f"{form!r} is likelier than {word!r}" for word, form in likelier_forms.items()]
+        sentences.append(f"as running text goes on after this template, {', '.join(comparisons[:_MOST_LISTED])}")
+    return sentences
 
 
-def _likelier(tokenizer: Tokenizer, before: str, word: str) -> str | None:
-    """The form of a word that running text has after `before`, where the model reads it otherwise than the word."""
+def _likelier_form(tokenizer: Tokenizer, text_before: str, word: str) -> str | None:
+    """Return the other form of a word, with or without a leading space, if running text has it after `text_before`.
+
+    None if `word` has the right form, or if the model reads both forms alike.
+    """
     bare = word.lstrip()
     spaced = f" {bare}"
-    first = {form: _tokens(tokenizer, form)[0][:1] for form in (bare, spaced)}
-    if first[bare] == first[spaced]:  # as with T5: the tokenizer makes no difference
+    first_ids = {form: _tokenise(tokenizer, form)[0][:1] for form in (bare, spaced)}
+    if first_ids[bare] == first_ids[spaced]:  # the tokenizer reads both forms alike, as T5's does
         return None
     if word == bare:
-        follows = before[-1:].isalnum() or before[-1:] in tuple(_CLOSING)
-        if not follows or unicodedata.name(bare[0], "").startswith(_WITHOUT_BLANKS):
+        needs_space = text_before[-1:].isalnum() or text_before[-1:] in tuple(_BEFORE_SPACE)
+        if not needs_space or unicodedata.name(bare[0], "").startswith(_SCRIPTS_WITHOUT_SPACES):
             return None
-        return spaced if _first_at(tokenizer, before + spaced, len(before) + 1) == first[spaced] else None
+        first_letter = len(text_before) + 1
+        return spaced if _id_at(tokenizer, text_before + spaced, first_letter) == first_ids[spaced] else None
     if word != spaced:
         return None
-    if before[-1:].isspace():  # there would be two blanks
+    if text_before[-1:].isspace():  # the spaced form would give two spaces
         return bare
-    # Alone in front, the blank may be a token of its own, where in running text it is one with the word.
-    blank, letter = (_first_at(tokenizer, before + spaced, len(before) + i) for i in (0, 1))
-    return bare if letter == first[bare] and blank != first[spaced] else None
+    # At the start of a text the space may be a token of its own, while in running text it is one token with the word.
+    space, letter = (_id_at(tokenizer, text_before + spaced, len(text_before) + i) for i in (0, 1))
+    return bare if letter == first_ids[bare] and space != first_ids[spaced] else None
 
 
-def _tokens(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
-    """Token ids of a word, and what each begins with or holds of it."""
+def _tokenise(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
+    """Return the token ids of a word, and the piece of the word that each token covers."""
     encoding = tokenizer.encode(word, add_special_tokens=False)
-    begins = [0, *(end for _, end in encoding.offsets)]
-    pieces = [word[begin:end] for begin, (_, end) in zip(begins, encoding.offsets, strict=False)]
+    starts = [0, *(end for _, end in encoding.offsets)]
+    pieces = [word[start:end] for start, (_, end) in zip(starts, encoding.offsets, strict=False)]
     return encoding.ids, pieces
 
 
-def _first_at(tokenizer: Tokenizer, text: str, place: int) -> list[int]:
-    """The id of the token that holds the character at a place, alone in a list; none where there is no such token."""
+def _id_at(tokenizer: Tokenizer, text: str, position: int) -> list[int]:
+    """Return a list of one id, of the token that covers the character at `position`; empty if no token covers it."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    return [i for i, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True) if begin <= place < end][:1]
+    return [i for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if start <= position < end][:1]
 
 
 def tokenizer_at_hand(backbone: str) -> Tokenizer | None:
-    """The tokenizer of a local folder, or one that the hub's cache holds; None where there is none without loading a
-    model."""
+    """Return the tokenizer of a local folder or from the hub's cache, or None if neither has it.
+
+    No model is loaded and nothing is downloaded.
+    """
     try:
         path = _tokenizer_file(backbone)
-        return None if path is None else _opened(path, path.stat().st_mtime_ns)
-    except Exception:  # a damaged file, for which tokenizers raises plain Exception: loading the model will say so
+        return None if path is None else _load_tokenizer(path, path.stat().st_mtime_ns)
+    except Exception:  # for a damaged file tokenizers raises plain Exception; loading the model will report it
         return None
 
 
 @lru_cache(maxsize=2)
-def _opened(path: Path, changed_ns: int) -> Tokenizer:
+def _load_tokenizer(path: Path, changed_ns: int) -> Tokenizer:
+    """Return the tokenizer of a file. `changed_ns` makes a changed file a new entry of the cache."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
@@ -110,5 +123,5 @@ def _tokenizer_file(backbone: str) -> Path | None:
         folder = next((cache_dir() / "models").glob(f"*{embedded.SHA256[:12]}"), None)
     if folder is not None:
         return folder / "tokenizer.json"
-    cached = try_to_load_from_cache(backbone, "tokenizer.json")
-    return Path(cached) if isinstance(cached, str) else None
+    cached_file = try_to_load_from_cache(backbone, "tokenizer.json")
+    return Path(cached_file) if isinstance(cached_file, str) else None

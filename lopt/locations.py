@@ -1,7 +1,7 @@
-"""Where results lie: a folder, or a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
+"""Where results are: in a folder, or at a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
 
-A location is a `pathlib.Path`, or a `RemoteLocation`, which has those methods of a Path that results need. A file is
-written whole or not at all: an object store gets one PUT; elsewhere a temporary file is written and renamed.
+A location is a `pathlib.Path` or a `RemoteLocation`, which has the methods of a Path that results need. A file is
+written completely or not at all: an object store gets one PUT; elsewhere a temporary file is written and renamed.
 """
 
 import contextlib
@@ -19,16 +19,20 @@ from lopt.files import write_atomically
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
-_EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, by protocol
-_one_at_a_time = threading.RLock()  # threads that ask SFTP at once may wait for ever
-_opened: dict[str, Any] = {}  # file systems whose URLs told what is not shown, by protocol and host as they are shown
+_EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that a protocol needs
+_one_at_a_time = threading.RLock()  # threads that use SFTP at the same time may wait for ever
+# File systems that were opened with secrets in their URLs, by protocol and host without the secrets. So a displayed URL
+# finds its file system again.
+_opened_with_secrets: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class RemoteLocation:
-    """A place behind a URL. Whatever goes wrong there is an OSError.
+    """A location behind a URL. Every failure of its file system is raised as an OSError.
 
-    url: to be shown, without user, password and query. path: as the file system names it.
+    Attributes:
+        url: the URL for display, without user, password and query.
+        path: the path in the file system's own form.
     """
 
     url: str
@@ -48,7 +52,7 @@ class RemoteLocation:
 
     @property
     def is_object_store(self) -> bool:
-        """Whether a PUT is whole, and there is no rename."""
+        """Whether a PUT writes a file completely or not at all. Such a store cannot rename."""
         return self.protocol in _OBJECT_STORES
 
     @property
@@ -62,81 +66,85 @@ class RemoteLocation:
         return self
 
     def exists(self) -> bool:
-        return self._type() is not None
+        return self._entry_type() is not None
 
     def is_file(self) -> bool:
-        return self._type() == "file"
+        return self._entry_type() == "file"
 
     def is_dir(self) -> bool:
-        return self._type() == "directory"
+        return self._entry_type() == "directory"
 
     def glob(self, pattern: str) -> list[Self]:
-        """What lies directly here and whose name fits the pattern; nothing where nothing is here."""
+        """Return the direct children whose names match the pattern; an empty list if the folder does not exist."""
         try:
-            found = self._ask("ls", self.path, detail=False)
+            paths = self._call("ls", self.path, detail=False)
         except FileNotFoundError:
             return []
-        names = {path.rstrip("/").rpartition("/")[2] for path in found}
+        names = {path.rstrip("/").rpartition("/")[2] for path in paths}
         return [self / name for name in sorted(names) if fnmatchcase(name, pattern)]
 
     def read_bytes(self) -> bytes:
-        return self._ask("cat_file", self.path)
+        return self._call("cat_file", self.path)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes | memoryview) -> None:
-        """All of `content` or nothing."""
+        """Write all of `content`, or nothing when that fails."""
         if self.is_object_store:
-            self._ask("pipe_file", self.path, bytes(content))
+            self._call("pipe_file", self.path, bytes(content))
             return
         scratch = self.with_name(f".{self.name}.{secrets.token_hex(4)}")
-        self._ask("makedirs", self.parent.path, exist_ok=True)
+        self._call("makedirs", self.parent.path, exist_ok=True)
         try:
-            self._ask("pipe_file", scratch.path, bytes(content))
-            self._ask("mv", scratch.path, self.path)
+            self._call("pipe_file", scratch.path, bytes(content))
+            self._call("mv", scratch.path, self.path)
         except BaseException:
             with contextlib.suppress(OSError):
                 scratch.unlink()
             raise
 
     def create(self, content: bytes) -> bool:
-        """Writes `content` where nothing was, and says whether it did; of several at once one does, if the file system
-        can see to that (S3: PUT with If-None-Match)."""
+        """Write a new file and return True, or return False if the file exists already.
+
+        If several processes call this at once, only one of them succeeds, provided that the file system can ensure it
+        (S3: PUT with If-None-Match).
+        """
         if not self.is_object_store:
-            self._ask("makedirs", self.parent.path, exist_ok=True)
+            self._call("makedirs", self.parent.path, exist_ok=True)
         try:
-            self._ask("pipe_file", self.path, content, mode="create")
-        except OSError:  # each file system has its own word for it
+            self._call("pipe_file", self.path, content, mode="create")
+        except OSError:  # file systems raise different errors for an existing file
             if self.exists():
                 return False
             raise
         return True
 
     def rename(self, target: Self) -> None:
-        self._ask("mv", self.path, target.path)
+        self._call("mv", self.path, target.path)
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            self._ask("rm_file", self.path)
+            self._call("rm_file", self.path)
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
-    def _type(self) -> str | None:
+    def _entry_type(self) -> str | None:
         try:
-            return self._ask("info", self.path)["type"]
+            return self._call("info", self.path)["type"]
         except FileNotFoundError:
             return None
 
-    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the file system, and turn its exceptions into OSErrors without secrets."""
         try:
             with contextlib.nullcontext() if self.filesystem.async_impl else _one_at_a_time:
-                self.filesystem.invalidate_cache()  # others write there, too
+                self.filesystem.invalidate_cache()  # other processes write there, too
                 return getattr(self.filesystem, method)(*arguments, **options)
         except OSError:
             raise
-        except Exception as error:  # each file system has its own
+        except Exception as error:  # each file system has its own exceptions
             reason = " ".join(f"{type(error).__name__} {error}".split())
             raise OSError(f"{self.url}: {redacted(reason)}") from error
 
@@ -144,43 +152,49 @@ class RemoteLocation:
 Location: TypeAlias = Path | RemoteLocation
 
 
-def location(text: str | Path | RemoteLocation) -> Location:
-    """The place that a folder's name or a URL names. One with a password is known by what is shown of it from then on.
-    ValueError for a URL that names none, or whose file system is unknown or not installed."""
-    if isinstance(text, RemoteLocation):
-        return text
-    url = str(text)
+def location(name: str | Path | RemoteLocation) -> Location:
+    """Return the location that a folder's name or a URL names.
+
+    After a URL with a password was given once, its displayed form without the password names the same location.
+
+    Raises:
+        ValueError: the URL names no folder, or its file system is unknown or not installed.
+    """
+    if isinstance(name, RemoteLocation):
+        return name
+    url = str(name)
     scheme = _URL.match(url)
-    if isinstance(text, Path) or not scheme:
-        return Path(text)
+    if isinstance(name, Path) or not scheme:
+        return Path(name)
     protocol, rest = scheme[1].lower(), url[scheme.end() :].rstrip("/")
     if protocol in ("file", "local"):
         return Path(rest)
     if not rest or "::" in rest or ".." in rest.split("/"):
-        raise ValueError(f"{redacted(url)} names no folder; give one as in s3://bucket/prefix")
+        raise ValueError(f"{redacted(url)} does not name a folder; give one as in s3://bucket/prefix")
     from fsspec.core import url_to_fs
 
-    shown_url = redacted(url).rstrip("/")
-    host = f"{protocol}://{shown_url.partition('://')[2].partition('/')[0]}"
+    safe_url = redacted(url).rstrip("/")
+    host = f"{protocol}://{safe_url.partition('://')[2].partition('/')[0]}"
+    has_secrets = safe_url != url.rstrip("/")
     try:
-        if shown_url == url.rstrip("/") and host in _opened:
-            filesystem = _opened[host]
+        if not has_secrets and host in _opened_with_secrets:
+            filesystem = _opened_with_secrets[host]
             path = filesystem._strip_protocol(url)
         else:
             filesystem, path = url_to_fs(f"{protocol}://{rest}")
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        mend = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
-        raise ValueError(f"{redacted(url)} needs a package that is not installed: {mend}") from None
-    except Exception as error:  # whatever a file system thinks of its URL
+        remedy = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
+        raise ValueError(f"{redacted(url)} needs a package that is not installed: {remedy}") from None
+    except Exception as error:  # each file system has its own exceptions for a bad URL
         raise ValueError(f"{redacted(url)} cannot be used: {redacted(' '.join(str(error).split()))}") from None
-    if shown_url != url.rstrip("/"):
-        _opened[host] = filesystem
-    return RemoteLocation(shown_url, path.rstrip("/"), protocol, filesystem)
+    if has_secrets:
+        _opened_with_secrets[host] = filesystem
+    return RemoteLocation(safe_url, path.rstrip("/"), protocol, filesystem)
 
 
 def write(to: Location, content: bytes | memoryview) -> None:
-    """All of `content` or nothing; makes the folder."""
+    """Write all of `content` to a file, or nothing when that fails. The folder is made if it does not exist."""
     if isinstance(to, RemoteLocation):
         to.write_bytes(content)
     else:
@@ -188,8 +202,11 @@ def write(to: Location, content: bytes | memoryview) -> None:
 
 
 def check_replaces(folder: Location) -> None:
-    """Sees, where that depends on a server, that a file which is written again has its new content;
-    ValueError when it keeps the old one, or cannot be written again."""
+    """Check that a file in this folder can be replaced, if that depends on a server.
+
+    Raises:
+        ValueError: a file that is written again keeps its old content, or cannot be written again.
+    """
     if isinstance(folder, Path) or folder.is_object_store:
         return
     file = folder / f".check.{secrets.token_hex(4)}"
@@ -203,34 +220,34 @@ def check_replaces(folder: Location) -> None:
         file.unlink(missing_ok=True)
     if not replaced:
         raise ValueError(
-            f"{folder}: a file there cannot be replaced by renaming another one; give a folder, or s3://..."
+            f"{folder}: a file there cannot be replaced by renaming another file; give a local folder, or s3://..."
         )
 
 
 def read_part(file: Location, begin: int, end: int) -> bytes:
-    """Bytes of a file from `begin` up to `end`, or up to its end."""
+    """Return the bytes of a file from `begin` up to `end`, or up to the end of the file."""
     if isinstance(file, RemoteLocation):
-        return file._ask("cat_file", file.path, start=begin, end=end)
-    with file.open("rb") as opened:
-        opened.seek(begin)
-        return opened.read(end - begin)
+        return file._call("cat_file", file.path, start=begin, end=end)
+    with file.open("rb") as stream:
+        stream.seek(begin)
+        return stream.read(end - begin)
 
 
 def move(folder: Location, to: Location) -> None:
-    """Renames a folder with all that is in it; on an object store, file by file."""
+    """Rename a folder with everything in it; on an object store, file by file."""
     if isinstance(folder, RemoteLocation) and isinstance(to, RemoteLocation):
-        folder._ask("mv", folder.path, to.path, **({"recursive": True} if folder.is_object_store else {}))
+        folder._call("mv", folder.path, to.path, **({"recursive": True} if folder.is_object_store else {}))
     elif isinstance(folder, Path) and isinstance(to, Path):
         folder.rename(to)
     else:
-        raise ValueError(f"{folder} and {to} are not of one file system")
+        raise ValueError(f"{folder} and {to} are not on the same file system; give two locations that are")
 
 
 def remove_all(folder: Location) -> None:
-    """Removes a folder and what is in it, if it is there."""
+    """Remove a folder and everything in it, if it exists."""
     if isinstance(folder, RemoteLocation):
         with contextlib.suppress(FileNotFoundError):
-            folder._ask("rm", folder.path, recursive=True)
+            folder._call("rm", folder.path, recursive=True)
     else:
         import shutil
 
@@ -238,12 +255,13 @@ def remove_all(folder: Location) -> None:
 
 
 def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
-    """Each file with its content, or with why it cannot be read; those of a URL are fetched together."""
+    """Yield each file with its content, or with the error that prevented reading it. Remote files are read together."""
     remote = {file.path: file for file in files if isinstance(file, RemoteLocation)}
     if remote:
-        first = next(iter(remote.values()))
-        for path, found in first._ask("cat", list(remote), on_error="return").items():
-            yield remote[path], found if isinstance(found, bytes | OSError) else OSError(redacted(str(found)))
+        any_file = next(iter(remote.values()))
+        for path, content in any_file._call("cat", list(remote), on_error="return").items():
+            is_usual = isinstance(content, bytes | OSError)
+            yield remote[path], content if is_usual else OSError(redacted(str(content)))
         return
     for file in files:
         try:
@@ -254,8 +272,13 @@ def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 
 @contextlib.contextmanager
 def local_copy(source: Location) -> Iterator[Path]:
-    """A file, or a folder of files, as one of this machine: itself, or a temporary copy. OSError when one of the
-    files cannot be read."""
+    """Yield a local path with the content of a file, or of a folder of files.
+
+    A local `source` is yielded itself; of a remote one a temporary copy is made.
+
+    Raises:
+        OSError: one of the files cannot be read.
+    """
     if isinstance(source, Path):
         yield source
         return
@@ -265,25 +288,27 @@ def local_copy(source: Location) -> Iterator[Path]:
             copy.write_bytes(source.read_bytes())
         else:
             copy.mkdir()
-            for file, found in read_files(source.glob("*")):
-                if isinstance(found, bytes):
-                    (copy / file.name).write_bytes(found)
+            for file, content in read_files(source.glob("*")):
+                if isinstance(content, bytes):
+                    (copy / file.name).write_bytes(content)
                 elif not file.is_dir():
-                    raise found
+                    raise content
         yield copy
 
 
-def display_path(of: Location) -> str:
-    """As a user in the current folder would type it."""
-    if isinstance(of, RemoteLocation):
-        return str(of)
+def display_path(path: Location) -> str:
+    """Return a location as a user in the current folder would type it."""
+    if isinstance(path, RemoteLocation):
+        return str(path)
     try:
-        return str(of.absolute().relative_to(Path.cwd()))
+        return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
-        return str(of)
+        return str(path)
 
 
-_CREDENTIALS = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+")  # abfs://container@account is no secret
+_CREDENTIALS = re.compile(
+    r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+"
+)  # abfs://container@account holds no secret
 _QUERY = re.compile(r"(://[^?\s]*)\?\S*")
 _SECRET = re.compile(
     r"((?<![a-z0-9])(?:token|secret|password|passwd|pwd|credentials?|(?:api|access|secret|private)_?key)=).+",
@@ -292,6 +317,9 @@ _SECRET = re.compile(
 
 
 def redacted(text: str) -> str:
-    """`text` without what is secret in it: users and passwords in URLs, their queries (signatures), and the values of
-    keys such as token and password."""
+    """Return a text without its secrets.
+
+    These are users and passwords in URLs, the URLs' queries (signatures), and the values of keys such as token and
+    password.
+    """
     return _SECRET.sub(r"\1***", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))

@@ -1,21 +1,23 @@
-"""Ends a command in one line where Python is too old for it. Importing this does so: the commands import it first.
+"""Ends a command with a one-line error when Python is too old. The commands import this file first for that effect.
 
-This file, and those of the commands, can be parsed by Python 3.6 and newer.
+Python 3.6 and newer can parse this file and the files of the commands.
 """
 
 import sys
 
-LEAST = (3, 11)  # as pyproject.toml says
+MINIMUM = (3, 11)  # as in pyproject.toml
 
 
-def refusal(version):  # type: ignore[no-untyped-def]
-    """What to say of a version, (major, minor, ...); empty where it will do."""
-    if tuple(version[:2]) >= LEAST:
+def version_error(version):  # type: ignore[no-untyped-def]
+    """Return the error message for a version, (major, minor, ...), or an empty text if it is new enough."""
+    if tuple(version[:2]) >= MINIMUM:
         return ""
-    needed, here = ("{}.{}".format(*pair[:2]) for pair in (LEAST, version))
-    return f"Python {needed} or newer is needed, and this is Python {here}: use another one, as in python{needed}"
+    needed, current = ("{}.{}".format(*pair[:2]) for pair in (MINIMUM, version))
+    return (
+        f"Python {needed} or newer is needed, and this is Python {current}: use a newer one, for example python{needed}"
+    )
 
 
-if refusal(sys.version_info):
-    sys.stderr.write(f"error: {refusal(sys.version_info)}\n")
+if version_error(sys.version_info):
+    sys.stderr.write(f"error: {version_error(sys.version_info)}\n")
     sys.exit(2)

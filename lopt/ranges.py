@@ -1,24 +1,27 @@
-"""Ranges of searched values: a method declares its own, a space its cells'."""
+"""Ranges of searched values. A method declares those of its settings, and a space those of its cells."""
 
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-_LEAST, _MOST = -sys.float_info.max, sys.float_info.max
+_LOWEST, _HIGHEST = -sys.float_info.max, sys.float_info.max
 
 
 @dataclass(frozen=True)
 class Real:
-    """A range of real numbers, uniform or uniform in the logarithm."""
+    """A range of real numbers, sampled uniformly, or log-uniformly if `log` is set."""
 
     low: float
     high: float
     log: bool = False
 
     def __post_init__(self) -> None:
-        numbers = _is_number(self.low) and _is_number(self.high)
-        if not (numbers and _LEAST <= self.low < self.high <= _MOST and (self.low > 0 or not self.log)):
-            raise ValueError(f"range {self.low!r} to {self.high!r}: give low < high, above 0 where it is logarithmic")
+        are_numbers = _is_number(self.low) and _is_number(self.high)
+        if not (are_numbers and _LOWEST <= self.low < self.high <= _HIGHEST and (self.low > 0 or not self.log)):
+            raise ValueError(
+                f"range {self.low!r} to {self.high!r} is not valid: give numbers with low < high, both above 0 if the "
+                "range is logarithmic"
+            )
 
     def __str__(self) -> str:
         return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"
@@ -36,9 +39,11 @@ class Whole:
     log: bool = False
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(v, int) and not isinstance(v, bool) for v in (self.low, self.high))
-        if not (numbers and 1 <= self.low < self.high):
-            raise ValueError(f"range {self.low!r} to {self.high!r}: give whole numbers, 1 <= low < high")
+        are_whole = all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high))
+        if not (are_whole and 1 <= self.low < self.high):
+            raise ValueError(
+                f"range {self.low!r} to {self.high!r} is not valid: give whole numbers with 1 <= low < high"
+            )
 
     def __str__(self) -> str:
         return f"{self.low} … {self.high}{' (log)' if self.log else ''}"
@@ -49,14 +54,14 @@ class Whole:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values, each once."""
+    """A list of different values."""
 
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         values = self.values
         if not isinstance(values, list | tuple) or not values or any(values.count(value) > 1 for value in values):
-            raise ValueError(f"choice of {values!r}: give a tuple of one value or more, each once")
+            raise ValueError(f"choice of {values!r} is not valid: give a tuple of one value or more, each once")
         object.__setattr__(self, "values", tuple(values))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Plugins: one module of a package, one `SPEC`. To be found a plugin needs no list."""
+"""Plugins: each module of a package defines one `SPEC`. A plugin is found by its file and needs no entry in a list."""
 
 import difflib
 import importlib
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-# What other programs and papers call the settings.
+# Names that other programs and papers give to the settings.
 _OTHER_NAMES = {
-    ours: other.split()
-    for ours, other in {
+    setting: other_names.split()
+    for setting, other_names in {
         "learning_rate": "lr rate learningrate step_size",
         "max_steps": "epochs epoch num_epochs num_train_epochs max_epochs steps num_steps train_steps iterations",
         "batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
@@ -46,15 +46,15 @@ _OTHER_NAMES = {
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """' Did you mean …?' when a valid name is close to `name`, or is what others call it; else ''."""
-    valid, plain = list(valid), str(name).lower().replace("-", "_")
-    close = [ours for ours, other in _OTHER_NAMES.items() if plain in other and ours in valid]
-    close += difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """Return " Did you mean …?" with a valid name that is similar, or that other programs call `name`; else ""."""
+    valid, plain_name = list(valid), str(name).lower().replace("-", "_")
+    candidates = [setting for setting, others in _OTHER_NAMES.items() if plain_name in others and setting in valid]
+    candidates += difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    return f" Did you mean {candidates[0]!r}?" if candidates else ""
 
 
 def names(package: str) -> list[str]:
-    """Names of a package's plugins by their files, sorted; nothing is imported."""
+    """Return the names of a package's plugins, sorted. They are read from the file names, so nothing is imported."""
     if package in sys.modules:
         folders = sys.modules[package].__path__
     else:
@@ -65,23 +65,28 @@ def names(package: str) -> list[str]:
 
 @cache
 def plugins(package: str) -> dict[str, Any]:
-    """Every `SPEC` of the modules of `package` by its `name`, sorted; modules that start with `_` are helpers. Found
-    once a process. ValueError when two modules have one name, or one has no `SPEC`; ImportError when the package or a
-    module cannot be imported."""
-    found: dict[str, Any] = {}
+    """Return the `SPEC` of every module of `package` by its `name`, sorted.
+
+    Modules whose names begin with `_` are helpers. A process looks for plugins only once.
+
+    Raises:
+        ValueError: two modules have the same name, or a module has no `SPEC`.
+        ImportError: the package or a module cannot be imported.
+    """
+    specs: dict[str, Any] = {}
     importlib.import_module(package)
     for name in names(package):
         spec = getattr(importlib.import_module(f"{package}.{name}"), "SPEC", None)
         if spec is None:
             raise ValueError(f"{package}.{name} has no SPEC: give it one, or a name that begins with _")
-        if spec.name in found:
+        if spec.name in specs:
             raise ValueError(f"two modules of {package} are both named {spec.name!r}: rename one of them")
-        found[spec.name] = spec
-    return dict(sorted(found.items()))
+        specs[spec.name] = spec
+    return dict(sorted(specs.items()))
 
 
 def find(package: str, name: object, kind: str) -> Any:
-    """The `SPEC` named `name`; ValueError lists the valid names, and names the nearest."""
+    """Return the `SPEC` called `name`. The ValueError for an unknown name lists the valid names and the nearest one."""
     specs = plugins(package)
     if not isinstance(name, str) or name not in specs:
         raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(specs)}.{nearest(name, specs)}")

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the machine that it runs on."""
+"""Resolves the settings that a configuration leaves to the machine: precision, data revision and model revision."""
 
 from lopt import backbones
 from lopt.config import TrialConfig
@@ -6,8 +6,11 @@ from lopt.data import data_revision
 
 
 def resolve(config: TrialConfig) -> TrialConfig:
-    """Settles what depends on this machine: precision, data revision, model revision. Only then is the key final.
-    ValueError when data or weights cannot be had."""
+    """Return the configuration with precision, data revision and model revision filled in. Only then is its key final.
+
+    Raises:
+        ValueError: the data or the weights cannot be loaded.
+    """
     precision = default_precision() if config.precision == "auto" else config.precision
     return config.replace(
         precision=precision,
@@ -17,7 +20,7 @@ def resolve(config: TrialConfig) -> TrialConfig:
 
 
 def default_precision() -> str:
-    """ "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
+    """Return "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
     import torch
 
     if torch.cuda.is_available():

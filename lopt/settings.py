@@ -1,4 +1,4 @@
-"""What a trial can be told: its settings as plain data, checked for kinds and ranges alone."""
+"""The settings of a trial as plain data. Only their types and ranges are checked here."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -8,19 +8,19 @@ from typing import Any
 from lopt.field_types import field_types
 from lopt.registry import nearest
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # with what a reader calls each
-MOST_SEED = 2**32 - 1  # of numpy.random.RandomState
-_WORDS = {
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # setting and display name
+LARGEST_SEED = 2**32 - 1  # that numpy.random.RandomState takes
+_VALID_WORDS = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
     "optimizer": ("adafactor", "adamw"),
     "schedule": ("constant", "linear"),
     "holdout": ("train", "validation"),
     "metric": tuple(METRICS),
 }
-_ABOVE_0, _SHARE = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
-_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "learning_rate": _ABOVE_0,
-    "clip_norm": _ABOVE_0,
+_POSITIVE, _SHARE = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # in words, and as a test
+    "learning_rate": _POSITIVE,
+    "clip_norm": _POSITIVE,
     "weight_decay": ("0 or more", lambda value: value >= 0),
     "warmup": _SHARE,
     "dropout": _SHARE,
@@ -36,42 +36,46 @@ class TrialSettings:
     Args:
         method: a module of `lopt/methods/`.
         task: a module of `lopt/tasks/`, or a folder with a `task.toml`.
-        backbone: a name known to `lopt/backbones/`, a local folder, or a hub name.
+        backbone: a name that `lopt/backbones/` knows, a local folder, or a hub name.
         length: prompt length n, in virtual tokens; None for methods without a prompt.
         rank: rank r, for the methods that have one.
-        learning_rate: of the optimiser; None is the method's recipe, as it is for optimizer, schedule, warmup and
-            weight_decay.
-        optimizer: "adafactor" or "adamw". weight_decay: its decay, 0 or more.
-        seed: of initial values and batch order.
+        learning_rate: of the optimiser. None stands for the method's recipe. The same holds for optimizer, schedule,
+            warmup and weight_decay.
+        optimizer: "adafactor" or "adamw".
+        weight_decay: weight decay of the optimiser, 0 or more.
+        seed: seed of the initial values and of the batch order.
         options: the method's own settings (see its `OPTIONS`, or docs/reference.md).
-        schedule: "constant", or "linear" to 0 at `max_steps`. warmup: share of the steps, in [0, 1), in which the rate
-            rises linearly.
-        clip_norm: the most that the Euclidean norm of a step's gradient, of all that is trained, may be.
-        dropout: rate, in [0, 1), of every dropout that the backbone has, at training steps alone. Its masks are a
-            function of seed and step (and of the part, where a batch goes in parts because memory runs out), so such a
-            trial does not share its steps with others.
-        batch_size: examples a step. max_steps: steps of a whole trial, each one update. eval_every: steps between two
-            evaluations on the examples for selection; one more comes at the end.
-        template: text with `{column}` fields; the label is read after its last token, or where `{mask}` stands.
-        label_words: one a class, in the order of the classes.
-        max_tokens: template and text are cut to so many tokens (the text is cut, never the template);
-            None is the backbone's window less the prompt.
-        train_min_tokens, train_max_tokens: training texts of fewer or more tokens, template included, are left out;
-            selection and reported examples never are.
-        train_examples, selection_examples, test_examples: stratified subsets, drawn by `data_seed`; None is all.
-        shots: train on so many examples of each class, and select on as many unless selection_examples says otherwise.
-        holdout: where the examples for selection come from: "train" (min(5,000, 10 %) held out of the training split)
-            or "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
-        metric: what selects, on the examples for selection: the step that a trial keeps, the trials that early stopping
-            lets go on, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean of the classes' F1.
-        data_seed: of the held-out part and of the subsets. The same for all trials
-            of a sweep, so that they are compared on the same examples.
-        precision: of the backbone; "auto" is bf16 where the hardware has it, else fp32. What is trained, and the
-            optimiser's state, are fp32 (fp64 with "fp64", which is for tests).
+        schedule: "constant", or "linear" to 0 at `max_steps`.
+        warmup: share of the steps, in [0, 1), in which the learning rate rises linearly.
+        clip_norm: the largest Euclidean norm that a step's gradient may have, over all trained values together.
+        dropout: rate, in [0, 1), of every dropout layer of the backbone, in training steps only. The masks depend on
+            seed and step (and on the part of the batch, where a batch is split because memory runs out), so such a
+            trial does not share its passes with others.
+        batch_size: examples per step.
+        max_steps: steps of a whole trial. Each step is one update.
+        eval_every: steps between two evaluations on the selection examples. One more evaluation comes at the end.
+        template: text with `{column}` fields. The label is read after its last token, or where `{mask}` stands.
+        label_words: one word for each class, in the order of the classes.
+        max_tokens: the most tokens of template and text together; the text is cut, never the template. None stands for
+            the backbone's window less the prompt.
+        train_min_tokens, train_max_tokens: training texts with fewer or more tokens, template included, are left out.
+            Selection and reported examples are never left out.
+        train_examples, selection_examples, test_examples: sizes of stratified subsets, drawn by `data_seed`. None takes
+            all examples.
+        shots: train on this many examples of each class, and select on as many unless selection_examples is given.
+        holdout: where the selection examples come from: "train" (min(5,000, 10 %) held out of the training split) or
+            "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
+        metric: the score on the selection examples that selects three things: the step that a trial keeps, the trials
+            that early stopping lets continue, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean
+            of the classes' F1.
+        data_seed: seed of the held-out part and of the subsets. It is the same for all trials of a sweep, so that they
+            are compared on the same examples.
+        precision: of the backbone. "auto" is bf16 where the hardware has it, else fp32. Trained values and the
+            optimiser's state are fp32 (fp64 with "fp64", which is for tests).
         data_revision, model_revision: filled in by `lopt.resolve.resolve`.
 
     Raises:
-        ValueError: names the field, what came and what is valid.
+        ValueError: a value is invalid. The message names the field, its value and what is valid.
     """
 
     method: str
@@ -108,21 +112,21 @@ class TrialSettings:
     model_revision: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in field_types(TrialSettings).items():
+        for name, field_type in field_types(TrialSettings).items():
             value = getattr(self, name)
-            if value is None and type(None) in kind.types:
+            if value is None and type(None) in field_type.types:
                 continue
-            if float in kind.types:
-                _real(name, value, *_BOUNDS[name])
-            elif int in kind.types:
-                _whole(name, value, *((0, MOST_SEED) if name in _SEEDS else (1,)))
-            elif name in _WORDS and value not in (valid := _WORDS[name]):
+            if float in field_type.types:
+                _check_real_number(name, value, *_BOUNDS[name])
+            elif int in field_type.types:
+                _check_whole_number(name, value, *((0, LARGEST_SEED) if name in _SEEDS else (1,)))
+            elif name in _VALID_WORDS and value not in (valid := _VALID_WORDS[name]):
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
             elif name in ("data_revision", "model_revision") and not isinstance(value, str):
                 raise ValueError(f"{name} is {value!r}; give text, or leave it out")
         if not isinstance(self.options, Mapping):
             raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
-        if not isinstance(self.label_words, list | tuple | None):  # a text would be taken for a word a letter
+        if not isinstance(self.label_words, list | tuple | None):  # each letter of a text would count as a word
             raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
         if self.shots is not None and self.train_examples is not None:
             raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give one of them")
@@ -130,14 +134,14 @@ class TrialSettings:
             raise ValueError(f"backbone is {self.backbone!r}; give a name, a local folder or a hub name")
 
 
-def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
+def _check_whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
-    if value > most:
+    if value > most:  # the value itself may have thousands of digits
         raise ValueError(f"{name} is above {most:,}; give a whole number, {least} to {most:,}")
 
 
-def _real(name: str, value: Any, valid: str, holds: Callable[[float], bool]) -> None:
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not fine or not holds(value):
+def _check_real_number(name: str, value: Any, valid: str, is_valid: Callable[[float], bool]) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not is_number or not is_valid(value):
         raise ValueError(f"{name} is {value!r}; give a number {valid}")

@@ -1,4 +1,8 @@
-"""Special tokens: a text that spells one out stays text, and what a causal model reads ends with its template."""
+"""Two rules for special tokens.
+
+A user's text that spells out a special token is read as ordinary text, and the input of a causal model ends with its
+template.
+"""
 
 import copy
 import json
@@ -11,118 +15,142 @@ from typing import Any
 from lopt.types import Tokenizer
 
 Span = tuple[int, int]
-_NOWHERE = "\uffff"  # Unicode promises that no text holds this character
+_NOT_IN_TEXT = "\uffff"  # Unicode reserves this character, so no text holds it
 
 
 def without_end(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer itself, or a copy that appends no special tokens where it does: a causal model reads the label
-    after the last token of the template, and after `</s>` it would begin another text. Those in front, BOS, stay."""
+    """Return a tokenizer that appends no special tokens: `tokenizer` itself if it appends none, else a changed copy.
+
+    A causal model reads the label after the last token of the template. After `</s>` it would begin another text.
+    Special tokens in front, such as BOS, stay.
+    """
     import tokenizers
 
-    before, after = _around(tokenizer)
+    before, after = _ids_around(tokenizer)
     if not after:
         return tokenizer
     names = tokenizer.convert_ids_to_tokens(before)
-    text = [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"]
+    sequences = [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"]
     state = {
         "type": "TemplateProcessing",
-        "single": [*({"SpecialToken": {"id": name, "type_id": 0}} for name in names), text[0]],
-        "pair": text,
-        "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in zip(names, before, strict=True)},
+        "single": [*({"SpecialToken": {"id": name, "type_id": 0}} for name in names), sequences[0]],
+        "pair": sequences,
+        "special_tokens": {
+            name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, before, strict=True)
+        },
     }
-    shortened = copy.deepcopy(tokenizer)
+    changed = copy.deepcopy(tokenizer)
     processor = tokenizers.processors.TemplateProcessing(single="$A", special_tokens=[])
-    processor.__setstate__(json.dumps(state).encode())  # its arguments would take a token with a colon for two
-    shortened.backend_tokenizer.post_processor = processor
-    return shortened
+    # The state is set as JSON, because the arguments would split a token with a colon into two.
+    processor.__setstate__(json.dumps(state).encode())
+    changed.backend_tokenizer.post_processor = processor
+    return changed
 
 
 def end_of(tokenizer: Tokenizer) -> list[str]:
-    """The special tokens that a tokenizer appends to every text."""
-    return [str(tokenizer.convert_ids_to_tokens(i)) for i in _around(tokenizer)[1]]
+    """Return the special tokens that a tokenizer appends to every text."""
+    return [str(tokenizer.convert_ids_to_tokens(i)) for i in _ids_around(tokenizer)[1]]
 
 
-def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids of the special tokens that a tokenizer puts before and after every text."""
+def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids of the special tokens that a tokenizer puts before and after every text."""
     import tokenizers
 
-    # A token of our own: a text might have none, such as an "a" in a vocabulary of amino acids.
-    reading = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+    # The text between them is one token of another vocabulary. In the tokenizer's own vocabulary any text might have no
+    # token at all, for example an "a" in a vocabulary of amino acids.
+    encoding = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a")
     processor = tokenizer.backend_tokenizer.post_processor
     if processor is not None:
-        reading = processor.process(reading)
-    ids, mask = reading.ids, reading.special_tokens_mask
-    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
-    return ids[:first], ids[last:]
+        encoding = processor.process(encoding)
+    ids, is_special = encoding.ids, encoding.special_tokens_mask
+    text_start, text_end = is_special.index(0), len(is_special) - is_special[::-1].index(0)
+    return ids[:text_start], ids[text_end:]
 
 
 @lru_cache(maxsize=8)
-def ids_of(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of all special tokens."""
+def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the ids of all special tokens."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def as_text(tokenizer: Tokenizer, text: str, inserted: Sequence[Span]) -> tuple[list[int], list[Span]] | None:
-    """Token ids and offsets of a filled template, where special tokens are those of the template alone; None when the
-    columns spell out no special token, so that the tokenizer's own reading is right.
+def encode_as_text(
+    tokenizer: Tokenizer, text: str, column_spans: Sequence[Span]
+) -> tuple[list[int], list[Span]] | None:
+    """Return token ids and offsets of a filled template in which only the template's own special tokens are special.
 
-    text: the template with the columns in it. inserted: the spans of the columns.
+    None if the columns spell out no special token, so that the tokenizer's own reading is right.
+
+    Args:
+        text: the filled template.
+        column_spans: the spans of the columns in it.
     """
-    plain = _plain(tokenizer)
+    plain = _without_special_tokens(tokenizer)
     if plain is None:
         return None
-    own = [m for m in _pattern(tokenizer).finditer(text) if all(m.end() <= a or m.start() >= b for a, b in inserted)]
-    # In one piece, with those of the template under their other names: a tokenizer may read a text's first word
-    # otherwise than one after a special token (Metaspace with prepend_scheme "first").
-    places = [m.start(str(m.lastgroup)) for m in own]
-    cuts = list(zip([0, *places], [*places, len(text)], strict=True))
-    encoding = plain.encode(_NOWHERE.join(text[a:b] for a, b in cuts), add_special_tokens=False)
+    of_template = [
+        match
+        for match in _special_pattern(tokenizer).finditer(text)
+        if all(match.end() <= start or match.start() >= end for start, end in column_spans)
+    ]
+    # The whole text is encoded at once, with the template's special tokens under their new names. Encoding piece by
+    # piece would differ where a tokenizer reads the first word of a text otherwise than a word after a special token
+    # (Metaspace with prepend_scheme "first").
+    positions = [match.start(str(match.lastgroup)) for match in of_template]
+    piece_spans = list(zip([0, *positions], [*positions, len(text)], strict=True))
+    renamed_text = _NOT_IN_TEXT.join(text[start:end] for start, end in piece_spans)
+    encoding = plain.encode(renamed_text, add_special_tokens=False)
     if encoding.ids == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
         return None
-    before, after = _around(tokenizer)
-    added = [place + number for number, place in enumerate(places)]  # characters that the text does not have
-    spans = [(a - bisect_left(added, a), b - bisect_left(added, b)) for a, b in encoding.offsets]
+    before, after = _ids_around(tokenizer)
+    inserted = [position + number for number, position in enumerate(positions)]  # of `_NOT_IN_TEXT`, in `renamed_text`
+    spans = [
+        (start - bisect_left(inserted, start), end - bisect_left(inserted, end)) for start, end in encoding.offsets
+    ]
     ids, offsets = [*before, *encoding.ids], [(0, 0)] * len(before) + spans
     return ids + list(after), offsets + [(0, 0)] * len(after)
 
 
 @lru_cache(maxsize=8)
-def _pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """Any special token, with the blanks that it takes in; its group is named by its id."""
+def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Return a pattern for any special token with the blanks that it absorbs. Each token's group is named by its id."""
     tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
     blanks = {True: r"\s*", False: ""}
     return re.compile(
-        "|".join(f"{blanks[t.lstrip]}(?P<t{i}>{re.escape(t.content)}){blanks[t.rstrip]}" for i, t in longest_first)
+        "|".join(
+            f"{blanks[token.lstrip]}(?P<t{i}>{re.escape(token.content)}){blanks[token.rstrip]}"
+            for i, token in longest_first
+        )
     )
 
 
 @lru_cache(maxsize=4)
-def _plain(tokenizer: Tokenizer) -> Any:
-    """A copy of the tokenizer's backend that finds no special token in a text; None where it cannot be copied.
+def _without_special_tokens(tokenizer: Tokenizer) -> Any:
+    """Return a copy of the tokenizer's backend that finds no special token in a text; None if it cannot be copied.
 
-    To have it skip them (`encode_special_tokens`) is not enough: the vocabularies of SentencePiece hold `</s>` as a
-    word like any other. So each is renamed to what no text holds.
+    Telling the tokenizer to skip special tokens (`encode_special_tokens`) is not enough, because the vocabularies of
+    SentencePiece hold `</s>` as an ordinary word. So each special token gets a new name that no text holds.
     """
     import tokenizers
 
     try:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception:  # it has steps in Python; tokenizers raises plain Exception
+    except Exception:  # the tokenizer has steps in Python; tokenizers raises plain Exception
         return None
-    model, special = state["model"], {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    model = state["model"]
+    special_names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
     def renamed(name: str) -> str:
-        return f"{_NOWHERE}{name}" if name in special else name
+        return f"{_NOT_IN_TEXT}{name}" if name in special_names else name
 
     vocabulary: Any = model["vocab"]
     if isinstance(vocabulary, dict):
         model["vocab"] = {renamed(name): number for name, number in vocabulary.items()}
     else:
         model["vocab"] = [[renamed(name), score] for name, score in vocabulary]
-    if "merges" in model:  # a merge of what is renamed would lead nowhere
+    if "merges" in model:  # a merge may not name a token that no longer exists under its old name
         pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"])
-        model["merges"] = [pair for pair in pairs if special.isdisjoint((*pair, "".join(pair)))]
+        model["merges"] = [pair for pair in pairs if special_names.isdisjoint((*pair, "".join(pair)))]
     if model.get("unk_token"):
         model["unk_token"] = renamed(model["unk_token"])
     for token in state["added_tokens"]:

@@ -1,7 +1,8 @@
-"""Token ids of many texts: in one array, and on disk under a hash of all that they depend on.
+"""Token ids of many texts: in one array, and in a cache on disk.
 
-What a worker has tokenised, the next one reads from `cache_dir()/tokens`. That changes no result: a file is never out
-of date, a damaged one is made again, and a cache that cannot be written is done without.
+Texts that one worker has tokenised, the next one reads from `cache_dir()/tokens`. That changes no result: a file is
+named by a hash of all that its ids depend on, so it is never out of date. A damaged file is replaced, and a cache that
+cannot be written is not used.
 """
 
 import contextlib
@@ -19,15 +20,19 @@ from lopt.files import write_atomically
 from lopt.packages import cache_dir
 from lopt.types import Tokenizer
 
-LEAST_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
-MOST_BYTES = 2 * 2**30  # of all files; those used longest ago go first
-_FORMAT = "3"  # of what is in a file, and of how ids are made
+MIN_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
+MAX_BYTES = 2 * 2**30  # of all files; beyond this, the least recently used files are removed
+_FORMAT = "3"  # version of the files' content, and of how this program computes ids
 
 
 class TokenIds(Sequence[tuple[int, ...]]):
-    """Token ids of many texts, end to end in one array: four bytes a token, where tuples of integers take about forty.
+    """Token ids of many texts, one after another in one array.
 
-    flat: all ids. lengths: tokens of each text, `[N]`.
+    A token takes four bytes here; in a tuple of integers it takes about forty.
+
+    Args:
+        flat: the ids of all texts.
+        lengths: the number of tokens of each text, `[N]`.
     """
 
     def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
@@ -35,10 +40,10 @@ class TokenIds(Sequence[tuple[int, ...]]):
         self._ends = np.cumsum(lengths)
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
-        """From one sequence of ids a text."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return cls(np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths)
+    def of(cls, texts: Sequence[Sequence[int]]) -> Self:
+        """Return the same ids in one array. `texts` has one sequence of ids for each text."""
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(np.fromiter(chain.from_iterable(texts), np.int32, lengths.sum()), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,66 +60,70 @@ class TokenIds(Sequence[tuple[int, ...]]):
 
 
 def folder() -> Path:
-    """Where the files lie."""
+    """Return the folder of the cached files."""
     return cache_dir() / "tokens"
 
 
-def cached(tokenizer: Tokenizer, parts: Sequence[str], make: Callable[[], Sequence[Sequence[int]]]) -> TokenIds:
-    """What `make` gives, or gave to an earlier caller with the same tokenizer and `parts`.
+def cached_token_ids(
+    tokenizer: Tokenizer, key_parts: Sequence[str], tokenise: Callable[[], Sequence[Sequence[int]]]
+) -> TokenIds:
+    """Return the ids that `tokenise` returns, from the cache if it has them.
 
-    parts: all that the ids depend on beside the tokenizer.
+    Args:
+        key_parts: everything that the ids depend on except the tokenizer, the texts included.
     """
-    path = _path(tokenizer, parts) if sum(map(len, parts)) >= LEAST_CHARACTERS else None
-    found = _read(path) if path is not None else None
-    if found is None:
-        found = TokenIds.of(make())
+    path = _cache_path(tokenizer, key_parts) if sum(map(len, key_parts)) >= MIN_CHARACTERS else None
+    token_ids = _read(path) if path is not None else None
+    if token_ids is None:
+        token_ids = TokenIds.of(tokenise())
         if path is not None:
-            _write(path, found)
-    return found
+            _write(path, token_ids)
+    return token_ids
 
 
-def _path(tokenizer: Tokenizer, parts: Sequence[str]) -> Path | None:
-    """The file of these parts; None where there is no folder, or the tokenizer has steps in Python."""
+def _cache_path(tokenizer: Tokenizer, key_parts: Sequence[str]) -> Path | None:
+    """Return the file for these ids; None if there is no cache folder or the tokenizer has steps in Python."""
     import tokenizers
 
     try:
-        content, place = tokenizer.backend_tokenizer.to_str(), folder()
+        content, cache_folder = tokenizer.backend_tokenizer.to_str(), folder()
     except Exception:  # tokenizers raises plain Exception
         return None
-    reads_special = str(getattr(tokenizer, "split_special_tokens", None))  # not part of the content
+    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # not part of the content
     digest = hashlib.sha256()
-    for part in (_FORMAT, tokenizers.__version__, type(tokenizer).__name__, reads_special, content, *parts):
+    for part in (_FORMAT, tokenizers.__version__, type(tokenizer).__name__, splits_special, content, *key_parts):
         encoded = part.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
-    return place / f"{digest.hexdigest()[:40]}.npz"
+    return cache_folder / f"{digest.hexdigest()[:40]}.npz"
 
 
 def _read(path: Path) -> TokenIds | None:
-    # Not mapped into memory: a file that another machine removes from a shared folder would end this process.
+    # The file is not mapped into memory: if another machine removed it from a shared folder, this process would crash.
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # its checksums are compared
-            found = TokenIds(arrays["flat"], arrays["lengths"])
-    except Exception:  # absent, or damaged, for which every layer has an error of its own
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # this verifies the checksums
+            token_ids = TokenIds(arrays["flat"], arrays["lengths"])
+    except Exception:  # the file is absent or damaged, and each layer has its own exceptions for damage
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
-    return found
+    return token_ids
 
 
-def _write(path: Path, ids: TokenIds) -> None:
-    made = io.BytesIO()
-    np.savez(made, flat=ids.flat, lengths=ids.lengths)
-    with contextlib.suppress(OSError):  # read-only or full
-        write_atomically(path, made.getbuffer())
+def _write(path: Path, token_ids: TokenIds) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, flat=token_ids.flat, lengths=token_ids.lengths)
+    with contextlib.suppress(OSError):  # the folder is read-only or the disk is full
+        write_atomically(path, buffer.getbuffer())
         _evict(path.parent)
 
 
-def _evict(place: Path) -> None:
-    """Removes the files used longest ago, and what interrupted writers left, until `MOST_BYTES` are kept."""
-    files = sorted(((s.st_mtime_ns, s.st_size, p) for p in place.iterdir() for s in [p.stat()]), reverse=True)
+def _evict(cache_folder: Path) -> None:
+    """Remove the least recently used files, including those of interrupted writers, until `MAX_BYTES` are left."""
+    stats = ((path, path.stat()) for path in cache_folder.iterdir())
+    newest_first = sorted(((stat.st_mtime_ns, stat.st_size, path) for path, stat in stats), reverse=True)
     total = 0
-    for _, size, path in files:
+    for _, size, path in newest_first:
         total += size
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             path.unlink(missing_ok=True)

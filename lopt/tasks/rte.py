@@ -1,7 +1,8 @@
-"""RTE: does the premise entail the hypothesis (Dagan et al. 2006 and later, as packaged by SuperGLUE)? Reported on
-validation (277).
+"""RTE: does the premise entail the hypothesis (Dagan et al. 2006 and later, as packaged by SuperGLUE)?
 
-T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+The reported split is validation (277 rows).
+
+The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
 """
 
 from lopt.tasks import Task

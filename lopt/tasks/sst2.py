@@ -1,6 +1,7 @@
 """SST-2: sentiment of film-review sentences (Socher et al. 2013, as packaged by GLUE).
 
-Template as in the paper's code base. Reported on validation (872): the test labels are not public.
+The template is that of the paper's code base. The reported split is validation (872 rows), because the test labels
+are not public.
 """
 
 from lopt.tasks import Task

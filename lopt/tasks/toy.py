@@ -1,6 +1,6 @@
-"""A made-up task for tests and the `smoke` space: does a line hold more good words than bad ones?
+"""A made-up task for tests and the `smoke` space: does a line hold more good words than bad words?
 
-Generated from a fixed seed; no accuracy on it says anything about a method.
+Its rows are generated from a fixed seed. An accuracy on this task says nothing about a method.
 """
 
 from collections.abc import Iterable
@@ -16,15 +16,14 @@ _SIZES = {"train": 400, "validation": 120}
 
 
 def rows(split: str) -> Iterable[Row]:
-    """Rows of "train" (400) or "validation" (120), balanced: idx, text, label."""
-    draw = np.random.RandomState(list(_SIZES).index(split))
+    """Yield the rows of "train" (400) or "validation" (120), in balanced classes, with columns idx, text and label."""
+    generator = np.random.RandomState(list(_SIZES).index(split))
     for idx in range(_SIZES[split]):
         label = idx % 2
-        words = list(draw.choice(_OTHER, size=draw.randint(2, 12)))
-        words += list(draw.choice(_GOOD if label else _BAD, size=2)) + list(
-            draw.choice(_BAD if label else _GOOD, size=1)
-        )
-        draw.shuffle(words)
+        words = list(generator.choice(_OTHER, size=generator.randint(2, 12)))
+        majority, minority = (_GOOD, _BAD) if label else (_BAD, _GOOD)
+        words += [*generator.choice(majority, size=2), *generator.choice(minority, size=1)]
+        generator.shuffle(words)
         yield {"idx": idx, "text": " ".join(words), "label": label}
 
 

@@ -1,7 +1,8 @@
-"""WiC: has a word the same meaning in two sentences (Pilehvar and Camacho-Collados 2019, SuperGLUE)? Reported on
-validation (638).
+"""WiC: does a word have the same meaning in two sentences (Pilehvar and Camacho-Collados 2019, from SuperGLUE)?
 
-T5's template is the papers'; the causal one follows GPT-3's (arXiv 2005.14165, appendix G).
+The reported split is validation (638 rows).
+
+The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
 """
 
 from lopt.tasks import Task

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of lopt/."""
+"""Fixtures for the tests of lopt/."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from tests.tiny_models import FAMILIES, make_model, make_tokenizer
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Folders of tiny random models with their tokenizers, by family."""
-    made = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
-    for family, folder in made.items():
+    model_folders = {family: tmp_path_factory.mktemp("models") / family for family in FAMILIES}
+    for family, folder in model_folders.items():
         make_model(family).save_pretrained(folder)
         make_tokenizer(family).save_pretrained(folder)
-    return made
+    return model_folders
 
 
 @pytest.fixture
 def fp64_norms(monkeypatch):
-    """Norms of Llama and T5 in fp64. As they come they take their variance in fp32, in which any two orders of a sum
-    differ."""
+    """Make the norms of Llama and T5 compute in fp64.
+
+    By default they compute their variance in fp32, where a sum depends on the order of its terms.
+    """
 
     def norm(self, hidden_states):
         variance = hidden_states.pow(2).mean(-1, keepdim=True)

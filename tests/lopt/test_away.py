@@ -100,7 +100,7 @@ def test_scoring_again_needs_the_rows_and_says_so(mail, tmp_path):
     with pytest.raises(ValueError, match=r"trained with classes \('no', 'yes'\)"):
         load_prompt(tmp_path / "prompt").evaluate()
     shutil.rmtree(mail)
-    with pytest.raises(ValueError, match=r"needs the rows of its task, and task '.*mail' is no folder"):
+    with pytest.raises(ValueError, match=r"needs the rows of its task, and task '.*mail' is not a folder"):
         load_prompt(tmp_path / "prompt").evaluate()
 
 
@@ -114,7 +114,7 @@ def test_a_prompt_that_does_not_hold_its_task_takes_the_one_at_hand(mail, tmp_pa
     (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["['no', 'yes']", "restore"])
     shutil.rmtree(mail)
-    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["no folder with a task.toml"])
+    refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["not a folder with a task.toml"])
 
 
 @pytest.mark.parametrize(

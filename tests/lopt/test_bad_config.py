@@ -1,4 +1,4 @@
-"""Configurations of every kind: a valid trial that says what was given, or one line that names the field."""
+"""Any configuration gives a valid trial with the values given, or is refused in one line that names the field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lopt.config import FIELDS, TrialConfig
 from lopt.errors import one_line
-from lopt.settings import MOST_SEED
+from lopt.settings import LARGEST_SEED
 from tests.bad_input import fixed, junk, texts
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2}
@@ -22,54 +22,57 @@ OPTIONS = {
 }
 
 
-def check(values, *names):
-    """Of a configuration that is taken: it is JSON, comes back equal, and holds what was given."""
+def check_accepted_or_refused(values, *names):
+    """Check that `values` are refused in one line with one of `names`, or accepted.
+
+    An accepted configuration is valid JSON, survives a round trip, and holds the values that were given.
+    """
     try:
-        made = TrialConfig.from_dict(values)
+        config = TrialConfig.from_dict(values)
     except ValueError as error:
         line = one_line(error)
         assert any(name in line for name in names), line
         assert line.isprintable() and len(line) < 1000
         return
-    described = json.loads(json.dumps(made.to_dict(), allow_nan=False))
-    assert TrialConfig.from_dict(described) == made
-    assert int(made.key, 16) >= 0
+    from_json = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+    assert TrialConfig.from_dict(from_json) == config
+    assert int(config.key, 16) >= 0
     for name in set(names) & set(FIELDS) - {"options", "label_words", "task"}:
-        assert values[name] is None or getattr(made, name) == values[name]
-        assert type(getattr(made, name)) is not bool
+        assert values[name] is None or getattr(config, name) == values[name]
+        assert type(getattr(config, name)) is not bool
 
 
 @fixed(250)
 @given(name=st.sampled_from(FIELDS), value=junk)
-def test_any_value_of_any_field(name, value):
-    others = {"method": ["rank", "length"], "options": ["unknown option"]}
-    check({**BASE, name: value}, name, *others.get(name, []))
+def test_any_value_of_any_field_is_accepted_or_refused(name, value):
+    also_named = {"method": ["rank", "length"], "options": ["unknown option"]}
+    check_accepted_or_refused({**BASE, name: value}, name, *also_named.get(name, []))
 
 
 @fixed(100)
 @given(method=st.sampled_from([*OPTIONS]), value=junk, data=st.data())
-def test_any_value_of_any_option(method, value, data):
+def test_any_value_of_any_option_is_accepted_or_refused(method, value, data):
     name = data.draw(st.sampled_from(OPTIONS[method]))
-    check({**BASE, "method": method, "options": {name: value}}, name)
+    check_accepted_or_refused({**BASE, "method": method, "options": {name: value}}, name)
 
 
 @fixed(50)
 @given(values=st.dictionaries(texts, junk, min_size=1, max_size=3))
-def test_any_names(values):
-    check({**BASE, **values}, "unknown setting", *values)
+def test_any_setting_names_are_accepted_or_refused(values):
+    check_accepted_or_refused({**BASE, **values}, "unknown setting", *values)
 
 
 @fixed(50)
 @given(values=junk)
-def test_any_mapping_or_none(values):
-    check(values, "a trial", "unknown setting")
+def test_any_value_in_place_of_a_mapping_is_accepted_or_refused(values):
+    check_accepted_or_refused(values, "a trial", "unknown setting")
 
 
 @fixed(50)
 @given(words=st.lists(texts, max_size=3), template=texts)
-def test_any_words_and_templates(words, template):
-    check({**BASE, "label_words": words}, "label_words")
-    check({**BASE, "template": template + " {text}"}, "template")
+def test_any_label_words_and_templates_are_accepted_or_refused(words, template):
+    check_accepted_or_refused({**BASE, "label_words": words}, "label_words")
+    check_accepted_or_refused({**BASE, "template": template + " {text}"}, "template")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_any_words_and_templates(words, template):
     [
         ({"learning_rate": 10**400}, ["learning_rate", "above 0"]),
         ({"weight_decay": float("inf")}, ["weight_decay is inf", "0 or more"]),
-        ({"seed": MOST_SEED + 1}, ["seed", "0 to 4,294,967,295"]),
+        ({"seed": LARGEST_SEED + 1}, ["seed", "0 to 4,294,967,295"]),
         ({"data_seed": 2**40}, ["data_seed", "0 to 4,294,967,295"]),
         ({"max_steps": 10**400}, ["max_steps", "1 to 2,147,483,647"]),
         ({"options": 5}, ["options is 5", "a mapping"]),
@@ -88,16 +91,16 @@ def test_any_words_and_templates(words, template):
         ({"label_words": (" \ud800", " great")}, ["label_words is", "give 2"]),
         ({"template": "\ud800 {text}"}, ["template is", "UTF-8"]),
         ({"data_revision": 5}, ["data_revision is 5", "text"]),
-        ({"task": "~nobody-has-this-name/task"}, ["no folder with a task.toml"]),
-        ({"task": "x/" + "y" * 5000}, ["no folder with a task.toml"]),
+        ({"task": "~nobody-has-this-name/task"}, ["not a folder with a task.toml"]),
+        ({"task": "x/" + "y" * 5000}, ["not a folder with a task.toml"]),
         ({"backbone": "~nobody-has-this-name"}, ["no folder with a config.json"]),
         ({"backbone": "/" + "y" * 5000}, ["no folder with a config.json"]),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )  # fmt: skip
-def test_what_once_was_taken_or_raised_otherwise(change, words):
+def test_values_that_an_earlier_version_accepted_or_reported_badly_are_refused(change, words):
     values = {**BASE, **change}
-    if "backbone" in change:  # only a task with a template of two kinds asks for the kind of model
+    if "backbone" in change:  # only a task with a causal template asks for the kind of backbone
         values["task"] = "rte"
     with pytest.raises(ValueError) as caught:
         TrialConfig.from_dict(values)
@@ -105,6 +108,6 @@ def test_what_once_was_taken_or_raised_otherwise(change, words):
         assert word in one_line(caught.value)
 
 
-def test_a_long_or_many_lined_error_is_one_line():
+def test_a_long_error_of_many_lines_becomes_one_line():
     line = one_line("first\n\x1b[2J" + "x" * 10_000 + " the end")
     assert 900 < len(line) <= 993 and line.startswith("first ·[2Jx") and line.endswith("x the end")

@@ -1,3 +1,5 @@
+"""Trial configurations: defaults, keys that never change, and refusals of bad values."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig, completed
+from lopt.config import FIELDS, TrialConfig, fill_in_defaults
 from lopt.settings import TrialSettings
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2, "learning_rate": 0.1}
@@ -21,15 +23,15 @@ def test_defaults_are_filled_in_so_that_a_record_says_what_was_used():
     assert config.key == TrialConfig(**BASE, template="{text} It was", options={"init_bound": 0.5}).key
 
 
-def test_settings_need_no_method_no_task_and_no_backbone():
+def test_settings_may_name_an_unknown_method_task_and_backbone():
     settings = TrialSettings(method="of another program", task="/gone", backbone="nobody/knows", options={"any": 1})
     assert (settings.template, settings.label_words, settings.learning_rate) == (None, None, None)
     with pytest.raises(ValueError, match="unknown method 'of another program'"):
-        completed(settings)
+        fill_in_defaults(settings)
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_what_is_not_said_is_the_methods_recipe(name):
+def test_settings_that_are_not_given_come_from_the_methods_recipe(name):
     method = methods.get(name)
     config = TrialConfig(method=name, task="toy", backbone="tiny", rank=2 if method.uses_rank else None)
     recipe = method.recipe
@@ -41,9 +43,9 @@ def test_what_is_not_said_is_the_methods_recipe(name):
         recipe.weight_decay,
     )
     assert config.length == (10 if method.uses_length else None)
-    said = {"learning_rate": 0.25, "optimizer": "adamw", "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125}
-    other = config.replace(**said)
-    assert {field: getattr(other, field) for field in said} == said
+    settings = {"learning_rate": 0.25, "optimizer": "adamw", "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125}
+    changed = config.replace(**settings)
+    assert {field: getattr(changed, field) for field in settings} == settings
 
 
 def test_the_recipe_of_the_paper():
@@ -52,18 +54,18 @@ def test_the_recipe_of_the_paper():
     assert (config.warmup, config.weight_decay, config.length) == (0.0, 0.0, 10)
 
 
-def test_the_default_template_is_that_of_the_backbones_kind():
+def test_the_default_template_depends_on_the_kind_of_backbone():
     templates = {name: TrialConfig(method="prompt_tuning", task="rte", backbone=name).template
                  for name in ("gpt2", "tiny", "t5-base")}  # fmt: skip
     assert templates["t5-base"] == "sentence1: {premise} sentence2: {hypothesis} {mask}"
     assert templates["gpt2"] == templates["tiny"] == "{premise} Question: {hypothesis} Yes or no? Answer:"
 
 
-def test_round_trip_keeps_the_key():
+def test_a_round_trip_through_a_dict_keeps_the_key():
     config = TrialConfig(**BASE)
-    again = TrialConfig.from_dict(config.to_dict())
-    assert again == config
-    assert again.key == config.key
+    restored = TrialConfig.from_dict(config.to_dict())
+    assert restored == config
+    assert restored.key == config.key
 
 
 def test_a_configuration_is_frozen():
@@ -113,17 +115,17 @@ def test_every_field_changes_the_key(change):
     assert TrialConfig(**{**BASE, **change}).key != TrialConfig(**BASE).key
 
 
-def test_the_list_above_names_every_field():
+def test_the_changes_above_cover_every_field():
     marks = test_every_field_changes_the_key.pytestmark
-    named = {name for change in marks[0].args[1] for name in change}
-    assert named == set(FIELDS)
+    changed_fields = {name for change in marks[0].args[1] for name in change}
+    assert changed_fields == set(FIELDS)
 
 
 # Keys of trials that were recorded before warm-up, few-shot training, halved validation and the later options existed.
-_OLDER = [
+_OLD_TRIALS = [
     ("c3a4ffa7f138e73f", BASE),
     ("7be3b8db34bee80e", {**BASE, "method": "prompt_tuning", "rank": None}),
-    ("403a4dacea4d12ff", {**BASE, "method": "lopt2", "options": {"x0_seed": 0}}),  # the default then
+    ("403a4dacea4d12ff", {**BASE, "method": "lopt2", "options": {"x0_seed": 0}}),  # the default at that time
     ("8ec3bbc12562e0f2", {**BASE, "optimizer": "adamw", "weight_decay": 1e-5, "schedule": "linear"}),
     (
         "48b3042266cb6489",
@@ -134,26 +136,26 @@ _OLDER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "values"), _OLDER, ids=[key for key, _ in _OLDER])
+@pytest.mark.parametrize(("key", "values"), _OLD_TRIALS, ids=[key for key, _ in _OLD_TRIALS])
 def test_trials_of_older_runs_keep_their_keys(key, values):
     assert TrialConfig(**values).key == key
     options = {**values.get("options", {}), "placement": "prefix"}
-    added = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0}
-    assert TrialConfig(**{**values, **added, "options": options}).key == key, "said or not, the key is the same"
+    later_defaults = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0}
+    assert TrialConfig(**{**values, **later_defaults, "options": options}).key == key, "defaults may be given"
 
 
-def test_what_came_later_counts_where_it_is_used():
-    tuned = {**BASE, "method": "prompt_tuning", "rank": None}
-    changed = [
-        TrialConfig(**tuned, options={"placement": "suffix"}),
-        TrialConfig(**tuned, options={"init": "vocabulary"}),
+def test_later_options_change_the_key_only_when_they_are_used():
+    prompt_tuning = {**BASE, "method": "prompt_tuning", "rank": None}
+    with_options = [
+        TrialConfig(**prompt_tuning, options={"placement": "suffix"}),
+        TrialConfig(**prompt_tuning, options={"init": "vocabulary"}),
         TrialConfig(**{**BASE, "method": "lopt2"}, options={"activation": "relu"}),
     ]
-    plain = [TrialConfig(**tuned), TrialConfig(**{**BASE, "method": "lopt2"})]
-    assert len({config.key for config in changed + plain}) == 5
+    without_options = [TrialConfig(**prompt_tuning), TrialConfig(**{**BASE, "method": "lopt2"})]
+    assert len({config.key for config in with_options + without_options}) == 5
 
 
-def _task_folder(folder):
+def _write_task_folder(folder):
     folder.mkdir(parents=True)
     (folder / "task.toml").write_text(
         'columns = ["text"]\nclasses = ["no", "yes"]\ntemplate = "{text} It was"\n'
@@ -162,21 +164,21 @@ def _task_folder(folder):
     return folder
 
 
-def test_the_key_does_not_depend_on_where_a_folder_lies(tmp_path, monkeypatch):
-    here, there = (_task_folder(tmp_path / parent / "reviews") for parent in ("a", "b/c"))
-    other = _task_folder(tmp_path / "a" / "letters")
-    key = TrialConfig(**{**BASE, "task": str(here)}).key
-    assert TrialConfig(**{**BASE, "task": str(there)}).key == key
-    assert TrialConfig(**{**BASE, "task": f"{there}/"}).key == key
-    assert TrialConfig(**{**BASE, "task": str(other)}).key != key
-    assert TrialConfig(**{**BASE, "task": str(here), "data_revision": "another"}).key != key
-    models = [TrialConfig(**{**BASE, "backbone": f"/{parent}/my-gpt2"}).key for parent in ("a", "b/c")]
-    assert models[0] == models[1] != TrialConfig(**BASE).key
+def test_the_key_does_not_depend_on_where_a_folder_is(tmp_path, monkeypatch):
+    folder, same_name_elsewhere = (_write_task_folder(tmp_path / parent / "reviews") for parent in ("a", "b/c"))
+    another_name = _write_task_folder(tmp_path / "a" / "letters")
+    key = TrialConfig(**{**BASE, "task": str(folder)}).key
+    assert TrialConfig(**{**BASE, "task": str(same_name_elsewhere)}).key == key
+    assert TrialConfig(**{**BASE, "task": f"{same_name_elsewhere}/"}).key == key
+    assert TrialConfig(**{**BASE, "task": str(another_name)}).key != key
+    assert TrialConfig(**{**BASE, "task": str(folder), "data_revision": "another"}).key != key
+    model_keys = [TrialConfig(**{**BASE, "backbone": f"/{parent}/my-gpt2"}).key for parent in ("a", "b/c")]
+    assert model_keys[0] == model_keys[1] != TrialConfig(**BASE).key
 
     monkeypatch.chdir(tmp_path / "a")
     relative = TrialConfig(**{**BASE, "task": "./reviews"})
     assert relative.key == key
-    assert relative.task == str(here), "the whole path: a worker has another working directory"
+    assert relative.task == str(folder), "the whole path, because a worker has another working directory"
     assert TrialConfig.from_dict(relative.to_dict()) == relative
 
 
@@ -241,7 +243,7 @@ def test_bad_values_are_named_with_what_is_valid(change, words):
         assert word in message
 
 
-def test_an_unknown_key_names_the_nearest():
+def test_an_unknown_setting_names_the_nearest_valid_one():
     with pytest.raises(ValueError, match=r"unknown setting 'lerning_rate'.*Did you mean 'learning_rate'"):
         TrialConfig.from_dict({**BASE, "lerning_rate": 1})
     with pytest.raises(ValueError, match="a trial needs task: give it"):
@@ -251,7 +253,7 @@ def test_an_unknown_key_names_the_nearest():
 
 
 @given(rate=st.floats(1e-6, 10), seed=st.integers(0, 2**31), length=st.integers(2, 100))
-def test_equal_configurations_have_equal_keys_and_no_others(rate, seed, length):
+def test_equal_configurations_have_equal_keys_and_different_ones_do_not(rate, seed, length):
     values = {**BASE, "learning_rate": rate, "seed": seed, "length": length}
     assert TrialConfig(**values).key == TrialConfig(**values).key
     assert TrialConfig(**values).key != TrialConfig(**{**values, "seed": seed + 1}).key

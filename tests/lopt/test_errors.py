@@ -1,4 +1,4 @@
-"""What is said of an error: one line, whole words."""
+"""Errors are reported in one line of whole words."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ words = st.lists(st.text("abcdefghij", min_size=1, max_size=12), min_size=1, max
 @given(words, st.integers(40, 300))
 @fixed(100)
 def test_a_text_is_cut_between_words(text, most):
-    short = cut_short(text, most)
-    assert len(short) <= most
-    if short != text:
-        assert short.endswith(" …")
-        assert text.startswith(short[:-1]), "the last word is whole"
-        assert len(short) > most // 2
+    cut_text = cut_short(text, most)
+    assert len(cut_text) <= most
+    if cut_text != text:
+        assert cut_text.endswith(" …")
+        assert text.startswith(cut_text[:-1]), "the last word is whole"
+        assert len(cut_text) > most // 2
 
 
 @given(st.text(max_size=3000))
 @fixed(100)
-def test_a_line_is_cut_between_words_or_anywhere_in_one_without_end(text):
+def test_any_text_becomes_one_line_of_limited_length(text):
     assert len(one_line(text)) <= 1000
     assert len(one_line(text).splitlines()) <= 1
 
 
-def test_both_ends_of_a_long_line_are_whole_words():
-    said = one_line(" ".join(f"word{number}" for number in range(1000)))
-    head, _, tail = said.partition(" … ")
+def test_both_ends_of_a_long_line_are_kept_in_whole_words():
+    line = one_line(" ".join(f"word{number}" for number in range(1000)))
+    head, _, tail = line.partition(" … ")
     assert all(re.fullmatch(r"word\d+", word) for word in (*head.split(), *tail.split()))
     assert head.endswith("word" + head.rpartition("word")[2]) and tail.endswith("word999")
     assert len(one_line("x" * 5000)) <= 1000
 
 
-def test_the_reason_is_the_first_line_or_the_errors_name():
+def test_the_reason_is_the_first_line_or_the_type_of_the_error():
     assert reason_of(ValueError("no such file\nand a lot\nmore")) == "no such file"
     assert reason_of(KeyError()) == "KeyError"
     assert reason_of(ValueError(" ".join(["word"] * 100))).endswith("word …")
 
 
 def test_no_message_is_cut_at_a_number_of_characters():
-    """`[:160]` cuts words; `cut_short` does not."""
+    """A slice such as `[:160]` would cut words, which `cut_short` does not."""
     for package in ("lopt", "sweeps", "analysis"):
         for file in (ROOT / package).rglob("*.py"):
             for line in file.read_text(encoding="utf-8").splitlines():

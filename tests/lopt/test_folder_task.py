@@ -1,4 +1,4 @@
-"""The user's own task: a folder with a task.toml and files of rows."""
+"""A task of the user's own: a folder with a task.toml and files of rows."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ ROWS = [
 
 
 def write_toml(folder, **changes):
-    """task.toml of `ENTRIES` with changes; None takes an entry out."""
+    """Write a task.toml with `ENTRIES` and the changes given; None leaves an entry out."""
     entries = {name: value for name, value in {**ENTRIES, **changes}.items() if value is not None}
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in entries.items()]
     (folder / "task.toml").write_text("".join(lines), encoding="utf-8")
 
 
 def write_rows(path, rows):
+    """Write rows as Parquet, JSON lines or CSV, by the suffix of the path."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
@@ -51,16 +52,17 @@ def write_rows(path, rows):
 @pytest.fixture
 def folder(tmp_path):
     """A folder task of 40 training and 12 reported rows in CSV."""
-    made = tmp_path / "tickets"
-    made.mkdir()
-    write_toml(made)
-    write_rows(made / "train.csv", ROWS)
-    write_rows(made / "test.csv", ROWS[:12])
-    return made
+    task_folder = tmp_path / "tickets"
+    task_folder.mkdir()
+    write_toml(task_folder)
+    write_rows(task_folder / "train.csv", ROWS)
+    write_rows(task_folder / "test.csv", ROWS[:12])
+    return task_folder
 
 
-def one_line(error) -> str:
-    message = str(error.value)
+def one_line(caught) -> str:
+    """Return the message of a caught exception, which must be one line."""
+    message = str(caught.value)
     assert "\n" not in message
     return message
 
@@ -72,14 +74,14 @@ def one_line(error) -> str:
 def test_rows_are_the_same_from_every_kind_of_file(folder, suffix):
     write_toml(folder, train=f"train.{suffix}")
     write_rows(folder / f"train.{suffix}", ROWS)
-    found = load_split(tasks.get(str(folder)), f"train.{suffix}")
-    assert len(found) == 40
-    assert [e.label for e in found[:4]] == [1, 0, 1, 0]
-    assert dict(found[0].fields) == {"subject": "Ticket 0", "body": 'it says "error"\nand stops'}
-    assert [e.id for e in found] == list(range(40))
+    examples = load_split(tasks.get(str(folder)), f"train.{suffix}")
+    assert len(examples) == 40
+    assert [example.label for example in examples[:4]] == [1, 0, 1, 0]
+    assert dict(examples[0].fields) == {"subject": "Ticket 0", "body": 'it says "error"\nand stops'}
+    assert [example.id for example in examples] == list(range(40))
 
 
-def test_what_is_left_out_has_a_default(folder):
+def test_optional_entries_have_defaults(folder):
     task = tasks.get(str(folder))
     assert (task.title, task.cut, task.name) == ("tickets", "body", str(folder))
     write_toml(folder, title="Support tickets", cut="subject", label=None)
@@ -102,7 +104,7 @@ def test_what_is_left_out_has_a_default(folder):
         (["1", "2", "3", "4", "5"], [5, 1, 3], "parquet", [4, 0, 2]),
         (["1", "2", "3", "4", "5"], ["5", "1", "3"], "jsonl", [4, 0, 2]),
         (["2", "1", "0"], [2, 0, 1], "csv", [0, 2, 1]),
-        (["money", "errors"], [1.0, 0.0], "csv", [1, 0]),  # a column of whole numbers with a gap, as pandas writes it
+        (["money", "errors"], [1.0, 0.0], "csv", [1, 0]),  # as pandas writes a column of whole numbers with a gap
         (["money", "errors"], [1.0, 0.0], "parquet", [1, 0]),
         (["1", "2", "3"], [3.0, 1.0], "csv", [2, 0]),
         (["1", "2", "3"], [3.0, 1.0], "jsonl", [2, 0]),
@@ -114,11 +116,11 @@ def test_what_is_left_out_has_a_default(folder):
         (["12345678901234567890", "12345678901234567891"], ["12345678901234567891"], "csv", [1]),
     ],
 )
-def test_a_class_is_a_name_a_number_or_a_truth_value(folder, classes, labels, suffix, expected):
+def test_a_label_is_a_class_name_a_class_number_or_a_boolean(folder, classes, labels, suffix, expected):
     words = [f" word{i}" for i in range(len(classes))]
-    write_toml(folder, classes=classes, label_words=words, train=f"some.{suffix}")
-    write_rows(folder / f"some.{suffix}", [{"subject": "a", "body": "b", "queue": label} for label in labels])
-    assert [e.label for e in load_split(tasks.get(str(folder)), f"some.{suffix}")] == expected
+    write_toml(folder, classes=classes, label_words=words, train=f"labels.{suffix}")
+    write_rows(folder / f"labels.{suffix}", [{"subject": "a", "body": "b", "queue": label} for label in labels])
+    assert [example.label for example in load_split(tasks.get(str(folder)), f"labels.{suffix}")] == expected
 
 
 @pytest.mark.parametrize(
@@ -128,43 +130,42 @@ def test_a_class_is_a_name_a_number_or_a_truth_value(folder, classes, labels, su
         (["01", "1"], "1.0"),
     ],
 )  # fmt: skip
-def test_of_classes_named_by_numbers_a_position_means_nothing(folder, classes, label):
+def test_with_classes_named_by_numbers_a_number_is_never_a_position(folder, classes, label):
     write_toml(folder, classes=classes, label_words=[f" word{i}" for i in range(len(classes))])
-    write_rows(folder / "train.csv", [{"subject": "a", "body": "b", "queue": q} for q in (classes[0], label)])
+    write_rows(folder / "train.csv", [{"subject": "a", "body": "b", "queue": value} for value in (classes[0], label)])
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get(str(folder)), "train.csv")
     assert one_line(caught).endswith(f"train.csv, row 1: queue is '{label}'; valid: {', '.join(classes)}")
 
 
 @pytest.mark.parametrize("label", [None, float("nan"), float("inf"), 0.5, -1.0, 2.0, True, [0], "0.5", "1e0"])
-def test_what_is_no_whole_number_and_no_name_is_no_class(folder, label):
+def test_a_label_that_is_neither_a_whole_number_nor_a_class_name_is_refused(folder, label):
     write_toml(folder, classes=["nan", "None"], train="train.jsonl")
-    write_rows(folder / "train.jsonl", [{"subject": "a", "body": "b", "queue": q} for q in (0, label)])
+    write_rows(folder / "train.jsonl", [{"subject": "a", "body": "b", "queue": value} for value in (0, label)])
     with pytest.raises(ValueError, match="1 of 2 rows cannot be used"):
         load_split(tasks.get(str(folder)), "train.jsonl")
 
 
-def test_files_as_other_programs_write_them(folder):
+def test_files_that_other_programs_write_are_read(folder):
     (folder / "train.csv").write_bytes(
         b'\xef\xbb\xbfsubject,body,queue\r\n\xc3\xa4,"b,\r\nc",money\r\n\r\nd,e,errors\r\n'
     )
-    found = load_split(tasks.get(str(folder)), "train.csv")
-    assert [(e.fields["subject"], e.label) for e in found] == [("ä", 0), ("d", 1)]
+    examples = load_split(tasks.get(str(folder)), "train.csv")
+    assert [(example.fields["subject"], example.label) for example in examples] == [("ä", 0), ("d", 1)]
     write_toml(folder, train="train.jsonl")
-    separated = {"subject": "one\u2028line\x85still", "body": "b", "queue": "money"}
-    line = json.dumps(separated, ensure_ascii=False)
+    row = {"subject": "one\u2028line\x85still", "body": "b", "queue": "money"}
+    line = json.dumps(row, ensure_ascii=False)
     (folder / "train.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}".encode())
-    assert [e.fields["subject"] for e in load_split(tasks.get(str(folder)), "train.jsonl")] == [
-        "one\u2028line\x85still"
-    ] * 2
+    examples = load_split(tasks.get(str(folder)), "train.jsonl")
+    assert [example.fields["subject"] for example in examples] == ["one\u2028line\x85still"] * 2
 
 
-def test_a_mirror_of_the_benchmarks_does_not_hide_a_folder(folder, tmp_path, monkeypatch):
+def test_a_mirror_of_the_benchmarks_does_not_hide_a_task_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
     assert len(load_split(tasks.get(str(folder)), "train.csv")) == 40
 
 
-def test_a_folder_is_found_by_its_path_in_any_form(folder, monkeypatch):
+def test_a_task_folder_is_found_by_any_form_of_its_path(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("HOME", str(folder.parent))
     expected = tasks.get(str(folder))
@@ -232,14 +233,16 @@ def test_a_damaged_task_toml_is_named(folder, content, words):
         assert word in message
 
 
-def test_a_folder_without_task_toml_is_named(tmp_path):
+def test_a_folder_without_task_toml_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError) as caught:
             tasks.get(str(path))
-        assert one_line(caught).startswith(f"task '{path}' is no folder with a task.toml; it names columns, classes")
+        assert one_line(caught).startswith(
+            f"task '{path}' is not a folder with a task.toml; that file gives columns, classes"
+        )
 
 
-def test_a_name_that_is_no_path_lists_the_built_in_tasks(folder, monkeypatch):
+def test_an_unknown_name_lists_the_built_in_tasks(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     with pytest.raises(ValueError, match=r"unknown task 'ticket'; valid: ag_news, boolq, ") as caught:
         tasks.get("ticket")
@@ -263,26 +266,34 @@ _HEAD = b"subject,body,queue\n"
         ("train.jsonl", b"\n\n", ["train.jsonl holds no rows"]),
         ("train.csv", b"subject;queue\na;money\n", ["no column 'subject'", "subject;queue, separated by semicolons"]),
         ("train.csv", b"subject\tqueue\na\tmoney\n", ["separated by tabs: save the file with commas"]),
-        ("train.csv", _HEAD + b"a,b,money\na,b\n", ["train.csv, line 3", "another number of fields"]),
-        ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "another number of fields"]),
-        ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is no CSV file in UTF-8", "','"]),
-        ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is no CSV file in UTF-8", "0xe4"]),
-        ("train.csv", _HEAD + b'a,b,1\n"a,b,1\na,b,0\n', ["(line 3: a quote in the row that begins there is not"]),
+        ("train.csv", _HEAD + b"a,b,money\na,b\n", ["train.csv, line 3", "a different number of fields"]),
+        ("train.csv", _HEAD + b'"a\na",b,money\n\na,b,money,4\n', ["train.csv, line 5", "different number of fields"]),
+        ("train.csv", _HEAD + b'a,"b"b,money\n', ["train.csv is not a CSV file in UTF-8", "','"]),
+        ("train.csv", _HEAD + b"\xe4,b,money\n", ["train.csv is not a CSV file in UTF-8", "0xe4"]),
+        (
+            "train.csv",
+            _HEAD + b'a,b,1\n"a,b,1\na,b,0\n',
+            ["(line 3: a quote in the row that begins on this line is not closed)"],
+        ),
         ("train.csv", b'"subject,body,queue\na,b,1\n', ["UTF-8 (line 1: a quote"]),
         ("train.csv", _HEAD + b'"a\na",b,1\nc,"d"e,1\n', ["UTF-8 (line 4: ',' expected"]),
         ("train.csv", _HEAD + b"a,b,1\n\xe4,b,money\n", ["UTF-8 (line 3: byte 0xe4", "save the file as UTF-8"]),
         ("train.csv", (_HEAD + b"a,b,1\n").decode().encode("utf-16"), ["line 1", "UTF-16", "save the file as UTF-8"]),
         ("train.csv", (_HEAD + b"a,b,1\n").decode().encode("utf-16-le"), ["line 1 holds zero bytes", "save the file"]),
-        ("train.csv", _HEAD + b"a,b,1\n\0\0\0\0", ["train.csv, line 3", "another number of fields"]),
-        ("train.jsonl", b'{"subject": "a"}\n{"subject": }\n', ["line 2 is no JSON (Expecting value at column 13)"]),
-        ("train.jsonl", b'{"a": "b"}\n{"subject": "\xff"}', ["train.jsonl is no text in UTF-8 (line 2: byte 0xff"]),
-        ("train.jsonl", '{"a": 1}'.encode("utf-16-be"), ["train.jsonl, line 1 is no JSON (it holds zero bytes"]),
+        ("train.csv", _HEAD + b"a,b,1\n\0\0\0\0", ["train.csv, line 3", "a different number of fields"]),
+        (
+            "train.jsonl",
+            b'{"subject": "a"}\n{"subject": }\n',
+            ["line 2 is not valid JSON (Expecting value at column 13)"],
+        ),
+        ("train.jsonl", b'{"a": "b"}\n{"subject": "\xff"}', ["train.jsonl is not text in UTF-8 (line 2: byte 0xff"]),
+        ("train.jsonl", '{"a": 1}'.encode("utf-16-be"), ["train.jsonl, line 1 is not valid JSON (it holds zero bytes"]),
         ("train.csv", _HEAD + b"a,b,1\na,b,other\n", ["train.csv, row 1: queue is 'other'", "0 to 1 (money, errors)"]),
         ("train.csv", _HEAD + b"a,b,2\n", ["train.csv, row 0: queue is '2'", "0 to 1 (money, errors)"]),
         ("train.csv", _HEAD + b"a, ,money\n", ["train.csv, row 0: body is ' '", "give text"]),
-        ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is no JSON"]),
-        ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is no JSON object"]),
-        ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is no text in UTF-8", "0xff"]),
+        ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is not valid JSON"]),
+        ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is not a JSON object"]),
+        ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is not text in UTF-8", "0xff"]),
         (
             "train.jsonl",
             b'{"subject": "a", "body": "b", "queue": 0}\n{"subject": "a", "queue": 0}\n',
@@ -298,7 +309,7 @@ _HEAD = b"subject,body,queue\n"
             b'{"subject": "a", "body": "b", "queue": true}\n',
             ["train.jsonl, row 0: queue is True", "0 to 1 (money, errors)"],
         ),
-        ("train.parquet", b"PAR1 cut off", ["train.parquet is no Parquet file", "copy it again"]),
+        ("train.parquet", b"PAR1 cut off", ["train.parquet is not a Parquet file", "copy it again"]),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_what_is_valid(folder, name, content, words):
@@ -326,7 +337,7 @@ def trial(folder, **changes):
     )  # fmt: skip
 
 
-def test_a_folder_trains_is_scored_and_predicts(folder, tmp_path):
+def test_a_task_folder_trains_is_scored_and_predicts(folder, tmp_path):
     record = train(trial(folder), artifact=tmp_path / "prompt")
     assert record.status == "complete"
     assert (record.test_n, record.selection_n, record.test_split) == (12, 4, "test.csv")
@@ -364,12 +375,12 @@ def test_a_change_of_task_toml_is_seen(folder):
     assert record.provenance["data_revision"] != revision
 
 
-def test_equal_folders_in_two_places_are_one_task(folder, tmp_path):
-    there = tmp_path / "elsewhere" / "tickets"
-    there.mkdir(parents=True)
+def test_equal_folders_in_two_locations_are_one_task(folder, tmp_path):
+    copy = tmp_path / "elsewhere" / "tickets"
+    copy.mkdir(parents=True)
     for file in folder.iterdir():
-        (there / file.name).write_bytes(file.read_bytes())
-    assert data.data_revision(str(there)) == data.data_revision(str(folder))
-    one, two = train(trial(folder)), train(trial(there))
-    assert one.key == two.key
-    assert one.test_loss == two.test_loss
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert data.data_revision(str(copy)) == data.data_revision(str(folder))
+    record, record_of_copy = train(trial(folder)), train(trial(copy))
+    assert record.key == record_of_copy.key
+    assert record.test_loss == record_of_copy.test_loss

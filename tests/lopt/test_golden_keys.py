@@ -1,6 +1,6 @@
-"""Keys of trials stay for ever: a finished trial is found by its key, whatever the program's version.
+"""Keys of trials never change, because every version of the program finds a finished trial by its key.
 
-New lines may be added to the list, and none is ever changed: python tests/lopt/test_golden_keys.py
+Lines may be added to the golden file but never changed. This adds them: python tests/lopt/test_golden_keys.py
 """
 
 from __future__ import annotations
@@ -53,33 +53,34 @@ _CHANGES = [
 ]  # fmt: skip
 
 
-def settings():
-    """Trials of every method, and one with each field and option set."""
+def golden_settings():
+    """Yield the settings of trials: every method, every option, and every field changed."""
     base = {"method": "lopt1", "task": "movie_snippets", **_METHODS["lopt1"]}
     for method, shape in _METHODS.items():
         bare = {"method": method, "task": "movie_snippets", **shape}
-        yield from (bare, *({**bare, "options": options} for options in _OPTIONS.get(method, ())))
+        yield bare
+        yield from ({**bare, "options": options} for options in _OPTIONS.get(method, ()))
     yield from ({**base, **change} for change in _CHANGES)
 
 
-def recorded():
+def golden_lines():
     return [json.loads(line) for line in GOLDEN.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("number", range(len(recorded()) if GOLDEN.exists() else 0))
-def test_a_trial_has_the_key_that_it_had(number):
-    line = recorded()[number]
+@pytest.mark.parametrize("number", range(len(golden_lines()) if GOLDEN.exists() else 0))
+def test_a_trial_keeps_its_key(number):
+    line = golden_lines()[number]
     assert TrialConfig(**line["settings"]).key == line["key"]
-    assert key_of(line["config"]) == line["key"], "as a record of then has it"
+    assert key_of(line["config"]) == line["key"], "the configuration as an old record stores it"
     assert TrialConfig.from_dict(line["config"]).key == line["key"]
 
 
-def test_the_list_has_every_field():
-    assert set().union(*(line["settings"] for line in recorded())) == set(FIELDS)
+def test_the_golden_file_has_every_field():
+    assert set().union(*(line["settings"] for line in golden_lines())) == set(FIELDS)
 
 
 @pytest.mark.parametrize("schema", ["schema-1", "schema-2", "schema-3"])
-def test_records_of_every_schema_have_their_keys(schema):
+def test_records_of_every_schema_keep_their_keys(schema):
     files = sorted((STORES / schema / "trials").glob("*.json"))
     assert files
     for file in files:
@@ -88,8 +89,9 @@ def test_records_of_every_schema_have_their_keys(schema):
 
 
 if __name__ == "__main__":
-    lines = {json.dumps(line["settings"], sort_keys=True): line for line in (recorded() if GOLDEN.exists() else ())}
-    for values in settings():
+    existing_lines = golden_lines() if GOLDEN.exists() else ()
+    lines = {json.dumps(line["settings"], sort_keys=True): line for line in existing_lines}
+    for values in golden_settings():
         config = TrialConfig(**values)
         line = {"settings": values, "config": config.to_dict(), "key": config.key}
         lines.setdefault(json.dumps(values, sort_keys=True), line)

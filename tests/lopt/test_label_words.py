@@ -1,4 +1,4 @@
-"""What is said of label words: which token is scored, and which form running text has."""
+"""Notes on label words: which token is scored, and which form running text has."""
 
 from __future__ import annotations
 
@@ -17,69 +17,70 @@ from tests.bad_input import called
 from tests.lopt.test_folder_task import ROWS, write_rows, write_toml
 from tests.tiny_models import make_model, make_tokenizer
 
-MEANT = "{text} It was"
+TEMPLATE = "{text} It was"
 
 
-def with_blanks():
-    """Words as GPT-2 has them, where a blank belongs to the word that follows."""
-    pieces = ["Ġgreat", "great", "Ġbad", "bad", "Ġnot", "not"]
-    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+def merged_vocabulary(characters, pieces):
+    """Return a vocabulary of characters and pieces, and the merges that lead to the pieces."""
+    vocabulary = {}
+    for character in characters:
+        vocabulary.setdefault(character, len(vocabulary))
     merges = []
     for piece in pieces:
         for end in range(2, len(piece) + 1):
             if piece[:end] not in vocabulary:
                 vocabulary[piece[:end]] = len(vocabulary)
                 merges.append((piece[: end - 1], piece[end - 1]))
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return made
+    return vocabulary, merges
+
+
+def byte_level():
+    """Return a tokenizer like GPT-2's, where a blank belongs to the word after it."""
+    pieces = ["Ġgreat", "great", "Ġbad", "bad", "Ġnot", "not"]
+    vocabulary, merges = merged_vocabulary(sorted(pre_tokenizers.ByteLevel.alphabet()), pieces)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def sentencepiece():
-    """Words as Llama 2 has them: a blank is put before every text, so that one in front of a word is one too many."""
-    vocabulary = {"<unk>": 0, "▁": 1}
-    for letter in "abcdefghijklmnopqrstuvwxyzIT. ":
-        vocabulary.setdefault(letter, len(vocabulary))
-    merges = []
-    for piece in ("▁great", "▁bad", "▁was", "▁It"):
-        for end in range(2, len(piece) + 1):
-            if piece[:end] not in vocabulary:
-                vocabulary[piece[:end]] = len(vocabulary)
-                merges.append((piece[: end - 1], piece[end - 1]))
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    return made
+    """Return a tokenizer like Llama 2's, which puts a blank before every text. A label word needs no other blank."""
+    characters = ["<unk>", "▁", *"abcdefghijklmnopqrstuvwxyzIT. "]
+    vocabulary, merges = merged_vocabulary(characters, ("▁great", "▁bad", "▁was", "▁It"))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
 
 
-# --- which token is scored -------------------------------------------------------------------------------------------
+# --- which token is scored --------------------------------------------------------------------------------------------
 
 
-def test_a_word_of_several_tokens_is_said_with_the_one_that_is_scored():
-    (said,) = notes(with_blanks(), MEANT, (" not great", " bad"))
-    assert said == "label words of several tokens are scored by the first alone: ' not great' by ' not'"
-    assert notes(with_blanks(), MEANT, (" great", " bad")) == []
+def test_a_word_of_several_tokens_is_noted_with_the_token_that_is_scored():
+    (note,) = notes(byte_level(), TEMPLATE, (" not great", " bad"))
+    assert note == "label words of several tokens are scored by the first alone: ' not great' by ' not'"
+    assert notes(byte_level(), TEMPLATE, (" great", " bad")) == []
 
 
-def test_of_many_words_the_first_dozen_are_named():
-    (said,) = notes(with_blanks(), MEANT, tuple(f" not {i}" for i in range(20)))
-    assert said.endswith("' not 11' by ' not' and 8 more")
+def test_only_the_first_dozen_words_are_named():
+    (note,) = notes(byte_level(), TEMPLATE, tuple(f" not {i}" for i in range(20)))
+    assert note.endswith("' not 11' by ' not' and 8 more")
 
 
-# --- which form running text has -------------------------------------------------------------------------------------
+# --- which form running text has --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("template", "words", "likelier"),
     [
-        (MEANT, ("great", "bad"), {"great": " great", "bad": " bad"}),
-        (MEANT, (" great", "bad"), {"bad": " bad"}),
+        (TEMPLATE, ("great", "bad"), {"great": " great", "bad": " bad"}),
+        (TEMPLATE, (" great", "bad"), {"bad": " bad"}),
         ("{text}", ("great", "bad"), {"great": " great", "bad": " bad"}),
         ("{text} Answer:", ("great", "bad"), {"great": " great", "bad": " bad"}),
         ("{text}\n", (" great", "bad"), {" great": "great"}),
         ("{text} It was ", (" great", " bad"), {" great": "great", " bad": "bad"}),
-        (MEANT, (" great", " bad"), {}),
+        (TEMPLATE, (" great", " bad"), {}),
         ("{text} It was ", ("great", "bad"), {}),
         ("{text}\n", ("great", "bad"), {}),
         ('{text} It was "', ("great", "bad"), {}),
@@ -89,89 +90,89 @@ def test_of_many_words_the_first_dozen_are_named():
         ("{text} It was", (" 好", " 坏"), {}),
     ],
 )
-def test_a_word_with_or_without_its_blank(template, words, likelier):
-    said = [note for note in notes(with_blanks(), template, words) if "likelier" in note]
+def test_a_word_is_noted_if_running_text_has_its_other_form(template, words, likelier):
+    form_notes = [note for note in notes(byte_level(), template, words) if "likelier" in note]
     forms = ", ".join(f"{form!r} is likelier than {word!r}" for word, form in likelier.items())
-    assert said == ([f"as running text goes on after this template, {forms}"] if likelier else [])
+    assert form_notes == ([f"as running text goes on after this template, {forms}"] if likelier else [])
 
 
-def test_a_tokenizer_that_reads_the_blank_in_front_as_a_token():
-    made = sentencepiece()
-    assert made.encode("x It was great").tokens[-1] == "▁great"
-    assert made.encode(" great").tokens == ["▁", "▁great"]
-    said = notes(made, MEANT, (" great", "bad"))
-    assert said[-1] == "as running text goes on after this template, 'great' is likelier than ' great'"
-    assert notes(made, MEANT, ("great", "bad")) == []
+def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
+    tokenizer = sentencepiece()
+    assert tokenizer.encode("x It was great").tokens[-1] == "▁great"
+    assert tokenizer.encode(" great").tokens == ["▁", "▁great"]
+    last_note = notes(tokenizer, TEMPLATE, (" great", "bad"))[-1]
+    assert last_note == "as running text goes on after this template, 'great' is likelier than ' great'"
+    assert notes(tokenizer, TEMPLATE, ("great", "bad")) == []
 
 
-def test_words_that_share_a_lone_blank_are_refused_with_the_way_out():
+def test_words_whose_first_token_is_the_same_blank_are_refused_with_a_remedy():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece(), unk_token="<unk>", pad_token="<unk>")
-    backbone = CausalBackbone("mine", "test", make_model("llama"), tokenizer)
+    backbone = CausalBackbone("model", "test", make_model("llama"), tokenizer)
     with pytest.raises(ValueError, match=r"share their first token .*leave out the blank in front"):
         backbone.label_ids((" great", " bad"))
     assert len(backbone.label_ids(("great", "bad"))) == 2
 
 
-def test_no_false_alarm_on_the_built_in_tasks(shared):
+def test_the_built_in_tasks_have_no_notes(shared):
     folder = shared / "tokenizers"
-    real = {name: Tokenizer.from_file(str(folder / name / "tokenizer.json")) for name in ("gpt2", "t5-base")}
-    real["tiny"] = make_tokenizer("llama").backend_tokenizer
+    tokenizers = {name: Tokenizer.from_file(str(folder / name / "tokenizer.json")) for name in ("gpt2", "t5-base")}
+    tokenizers["tiny"] = make_tokenizer("llama").backend_tokenizer
     if (embedded := tokenizer_at_hand("embedded")) is not None:
-        real["embedded"] = embedded
+        tokenizers["embedded"] = embedded
     for name in tasks.names():
         task: Task = tasks.get(name)
-        for model, tokenizer in real.items():
+        for model, tokenizer in tokenizers.items():
             template = task.template if model == "t5-base" else task.causal_template or task.template
             assert notes(tokenizer, template.replace("{mask}", "").rstrip(), task.label_words) == [], (name, model)
 
 
-# --- where it is shown -----------------------------------------------------------------------------------------------
+# --- where the notes are shown ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder task and a model beside it, whose label words have faults."""
-    made = tmp_path / "tickets"
-    made.mkdir()
-    write_toml(made, label_words=[" not great", "bad"])
-    write_rows(made / "train.csv", ROWS)
-    write_rows(made / "test.csv", ROWS[:12])
+    """A task folder whose label words have faults for the model beside it."""
+    task_folder = tmp_path / "tickets"
+    task_folder.mkdir()
+    write_toml(task_folder, label_words=[" not great", "bad"])
+    write_rows(task_folder / "train.csv", ROWS)
+    write_rows(task_folder / "test.csv", ROWS[:12])
     make_model("llama").save_pretrained(tmp_path / "model")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=with_blanks(), pad_token="!", eos_token="!")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), pad_token="!", eos_token="!")
     tokenizer.save_pretrained(tmp_path / "model")
-    return made
+    return task_folder
 
 
-SAID = (
+EXPECTED_NOTES = (
     "label words of several tokens are scored by the first alone: ' not great' by ' not'",
     "as running text goes on after this template, ' bad' is likelier than 'bad'",
 )
 
 
-def test_the_record_says_it(folder, tiny):
+def test_the_protocol_of_a_record_ends_with_the_notes(folder, tiny):
     record = train(
         tiny.replace(task=str(folder), template=None, label_words=None, backbone=str(folder.parent / "model"))
     )
-    assert record.protocol.endswith("; ".join(SAID))
+    assert record.protocol.endswith("; ".join(EXPECTED_NOTES))
 
 
-def test_the_plan_says_it_without_network_or_weights(folder):
+def test_a_plan_shows_the_notes_without_network_or_weights(folder):
     (folder.parent / "model" / "model.safetensors").unlink()
     settings = [f"task={folder}", f"backbone={folder.parent / 'model'}"]
-    argv = ["--space", "smoke", "--dry-run", *(part for each in settings for part in ("--set", each))]
+    argv = ["--space", "smoke", "--dry-run", *(word for setting in settings for word in ("--set", setting))]
     code, out, _ = called(main, *argv)
     assert code == 0
-    for said in SAID:
-        assert f"  note       {said}\n" in out
-    _, described, _ = called(main, *argv, "--json")
-    assert json.loads(described)["notes"] == list(SAID)
+    for note in EXPECTED_NOTES:
+        assert f"  note       {note}\n" in out
+    _, plan_json, _ = called(main, *argv, "--json")
+    assert json.loads(plan_json)["notes"] == list(EXPECTED_NOTES)
 
 
-def test_a_plan_says_what_is_missing_of_a_class_and_goes_on_without_rows(folder):
+def test_a_plan_notes_classes_with_few_rows_and_needs_no_rows(folder):
     argv = ["--space", "smoke", "--dry-run", "--set", f"task={folder}"]
     write_rows(folder / "train.csv", [row for row in ROWS if row["queue"] == "money"][:4] + ROWS[:1])
     _, out, _ = called(main, *argv, "--set", "holdout=validation")
-    assert "  note       only 4 of money, 1 of errors to train on\n" in out
+    assert "  note       there are few rows of some classes to train on: 4 of money, 1 of errors\n" in out
     data._load.cache_clear()
     (folder / "train.csv").unlink()
     code, out, _ = called(main, *argv)
@@ -179,7 +180,7 @@ def test_a_plan_says_what_is_missing_of_a_class_and_goes_on_without_rows(folder)
     assert "train.csv does not exist" in out
 
 
-def test_a_damaged_tokenizer_is_left_to_the_loading_of_the_model(folder):
+def test_a_damaged_tokenizer_gives_no_note_because_loading_the_model_reports_it(folder):
     (folder.parent / "model" / "tokenizer.json").write_text("{")
     assert tokenizer_at_hand(str(folder.parent / "model")) is None
     assert tokenizer_at_hand("gpt2") is None

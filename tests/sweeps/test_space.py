@@ -266,7 +266,7 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
         (["--space", "ablation", "--set", "rank=1", "--set", "rank=2"], ["rank is given twice"]),
         (["--space", "ablation", "--set", "trials=0"], ["trials is 0", "from 1 to 1,000,000"]),
         (["--space", "ablation", "--set", "backbone=./nowhere"], ["./nowhere"]),
-        (["--space", "ablation", "--set", "task=./nowhere"], ["nowhere", "no folder with a task.toml"]),
+        (["--space", "ablation", "--set", "task=./nowhere"], ["nowhere", "not a folder with a task.toml"]),
         (["--space", "ablation", "--set", "alpha=8"], ["alpha is an option of dept, lora", "lopt1, prompt_tuning"]),
         (["--space", "ablation", "--set", "placement=sufix"], ["placement is 'sufix'", "Did you mean 'suffix'"]),
         (["--space", "search", "--set", "lora.rank=0"], ["rank is 0"]),
