@@ -170,7 +170,7 @@ def test_another_model_is_refused(mail, tmp_path):
     (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     backbones.load.cache_clear()
     line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", model)
-    assert "at hand is revision" in line
+    assert "its revision here is" in line
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", tmp_path / "nowhere")
 
 
@@ -213,7 +213,7 @@ def test_the_same_weights_in_other_files_are_the_same_model(mail, tmp_path, monk
     other.save_pretrained(commit)
     backbones.load.cache_clear()
     line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", commit)
-    assert "at hand is revision" in line
+    assert "its revision here is" in line
     assert accuracy == record.test_accuracy
 
 

@@ -44,7 +44,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     first = Trial(config)
     for _ in range(5):  # in the middle of an interval, so that losses wait for their evaluation
         first.update()
-        if first.pause():
+        if first.evaluation_due():
             first.record_evaluation(first_predictions(first))
     second = Trial(config)
     second.restore(first.saved())

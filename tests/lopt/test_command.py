@@ -135,7 +135,7 @@ def test_on_a_terminal_the_text_is_cut_to_the_line(toy, run, monkeypatch):
 
 def test_of_many_classes_the_likeliest_are_shown():
     answer = Answer("c", {"a": 0.05, "b": 0.2, "c": 0.5, "d": 0.15, "e": 0.1})
-    assert command._head(answer, longest=3) == "c    0.50  (b 0.20, d 0.15, e 0.10, …)"
+    assert command._prediction_text(answer, label_width=3) == "c    0.50  (b 0.20, d 0.15, e 0.10, …)"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -166,7 +166,7 @@ def wrong(run, *argv):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is no text in UTF-8")],
+    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is not text in UTF-8")],
 )
 def test_a_text_that_is_none(text, said, toy, run):
     assert said in wrong(run, "predict", "--prompt", toy, "--text", "fine", "--text", text)
@@ -200,7 +200,11 @@ def test_a_text_without_the_columns(text, said, rte, run):
         ("a.jsonl", b"{\n", "a.jsonl, line 1 is no JSON"),
         ("a.jsonl", b"3\n", "a.jsonl, line 1 is no JSON object"),
         ("a.parquet", b"PAR0", "a.parquet is no Parquet file"),
-        ("a.txt", b"one\n", "task rte reads premise, hypothesis: give .csv, .jsonl or .parquet with these columns"),
+        (
+            "a.txt",
+            b"one\n",
+            "task rte reads premise, hypothesis: give a .csv, .jsonl or .parquet file with these columns",
+        ),
         ("a.tsv", b"one\n", "ends in .tsv; valid: .txt, .csv, .jsonl, .parquet"),
         ("a", b"one\n", "ends in nothing; valid"),
     ],
@@ -212,7 +216,7 @@ def test_a_file_that_cannot_be_read(name, content, said, rte, tmp_path, run):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is no text in UTF-8")],
+    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is not text in UTF-8")],
 )
 def test_a_text_file_that_cannot_be_read(content, said, toy, tmp_path, run):
     (tmp_path / "a.txt").write_bytes(content)
@@ -323,7 +327,7 @@ def test_a_long_file_says_how_far_it_is_and_only_on_standard_error(toy, tmp_path
     file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
     quiet = run("predict", "--prompt", toy, "--file", file)
     assert quiet[2] == "", "a short file has no need of it"
-    monkeypatch.setattr(command, "_LOG_S", 0.0)
+    monkeypatch.setattr(command, "_LOG_INTERVAL_S", 0.0)
     code, out, err = run("predict", "--prompt", toy, "--file", file)
     assert (code, out) == quiet[:2]
     counts = [int(line.split(" of ")[0]) for line in err.splitlines()]
@@ -335,7 +339,7 @@ def test_a_long_file_says_how_far_it_is_and_only_on_standard_error(toy, tmp_path
 def test_on_a_terminal_the_line_of_progress_goes_at_the_end(toy, tmp_path, run, monkeypatch):
     file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
     quiet = run("predict", "--prompt", toy, "--file", file)
-    monkeypatch.setattr(command, "_TERMINAL_S", 0.0)
+    monkeypatch.setattr(command, "_TERMINAL_INTERVAL_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     code, out, err = run("predict", "--prompt", toy, "--file", file)
     assert (code, out) == quiet[:2]

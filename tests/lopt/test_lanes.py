@@ -19,8 +19,8 @@ def test_every_piece_is_done_once(count):
             done.append(piece)
 
     with Lanes(_backbone(), count) as lanes:
-        lanes.each(act, iter(range(50)))
-        lanes.each(act, [])
+        lanes.run(act, iter(range(50)))
+        lanes.run(act, [])
     assert sorted(done) == list(range(50))
 
 
@@ -34,7 +34,7 @@ def test_an_error_arrives_and_the_rest_is_left_out(count):
         done.append(piece)
 
     with Lanes(_backbone(), count) as lanes, pytest.raises(MemoryError, match="of piece 2"):
-        lanes.each(act, range(10_000))
+        lanes.run(act, range(10_000))
     assert len(done) < 9_999
 
 

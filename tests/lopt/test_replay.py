@@ -95,7 +95,7 @@ def test_a_bare_configuration_is_trained_and_its_prompt_kept(tiny, tmp_path, cap
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("9" * 5_000, "cannot be read as JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "does not hold a JSON object"),
         ("{}", "a trial needs method, task"),
         ('{"schema_version": 99}', "schema 99"),
         ('{"method": "lopt9", "task": "toy"}', "lopt9"),

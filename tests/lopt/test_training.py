@@ -291,9 +291,9 @@ def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
     for change in ({"model_revision": "another"}, {"data_revision": "another"}):
         other = dataclasses.replace(trial.best_prompt(), config=trial.config.replace(**change))
         other.save(tmp_path)
-        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+        with pytest.raises(ValueError, match="at revision another, but its revision here is"):
             load_prompt(tmp_path).evaluate()
-        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+        with pytest.raises(ValueError, match="at revision another, but its revision here is"):
             Trial(other.config)
 
 
