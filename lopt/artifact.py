@@ -102,17 +102,17 @@ class Prompt:
     @property
     def facts(self) -> Facts:
         """What is known of the model without its weights. ValueError if the model cannot be found."""
-        return backbones.facts(self.backbone_source or _moved_backbone(self.config.backbone))
+        return backbones.facts(self.backbone_source or _current_backbone(self.config.backbone))
 
     def _load(self, precision: str) -> Backbone:
-        name = self.backbone_source or _moved_backbone(self.config.backbone)
+        name = self.backbone_source or _current_backbone(self.config.backbone)
         try:
             return backbones.load(name, precision)
         except ValueError as error:
             if self.backbone_source or name in backbones.names():
                 raise
             raise ValueError(
-                f"{error}. If the model lies in another folder now, give it: --backbone FOLDER, or "
+                f"{error}. If the model is in another folder now, give that folder: --backbone FOLDER, or "
                 "load_prompt(..., backbone=FOLDER)"
             ) from error
 
@@ -228,8 +228,8 @@ def check_revisions(config: TrialConfig, data_revision: str | None, model_revisi
             )
 
 
-def _moved_backbone(backbone: str) -> str:
-    """Where a prompt's model is now: under its own name, or, if that was a folder that is gone, in the folder of the
+def _current_backbone(backbone: str) -> str:
+    """Where a prompt's model is now: at its recorded name, or, if that folder no longer exists, in the folder of the
     same name in `LOPT_MODEL_DIR`."""
     mirror = os.environ.get("LOPT_MODEL_DIR")
     moved = Path(mirror or "", Path(backbone).name)
@@ -316,8 +316,7 @@ def _described_task(description: Mapping[str, Any]) -> Task | None:
 def _checked_soft_prompt(
     config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], display_name: str
 ) -> SoftPrompt | None:
-    """The stored soft prompt. ValueError if the factors, with the frozen ones made again from their seeds, give another
-    one."""
+    """The stored soft prompt. ValueError unless the factors, with frozen ones drawn again from their seeds, give it."""
     stored = tensors.get("prompt")
     if stored is not None and stored.ndim != 2:
         raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")

@@ -32,7 +32,7 @@ from lopt.records import Evaluation
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
 
-# The news of a trial: its evaluation; None if it has diverged; the exception if it has failed.
+# What the engine reports of a trial: its evaluation; None if it has diverged; the exception if it has failed.
 Outcome = Evaluation | None | Exception
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
@@ -40,12 +40,12 @@ _MIN_PASS_TOKENS = 64  # passes are not halved below this size
 T = TypeVar("T")
 
 
-class _PassGradients(NamedTuple):
-    """What one pass of a step computed for the trials whose rows it held."""
+class _PassResult(NamedTuple):
+    """What one pass of a step computes for the trials whose rows it holds."""
 
-    owner_R: Tensor
+    owner_R: Tensor  # index of each row's trial
     losses_R: Tensor  # each row's part of its trial's mean loss
-    by_owner: dict[int, list[Tensor]]
+    gradients: dict[int, list[Tensor]]  # by owner, on the tensors of its soft prompt
 
 
 class Engine:
@@ -121,7 +121,6 @@ class Engine:
         return list(outcomes.items())
 
     # --- one step -----------------------------------------------------------------------------------------------
-
     def step(self) -> dict[Trial, Exception]:
         """Update every trial once, each on its own next batch.
 
@@ -160,29 +159,29 @@ class Engine:
         rows = _rows([split.token_ids[i] for i in batch] for split, batch in zip(splits, batches, strict=True))
         labels = [split.labels[batch] for split, batch in zip(splits, batches, strict=True)]
         tensors = [_tensors(soft_prompt) for soft_prompt in soft_prompts]
-        like = tensors[0][0]
-        sizes_K = on_device([len(batch) for batch in batches], like.device).to(like.dtype)
-        passes: dict[tuple[int, int], _PassGradients] = {}  # by owner and position of the pass's first row
+        device, dtype = tensors[0][0].device, tensors[0][0].dtype
+        sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
+        results: dict[tuple[int, int], _PassResult] = {}  # by owner and position of the pass's first row
 
         def differentiate(pass_rows: Rows) -> None:
             owners = sorted({row.owner for row in pass_rows})
             inputs = [tensor for owner in owners for tensor in tensors[owner]]
-            owner_R = on_device([row.owner for row in pass_rows], like.device)
+            owner_R = on_device([row.owner for row in pass_rows], device)
             losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / sizes_K[owner_R]
             # The gradients of the whole pass, or none of them when memory runs out.
             next_gradients = iter(torch.autograd.grad(losses_R.sum(), inputs))
-            by_owner = {owner: [next(next_gradients) for _ in tensors[owner]] for owner in owners}
+            pass_gradients = {owner: [next(next_gradients) for _ in tensors[owner]] for owner in owners}
             first = pass_rows[0]
-            passes[first.owner, first.position] = _PassGradients(owner_R, losses_R.detach().to(like.dtype), by_owner)
+            results[first.owner, first.position] = _PassResult(owner_R, losses_R.detach().to(dtype), pass_gradients)
 
         self._read_ahead(rows, soft_prompts)
-        self._run(trials, rows, soft_prompts, differentiate, failed, before_repeat=passes.clear)
-        losses_K = torch.zeros(len(trials), dtype=like.dtype, device=like.device)
+        self._run_rows(trials, rows, soft_prompts, differentiate, failed, before_repeat=results.clear)
+        losses_K = torch.zeros(len(trials), dtype=dtype, device=device)
         gradients = [[torch.zeros_like(tensor) for tensor in of_trial] for of_trial in tensors]
-        for _, one_pass in sorted(passes.items()):  # always in one order, whichever pass ended first
-            losses_K.index_add_(0, one_pass.owner_R, one_pass.losses_R)
-            for owner, pass_gradients in one_pass.by_owner.items():
-                for total, gradient in zip(gradients[owner], pass_gradients, strict=True):
+        for _, result in sorted(results.items()):  # always in one order, whichever pass ended first
+            losses_K.index_add_(0, result.owner_R, result.losses_R)
+            for owner, owner_gradients in result.gradients.items():
+                for total, gradient in zip(gradients[owner], owner_gradients, strict=True):
                     total += gradient
         return losses_K, gradients
 
@@ -197,13 +196,12 @@ class Engine:
         losses_R = logits_RC.new_zeros(len(rows))
         for label_columns, indices in rows_by_columns.items():
             gold = on_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
-            index_tensor = on_device(indices, logits_RC.device)
-            losses = cross_entropy(logits_RC[index_tensor][:, list(label_columns)], gold, reduction="none")
-            losses_R = losses_R.index_copy(0, index_tensor, losses)
+            row_indices = on_device(indices, logits_RC.device)
+            losses = cross_entropy(logits_RC[row_indices][:, list(label_columns)], gold, reduction="none")
+            losses_R = losses_R.index_copy(0, row_indices, losses)
         return losses_R
 
     # --- evaluations --------------------------------------------------------------------------------------------
-
     def _evaluate(self, trials: Sequence[Trial], failed: dict[Trial, Exception]) -> dict[Trial, Evaluation | None]:
         """Evaluate trials on their selection examples, all in the same passes."""
         with torch.no_grad():
@@ -223,11 +221,10 @@ class Engine:
             return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
 
         self._read_ahead(rows, soft_prompts)
-        self._run(trials, rows, soft_prompts, predict, failed)
+        self._run_rows(trials, rows, soft_prompts, predict, failed)
         return _for_each([trial for trial in trials if trial not in failed], record, failed)
 
     # --- passes -------------------------------------------------------------------------------------------------
-
     def _read_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
         """Compute, before the passes and in all lanes, what the backbone keeps of texts for all trials. Otherwise the
         first pass that meets a text would keep the other passes waiting."""
@@ -242,7 +239,7 @@ class Engine:
         with contextlib.suppress(Exception):  # the pass that needs the text raises it again, and fails alone
             self._lanes.run(self._backbone.read, parts)
 
-    def _run(
+    def _run_rows(
         self,
         trials: Sequence[Trial],
         rows: Rows,
@@ -277,7 +274,7 @@ class Engine:
         def lane() -> None:
             while waiting and not errors:
                 with self._lock:
-                    if not waiting:
+                    if not waiting:  # another lane took the last pass
                         return
                     pass_rows = waiting.popleft()
                 try:

@@ -18,9 +18,9 @@ class ReplayResult:
 
     Attributes:
         record: the record of the new training.
-        accuracy_difference: the largest difference of an accuracy (held out or reported), as a fraction.
-        loss_difference: the largest difference of a held-out loss, in nats.
-            Both differences are None if there is nothing to compare.
+        accuracy_difference: the largest difference of an accuracy (held out or reported), as a fraction. None if there
+            is nothing to compare.
+        loss_difference: the largest difference of a held-out loss, in nats. None if there is nothing to compare.
     """
 
     record: TrialRecord
@@ -56,7 +56,7 @@ def read_trial(
         if replacement is not None:
             config_values[name] = replacement
         elif isinstance(folder, str) and os.path.isabs(folder) and not os.path.isdir(folder):
-            raise ValueError(f"{name} {folder!r} is not there: give --{name} FOLDER, where it lies now")
+            raise ValueError(f"{name} {folder!r} is not there: give the folder where it is now, --{name} FOLDER")
     return TrialConfig.from_dict(config_values), record
 
 

@@ -246,12 +246,12 @@ class Trial:
         the reported split, and `predictions` holds what it predicts for each example.
         """
         status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
-        scores = self._score(artifact) if self.phase == "confirm" and status == "complete" else {}
-        return self._record(status, cell=cell, stratum=stratum, **scores)
+        scores = self._score_best_prompt(artifact) if self.phase == "confirm" and status == "complete" else {}
+        return self._make_record(status, cell=cell, stratum=stratum, **scores)
 
     def failed(self, error: BaseException, *, cell: str | None = None, stratum: str | None = None) -> TrialRecord:
         """Return the record of a trial that raised `error` after it had begun."""
-        return self._record("failed", cell=cell, stratum=stratum, error=error_entry(error))
+        return self._make_record("failed", cell=cell, stratum=stratum, error=error_entry(error))
 
     def best_prompt(self) -> Prompt:
         """Return what was trained, with the factors of the best evaluation, or the current ones before the first."""
@@ -259,7 +259,7 @@ class Trial:
         # It is computed on the CPU, as `load_prompt` does, so that the saved prompt is the one that is scored.
         return Prompt(self.config, factors, self.method.made(self.config, factors, self.backbone.width))
 
-    def _score(self, artifact: str | Path | None) -> dict[str, Any]:
+    def _score_best_prompt(self, artifact: str | Path | None) -> dict[str, Any]:
         """Save the best prompt, and score the saved files on the reported split. Return the record's fields for it."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(artifact) if artifact else Path(scratch)
@@ -283,7 +283,7 @@ class Trial:
             prompt.write_description(folder, {**scores, **counts, "weights": fingerprint(prompt.frozen_backbone)})
         return scores
 
-    def _record(self, status: str, **fields: Any) -> TrialRecord:
+    def _make_record(self, status: str, **fields: Any) -> TrialRecord:
         parts = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
         best = self.best
         return TrialRecord(

@@ -149,8 +149,8 @@ def test_settings_that_are_not_given_come_from_the_recipe(name):
         "warmup": 0.5,
         "weight_decay": 0.7,
     }
-    other = config.replace(**changed)
-    assert {field: getattr(other, field) for field in fields} == changed
+    changed_config = config.replace(**changed)
+    assert {field: getattr(changed_config, field) for field in fields} == changed
     zero = config.replace(warmup=0.0, weight_decay=0.0)
     assert (zero.warmup, zero.weight_decay) == (0.0, 0.0)
 
@@ -258,27 +258,27 @@ def test_prompt_and_update_are_computed_for_one_trial_and_for_stacked_trials(nam
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
 def test_initial_values_are_a_function_of_the_seed(name):
-    first, again, other = (initial_values(name, seed) for seed in (3, 3, 4))
+    first, same_seed, other_seed = (initial_values(name, seed) for seed in (3, 3, 4))
     declared = methods.get(name).factors(shape_for(name))
     assert list(first) == list(declared)
     for factor, value in first.items():
-        np.testing.assert_array_equal(value, again[factor])
+        np.testing.assert_array_equal(value, same_seed[factor])
         assert value.shape == declared[factor].shape
         assert value.dtype == np.float64
         assert np.isfinite(value).all()
-        if np.ptp(value) > 0:  # zeros and ones are no draws
+        if np.ptp(value) > 0:  # zeros and ones are not random
             own_seed = declared[factor].seed is not None
-            assert (value == other[factor]).all() if own_seed else (value != other[factor]).any()
+            assert (value == other_seed[factor]).all() if own_seed else (value != other_seed[factor]).any()
     assert any(np.ptp(v) > 0 and declared[n].trainable for n, v in first.items())
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
 def test_frozen_matrices_are_drawn_alone_and_without_a_vocabulary(name):
     method, shape = methods.get(name), shape_for(name)
-    whole, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
+    all_values, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
     assert set(alone) == {n for n, f in method.factors(shape).items() if not f.trainable}
     for factor, value in alone.items():
-        np.testing.assert_array_equal(value, whole[factor])
+        np.testing.assert_array_equal(value, all_values[factor])
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)

@@ -39,8 +39,8 @@ def assert_same(trial, expected):
 @pytest.mark.parametrize("method", methods.names())
 def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimizer):
     config = config_of(tiny, method, optimizer, max_steps=12, weight_decay=0.01)
-    whole = Trial(config)
-    list(whole)
+    uninterrupted = Trial(config)
+    list(uninterrupted)
     first = Trial(config)
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         first.update()
@@ -50,7 +50,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     second.restore(first.saved())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
     list(second)
-    assert_same(second, whole)
+    assert_same(second, uninterrupted)
 
 
 def predictions_of(trial):
@@ -74,11 +74,11 @@ def test_the_record_of_a_restored_trial_counts_the_time_before_the_checkpoint(ti
 
 
 def test_a_trial_is_restored_before_its_first_step(tiny):
-    whole, restored = Trial(tiny), Trial(tiny)
+    uninterrupted, restored = Trial(tiny), Trial(tiny)
     restored.restore(Trial(tiny).saved())
-    list(whole)
+    list(uninterrupted)
     list(restored)
-    assert_same(restored, whole)
+    assert_same(restored, uninterrupted)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
@@ -87,12 +87,12 @@ def test_a_checkpoint_that_is_damaged_or_of_another_trial_is_refused_and_changes
     next(iter(trial))
     saved = trial.saved()
     content = {"cut": saved[:-20], "empty": b"", "text": b"text that is not a checkpoint", "other": saved}[damage]
-    fresh, whole = Trial(tiny), Trial(tiny)
+    fresh, uninterrupted = Trial(tiny), Trial(tiny)
     with pytest.raises(ValueError, match="belongs to trial" if damage == "other" else "is damaged"):
         fresh.restore(content)
     list(fresh)
-    list(whole)
-    assert_same(fresh, whole)
+    list(uninterrupted)
+    assert_same(fresh, uninterrupted)
 
 
 @pytest.mark.parametrize("skip", [0, 1, 6, 7, 8, 23])

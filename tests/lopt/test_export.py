@@ -163,13 +163,13 @@ def test_the_files_equal_those_that_peft_writes_itself(family, models, tmp_path)
         auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
         peft.get_peft_model(auto.from_pretrained(models[family]), config).save_pretrained(tmp_path / f"{method}-peft")
         folders = (out, tmp_path / f"{method}-peft")
-        ours, theirs = (json.loads((folder / "adapter_config.json").read_text()) for folder in folders)
-        assert ours.pop("base_model_name_or_path") == Path(theirs.pop("base_model_name_or_path")).name
-        for adapter_config in (ours, theirs):
+        exported, expected = (json.loads((folder / "adapter_config.json").read_text()) for folder in folders)
+        assert exported.pop("base_model_name_or_path") == Path(expected.pop("base_model_name_or_path")).name
+        for adapter_config in (exported, expected):
             adapter_config["target_modules"] = sorted(adapter_config.get("target_modules") or [])
-        assert ours == theirs
-        ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in folders)
-        assert forms_of(ours) == forms_of(theirs)
+        assert exported == expected
+        exported, expected = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+        assert forms_of(exported) == forms_of(expected)
 
 
 def forms_of(tensors):

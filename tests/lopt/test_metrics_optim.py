@@ -86,18 +86,18 @@ def test_dept_has_an_option_for_the_eps_of_adamw_whose_default_changes_no_key():
 @settings(max_examples=30, deadline=None)
 def test_schedules_with_warm_up_are_those_of_transformers(schedule, steps, warmup):
     config = TrialConfig(**BASE, optimizer="adamw", schedule=schedule, warmup=warmup, max_steps=steps)
-    ours = make_optimizer(config, {"X": torch.zeros(1, requires_grad=True)}, {})
-    theirs = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.3)
+    optimizer = make_optimizer(config, {"X": torch.zeros(1, requires_grad=True)}, {})
+    reference = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.3)
     warmup_steps = round(warmup * steps)
     scheduler = (
-        get_linear_schedule_with_warmup(theirs, warmup_steps, steps)
+        get_linear_schedule_with_warmup(reference, warmup_steps, steps)
         if schedule == "linear"
-        else get_constant_schedule_with_warmup(theirs, warmup_steps)
+        else get_constant_schedule_with_warmup(reference, warmup_steps)
     )
     for step in range(steps):
-        rate = ours.param_groups[0]["rate"] * share_of_rate(config, step)
-        assert rate == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
-        theirs.step()
+        rate = optimizer.param_groups[0]["rate"] * share_of_rate(config, step)
+        assert rate == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
+        reference.step()
         scheduler.step()
 
 
