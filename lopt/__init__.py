@@ -1,6 +1,6 @@
 """Low-rank prompt tuning of frozen language models.
 
-The three names most programs need; importing this package imports neither torch nor transformers:
+Most programs need only these four names. Importing this package imports neither torch nor transformers:
 
     from lopt import TrialConfig, train, load_prompt, count_parameters
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["TrialConfig", "count_parameters", "load_prompt", "train"]
 
-_HOME = {
+_MODULES = {
     "TrialConfig": "lopt.config",
     "count_parameters": "lopt.methods",
     "load_prompt": "lopt.artifact",
@@ -35,8 +35,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'lopt' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

@@ -1,10 +1,10 @@
-"""What was trained, used from the command line:
+"""The command that uses and repeats what trials have trained:
 
 python -m lopt predict --prompt results/<run>/artifacts/<key> --text "A warm, funny film."
 python -m lopt export --prompt results/<run>/artifacts/<key> --to peft my-adapter
 python -m lopt run --config results/<run>/trials/<key>.json
 
-Exit codes: 0 done · 2 wrong usage, or something that cannot be read or written · 3 a trial that `run` runs has failed ·
+Exit codes: 0 done · 2 wrong usage, or a file that cannot be read or written · 3 the trial of `run` has failed ·
 130 interrupted · 1 anything else.
 """
 
@@ -20,41 +20,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
+import lopt.python_version  # noqa: F401  # first, because an old Python cannot read the imports that follow
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone, shortened
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
     from lopt.config import TrialConfig
-    from lopt.records import TrialRecord
-    from lopt.replay import Replayed
+    from lopt.records import Evaluation, TrialRecord
+    from lopt.replay import ReplayResult
 
 FAILED = 3
-_TERMINAL_S, _LOG_S = 0.5, 10.0  # how often it is said how many inputs are done
-_OTHERS_SHOWN, _LEAST_TEXT = 3, 20  # classes beside the predicted one; characters of text on however short a line
+_TERMINAL_INTERVAL_S, _LOG_INTERVAL_S = 0.5, 10.0  # time between two reports of progress
+_OTHER_CLASSES = 3  # how many classes are printed beside the predicted one
+_MIN_TEXT = 20  # characters of the input that are printed on however short a line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand. arguments: adds its own to the parser; run: does it and returns the exit code."""
+    """One subcommand.
+
+    Attributes:
+        add_arguments: adds the command's own arguments to its parser.
+        run: carries out the command and returns the exit code.
+    """
 
     summary: str
     example: str
-    arguments: Callable[[argparse.ArgumentParser], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        code = _run_command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         reader_has_gone()
         return 1
-    except (ValueError, OSError) as error:  # the second: a file that cannot be opened, a folder that cannot be written
+    except (ValueError, OSError) as error:  # OSError: a file cannot be opened, or a folder cannot be written
         print(f"error: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
@@ -62,19 +68,20 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     try:
-        given = parser().parse_args(argv)
-    except SystemExit as stop:  # argparse prints its help, or its one line, itself
+        options = command_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or its error
         return int(stop.code or 0)
-    return COMMANDS[given.command].run(given)
+    return COMMANDS[options.command].run(options)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = Parser(prog=commands.line("lopt"), description="Use what was trained.", allow_abbrev=False)
-    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def command_parser() -> argparse.ArgumentParser:
+    description = "Use a trained prompt or trained weights, or train a recorded trial again."
+    parser = Parser(prog=commands.line("lopt"), description=description, allow_abbrev=False)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        one = subcommands.add_parser(
+        subparser = subparsers.add_parser(
             name,
             help=command.summary,
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -82,26 +89,28 @@ def parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.arguments(one)
-    return made
+        command.add_arguments(subparser)
+    return parser
 
 
-def _prompt_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--prompt", required=True, metavar="DIR", help="what was trained: results/<run>/artifacts/<key>, or your own"
+def _add_prompt_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompt",
+        required=True,
+        metavar="DIR",
+        help="folder or URL of the trained prompt or weights: results/<run>/artifacts/<key>, or your own",
     )
-    _backbone_argument(to)
+    _add_backbone_argument(parser)
 
 
-def _backbone_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--backbone", metavar="FOLDER", help="where the model lies, if not where it lay in training (the same weights)"
+def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backbone", metavar="FOLDER", help="folder of the model, if it has moved since training (the same weights)"
     )
 
 
-def _folder(text: str) -> Path:
-    """A folder to write to."""
-    if "://" in text:  # else "s3:" would be the first of some folders here
+def _local_folder(text: str) -> Path:
+    if "://" in text:  # otherwise a folder called "s3:" would be made here
         from lopt.locations import redacted
 
         raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder of this machine")
@@ -111,82 +120,91 @@ def _folder(text: str) -> Path:
 # --- predict ---------------------------------------------------------------------------------------------------
 
 
-def _predict_arguments(to: argparse.ArgumentParser) -> None:
-    _prompt_argument(to)
-    inputs = to.add_mutually_exclusive_group(required=True)
+def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_prompt_argument(parser)
+    inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument(
         "--text",
         action="append",
         metavar="T",
-        help="an input; may be given several times. A task of several columns takes a JSON object of them",
+        help="an input; may be given several times. For a task of several columns, give a JSON object of them",
     )
     inputs.add_argument(
         "--file",
         metavar="F",
-        help=".csv, .jsonl or .parquet with the task's columns; .txt with one text a line for a task of one column",
+        help=".csv, .jsonl or .parquet with the task's columns; .txt with one text per line for a task of one column",
     )
-    to.add_argument("--json", action="store_true", help="a JSON object a line: label, probabilities, input")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per line: label, probabilities, input")
 
 
-def _predict(given: argparse.Namespace) -> int:
-    from lopt import inputs as reading
+def _predict(options: argparse.Namespace) -> int:
     from lopt.artifact import load_prompt
+    from lopt.inputs import inputs_from_file, inputs_from_texts
 
-    prompt = load_prompt(given.prompt, backbone=given.backbone)
+    prompt = load_prompt(options.prompt, backbone=options.backbone)
     task = prompt.task
-    inputs = reading.of_texts(given.text, task) if given.file is None else reading.of_file(Path(given.file), task)
-    with _counting(len(inputs)) as counting:
-        answers = prompt.predict(inputs, counting)
-    pairs = zip(answers, inputs, strict=True)
-    as_json = ({"label": a.label, "probabilities": a.probabilities, "input": fields} for a, fields in pairs)
-    for line in map(json.dumps, as_json) if given.json else _as_text(answers, inputs):
-        print(line)
+    inputs = (
+        inputs_from_texts(options.text, task) if options.file is None else inputs_from_file(Path(options.file), task)
+    )
+    with _progress(len(inputs)) as on_done:
+        answers = prompt.predict(inputs, on_done)
+    if options.json:
+        for answer, fields in zip(answers, inputs, strict=True):
+            print(json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields}))
+    else:
+        for line in _answer_lines(answers, inputs):
+            print(line)
     return 0
 
 
 @contextlib.contextmanager
-def _counting(total: int) -> Iterator[Callable[[int], None]]:
-    """Says on standard error how many inputs are done: on a terminal in a line that goes at the end, elsewhere a line
-    now and then, so that a short file has none."""
-    begin, end, every_s = ("\r", "", _TERMINAL_S) if sys.stderr.isatty() else ("", "\n", _LOG_S)
-    done, shown, next_s = 0, False, time.monotonic() + every_s
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Report on standard error how many inputs are done. Yields the function that counts them.
 
-    def count(more: int) -> None:
-        nonlocal done, shown, next_s
-        done += more
-        if time.monotonic() >= next_s and done != total:
-            next_s, shown = time.monotonic() + every_s, True
+    On a terminal this is one line, which is removed at the end. Elsewhere it is a new line now and then, so that a
+    short file prints none.
+    """
+    on_terminal = sys.stderr.isatty()
+    begin, end, interval_s = ("\r", "", _TERMINAL_INTERVAL_S) if on_terminal else ("", "\n", _LOG_INTERVAL_S)
+    done, has_printed, next_print_s = 0, False, time.monotonic() + interval_s
+
+    def count(newly_done: int) -> None:
+        nonlocal done, has_printed, next_print_s
+        done += newly_done
+        if time.monotonic() >= next_print_s and done != total:
+            next_print_s, has_printed = time.monotonic() + interval_s, True
             print(f"{begin}{done:,} of {total:,} inputs", end=end, file=sys.stderr, flush=True)
 
     try:
         yield count
     finally:
-        if shown and begin:
+        if has_printed and on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _as_text(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    """`positive  0.93  (negative 0.07)  A warm, funny film.`: cut to the line of a terminal, else whole."""
+def _answer_lines(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
+    """Lines such as `positive  0.93  (negative 0.07)  A warm, funny film.`; the text is cut to the line of a terminal,
+    and otherwise whole."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    longest = max(len(answer.label) for answer in answers)
-    heads = [_head(answer, longest) for answer in answers]
-    indent = max(map(len, heads))
-    for head, fields in zip(heads, inputs, strict=True):
+    label_width = max(len(answer.label) for answer in answers)
+    predictions = [_prediction_text(answer, label_width) for answer in answers]
+    indent = max(map(len, predictions))
+    for prediction, fields in zip(predictions, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
-        room = len(text) if width is None else max(_LEAST_TEXT, width - indent - 2)
-        yield f"{head:<{indent}}  {shortened(text, room)}"
+        room = len(text) if width is None else max(_MIN_TEXT, width - indent - 2)
+        yield f"{prediction:<{indent}}  {shortened(text, room)}"
 
 
-def _head(answer: "Answer", longest: int) -> str:
-    by_odds = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
-    others = [f"{name} {share:.2f}" for name, share in by_odds if name != answer.label]
-    others[_OTHERS_SHOWN:] = ["…"] if len(others) > _OTHERS_SHOWN else []
-    return f"{answer.label:<{longest}}  {answer.probabilities[answer.label]:.2f}  ({', '.join(others)})"
+def _prediction_text(answer: "Answer", label_width: int) -> str:
+    likeliest_first = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+    others = [f"{label} {probability:.2f}" for label, probability in likeliest_first if label != answer.label]
+    others[_OTHER_CLASSES:] = ["…"] if len(others) > _OTHER_CLASSES else []
+    return f"{answer.label:<{label_width}}  {answer.probabilities[answer.label]:.2f}  ({', '.join(others)})"
 
 
 def _printable(text: str) -> str:
-    """One line that cannot steer a terminal and that this output's encoding holds."""
-    text = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+    """The text as one line that cannot steer a terminal, in characters that the output's encoding has."""
+    text = "".join(character if character.isprintable() else "·" for character in " ".join(text.split()))
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -194,21 +212,22 @@ def _printable(text: str) -> str:
 # --- export ----------------------------------------------------------------------------------------------------
 
 
-def _export_arguments(to: argparse.ArgumentParser) -> None:
-    _prompt_argument(to)
-    to.add_argument(
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_prompt_argument(parser)
+    parser.add_argument(
         "--to", required=True, choices=("peft",), help="peft: an adapter that PeftModel.from_pretrained opens"
     )
-    to.add_argument("out", type=_folder, metavar="OUT", help="folder to write; it is empty, or not there yet")
+    parser.add_argument("out", type=_local_folder, metavar="OUT", help="folder to write, new or empty")
 
 
-def _export(given: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> int:
     from lopt.artifact import load_prompt
     from lopt.export import export_to_peft
 
-    folder = export_to_peft(load_prompt(given.prompt, backbone=given.backbone), given.out)
-    written = json.loads((folder / "adapter_config.json").read_text())
-    print(f"{folder}: a {written['peft_type']} adapter of PEFT for {written['base_model_name_or_path']}")
+    folder = export_to_peft(load_prompt(options.prompt, backbone=options.backbone), options.out)
+    adapter_config = json.loads((folder / "adapter_config.json").read_text())
+    kind, base_model = adapter_config["peft_type"], adapter_config["base_model_name_or_path"]
+    print(f"{folder}: a {kind} adapter of PEFT for {base_model}")
     for path in sorted(folder.iterdir()):
         print(f"  {path.name}  {path.stat().st_size:,} bytes")
     print(f"{folder / 'README.md'} says how to load and use it")
@@ -218,96 +237,108 @@ def _export(given: argparse.Namespace) -> int:
 # --- run -------------------------------------------------------------------------------------------------------
 
 
-def _run_arguments(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--config", required=True, metavar="FILE", help="a trial's record, results/<run>/trials/<key>.json (also at "
-        "a URL), or the fields of a configuration as a JSON object"
-    )  # fmt: skip
-    to.add_argument("--task", metavar="FOLDER", help="where the task's folder lies, if not where it lay in training")
-    _backbone_argument(to)
-    to.add_argument("--artifact", type=_folder, metavar="DIR", help="folder for the trained prompt (default: not kept)")
-    to.add_argument("--json", action="store_true", help="the new record as JSON, and nothing else")
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="file or URL of a trial's record, results/<run>/trials/<key>.json, or of a configuration's fields as a "
+        "JSON object",
+    )
+    parser.add_argument("--task", metavar="FOLDER", help="the task's folder, if it has moved since training")
+    _add_backbone_argument(parser)
+    parser.add_argument(
+        "--artifact", type=_local_folder, metavar="DIR", help="folder for the trained prompt (default: not kept)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the new record as JSON, and nothing else")
 
 
-def _run_again(given: argparse.Namespace) -> int:
-    from lopt import replay
+def _run_again(options: argparse.Namespace) -> int:
     from lopt.records import dumps
+    from lopt.replay import ReplayResult, changed_conditions, read_trial, replay
 
-    config, record = replay.read(given.config, task=given.task, backbone=given.backbone)
-    say = (lambda line: None) if given.json else print
-    say(f"{_trial(config)}{f'; recorded: {record.status} at step {record.steps:,}' if record else ''}")
-    say(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
-    made = None
+    config, record = read_trial(options.config, task=options.task, backbone=options.backbone)
+    report = (lambda line: None) if options.json else print
+    report(_trial_text(config) + (f"; recorded: {record.status} at step {record.steps:,}" if record else ""))
+    report(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
+    result = None
     try:
-        for found in replay.again(config, record, artifact=given.artifact):
-            if isinstance(found, replay.Replayed):
-                made = found
-                continue
-            new, old = found
-            before = (f"{100 * old.selection_accuracy:.1f} %", f"{old.selection_loss:.6f}") if old else ("–", "–")
-            say(
-                f"{new.step:>7,}  {100 * new.selection_accuracy:>6.1f} %  {before[0]:>8}  "
-                f"{new.selection_loss:>9.6f}  {before[1]:>9}"
-            )
+        for item in replay(config, record, artifact=options.artifact):
+            if isinstance(item, ReplayResult):
+                result = item
+            else:
+                report(_evaluation_text(*item))
     except Exception as error:
         if record is None and isinstance(error, ValueError | OSError):
             raise
-        traceback.print_exc()  # it is what the trial is run again for
-        expected = (record.error or {}).get("type") if record else None
-        said = f", as recorded ({expected})" if expected == type(error).__name__ else ""
-        print(f"failed: {type(error).__name__}{said}", file=sys.stderr)
+        traceback.print_exc()  # a failed trial is run again to see this
+        recorded_type = (record.error or {}).get("type") if record else None
+        as_recorded = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
+        print(f"failed: {type(error).__name__}{as_recorded}", file=sys.stderr)
         return FAILED
-    assert made is not None
-    if given.json:
-        print(dumps(made.record.to_dict()), end="")
+    assert result is not None
+    new_record = result.record
+    if options.json:
+        print(dumps(new_record.to_dict()), end="")
         return 0
-    tested = "" if made.record.test_accuracy is None else f", {100 * made.record.test_accuracy:.2f} % on the test split"
-    say(f"{made.record.status} at step {made.record.steps:,}{tested}")
+    accuracy = new_record.test_accuracy
+    tested = "" if accuracy is None else f", {100 * accuracy:.2f} % on the test split"
+    report(f"{new_record.status} at step {new_record.steps:,}{tested}")
     if record is not None:
-        say(_beside(made, record, replay.differing(config, made.record, record)))
+        report(_comparison_text(result, record, changed_conditions(new_record, record)))
     return 0
 
 
-def _trial(config: "TrialConfig") -> str:
-    shape = "".join(f" {n}={v}" for n, v in (("n", config.length), ("r", config.rank)) if v)
+def _trial_text(config: "TrialConfig") -> str:
+    shape = "".join(f" {name}={value}" for name, value in (("n", config.length), ("r", config.rank)) if value)
     return (
         f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
         f"on {config.backbone}, {config.task}"
     )
 
 
-def _beside(made: "Replayed", record: "TrialRecord", differing: Sequence[str]) -> str:
-    """How far a trial that ran again is from its record."""
-    why = f"; not as it was: {', '.join(differing)}" if differing else ""
-    if made.accuracy_difference is None or made.loss_difference is None:
-        return f"nothing to compare: the record has no evaluation{why}"
-    if made.record.status != record.status:
-        return f"another outcome than recorded: {record.status}{why}"
-    if made.accuracy_difference == 0 and made.loss_difference == 0:
+def _evaluation_text(new: "Evaluation", recorded: "Evaluation | None") -> str:
+    """One line of the table: an evaluation beside the recorded one."""
+    accuracy, loss = "–", "–"
+    if recorded is not None:
+        accuracy, loss = f"{100 * recorded.selection_accuracy:.1f} %", f"{recorded.selection_loss:.6f}"
+    return (
+        f"{new.step:>7,}  {100 * new.selection_accuracy:>6.1f} %  {accuracy:>8}  {new.selection_loss:>9.6f}  {loss:>9}"
+    )
+
+
+def _comparison_text(result: "ReplayResult", record: "TrialRecord", changes: Sequence[str]) -> str:
+    """How far the new training is from the record, and what has changed since."""
+    since = f"; changed since then: {', '.join(changes)}" if changes else ""
+    if result.accuracy_difference is None or result.loss_difference is None:
+        return f"there is nothing to compare, because the record has no evaluation{since}"
+    if result.record.status != record.status:
+        return f"differs from its record, whose status is {record.status}{since}"
+    if result.accuracy_difference == 0 and result.loss_difference == 0:
         return "equal to its record"
     return (
-        f"differs from its record by at most {100 * made.accuracy_difference:.2f} percentage points and "
-        f"{made.loss_difference:.2g} nats{why}"
+        f"differs from its record by at most {100 * result.accuracy_difference:.2f} percentage points and "
+        f"{result.loss_difference:.2g} nats{since}"
     )
 
 
 COMMANDS: Mapping[str, Command] = {
     "predict": Command(
-        summary="label and probabilities of new inputs",
+        summary="print the label and the probabilities of new inputs",
         example='python -m lopt predict --prompt my-prompt --text "A warm, funny film." --text "Dull."',
-        arguments=_predict_arguments,
+        add_arguments=_add_predict_arguments,
         run=_predict,
     ),
     "export": Command(
-        summary="write what was trained as a PEFT adapter, with a model card",
+        summary="write a trained prompt or LoRA as a PEFT adapter, with a model card",
         example="python -m lopt export --prompt my-prompt --to peft my-adapter",
-        arguments=_export_arguments,
+        add_arguments=_add_export_arguments,
         run=_export,
     ),
     "run": Command(
-        summary="train one trial again and say how far it is from its record",
+        summary="train one trial again and print how far it is from its record",
         example="python -m lopt run --config results/smoke-paper/trials/0123456789abcdef.json",
-        arguments=_run_arguments,
+        add_arguments=_add_run_arguments,
         run=_run_again,
     ),
 }

@@ -1,4 +1,4 @@
-"""What was trained as files: factors and materialised prompt in safetensors, everything else in JSON. No pickle."""
+"""Trained prompts and weights as files: tensors in safetensors, everything else in JSON, and no pickle."""
 
 import json
 import os
@@ -27,8 +27,9 @@ from lopt.soft_prompt import TENSORS, SoftPrompt
 from lopt.tasks import Task
 
 _DESCRIPTION = "prompt.json"
-_OWN = ("format", "key", "config", "classes", "task")  # entries of a description that are no part of the record
-_OF_THE_TASK = ("title", "columns", "cut")  # what reading an input needs, beside classes, template and label words
+_IDENTITY = ("format", "key", "config", "classes", "task")  # entries of a description; all others are results
+# What the description keeps of the task for reading new inputs, beside classes, template and label words.
+_TASK_ENTRIES = ("title", "columns", "cut")
 
 
 @dataclass(frozen=True)
@@ -41,50 +42,55 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a trial trained: a prompt, or the weights of LoRA and fine-tuning.
+    """What a trial trained: a soft prompt, or the weights of LoRA and fine-tuning.
 
-    config: of the trial. factors: the trained tensors by name. soft: the prompt as it stands at the input, float32;
-    None for methods that change weights. described: the task as it was when this was trained; None takes the one at
-    hand. source: name or folder of the backbone; None takes the configuration's. test_accuracy: as recorded.
+    Attributes:
+        config: the trial's configuration.
+        factors: the trained tensors by name.
+        soft_prompt: what stands at the model's input, float32. None for methods that change weights.
+        results: what the description records beside the configuration, such as counts and accuracies.
+        trained_task: the task as it was in training. None uses the task that is installed now.
+        backbone_source: name or folder of the backbone. None uses the configuration's.
     """
 
     config: TrialConfig
     factors: Mapping[str, Tensor]
     soft_prompt: SoftPrompt | None
-    recorded: Mapping[str, Any] = field(default_factory=dict)
-    described: Task | None = None
-    source: str | None = None
+    results: Mapping[str, Any] = field(default_factory=dict)
+    trained_task: Task | None = None
+    backbone_source: str | None = None
 
     @property
     def task(self) -> Task:
         """The task that this was trained for: its columns and classes."""
-        return self.described or tasks.get(self.config.task)
+        return self.trained_task or tasks.get(self.config.task)
 
     @property
     def test_accuracy(self) -> float | None:
-        """On the reported split, as recorded."""
-        return self.recorded.get("test_accuracy")
+        """The recorded accuracy on the reported split."""
+        return self.results.get("test_accuracy")
 
     @property
     def prompt_PH(self) -> Tensor:
-        """X itself, `[P, H]`; ValueError for methods without a prompt."""
+        """The prompt X, `[P, H]`. ValueError for methods without a prompt."""
         if self.soft_prompt is None:
             raise ValueError(f"method {self.config.method} has no prompt: it changes the model's weights")
         return self.soft_prompt.prompt
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model this was trained for (loaded once a process), with trained weights in it where the method has any;
-        ValueError when the weights at hand are others than those of training."""
+        """The model that this was trained for, with the trained weights in it if the method has any. It is loaded once
+        per process. ValueError if the weights are not those of training."""
         if self.soft_prompt is not None:
-            return self.base
-        return methods.get(self.config.method).begin(self.base, self.config, self.factors).backbone
+            return self.frozen_backbone
+        return methods.get(self.config.method).begin(self.frozen_backbone, self.config, self.factors).backbone
 
     @cached_property
-    def base(self) -> Backbone:
-        """The frozen model this was trained for; ValueError as of `backbone`."""
+    def frozen_backbone(self) -> Backbone:
+        """The model that this was trained for, as it was before training. ValueError if the weights are not those of
+        training."""
         backbone = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
-        if backbone.revision != self.config.model_revision and self.recorded.get("weights") != fingerprint(backbone):
+        if backbone.revision != self.config.model_revision and self.results.get("weights") != fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
         if self.soft_prompt is not None and self.soft_prompt.prompt.shape[1] != backbone.width:
             raise ValueError(
@@ -95,56 +101,67 @@ class Prompt:
 
     @property
     def facts(self) -> Facts:
-        """What is known of its model; ValueError when that is not at hand."""
-        return backbones.facts(self.source or _where(self.config.backbone))
+        """What is known of the model without its weights. ValueError if the model cannot be found."""
+        return backbones.facts(self.backbone_source or _current_backbone(self.config.backbone))
 
     def _load(self, precision: str) -> Backbone:
-        name = self.source or _where(self.config.backbone)
+        name = self.backbone_source or _current_backbone(self.config.backbone)
         try:
             return backbones.load(name, precision)
         except ValueError as error:
-            if self.source or name in backbones.names():
+            if self.backbone_source or name in backbones.names():
                 raise
             raise ValueError(
-                f"{error}. If the model lies in another folder now, give it: --backbone FOLDER, or "
+                f"{error}. If the model is in another folder now, give that folder: --backbone FOLDER, or "
                 "load_prompt(..., backbone=FOLDER)"
             ) from error
 
     def evaluate(self) -> Predictions:
-        """The canonical evaluation: predictions on the reported split, exactly as recorded; logits `[N, C]`. ValueError
-        when data or weights cannot be had, or are others than those of training."""
+        """Repeat the canonical evaluation on the reported split. Its accuracy is exactly the recorded one.
+
+        Returns:
+            Predictions with logits `[N, C]`.
+
+        Raises:
+            ValueError: data or weights are not available, or are not those of training.
+        """
         self._check_task()
         data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return self._said(data.test)
+        return self._predict(data.test)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
     ) -> list[Answer]:
-        """Classes of new inputs, in their order.
+        """Predict the classes of new inputs.
 
         Args:
-            texts: a text each, for tasks of one column, or a mapping of the task's columns. A long text loses its end,
-                as in training.
-            on_done: told of inputs that are done, how many, as they are.
+            texts: the inputs. An input is a text if the task has one column, and otherwise a mapping of the task's
+                columns. A text that is too long loses its end, as in training.
+            on_done: called with the number of inputs that have just been predicted.
 
         Returns:
-            An answer each: the likeliest class, and the probabilities of all, the softmax over the label words' logits.
+            An answer for each input, in their order: the likeliest class, and the probabilities of all classes (the
+            softmax over the label words' logits).
 
         Raises:
-            ValueError: an input that is empty or lacks a column; a template that leaves no room for the text; weights
-                that cannot be had, or are others than those of training.
+            ValueError: an input is empty or lacks a column; the template leaves no room for the text; the weights are
+                not available or are not those of training.
         """
         task = self.task
-        fields = [as_fields(task, text) for text in texts]
-        if not fields:
+        inputs = [as_fields(task, text) for text in texts]
+        if not inputs:
             return []
         backbone = self.backbone
         most, template = most_tokens(self.config, backbone), backbone.complete(self.config.template or "")
-        made = [encode(backbone.tokenizer, task, template, each, most) for each in fields]
-        nothing = np.zeros(len(made), dtype=np.int64)
-        encoded = Encoded(tuple(ids for ids, _ in made), nothing, np.arange(len(made)), sum(cut for _, cut in made))
-        logits = self._said(encoded, on_done).logits
+        tokenised = [encode(backbone.tokenizer, task, template, fields, most) for fields in inputs]
+        encoded = Encoded(
+            token_ids=tuple(token_ids for token_ids, _ in tokenised),
+            labels=np.zeros(len(inputs), dtype=np.int64),  # unknown, and not used
+            example_ids=np.arange(len(inputs)),
+            truncated=sum(was_cut for _, was_cut in tokenised),
+        )
+        logits = self._predict(encoded, on_done).logits
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -153,24 +170,25 @@ class Prompt:
         ]
 
     def _check_task(self) -> None:
-        """Raises ValueError when the task at hand, whose rows are to be scored, is not the one of training."""
+        """Raise ValueError if the installed task, whose rows are to be scored, is not the task of training."""
         try:
             current = tasks.get(self.config.task)
         except ValueError as error:
-            raise ValueError(f"to be scored again, this needs the rows of its task, and {error}") from None
+            raise ValueError(f"to be scored again, this prompt needs the rows of its task, and {error}") from None
         for name in ("classes", "columns", "cut"):
             then, now = getattr(self.task, name), getattr(current, name)
             if then != now:
                 raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
 
-    def _said(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
-        labels = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft_prompt, encoded, labels, on_done=on_done)
+        label_ids = backbone.label_ids(self.config.label_words or ())
+        return predict_split(backbone, soft_prompt, encoded, label_ids, on_done=on_done)
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Writes factors, prompt and description to `folder`; see `describe` for `record`."""
+        """Write the tensors and the description to `folder`, and return it. `record` holds results, as in
+        `write_description`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
@@ -179,140 +197,151 @@ class Prompt:
             if self.soft_prompt.update is not None:
                 tensors["update"] = self.soft_prompt.update
         # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
-        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / TENSORS)
-        return self.describe(folder, record or {})
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(tensors, folder / TENSORS)
+        return self.write_description(folder, record or {})
 
-    def describe(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
-        """Writes the description beside the tensors: the configuration and `record` (counts, accuracies)."""
-        described = {
+    def write_description(self, folder: str | Path, results: Mapping[str, Any]) -> Path:
+        """Write the description beside the tensors: the configuration, the task, and `results` (counts, accuracies)."""
+        description = {
             "format": 2,
             "key": self.config.key,
             "config": self.config.to_dict(),
             "classes": list(self.task.classes),
-            "task": {name: getattr(self.task, name) for name in _OF_THE_TASK},
-            **record,
+            "task": {name: getattr(self.task, name) for name in _TASK_ENTRIES},
+            **results,
         }
-        (Path(folder) / _DESCRIPTION).write_text(dumps(described))
+        (Path(folder) / _DESCRIPTION).write_text(dumps(description))
         return Path(folder)
 
 
-def check_revisions(config: TrialConfig, data: str | None, model: str | None) -> None:
-    """Raises ValueError when data or weights at hand are not those that the configuration names."""
-    pairs = (
-        ("task", config.task, config.data_revision, data),
-        ("backbone", config.backbone, config.model_revision, model),
-    )
-    for kind, name, named, found in pairs:
-        if named is not None and named != found:
-            raise ValueError(f"this trial is of {kind} {name}, revision {named}; at hand is revision {found}")
+def check_revisions(config: TrialConfig, data_revision: str | None, model_revision: str | None) -> None:
+    """Raise ValueError if the revision of the data or the weights here is not the one that the configuration names."""
+    for kind, name, expected, actual in (
+        ("task", config.task, config.data_revision, data_revision),
+        ("backbone", config.backbone, config.model_revision, model_revision),
+    ):
+        if expected is not None and expected != actual:
+            raise ValueError(
+                f"this trial was trained with {kind} {name} at revision {expected}, but its revision here is {actual}: "
+                "restore its files"
+            )
 
 
-def _where(backbone: str) -> str:
-    """Where a prompt's model lies: under its own name, else, of a folder that is not there any more, under the folder's
-    name in `LOPT_MODEL_DIR`."""
+def _current_backbone(backbone: str) -> str:
+    """Where a prompt's model is now: at its recorded name, or, if that folder no longer exists, in the folder of the
+    same name in `LOPT_MODEL_DIR`."""
     mirror = os.environ.get("LOPT_MODEL_DIR")
     moved = Path(mirror or "", Path(backbone).name)
     if not mirror or not (moved / "config.json").is_file():
         return backbone
     try:
-        there = backbones.local_folder(backbone)
-    except ValueError:  # a path at which there is nothing
-        there = None
-    return backbone if there else str(moved)
+        original = backbones.local_folder(backbone)
+    except ValueError:  # a path where nothing exists
+        original = None
+    return backbone if original else str(moved)
 
 
 def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Prompt:
-    """Opens what was trained, a prompt or the weights of LoRA and fine-tuning; the backbone is loaded when it first
-    predicts. Of the task nothing else is needed.
+    """Open a trained prompt, or the trained weights of LoRA and fine-tuning. The backbone is loaded when it is first
+    needed. The task is in the files.
 
     Args:
-        folder: or a URL, such as s3://bucket/results/<run>/artifacts/<key>.
-        backbone: where the model lies, if not where it lay when this was trained; its weights must be the same.
+        folder: a folder, or a URL such as s3://bucket/results/<run>/artifacts/<key>.
+        backbone: the model, if it has moved since training. Its weights must be the same.
 
     Raises:
-        ValueError: no prompt is there, or its files do not belong together.
+        ValueError: the folder does not hold a trained prompt, or its files do not belong together.
         OSError: the URL's file system cannot be reached.
     """
     source = location(folder)
     with local_copy(source) as folder:
-        return _opened(folder, shown_as=str(source), backbone=None if backbone is None else str(backbone))
+        return _read(folder, display_name=str(source), backbone=None if backbone is None else str(backbone))
 
 
-def _opened(folder: Path, shown_as: str, backbone: str | None) -> Prompt:
-    for name in (TENSORS, _DESCRIPTION):
-        if not (folder / name).is_file():
+def _read(folder: Path, display_name: str, backbone: str | None) -> Prompt:
+    for file_name in (TENSORS, _DESCRIPTION):
+        if not (folder / file_name).is_file():
             raise ValueError(
-                f"{shown_as} holds no trained prompt: {name} is missing; artifacts/<key>/ of a run holds one"
+                f"{display_name} holds no trained prompt: {file_name} is missing; give artifacts/<key> of a run"
             )
-        refuse_pointer(folder / name)
+        refuse_pointer(folder / file_name)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
-        values, tensors = description["config"], load_file(folder / TENSORS)
-        task = _task(description)
-    except Exception as error:  # a damaged file raises whatever its reader raises
-        raise ValueError(f"{shown_as} is damaged ({type(error).__name__}: {error}): copy it again") from None
-    config = TrialConfig.from_dict(values, task)
-    factors = {n.removeprefix("factors."): t for n, t in tensors.items() if n.startswith("factors.")}
-    soft_prompt = _checked(config, factors, tensors, shown_as)
-    recorded = {name: value for name, value in description.items() if name not in _OWN}
+        config_values, tensors = description["config"], load_file(folder / TENSORS)
+        task = _described_task(description)
+    except Exception as error:  # a damaged file makes its reader raise all kinds of exceptions
+        raise ValueError(f"{display_name} is damaged ({type(error).__name__}: {error}): copy it again") from None
+    config = TrialConfig.from_dict(config_values, task)
+    factors = {name.removeprefix("factors."): tensor for name, tensor in tensors.items() if name.startswith("factors.")}
+    soft_prompt = _checked_soft_prompt(config, factors, tensors, display_name)
+    results = {name: value for name, value in description.items() if name not in _IDENTITY}
     if task is None:
         now, then = list(tasks.get(config.task).classes), description.get("classes")
-        if then not in (None, now):  # the numbers of the classes would mean others
+        if then not in (None, now):  # otherwise a class's number would stand for another class
             raise ValueError(
-                f"{shown_as} was trained on classes {then}, but task {config.task} now has {now}: restore them"
+                f"{display_name} was trained on classes {then}, but task {config.task} now has {now}: restore them"
             )
-    return Prompt(config, factors, soft_prompt, recorded, task, backbone)
+    return Prompt(config, factors, soft_prompt, results, task, backbone)
 
 
-def _task(description: Mapping[str, Any]) -> Task | None:
-    """The task as it was when the prompt was trained; None in a description of format 1, which does not hold it.
-    ValueError, KeyError or TypeError when it is not whole."""
+def _described_task(description: Mapping[str, Any]) -> Task | None:
+    """The task as it was in training. None for a description of format 1, which does not hold the task.
+
+    Raises:
+        ValueError, KeyError, TypeError: an entry of the task is missing or of the wrong kind.
+    """
     if "task" not in description:
         return None
-    config, about, classes = description["config"], description["task"], description["classes"]
-    columns, words = about["columns"], config["label_words"]
-    for name, texts in (("columns", columns), ("classes", classes), ("label_words", words)):
+    config, entries, classes = description["config"], description["task"], description["classes"]
+    columns, label_words = entries["columns"], config["label_words"]
+    for name, texts in (("columns", columns), ("classes", classes), ("label_words", label_words)):
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(f"its {name} are not a list of texts")
         if len(set(texts)) < len(texts):
             raise ValueError(f"its {name} are not distinct")
-    if about["cut"] not in columns or not all(isinstance(text, str) for text in (about["title"], config["task"])):
-        raise ValueError("its task is not whole")
+    if entries["cut"] not in columns or not all(isinstance(text, str) for text in (entries["title"], config["task"])):
+        raise ValueError("its task is incomplete")
     return Task(
         name=config["task"],
-        title=about["title"],
+        title=entries["title"],
         columns=tuple(columns),
         classes=tuple(classes),
         template=config["template"],
-        label_words=tuple(words),
-        cut=about["cut"],
+        label_words=tuple(label_words),
+        cut=entries["cut"],
     )
 
 
-def _checked(
-    config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: str
+def _checked_soft_prompt(
+    config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], display_name: str
 ) -> SoftPrompt | None:
-    """The stored prompt; ValueError when the factors, with frozen ones re-made from their seeds, give another one."""
+    """The stored soft prompt. ValueError unless the factors, with frozen ones drawn again from their seeds, give it."""
     stored = tensors.get("prompt")
     if stored is not None and stored.ndim != 2:
-        raise ValueError(f"{folder} is damaged: its prompt is no matrix")
+        raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")
     if not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise ValueError(f"{folder} is damaged: a tensor of it does not hold real numbers")
+        raise ValueError(f"{display_name} is damaged: one of its tensors does not hold real numbers")
     width = int(stored.shape[-1]) if stored is not None else 0
     try:
-        made = methods.get(config.method).made(config, factors, width)
+        computed = methods.get(config.method).made(config, factors, width)
     except (KeyError, IndexError, ValueError, RuntimeError, StopIteration):
-        raise ValueError(f"{folder} is damaged: a factor is missing, or has another shape") from None
-    if made is None:
+        raise ValueError(f"{display_name} is damaged: a factor is missing, or has another shape") from None
+    if computed is None:
         return None
     if stored is None:
-        raise ValueError(f"{folder} is damaged: it holds no prompt")
+        raise ValueError(f"{display_name} is damaged: it holds no prompt")
     if stored.shape[0] != config.length:
-        raise ValueError(f"{folder} is damaged: the prompt has {stored.shape[0]} rows, its length is {config.length}")
-    soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=made.placement)
-    for remade, kept in ((made.prompt, soft_prompt.prompt), (made.update, soft_prompt.update)):
-        if remade is None and kept is None:
-            continue
-        if remade is None or kept is None or remade.shape != kept.shape or not (remade - kept).abs().max() <= 1e-4:
-            raise ValueError(f"{folder} is damaged: its factors do not give its prompt")
+        raise ValueError(
+            f"{display_name} is damaged: its prompt has {stored.shape[0]} rows, but its length is {config.length}"
+        )
+    soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=computed.placement)
+    if not (_are_close(computed.prompt, soft_prompt.prompt) and _are_close(computed.update, soft_prompt.update)):
+        raise ValueError(f"{display_name} is damaged: its factors do not give its prompt")
     return soft_prompt
+
+
+def _are_close(computed: Tensor | None, stored: Tensor | None) -> bool:
+    if computed is None or stored is None:
+        return computed is stored
+    return computed.shape == stored.shape and bool((computed - stored).abs().max() <= 1e-4)

@@ -1,7 +1,7 @@
-"""A trial's checkpoint: what it needs to go on as if nothing had happened, as the bytes of a safetensors file.
+"""A trial's checkpoint: what it needs to continue as if nothing had happened, as the bytes of a safetensors file.
 
-Tensors are named `factor NAME`, `best NAME`, `state PLACE ENTRY` (of the optimiser) and `losses`. All else is JSON in
-the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
+Tensors are named `factor NAME`, `best NAME`, `state INDEX ENTRY` (of the optimiser) and `losses`. Everything else is
+JSON in the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
 """
 
 import json
@@ -13,10 +13,10 @@ from lopt.locations import Location, read_part
 from lopt.records import Evaluation
 from lopt.types import Tensor
 
-# Attributes of a trial that a checkpoint holds as they are, and what else it holds of it.
-KEPT = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
-_ENTRIES = (*KEPT, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
-_LATER = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # of checkpoints that do not have these yet
+# Attributes of `Trial` that a checkpoint holds as they are, and all entries of `Checkpoint.trial`.
+TRIAL_ATTRIBUTES = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
+_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
+_LATER_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # values for older checkpoints, which lack these
 _FIRST_BYTES = 1 << 16
 
 
@@ -24,9 +24,13 @@ _FIRST_BYTES = 1 << 16
 class Checkpoint:
     """A trial between two steps.
 
-    trial: attributes of the trial (`KEPT`), which trial it is (key, config, phase, cell), train_loss, elapsed_s and the
-    place of its best evaluation, None before any. factors, best_factors: trained tensors by name, now and as of the
-    best evaluation. optimizer: its state by the place of the factor. losses: since the last evaluation.
+    Attributes:
+        trial: the attributes of the trial (`TRIAL_ATTRIBUTES`), its identity (key, config, phase, cell), train_loss,
+            elapsed_s, and best (the index of the best evaluation, None before the first).
+        evaluations: all evaluations so far.
+        factors, best_factors: trained tensors by name, now and at the best evaluation.
+        optimizer: the optimiser's state by the index of the factor.
+        losses: training losses since the last evaluation.
     """
 
     trial: Mapping[str, Any]
@@ -37,46 +41,50 @@ class Checkpoint:
     losses: Sequence[Tensor]
 
     def to_bytes(self) -> bytes:
-        """The content of its file."""
+        """Return the content of the checkpoint's file."""
         import torch
         from safetensors.torch import save
 
         tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
         tensors |= {f"best {name}": factor for name, factor in self.best_factors.items()}
         numbers: dict[str, Any] = {}
-        for place, entries in self.optimizer.items():
+        for index, entries in self.optimizer.items():
             for name, value in entries.items():
-                (tensors if torch.is_tensor(value) else numbers)[f"state {place} {name}"] = value
+                (tensors if torch.is_tensor(value) else numbers)[f"state {index} {name}"] = value
         if self.losses:
             tensors["losses"] = torch.stack(list(self.losses))
         evaluations = [asdict(evaluation) for evaluation in self.evaluations]
-        described = {**self.trial, "evaluations": evaluations, "state": numbers}
+        description = {**self.trial, "evaluations": evaluations, "state": numbers}
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return save(on_cpu, metadata={"trial": json.dumps(described)})
+        return save(on_cpu, metadata={"trial": json.dumps(description)})
 
     @classmethod
     def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Self:
-        """The inverse, of a trial of this key and these factors; ValueError when it is damaged, or another trial's."""
+        """Read what `to_bytes` returned, for the trial with this key and factors of these names.
+
+        Raises:
+            ValueError: the content is damaged or belongs to another trial.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
             tensors = load(content)
-            described = _LATER | _described(content[8 : 8 + _header_size(content)])
-            if described["key"] != key:
-                raise ValueError(f"its checkpoint belongs to trial {described['key']}")
-            evaluations = [Evaluation(**values) for values in described["evaluations"]]
-            at_best = None if described["best"] is None else evaluations[described["best"]]
+            description = _LATER_ENTRIES | _parse_header(content[8 : 8 + _header_size(content)])
+            if description["key"] != key:
+                raise ValueError(f"its checkpoint belongs to trial {description['key']}")
+            evaluations = [Evaluation(**values) for values in description["evaluations"]]
+            best = None if description["best"] is None else evaluations[description["best"]]
             optimizer: dict[int, dict[str, Any]] = {}
-            for name, value in (tensors | described["state"]).items():
+            for name, value in (tensors | description["state"]).items():
                 if name.startswith("state "):
-                    _, place, entry = name.split(" ", 2)
-                    optimizer.setdefault(int(place), {})[entry] = value
+                    _, index, entry = name.split(" ", 2)
+                    optimizer.setdefault(int(index), {})[entry] = value
             return cls(
-                trial={name: described[name] for name in _ENTRIES},
+                trial={name: description[name] for name in _ENTRIES},
                 evaluations=evaluations,
                 factors={name: tensors[f"factor {name}"] for name in factors},
-                best_factors={name: tensors[f"best {name}"] for name in factors} if at_best else {},
+                best_factors={name: tensors[f"best {name}"] for name in factors} if best else {},
                 optimizer=optimizer,
                 losses=list(tensors.get("losses", ())),
             )
@@ -85,24 +93,29 @@ class Checkpoint:
 
 
 def describe(path: Location) -> dict[str, Any]:
-    """What a checkpoint's file says of itself, read without torch: key, config, phase, cell, step, evaluations, ...
-    OSError when it cannot be read, ValueError when it is damaged."""
-    begun = read_part(path, 0, _FIRST_BYTES)  # of a file at a URL no more than this, and the rest of a long header
-    size = 8 + _header_size(begun)
-    header = begun[8:size] + (read_part(path, len(begun), size) if size > len(begun) == _FIRST_BYTES else b"")
+    """Return the description in a checkpoint's file: key, config, phase, cell, step, evaluations, ... This needs no
+    torch and does not read the tensors.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
+    """
+    start = read_part(path, 0, _FIRST_BYTES)  # from a URL only this much is read, and the rest of a longer header
+    end = 8 + _header_size(start)
+    header = start[8:end] + (read_part(path, len(start), end) if end > len(start) == _FIRST_BYTES else b"")
     try:
-        described = _described(header)
+        description = _parse_header(header)
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a checkpoint: {error}") from None
-    if not isinstance(described, dict):
+    if not isinstance(description, dict):
         raise ValueError("not a checkpoint: its description is not an object")
-    return described
+    return description
 
 
 def _header_size(content: bytes) -> int:
-    """Of a safetensors file, whose first eight bytes say it."""
+    """The size of a safetensors header, which the first eight bytes of the file give."""
     return int.from_bytes(content[:8], "little")
 
 
-def _described(header: bytes) -> Any:
+def _parse_header(header: bytes) -> Any:
     return json.loads(json.loads(header)["__metadata__"]["trial"])

@@ -1,4 +1,4 @@
-"""The canonical evaluation: what a backbone, with a prompt or without, says of each example of a split."""
+"""The canonical evaluation: what a backbone predicts for each example of a split, with or without a soft prompt."""
 
 import threading
 from collections.abc import Callable
@@ -30,41 +30,44 @@ def predict_split(
     *,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
-    """Label-word logits of a whole split: fixed batches, so a repetition gives the same bits. One that does not fit
-    into memory goes in parts.
+    """Predict a whole split. The batches are fixed, so that a repetition gives the same bits. A batch that does not fit
+    into memory is computed in parts.
 
     Args:
-        soft: on the backbone's device; None for nothing at the input. encoded: N examples. label_ids: first tokens of
-            the label words, `[C]`, as `backbone.label_ids` gives them. on_done: told of examples that are done, how
-            many; from several threads, one at a time.
+        soft_prompt: on the backbone's device. None puts nothing at the input.
+        encoded: N examples.
+        label_ids: first token of each label word, `[C]`, as `backbone.label_ids` returns them.
+        on_done: called with the number of examples that have just been predicted. Several threads call it, but only
+            one at a time.
 
     Returns:
-        Predictions in the order of the split, whose logits are float64, `[N, C]`.
+        Predictions in the order of the split. Their logits are float64, `[N, C]`.
     """
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
-    telling = threading.Lock()
+    reporting = threading.Lock()
 
     def predict(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
-        with telling:
+        with reporting:
             on_done(len(positions))
 
     with Lanes(backbone) as lanes:
-        lanes.each(lambda batch: memory.in_parts(predict, batch), evaluation_batches(encoded.lengths, EVALUATION_BATCH))
+        batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH)
+        lanes.run(lambda batch: memory.run_in_parts(predict, batch), batches)
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 
 def zero_shot(config: TrialConfig) -> dict[str, Any]:
-    """Accuracy of the backbone without any prompt on the reported split, and that of the commonest class.
+    """Measure the baselines on the reported split: the backbone without a soft prompt, and the majority class.
 
     Returns:
-        An entry of `baselines.json`: backbone, task, template and label_words; test_split, its name; test_n, examples
-        scored; zero_shot_accuracy and majority_accuracy, fractions.
+        An entry of `baselines.json`: backbone, task, template, label_words, test_split (name of the split), test_n
+        (number of examples scored), and zero_shot_accuracy and majority_accuracy as fractions.
 
     Raises:
-        ValueError: data or weights that cannot be had, or that do not fit the configuration.
+        ValueError: data or weights are not available, or do not fit the configuration.
     """
     config = resolve(config)
     backbone = backbones.load(config.backbone, config.precision)

@@ -1,4 +1,4 @@
-"""A trained prompt, or LoRA's weights, as an adapter of PEFT that its own `PeftModel.from_pretrained` opens."""
+"""Export of a trained prompt, or of LoRA's weights, as an adapter that PEFT's `PeftModel.from_pretrained` opens."""
 
 import copy
 import warnings
@@ -12,40 +12,41 @@ from torch import Tensor
 from lopt import methods
 from lopt.artifact import Prompt
 from lopt.errors import imported
-from lopt.model_card import base_of, model_card
+from lopt.model_card import base_model_of, model_card
 
 WEIGHTS, CARD = "adapter_model.safetensors", "README.md"
-_ADAPTER = "default"  # what PEFT calls an adapter that is given no name; it is in no file
+_ADAPTER = "default"  # PEFT's name for an adapter without a name; the files do not contain it
 
 
 def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
-    """Writes adapter_config.json, adapter_model.safetensors and a model card to `folder`; returns it.
+    """Write adapter_config.json, adapter_model.safetensors and a model card to `folder`, and return it.
 
-    A prompt becomes PEFT's PROMPT_TUNING with X as it stands at the input, whatever it was made of; LoRA stays LoRA.
-    The base model is loaded, to see that its weights are those of training; they are not written. It is named as others
-    can get it: by its name on the hub, or, where it was a folder, by the folder's name.
+    A prompt of any method becomes PEFT's PROMPT_TUNING with the matrix X that stands at the input. LoRA stays LoRA.
+    The base model is loaded to check that its weights are those of training, but it is not written. The adapter names
+    it in a way that others can use: by its name on the hub, or by the name of its folder.
 
     Args:
-        folder: empty, or not there yet.
+        folder: an empty or new folder.
 
     Raises:
-        ValueError: PEFT has no adapter for this method or placement; the base model cannot be had; `folder` holds
-            something; peft is not installed.
+        ValueError: PEFT has no adapter for this method or placement; the base model is not available; `folder` is not
+            empty; peft is not installed.
     """
     folder = Path(folder)
-    _refuse(prompt)
+    _check_exportable(prompt)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; give a new folder")
     peft = imported("peft", "export to PEFT needs")
     model = prompt.backbone.model
     if not model.name_or_path:
         raise ValueError(
-            f"backbone {prompt.config.backbone} is made in memory: PEFT loads a base model from a folder or the hub"
+            f"backbone {prompt.config.backbone} is made in memory, and PEFT loads a base model from a folder or the "
+            "hub: predict with load_prompt"
         )
     config, tensors = _adapter(peft, prompt, model)
-    base = base_of(prompt.config)
-    config.base_model_name_or_path = base.name
-    card = model_card(prompt, base)
+    base_model = base_model_of(prompt.config)
+    config.base_model_name_or_path = base_model.name
+    card = model_card(prompt, base_model)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -53,18 +54,18 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
     return folder
 
 
-def _refuse(prompt: Prompt) -> None:
-    """Raises ValueError for what none of PEFT's adapters can express."""
-    name, soft_prompt = prompt.config.method, prompt.soft_prompt
-    if soft_prompt is None and not methods.get(name).has_adapter:
+def _check_exportable(prompt: Prompt) -> None:
+    """Raise ValueError if none of PEFT's adapters can express what was trained."""
+    method, soft_prompt = prompt.config.method, prompt.soft_prompt
+    if soft_prompt is None and not methods.get(method).has_adapter:
         raise ValueError(
-            f"{name} changes the model's own weights, and PEFT's adapters stand beside them: save the whole model with "
-            "load_prompt(DIR).backbone.model.save_pretrained(OUT)"
+            f"{method} changes the model's own weights, and PEFT's adapters only add to them: save the whole model "
+            "with load_prompt(DIR).backbone.model.save_pretrained(OUT)"
         )
     if soft_prompt is not None and soft_prompt.update is not None:
         raise ValueError(
-            f"{name} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before them: "
-            "predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
+            f"{method} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before "
+            "them: predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
         )
     if soft_prompt is not None and not soft_prompt.placement.in_peft:
         raise ValueError(
@@ -74,22 +75,22 @@ def _refuse(prompt: Prompt) -> None:
 
 
 def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """PEFT's configuration and tensors, float32, under the names that PEFT gives them on such a model.
+    """Return PEFT's configuration and tensors, float32, under the names that PEFT gives them on such a model.
 
-    PEFT wraps a model without memory for its weights, so nothing here is a copy of the base model.
+    PEFT wraps a skeleton of the model whose weights take no memory, so the base model is not copied.
     """
     with torch.device("meta"):
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if prompt.soft_prompt is not None:
-        # One submodule: PEFT would double a prompt for an encoder-decoder, half of it for the decoder.
+        # One submodule: for an encoder-decoder PEFT would double the prompt and give half of it to the decoder.
         config = peft.PromptTuningConfig(
             task_type=task_type,
             num_virtual_tokens=prompt.soft_prompt.length,
-            # PEFT would take the hidden size, and OPT's embeddings may be narrower.
+            # Without it PEFT would take the hidden size, and OPT's embeddings may be narrower.
             token_dim=prompt.soft_prompt.prompt.shape[1],
             num_transformer_submodules=1,
-            # PEFT asks for these of every prompt, looks for them under a few names, and makes no use of them here.
+            # PEFT requires these for every prompt, and looks for them under a few names, but does not use them here.
             num_layers=getattr(model.config, "num_hidden_layers", 1),
             num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )
@@ -97,18 +98,20 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         config = methods.get(prompt.config.method).adapter_config(prompt.config, skeleton)
         config.task_type = task_type
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
+        warnings.simplefilter("ignore")  # for GPT-2's Conv1D, PEFT warns that it sets fan_in_fan_out itself
         wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER)
-    given = None
+    state_dict = None
     if prompt.soft_prompt is not None:
         prompt_PH = prompt.soft_prompt.prompt.detach().float().cpu()
         wrapped.prompt_encoder[_ADAPTER].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
     else:
-        given = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}
+        state_dict = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}
     tensors = peft.get_peft_model_state_dict(
-        wrapped, state_dict=given, adapter_name=_ADAPTER, save_embedding_layers=False
+        wrapped, state_dict=state_dict, adapter_name=_ADAPTER, save_embedding_layers=False
     )
     config.inference_mode = True
     if getattr(config, "target_modules", None):
-        config.target_modules = sorted(config.target_modules)  # a set has no order, and files should repeat
+        config.target_modules = sorted(
+            config.target_modules
+        )  # a set has no order, and equal exports should give equal files
     return config, {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}

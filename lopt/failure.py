@@ -1,4 +1,4 @@
-"""What is written down of a trial that raised."""
+"""Records of failed trials."""
 
 import traceback
 
@@ -7,17 +7,21 @@ from lopt.config import TrialConfig
 from lopt.records import TrialRecord, provenance
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """An exception as a record's `error`; half characters, as in names of files, are spelt out."""
-    texts = type(error).__name__, str(error), "".join(traceback.format_exception(error))
-    kind, message, trace = (text.encode(errors="backslashreplace").decode() for text in texts)
-    return {"type": kind, "message": message, "traceback": trace}
+def error_entry(error: BaseException) -> dict[str, str]:
+    """Return an exception as the `error` field of a record. Lone surrogates, which file names can contain, are written
+    as escapes."""
+    texts = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    return {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
 
 
 def failed_record(
     config: TrialConfig, error: BaseException, *, phase: str, cell: str | None, stratum: str | None, started_at: str
 ) -> TrialRecord:
-    """The record of a trial that raised before it began to train, or whose process died."""
+    """Return the record of a trial that raised `error` before it began to train, or whose process died."""
     width, counts = backbones.facts(config.backbone).width, methods.counts_of(config)
     return TrialRecord(
         key=config.key,
@@ -33,6 +37,6 @@ def failed_record(
         steps=0,
         max_steps=config.max_steps,
         started_at=started_at,
-        error=described(error),
+        error=error_entry(error),
         provenance=provenance(data_revision=config.data_revision, model_revision=config.model_revision),
     )

@@ -1,4 +1,4 @@
-"""What tells the same model again where its files are others: the hub's, or a mirror's with some files more."""
+"""A fingerprint that recognises the same model in other files: those of the hub, or of a mirror with more files."""
 
 import hashlib
 import json
@@ -7,20 +7,24 @@ import torch
 
 from lopt.backbones import Backbone
 
-_VALUES = 1024  # of each tensor; any training changes some of them
-_OF_FILES = {"transformers_version", "dtype", "torch_dtype"}  # in a configuration, what says nothing of the model
-_TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” 😀"
+_VALUES_PER_TENSOR = 1024  # any training changes some of them
+_IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # entries of a configuration about its files only
+_SAMPLE_TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” 😀"
 
 
 def fingerprint(backbone: Backbone) -> str:
-    """16 digits that depend on the weights as loaded (values spread evenly over each tensor), on the model's
-    configuration, and on how a text is tokenised."""
-    config = {n: v for n, v in backbone.model.config.to_dict().items() if n not in _OF_FILES and not n.startswith("_")}
-    described = json.dumps([backbone.tokenizer(_TEXT)["input_ids"], config], sort_keys=True, default=str)
+    """Return 16 hexadecimal digits that depend on the loaded weights (values spread evenly over each tensor), on the
+    model's configuration, and on how a text is tokenised."""
+    model_config = {
+        name: value
+        for name, value in backbone.model.config.to_dict().items()
+        if name not in _IGNORED_ENTRIES and not name.startswith("_")
+    }
+    described = json.dumps([backbone.tokenizer(_SAMPLE_TEXT)["input_ids"], model_config], sort_keys=True, default=str)
     digest = hashlib.sha256(described.encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // _VALUES)][:_VALUES].cpu().contiguous()
+        sample = flat[:: max(1, len(flat) // _VALUES_PER_TENSOR)][:_VALUES_PER_TENSOR].cpu().contiguous()
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(some.view(torch.uint8).numpy().tobytes())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Inputs of `python -m lopt predict`: texts of the command line, or the rows of a file, as columns of a task."""
+"""Inputs of `python -m lopt predict`: texts of the command line or rows of a file, as the columns of a task."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,57 +10,61 @@ from lopt.errors import shortened
 from lopt.rows import rows_of
 from lopt.tasks import Task, in_utf8
 
-FILES = (".txt", ".csv", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
-def of_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
-    """The task's columns of each `--text`; ValueError names one that cannot be read."""
-    return [_columns(f"--text {shortened(text, 40)!r}", text, task) for text in texts]
+def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
+    """Return the task's columns of each `--text`. ValueError names a text that cannot be used."""
+    return [_columns_of_text(f"--text {shortened(text, 40)!r}", text, task) for text in texts]
 
 
-def _columns(where: str, text: str, task: Task) -> dict[str, str]:
+def _columns_of_text(name: str, text: str, task: Task) -> dict[str, str]:
     if len(task.columns) == 1:
-        return _fields(where, {task.columns[0]: text}, task)
+        return _columns_of_row(name, {task.columns[0]: text}, task)
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, Mapping):
-        form = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)
-        raise ValueError(f"{where}: task {task.name} reads several columns; give a JSON object: {form}")
-    return _fields(where, row, task)
+        example = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)
+        raise ValueError(f"{name}: task {task.name} reads several columns; give a JSON object: {example}")
+    return _columns_of_row(name, row, task)
 
 
-def of_file(path: Path, task: Task) -> list[dict[str, str]]:
-    """The task's columns of each row of a file; ValueError names a row that cannot be read, or a line of text. Both
-    count from 1."""
+def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
+    """Return the task's columns of each row of a file. ValueError names a row, or a line of a .txt file, that cannot be
+    used; both are counted from 1."""
     if not path.is_file():
         raise ValueError(f"--file {path} does not exist")
-    if path.suffix not in FILES:
-        raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(FILES)}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(SUFFIXES)}")
     if path.suffix != ".txt":
-        return [_fields(f"{path}, row {n}", row, task) for n, row in enumerate(rows_of(path), start=1)]
+        rows = enumerate(rows_of(path), start=1)
+        return [_columns_of_row(f"{path}, row {number}", row, task) for number, row in rows]
     if len(task.columns) > 1:
         raise ValueError(
-            f"{path} holds one text a line, but task {task.name} reads {', '.join(task.columns)}: give .csv, .jsonl "
-            "or .parquet with these columns"
+            f"{path} holds one text per line, but task {task.name} reads {', '.join(task.columns)}: give a .csv, "
+            ".jsonl or .parquet file with these columns"
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error})") from None
-    return [_fields(f"{path}, line {n}", {task.columns[0]: line}, task) for n, line in enumerate(lines, start=1)]
+        raise ValueError(f"{path} is not text in UTF-8 ({error})") from None
+    return [
+        _columns_of_row(f"{path}, line {number}", {task.columns[0]: line}, task)
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
-def _fields(where: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
-    """The task's columns of one row. ValueError names the row that lacks one, or whose text is none."""
+def _columns_of_row(name: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
+    """Return the task's columns of one row. ValueError, with the row's name, if a column is missing or not text."""
     for column in task.columns:
         if column not in row:
-            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
+            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
     try:
         fields = as_fields(task, row)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
     if not all(map(in_utf8, fields.values())):
-        raise ValueError(f"{where} is no text in UTF-8")
+        raise ValueError(f"{name} is not text in UTF-8")
     return fields

@@ -1,5 +1,5 @@
-"""Passes side by side, each with its share of the processor's threads, which wait for one another less than all of them
-do in one pass."""
+"""Lanes: threads that run passes side by side, each with its share of the processor's threads. The threads of several
+small passes wait for one another less than all threads do in one pass."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,13 +17,13 @@ class Lanes:
     """Threads that run passes of a backbone.
 
     Args:
-        count: None takes what suits the backbone: one for each thread of the process, at most four, where passes may
-            run side by side on a processor; else one, which is the caller's own thread.
+        count: number of lanes. None chooses for the backbone: if passes can run side by side on a processor, one lane
+            for each thread of the process, at most four. Otherwise one lane, which is the caller's own thread.
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
-        alone = backbone.device.type != "cpu" or not backbone.side_by_side
-        self.count = count or (1 if alone else min(torch.get_num_threads(), MOST_LANES))
+        single = backbone.device.type != "cpu" or not backbone.side_by_side
+        self.count = count or (1 if single else min(torch.get_num_threads(), MOST_LANES))
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -33,37 +33,43 @@ class Lanes:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def each(self, act: Callable[[T], None], pieces: Iterable[T]) -> None:
-        """`act` on every piece, by whichever lane is free. What one raises is raised here once no lane works any more;
-        pieces that have not begun by then are left out."""
-        waiting = list(pieces)
-        shared = iter(waiting)
+    def run(self, function: Callable[[T], None], items: Iterable[T]) -> None:
+        """Call `function` on every item, each in whichever lane is free.
+
+        If a call raises, items that have not begun are skipped, and the exception is raised here once all lanes have
+        stopped.
+        """
+        waiting = list(items)
+        next_items = iter(waiting)  # the lanes share it
 
         def lane() -> None:
             try:
-                for piece in shared:
-                    act(piece)
+                for item in next_items:
+                    function(item)
             except BaseException:
                 waiting.clear()
                 raise
 
-        count = min(self.count, len(waiting))
-        if count < 2:
+        lane_count = min(self.count, len(waiting))
+        if lane_count < 2:
             lane()
             return
-        works = [self._threads().submit(lane) for _ in range(count)]
+        futures = [self._threads().submit(lane) for _ in range(lane_count)]
         try:
-            wait(works)
+            wait(futures)
         finally:  # also after Ctrl-C
             waiting.clear()
-            wait(works)
-        for work in works:
-            work.result()
+            wait(futures)
+        for future in futures:
+            future.result()
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            each = max(1, torch.get_num_threads() // self.count)
+            threads_per_lane = max(1, torch.get_num_threads() // self.count)
             self._pool = ThreadPoolExecutor(
-                self.count, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(each,)
+                self.count,
+                thread_name_prefix="lane",
+                initializer=torch.set_num_threads,
+                initargs=(threads_per_lane,),
             )
         return self._pool

@@ -8,9 +8,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a prompt says of each example of one split, in the split's order.
+    """Predictions for the N examples of one split, in the split's order.
 
-    example_ids, gold, predicted: `[N]`; logits: `[N, C]`; loss: mean cross-entropy over the classes, in nats.
+    Attributes:
+        example_ids: ids of the examples in the split, `[N]`.
+        gold: their true classes, `[N]`.
+        logits: logits of the label words, `[N, C]`.
     """
 
     example_ids: np.ndarray
@@ -19,18 +22,20 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
+        """The class with the largest logit, `[N]`."""
         return self.logits.argmax(axis=1)
 
     @property
     def accuracy(self) -> float:
-        """Share of examples whose class has the largest logit."""
+        """Share of examples whose true class is predicted."""
         return float((self.predicted == self.gold).mean())
 
     @property
     def loss(self) -> float:
+        """Mean cross-entropy over the classes, in nats."""
         shifted = self.logits - self.logits.max(axis=1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return float(-log_p[np.arange(len(self.gold)), self.gold].mean())
+        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return float(-log_probabilities[np.arange(len(self.gold)), self.gold].mean())
 
     @property
     def macro_f1(self) -> float:
@@ -38,21 +43,23 @@ class Predictions:
 
     @property
     def top_class_share(self) -> float:
-        """Share of the class predicted most often; 1 at every evaluation means a prompt that says one thing."""
+        """Share of the class that is predicted most often. If it is 1, every example gets the same prediction."""
         return float(np.bincount(self.predicted).max() / len(self.predicted))
 
     @property
     def majority_share(self) -> float:
-        """Accuracy of always naming the commonest class."""
+        """Accuracy of the majority class: of always predicting the most frequent one."""
         return float(np.bincount(self.gold).max() / len(self.gold))
 
     @property
     def digest(self) -> str:
-        """Hash of the predicted classes: the same at two evaluations when no prediction has changed."""
+        """Hash of the predicted classes. Two evaluations have the same digest if no prediction has changed."""
         return hashlib.sha256(self.predicted.astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Unweighted mean over classes of F1; a class that neither occurs nor is predicted counts 0, as in scikit-learn."""
-    hits, golds, named = (np.bincount(x, minlength=classes) for x in (gold[gold == predicted], gold, predicted))
-    return float(np.mean(2 * hits / np.maximum(golds + named, 1)))
+    """Unweighted mean over classes of F1. A class that is neither present nor predicted counts as 0, as in
+    scikit-learn."""
+    hits = np.bincount(gold[gold == predicted], minlength=classes)
+    gold_counts, predicted_counts = (np.bincount(labels, minlength=classes) for labels in (gold, predicted))
+    return float(np.mean(2 * hits / np.maximum(gold_counts + predicted_counts, 1)))

@@ -1,13 +1,13 @@
-"""What came after the first records: one migration a schema, and the settings that older trials did not have.
+"""What later versions of records brought: one migration for each schema, and the settings that older trials lack.
 
-A change of the record's schema adds a function to `MIGRATIONS`. A new setting of a trial, or a new option of a method,
-goes into `SETTINGS` or `OPTIONS`, at the value that stands for what was done before.
+A change of the record's schema adds a function to `MIGRATIONS`. A new setting of a trial goes into `SETTINGS`, and a
+new option of a method into `OPTIONS`, each with the value that stands for the earlier behaviour.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# At these values, settings and options are left out of a trial's hash, so that older records keep their keys.
+# A setting or option with the value here is left out of a trial's hash, so that older records keep their keys.
 SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
@@ -17,13 +17,13 @@ class NewerSchemaError(ValueError):
 
 
 def from_schema_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema 2 brought the hash of an evaluation's predictions."""
+    """Add what schema 2 brought: the hash of an evaluation's predictions."""
     evaluations = [{"predictions": None, **evaluation} for evaluation in record.get("evaluations") or ()]
     return {**record, "evaluations": evaluations}
 
 
 def from_schema_2(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema 3 brought what a trial has cost: seconds of its device, and memory."""
+    """Add what schema 3 brought: the cost of a trial in seconds of its device and in memory."""
     costs = ("train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes")
     return {**dict.fromkeys(costs), **record}
 
@@ -33,12 +33,16 @@ SCHEMA_VERSION = len(MIGRATIONS) + 1
 
 
 def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record, as JSON has it, with the fields of today's schema. `schema_version` stays as it was written.
-    NewerSchemaError when the schema is newer than this program, ValueError when it names none."""
+    """Return a record, read from JSON, with the fields of the current schema. `schema_version` stays as it was written.
+
+    Raises:
+        NewerSchemaError: the schema is newer than this program.
+        ValueError: the record does not name a valid schema.
+    """
     version = record.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        raise (NewerSchemaError if newer else ValueError)(
+        is_newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise (NewerSchemaError if is_newer else ValueError)(
             f"record of schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"
         )
     for migrate in MIGRATIONS[version - 1 :]:
@@ -47,5 +51,5 @@ def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings or options without those that came later and stand at the value of before."""
+    """Return settings or options without those that came later and have the value of the earlier behaviour."""
     return {name: value for name, value in values.items() if name not in later or value != later[name]}

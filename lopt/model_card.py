@@ -1,4 +1,4 @@
-"""The model card beside an exported adapter: what it is, what it reads, how to use it, how it was trained."""
+"""The model card of an exported adapter: what it is, what it reads, how to use it, and how it was trained."""
 
 import json
 import os
@@ -21,21 +21,22 @@ _CARD = """\
 
 # {title} for {task}
 
-{what}
+{summary}
 
-- Base model: {base}; its weights are not in here
+- Base model: {base}; its weights are not included
 - Task: {task}; classes {classes}
 - Parameters: {counts}
 - Accuracy: {accuracy}
 
 {exact}## Input
 
-The text goes into this template by Python's `str.format`, stripped of white space at both ends:
+Strip the text of white space at both ends, and insert it into this template with Python's `str.format`:
 
     {indented}
 
-{read} The class is that of the label word with the largest logit: {words}. Of each word the first token counts, its
-leading space included. Of an input of more than {most:,} tokens cut the end of `{cut}`, never the template.
+{read} The predicted class is the one whose label word has the largest logit: {words}. Only the first token of a word
+counts, and its leading space belongs to it. If an input has more than {most:,} tokens, cut the end of `{cut}`, never
+the template.
 
 ```python
 import torch
@@ -67,15 +68,21 @@ print(label, dict(zip(label_words, probabilities.tolist())))
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """How the label of one kind of model is read, in words and as code."""
+class _LabelReading:
+    """How the label is read from one kind of model.
 
-    auto: str
-    words: str
-    call: str
+    Attributes:
+        auto_class: the class of transformers that loads the model.
+        text: the card's sentence about it.
+        code: the lines of the card's snippet that compute the logits.
+    """
+
+    auto_class: str
+    text: str
+    code: str
 
 
-_CAUSAL = _Reading(
+_CAUSAL = _LabelReading(
     "AutoModelForCausalLM",
     "The label is read at the last token of the template.",
     """\
@@ -83,9 +90,9 @@ with torch.no_grad():
     output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
 logits = output.logits[0, -1]  # at the last token; in a padded batch, at each row's last real one""",
 )
-_SEQ2SEQ = _Reading(
+_SEQ2SEQ = _LabelReading(
     "AutoModelForSeq2SeqLM",
-    f"The decoder is given its start token and `{SENTINEL}`; the label is read at its second step.",
+    f"The decoder starts with its start token and `{SENTINEL}`; the label is read at its second step.",
     f"""\
 start = [base.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("{SENTINEL}")]
 with torch.no_grad():
@@ -102,78 +109,83 @@ for name in inputs:
 
 
 @dataclass(frozen=True)
-class Base:
-    """The base model as others know it: a name on the hub; or the name of a folder, whose place only they know."""
+class BaseModel:
+    """The base model as users of the adapter know it.
+
+    Attributes:
+        name: its name on the hub, or the name of its folder alone: only the user knows where that folder is.
+        is_folder: whether it is the name of a folder.
+    """
 
     name: str
     is_folder: bool
 
 
-def base_of(config: TrialConfig) -> Base:
-    """What to call a trial's backbone where this machine's folders are not."""
+def base_model_of(config: TrialConfig) -> BaseModel:
+    """Return what a trial's backbone is called on machines that do not have this machine's folders."""
     name = config.backbone
     if name in backbones.names():
-        return Base(backbones.facts(name).hub or name, is_folder=False)
+        return BaseModel(backbones.facts(name).hub or name, is_folder=False)
     mirror = os.environ.get("LOPT_MODEL_DIR")
     in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
     path = Path(os.path.expanduser(name))
     if in_mirror or not (path.is_absolute() or name.startswith(".") or (path / "config.json").is_file()):
-        return Base(name, is_folder=False)
+        return BaseModel(name, is_folder=False)
     path = Path(os.path.abspath(path))
     if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):  # the hub's own cache
-        return Base(path.parent.parent.name.removeprefix("models--").replace("--", "/"), is_folder=False)
-    return Base(path.name, is_folder=True)
+        return BaseModel(path.parent.parent.name.removeprefix("models--").replace("--", "/"), is_folder=False)
+    return BaseModel(path.name, is_folder=True)
 
 
-def model_card(prompt: Prompt, base: Base) -> str:
-    """The card of an exported prompt."""
+def model_card(prompt: Prompt, base_model: BaseModel) -> str:
+    """Return the text of the card for an exported prompt."""
     config, backbone = prompt.config, prompt.backbone
     task, title, facts = prompt.task, methods.get(config.method).title, prompt.facts
     template = backbone.complete(config.template or "")
-    words = dict(zip(task.classes, config.label_words or (), strict=True))
+    label_words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
-    end = getattr(backbone, "left_out", ())
+    appended_tokens = getattr(backbone, "left_out", ())
     return _CARD.format(
-        front=_front(prompt, base),
+        front=_front_matter(prompt, base_model),
         title=title,
         task=task.title,
-        what=_what(prompt, title),
-        base=_base(base, config, backbone.revision),
+        summary=_summary(prompt, title),
+        base=_base_model_text(base_model, config, backbone.revision),
         exact=f"{facts.exact}\n\n" if facts.exact else "",
-        name=base.name,
-        remark="  # the folder of the base model: give its path" if base.is_folder else "",
+        name=base_model.name,
+        remark="  # the folder of the base model: give its path" if base_model.is_folder else "",
         classes=", ".join(task.classes),
-        counts=_counts(prompt),
-        accuracy=_accuracy(prompt.recorded),
+        counts=_counts_text(prompt),
+        accuracy=_accuracy_text(prompt.results),
         template=template,
         indented=template.replace("\n", "\n    "),
-        read=reading.words,
-        words=", ".join(f"`{word!r}` {name}" for name, word in words.items()),
+        read=reading.text,
+        words=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
         most=most_tokens(config, backbone),
         cut=task.cut,
-        auto=reading.auto,
+        auto=reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",
-        label_words=repr(words),
+        label_words=repr(label_words),
         fields=repr({column: f"The {column} goes here." for column in task.columns}),
-        trimmed=_TRIMMED.format(count=len(end), end=" ".join(end)) if end else "",
-        call=reading.call,
-        training=_training(config),
+        trimmed=_TRIMMED.format(count=len(appended_tokens), end=" ".join(appended_tokens)) if appended_tokens else "",
+        call=reading.code,
+        training=_training_text(config),
     )
 
 
-def _base(base: Base, config: TrialConfig, revision: str) -> str:
-    if base.is_folder:
-        return f"the model in the folder `{base.name}` of the machine that trained ({revision})"
-    ours = "" if config.backbone == base.name else f"lopt's backbone {Path(config.backbone).name}, "
-    return f"`{base.name}` ({ours}{revision})"
+def _base_model_text(base_model: BaseModel, config: TrialConfig, revision: str) -> str:
+    if base_model.is_folder:
+        return f"the model in the folder `{base_model.name}` of the machine that trained ({revision})"
+    name_here = "" if config.backbone == base_model.name else f"lopt's backbone {Path(config.backbone).name}, "
+    return f"`{base_model.name}` ({name_here}{revision})"
 
 
-def _front(prompt: Prompt, base: Base) -> str:
-    """The YAML at the head of the card; JSON's strings and lists are YAML's."""
+def _front_matter(prompt: Prompt, base_model: BaseModel) -> str:
+    """The YAML at the head of the card. Strings and lists of JSON are valid YAML."""
     licence = prompt.facts.licence
     kind = "lora" if prompt.soft_prompt is None else "prompt-tuning"
     entries = {
-        "base_model": None if base.is_folder else base.name,  # the hub takes no other
+        "base_model": None if base_model.is_folder else base_model.name,  # the hub accepts only its own names
         "library_name": "peft",
         "license": licence.lower() if licence not in ("unknown", "none") else None,
         "tags": sorted({kind, prompt.config.method, "text-classification"}),
@@ -181,38 +193,38 @@ def _front(prompt: Prompt, base: Base) -> str:
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in entries.items() if value is not None)
 
 
-def _what(prompt: Prompt, title: str) -> str:
+def _summary(prompt: Prompt, title: str) -> str:
     config = prompt.config
     if prompt.soft_prompt is None:
         return f"LoRA of rank {config.rank}, alpha {config.options['alpha']:g}, on a frozen language model."
     rank = f" of rank {config.rank}" if config.rank else ""
     return (
         f"A soft prompt of {config.length} virtual tokens for a frozen language model, trained as {title}{rank} and "
-        "written as PEFT's prompt tuning. It stands before everything, a BOS token included."
+        "written as PEFT's prompt tuning. It stands before the whole input, even before a BOS token."
     )
 
 
-def _counts(prompt: Prompt) -> str:
+def _counts_text(prompt: Prompt) -> str:
     trained = sum(tensor.numel() for tensor in prompt.factors.values())
     if prompt.soft_prompt is None:
-        return f"{trained:,} trained, all of them here"
+        return f"{trained:,} trained, all of them included"
     length, width = prompt.soft_prompt.prompt.shape
     return f"{trained:,} trained, written out as {length} × {width} = {length * width:,}"
 
 
-def _accuracy(scores: Mapping[str, Any]) -> str:
-    if scores.get("test_accuracy") is None:
+def _accuracy_text(results: Mapping[str, Any]) -> str:
+    if results.get("test_accuracy") is None:
         return "not recorded"
-    said, count, whole = f"{scores['test_accuracy']:.1%}", scores.get("test_n"), scores.get("test_split_size")
+    text, count, split_size = f"{results['test_accuracy']:.1%}", results.get("test_n"), results.get("test_split_size")
     if count is not None:
-        part = "" if whole in (None, count) else f" of the {whole:,}"
-        said += f" on {count:,}{part} examples of `{scores.get('test_split')}`, one training run"
-    if scores.get("majority_accuracy") is not None:
-        said += f"; always naming the commonest class: {scores['majority_accuracy']:.1%}"
-    return said
+        of_split = "" if split_size in (None, count) else f" of the {split_size:,}"
+        text += f" on {count:,}{of_split} examples of `{results.get('test_split')}`, one training run"
+    if results.get("majority_accuracy") is not None:
+        text += f"; the majority class alone: {results['majority_accuracy']:.1%}"
+    return text
 
 
-def _training(config: TrialConfig) -> str:
+def _training_text(config: TrialConfig) -> str:
     settings = {
         "method": config.method,
         "length": config.length,

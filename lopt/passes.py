@@ -1,5 +1,6 @@
-"""How the rows of several trials are cut into forward passes."""
+"""How the rows of several trials are divided into forward passes."""
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,28 +10,36 @@ import numpy as np
 from lopt.backbones import Backbone
 from lopt.soft_prompt import SoftPrompt
 
-_FEWEST_TOKENS_A_LANE = 256
+_MIN_TOKENS_PER_LANE = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example of one trial: which trial (its place among those packed), its tokens, its place in the trial's
-    batch."""
+    """One text of one trial.
+
+    Attributes:
+        owner: index of the trial among the packed trials.
+        token_ids: the tokens of the text.
+        position: index of the text in the trial's batch.
+    """
 
     owner: int
     token_ids: tuple[int, ...]
-    place: int
+    position: int
 
 
 Rows = Sequence[Row]
-Softs = Sequence[SoftPrompt]  # one for each trial, by its place
+SoftPrompts = Sequence[SoftPrompt]  # one for each packed trial, by its index
 
 
-def cut(rows: Rows, soft_prompts: Softs, backbone: Backbone, *, most_tokens: int, lanes: int) -> deque[list[Row]]:
-    """Rows cut into passes of about one size, of at most about `most_tokens` tokens.
+def divide_into_passes(
+    rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone, *, most_tokens: int, lanes: int
+) -> deque[list[Row]]:
+    """Divide rows into passes of about equal size, each of at most about `most_tokens` tokens.
 
-    Where a pass pads its rows, those of about one length stand together, the longest first. Else those of one
-    trial do, so that a prompt is computed in one pass, seldom in two, and trials whose prompts have one length.
+    If the backbone pads the rows of a pass, rows of similar length go together, the longest first. Otherwise rows of
+    one trial go together, and so do trials whose prompts have the same length. A prompt is then computed in one pass,
+    seldom in two.
     """
 
     def by_length(row: Row) -> int:
@@ -39,20 +48,19 @@ def cut(rows: Rows, soft_prompts: Softs, backbone: Backbone, *, most_tokens: int
     def by_trial(row: Row) -> tuple[int, int, int]:
         return soft_prompts[row.owner].length, row.owner, len(row.token_ids)
 
-    with_tokens = sized(sorted(rows, key=by_length if backbone.pads_rows else by_trial), soft_prompts, backbone)
-    tokens = np.cumsum([0, *(size for _, size in with_tokens)])
-    every = int(tokens[-1])
-    count = -(-every // most_tokens)
-    count = max(count, min(-(-count // lanes) * lanes, every // _FEWEST_TOKENS_A_LANE))
-    ends = np.searchsorted(tokens, every / count * np.arange(1, count)).tolist()
-    begins, ends = [0, *ends], [*ends, len(with_tokens)]
-    passes = ([row for row, _ in with_tokens[begin:end]] for begin, end in zip(begins, ends, strict=True))
-    return deque(some for some in passes if some)
+    rows = sorted(rows, key=by_length if backbone.pads_rows else by_trial)
+    cumulative = np.cumsum([0, *token_counts(rows, soft_prompts, backbone)])
+    total = int(cumulative[-1])
+    count = -(-total // most_tokens)
+    # A multiple of the lanes keeps all of them busy, unless the passes would become too small for a lane.
+    count = max(count, min(-(-count // lanes) * lanes, total // _MIN_TOKENS_PER_LANE))
+    bounds = [0, *np.searchsorted(cumulative, total / count * np.arange(1, count)).tolist(), len(rows)]
+    passes = (list(rows[begin:end]) for begin, end in itertools.pairwise(bounds))
+    return deque(pass_rows for pass_rows in passes if pass_rows)
 
 
-def sized(rows: Rows, soft_prompts: Softs, backbone: Backbone) -> list[tuple[Row, float]]:
-    """Each row with the tokens that it takes in a pass, among them its share of its trial's prompt, which rows may
-    have in common."""
-    count = Counter(row.owner for row in rows)
-    shares = {owner: soft_prompts[owner].length / count[owner] for owner in count}
-    return [(row, shares[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids))) for row in rows]
+def token_counts(rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone) -> list[float]:
+    """Tokens that each row takes in a pass, with its part of the trial's prompt, which its rows may share."""
+    row_counts = Counter(row.owner for row in rows)
+    prompt_shares = {owner: soft_prompts[owner].length / count for owner, count in row_counts.items()}
+    return [prompt_shares[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids)) for row in rows]

@@ -1,4 +1,4 @@
-"""The record of one trial: everything that tables and plots read, and where it came from."""
+"""The record of one trial: its result, which tables and plots read, and its provenance."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrated
 
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
-# Fields in which two runs of one trial may differ.
+# Fields that may differ when the same trial is trained twice.
 MEASURED = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
             "provenance")  # fmt: skip
-_CODE = ("lopt", "sweeps", "analysis")
-_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
+_CODE_FOLDERS = ("lopt", "sweeps", "analysis")
+_RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One look at the held-out examples. Accuracies and shares are fractions, losses in nats, time in seconds
-    since the trial began. predictions: hash of the predicted classes; None in records of schema 1."""
+    """One evaluation on the held-out examples. Accuracies and shares are fractions, and losses are in nats.
+
+    Attributes:
+        step: updates made before it.
+        top_class_share: share of the class that is predicted most often.
+        wall_time_s: seconds since the trial began.
+        predictions: hash of the predicted classes; None in records of schema 1.
+    """
 
     step: int
     selection_accuracy: Fraction
@@ -42,22 +48,27 @@ class Evaluation:
     predictions: str | None = None
 
     def score(self, metric: str) -> float | None:
-        """By a metric, a fraction; None where this evaluation does not have it."""
+        """The value of a metric as a fraction; None if this evaluation does not have it."""
         return getattr(self, f"selection_{metric}", None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One finished, stopped, diverged or failed trial. Immutable; `to_dict` is its JSON.
+    """One complete, stopped, diverged or failed trial. Immutable; `to_dict` returns it as JSON.
 
-    selection_*: the best evaluation on held-out data, by the configuration's metric, which picked the prompt. test_*:
-    the reported split, for confirmed trials only, from one canonical evaluation of the saved prompt. test_split_size:
-    the whole split's size (test_n is smaller when a subset was scored). truncated: texts cut to fit, by part. tokens:
-    prompt and text tokens trained on, without padding. wall_time_s: seconds since the trial began. train_time_s,
-    evaluation_time_s, test_time_s: seconds of its device that went into its steps, its evaluations on held-out data and
-    the reported split's; of a pass that several trials share, its share by tokens. peak_memory_bytes: most memory at
-    once, of a trial that trains alone: on a GPU of its tensors, on a CPU of its process; else None. error: None, or
-    type, message and traceback.
+    Attributes:
+        selection_*: the best evaluation on held-out data by the configuration's metric. It selected the prompt.
+        test_*: one canonical evaluation of the saved prompt on the reported split, for trials of the confirm phase.
+        test_split_size: size of the whole split; test_n is smaller if a subset was scored.
+        truncated: number of texts that were cut to fit, by part of the data.
+        tokens: prompt and text tokens trained on, without padding.
+        wall_time_s: seconds since the trial began.
+        train_time_s, evaluation_time_s, test_time_s: seconds on its device for its steps, for its evaluations on
+            held-out data, and for the reported split. Of a pass with several trials, a trial counts its share by
+            tokens.
+        peak_memory_bytes: most memory in use at once, of its tensors on a GPU and of its process on a CPU. None if the
+            trial shared passes.
+        error: None, or type, message and traceback of the exception.
     """
 
     key: str
@@ -106,24 +117,28 @@ class TrialRecord:
 
     @property
     def metric(self) -> str:
-        """What selects its best evaluation, and the trial among others. Records without one mean accuracy."""
+        """The metric that selects the best evaluation and the best trial. A record without one used accuracy."""
         return str(self.config.get("metric", SETTINGS["metric"]))
 
     @property
     def selection_score(self) -> float | None:
-        """The best evaluation by that metric, a fraction; None before any."""
+        """The best value of that metric as a fraction; None before the first evaluation."""
         if self.metric == "accuracy":
             return self.selection_accuracy
-        best = (e for e in self.evaluations if e.step == self.selection_step)
-        return next((evaluation.score(self.metric) for evaluation in best), None)
+        scores = (e.score(self.metric) for e in self.evaluations if e.step == self.selection_step)
+        return next(scores, None)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
-        """Inverse of `to_dict`; NewerSchemaError when the schema is newer than this program, ValueError when a field is
-        missing, unknown or of another kind."""
+        """Return the record that `to_dict` gave as `values`.
+
+        Raises:
+            NewerSchemaError: the schema is newer than this program.
+            ValueError: a field is missing, unknown or of another type.
+        """
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
         try:
@@ -134,12 +149,12 @@ class TrialRecord:
             record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
-        for part in (record, *evaluations):
-            check_field_types(part)
+        for checked in (record, *evaluations):
+            check_field_types(checked)
         return record
 
     def flat(self) -> dict[str, Any]:
-        """One row of `trials.parquet`: the configuration's main fields beside the results; error is its message."""
+        """One row of `trials.parquet`: the main settings and the results. `error` is the type and the message."""
         row: dict[str, Any] = {}
         for name in _COLUMNS:
             if name == "trainable_parameters":
@@ -152,39 +167,41 @@ class TrialRecord:
 
 _SETTINGS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
              "dropout", "precision")  # fmt: skip
-_LEFT_OUT = ("width", "test_loss", "protocol", "schema_version")
-_COLUMNS = tuple(name for name, kind in field_types(TrialRecord).items() if kind.plain and name not in _LEFT_OUT)
+_NO_COLUMNS = ("width", "test_loss", "protocol", "schema_version")
+_COLUMNS = tuple(
+    name for name, field_type in field_types(TrialRecord).items() if field_type.plain and name not in _NO_COLUMNS
+)
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the millisecond."""
+    """The current time in UTC, in ISO 8601 format, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def provenance(**extra: Any) -> dict[str, Any]:
-    """Commit, dirty flag, versions and hardware of this process, and `extra`."""
-    return {**_software(), "hardware": _hardware(), **extra}
+def provenance(**further_entries: Any) -> dict[str, Any]:
+    """Commit, dirty flag, versions and hardware of this process, and the further entries."""
+    return {**_software(), "hardware": _hardware(), **further_entries}
 
 
 @lru_cache(maxsize=1)
 def _software() -> dict[str, Any]:
-    import importlib.metadata  # takes a report's start some time, and it needs none
+    import importlib.metadata  # imported here because it takes time and a report does not need it
 
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in _RECORDED_PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**_git(), "versions": versions}
+    return {**_checkout(), "versions": versions}
 
 
-def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package lives in; None when it is no checkout.
+def _checkout() -> dict[str, Any]:
+    """Commit and dirty flag of the git checkout that holds this package; None for both if there is no checkout.
 
-    Dirty: a file of the three packages that git tracks has changed, or a Python file of them is in no commit, such as a
-    method of the user's own. Other files, such as data, results, a filled-in cluster.yaml or a page of the
-    documentation, decide no number.
+    The checkout is dirty if a tracked file of the three packages has changed, or if they hold a Python file that is
+    not in a commit, such as a method of the user. Other files, such as data, results, a filled-in cluster.yaml or a
+    page of the documentation, cannot change a result.
     """
     root = Path(__file__).resolve().parent.parent
 
@@ -195,28 +212,28 @@ def _git() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             raise OSError("installed inside another repository")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
-        new = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE))
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE_FOLDERS)
+        new = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE_FOLDERS))
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 
 
 def _hardware() -> dict[str, Any]:
-    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
+    hardware: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = (line.partition(":") for line in cpuinfo.read_text().splitlines() if line[:10] == "model name")
-        found["cpu"] = next((name.strip() for _, _, name in lines), None)
-    torch = sys.modules.get("torch")  # only if this process uses it: a report or a plan must not import it
+        hardware["cpu"] = next((name.strip() for _, _, name in lines), None)
+    torch = sys.modules.get("torch")  # only if this process uses it, because a report or a plan must not import it
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
+        hardware["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-            found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
-    return found
+            hardware["gpu"] = torch.cuda.get_device_name()
+            hardware["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
+    return hardware
 
 
 def dumps(value: Any) -> str:
-    """JSON as written to the store: sorted, readable, and never NaN, which JSON does not have."""
+    """Return JSON as written to the store: sorted, readable, and without NaN, which JSON does not have."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -1,4 +1,5 @@
-"""One trial again, beside its record: python -m lopt run --config results/<run>/trials/<key>.json"""
+"""Training of a recorded trial again, to compare it with its record:
+python -m lopt run --config results/<run>/trials/<key>.json"""
 
 import json
 import os
@@ -12,80 +13,99 @@ from lopt.records import Evaluation, TrialRecord
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """A trial that has run again. difference: the largest to its record, None where there is nothing to compare: in
-    accuracy (held out and reported) as a fraction, in held-out loss in nats."""
+class ReplayResult:
+    """A trial that was trained again, and how far it is from its record.
+
+    Attributes:
+        record: the record of the new training.
+        accuracy_difference: the largest difference of an accuracy (held out or reported), as a fraction. None if there
+            is nothing to compare.
+        loss_difference: the largest difference of a held-out loss, in nats. None if there is nothing to compare.
+    """
 
     record: TrialRecord
     accuracy_difference: float | None
     loss_difference: float | None
 
 
-def read(
+def read_trial(
     file: str | Path, *, task: str | None = None, backbone: str | None = None
 ) -> tuple[TrialConfig, TrialRecord | None]:
-    """The configuration in a file, which may lie at a URL, and the record of its trial where the file is one.
+    """Read a trial's record, or a configuration alone, from a JSON file. Return the configuration and the record.
 
-    task, backbone: where their folders lie, if not where the file says. ValueError when the file holds neither.
+    Args:
+        file: a path or a URL.
+        task, backbone: the folders of task and backbone, if they are not where the file says.
+
+    Raises:
+        ValueError: the file holds neither a record nor a configuration, or a folder that it names does not exist.
     """
     path = location(file)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: lists in lists in lists
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists nested too deeply
         raise ValueError(
             f"--config {path} cannot be read as JSON ({error}); give results/<run>/trials/<key>.json"
         ) from None
     if not isinstance(values, dict):
-        raise ValueError(f"--config {path} holds no JSON object; give results/<run>/trials/<key>.json")
+        raise ValueError(f"--config {path} does not hold a JSON object; give results/<run>/trials/<key>.json")
     record = TrialRecord.from_dict(values) if "schema_version" in values else None
-    described = {**(record.config if record else values)}
-    for name, where in (("task", task), ("backbone", backbone)):
-        folder = described.get(name)
-        if where is not None:
-            described[name] = where
+    config_values = {**(record.config if record else values)}
+    for name, replacement in (("task", task), ("backbone", backbone)):
+        folder = config_values.get(name)
+        if replacement is not None:
+            config_values[name] = replacement
         elif isinstance(folder, str) and os.path.isabs(folder) and not os.path.isdir(folder):
-            raise ValueError(f"{name} {folder!r} is not there: give --{name} FOLDER, where it lies now")
-    return TrialConfig.from_dict(described), record
+            raise ValueError(f"{name} {folder!r} is not there: give the folder where it is now, --{name} FOLDER")
+    return TrialConfig.from_dict(config_values), record
 
 
-def again(
+def replay(
     config: TrialConfig, record: TrialRecord | None = None, *, artifact: str | Path | None = None
-) -> Iterator[tuple[Evaluation, Evaluation | None] | Replayed]:
-    """Trains a configuration alone, as far as its record went: each evaluation beside the recorded one, then the
-    outcome. Raises whatever the trial raises."""
+) -> Iterator[tuple[Evaluation, Evaluation | None] | ReplayResult]:
+    """Train a configuration alone, as far as its record went.
+
+    Yields each evaluation together with the recorded one (None if there is none), and at the end the result. Raises
+    whatever the trial raises.
+    """
     from lopt.training import Trial
 
     trial = Trial(config, phase=record.phase if record else "confirm")
     recorded = {evaluation.step: evaluation for evaluation in record.evaluations} if record else {}
-    last = record.steps if record and record.status == "stopped" else config.max_steps
+    last_step = record.steps if record and record.status == "stopped" else config.max_steps
     for evaluation in trial:
         yield evaluation, recorded.get(evaluation.step)
-        if evaluation.step >= last:
+        if evaluation.step >= last_step:
             break
-    made = trial.finish(artifact=artifact)
-    pairs = [(e, recorded[e.step]) for e in made.evaluations if e.step in recorded]
-    accuracies = [abs(new.selection_accuracy - old.selection_accuracy) for new, old in pairs]
-    if record and made.test_accuracy is not None and record.test_accuracy is not None:
-        accuracies.append(abs(made.test_accuracy - record.test_accuracy))
-    losses = [abs(new.selection_loss - old.selection_loss) for new, old in pairs]
-    yield Replayed(made, max(accuracies, default=None), max(losses, default=None))
+    new_record = trial.finish(artifact=artifact)
+    pairs = [(new, recorded[new.step]) for new in new_record.evaluations if new.step in recorded]
+    accuracy_differences = [abs(new.selection_accuracy - old.selection_accuracy) for new, old in pairs]
+    if record and new_record.test_accuracy is not None and record.test_accuracy is not None:
+        accuracy_differences.append(abs(new_record.test_accuracy - record.test_accuracy))
+    loss_differences = [abs(new.selection_loss - old.selection_loss) for new, old in pairs]
+    yield ReplayResult(new_record, max(accuracy_differences, default=None), max(loss_differences, default=None))
 
 
-def differing(config: TrialConfig, made: TrialRecord, record: TrialRecord) -> list[str]:
-    """What of the surroundings is not as it was when the record was made, in words."""
-    then, now = record.provenance, made.provenance
-    found = [
-        f"{name} {then['versions'].get(name)} → {now['versions'].get(name)}"
-        for name in ("torch", "transformers", "tokenizers")
-        if then.get("versions") and then["versions"].get(name) != now["versions"].get(name)
+def changed_conditions(new_record: TrialRecord, record: TrialRecord) -> list[str]:
+    """Return what has changed since the record was made, each change in words: versions, commit, hardware, and settings
+    that were resolved on this machine."""
+    then, now = record.provenance, new_record.provenance
+    changes = [
+        f"{package} {then['versions'].get(package)} → {now['versions'].get(package)}"
+        for package in ("torch", "transformers", "tokenizers")
+        if then.get("versions") and then["versions"].get(package) != now["versions"].get(package)
     ]
     if then.get("commit") != now.get("commit"):
-        found.append(f"commit {str(then.get('commit'))[:10]} → {str(now.get('commit'))[:10]}")
-    for name in ("gpu", "cpu"):
-        before, after = (about.get("hardware", {}).get(name) for about in (then, now))
+        changes.append(f"commit {str(then.get('commit'))[:10]} → {str(now.get('commit'))[:10]}")
+    for device in ("gpu", "cpu"):
+        before, after = (provenance.get("hardware", {}).get(device) for provenance in (then, now))
         if before != after:
-            found.append(f"{name} {before} → {after}")
-    if made.key != record.key:  # only what is settled on this machine can differ
-        values = made.config
-        found += [f"{n} {record.config[n]} → {values[n]}" for n in values if values[n] != record.config.get(n)]
-    return found
+            changes.append(f"{device} {before} → {after}")
+    if new_record.key != record.key:  # only settings that are resolved on this machine can differ
+        old_config = record.config
+        changes += [
+            f"{name} {old_config[name]} → {value}"
+            for name, value in new_record.config.items()
+            if value != old_config.get(name)
+        ]
+    return changes

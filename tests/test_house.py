@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, and how long a file is."""
+"""Rules of the code base: which modules may import which, and how long a file may be."""
 
 from __future__ import annotations
 
@@ -9,106 +9,116 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lopt", "sweeps", "analysis")
-LONGEST = 350
-# Ray has no public name for its check of a cluster's file.
-PRIVATE_OF_RAY = "tests/test_cluster_yaml.py"
+MOST_LINES = 350
+# The only file that may use a private name of Ray, which has no public name for its check of cluster files.
+PRIVATE_NAMES_OF_RAY = "tests/test_cluster_yaml.py"
 
 
-def name_of(path):
+def module_name(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {name_of(path): path for package in (*PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py")}
+FILES = {module_name(path): path for package in (*PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py")}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
-def imported(tree):
-    """Names of the modules that a module imports anywhere in it: in functions, and for types alone, too."""
+def imported_modules(tree):
+    """Names of the modules that a module imports anywhere: at the top, in functions, and for types only."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in FILES else node.module
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in FILES else node.module
 
 
-IMPORTS = {name: sorted({other for other in imported(tree) if other != name}) for name, tree in TREES.items()}
+IMPORTS = {name: sorted({*imported_modules(tree)} - {name}) for name, tree in TREES.items()}
 
 
 def package_of(module):
     return module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
 
 
-def test_the_rules_see_the_imports_of_the_tree():
+def test_imports_of_every_kind_are_seen():
     assert "sweeps.search.turns" in IMPORTS["sweeps.forecast.play"]
-    assert "sweeps.space" in IMPORTS["sweeps.samplers.cma_es"], "one for types alone"
-    assert "sweeps.supervisor" in IMPORTS["sweeps.sweep"], "one in a function"
+    assert "sweeps.space" in IMPORTS["sweeps.samplers.cma_es"], "an import for types only"
+    assert "sweeps.supervisor" in IMPORTS["sweeps.sweep"], "an import in a function"
 
 
 def test_only_on_ray_imports_ray():
-    """Benchmarks compare with Ray's own ways."""
-    users = {n for n, others in IMPORTS.items() if any(other.partition(".")[0] == "ray" for other in others)}
-    ours = {name for name in users if not name.startswith("benchmarks.")}
-    assert ours and all(name.startswith("sweeps.on_ray.") for name in ours), ours
+    """Benchmarks are an exception, because they compare with plain Ray."""
+    users = {name for name, imports in IMPORTS.items() if any(module.partition(".")[0] == "ray" for module in imports)}
+    users = {name for name in users if not name.startswith("benchmarks.")}
+    assert users and all(name.startswith("sweeps.on_ray.") for name in users), users
 
 
 @pytest.mark.parametrize(
-    "room", ["planning", "search", "work", "results", "forecast", "samplers", "stopping", "trackers"]
+    "package", ["planning", "search", "work", "results", "forecast", "samplers", "stopping", "trackers"]
 )
-def test_no_other_room_knows_on_ray(room):
-    """`planning` knows no search, and `results` knows nobody."""
-    mine = [name for name in FILES if name.startswith(f"sweeps.{room}")]
-    assert mine
+def test_no_other_package_of_sweeps_imports_on_ray(package):
+    """`planning` also imports no search, work or results, and `results` imports no other package of sweeps/."""
+    modules = [name for name in FILES if name.startswith(f"sweeps.{package}")]
+    assert modules
     forbidden = {"sweeps.on_ray"}
-    forbidden |= {"planning": {"sweeps.search", "sweeps.work", "sweeps.results"}}.get(room, set())
-    forbidden |= {"results": {"sweeps.planning", "sweeps.search", "sweeps.work", "sweeps.forecast"}}.get(room, set())
-    wrong = [(n, o) for n in mine for o in IMPORTS[n] if any(o == f or o.startswith(f"{f}.") for f in forbidden)]
-    assert not wrong
+    forbidden |= {"planning": {"sweeps.search", "sweeps.work", "sweeps.results"}}.get(package, set())
+    forbidden |= {"results": {"sweeps.planning", "sweeps.search", "sweeps.work", "sweeps.forecast"}}.get(package, set())
+
+    def is_forbidden(module):
+        return any(module == name or module.startswith(f"{name}.") for name in forbidden)
+
+    assert not [(name, module) for name in modules for module in IMPORTS[name] if is_forbidden(module)]
+
+
+def without_leaves(graph):
+    """Remove the nodes that lead to no other node until none is left. The remaining nodes lead into a circle."""
+    remaining = dict(graph)
+    while leaves := [name for name, targets in remaining.items() if not targets & remaining.keys()]:
+        for name in leaves:
+            del remaining[name]
+    return remaining
 
 
 def test_no_file_is_in_a_circle_of_imports():
-    left = {name: {other for other in others if other in FILES} for name, others in IMPORTS.items()}
-    while leaves := [name for name, others in left.items() if not others & left.keys()]:
-        for name in leaves:
-            del left[name]
-    assert not left, f"these import one another, or something that does: {sorted(left)}"
+    graph = {name: {module for module in imports if module in FILES} for name, imports in IMPORTS.items()}
+    circles = without_leaves(graph)
+    assert not circles, f"these import one another, or something that does: {sorted(circles)}"
 
 
-def test_rooms_are_in_no_circle_of_imports():
-    """The rooms of sweeps/, and the files beside them, each taken as one."""
+def test_packages_of_sweeps_are_in_no_circle_of_imports():
+    """Each package of sweeps/, and each file beside them, is one node."""
 
-    def room(name):
-        return ".".join(name.split(".")[:2]) if name.startswith("sweeps.") else name.partition(".")[0]
+    def node(name):
+        return ".".join(name.split(".")[:2])
 
-    left = {}
-    for name, others in IMPORTS.items():
+    graph = {}
+    for name, imports in IMPORTS.items():
         if name.startswith("sweeps."):
-            left.setdefault(room(name), set()).update(room(o) for o in others if o.startswith("sweeps."))
-    for name, others in left.items():
-        others.discard(name)
-    while leaves := [name for name, others in left.items() if not others & left.keys()]:
-        for name in leaves:
-            del left[name]
-    assert not left, f"these rooms import one another: {left}"
+            graph.setdefault(node(name), set()).update(node(m) for m in imports if m.startswith("sweeps."))
+    for name, targets in graph.items():
+        targets.discard(name)
+    circles = without_leaves(graph)
+    assert not circles, f"these packages import one another: {circles}"
 
 
-def test_underscored_modules_belong_to_their_package():
+def test_underscored_modules_are_imported_by_their_own_package_only():
     wrong = []
-    for name, others in IMPORTS.items():
-        for other in others:
-            if other in FILES and any(part.startswith("_") for part in other.split(".")):
-                parts = other.split(".")
-                owner = ".".join(parts[: next(n for n, part in enumerate(parts) if part.startswith("_"))])
+    for name, imports in IMPORTS.items():
+        for module in imports:
+            parts = module.split(".")
+            if module in FILES and any(part.startswith("_") for part in parts):
+                first_private = next(i for i, part in enumerate(parts) if part.startswith("_"))
+                owner = ".".join(parts[:first_private])
                 if package_of(name) != owner and not package_of(name).startswith(f"{owner}."):
-                    wrong.append((name, other))
+                    wrong.append((name, module))
     assert not wrong
 
 
-def private_uses(tree):
-    """Attributes with a leading underscore of anything but self, cls and what the file itself defines."""
+def private_attributes(tree):
+    """Attributes with a leading underscore that are used on other objects than self and cls, and that the file itself
+    does not define."""
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     defined |= {
         node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
@@ -117,27 +127,27 @@ def private_uses(tree):
                 if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}  # fmt: skip
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-            if not of_self and node.attr not in defined:
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not is_own and node.attr not in defined:
                 yield node.attr
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("sweeps.")])
 def test_no_private_name_of_ray_or_optuna_is_used(module):
-    assert set(private_uses(TREES[module])) <= {"_exit"}, "os._exit is public"
+    assert set(private_attributes(TREES[module])) <= {"_exit"}, "os._exit is public"
 
 
-def test_private_names_of_ray_stand_in_one_place():
+def test_private_names_of_ray_are_used_in_one_file_only():
     users = {
         str(path.relative_to(ROOT))
         for folder in (*PACKAGES, "tests", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
-        for other in imported(ast.parse(path.read_text()))
-        if other.partition(".")[0] == "ray" and any(part.startswith("_") for part in other.split("."))
+        for module in imported_modules(ast.parse(path.read_text()))
+        if module.partition(".")[0] == "ray" and any(part.startswith("_") for part in module.split("."))
     }
-    assert users <= {PRIVATE_OF_RAY}, users
+    assert users <= {PRIVATE_NAMES_OF_RAY}, users
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_no_file_is_too_long(module):
-    assert len(FILES[module].read_text().splitlines()) <= LONGEST
+    assert len(FILES[module].read_text().splitlines()) <= MOST_LINES

@@ -1,4 +1,4 @@
-"""What every method of `lopt/methods/` must keep: all of them, then prompt methods, then those that change weights."""
+"""Rules that every method of `lopt/methods/` must keep: all methods, prompt methods, and weight methods."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ WIDTH = 32  # of the tiny backbone
 
 
 def dimensions(name, length=6, rank=2):
-    """Length and rank, where the method has them."""
+    """Length and rank; None for what the method does not have."""
     method = methods.get(name)
     return {"length": length if method.uses_length else None, "rank": rank if method.uses_rank else None}
 
 
 def shape_for(name, length=6, rank=2, width=WIDTH):
-    of = dimensions(name, length, rank)
-    return Shape(width=width, **of, options=methods.get(name).check(**of, options={}), model=backbones.facts("tiny"))
+    sizes = dimensions(name, length, rank)
+    options = methods.get(name).check(**sizes, options={})
+    return Shape(width=width, **sizes, options=options, model=backbones.facts("tiny"))
 
 
 def config_for(name, **changes):
@@ -46,52 +47,52 @@ def initial_values(name, seed=0, **changes):
     return methods.get(name).initial_values(shape_for(name, **changes), seed, vocabulary())
 
 
-def trained(config):
+def train_trial(config):
     trial = Trial(config)
     for _ in trial:
         pass
     return trial
 
 
-def held_by_optimiser(trial):
+def tensors_of_optimiser(trial):
     return {id(tensor): tensor for group in trial._optimizer.param_groups for tensor in group["params"]}
 
 
 # --- every method ----------------------------------------------------------------------------------------------
 
 
-def test_every_method_is_of_one_kind():
+def test_every_method_is_a_prompt_method_or_a_weight_method():
     assert sorted(PROMPT_METHODS + WEIGHT_METHODS) == METHODS
     assert PROMPT_METHODS
     assert WEIGHT_METHODS
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_counted_parameters_are_those_the_optimiser_holds(name, tmp_path):
-    """From facts alone, from the trial, in the optimiser, in the record and on disk."""
+def test_every_count_of_parameters_is_that_of_the_optimiser(name, tmp_path):
+    """The counts come from the facts alone, the trial, the optimiser, the record and the files."""
     trial = Trial(config_for(name))
-    held = held_by_optimiser(trial)
-    assert set(held) == {id(factor) for factor in trial.factors.values()}
-    assert sum(tensor.numel() for tensor in held.values()) == trial.counts.trainable
+    optimised = tensors_of_optimiser(trial)
+    assert set(optimised) == {id(factor) for factor in trial.factors.values()}
+    assert sum(tensor.numel() for tensor in optimised.values()) == trial.counts.trainable
     assert methods.counts_of(trial.config) == trial.counts
-    of = dimensions(name)
-    assert count_parameters(method=name, **of, backbone="tiny") == trial.counts.trainable
+    assert count_parameters(method=name, **dimensions(name), backbone="tiny") == trial.counts.trainable
     record = trial.finish()
     assert (record.trainable_parameters, record.stored_parameters) == (trial.counts.trainable, trial.counts.stored)
     trial.best_prompt().save(tmp_path)
-    saved = load_file(tmp_path / "prompt.safetensors")
-    assert sum(t.numel() for n, t in saved.items() if n.startswith("factors.")) == trial.counts.stored
+    tensors = load_file(tmp_path / "prompt.safetensors")
+    stored = [tensor for tensor_name, tensor in tensors.items() if tensor_name.startswith("factors.")]
+    assert sum(tensor.numel() for tensor in stored) == trial.counts.stored
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_same_seed_same_bits(name):
-    records = []
+def test_the_same_seed_gives_the_same_bits(name):
+    results = []
     for seed in (0, 0, 1):
-        trial = trained(config_for(name, seed=seed))
-        records.append((trial.finish(), trial.best_prompt().factors, trial.predictions.logits))
-    (one, factors_1, logits_1), (two, factors_2, logits_2), (_, _, logits_3) = records
-    assert [(e.selection_loss, e.train_loss) for e in one.evaluations] == [
-        (e.selection_loss, e.train_loss) for e in two.evaluations
+        trial = train_trial(config_for(name, seed=seed))
+        results.append((trial.finish(), trial.best_prompt().factors, trial.predictions.logits))
+    (first, factors_1, logits_1), (second, factors_2, logits_2), (_, _, logits_3) = results
+    assert [(e.selection_loss, e.train_loss) for e in first.evaluations] == [
+        (e.selection_loss, e.train_loss) for e in second.evaluations
     ]
     assert set(factors_1) == set(factors_2)
     assert all(torch.equal(factors_1[factor], factors_2[factor]) for factor in factors_1)
@@ -100,8 +101,8 @@ def test_same_seed_same_bits(name):
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_a_fresh_seed_draws_everything_anew_that_is_random(name):
-    """Frozen matrices, too: an interval over seeds that left their draw out would be too narrow."""
+def test_another_seed_draws_every_random_matrix_anew(name):
+    """This includes frozen matrices. Otherwise an interval over seeds would leave out their draw and be too narrow."""
     first, second = initial_values(name, seed=1), initial_values(name, seed=2)
     for factor, values in first.items():
         if np.ptp(values):  # not a constant
@@ -109,31 +110,31 @@ def test_a_fresh_seed_draws_everything_anew_that_is_random(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_reloaded_gives_exactly_the_recorded_accuracy(name, tmp_path):
-    trial = trained(config_for(name))
+def test_a_loaded_artifact_gives_exactly_the_recorded_accuracy(name, tmp_path):
+    trial = train_trial(config_for(name))
     record = trial.finish(artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
-    found = prompt.evaluate()
-    assert found.accuracy == record.test_accuracy == prompt.test_accuracy
-    assert found.macro_f1 == record.test_macro_f1
-    assert found.loss == record.test_loss
-    np.testing.assert_array_equal(found.logits, trial.predictions.logits)
+    predictions = prompt.evaluate()
+    assert predictions.accuracy == record.test_accuracy == prompt.test_accuracy
+    assert predictions.macro_f1 == record.test_macro_f1
+    assert predictions.loss == record.test_loss
+    np.testing.assert_array_equal(predictions.logits, trial.predictions.logits)
     assert set(prompt.factors) == set(trial.factors)
     for factor, value in prompt.factors.items():
         assert torch.equal(value, trial._best_factors[factor].cpu()), factor
-        assert not torch.equal(value, Trial(trial.config).factors[factor].cpu()), "what was reloaded is untrained"
+        assert not torch.equal(value, Trial(trial.config).factors[factor].cpu()), "the loaded factors are not trained"
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_trained_is_fp32_over_a_bf16_model(name):
-    trial = trained(config_for(name, precision="bf16"))
+def test_the_factors_are_fp32_over_a_bf16_model(name):
+    trial = train_trial(config_for(name, precision="bf16"))
     assert {factor.dtype for factor in trial.factors.values()} == {torch.float32}
     assert len(trial.evaluations) == 2
     assert not trial.diverged
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_trial_that_says_nothing_takes_the_recipe(name):
+def test_settings_that_are_not_given_come_from_the_recipe(name):
     method = methods.get(name)
     fields = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
     assert isinstance(method.recipe, Recipe)
@@ -141,21 +142,21 @@ def test_a_trial_that_says_nothing_takes_the_recipe(name):
     assert {field: getattr(config, field) for field in fields} == {
         field: getattr(method.recipe, field) for field in fields
     }
-    said = {
+    changed = {
         "learning_rate": 0.0123,
         "optimizer": "adafactor",
         "schedule": "constant",
         "warmup": 0.5,
         "weight_decay": 0.7,
     }
-    other = config.replace(**said)
-    assert {field: getattr(other, field) for field in fields} == said
+    changed_config = config.replace(**changed)
+    assert {field: getattr(changed_config, field) for field in fields} == changed
     zero = config.replace(warmup=0.0, weight_decay=0.0)
     assert (zero.warmup, zero.weight_decay) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_ranges_of_the_free_search_hold_the_recipe_and_pass_the_checks(name):
+def test_ranges_of_the_free_search_contain_the_recipe_and_pass_the_checks(name):
     method = methods.get(name)
     assert set(method.ranges) <= {"learning_rate", "length", "rank", *method.OPTIONS}
     assert ("length" in method.ranges) == method.uses_length
@@ -174,48 +175,49 @@ def test_ranges_of_the_free_search_hold_the_recipe_and_pass_the_checks(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_ranks_and_lengths_that_do_not_go_are_refused(name):
-    method, of = methods.get(name), dimensions(name)
-    wrong = [{**of, "length": None}] if method.uses_length else [{**of, "length": 4}]
-    wrong += [{**of, "rank": None}, {**of, "rank": 0}] if method.uses_rank else [{**of, "rank": 1}]
+def test_lengths_and_ranks_that_do_not_fit_the_method_are_refused(name):
+    method, sizes = methods.get(name), dimensions(name)
+    wrong = [{**sizes, "length": None}] if method.uses_length else [{**sizes, "length": 4}]
+    wrong += [{**sizes, "rank": None}, {**sizes, "rank": 0}] if method.uses_rank else [{**sizes, "rank": 1}]
     for values in wrong:
         with pytest.raises(ValueError, match=r"length|rank") as caught:
             method.check(**values, options={})
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=f"unknown option 'no_such' of method {name}"):
-        method.check(**of, options={"no_such": 1})
+        method.check(**sizes, options={"no_such": 1})
     if not method.uses_rank:
         return
-    assert method.check(length=of["length"], rank=1, options={}) == dict(method.OPTIONS)
+    assert method.check(length=sizes["length"], rank=1, options={}) == dict(method.OPTIONS)
     for length in (1, 6, 50) if method.uses_length else (None,):
-        most = method.most_rank(length)
-        method.check(length=length, rank=most or 500, options={})
-        if most is not None:
-            with pytest.raises(ValueError, match=f"rank is {most + 1}"):
-                method.check(length=length, rank=most + 1, options={})
+        most_rank = method.most_rank(length)
+        method.check(length=length, rank=most_rank or 500, options={})
+        if most_rank is not None:
+            with pytest.raises(ValueError, match=f"rank is {most_rank + 1}"):
+                method.check(length=length, rank=most_rank + 1, options={})
 
 
 @pytest.mark.parametrize("name", METHODS)
 @given(budget=st.integers(1, 300_000), width=st.sampled_from((32, 576, 768, 1280)))
 @settings(max_examples=40)
-def test_the_form_within_a_budget_is_valid_and_within_it(name, budget, width):
+def test_the_length_and_rank_for_a_budget_are_valid_and_within_it(name, budget, width):
     method = methods.get(name)
-    form = method.within(budget, width)
+    length_and_rank = method.within(budget, width)
     if name in WEIGHT_METHODS:
-        assert form is None
-    elif form is not None:
-        length, rank = form
+        assert length_and_rank is None
+    elif length_and_rank is not None:
+        length, rank = length_and_rank
         assert (rank is not None) == method.uses_rank
         assert count_parameters(method=name, length=length, rank=rank, width=width) <= budget
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_learning_rates_of_its_own_are_of_factors_it_has(name):
+def test_special_learning_rates_belong_to_factors_of_the_method(name):
     trial = Trial(config_for(name))
     rates = trial.method.learning_rates(trial.config)
     assert set(rates) <= set(trial.factors)
-    held = {id(t): group["rate"] for group in trial._optimizer.param_groups for t in group["params"]}
-    assert held == {id(f): rates.get(n, trial.config.learning_rate) for n, f in trial.factors.items()}
+    used = {id(tensor): group["rate"] for group in trial._optimizer.param_groups for tensor in group["params"]}
+    default = trial.config.learning_rate
+    assert used == {id(factor): rates.get(factor_name, default) for factor_name, factor in trial.factors.items()}
 
 
 # --- prompt methods --------------------------------------------------------------------------------------------
@@ -236,47 +238,47 @@ def test_closed_form_equals_the_count(name, length, rank, width):
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_the_prompt_has_its_shape_alone_and_for_many_trials_at_once(name):
+def test_prompt_and_update_are_computed_for_one_trial_and_for_stacked_trials(name):
     method, options = methods.get(name), shape_for(name).options
-    generator = np.random.RandomState(0)  # not the initial values: zeros among them would hide a factor
+    generator = np.random.RandomState(0)  # not the initial values, because zeros among them would hide a factor
     declared = method.factors(shape_for(name))
     values = {n: torch.tensor(generator.uniform(-0.5, 0.5, f.shape)) for n, f in declared.items()}
     stacked = {n: torch.stack([v, 2 * v]) for n, v in values.items()}
-    for made in (method.prompt, method.update):
-        alone = made(values, options)
+    for function in (method.prompt, method.update):
+        alone = function(values, options)
         if alone is None:
-            assert made(stacked, options) is None
+            assert function(stacked, options) is None
             continue
         assert alone.shape[-1] == WIDTH
-        together = made(stacked, options)
+        together = function(stacked, options)
         torch.testing.assert_close(together[0], alone)
-        torch.testing.assert_close(together[1], made({n: 2 * v for n, v in values.items()}, options))
+        torch.testing.assert_close(together[1], function({n: 2 * v for n, v in values.items()}, options))
     assert method.prompt(values, options).shape == (6, WIDTH)
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_initial_values_are_the_same_bits_for_a_seed_and_others_for_another(name):
-    first, again, other = (initial_values(name, seed) for seed in (3, 3, 4))
+def test_initial_values_are_a_function_of_the_seed(name):
+    first, same_seed, other_seed = (initial_values(name, seed) for seed in (3, 3, 4))
     declared = methods.get(name).factors(shape_for(name))
     assert list(first) == list(declared)
     for factor, value in first.items():
-        np.testing.assert_array_equal(value, again[factor])
+        np.testing.assert_array_equal(value, same_seed[factor])
         assert value.shape == declared[factor].shape
         assert value.dtype == np.float64
         assert np.isfinite(value).all()
-        if np.ptp(value) > 0:  # zeros and ones are no draws
+        if np.ptp(value) > 0:  # zeros and ones are not random
             own_seed = declared[factor].seed is not None
-            assert (value == other[factor]).all() if own_seed else (value != other[factor]).any()
+            assert (value == other_seed[factor]).all() if own_seed else (value != other_seed[factor]).any()
     assert any(np.ptp(v) > 0 and declared[n].trainable for n, v in first.items())
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_a_frozen_matrix_needs_no_vocabulary_and_is_remade_alone(name):
+def test_frozen_matrices_are_drawn_alone_and_without_a_vocabulary(name):
     method, shape = methods.get(name), shape_for(name)
-    whole, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
+    all_values, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
     assert set(alone) == {n for n, f in method.factors(shape).items() if not f.trainable}
     for factor, value in alone.items():
-        np.testing.assert_array_equal(value, whole[factor])
+        np.testing.assert_array_equal(value, all_values[factor])
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
@@ -294,26 +296,27 @@ def test_training_changes_the_declared_matrices_and_nothing_else(name):
     for factor, value in trial.factors.items():
         torch.testing.assert_close(before[factor], torch.tensor(drawn[factor]).float(), rtol=0, atol=0)
         assert (value.detach() != before[factor]).any(), factor
-    # The frozen ones are still those of their seed: with them the factors give the prompt as it stands.
+    # The frozen matrices are still those of their seed: with them the factors give the current prompt.
     frozen = trial.method.frozen(trial.config, WIDTH, dtype=torch.float32)
-    remade, stands = trial.method.soft_prompt({**frozen, **trial.factors}, trial.config.options), trial.soft_prompt()
-    assert torch.equal(remade.prompt, stands.prompt)
-    assert (remade.update is None) == (stands.update is None)
-    assert remade.update is None or torch.equal(remade.update, stands.update)
+    remade, current = trial.method.soft_prompt({**frozen, **trial.factors}, trial.config.options), trial.soft_prompt()
+    assert torch.equal(remade.prompt, current.prompt)
+    assert (remade.update is None) == (current.update is None)
+    assert remade.update is None or torch.equal(remade.update, current.update)
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_every_prompt_method_stands_before_or_behind_the_text(name, tmp_path):
+def test_every_prompt_method_trains_as_prefix_and_as_suffix(name, tmp_path):
     record = train(config_for(name, options={"placement": "suffix"}), artifact=tmp_path)
     prompt = load_prompt(tmp_path)
     assert prompt.soft_prompt.placement.name == "suffix"
     assert prompt.evaluate().accuracy == record.test_accuracy
-    begun = {p: Trial(config_for(name, options={"placement": p})) for p in ("prefix", "suffix")}
-    losses = {p: trial.loss(np.arange(8)).item() for p, trial in begun.items()}
+    placements = ("prefix", "suffix")
+    trials = {placement: Trial(config_for(name, options={"placement": placement})) for placement in placements}
+    losses = {placement: trial.loss(np.arange(8)).item() for placement, trial in trials.items()}
     assert losses["prefix"] != losses["suffix"]
-    plain = Trial(config_for(name))
-    assert plain.loss(np.arange(8)).item() == losses["prefix"]
-    assert begun["prefix"].config.key == plain.config.key != begun["suffix"].config.key
+    default = Trial(config_for(name))
+    assert default.loss(np.arange(8)).item() == losses["prefix"]
+    assert trials["prefix"].config.key == default.config.key != trials["suffix"].config.key
     with pytest.raises(ValueError, match=r"placement is 'sufix'; valid: prefix, suffix\. Did you mean 'suffix'"):
         config_for(name, options={"placement": "sufix"})
 
@@ -326,15 +329,15 @@ def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
     shared = backbones.load("tiny", "fp32")
     checksum = shared.checksum()
     trial = Trial(config_for(name))
-    own = trial.backbone
-    assert own is not shared
-    assert not {p.data_ptr() for p in own.model.parameters()} & {p.data_ptr() for p in shared.model.parameters()}
-    before = {n: t.detach().clone() for n, t in own.model.named_parameters()}
-    assert {n for n, p in own.model.named_parameters() if p.requires_grad} == set(trial.factors)
+    copy = trial.backbone
+    assert copy is not shared
+    assert not {p.data_ptr() for p in copy.model.parameters()} & {p.data_ptr() for p in shared.model.parameters()}
+    before = {n: t.detach().clone() for n, t in copy.model.named_parameters()}
+    assert {n for n, p in copy.model.named_parameters() if p.requires_grad} == set(trial.factors)
     for _ in trial:
         pass
     assert trial.soft_prompt() is None
-    for parameter, value in own.model.named_parameters():
+    for parameter, value in copy.model.named_parameters():
         assert torch.equal(value, before[parameter]) == (parameter not in trial.factors), parameter
     assert shared.checksum() == checksum
     assert not any(p.requires_grad or p.grad is not None for p in shared.model.parameters())
@@ -342,41 +345,41 @@ def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_with_bf16_the_model_computes_in_bf16_and_what_is_trained_stays_fp32(name, tmp_path):
-    def computed_in(backbone):
-        seen = set()
+def test_with_bf16_the_model_computes_in_bf16_and_the_factors_stay_fp32(name, tmp_path):
+    def record_dtypes(backbone):
+        dtypes = set()
         for module in backbone.model.modules():
             if type(module).__name__.endswith(("Linear", "Conv1D")):
-                module.register_forward_hook(lambda _, inputs, output: seen.add(output.dtype))
-        return seen
+                module.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
+        return dtypes
 
     trial = Trial(config_for(name, precision="bf16"))
-    seen = computed_in(trial.backbone)
+    dtypes = record_dtypes(trial.backbone)
     assert trial.update().dtype == torch.float32
-    assert seen == {torch.bfloat16}
+    assert dtypes == {torch.bfloat16}
     assert {factor.grad.dtype for factor in trial.factors.values()} == {torch.float32}
     for _ in trial:
         pass
     record = trial.finish(artifact=tmp_path)
     prompt = load_prompt(tmp_path)
-    seen = computed_in(prompt.backbone)
+    dtypes = record_dtypes(prompt.backbone)
     assert prompt.evaluate().accuracy == record.test_accuracy
-    assert seen == {torch.bfloat16}
+    assert dtypes == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("name", WEIGHT_METHODS)
 def test_the_reported_weights_are_those_of_the_best_evaluation(name, tmp_path):
-    trial = trained(config_for(name))
+    trial = train_trial(config_for(name))
     prompt = trial.best_prompt()
     assert prompt.soft_prompt is None
     with pytest.raises(ValueError, match=f"method {name} has no prompt"):
         _ = prompt.prompt_PH
     prompt.save(tmp_path)
-    own = load_prompt(tmp_path).backbone
-    held = dict(own.model.named_parameters())
+    backbone = load_prompt(tmp_path).backbone
+    weights = dict(backbone.model.named_parameters())
     for factor, value in trial._best_factors.items():
-        assert torch.equal(held[factor].detach(), value), factor
-    assert own is not backbones.load("tiny", "fp32")
+        assert torch.equal(weights[factor].detach(), value), factor
+    assert backbone is not backbones.load("tiny", "fp32")
 
 
 @pytest.mark.parametrize("name", WEIGHT_METHODS)

@@ -1,5 +1,5 @@
-"""One's own method, task, backbone, space, table, plot, tracker, sampler and rule of early stopping: one new file each,
-and nothing else is edited."""
+"""A user adds a method, task, backbone, space, table, plot, tracker, sampler or stopping rule with one new file, and
+edits nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lopt import registry
 from sweeps.run import main
 
 METHOD = '''
-    """One row, repeated: X = 1 x."""
+    """One row that is repeated: X = 1 x."""
 
     from typing import ClassVar
 
@@ -111,7 +111,7 @@ BACKBONE = '''
 '''
 
 PLOT = '''
-    """A bar a trial."""
+    """One bar: the number of trials."""
 
     from matplotlib.figure import Figure
 
@@ -146,7 +146,7 @@ TRACKER = '''
 '''
 
 SAMPLER = '''
-    """Points at random, in another way."""
+    """Random points from another seed."""
 
     from sweeps.samplers import Sampler
 
@@ -161,7 +161,7 @@ SAMPLER = '''
 '''
 
 STOPPING = '''
-    """Every trial stops at the end of its grace period, but for the first."""
+    """Every trial except the first stops at the end of its grace period."""
 
     from sweeps.stopping import StoppingRule
 
@@ -184,7 +184,7 @@ STOPPING = '''
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """`plugin(package, name, source)` puts one file into a package for the length of a test."""
+    """A function `plugin(package, name, source)` that adds one file to a package for the duration of a test."""
     added = []
 
     def add(package, name, source):
@@ -206,7 +206,7 @@ def plugin(tmp_path, monkeypatch):
     registry.plugins.cache_clear()
 
 
-def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
+def test_each_plugin_is_one_file_and_appears_everywhere(plugin, tmp_path, capsys):
     plugin("lopt.methods", "repeated", METHOD)
     plugin("lopt.tasks", "parity", TASK)
     plugin("sweeps.spaces", "one_cell", SPACE)
@@ -218,16 +218,16 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     plugin("sweeps.stopping", "strict", STOPPING)
 
     assert main(["--help"]) == 0
-    listed = capsys.readouterr().out
-    assert "one_cell" in listed and "lines" in listed
-    for wrong, right in (("method=repeted", "repeated"), ("task=paritty", "parity"), ("sampler=othr", "other"),
+    help_text = capsys.readouterr().out
+    assert "one_cell" in help_text and "lines" in help_text
+    for setting, suggestion in (("method=repeted", "repeated"), ("task=paritty", "parity"), ("sampler=othr", "other"),
                          ("stopping=strikt", "strict")):  # fmt: skip
-        space = "search" if wrong.startswith("method") else "ablation"
-        assert main(["--space", space, "--set", wrong, "--dry-run"]) == 2
-        assert f"Did you mean '{right}'" in capsys.readouterr().err
+        space = "search" if setting.startswith("method") else "ablation"
+        assert main(["--space", space, "--set", setting, "--dry-run"]) == 2
+        assert f"Did you mean '{suggestion}'" in capsys.readouterr().err
 
-    chosen = ["--set", "sampler=other", "--set", "stopping=strict", "--track", "lines"]
-    assert main(["--space", "one_cell", "--out", str(tmp_path / "out"), "--local-mode", *chosen]) == 0
+    options = ["--set", "sampler=other", "--set", "stopping=strict", "--track", "lines"]
+    assert main(["--space", "one_cell", "--out", str(tmp_path / "out"), "--local-mode", *options]) == 0
     printed = capsys.readouterr().out
     assert "Parity (parity)" in printed and "smaller (d = 32" in printed and "strict in each cell" in printed
     assert "32" in next(line for line in printed.splitlines() if line.strip().startswith("repeated "))
@@ -240,7 +240,7 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
     assert (run / "report" / "tables" / "counted.csv").read_text().splitlines()[-1] == "3"
     page = (run / "report" / "report.html").read_text()
     assert "Trials counted" in page and "3 trials." in page
-    assert page.index("Bars of trials") < page.index("Trials counted"), "the plot says that its place is the first"
+    assert page.index("Bars of trials") < page.index("Trials counted"), "the plot asks for the first place"
     assert "Repeated row" in (run / "report" / "report.md").read_text()
     from analysis.style import method_style
 
@@ -248,20 +248,20 @@ def test_each_is_one_file_and_shows_up_everywhere(plugin, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("package", ["analysis.tables", "lopt.methods"])
-def test_a_helper_beside_them_is_no_plugin(plugin, package):
+def test_an_underscored_module_is_not_a_plugin(plugin, package):
     from analysis.registry import TableSpec, scan
 
     plugin(package, "_helper", "VALUE = 1")
     assert "_helper" not in (scan(package, TableSpec) if package == "analysis.tables" else registry.plugins(package))
 
 
-def test_a_file_without_a_spec_is_named(plugin):
+def test_a_plugin_without_a_spec_is_refused_by_name(plugin):
     plugin("lopt.methods", "unfinished", "VALUE = 1")
     with pytest.raises(ValueError, match=r"lopt\.methods\.unfinished has no SPEC"):
         registry.plugins("lopt.methods")
 
 
-def test_nothing_of_it_stays():
+def test_plugins_of_a_test_do_not_stay():
     from lopt import methods, tasks
     from sweeps import spaces
 
@@ -270,7 +270,7 @@ def test_nothing_of_it_stays():
     assert "one_cell" not in spaces.names()
 
 
-def test_the_names_that_older_methods_import_are_the_same_objects():
+def test_the_module_names_that_older_methods_import_still_work():
     from lopt import initial, methods
     from lopt.methods import _initial, _prompt
 

@@ -1,4 +1,4 @@
-"""Trained prompts where the machine, the task's folder and the model's folder of the training are not there."""
+"""Trained prompts are used where the folders of the task and the model of their training do not exist."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_backbone(folder):
     return folder
 
 
-def trained(task, backbone, out, **more):
+def train_prompt(task, backbone, out, **more):
     config = TrialConfig(
         **{
             "method": "lopt1", "task": str(task), "backbone": str(backbone), "length": 3, "rank": 2, "batch_size": 8,
@@ -48,7 +48,7 @@ def trained(task, backbone, out, **more):
     return train(config, artifact=out)
 
 
-def predicted(prompt, *more):
+def predict(prompt, *more):
     code, out, err = called(main, "predict", "--prompt", prompt, "--text", INPUT, "--json", *more)
     assert (code, err) == (0, "")
     return json.loads(out)
@@ -63,16 +63,16 @@ def mail(tmp_path):
 
 
 def test_a_prompt_predicts_without_the_folder_of_its_task(mail, tmp_path):
-    trained(mail, "tiny", tmp_path / "prompt")
-    before = predicted(tmp_path / "prompt")
+    train_prompt(mail, "tiny", tmp_path / "prompt")
+    before = predict(tmp_path / "prompt")
     shutil.rmtree(mail)
-    assert predicted(tmp_path / "prompt") == before
+    assert predict(tmp_path / "prompt") == before
     prompt = load_prompt(tmp_path / "prompt")
     assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut) == (
         "Mail", ("subject", "body"), ("no", "yes"), "body",
     )  # fmt: skip
     prompt.save(tmp_path / "again")
-    assert predicted(tmp_path / "again") == before
+    assert predict(tmp_path / "again") == before
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_a_prompt_predicts_without_the_folder_of_its_task(mail, tmp_path):
         "damaged = [",
     ],
 )
-def test_a_task_that_has_changed_changes_no_prediction(mail, tmp_path, changed):
-    trained(mail, "tiny", tmp_path / "prompt")
-    before = predicted(tmp_path / "prompt")
+def test_a_changed_task_changes_no_prediction(mail, tmp_path, changed):
+    train_prompt(mail, "tiny", tmp_path / "prompt")
+    before = predict(tmp_path / "prompt")
     (mail / "task.toml").write_text(changed)
-    assert predicted(tmp_path / "prompt") == before
+    assert predict(tmp_path / "prompt") == before
 
 
-def test_scoring_again_needs_the_rows_and_says_so(mail, tmp_path):
-    record = trained(mail, "tiny", tmp_path / "prompt")
+def test_scoring_again_needs_the_rows_of_the_task(mail, tmp_path):
+    record = train_prompt(mail, "tiny", tmp_path / "prompt")
     assert load_prompt(tmp_path / "prompt").evaluate().accuracy == record.test_accuracy
     (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
     with pytest.raises(ValueError, match=r"trained with classes \('no', 'yes'\)"):
@@ -104,13 +104,13 @@ def test_scoring_again_needs_the_rows_and_says_so(mail, tmp_path):
         load_prompt(tmp_path / "prompt").evaluate()
 
 
-def test_a_prompt_that_does_not_hold_its_task_takes_the_one_at_hand(mail, tmp_path):
-    trained(mail, "tiny", tmp_path / "prompt")
-    before = predicted(tmp_path / "prompt")
+def test_an_older_prompt_without_its_task_uses_the_installed_one(mail, tmp_path):
+    train_prompt(mail, "tiny", tmp_path / "prompt")
+    before = predict(tmp_path / "prompt")
     description = json.loads((tmp_path / "prompt" / "prompt.json").read_text())
     del description["task"]
     (tmp_path / "prompt" / "prompt.json").write_text(json.dumps({**description, "format": 1}))
-    assert predicted(tmp_path / "prompt") == before
+    assert predict(tmp_path / "prompt") == before
     (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=["['no', 'yes']", "restore"])
     shutil.rmtree(mail)
@@ -124,8 +124,8 @@ def test_a_prompt_that_does_not_hold_its_task_takes_the_one_at_hand(mail, tmp_pa
      {"task": {"title": 1, "columns": ["subject", "body"], "cut": "body"}},
      {"task": {"title": "a", "columns": ["other", "body"], "cut": "body"}}],
 )  # fmt: skip
-def test_a_task_that_is_not_whole_is_one_line(mail, tmp_path, change):
-    trained(mail, "tiny", tmp_path / "prompt")
+def test_an_incomplete_task_in_a_prompt_is_refused_in_one_line(mail, tmp_path, change):
+    train_prompt(mail, "tiny", tmp_path / "prompt")
     file = tmp_path / "prompt" / "prompt.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT)
@@ -135,48 +135,48 @@ def test_a_task_that_is_not_whole_is_one_line(mail, tmp_path, change):
 
 
 @pytest.mark.parametrize("method", ["lopt1", "lora"])
-def test_a_model_that_has_moved_is_named(mail, tmp_path, method):
+def test_a_moved_model_is_used_when_its_folder_is_given(mail, tmp_path, method):
     if method == "lora":
         pytest.importorskip("peft")
     model = make_backbone(tmp_path / "models" / "mine")
-    trained(mail, model, tmp_path / "prompt", method=method, length=3 if method == "lopt1" else None)
-    before = predicted(tmp_path / "prompt")
+    train_prompt(mail, model, tmp_path / "prompt", method=method, length=3 if method == "lopt1" else None)
+    before = predict(tmp_path / "prompt")
     moved = tmp_path / "other" / "renamed"
     moved.parent.mkdir()
     model.rename(moved)
     backbones.load.cache_clear()
     shutil.rmtree(mail)
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, words=[str(model), "--backbone FOLDER"])
-    assert predicted(tmp_path / "prompt", "--backbone", moved) == before
+    assert predict(tmp_path / "prompt", "--backbone", moved) == before
     (answer,) = load_prompt(tmp_path / "prompt", backbone=moved).predict([json.loads(INPUT)])
     assert answer.label == before["label"]
 
 
-def test_a_model_that_has_moved_is_found_by_its_name_in_the_mirror(mail, tmp_path, monkeypatch):
+def test_a_moved_model_is_found_by_its_name_in_the_mirror(mail, tmp_path, monkeypatch):
     model = make_backbone(tmp_path / "models" / "mine")
-    trained(mail, model, tmp_path / "prompt")
-    before = predicted(tmp_path / "prompt")
+    train_prompt(mail, model, tmp_path / "prompt")
+    before = predict(tmp_path / "prompt")
     (tmp_path / "mirror").mkdir()
     model.rename(tmp_path / "mirror" / "mine")
     backbones.load.cache_clear()
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
-    assert predicted(tmp_path / "prompt") == before
+    assert predict(tmp_path / "prompt") == before
 
 
 def test_another_model_is_refused(mail, tmp_path):
     model = make_backbone(tmp_path / "mine")
-    trained(mail, model, tmp_path / "prompt")
+    train_prompt(mail, model, tmp_path / "prompt")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     backbones.load.cache_clear()
     line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", model)
-    assert "at hand is revision" in line
+    assert "its revision here is" in line
     refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", tmp_path / "nowhere")
 
 
-def test_a_trial_runs_again_with_its_folders_elsewhere(mail, tmp_path):
+def test_a_trial_runs_again_with_moved_folders(mail, tmp_path):
     model = make_backbone(tmp_path / "models" / "mine")
-    record = trained(mail, model, tmp_path / "prompt")
+    record = train_prompt(mail, model, tmp_path / "prompt")
     (tmp_path / "record.json").write_text(json.dumps(record.to_dict()))
     (tmp_path / "there").mkdir()
     mail.rename(tmp_path / "there" / "mail")
@@ -192,38 +192,38 @@ def test_a_trial_runs_again_with_its_folders_elsewhere(mail, tmp_path):
 
 
 def test_the_same_weights_in_other_files_are_the_same_model(mail, tmp_path, monkeypatch):
-    """As where a mirror's folder was trained on, and the hub's cache has the model here."""
+    """For example, training used the folder of a mirror, and this machine has the model in the hub's cache."""
     model = make_backbone(tmp_path / "mirror" / "someone" / "model")
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path / "mirror"))
-    record = trained(mail, "someone/model", tmp_path / "prompt")
+    record = train_prompt(mail, "someone/model", tmp_path / "prompt")
     assert record.config["model_revision"].startswith("sha256:")
-    before = predicted(tmp_path / "prompt")
+    before = predict(tmp_path / "prompt")
     accuracy = load_prompt(tmp_path / "prompt").evaluate().accuracy
     monkeypatch.delenv("LOPT_MODEL_DIR")
     commit = tmp_path / "hub" / "models--someone--model" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
     commit.parent.mkdir(parents=True)
     model.rename(commit)
-    (commit / "notes.txt").write_text("one file more")
+    (commit / "notes.txt").write_text("an additional file")
     backbones.load.cache_clear()
     _names._read_facts.cache_clear()
-    assert predicted(tmp_path / "prompt", "--backbone", commit) == before
+    assert predict(tmp_path / "prompt", "--backbone", commit) == before
     other = make_model("llama")
     with torch.no_grad():
         other.model.layers[1].mlp.down_proj.weight.mul_(1.01)
     other.save_pretrained(commit)
     backbones.load.cache_clear()
     line = refused(main, "predict", "--prompt", tmp_path / "prompt", "--text", INPUT, "--backbone", commit)
-    assert "at hand is revision" in line
+    assert "its revision here is" in line
     assert accuracy == record.test_accuracy
 
 
-def test_a_fingerprint_is_of_weights_and_of_the_tokenizer(tmp_path):
-    one = backbones.load(str(make_backbone(tmp_path / "one")), "fp32")
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    (tmp_path / "two" / "more.json").write_text("{}")
-    two = backbones.load(str(tmp_path / "two"), "fp32")
-    assert one.revision != two.revision
-    assert fingerprint(one) == fingerprint(two)
-    assert fingerprint(one) != fingerprint(backbones.load(str(tmp_path / "two"), "fp64"))
-    two.tokenizer.add_tokens(["brown fox"])
-    assert fingerprint(one) != fingerprint(two)
+def test_a_fingerprint_depends_on_the_weights_and_the_tokenizer_alone(tmp_path):
+    original = backbones.load(str(make_backbone(tmp_path / "original")), "fp32")
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    (tmp_path / "copy" / "more.json").write_text("{}")
+    copy = backbones.load(str(tmp_path / "copy"), "fp32")
+    assert original.revision != copy.revision
+    assert fingerprint(original) == fingerprint(copy)
+    assert fingerprint(original) != fingerprint(backbones.load(str(tmp_path / "copy"), "fp64"))
+    copy.tokenizer.add_tokens(["brown fox"])
+    assert fingerprint(original) != fingerprint(copy)

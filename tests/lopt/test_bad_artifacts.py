@@ -1,4 +1,4 @@
-"""Trained prompts that are damaged or have been changed, and hostile inputs: the recorded answer, or one line."""
+"""Damaged or changed prompts and hostile inputs get the recorded answer, or an error of one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lopt.soft_prompt import SoftPrompt
 from tests.bad_input import called, fixed, junk, line_of, refused, texts
 
 
-def saved(folder, **more):
+def save_prompt(folder, **more):
     values = {"method": "prompt_tuning", "task": "toy", "backbone": "tiny", "length": 3, "precision": "fp32", **more}
     matrix = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     return Prompt(TrialConfig(**values), {"X": matrix}, SoftPrompt(prompt=matrix)).save(folder)
@@ -26,12 +26,12 @@ def saved(folder, **more):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("toy"))
+    return save_prompt(tmp_path_factory.mktemp("toy"))
 
 
 @fixed(60)
 @given(text=texts)
-def test_any_input(toy, text):
+def test_any_text_gets_an_answer_or_one_line(toy, text):
     code, out, err = called(main, "predict", "--prompt", toy, f"--text={text}", "--json")
     if code:
         assert "--text" in line_of(code, out, err)
@@ -44,8 +44,8 @@ def test_any_input(toy, text):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "{", "[]", '{"premise": "a"}', '{"premise": 5, "hypothesis": "b"}', "9" * 5000]
 )
-def test_inputs_of_several_columns(tmp_path, text):
-    prompt = saved(tmp_path / "rte", task="rte")
+def test_a_text_that_is_not_an_object_of_the_columns_is_refused(tmp_path, text):
+    prompt = save_prompt(tmp_path / "rte", task="rte")
     line = refused(main, "predict", "--prompt", prompt, "--text", text)
     assert "premise" in line or "hypothesis" in line
 
@@ -53,15 +53,15 @@ def test_inputs_of_several_columns(tmp_path, text):
 @fixed(80)
 @given(name=st.sampled_from(["config", "classes", "key", "format", "test_accuracy", "method", "length", "label_words"]),
        value=junk)  # fmt: skip
-def test_any_value_in_the_description(toy, tmp_path, name, value):
+def test_any_value_in_the_description_gives_an_answer_or_one_line(toy, tmp_path, name, value):
     folder = tmp_path / "copy"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(toy, folder)
-    described = json.loads((folder / "prompt.json").read_text())
+    description = json.loads((folder / "prompt.json").read_text())
     try:
-        (described if name in described else described["config"])[name] = value
-        (folder / "prompt.json").write_text(json.dumps(described))
-    except TypeError:  # no JSON
+        (description if name in description else description["config"])[name] = value
+        (folder / "prompt.json").write_text(json.dumps(description))
+    except TypeError:  # the value is not valid JSON
         return
     code, out, err = called(main, "predict", "--prompt", folder, "--text", "warm", "--json")
     if code:
@@ -89,9 +89,9 @@ X = torch.zeros(3, 32)
         {"prompt": X, "factors.X": X, "update": X},
         {},
     ],
-    ids=lambda tensors: ", ".join(f"{n} {list(t.shape)}" for n, t in tensors.items()),
+    ids=lambda tensors: ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()),
 )
-def test_tensors_that_do_not_belong_together(toy, tmp_path, tensors):
+def test_tensors_that_do_not_belong_together_are_refused(toy, tmp_path, tensors):
     shutil.copytree(toy, tmp_path / "copy")
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "copy" / "prompt.safetensors")
     line = refused(main, "predict", "--prompt", tmp_path / "copy", "--text", "warm")

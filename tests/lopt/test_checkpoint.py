@@ -1,4 +1,4 @@
-"""A trial that goes on from a checkpoint against the same trial uninterrupted: bit for bit."""
+"""A trial that continues from a checkpoint gives the same bits as the same trial without interruption."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from lopt.training import Trial
 def config_of(tiny, method, optimizer="adafactor", **changes):
     if method == "lora" and importlib.util.find_spec("peft") is None:
         pytest.skip("needs peft")
-    uses = methods.get(method)
-    shape = {"length": 4 if uses.uses_length else None, "rank": 2 if uses.uses_rank else None}
+    spec = methods.get(method)
+    shape = {"length": 4 if spec.uses_length else None, "rank": 2 if spec.uses_rank else None}
     return tiny.replace(
         method=method, options={}, optimizer=optimizer, warmup=0.2, schedule="linear", **shape, **changes
     )
 
 
-def assert_same(one, other):
-    def evaluations(trial):
-        return [dataclasses.replace(e, wall_time_s=0) for e in trial.evaluations]
+def assert_same(trial, expected):
+    def evaluations(of_trial):
+        return [dataclasses.replace(evaluation, wall_time_s=0) for evaluation in of_trial.evaluations]
 
-    assert (one.step, one.tokens, one.diverged) == (other.step, other.tokens, other.diverged)
-    assert evaluations(one) == evaluations(other)
-    assert dataclasses.replace(one.best, wall_time_s=0) == dataclasses.replace(other.best, wall_time_s=0)
-    for name, factor in one.factors.items():
-        assert torch.equal(factor, other.factors[name])
-        assert torch.equal(one._best_factors[name], other._best_factors[name])
+    assert (trial.step, trial.tokens, trial.diverged) == (expected.step, expected.tokens, expected.diverged)
+    assert evaluations(trial) == evaluations(expected)
+    assert dataclasses.replace(trial.best, wall_time_s=0) == dataclasses.replace(expected.best, wall_time_s=0)
+    for name, factor in trial.factors.items():
+        assert torch.equal(factor, expected.factors[name])
+        assert torch.equal(trial._best_factors[name], expected._best_factors[name])
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
 @pytest.mark.parametrize("method", methods.names())
 def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimizer):
     config = config_of(tiny, method, optimizer, max_steps=12, weight_decay=0.01)
-    whole = Trial(config)
-    list(whole)
+    uninterrupted = Trial(config)
+    list(uninterrupted)
     first = Trial(config)
-    for _ in range(5):  # in the middle of an interval, so that losses wait for their evaluation
+    for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         first.update()
-        if first.pause():
-            first.record_evaluation(first_predictions(first))
+        if first.evaluation_due():
+            first.record_evaluation(predictions_of(first))
     second = Trial(config)
     second.restore(first.saved())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
     list(second)
-    assert_same(second, whole)
+    assert_same(second, uninterrupted)
 
 
-def first_predictions(trial):
+def predictions_of(trial):
     from lopt.evaluation import predict_split
 
     with torch.no_grad():
@@ -61,45 +61,45 @@ def first_predictions(trial):
     return predict_split(trial.backbone, soft_prompt, trial.data.selection, trial.label_ids)
 
 
-def test_a_finished_record_of_a_restored_trial(tiny):
+def test_the_record_of_a_restored_trial_counts_the_time_before_the_checkpoint(tiny):
     trial = Trial(tiny)
     next(iter(trial))
     trial._began -= 100
-    again = Trial(tiny)
-    again.restore(trial.saved())
-    list(again)
-    record = again.finish()
+    restored = Trial(tiny)
+    restored.restore(trial.saved())
+    list(restored)
+    record = restored.finish()
     assert (record.status, record.steps) == ("complete", tiny.max_steps)
-    assert record.wall_time_s > 100, "what went before counts"
+    assert record.wall_time_s > 100, "the time before the checkpoint counts"
 
 
-def test_a_trial_before_its_first_step(tiny):
-    whole, again = Trial(tiny), Trial(tiny)
-    again.restore(Trial(tiny).saved())
-    list(whole)
-    list(again)
-    assert_same(again, whole)
+def test_a_trial_is_restored_before_its_first_step(tiny):
+    uninterrupted, restored = Trial(tiny), Trial(tiny)
+    restored.restore(Trial(tiny).saved())
+    list(uninterrupted)
+    list(restored)
+    assert_same(restored, uninterrupted)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
-def test_a_checkpoint_that_is_damaged_or_another_trials_is_refused_and_changes_nothing(tiny, damage):
+def test_a_checkpoint_that_is_damaged_or_of_another_trial_is_refused_and_changes_nothing(tiny, damage):
     trial = Trial(tiny.replace(seed=7) if damage == "other" else tiny)
     next(iter(trial))
     saved = trial.saved()
-    content = {"cut": saved[:-20], "empty": b"", "text": b"no checkpoint at all, only text", "other": saved}[damage]
-    fresh, whole = Trial(tiny), Trial(tiny)
+    content = {"cut": saved[:-20], "empty": b"", "text": b"text that is not a checkpoint", "other": saved}[damage]
+    fresh, uninterrupted = Trial(tiny), Trial(tiny)
     with pytest.raises(ValueError, match="belongs to trial" if damage == "other" else "is damaged"):
         fresh.restore(content)
     list(fresh)
-    list(whole)
-    assert_same(fresh, whole)
+    list(uninterrupted)
+    assert_same(fresh, uninterrupted)
 
 
 @pytest.mark.parametrize("skip", [0, 1, 6, 7, 8, 23])
-def test_skipped_batches_are_those_that_would_have_come(tiny, skip):
+def test_skipping_batches_gives_the_batches_that_follow(tiny, skip):
     lengths = Trial(tiny).data.train.lengths[:59]
-    whole, rest = training_batches(lengths, 8, 3), training_batches(lengths, 8, 3, skip)
+    all_batches, later_batches = training_batches(lengths, 8, 3), training_batches(lengths, 8, 3, skip)
     for _ in range(skip):
-        next(whole)
+        next(all_batches)
     for _ in range(20):
-        assert (next(whole) == next(rest)).all()
+        assert (next(all_batches) == next(later_batches)).all()

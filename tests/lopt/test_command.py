@@ -1,4 +1,4 @@
-"""`python -m lopt`: predictions equal the library's and the recorded ones; wrong usage is one line and exit 2."""
+"""`python -m lopt`: its predictions equal the library's and the recorded ones. Wrong usage is one line and code 2."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PROGRAM = [sys.executable, "-m", "lopt"]
 PAIR = {"premise": "A cat sat.", "hypothesis": "It stood."}
 
 
-def saved(folder, task, **more):
-    """A prompt as after training, on backbone tiny."""
+def save_prompt(folder, task, **more):
+    """Save a prompt for backbone tiny, as training does. Return its folder."""
     config = TrialConfig(method="prompt_tuning", task=task, backbone="tiny", length=3, precision="fp32", **more)
     values = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     return str(Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(folder))
@@ -35,35 +35,35 @@ def saved(folder, task, **more):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("toy"), "toy")
+    return save_prompt(tmp_path_factory.mktemp("toy"), "toy")
 
 
 @pytest.fixture(scope="module")
 def rte(tmp_path_factory):
-    """Two columns."""
-    return saved(tmp_path_factory.mktemp("rte"), "rte")
+    """A prompt for a task of two columns."""
+    return save_prompt(tmp_path_factory.mktemp("rte"), "rte")
 
 
 @pytest.fixture
 def run(capsys):
-    """Runs the command; its exit code, standard output and standard error."""
+    """A function that runs the command and returns its exit code, standard output and standard error."""
 
-    def done(*argv):
+    def run_command(*argv):
         code = command.main(list(map(str, argv)))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    return done
+    return run_command
 
 
-def predicted(run, *argv):
+def predict(run, *argv):
     code, out, err = run("predict", *argv, "--json")
     assert (code, err) == (0, "")
     return [json.loads(line) for line in out.splitlines()]
 
 
-def written(path, rows):
-    """Rows in a file of the kind that its suffix names."""
+def write_rows(path, rows):
+    """Write rows to a file of the format that its suffix names."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".csv":
@@ -74,52 +74,53 @@ def written(path, rows):
     return path
 
 
-def test_predictions_are_the_librarys_and_the_recorded_ones(tiny, tmp_path, run):
+def test_predictions_equal_the_librarys_and_the_recorded_ones(tiny, tmp_path, run):
     trial = Trial(tiny.replace(selection_examples=16, test_examples=40))
     for _ in trial:
         pass
     record = trial.finish(artifact=tmp_path / "prompt")
     stored, split = trial.predictions, load_split(tasks.get("toy"), "validation")
     rows = [{"text": split[i].fields["text"], "label": split[i].label} for i in stored.example_ids]
-    answers = predicted(run, "--prompt", tmp_path / "prompt", "--file", written(tmp_path / "reported.jsonl", rows))
+    answers = predict(run, "--prompt", tmp_path / "prompt", "--file", write_rows(tmp_path / "reported.jsonl", rows))
 
     classes = tasks.get("toy").classes
-    assert [classes.index(a["label"]) for a in answers] == stored.predicted.tolist()
-    assert len({a["label"] for a in answers}) == 2, "choose a rate at which the prompt does not say one thing"
-    hits = [classes.index(a["label"]) == row["label"] for a, row in zip(answers, rows, strict=True)]
+    assert [classes.index(answer["label"]) for answer in answers] == stored.predicted.tolist()
+    assert len({answer["label"] for answer in answers}) == 2, "choose a rate at which both classes are predicted"
+    hits = [classes.index(answer["label"]) == row["label"] for answer, row in zip(answers, rows, strict=True)]
     assert (np.mean(hits), len(hits)) == (record.test_accuracy, record.test_n)
     odds = np.exp(stored.logits - stored.logits.max(axis=1, keepdims=True))
-    found = np.array([list(a["probabilities"].values()) for a in answers])
-    assert found == pytest.approx(odds / odds.sum(axis=1, keepdims=True), abs=1e-12)
+    probabilities = np.array([list(answer["probabilities"].values()) for answer in answers])
+    assert probabilities == pytest.approx(odds / odds.sum(axis=1, keepdims=True), abs=1e-12)
 
-    library = load_prompt(tmp_path / "prompt").predict([row["text"] for row in rows])
-    assert [(a["label"], a["probabilities"]) for a in answers] == [(a.label, a.probabilities) for a in library]
-    assert [a["input"]["text"] for a in answers] == [row["text"] for row in rows]
+    expected = load_prompt(tmp_path / "prompt").predict([row["text"] for row in rows])
+    assert [answer["label"] for answer in answers] == [answer.label for answer in expected]
+    assert [answer["probabilities"] for answer in answers] == [answer.probabilities for answer in expected]
+    assert [answer["input"]["text"] for answer in answers] == [row["text"] for row in rows]
 
 
-def test_as_a_program_it_says_the_same(toy, run):
+def test_the_program_prints_the_same_as_the_function(toy, run):
     argv = ["predict", "--prompt", toy, "--text", "warm", "--text", "grim and dull"]
-    done = subprocess.run([*PROGRAM, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == run(*argv)
+    result = subprocess.run([*PROGRAM, *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == run(*argv)
 
 
-def test_a_reader_that_has_seen_enough_is_left_in_peace():
-    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # where it is not, argparse itself says nothing
+def test_a_closed_standard_output_causes_no_message():
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # without a buffer argparse ignores the error itself
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*PROGRAM, "predict", "--help"], cwd=ROOT, env=buffered, text=True, **pipes) as started:
-        started.stdout.close()
-        assert started.stderr.read() == ""
-    assert started.returncode == 1
+    with subprocess.Popen([*PROGRAM, "predict", "--help"], cwd=ROOT, env=buffered, text=True, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
-def test_a_line_for_people(toy, run):
+def test_without_json_an_answer_is_one_readable_line(toy, run):
     _, out, _ = run("predict", "--prompt", toy, "--text", " warm \x1b[31m and\nfresh ", "--text", "x" * 300)
     first, second = out.splitlines()
     answer = load_prompt(toy).predict(["warm \x1b[31m and\nfresh"])[0]
     (other,) = (name for name in answer.probabilities if name != answer.label)
     shares = {name: f"{share:.2f}" for name, share in answer.probabilities.items()}
     assert first == f"{answer.label}  {shares[answer.label]}  ({other} {shares[other]})  warm ·[31m and fresh"
-    assert second.endswith("x" * 300), "whole where no terminal ends the line"
+    assert second.endswith("x" * 300), "the text is whole where no terminal ends the line"
 
 
 def test_on_a_terminal_the_text_is_cut_to_the_line(toy, run, monkeypatch):
@@ -133,30 +134,30 @@ def test_on_a_terminal_the_text_is_cut_to_the_line(toy, run, monkeypatch):
     assert first.index("fresh") == second.index("fresh")
 
 
-def test_of_many_classes_the_likeliest_are_shown():
+def test_of_many_classes_only_the_likeliest_are_printed():
     answer = Answer("c", {"a": 0.05, "b": 0.2, "c": 0.5, "d": 0.15, "e": 0.1})
-    assert command._head(answer, longest=3) == "c    0.50  (b 0.20, d 0.15, e 0.10, …)"
+    assert command._prediction_text(answer, label_width=3) == "c    0.50  (b 0.20, d 0.15, e 0.10, …)"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_files_of_several_columns(suffix, rte, tmp_path, run):
+def test_files_of_several_columns_are_read(suffix, rte, tmp_path, run):
     rows = [{"id": "7", **PAIR}, {"id": "8", "premise": "Zwölf Katzen.", "hypothesis": "Hunde, keine."}]
-    answers = predicted(run, "--prompt", rte, "--file", written(tmp_path / f"pairs{suffix}", rows))
-    assert [a["input"] for a in answers] == [{k: row[k] for k in PAIR} for row in rows]
-    expected = load_prompt(rte).predict([a["input"] for a in answers])
-    assert [a["probabilities"] for a in answers] == [e.probabilities for e in expected]
+    answers = predict(run, "--prompt", rte, "--file", write_rows(tmp_path / f"pairs{suffix}", rows))
+    assert [answer["input"] for answer in answers] == [{column: row[column] for column in PAIR} for row in rows]
+    expected = load_prompt(rte).predict([answer["input"] for answer in answers])
+    assert [answer["probabilities"] for answer in answers] == [answer.probabilities for answer in expected]
     texts = [f"--text={json.dumps(row)}" for row in rows]
-    assert predicted(run, "--prompt", rte, *texts) == answers
+    assert predict(run, "--prompt", rte, *texts) == answers
 
 
-def test_a_text_file_has_one_text_a_line(toy, tmp_path, run):
+def test_a_text_file_has_one_text_per_line(toy, tmp_path, run):
     (tmp_path / "texts.txt").write_bytes('\ufeffwarm\r\n{"not": "read"}\r\nline\u2028separator\r\n'.encode())
-    answers = predicted(run, "--prompt", toy, "--file", tmp_path / "texts.txt")
-    assert [a["input"]["text"] for a in answers] == ["warm", '{"not": "read"}', "line\u2028separator"]
+    answers = predict(run, "--prompt", toy, "--file", tmp_path / "texts.txt")
+    assert [answer["input"]["text"] for answer in answers] == ["warm", '{"not": "read"}', "line\u2028separator"]
 
 
-def wrong(run, *argv):
-    """The one line of a refusal."""
+def error_message(run, *argv):
+    """Run a command that must be refused. Return the message."""
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -165,15 +166,15 @@ def wrong(run, *argv):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is no text in UTF-8")],
+    ("text", "message"),
+    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is not text in UTF-8")],
 )
-def test_a_text_that_is_none(text, said, toy, run):
-    assert said in wrong(run, "predict", "--prompt", toy, "--text", "fine", "--text", text)
+def test_a_text_that_cannot_be_used_is_refused(text, message, toy, run):
+    assert message in error_message(run, "predict", "--prompt", toy, "--text", "fine", "--text", text)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("A cat sat.", 'reads several columns; give a JSON object: {"premise": "…", "hypothesis": "…"}'),
         ("[1]", "give a JSON object"),
@@ -182,14 +183,14 @@ def test_a_text_that_is_none(text, said, toy, run):
         ('{"premise": "A cat.", "hypothesis": 3}', "hypothesis is 3; give text"),
     ],
 )
-def test_a_text_without_the_columns(text, said, rte, run):
-    line = wrong(run, "predict", "--prompt", rte, "--text", text)
+def test_a_text_without_the_columns_is_refused(text, message, rte, run):
+    line = error_message(run, "predict", "--prompt", rte, "--text", text)
     assert line.startswith(f"--text {text!r}"[:40])
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", b"premise,label\nx,1\n", "a.csv, row 1 has no column 'hypothesis'; it has premise, label"),
         ("a.csv", b"premise,hypothesis\nx,y\nz\n", "a.csv, line 3 has a different number of fields"),
@@ -200,46 +201,50 @@ def test_a_text_without_the_columns(text, said, rte, run):
         ("a.jsonl", b"{\n", "a.jsonl, line 1 is not valid JSON"),
         ("a.jsonl", b"3\n", "a.jsonl, line 1 is not a JSON object"),
         ("a.parquet", b"PAR0", "a.parquet is not a Parquet file"),
-        ("a.txt", b"one\n", "task rte reads premise, hypothesis: give .csv, .jsonl or .parquet with these columns"),
+        (
+            "a.txt",
+            b"one\n",
+            "task rte reads premise, hypothesis: give a .csv, .jsonl or .parquet file with these columns",
+        ),
         ("a.tsv", b"one\n", "ends in .tsv; valid: .txt, .csv, .jsonl, .parquet"),
         ("a", b"one\n", "ends in nothing; valid"),
     ],
 )
-def test_a_file_that_cannot_be_read(name, content, said, rte, tmp_path, run):
+def test_a_file_that_cannot_be_used_is_refused(name, content, message, rte, tmp_path, run):
     (tmp_path / name).write_bytes(content)
-    assert said in wrong(run, "predict", "--prompt", rte, "--file", tmp_path / name)
+    assert message in error_message(run, "predict", "--prompt", rte, "--file", tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is no text in UTF-8")],
+    ("content", "message"),
+    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is not text in UTF-8")],
 )
-def test_a_text_file_that_cannot_be_read(content, said, toy, tmp_path, run):
+def test_a_text_file_that_cannot_be_used_is_refused(content, message, toy, tmp_path, run):
     (tmp_path / "a.txt").write_bytes(content)
-    assert said in wrong(run, "predict", "--prompt", toy, "--file", tmp_path / "a.txt")
+    assert message in error_message(run, "predict", "--prompt", toy, "--file", tmp_path / "a.txt")
 
 
-def test_no_such_file(toy, tmp_path, run):
-    assert wrong(run, "predict", "--prompt", toy, "--file", tmp_path / "no.csv").endswith("no.csv does not exist")
-    assert "does not exist" in wrong(run, "predict", "--prompt", toy, "--file", tmp_path)
+def test_a_file_that_does_not_exist_is_refused(toy, tmp_path, run):
+    for path in (tmp_path / "no.csv", tmp_path):
+        assert error_message(run, "predict", "--prompt", toy, "--file", path).endswith(f"{path.name} does not exist")
 
 
 @pytest.mark.parametrize("action", [("predict", "--text", "a"), ("export", "--to", "peft", "OUT")])
-def test_a_prompt_that_is_none(action, tmp_path, run, monkeypatch):
+def test_a_missing_or_damaged_prompt_is_refused(action, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "holds no trained prompt" in wrong(run, *action, "--prompt", "nowhere")
-    folder = saved(tmp_path / "prompt", "toy")
-    whole = (tmp_path / "prompt" / "prompt.safetensors").read_bytes()
-    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(whole[:40])
-    assert "is damaged" in wrong(run, *action, "--prompt", folder)
-    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(whole)
+    assert "holds no trained prompt" in error_message(run, *action, "--prompt", "nowhere")
+    folder = save_prompt(tmp_path / "prompt", "toy")
+    content = (tmp_path / "prompt" / "prompt.safetensors").read_bytes()
+    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(content[:40])
+    assert "is damaged" in error_message(run, *action, "--prompt", folder)
+    (tmp_path / "prompt" / "prompt.safetensors").write_bytes(content)
     (tmp_path / "prompt" / "prompt.json").write_text("{}")
-    assert "is damaged" in wrong(run, *action, "--prompt", folder)
+    assert "is damaged" in error_message(run, *action, "--prompt", folder)
     assert not (tmp_path / "OUT").exists()
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ((), "COMMAND"),
         (("tell",), "invalid choice: 'tell'"),
@@ -253,17 +258,17 @@ def test_a_prompt_that_is_none(action, tmp_path, run, monkeypatch):
         (("run", "--config", "c", "--artifact", "memory://x"), "argument --artifact: 'memory://x' is a URL"),
     ],
 )
-def test_wrong_usage(argv, said, run):
+def test_wrong_usage_exits_with_code_2(argv, message, run):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
 def test_help_shows_an_example(run):
-    for name, each in command.COMMANDS.items():
+    for name, subcommand in command.COMMANDS.items():
         code, out, _ = run(name, "--help")
         assert code == 0
-        assert each.example in out
+        assert subcommand.example in out
 
 
 def test_help_and_usage_need_no_torch():
@@ -271,11 +276,11 @@ def test_help_and_usage_need_no_torch():
         "import sys; from lopt.__main__ import main; main(['--help']); main(['predict', '--help'])\n"
         "print({'torch', 'ray', 'transformers', 'pandas'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
 
 
-def test_interrupted(toy, run, monkeypatch):
+def test_an_interrupt_exits_with_code_130(toy, run, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -283,7 +288,7 @@ def test_interrupted(toy, run, monkeypatch):
     assert run("predict", "--prompt", toy, "--text", "a") == (130, "", "interrupted\n")
 
 
-def test_export_says_what_was_written(tmp_path, run, capsys):
+def test_export_prints_the_files_that_it_wrote(tmp_path, run, capsys):
     pytest.importorskip("peft")
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -299,7 +304,7 @@ def test_export_says_what_was_written(tmp_path, run, capsys):
     record = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
     Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", record=record)
     argv = ("export", "--prompt", tmp_path / "prompt", "--to", "peft", tmp_path / "out")
-    capsys.readouterr()  # what saving a model prints
+    capsys.readouterr()  # drops what saving a model prints
     code, out, err = run(*argv)
     assert (code, err) == (0, "")
     first, *files, last = out.splitlines()
@@ -307,23 +312,23 @@ def test_export_says_what_was_written(tmp_path, run, capsys):
     assert [line.split()[0] for line in files] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert last.startswith(f"{tmp_path / 'out' / 'README.md'} ")
     assert "Accuracy: 75.0% on 120 examples of `validation`" in (tmp_path / "out" / "README.md").read_text()
-    assert "is not empty; give a new folder" in wrong(run, *argv)
+    assert "is not empty; give a new folder" in error_message(run, *argv)
 
 
-def test_export_of_what_peft_has_not(tmp_path, run):
-    folder = saved(tmp_path / "prompt", "toy", options={"placement": "suffix"})
-    said = wrong(run, "export", "--prompt", folder, "--to", "peft", tmp_path / "out")
-    assert said.startswith("this prompt is a suffix")
+def test_export_refuses_what_peft_cannot_express(tmp_path, run):
+    folder = save_prompt(tmp_path / "prompt", "toy", options={"placement": "suffix"})
+    message = error_message(run, "export", "--prompt", folder, "--to", "peft", tmp_path / "out")
+    assert message.startswith("this prompt is a suffix")
 
 
 # --- progress --------------------------------------------------------------------------------------------------
 
 
-def test_a_long_file_says_how_far_it_is_and_only_on_standard_error(toy, tmp_path, run, monkeypatch):
-    file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
+def test_progress_of_a_long_file_is_printed_on_standard_error_only(toy, tmp_path, run, monkeypatch):
+    file = write_rows(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
     quiet = run("predict", "--prompt", toy, "--file", file)
-    assert quiet[2] == "", "a short file has no need of it"
-    monkeypatch.setattr(command, "_LOG_S", 0.0)
+    assert quiet[2] == "", "a short file prints no progress"
+    monkeypatch.setattr(command, "_LOG_INTERVAL_S", 0.0)
     code, out, err = run("predict", "--prompt", toy, "--file", file)
     assert (code, out) == quiet[:2]
     counts = [int(line.split(" of ")[0]) for line in err.splitlines()]
@@ -332,10 +337,10 @@ def test_a_long_file_says_how_far_it_is_and_only_on_standard_error(toy, tmp_path
     assert all(line.endswith(" of 100 inputs") for line in err.splitlines())
 
 
-def test_on_a_terminal_the_line_of_progress_goes_at_the_end(toy, tmp_path, run, monkeypatch):
-    file = written(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
+def test_on_a_terminal_the_progress_line_is_removed_at_the_end(toy, tmp_path, run, monkeypatch):
+    file = write_rows(tmp_path / "new.csv", [{"text": f"text {i}"} for i in range(100)])
     quiet = run("predict", "--prompt", toy, "--file", file)
-    monkeypatch.setattr(command, "_TERMINAL_S", 0.0)
+    monkeypatch.setattr(command, "_TERMINAL_INTERVAL_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     code, out, err = run("predict", "--prompt", toy, "--file", file)
     assert (code, out) == quiet[:2]

@@ -1,4 +1,4 @@
-"""What a record says a trial has cost: its device's time, and memory."""
+"""The cost of a trial in its record: seconds on its device, and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lopt.engine import Engine
 from lopt.training import Trial, train
 
 
-def test_a_trial_alone_counts_its_steps_evaluations_and_memory(tiny):
+def test_a_trial_that_trains_alone_records_its_times_and_its_memory(tiny):
     record = train(tiny)
     parts = (record.train_time_s, record.evaluation_time_s, record.test_time_s)
     assert all(part > 0 for part in parts)
@@ -21,11 +21,11 @@ def test_a_trial_alone_counts_its_steps_evaluations_and_memory(tiny):
     assert record.peak_memory_bytes > 10**8, "torch alone takes more"
 
 
-def test_an_evaluation_that_takes_longer_counts_as_evaluation(tiny, monkeypatch):
+def test_the_time_of_an_evaluation_counts_as_evaluation_time(tiny, monkeypatch):
     import lopt.training
 
-    real = lopt.training.predict_split
-    monkeypatch.setattr(lopt.training, "predict_split", lambda *given: time.sleep(0.2) or real(*given))
+    real_predict = lopt.training.predict_split
+    monkeypatch.setattr(lopt.training, "predict_split", lambda *arguments: time.sleep(0.2) or real_predict(*arguments))
     trial = Trial(tiny, phase="search")
     for _ in trial:
         pass
@@ -40,42 +40,42 @@ def test_packed_trials_share_their_time_by_tokens(tiny, monkeypatch):
         engine.admit(trial)
     for _ in engine:
         pass
-    whole = time.perf_counter() - began
+    total = time.perf_counter() - began
     times = [trial.train_time_s + trial.evaluation_time_s for trial in trials]
-    assert sum(times) <= whole
-    assert sum(times) > 0.5 * whole, "nearly all of it is steps and evaluations"
-    assert trials[1].train_time_s > 1.5 * trials[0].train_time_s, "batches of three times the size"
-    assert all(trial.finish().peak_memory_bytes is None for trial in trials), "nobody knows whose memory it is"
+    assert sum(times) <= total
+    assert sum(times) > 0.5 * total, "nearly all of the time is spent in steps and evaluations"
+    assert trials[1].train_time_s > 1.5 * trials[0].train_time_s, "its batches are three times as large"
+    assert all(trial.finish().peak_memory_bytes is None for trial in trials), "shared memory belongs to no trial"
 
 
-def test_a_trial_that_goes_on_keeps_what_it_has_cost(tiny):
+def test_a_restored_trial_keeps_its_earlier_times(tiny):
     trial = Trial(tiny, phase="search")
     next(iter(trial))
     trial.train_time_s, trial.evaluation_time_s = 100.0, 50.0
-    again = Trial(tiny, phase="search")
-    again.restore(trial.saved())
-    assert (again.train_time_s, again.evaluation_time_s) == (100.0, 50.0)
+    restored = Trial(tiny, phase="search")
+    restored.restore(trial.saved())
+    assert (restored.train_time_s, restored.evaluation_time_s) == (100.0, 50.0)
 
 
-@pytest.mark.skipif(memory.peak(torch.device("cpu")) is None, reason="no /proc of Linux, which says the peak")
-def test_the_peak_begins_anew():
+@pytest.mark.skipif(memory.peak_bytes(torch.device("cpu")) is None, reason="needs /proc of Linux, which gives the peak")
+def test_the_peak_can_be_reset():
     device = torch.device("cpu")
-    memory.watch(device)
-    before = memory.peak(device)
-    held = np.ones(40_000_000)
-    high = memory.peak(device)
-    assert high - before > 0.9 * held.nbytes
-    del held
-    memory.watch(device)
-    assert memory.peak(device) < high - 200_000_000
+    memory.reset_peak(device)
+    before = memory.peak_bytes(device)
+    array = np.ones(40_000_000)
+    peak = memory.peak_bytes(device)
+    assert peak - before > 0.9 * array.nbytes
+    del array
+    memory.reset_peak(device)
+    assert memory.peak_bytes(device) < peak - 200_000_000
 
 
-def test_what_says_that_memory_ran_out():
+def test_exceptions_that_mean_that_memory_ran_out_are_recognised():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50)
-    said = (
+    messages = (
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "CUDA error: out of memory\nCUDA",
     )
-    assert all(memory.ran_out(error) for error in (raised.value, MemoryError(), *map(RuntimeError, said)))
+    assert all(memory.ran_out(error) for error in (raised.value, MemoryError(), *map(RuntimeError, messages)))
     assert not memory.ran_out(RuntimeError("CUDA error: device-side assert triggered"))

@@ -1,4 +1,4 @@
-"""Pieces of work side by side."""
+"""Lanes: calls of a function side by side."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from lopt.lanes import Lanes
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_piece_is_done_once(count):
+def test_every_item_is_done_once(count):
     done, lock = [], threading.Lock()
 
-    def act(piece):
+    def function(item):
         with lock:
-            done.append(piece)
+            done.append(item)
 
     with Lanes(_backbone(), count) as lanes:
-        lanes.each(act, iter(range(50)))
-        lanes.each(act, [])
+        lanes.run(function, iter(range(50)))
+        lanes.run(function, [])
     assert sorted(done) == list(range(50))
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_error_arrives_and_the_rest_is_left_out(count):
+def test_an_exception_is_raised_and_the_remaining_items_are_skipped(count):
     done = []
 
-    def act(piece):
-        if piece == 2:
-            raise MemoryError("of piece 2")
-        done.append(piece)
+    def function(item):
+        if item == 2:
+            raise MemoryError("of item 2")
+        done.append(item)
 
-    with Lanes(_backbone(), count) as lanes, pytest.raises(MemoryError, match="of piece 2"):
-        lanes.each(act, range(10_000))
+    with Lanes(_backbone(), count) as lanes, pytest.raises(MemoryError, match="of item 2"):
+        lanes.run(function, range(10_000))
     assert len(done) < 9_999
 
 
 @pytest.mark.parametrize(
     ("device", "side_by_side", "expected"), [("cpu", True, 2), ("cpu", False, 1), ("cuda", True, 1)]
 )
-def test_how_many_suit_a_backbone(device, side_by_side, expected, monkeypatch):
+def test_the_number_of_lanes_suits_the_backbone(device, side_by_side, expected, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     assert Lanes(_backbone(device, side_by_side)).count == expected
 

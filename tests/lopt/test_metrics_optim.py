@@ -1,4 +1,4 @@
-"""Metrics against their definitions; Adafactor against its formulas in NumPy."""
+"""Metrics against their definitions, and Adafactor against its formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -16,69 +16,69 @@ from lopt.optim import make_optimizer, share_of_rate
 BASE = {"method": "prompt_tuning", "task": "toy", "backbone": "tiny", "learning_rate": 0.3}
 
 
-def test_accuracy_loss_and_share():
+def test_accuracy_loss_and_top_class_share_follow_their_definitions():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
-    found = Predictions(np.arange(3), np.array([0, 1, 1]), logits)
-    assert found.accuracy == pytest.approx(2 / 3)
-    by_torch = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 1]))
-    assert found.loss == pytest.approx(float(by_torch), abs=1e-12)
-    assert found.top_class_share == pytest.approx(2 / 3)
+    predictions = Predictions(np.arange(3), np.array([0, 1, 1]), logits)
+    assert predictions.accuracy == pytest.approx(2 / 3)
+    expected_loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 1]))
+    assert predictions.loss == pytest.approx(float(expected_loss), abs=1e-12)
+    assert predictions.top_class_share == pytest.approx(2 / 3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
-def test_macro_f1_is_the_mean_of_the_classes(pairs):
+def test_macro_f1_is_the_mean_of_the_classes_f1(pairs):
     gold, predicted = (np.array(side) for side in zip(*pairs, strict=True))
     scores = []
     for label in range(3):
-        tp = sum(g == p == label for g, p in pairs)
-        precision = tp / max(1, sum(p == label for _, p in pairs))
-        recall = tp / max(1, sum(g == label for g, _ in pairs))
+        hits = sum(true == guess == label for true, guess in pairs)
+        precision = hits / max(1, sum(guess == label for _, guess in pairs))
+        recall = hits / max(1, sum(true == label for true, _ in pairs))
         scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
     assert macro_f1(gold, predicted, 3) == pytest.approx(np.mean(scores))
 
 
-def test_adafactor_is_the_recipes():
+def test_adafactor_follows_its_formulas():
     """Shazeer and Stern 2018, algorithm 4 with an external step size: factored second moments, update clipped to
     root mean square 1, no scaling by the parameter's size."""
     generator = np.random.RandomState(0)
-    start, grads = generator.randn(4, 6), generator.randn(5, 4, 6)
+    start, gradients = generator.randn(4, 6), generator.randn(5, 4, 6)
     parameter = torch.tensor(start, requires_grad=True)
     optimizer = make_optimizer(TrialConfig(**BASE), {"X": parameter}, {})
     value, rows, columns = start.copy(), np.zeros(4), np.zeros(6)
-    for step, grad in enumerate(grads, start=1):
-        parameter.grad = torch.tensor(grad)
+    for step, gradient in enumerate(gradients, start=1):
+        parameter.grad = torch.tensor(gradient)
         optimizer.step()
         beta = 1.0 - step**-0.8
-        square = grad**2 + 1e-30
+        square = gradient**2 + 1e-30
         rows = beta * rows + (1 - beta) * square.mean(axis=1)
         columns = beta * columns + (1 - beta) * square.mean(axis=0)
-        update = grad / np.sqrt(np.outer(rows, columns) / rows.mean())
+        update = gradient / np.sqrt(np.outer(rows, columns) / rows.mean())
         update /= max(1.0, np.sqrt((update**2).mean()))
         value -= 0.3 * update
         np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-9)
 
 
-def test_schedules():
-    constant, linear = (TrialConfig(**BASE, schedule=s, max_steps=10) for s in ("constant", "linear"))
-    assert [share_of_rate(constant, s) for s in (0, 9)] == [1.0, 1.0]
-    assert [share_of_rate(linear, s) for s in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
+def test_schedules_give_their_share_of_the_rate():
+    constant, linear = (TrialConfig(**BASE, schedule=name, max_steps=10) for name in ("constant", "linear"))
+    assert [share_of_rate(constant, step) for step in (0, 9)] == [1.0, 1.0]
+    assert [share_of_rate(linear, step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
     assert isinstance(
         make_optimizer(TrialConfig(**BASE, optimizer="adamw"), {"X": torch.zeros(1)}, {}), torch.optim.AdamW
     )
 
 
-def test_the_eps_of_adamw_is_depts_to_choose_and_changes_no_key():
+def test_dept_has_an_option_for_the_eps_of_adamw_whose_default_changes_no_key():
     shape = {"method": "dept", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2}
-    usual = TrialConfig(**shape)
-    theirs = usual.replace(options={**usual.options, "adam_eps": 1e-6})
+    default = TrialConfig(**shape)
+    changed = default.replace(options={**default.options, "adam_eps": 1e-6})
     factors = {name: torch.zeros(2, requires_grad=True) for name in ("P", "A", "B")}
-    assert {group["eps"] for group in make_optimizer(usual, factors, {}).param_groups} == {1e-8}
-    assert {group["eps"] for group in make_optimizer(theirs, factors, {}).param_groups} == {1e-6}
-    before = usual.to_dict()
-    del before["options"]["adam_eps"]
-    assert key_of(before) == usual.key == TrialConfig.from_dict(before).key != theirs.key
+    assert {group["eps"] for group in make_optimizer(default, factors, {}).param_groups} == {1e-8}
+    assert {group["eps"] for group in make_optimizer(changed, factors, {}).param_groups} == {1e-6}
+    older = default.to_dict()
+    del older["options"]["adam_eps"]
+    assert key_of(older) == default.key == TrialConfig.from_dict(older).key != changed.key
     with pytest.raises(ValueError, match="adam_eps is 0; give a number above 0"):
-        usual.replace(options={**usual.options, "adam_eps": 0})
+        default.replace(options={**default.options, "adam_eps": 0})
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
@@ -86,18 +86,18 @@ def test_the_eps_of_adamw_is_depts_to_choose_and_changes_no_key():
 @settings(max_examples=30, deadline=None)
 def test_schedules_with_warm_up_are_those_of_transformers(schedule, steps, warmup):
     config = TrialConfig(**BASE, optimizer="adamw", schedule=schedule, warmup=warmup, max_steps=steps)
-    ours = make_optimizer(config, {"X": torch.zeros(1, requires_grad=True)}, {})
-    theirs = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.3)
-    rising = round(warmup * steps)
+    optimizer = make_optimizer(config, {"X": torch.zeros(1, requires_grad=True)}, {})
+    reference = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.3)
+    warmup_steps = round(warmup * steps)
     scheduler = (
-        get_linear_schedule_with_warmup(theirs, rising, steps)
+        get_linear_schedule_with_warmup(reference, warmup_steps, steps)
         if schedule == "linear"
-        else get_constant_schedule_with_warmup(theirs, rising)
+        else get_constant_schedule_with_warmup(reference, warmup_steps)
     )
     for step in range(steps):
-        rate = ours.param_groups[0]["rate"] * share_of_rate(config, step)
-        assert rate == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
-        theirs.step()
+        rate = optimizer.param_groups[0]["rate"] * share_of_rate(config, step)
+        assert rate == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
+        reference.step()
         scheduler.step()
 
 
@@ -107,7 +107,7 @@ def test_factors_of_one_rate_share_a_group_and_weight_decay_is_passed_on():
         config = TrialConfig(**BASE, optimizer=optimizer, weight_decay=0.25)
         groups = make_optimizer(config, factors, {"A": 1e-3, "B": 1e-3}).param_groups
         assert [group["rate"] for group in groups] == [group["lr"] for group in groups] == [0.3, 1e-3]
-        assert [[id(t) for t in group["params"]] for group in groups] == [
+        assert [[id(tensor) for tensor in group["params"]] for group in groups] == [
             [id(factors["P"])],
             [id(factors["A"]), id(factors["B"])],
         ]

@@ -1,9 +1,9 @@
-"""Twenty training steps of every method against loops written plainly here, in fp64 with sdpa.
+"""Twenty training steps of every method, compared with plain loops that are written here, in fp64 with sdpa.
 
-The side under test is `lopt.training.Trial`. The other side takes from it the token ids of the batches and the initial
-values of what is trained; model, input, loss, gradient, clipping, optimiser and schedule are its own. For prompt
-methods torch gives the gradient at the model's input only: from there to the factors the chain rule is NumPy's, below.
-PEFT is a second, whole reference for prompt tuning and LoRA.
+The code under test is `lopt.training.Trial`. The reference takes from it only the token ids of the batches and the
+initial values of the factors. It has its own model, input, loss, gradient, clipping, optimiser and schedule. For prompt
+methods torch computes the gradient at the model's input only. From there to the factors, NumPy code below applies the
+chain rule. PEFT is a second, complete reference for prompt tuning and LoRA.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lopt.training import Trial
 from tests.tiny_models import FAMILIES, SENTINEL, WIDTH, make_model, make_tokenizer
 
 STEPS, BATCH, LENGTH, TOKENS, SEED = 20, 4, 5, 32, 3
-CLIP = 0.05  # passed by the gradients of many steps
+CLIP = 0.05  # the gradients of many steps are larger
 TOLERANCE = 1e-8
 
 
-# On both sides: differences of 1e-16, which any two orders of a sum have, become 1e-8 where a value rounds to its
-# neighbour in fp32 (measured with T5: 1e-7 after twenty steps).
+# Both sides use norms in fp64. With norms in fp32, differences of 1e-16, which any two orders of a sum have, become
+# 1e-8 where a value rounds to its neighbour (measured with T5: 1e-7 after twenty steps).
 pytestmark = pytest.mark.usefixtures("fp64_norms")
 
 
@@ -39,10 +39,10 @@ def family(request):
     return request.param
 
 
-# --- the side under test ---------------------------------------------------------------------------------------
+# --- the code under test ---------------------------------------------------------------------------------------
 
 
-def begin(folders, family, method, **changes):
+def make_trial(folders, family, method, **changes):
     options = {"length": LENGTH, **changes} if method not in ("lora", "fine_tuning") else changes
     config = TrialConfig(
         method=method, task="toy", backbone=str(folders[family]), seed=SEED, precision="fp64", batch_size=BATCH,
@@ -51,17 +51,17 @@ def begin(folders, family, method, **changes):
     return Trial(config, phase="search")
 
 
-def values_of(trial):
+def factor_values(trial):
     return {name: factor.detach().numpy().copy() for name, factor in trial.factors.items()}
 
 
 def train(trial):
-    """Losses of all steps, and the factors after them."""
+    """Return the losses of all steps, and the factors after them."""
     losses = [float(trial.update()) for _ in range(STEPS)]
-    return np.array(losses), values_of(trial)
+    return np.array(losses), factor_values(trial)
 
 
-# --- the other side --------------------------------------------------------------------------------------------
+# --- the reference ---------------------------------------------------------------------------------------------
 
 
 def batches_of(trial):
@@ -69,53 +69,53 @@ def batches_of(trial):
     return [collate(trial.data.train, positions, 0) for positions in itertools.islice(order, STEPS)]
 
 
-def ids_of(family, words):
+def token_ids_of(family, words):
     vocabulary = make_tokenizer(family).get_vocab()
     return [vocabulary[word] for word in words]
 
 
 def cross_entropy(family, logits_BSV, position_B, labels_B):
-    """Mean over the batch of log Σ exp(z) - z_label, z the logits of the label words at their positions."""
-    logits_BC = logits_BSV[torch.arange(len(labels_B)), position_B][:, ids_of(family, [" bad", " great"])]
+    """Mean over the batch of log Σ exp(z) - z_label, where z are the logits of the label words at their positions."""
+    logits_BC = logits_BSV[torch.arange(len(labels_B)), position_B][:, token_ids_of(family, [" bad", " great"])]
     return (logits_BC.exp().sum(dim=1).log() - logits_BC[torch.arange(len(labels_B)), labels_B]).mean()
 
 
-def reads_at(family, last_B):
-    """Where the label is read: after the last token, or at the decoder's second step."""
+def label_positions(family, last_B):
+    """Where the label is read: at the last token, or at the decoder's second step."""
     return torch.ones_like(last_B) if family == "t5" else last_B
 
 
 def decoder_input(family, rows):
     if family != "t5":
         return {}
-    return {"decoder_input_ids": torch.tensor([[0, *ids_of(family, [SENTINEL])]] * rows)}
+    return {"decoder_input_ids": torch.tensor([[0, *token_ids_of(family, [SENTINEL])]] * rows)}
 
 
 def loss_of_text(family, model, batch, before=0):
-    """The loss of a model that is given token ids; `before`: what it puts in front of them itself."""
+    """The loss of a model on token ids. `before` is the number of virtual tokens that it adds in front itself."""
     ids_BT, lengths_B, labels_B = batch
     mask_BT = (torch.arange(ids_BT.shape[1])[None] < lengths_B[:, None]).long()
-    out = model(input_ids=ids_BT, attention_mask=mask_BT, **decoder_input(family, len(ids_BT)))
-    return cross_entropy(family, out.logits, reads_at(family, before + lengths_B - 1), labels_B)
+    output = model(input_ids=ids_BT, attention_mask=mask_BT, **decoder_input(family, len(ids_BT)))
+    return cross_entropy(family, output.logits, label_positions(family, before + lengths_B - 1), labels_B)
 
 
 def loss_of_input(family, model, batch, prompt_PH, update_SH, placement):
-    """The loss of a model that is given embeddings, put together one row after another."""
+    """The loss of a model on embeddings, which are joined one row after another."""
     ids_BT, lengths_B, labels_B = batch
     rows, masks = [], []
     for ids_T, length in zip(ids_BT, lengths_B.tolist(), strict=True):
         text_TH = model.get_input_embeddings()(ids_T[:length])
         if update_SH is not None:
-            rows_changed = min(length, len(update_SH))
-            text_TH = torch.cat([text_TH[:rows_changed] + update_SH[:rows_changed], text_TH[rows_changed:]])
+            updated = min(length, len(update_SH))
+            text_TH = torch.cat([text_TH[:updated] + update_SH[:updated], text_TH[updated:]])
         padding_H = torch.zeros(len(ids_T) - length, WIDTH, dtype=torch.float64)
         parts = [prompt_PH, text_TH] if placement == "prefix" else [text_TH, prompt_PH]
         rows.append(torch.cat([*parts, padding_H]))
         masks.append([1] * (length + len(prompt_PH)) + [0] * len(padding_H))
-    out = model(
+    output = model(
         inputs_embeds=torch.stack(rows), attention_mask=torch.tensor(masks), **decoder_input(family, len(ids_BT))
     )
-    return cross_entropy(family, out.logits, reads_at(family, lengths_B + len(prompt_PH) - 1), labels_B)
+    return cross_entropy(family, output.logits, label_positions(family, lengths_B + len(prompt_PH) - 1), labels_B)
 
 
 class PromptTuning:
@@ -139,7 +139,7 @@ class LoPT1:
 
 
 class LoPT2:
-    """X = σ(X0 U) V; X0 is U[-0.5, 0.5] of stream (x0_seed, its place among the factors, frozen)."""
+    """X = σ(X0 U) V. X0 is drawn from U[-0.5, 0.5] with the random stream (x0_seed, index of the factor, 0)."""
 
     def __init__(self, activation, x0_seed):
         self.x0 = np.random.RandomState([x0_seed, 2, 0]).uniform(-0.5, 0.5, (LENGTH, WIDTH))
@@ -163,7 +163,7 @@ class LoPT2:
 
 
 class DePT:
-    """X = P, and scale·A B is added to the text; scale = α/√r."""
+    """X = P, and scale·A B is added to the text, where scale = α/√r."""
 
     def __init__(self, alpha, rank):
         self.scale = alpha / math.sqrt(rank)
@@ -176,7 +176,8 @@ class DePT:
 
 
 class ULPT:
-    """X = (Z P)·diag(s) + b; P is Xavier-uniform of stream (projection_seed, its place among the factors, frozen)."""
+    """X = (Z P)·diag(s) + b. P is drawn from Xavier's uniform distribution with the random stream (projection_seed,
+    index of the factor, 0)."""
 
     def __init__(self, rank, projection_seed):
         bound = math.sqrt(6 / (rank + WIDTH))
@@ -205,21 +206,21 @@ def constant(optimizer):
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def linear(rising):
-    return lambda optimizer: get_linear_schedule_with_warmup(optimizer, rising, STEPS)
+def linear(warmup_steps):
+    return lambda optimizer: get_linear_schedule_with_warmup(optimizer, warmup_steps, STEPS)
 
 
-def train_by_hand(family, method, values, batches, optimizer_of, scheduler_of, placement="prefix"):
-    """Losses, factors after all steps, and the gradients' norms before clipping."""
+def train_by_hand(family, method, values, batches, make_optimizer, make_scheduler, placement="prefix"):
+    """Return the losses, the factors after all steps, and the norms of the gradients before clipping."""
     model = make_model(family).requires_grad_(False)
     factors = {name: torch.tensor(value) for name, value in values.items()}
-    optimizer = optimizer_of(factors)
-    scheduler = scheduler_of(optimizer)
+    optimizer = make_optimizer(factors)
+    scheduler = make_scheduler(optimizer)
     losses, norms = [], []
     for batch in batches:
         values = {name: factor.numpy() for name, factor in factors.items()}
         prompt, update = (
-            None if made is None else torch.tensor(made, requires_grad=True) for made in method.forward(values)
+            None if array is None else torch.tensor(array, requires_grad=True) for array in method.forward(values)
         )
         loss = loss_of_input(family, model, batch, prompt, update, placement)
         loss.backward()
@@ -235,7 +236,7 @@ def train_by_hand(family, method, values, batches, optimizer_of, scheduler_of, p
 
 
 def train_in_torch(parameters, loss_of, batches, optimizer, scheduler):
-    """The same of a loop in which torch gives all gradients; without the factors."""
+    """Train with gradients that torch computes alone. Return the losses and the norms of the gradients."""
     losses, norms = [], []
     for batch in batches:
         loss = loss_of(batch)
@@ -248,17 +249,17 @@ def train_in_torch(parameters, loss_of, batches, optimizer, scheduler):
     return np.array(losses), np.array(norms)
 
 
-def agree(ours, theirs, before):
-    """Losses and factors are equal, and the run was one in which they could differ."""
-    (losses, factors), (their_losses, their_factors, norms) = ours, theirs
+def assert_equal(result, reference, before):
+    """Losses and factors must be equal, and the training must be one in which they could differ."""
+    (losses, factors), (expected_losses, expected_factors, norms) = result, reference
     assert (norms > CLIP).any(), "no gradient was clipped"
     assert np.ptp(losses) > 1e-2, "the losses do not move"
-    assert set(factors) == set(their_factors) == set(before)
+    assert set(factors) == set(expected_factors) == set(before)
     moved = max(np.abs(factors[name] - before[name]).max() for name in factors)
     assert moved > 1e-3, "nothing is trained"
-    np.testing.assert_allclose(losses, their_losses, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=TOLERANCE)
     for name, value in factors.items():
-        np.testing.assert_allclose(value, their_factors[name], rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(value, expected_factors[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 # --- prompt methods against NumPy ------------------------------------------------------------------------------
@@ -266,26 +267,37 @@ def agree(ours, theirs, before):
 
 @pytest.mark.parametrize("placement", ["prefix", "suffix"])
 @pytest.mark.parametrize("method", ["prompt_tuning", "lopt1"])
-def test_prompt_tuning_and_lopt1(folders, family, method, placement):
+def test_prompt_tuning_and_lopt1_equal_the_reference(folders, family, method, placement):
     rank = {} if method == "prompt_tuning" else {"rank": 2}
-    trial = begin(folders, family, method, **rank, learning_rate=0.1, options={"placement": placement})
-    before, by_hand = values_of(trial), PromptTuning() if method == "prompt_tuning" else LoPT1()
-    theirs = train_by_hand(
-        family, by_hand, before, batches_of(trial), lambda f: adafactor(list(f.values()), 0.1), constant, placement
+    trial = make_trial(folders, family, method, **rank, learning_rate=0.1, options={"placement": placement})
+    before, formulas = factor_values(trial), PromptTuning() if method == "prompt_tuning" else LoPT1()
+    reference = train_by_hand(
+        family,
+        formulas,
+        before,
+        batches_of(trial),
+        lambda factors: adafactor(list(factors.values()), 0.1),
+        constant,
+        placement,
     )
-    agree(train(trial), theirs, before)
+    assert_equal(train(trial), reference, before)
 
 
 @pytest.mark.parametrize("activation", ["elu", "relu", "gelu"])
-def test_lopt2(folders, family, activation):
-    trial = begin(
+def test_lopt2_equals_the_reference(folders, family, activation):
+    trial = make_trial(
         folders, family, "lopt2", rank=2, learning_rate=0.03, options={"activation": activation, "x0_seed": 7}
     )
-    before = values_of(trial)
-    theirs = train_by_hand(
-        family, LoPT2(activation, 7), before, batches_of(trial), lambda f: adafactor(list(f.values()), 0.03), constant
+    before = factor_values(trial)
+    reference = train_by_hand(
+        family,
+        LoPT2(activation, 7),
+        before,
+        batches_of(trial),
+        lambda factors: adafactor(list(factors.values()), 0.03),
+        constant,
     )
-    agree(train(trial), theirs, before)
+    assert_equal(train(trial), reference, before)
 
 
 @pytest.mark.parametrize(
@@ -293,55 +305,60 @@ def test_lopt2(folders, family, activation):
     [(12, "prefix"), (48, "prefix"), (48, "suffix")],
     ids=["text-cut", "text-shorter", "suffix"],
 )
-def test_dept(folders, family, tokens, placement):
-    """s below the longest text, which is cut to it, and above every text: the rows beyond it get no gradient."""
+def test_dept_equals_the_reference(folders, family, tokens, placement):
+    """The update has fewer rows than the longest text, which is then cut, or more rows than every text. Rows beyond the
+    text get no gradient."""
     options = {"update_tokens": tokens, "update_learning_rate": 0.02, "alpha": 5.0, "placement": placement}
-    trial = begin(folders, family, "dept", rank=3, learning_rate=0.1, warmup=0.1, options=options)
-    before, batches = values_of(trial), batches_of(trial)
+    trial = make_trial(folders, family, "dept", rank=3, learning_rate=0.1, warmup=0.1, options=options)
+    before, batches = factor_values(trial), batches_of(trial)
     longest = max(int(lengths.max()) for _, lengths, _ in batches)
     assert longest == min(tokens, TOKENS)
 
-    def optimizer(factors):
+    def make_optimizer(factors):
         groups = [
             {"params": [factors["P"]], "lr": 0.1},
             {"params": [factors["A"], factors["B"]], "lr": 0.02},
         ]
         return torch.optim.AdamW(groups, weight_decay=0.0)
 
-    theirs = train_by_hand(family, DePT(5.0, 3), before, batches, optimizer, linear(2), placement)
-    ours = train(trial)
-    agree(ours, theirs, before)
+    reference = train_by_hand(family, DePT(5.0, 3), before, batches, make_optimizer, linear(2), placement)
+    result = train(trial)
+    assert_equal(result, reference, before)
     for name in ("P", "A", "B"):
-        assert np.abs(ours[1][name] - before[name]).max() > 1e-3
-    np.testing.assert_array_equal(ours[1]["A"][longest:], before["A"][longest:])
+        assert np.abs(result[1][name] - before[name]).max() > 1e-3
+    np.testing.assert_array_equal(result[1]["A"][longest:], before["A"][longest:])
 
 
-def test_ulpt(folders, family):
-    trial = begin(
+def test_ulpt_equals_the_reference(folders, family):
+    trial = make_trial(
         folders, family, "ulpt", rank=3, learning_rate=0.2, warmup=0.15, options={"projection_seed": 11}
     )  # fmt: skip
-    before = values_of(trial)
-    theirs = train_by_hand(
+    before = factor_values(trial)
+    reference = train_by_hand(
         family, ULPT(3, 11), before, batches_of(trial),
-        lambda f: torch.optim.AdamW(f.values(), lr=0.2, weight_decay=0.0), linear(3),
+        lambda factors: torch.optim.AdamW(factors.values(), lr=0.2, weight_decay=0.0), linear(3),
     )  # fmt: skip
-    ours = train(trial)
-    agree(ours, theirs, before)
-    assert all(np.abs(ours[1][name] - before[name]).max() > 1e-3 for name in ("Z", "s", "b"))
+    result = train(trial)
+    assert_equal(result, reference, before)
+    assert all(np.abs(result[1][name] - before[name]).max() > 1e-3 for name in ("Z", "s", "b"))
+
+
+def arrays_of(parameters):
+    return {name: parameter.detach().numpy() for name, parameter in parameters.items()}
 
 
 # --- against PEFT, and a plain loop ----------------------------------------------------------------------------
 
 
-def test_prompt_tuning_against_peft(folders, family):
+def test_prompt_tuning_equals_peft(folders, family):
     peft = pytest.importorskip("peft")
-    trial = begin(folders, family, "prompt_tuning", learning_rate=0.1)
-    before, batches = values_of(trial), batches_of(trial)
+    trial = make_trial(folders, family, "prompt_tuning", learning_rate=0.1)
+    before, batches = factor_values(trial), batches_of(trial)
     task = (
         {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 1} if family == "t5" else {"task_type": "CAUSAL_LM"}
     )
     config = peft.PromptTuningConfig(num_virtual_tokens=LENGTH, **task)
-    wrapped = peft.get_peft_model(make_model(family), config).double().eval()  # it makes its own weights fp32
+    wrapped = peft.get_peft_model(make_model(family), config).double().eval()  # PEFT makes its own weights in fp32
     weight = wrapped.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
         weight.copy_(torch.tensor(before["X"]))
@@ -349,43 +366,44 @@ def test_prompt_tuning_against_peft(folders, family):
     losses, norms = train_in_torch(
         [weight], lambda batch: loss_of_text(family, wrapped, batch, LENGTH), batches, optimizer, constant(optimizer)
     )
-    agree(train(trial), (losses, {"X": weight.detach().numpy()}, norms), before)
+    assert_equal(train(trial), (losses, {"X": weight.detach().numpy()}, norms), before)
 
 
-def test_lora_against_peft(folders, family):
+def test_lora_equals_peft(folders, family):
     peft = pytest.importorskip("peft")
-    trial = begin(
+    trial = make_trial(
         folders, family, "lora", rank=3, learning_rate=5e-3, weight_decay=0.1, warmup=0.1, options={"alpha": 7.0}
     )
-    before, batches = values_of(trial), batches_of(trial)
+    before, batches = factor_values(trial), batches_of(trial)
     config = peft.LoraConfig(r=3, lora_alpha=7.0, lora_dropout=0.0, bias="none", fan_in_fan_out=family == "gpt2")
     wrapped = peft.get_peft_model(make_model(family), config).eval()
-    theirs = {n.removeprefix("base_model.model."): p for n, p in wrapped.named_parameters() if p.requires_grad}
-    assert set(theirs) == set(before)
-    assert {p.dtype for p in theirs.values()} == {torch.float64}
+    trained = ((name, parameter) for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
+    parameters = {name.removeprefix("base_model.model."): parameter for name, parameter in trained}
+    assert set(parameters) == set(before)
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float64}
     with torch.no_grad():
-        for name, parameter in theirs.items():
+        for name, parameter in parameters.items():
             assert parameter.shape == before[name].shape
             parameter.copy_(torch.tensor(before[name]))
-    optimizer = torch.optim.AdamW(theirs.values(), lr=5e-3, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=5e-3, weight_decay=0.1)
     losses, norms = train_in_torch(
-        list(theirs.values()), lambda batch: loss_of_text(family, wrapped, batch), batches, optimizer,
+        list(parameters.values()), lambda batch: loss_of_text(family, wrapped, batch), batches, optimizer,
         linear(2)(optimizer),
     )  # fmt: skip
-    ours = train(trial)
-    agree(ours, (losses, {n: p.detach().numpy() for n, p in theirs.items()}, norms), before)
-    assert all((value != before[name]).any() for name, value in ours[1].items())
+    result = train(trial)
+    assert_equal(result, (losses, arrays_of(parameters), norms), before)
+    assert all((value != before[name]).any() for name, value in result[1].items())
 
 
-def test_fine_tuning_against_a_plain_loop(folders, family):
-    trial = begin(folders, family, "fine_tuning", learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    before, batches, model = values_of(trial), batches_of(trial), make_model(family)
-    theirs = dict(model.named_parameters())
-    for name, parameter in theirs.items():
+def test_fine_tuning_equals_a_plain_loop(folders, family):
+    trial = make_trial(folders, family, "fine_tuning", learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+    before, batches, model = factor_values(trial), batches_of(trial), make_model(family)
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         np.testing.assert_array_equal(parameter.detach().numpy(), before[name])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     losses, norms = train_in_torch(
         list(model.parameters()), lambda batch: loss_of_text(family, model, batch), batches, optimizer,
         linear(2)(optimizer),
     )  # fmt: skip
-    agree(train(trial), (losses, {n: p.detach().numpy() for n, p in theirs.items()}, norms), before)
+    assert_equal(train(trial), (losses, arrays_of(parameters), norms), before)

@@ -1,4 +1,4 @@
-"""Whether a checkout counts as unclean: changes of the code do, other files beside it do not."""
+"""A checkout counts as dirty if its code has changed. Other files do not count."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
 
 def git(folder, *arguments):
-    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", str(folder), *settings, *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def committed(tmp_path_factory):
     return folder
 
 
-def dirty(folder):
+def dirty_flag(folder):
     code = "from lopt import records; print(records.__file__); print(records.provenance()['dirty'])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, env=environment
     )
-    file, value = done.stdout.split("\n")[:2]
+    file, flag = result.stdout.split("\n")[:2]
     assert Path(file).resolve() == (folder / "lopt" / "records.py").resolve()
-    return {"True": True, "False": False, "None": None}[value]
+    return {"True": True, "False": False, "None": None}[flag]
 
 
 @pytest.mark.parametrize(
@@ -64,26 +64,26 @@ def dirty(folder):
         ("cluster.yaml", False),
     ],
 )
-def test_what_makes_a_checkout_unclean(committed, tmp_path, name, expected):
+def test_only_changes_of_the_code_make_a_checkout_dirty(committed, tmp_path, name, expected):
     folder = tmp_path / "checkout"
     shutil.copytree(committed, folder)
     if name:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("a") as file:
             file.write("\n")
-    assert dirty(folder) is expected
+    assert dirty_flag(folder) is expected
 
 
-def test_what_is_only_staged_or_deleted_is_a_change(committed, tmp_path):
+def test_a_deleted_or_staged_file_makes_a_checkout_dirty(committed, tmp_path):
     folder = tmp_path / "checkout"
     shutil.copytree(committed, folder)
     (folder / "sweeps" / "__init__.py").unlink()
-    assert dirty(folder) is True
+    assert dirty_flag(folder) is True
     git(folder, "add", "-A")
-    assert dirty(folder) is True
+    assert dirty_flag(folder) is True
 
 
-def test_a_package_outside_of_a_checkout_does_not_know(committed, tmp_path):
+def test_a_package_outside_of_a_checkout_has_no_dirty_flag(committed, tmp_path):
     folder = tmp_path / "checkout"
     shutil.copytree(committed, folder, ignore=shutil.ignore_patterns(".git"))
-    assert dirty(folder) is None
+    assert dirty_flag(folder) is None

@@ -1,4 +1,4 @@
-"""`python -m lopt run`: one trial again, beside its record."""
+"""`python -m lopt run` trains a trial again and compares it with its record."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lopt.training import Trial
 
 @pytest.fixture
 def recorded(tiny, tmp_path):
-    """A function that trains a trial, for so many evaluations, and writes its record."""
+    """A function that trains a trial, for a number of evaluations or to its end, and writes its record."""
 
-    def made(evaluations=None, phase="confirm", **changes):
+    def write_record(evaluations=None, phase="confirm", **changes):
         trial = Trial(tiny.replace(**changes), phase=phase)
         for number, _ in enumerate(trial, start=1):
             if number == evaluations:
@@ -26,10 +26,10 @@ def recorded(tiny, tmp_path):
         path.write_text(dumps(trial.finish(cell="c", stratum="c").to_dict()))
         return path
 
-    return made
+    return write_record
 
 
-def test_it_is_equal_to_its_record(recorded, capsys):
+def test_a_repeated_trial_is_equal_to_its_record(recorded, capsys):
     assert main(["run", "--config", str(recorded())]) == 0
     out = capsys.readouterr().out
     assert "recorded: complete at step" in out
@@ -37,7 +37,7 @@ def test_it_is_equal_to_its_record(recorded, capsys):
     assert out.splitlines()[-1] == "equal to its record"
 
 
-def test_a_record_at_a_url_is_read_there(recorded, capsys):
+def test_a_record_is_read_from_a_url(recorded, capsys):
     record = location(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
     record.write_bytes(recorded().read_bytes())
     assert main(["run", "--config", str(record)]) == 0
@@ -46,7 +46,7 @@ def test_a_record_at_a_url_is_read_there(recorded, capsys):
     assert f"--config {record.parent}/other.json cannot be read" in capsys.readouterr().err
 
 
-def test_it_says_how_far_it_is_from_its_record(recorded, capsys):
+def test_the_differences_from_the_record_are_printed(recorded, capsys):
     path = recorded()
     values = json.loads(path.read_text())
     values["evaluations"][0]["selection_loss"] += 0.25
@@ -61,14 +61,14 @@ def test_it_says_how_far_it_is_from_its_record(recorded, capsys):
     assert "torch 0.1 →" in last
 
 
-def test_a_stopped_trial_runs_as_far_as_it_came(recorded, capsys):
+def test_a_stopped_trial_runs_only_to_the_step_of_its_record(recorded, capsys):
     assert main(["run", "--config", str(recorded(evaluations=1, phase="search"))]) == 0
     out = capsys.readouterr().out
     assert "stopped at step 3" in out
     assert out.splitlines()[-1] == "equal to its record"
 
 
-def test_a_failed_trial_shows_where(recorded, capsys, monkeypatch):
+def test_a_trial_that_fails_again_prints_its_traceback(recorded, capsys, monkeypatch):
     path = recorded()
     values = {**json.loads(path.read_text()), "status": "failed", "evaluations": []}
     values["error"] = {"type": "ZeroDivisionError", "message": "x", "traceback": "x"}
@@ -89,23 +89,23 @@ def test_a_bare_configuration_is_trained_and_its_prompt_kept(tiny, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("9" * 5_000, "cannot be read as JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "does not hold a JSON object"),
         ("{}", "a trial needs method, task"),
         ('{"schema_version": 99}', "schema 99"),
         ('{"method": "lopt9", "task": "toy"}', "lopt9"),
     ],
 )
-def test_what_is_no_record_is_one_line(tmp_path, capsys, content, says):
+def test_a_file_that_holds_no_record_is_refused_in_one_line(tmp_path, capsys, content, message):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_text(content)
     assert main(["run", "--config", str(path)]) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1

@@ -1,3 +1,5 @@
+"""The training loop of one trial, its record, and the evaluation of its prompt."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,20 +20,20 @@ from lopt.resolve import default_precision, resolve
 from lopt.training import Trial
 
 
-def test_evaluates_at_every_rung_and_at_the_end(tiny):
+def test_a_trial_is_evaluated_at_every_interval_and_at_the_end(tiny):
     record = train(tiny.replace(max_steps=7))
-    assert [e.step for e in record.evaluations] == [3, 6, 7]
+    assert [evaluation.step for evaluation in record.evaluations] == [3, 6, 7]
     assert record.status == "complete"
     assert record.steps == 7
     assert record.tokens > 7 * 8 * tiny.length
 
 
 @pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("macro_f1", 2)])
-def test_the_metric_says_which_step_is_the_best(tiny, metric, best):
-    """Nine of ten examples are of one class: who always names it is right more often, and has the worse macro-F1."""
+def test_the_metric_decides_which_step_is_the_best(tiny, metric, best):
+    """Nine of ten examples are of one class. Always predicting it gives the better accuracy and the worse macro-F1."""
     trial, gold = Trial(tiny.replace(metric=metric), phase="search"), np.array([0] * 9 + [1])
-    always, mostly = np.zeros(10, int), np.array([0] * 6 + [1] * 4)
-    for step, predicted in enumerate((always, mostly, always), start=1):
+    always_majority, mostly_majority = np.zeros(10, int), np.array([0] * 6 + [1] * 4)
+    for step, predicted in enumerate((always_majority, mostly_majority, always_majority), start=1):
         trial.step = step
         trial.record_evaluation(Predictions(np.arange(10), gold, np.eye(2)[predicted]))
     record = trial.finish()
@@ -43,7 +45,7 @@ def test_the_metric_says_which_step_is_the_best(tiny, metric, best):
     assert (row["metric"], row["selection_score"]) == (metric, record.selection_score)
 
 
-def test_leaving_the_loop_is_a_stop(tiny):
+def test_a_trial_whose_loop_is_left_early_is_stopped(tiny):
     trial = Trial(tiny, phase="search")
     for _ in trial:
         break
@@ -68,76 +70,80 @@ def test_the_best_prompt_is_kept_not_the_last(tiny):
     for _ in trial:
         with torch.no_grad():
             prompts.append(trial.soft_prompt().prompt.clone())
-    scores = [(e.selection_accuracy, -e.selection_loss) for e in trial.evaluations]
+    scores = [(evaluation.selection_accuracy, -evaluation.selection_loss) for evaluation in trial.evaluations]
     best = 1 + scores.index(max(scores))
     record = trial.finish()
     assert record.selection_step == best
-    assert record.selection_accuracy == max(e.selection_accuracy for e in trial.evaluations)
+    assert record.selection_accuracy == max(evaluation.selection_accuracy for evaluation in trial.evaluations)
     torch.testing.assert_close(trial.best_prompt().prompt_PH, prompts[best])
     assert best < 30, "choose a rate at which the last prompt is not the best"
 
 
-@pytest.mark.parametrize(("times", "expected"), [(19.0, "complete"), (21.0, "diverged")])
-def test_a_loss_that_explodes_is_a_divergence(tiny, monkeypatch, times, expected):
-    """Against the loss of the first evaluation, where that is more than guessing."""
+@pytest.mark.parametrize(("factor", "expected"), [(19.0, "complete"), (21.0, "diverged")])
+def test_a_trial_whose_loss_explodes_has_diverged(tiny, monkeypatch, factor, expected):
+    """The loss is compared with that of the first evaluation, which here is larger than the loss of guessing."""
     trial = Trial(tiny.replace(max_steps=9))
-    honest = trial.loss
-    usual = 2.0  # nats, more than ln 2
+    real_loss = trial.loss
+    first_loss = 2.0  # nats, more than ln 2
     monkeypatch.setattr(
-        trial, "loss", lambda positions: honest(positions) * 0 + usual * (times if 3 <= trial.step < 6 else 1)
+        trial, "loss", lambda positions: real_loss(positions) * 0 + first_loss * (factor if 3 <= trial.step < 6 else 1)
     )
     for _ in trial:
         pass
     assert trial.finish().status == expected
 
 
-def test_a_batch_that_does_not_fit_goes_in_parts_with_the_same_gradient(tiny, monkeypatch):
-    whole, parts = (Trial(tiny.replace(precision="fp64", max_steps=6)) for _ in range(2))
-    honest, sizes = parts.loss, []
+def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_gradient(tiny, monkeypatch):
+    whole, in_parts = (Trial(tiny.replace(precision="fp64", max_steps=6)) for _ in range(2))
+    real_loss, sizes = in_parts.loss, []
 
     def loss(positions):
         if len(positions) > 3:
             raise MemoryError("too many rows")
         sizes.append(len(positions))
-        return honest(positions)
+        return real_loss(positions)
 
-    monkeypatch.setattr(parts, "loss", loss)
+    monkeypatch.setattr(in_parts, "loss", loss)
     for _ in range(2):
-        torch.testing.assert_close(parts.update(), whole.update(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(in_parts.update(), whole.update(), rtol=0, atol=1e-12)
     assert sizes == [2] * 8, "the size that fits is kept"
     for name, factor in whole.factors.items():
-        torch.testing.assert_close(parts.factors[name], factor, rtol=0, atol=1e-12)
-    monkeypatch.setattr(parts, "loss", lambda positions: (_ for _ in ()).throw(MemoryError("not even one")))
+        torch.testing.assert_close(in_parts.factors[name], factor, rtol=0, atol=1e-12)
+    monkeypatch.setattr(in_parts, "loss", lambda positions: (_ for _ in ()).throw(MemoryError("not even one")))
     with pytest.raises(MemoryError, match="not even one"):
-        parts.update()
+        in_parts.update()
 
 
-def test_every_evaluation_says_whether_a_prediction_has_changed(tiny):
-    warm_start = train(tiny.replace(max_steps=30, learning_rate=0.5))
-    frozen = train(tiny.replace(max_steps=30, learning_rate=1e-12))
-    assert len({e.predictions for e in warm_start.evaluations}) > 1
-    assert len({e.predictions for e in frozen.evaluations}) == 1
+def test_every_evaluation_shows_whether_a_prediction_has_changed(tiny):
+    learning = train(tiny.replace(max_steps=30, learning_rate=0.5))
+    standing_still = train(tiny.replace(max_steps=30, learning_rate=1e-12))
+    assert len({evaluation.predictions for evaluation in learning.evaluations}) > 1
+    assert len({evaluation.predictions for evaluation in standing_still.evaluations}) == 1
 
 
-def test_divergence_is_an_outcome(tiny, monkeypatch):
+def test_a_trial_whose_loss_is_not_a_number_has_diverged_and_keeps_its_earlier_evaluation(tiny, monkeypatch):
     trial = Trial(tiny.replace(max_steps=9))
-    honest, calls = trial.loss, []
-    monkeypatch.setattr(trial, "loss", lambda p: honest(p) * (float("nan") if calls.append(1) or len(calls) > 4 else 1))
+    real_loss, calls = trial.loss, []
+
+    def loss(positions):
+        calls.append(positions)
+        return real_loss(positions) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(trial, "loss", loss)
     evaluations = list(trial)
     record = trial.finish()
-    assert [e.step for e in evaluations] == [3]
+    assert [evaluation.step for evaluation in evaluations] == [3]
     assert (record.status, record.steps) == ("diverged", 6)
     assert record.selection_accuracy == evaluations[0].selection_accuracy
     assert TrialRecord.from_dict(record.to_dict()) == record
 
 
-def test_logits_that_are_no_numbers_are_a_divergence_too(tiny, monkeypatch):
+def test_a_trial_whose_logits_are_not_numbers_at_evaluation_has_diverged(tiny, monkeypatch):
     trial = Trial(tiny)
-    honest, calls = trial.backbone.label_logits, []
+    real_logits = trial.backbone.label_logits
 
     def label_logits(*arguments):
-        calls.append(1)
-        return honest(*arguments) * (float("nan") if not torch.is_grad_enabled() else 1)
+        return real_logits(*arguments) * (float("nan") if not torch.is_grad_enabled() else 1)
 
     monkeypatch.setattr(trial.backbone, "label_logits", label_logits)
     assert list(trial) == []
@@ -145,7 +151,7 @@ def test_logits_that_are_no_numbers_are_a_divergence_too(tiny, monkeypatch):
     assert (record.status, record.evaluations) == ("diverged", ())
 
 
-def test_the_record_says_where_it_came_from(tiny):
+def test_the_record_holds_its_provenance(tiny):
     record = train(tiny)
     assert {"commit", "dirty", "versions", "hardware", "data_revision", "model_revision"} <= set(record.provenance)
     assert record.config["data_revision"] == record.provenance["data_revision"] != None  # noqa: E711
@@ -176,27 +182,27 @@ def test_a_failure_is_recorded_with_its_traceback(tiny):
     assert record.flat()["error"] == "MemoryError: too much"
 
 
-def test_precision_is_settled_once(tiny):
-    settled = resolve(tiny.replace(precision="auto"))
-    assert settled.precision == default_precision()
-    assert settled.precision in ("bf16", "fp32")
-    assert resolve(settled) == settled
+def test_precision_is_resolved_once(tiny):
+    resolved = resolve(tiny.replace(precision="auto"))
+    assert resolved.precision == default_precision()
+    assert resolved.precision in ("bf16", "fp32")
+    assert resolve(resolved) == resolved
 
 
-def test_learning_happens_in_a_model_that_can_learn(tiny):
-    """The loss on the training text falls clearly: the gradient reaches the factors with the right sign."""
+def test_training_lowers_the_loss_on_the_training_examples(tiny):
+    """So the gradient reaches the factors with the right sign."""
     trial = Trial(tiny.replace(max_steps=120, eval_every=20, learning_rate=0.03, batch_size=16), phase="search")
     for _ in trial:
         pass
-    losses = [e.train_loss for e in trial.evaluations]
+    losses = [evaluation.train_loss for evaluation in trial.evaluations]
     assert losses[-1] < losses[0]
 
 
-def test_zero_shot_and_majority(tiny):
-    found = zero_shot(tiny)
-    assert found["majority_accuracy"] == 0.5
-    assert found["test_n"] == 120
-    assert 0 <= found["zero_shot_accuracy"] <= 1
+def test_the_baselines_are_those_of_the_reported_split(tiny):
+    baselines = zero_shot(tiny)
+    assert baselines["majority_accuracy"] == 0.5
+    assert baselines["test_n"] == 120
+    assert 0 <= baselines["zero_shot_accuracy"] <= 1
 
 
 def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp_path):
@@ -210,15 +216,15 @@ def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp
     prompt = load_prompt(tmp_path)
     texts = [example.fields["text"] for example in load_split(tasks.get("toy"), "validation")]
     answers = prompt.predict(texts)
-    assert [a.label for a in answers] == [tasks.get("toy").classes[i] for i in trial.predictions.predicted]
-    assert all(sum(a.probabilities.values()) == pytest.approx(1) for a in answers)
+    assert [answer.label for answer in answers] == [tasks.get("toy").classes[i] for i in trial.predictions.predicted]
+    assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
     assert prompt.predict([]) == []
     with pytest.raises(ValueError, match="text is ' '"):
         prompt.predict([" "])
 
 
 @pytest.mark.parametrize("file", ["prompt.safetensors", "prompt.json"])
-def test_missing_or_damaged_artifacts_are_one_line(tiny, tmp_path, file):
+def test_missing_or_damaged_artifacts_are_refused(tiny, tmp_path, file):
     train(tiny, artifact=tmp_path)
     path = tmp_path / file
     content = path.read_bytes()
@@ -264,8 +270,8 @@ def test_factors_of_another_shape_are_refused_in_one_line(tiny, tmp_path, method
     assert "\n" not in str(caught.value)
 
 
-def test_the_text_is_cut_to_what_the_method_can_read(tiny):
-    """DePT's update has s rows: no input is longer, in any part, and the record says how many were cut."""
+def test_texts_are_cut_to_the_length_that_the_method_can_read(tiny):
+    """DePT's update has s rows, so no input of any part is longer, and the record counts the texts that were cut."""
     trial = Trial(tiny.replace(method="dept", options={"update_tokens": 40}))
     parts = {"train": trial.data.train, "selection": trial.data.selection, "test": trial.data.test}
     assert {name: int(part.lengths.max()) for name, part in parts.items()} == dict.fromkeys(parts, 40)
@@ -273,79 +279,84 @@ def test_the_text_is_cut_to_what_the_method_can_read(tiny):
     assert trial.soft_prompt().update.shape == (40, 32)
 
 
-def test_every_part_of_the_optimiser_warms_up_and_falls(tiny):
-    """The rates of each update, of the factors and of those that have another rate, are shares of their own."""
+def test_every_learning_rate_warms_up_and_falls(tiny):
+    """At each update every group of factors has the same share of its own learning rate."""
     config = tiny.replace(
         method="dept", schedule="linear", warmup=0.34, learning_rate=0.4, options={"update_learning_rate": 1e-3}
     )
-    trial, seen = Trial(config), []
+    trial, rates = Trial(config), []
     for _ in range(config.max_steps):
         trial.update()
-        seen.append([group["lr"] for group in trial._optimizer.param_groups])
-    shares = np.array([0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4])  # two of six steps rise
-    np.testing.assert_allclose(seen, np.outer(shares, [0.4, 1e-3]), rtol=0, atol=1e-15)
+        rates.append([group["lr"] for group in trial._optimizer.param_groups])
+    shares = np.array([0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4])  # in the first two of six steps it rises
+    np.testing.assert_allclose(rates, np.outer(shares, [0.4, 1e-3]), rtol=0, atol=1e-15)
 
 
-def test_a_prompt_of_other_weights_is_refused(tiny, tmp_path):
+def test_a_prompt_of_another_revision_is_refused(tiny, tmp_path):
     trial = Trial(tiny)
     for change in ({"model_revision": "another"}, {"data_revision": "another"}):
         other = dataclasses.replace(trial.best_prompt(), config=trial.config.replace(**change))
         other.save(tmp_path)
-        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+        with pytest.raises(ValueError, match="at revision another, but its revision here is"):
             load_prompt(tmp_path).evaluate()
-        with pytest.raises(ValueError, match="revision another; at hand is revision"):
+        with pytest.raises(ValueError, match="at revision another, but its revision here is"):
             Trial(other.config)
 
 
 def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
-    """Each example's logits are its own: the canonical batches are a matter of speed."""
+    """An example's logits do not depend on the other examples of its batch."""
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids)
-    some = np.array([5, 50, 100])
-    part = type(encoded)(tuple(encoded.token_ids[i] for i in some), encoded.labels[some], encoded.example_ids[some], 0)
-    alone = evaluation.predict_split(trial.backbone, soft_prompt, part, trial.label_ids)
-    np.testing.assert_allclose(alone.logits, whole.logits[some], rtol=1e-4, atol=1e-5)
+    positions = np.array([5, 50, 100])
+    part = type(encoded)(
+        token_ids=tuple(encoded.token_ids[i] for i in positions),
+        labels=encoded.labels[positions],
+        example_ids=encoded.example_ids[positions],
+        truncated=0,
+    )
+    partial = evaluation.predict_split(trial.backbone, soft_prompt, part, trial.label_ids)
+    np.testing.assert_allclose(partial.logits, whole.logits[positions], rtol=1e-4, atol=1e-5)
 
 
-def test_an_evaluation_batch_that_does_not_fit_goes_in_parts_and_the_others_keep_their_bits(tiny, monkeypatch):
+def test_an_evaluation_batch_that_does_not_fit_is_computed_in_parts_and_the_others_keep_their_bits(tiny, monkeypatch):
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
     batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH))
     tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
-    room, honest, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
+    most_tokens, real_logits, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 
     def label_logits(self, soft_prompt, ids_BT, *rest):
-        if ids_BT.numel() > room:
+        if ids_BT.numel() > most_tokens:
             raise RuntimeError("CUDA error: out of memory")
         sizes.append(len(ids_BT))
-        return honest(self, soft_prompt, ids_BT, *rest)
+        return real_logits(self, soft_prompt, ids_BT, *rest)
 
     monkeypatch.setattr(type(trial.backbone), "label_logits", label_logits)
-    found = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
-    fit = np.concatenate([batch for batch, size in zip(batches, tokens, strict=True) if size <= room])
+    in_parts = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
+    fit = np.concatenate([batch for batch, size in zip(batches, tokens, strict=True) if size <= most_tokens])
     assert 0 < len(fit) < len(encoded) == sum(sizes) and len(sizes) > len(batches)
-    np.testing.assert_array_equal(found[fit], whole[fit])
-    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
-    room = 0
+    np.testing.assert_array_equal(in_parts[fit], whole[fit])
+    np.testing.assert_allclose(in_parts, whole, rtol=1e-4, atol=1e-5)
+    most_tokens = 0
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids)
 
 
 def test_the_library_needs_torch_and_transformers_only():
     """Training imports neither ray, optuna, datasets, pyarrow, pandas, peft nor gguf; planning not even torch."""
-    plan = "from lopt import TrialConfig; TrialConfig(method='lopt1', task='sst2', rank=2, learning_rate=1)"
-    run = (
+    planning = "from lopt import TrialConfig; TrialConfig(method='lopt1', task='sst2', rank=2, learning_rate=1)"
+    training = (
         "from lopt import TrialConfig, train; train(TrialConfig(method='lopt1', task='toy', backbone='tiny', length=4,"
         "rank=2, learning_rate=.1, max_steps=1, eval_every=1, precision='fp32'))"
     )
     for code, banned in (
-        (plan, {"torch", "transformers", "ray", "optuna", "pandas"}),
-        (run, {"ray", "optuna", "datasets", "pyarrow", "pandas", "peft", "gguf"}),
+        (planning, {"torch", "transformers", "ray", "optuna", "pandas"}),
+        (training, {"ray", "optuna", "datasets", "pyarrow", "pandas", "peft", "gguf"}),
     ):
-        # Every finder behind one that does not see the packages: as if they were not installed.
-        block = (
+        # Each finder is wrapped in one that does not see the packages, as if they were not installed.
+        hide_packages = (
             "import sys\n"
             "class Hide:\n"
             "    def __init__(self, finder): self.finder = finder\n"
@@ -354,4 +365,4 @@ def test_the_library_needs_torch_and_transformers_only():
             f"        return None if name.split('.')[0] in {banned!r} else self.finder.find_spec(name, path, target)\n"
             "sys.meta_path[:] = map(Hide, sys.meta_path)\n"
         )
-        subprocess.run([sys.executable, "-c", block + code], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", hide_packages + code], check=True, timeout=120)
