@@ -237,7 +237,7 @@ def test_facts_of_a_folder_are_counted_from_its_config(tmp_path, family):
     facts = backbones.facts(str(tmp_path))
     assert facts.parameters == sum(p.numel() for p in model.parameters())
     expected = {"gpt2": ((3, WIDTH, 3 * WIDTH),), "llama": ((3, WIDTH, WIDTH), (3, WIDTH, WIDTH // 2))}
-    assert facts.adapted() == expected[family]
+    assert facts.lora_projections() == expected[family]
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "gpt3-large"])

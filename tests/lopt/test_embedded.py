@@ -54,7 +54,7 @@ def test_the_bf16_folder_gives_the_bits_of_the_other(tmp_path, monkeypatch):
 
     (tmp_path / whole.name).symlink_to(whole)
     (tmp_path / f"{whole.name}-bf16.lock").mkdir()  # no lock can be had, as in a folder that is read-only
-    assert embedded._rounded(tmp_path / whole.name) == tmp_path / whole.name
+    assert embedded._bf16_folder(tmp_path / whole.name) == tmp_path / whole.name
 
 
 def test_movie_snippets_are_complete():

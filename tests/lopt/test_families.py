@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2S
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lopt import backbones
-from lopt.backbones._configs import facts_of
+from lopt.backbones._configs import facts_from_config
 from lopt.backbones.tiny import tokenizer
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import SoftPrompt
@@ -103,7 +103,7 @@ def test_the_lists_cover_all_of_transformers_causal_architectures():
 @pytest.mark.parametrize("kind", ["gemma3", "phi4_multimodal", "llama4", "git", "bart", "whisper", "musicgen"])
 def test_a_config_of_another_kind_is_refused_without_weights(kind):
     with pytest.raises(ValueError, match=f"is not supported: .*{kind}.*T5's kind"):
-        facts_of("theirs", CONFIG_MAPPING[kind]().to_dict())
+        facts_from_config("theirs", CONFIG_MAPPING[kind]().to_dict())
 
 
 def test_the_documented_table_is_what_the_tests_hold():
@@ -128,4 +128,4 @@ def test_the_width_is_that_of_the_embeddings(changes, width):
     config = json.loads(
         CONFIG_MAPPING[kind](**{k: v for k, v in changes.items() if k != "model_type"}).to_json_string()
     )
-    assert facts_of("theirs", config).width == width
+    assert facts_from_config("theirs", config).width == width

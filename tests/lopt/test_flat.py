@@ -11,8 +11,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lopt.backbones import _read, _texts
-from lopt.backbones._attention import attend
-from lopt.backbones._blocks import Block, Layout, cut
+from lopt.backbones._attention import attend_in_blocks
+from lopt.backbones._blocks import Block, Layout, cut_into_blocks
 from lopt.backbones._flat import FlatForm
 from lopt.backbones.causal import CausalBackbone
 from lopt.placement import PLACEMENTS
@@ -101,7 +101,7 @@ def test_one_prompt_one_a_row_and_none_take_the_flat_form():
 def rows_of(tokens, lengths):
     """What a block of rows of these lengths says of them."""
     lengths = np.array(lengths)
-    return {"lengths": lengths, "real": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
+    return {"lengths": lengths, "real_indices": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
 
 
 def test_pytorchs_own_kernels_give_the_same():
@@ -110,19 +110,19 @@ def test_pytorchs_own_kernels_give_the_same():
 
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=3)
-    texts = Block(begin=6, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
+    texts = Block(begin=6, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
     past = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
     after = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
     uneven = Block(
-        begin=24, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([0, 1, 1]), **rows_of(4, [4, 1, 3])
+        begin=24, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([0, 1, 1]), **rows_of(4, [4, 1, 3])
     )
     assert uneven.end == 32
-    assert uneven.ends.tolist() == [28, 29, 32]
+    assert uneven.row_ends.tolist() == [28, 29, 32]
     layout = Layout([prompts, texts, after, uneven])
     heads = [torch.randn(count, 32, 8, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
     gradient = torch.randn(32, 4, 8, dtype=torch.float64)
     found = []
-    for run in (_attention._attended, _attention._attended_by_kernels):
+    for run in (_attention._attend_on_cpu, _attention._attend_with_torch_kernels):
         made = run(*heads, Layout(layout.blocks), 0, 0.3)
         found.append([made.detach(), *torch.autograd.grad(made, heads, gradient)])
     for one, other in zip(*found, strict=True):
@@ -132,11 +132,13 @@ def test_pytorchs_own_kernels_give_the_same():
 def test_the_attentions_backward_pass_is_its_derivative():
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=2)
-    texts = Block(begin=4, rows=3, tokens=2, shared=prompts, owners_R=torch.tensor([1, 0, 1]), **rows_of(2, [1, 2, 2]))
+    texts = Block(
+        begin=4, rows=3, tokens=2, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]), **rows_of(2, [1, 2, 2])
+    )
     module = type("Module", (), {"layer_idx": 0})()
 
     def run(query, key, value):
-        return attend(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
+        return attend_in_blocks(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
 
     heads = [torch.randn(1, count, 9, 3, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
     assert torch.autograd.gradcheck(run, heads)
@@ -165,7 +167,7 @@ def test_an_mlp_that_says_more_than_its_states_is_left_to_itself():
             return 2 * states, "which experts"
 
     mixture, states = Mixture(), torch.randn(1, 5, 3)
-    mixture.__class__ = _read._restricted(Mixture)
+    mixture.__class__ = _read._restricted_class(Mixture)
     with _read.read_at(torch.tensor([1, 4])):
         found, said = mixture(states)
     assert torch.equal(found, 2 * states)
@@ -179,7 +181,7 @@ def texts_of(ids_BT, lengths_B):
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
 def test_blocks_cover_all_rows_at_the_least_price(lengths):
     lengths = sorted(lengths)
-    found = cut(lengths, "cpu")
+    found = cut_into_blocks(lengths, "cpu")
     assert [row for first, beyond in found for row in range(first, beyond)] == list(range(len(lengths)))
 
     def price(blocks):
@@ -280,10 +282,10 @@ def test_where_the_system_cannot_reserve_disk_texts_are_kept_all_the_same(monkey
 
 def test_the_limit_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "0.001")
-    assert _texts._limit_bytes(torch.device("cpu")) == 1_000_000
+    assert _texts._default_limit_bytes(torch.device("cpu")) == 1_000_000
     monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "much")
     with pytest.raises(ValueError, match="LOPT_TEXT_CACHE_GB is 'much'; give a number of gigabytes"):
-        _texts._limit_bytes(torch.device("cpu"))
+        _texts._default_limit_bytes(torch.device("cpu"))
 
 
 # --- when the plain form is taken ------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def test_a_model_with_a_sliding_window_takes_the_plain_form():
 def test_attention_of_a_special_kind_is_refused(special):
     heads = [torch.randn(1, 2, 3, 4) for _ in range(3)]
     with pytest.raises(ValueError, match="has no flat form"):
-        attend(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
+        attend_in_blocks(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
 
 
 def test_a_copy_whose_weights_change_takes_the_plain_form_and_its_own_norms():

@@ -89,13 +89,15 @@ def test_a_target_that_peft_cannot_adapt_is_refused_before_the_first_trial_in_on
 
 @pytest.mark.parametrize("kind", ["llama4_text", "phimoe"])
 def test_a_router_that_gives_more_than_one_tensor_is_no_target(kind, folder):
-    with pytest.raises(ValueError, match=rf"'router', which a {kind} model has not; valid: .*q_proj"):
+    with pytest.raises(
+        ValueError, match=rf"'router', but a {kind} model has no linear layer of that name; valid: .*q_proj"
+    ):
         count_parameters(method="lora", rank=2, backbone=folder(kind), targets="router")
 
 
 @pytest.mark.parametrize("targets", ["c_attn", "q_proj+nothing"])
 def test_a_target_that_the_model_has_not_is_refused_with_those_it_has(targets, folder):
-    with pytest.raises(ValueError, match=r"a llama model has not; valid: .*q_proj"):
+    with pytest.raises(ValueError, match=r"a llama model has no linear layer of that name; valid: .*q_proj"):
         count_parameters(method="lora", rank=2, backbone=folder("llama"), targets=targets)
 
 

@@ -170,9 +170,11 @@ def test_a_flat_form_whose_attention_is_wrong_is_not_taken(kind, precision, scor
     folder = saved(tmp_path, model_of(kind))
     assert backbones.load(folder, precision).flat is not None
     backbones.load.cache_clear()
-    right = _attention._attended
+    right = _attention._attend_on_cpu
     monkeypatch.setattr(
-        _attention, "_attended", lambda q, k, v, layout, layer, scale: right(q, k, v, layout, layer, scale * scores)
+        _attention,
+        "_attend_on_cpu",
+        lambda q, k, v, layout, layer, scale: right(q, k, v, layout, layer, scale * scores),
     )
     assert backbones.load(folder, precision).flat is None
     backbones.load.cache_clear()
@@ -187,12 +189,14 @@ def test_a_model_whose_rounding_hides_its_attention_takes_the_plain_form(tmp_pat
 
 def test_rows_that_leak_into_each_other_are_noticed(tmp_path, monkeypatch):
     folder = saved(tmp_path, model_of("llama"))
-    marked = _flat._Line.add
+    append = _flat._FlatInput.append
 
-    def leaking(self, inputs, lengths=None, *, first=0, **before):  # positions go on from row to row
-        return marked(self, inputs, lengths, first=first + 3 * len(self.blocks), **before)
+    def append_at_wrong_positions(self, rows_RTH, lengths=None, *, first_position=0, **context):
+        """Positions go on from block to block."""
+        wrong_position = first_position + 3 * len(self.blocks)
+        return append(self, rows_RTH, lengths, first_position=wrong_position, **context)
 
-    monkeypatch.setattr(_flat._Line, "add", leaking)
+    monkeypatch.setattr(_flat._FlatInput, "append", append_at_wrong_positions)
     assert backbones.load(folder, "fp32").flat is None
     backbones.load.cache_clear()
 

@@ -110,7 +110,7 @@ def test_how_a_config_wants_its_model_run_is_decided_here(changes, save):
 @pytest.mark.parametrize("how", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "of-tomorrow"])
 def test_quantised_weights_are_refused_before_anything_is_read(how, save):
     folder = save("llama", quantization_config={"quant_method": how, "bits": 4})
-    with pytest.raises(ValueError, match=rf"quantised \({how}\).*give the model as it was before"):
+    with pytest.raises(ValueError, match=rf"quantised \({how}\).*give the model as it was before it was quantised"):
         count_parameters(method="prompt_tuning", length=3, backbone=str(folder))
     with pytest.raises(ValueError, match="quantised"):
         backbones.load(str(folder), "fp32")

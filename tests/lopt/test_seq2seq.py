@@ -104,7 +104,7 @@ def logits_by_hand(backbone, embedded_BSH, mask_BS, label_ids):
 @pytest.mark.parametrize("update", [None, 3, 12], ids=["plain", "update-shorter", "update-longer"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_logits_and_gradient_equal_the_whole_models_on_a_hand_built_input(backbone, placement, update):
-    assert not backbone._whole_head, "the rows of the label words suffice"
+    assert not backbone._uses_whole_head, "the rows of the label words suffice"
     soft_prompt = random_soft(placement, update)
     leaves = [soft_prompt.prompt] if update is None else [soft_prompt.prompt, soft_prompt.update]
     ids_BT, lengths_B, label_ids = inputs(backbone, padding=2)
@@ -144,7 +144,7 @@ def test_without_a_prompt_it_is_the_plain_model(backbone):
 def test_the_last_state_is_scaled_where_the_embeddings_are_tied(kind, scale):
     backbone = make_backbone(kind)
     ids_BT, lengths_B, label_ids = inputs(backbone)
-    state_BH = backbone._state(None, ids_BT, lengths_B)
+    state_BH = backbone._label_state(None, ids_BT, lengths_B)
     head_VH = backbone.model.shared.weight if kind == "tied" else backbone.model.lm_head.weight
     assert (backbone.model.lm_head.weight is backbone.model.shared.weight) == (kind == "tied")
     by_hand = scale * state_BH @ head_VH[label_ids].T
@@ -157,7 +157,7 @@ def test_a_head_whose_scale_is_not_known_is_computed_whole(monkeypatch):
     reference = make_backbone("tied")
     monkeypatch.setattr(Seq2SeqBackbone, "head_scale", 1.0)
     backbone = make_backbone("tied")
-    assert backbone._whole_head
+    assert backbone._uses_whole_head
     arguments = (random_soft(), *inputs(backbone))
     found = backbone.label_logits(*arguments)
     monkeypatch.undo()
@@ -295,7 +295,7 @@ def test_a_local_folder_loads_as_an_encoder_decoder(tmp_path, monkeypatch, kind)
     torch.testing.assert_close(
         loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE
     )
-    assert facts.adapted() == ((12, WIDTH, WIDTH),)
+    assert facts.lora_projections() == ((12, WIDTH, WIDTH),)
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))
     assert backbones.facts(own).seq2seq
     assert backbones.model_revision(own) == loaded.revision

@@ -64,8 +64,8 @@ def test_prompt_and_text_stand_as_built_by_hand(case):
     assert soft_prompt.length == length
     before = text_BTH.clone()
 
-    updated = soft_prompt.updated(text_BTH)
-    placed, ends_B = soft_prompt.placed(text_BTH, lengths_B)
+    updated = soft_prompt.add_update(text_BTH)
+    placed, ends_B = soft_prompt.join_text(text_BTH, lengths_B)
     assert ends_B.tolist() == [real + length for real in case["lengths"]]
     assert torch.equal(text_BTH, before)
     assert updated.shape == text_BTH.shape
@@ -86,7 +86,7 @@ def test_padding_takes_no_gradient_from_the_prompt():
     lengths_B = torch.tensor([2, 5, 3])
     for placement in PLACEMENTS:
         prompt = torch.zeros(4, WIDTH, requires_grad=True)
-        placed, _ = SoftPrompt(prompt=prompt, placement=PLACEMENTS[placement]).placed(
+        placed, _ = SoftPrompt(prompt=prompt, placement=PLACEMENTS[placement]).join_text(
             torch.randn(3, 6, WIDTH), lengths_B
         )
         real = sum(placed[row, : 4 + length].sum() for row, length in enumerate(lengths_B))
@@ -100,13 +100,13 @@ def test_the_sum_is_rounded_once_to_the_texts_type():
     update = torch.full((2, WIDTH), 2.0**-8 + 2.0**-18)  # half a unit in the last place of 1, and too little for bf16
     soft_prompt = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
     assert (
-        soft_prompt.updated(text_BTH).dtype
-        == soft_prompt.placed(text_BTH, torch.tensor([2]))[0].dtype
+        soft_prompt.add_update(text_BTH).dtype
+        == soft_prompt.join_text(text_BTH, torch.tensor([2]))[0].dtype
         == torch.bfloat16
     )
-    assert torch.equal(soft_prompt.updated(text_BTH), (text_BTH.float() + update).bfloat16())
-    assert bool((soft_prompt.updated(text_BTH) > text_BTH).all())
-    assert torch.equal(SoftPrompt(prompt=torch.ones(3, WIDTH)).updated(text_BTH), text_BTH)
+    assert torch.equal(soft_prompt.add_update(text_BTH), (text_BTH.float() + update).bfloat16())
+    assert bool((soft_prompt.add_update(text_BTH) > text_BTH).all())
+    assert torch.equal(SoftPrompt(prompt=torch.ones(3, WIDTH)).add_update(text_BTH), text_BTH)
 
 
 def test_map_changes_every_tensor_and_keeps_the_placement():
@@ -212,8 +212,8 @@ def test_packed_prompts_give_each_row_what_its_own_prompt_gives_it_alone(kinds, 
     owners = [owner % len(prompts) for _, owner in rows]
     lengths_B = torch.tensor([length for length, _ in rows])
     text_BTH = torch.randn(len(rows), int(lengths_B.max()) + 1, WIDTH)
-    placed, ends_B = PackedPrompts(prompts=prompts, owners=owners).placed(text_BTH, lengths_B)
+    placed, ends_B = PackedPrompts(prompts=prompts, owners=owners).join_text(text_BTH, lengths_B)
     for row, owner in enumerate(owners):
-        alone, (end,) = prompts[owner].placed(text_BTH[row : row + 1], lengths_B[row : row + 1])
+        alone, (end,) = prompts[owner].join_text(text_BTH[row : row + 1], lengths_B[row : row + 1])
         assert int(ends_B[row]) == int(end)
         assert torch.equal(placed[row, : int(end)], alone[0, : int(end)])
