@@ -125,9 +125,9 @@ class FlatForm:
         flat_input = _FlatInput(self.device, ids, lengths)
         all_rows = np.arange(len(ids))
         if packed is None:
-            for rows, longest in self._blocks_of(all_rows, lengths):
-                block = flat_input.append(self._embed(ids[rows, :longest]), lengths[rows])
-                flat_input.read_labels(block, rows)
+            for block_rows, longest in self._blocks_of(all_rows, lengths):
+                block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+                flat_input.read_labels(block, block_rows)
         else:
             prompt_of_row = [packed.prompts[owner] for owner in packed.owners]
             is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
@@ -152,45 +152,46 @@ class FlatForm:
         """See `lopt.backbones.Backbone.unread`."""
         return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
 
-    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, all_rows: np.ndarray) -> None:
+    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows whose prompts stand first. All the prompts have one length, and each is appended once."""
-        if not len(all_rows):
+        if not len(rows):
             return
-        owners, prefix_numbers = np.unique(np.asarray(packed.owners)[all_rows], return_inverse=True)
+        owners, prefix_numbers = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
         prefixes = flat_input.append(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
-        prefix_of_row = dict(zip(all_rows.tolist(), prefix_numbers.tolist(), strict=True))
-        for rows, longest in self._blocks_of(all_rows, flat_input.lengths):
-            text_RTH = packed.select_rows(rows.tolist()).add_update(self._embed(flat_input.ids[rows, :longest]))
+        prefix_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
+        for block_rows, longest in self._blocks_of(rows, flat_input.lengths):
+            text_RTH = self._embed(flat_input.ids[block_rows, :longest])
+            text_RTH = packed.select_rows(block_rows.tolist()).add_update(text_RTH)
             block = flat_input.append(
                 text_RTH,
-                flat_input.lengths[rows],
+                flat_input.lengths[block_rows],
                 first_position=prefixes.tokens,
                 prefixes=prefixes,
-                prefix_of_row_R=on_device([prefix_of_row[row] for row in rows.tolist()], self.device),
+                prefix_of_row_R=on_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
             )
-            flat_input.read_labels(block, rows)
+            flat_input.read_labels(block, block_rows)
 
-    def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, all_rows: np.ndarray) -> None:
+    def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append the prompts of rows whose texts no trial changes. All the prompts have one length and stand last."""
-        for rows, _ in self._blocks_of(all_rows, flat_input.lengths):
-            texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in rows]
+        for block_rows, _ in self._blocks_of(rows, flat_input.lengths):
+            texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
             past, past_lengths_R = self.texts.get(texts)
-            owners = sorted({packed.owners[row] for row in rows})
+            owners = sorted({packed.owners[row] for row in block_rows})
             prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype)
-            prompt_of_row_R = on_device([owners.index(packed.owners[row]) for row in rows], self.device)
+            prompt_of_row_R = on_device([owners.index(packed.owners[row]) for row in block_rows], self.device)
             block = flat_input.append(
                 prompts_KPH[prompt_of_row_R], first_position=past_lengths_R, past=past, past_lengths=past_lengths_R
             )
-            flat_input.read_labels(block, rows)
+            flat_input.read_labels(block, block_rows)
 
-    def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, all_rows: np.ndarray) -> None:
+    def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
         prompt_lengths = np.array([packed.prompts[owner].length for owner in packed.owners])
-        for rows, _ in self._blocks_of(all_rows, flat_input.lengths + prompt_lengths):
-            lengths = flat_input.lengths[rows]
-            text_RTH = self._embed(flat_input.ids[rows, : lengths.max()])
-            rows_RSH, ends_R = packed.select_rows(rows.tolist()).join_text(text_RTH, torch.from_numpy(lengths))
-            flat_input.read_labels(flat_input.append(rows_RSH, ends_R.numpy()), rows)
+        for block_rows, _ in self._blocks_of(rows, flat_input.lengths + prompt_lengths):
+            lengths = flat_input.lengths[block_rows]
+            text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
+            rows_RSH, ends_R = packed.select_rows(block_rows.tolist()).join_text(text_RTH, torch.from_numpy(lengths))
+            flat_input.read_labels(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
     def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Cut rows of the batch into blocks of about equal length. Yield each block's rows and its longest length."""
@@ -256,14 +257,14 @@ class FlatForm:
                 count = max(1, _TOKENS_PER_TEXT_PASS // lengths[waiting[-1]])
                 pass_rows, waiting = waiting[-count:], waiting[:-count]
                 recorded_states: list[Tensor] = []
-                flat_input, rows_of_blocks = _FlatInput(self.device, ids, lengths), []
-                for rows, longest in self._blocks_of(pass_rows, lengths):
-                    block = flat_input.append(self._embed(ids[rows, :longest]), lengths[rows])
-                    rows_of_blocks.append((block, rows))
+                flat_input, blocks_and_rows = _FlatInput(self.device, ids, lengths), []
+                for block_rows, longest in self._blocks_of(pass_rows, lengths):
+                    block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+                    blocks_and_rows.append((block, block_rows))
                 self._run(flat_input, on_device(np.arange(0), self.device), recorded_states)
                 states_L2HND = torch.stack(recorded_states)
-                for block, rows in rows_of_blocks:
-                    for end, row in zip(block.row_ends.tolist(), rows.tolist(), strict=True):
+                for block, block_rows in blocks_and_rows:
+                    for end, row in zip(block.row_ends.tolist(), block_rows.tolist(), strict=True):
                         states_by_row[row] = states_L2HND[..., end - lengths[row] : end, :].clone()
         return [states_by_row[row] for row in range(len(texts))]
 

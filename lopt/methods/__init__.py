@@ -33,6 +33,7 @@ def get(name: object) -> Method:
 
 
 def names() -> list[str]:
+    """Return the names of all methods."""
     return list(registry.plugins("lopt.methods"))
 
 

@@ -66,7 +66,7 @@ class Counts:
 
     Attributes:
         trainable: numbers that the optimiser changes.
-        stored: numbers that must be on disk, where frozen random matrices are drawn again from their seed.
+        stored: numbers that must be on disk. Frozen random matrices are not, because their seed gives them again.
         materialised: numbers that stand at the model's input: n·d for a prompt, 0 for weight methods.
     """
 

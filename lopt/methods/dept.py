@@ -11,7 +11,7 @@ from lopt.types import Tensor
 
 
 class DePT(PromptMethod):
-    """The text's t embeddings E become E + scale·(A B)[:t], and the prompt P stands in front of them.
+    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P stands beside them and gets no update.
 
     Shapes: P (m×d), A (s×r), B (r×d); m·d + r(s+d) parameters. `length` is m, and `update_tokens` is s: longer texts
     are cut to s tokens. The rank may be larger than the length.

@@ -12,7 +12,7 @@ from lopt.types import Tensor
 class LoPT1(PromptMethod):
     """X (n×d) is the product of U (n×r) and V (r×d), both trained; r(n+d) parameters.
 
-    Initial values are uniform in [-0.5, 0.5] (`init_bound`). It has fewer parameters than X only if r < n·d/(n+d).
+    Initial values are uniform in [-0.5, 0.5] (`init_bound`). It is smaller than X only if r < n·d/(n+d).
     """
 
     name = "lopt1"

@@ -21,7 +21,7 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 
 
 class LoPT2(PromptMethod):
-    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters. Fewer than X has only if r < n/2.
+    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters, fewer than X only if r < n/2.
 
     The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5] like LoPT-1's factors.
     U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer, which keeps X0 U in the range where ELU bends;
@@ -48,8 +48,8 @@ class LoPT2(PromptMethod):
 
     def check_options(self, options: dict[str, Any]) -> None:
         choice_option("activation", options["activation"], ACTIVATIONS)
-        optional = ("u_bound",) if options["u_bound"] is not None else ()
-        for name in ("init_bound", "x0_bound", *optional):
+        bounds = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
+        for name in bounds:
             real_option(name, options[name], "initial values are uniform in [-a, a]")
         seed_option("x0_seed", options["x0_seed"])
 
