@@ -45,7 +45,7 @@ def attend_in_blocks(
     Args:
         module: the model's attention module.
         query: `[1, H_q, N, D]`. key, value: `[1, H_kv, N, D]`.
-        attention_mask: is not used: the layout says what a token sees.
+        attention_mask: not used, because the layout says what a token sees.
 
     Raises:
         ValueError: the model asks for a kind of attention that has no flat form.

@@ -29,7 +29,7 @@ from torch import Tensor
 from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut_into_blocks, without_padding
 from lopt.backbones._read import read_at, restrict_last_mlp
-from lopt.backbones._texts import TextStates, TokenIds
+from lopt.backbones._texts import TextIds, TextStates
 from lopt.batches import on_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
@@ -148,7 +148,7 @@ class FlatForm:
         text_tokens = length // _STORED_TOKENS_PER_TOKEN if soft_prompt.leaves_text_unchanged else length
         return soft_prompt.length + text_tokens
 
-    def missing_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TokenIds]) -> list[TokenIds]:
+    def missing_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
         """See `lopt.backbones.Backbone.unread`."""
         return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
 
@@ -244,7 +244,7 @@ class FlatForm:
         layers, _, heads, _, dimension = states_L2HTD.shape
         return TextStates((layers, heads, dimension), self.dtype, self.device, self._compute_text_states)
 
-    def _compute_text_states(self, texts: Sequence[TokenIds]) -> list[Tensor]:
+    def _compute_text_states(self, texts: Sequence[TextIds]) -> list[Tensor]:
         """Return the keys and values of each text, `[L, 2, H_kv, T, D]`."""
         states_by_row: dict[int, Tensor] = {}
         lengths = np.array([len(text) for text in texts])

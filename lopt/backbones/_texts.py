@@ -24,7 +24,7 @@ _DEFAULT_LIMIT_GB = 16.0
 _LARGEST_FREE_SHARE = 0.25  # of the free disk, or of a GPU's free memory
 _GROWTH_BYTES = 256 * 2**20
 
-TokenIds = tuple[int, ...]
+TextIds = tuple[int, ...]  # the token ids of a text
 
 
 class TextStates:
@@ -41,7 +41,7 @@ class TextStates:
         shape: tuple[int, int, int],
         dtype: Any,
         device: Any,
-        compute: Callable[[Sequence[TokenIds]], Sequence[Tensor]],
+        compute: Callable[[Sequence[TextIds]], Sequence[Tensor]],
         *,
         limit_bytes: int | None = None,
     ) -> None:
@@ -49,15 +49,15 @@ class TextStates:
         self.limit_bytes = _default_limit_bytes(device) if limit_bytes is None else limit_bytes
         self.used_bytes = 0
         self.computed = 0  # number of texts computed so far; a text that is computed again counts again
-        self._kept: dict[TokenIds, Tensor] = {}
+        self._kept: dict[TextIds, Tensor] = {}
         self._file = _MappedFile() if device.type == "cpu" else None
         self._lock = threading.Lock()
 
-    def missing(self, texts: Iterable[TokenIds]) -> list[TokenIds]:
+    def missing(self, texts: Iterable[TextIds]) -> list[TextIds]:
         """Return the texts that are not in the store. Return none if the store is full."""
         return [text for text in texts if text not in self._kept] if self.used_bytes < self.limit_bytes else []
 
-    def compute_and_store(self, texts: Sequence[TokenIds]) -> dict[TokenIds, Tensor]:
+    def compute_and_store(self, texts: Sequence[TextIds]) -> dict[TextIds, Tensor]:
         """Compute the keys and values of texts, store as many as there is room for, and return all of them.
 
         Several threads may call this at the same time.
@@ -70,22 +70,22 @@ class TextStates:
                     self._store(text, states)
         return states_by_text
 
-    def get(self, texts: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
+    def get(self, texts: Sequence[TextIds]) -> tuple[Tensor, Tensor]:
         """Return the keys and values of texts and the texts' lengths. Texts that are not in the store are computed.
 
         Returns:
-            Keys and values `[L, 2, N, H_kv, S, D]`, zero where a text is shorter than S. Lengths `[N]`.
+            Keys and values `[L, 2, R, H_kv, S, D]`, zero where a text is shorter than S. Lengths `[R]`.
         """
         computed = self.compute_and_store(sorted({text for text in texts if text not in self._kept}, key=len))
         layers, heads, dimension = self.shape
         longest = max(map(len, texts))
         size = (layers, 2, len(texts), heads, longest, dimension)
-        states_L2NHSD = torch.zeros(size, dtype=self.dtype, device=self.device)
+        states_L2RHSD = torch.zeros(size, dtype=self.dtype, device=self.device)
         for row, text in enumerate(texts):
-            states_L2NHSD[:, :, row, :, : len(text)] = computed[text] if text in computed else self._kept[text]
-        return states_L2NHSD, torch.tensor([len(text) for text in texts], device=self.device)
+            states_L2RHSD[:, :, row, :, : len(text)] = computed[text] if text in computed else self._kept[text]
+        return states_L2RHSD, torch.tensor([len(text) for text in texts], device=self.device)
 
-    def _store(self, text: TokenIds, states: Tensor) -> None:
+    def _store(self, text: TextIds, states: Tensor) -> None:
         size_bytes = states.numel() * states.element_size()
         if text in self._kept:
             return
