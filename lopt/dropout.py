@@ -1,4 +1,4 @@
-"""Dropout of a model whose weights others may use at the same time, with masks that a seed and a step decide."""
+"""Dropout in a model whose weights other trials may use at the same time. A seed and a step decide the masks."""
 
 import contextlib
 import copy
@@ -11,14 +11,14 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 def with_dropout(model: Any, rate: float) -> Any:
-    """A copy of a transformers model in training mode, which has the model's own weights and every dropout at `rate`.
+    """Return a copy of a transformers model in training mode, with every dropout rate set. It shares the weights.
 
-    A rate is the `p` of a dropout module, or a number with "drop" in its name, of a module or of its configuration.
-    Whole layers that a model leaves out at random (`layerdrop`) are another matter, and stay as they are.
+    A dropout rate is the `p` of a dropout module, or a number with "drop" in its name, of a module or of its config.
+    The rates at which a model leaves out whole layers at random (`layerdrop`) are not dropout and stay as they are.
     """
-    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, weights).train()
-    for module in twin.modules():
+    shared_tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, shared_tensors).train()
+    for module in copied.modules():
         if isinstance(module, _DropoutNd):
             module.p = rate
         for holder in (module, getattr(module, "config", None)):
@@ -26,13 +26,13 @@ def with_dropout(model: Any, rate: float) -> Any:
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
                 if is_number and "drop" in name and "layerdrop" not in name:
                     setattr(holder, name, rate)
-    return twin
+    return copied
 
 
 @contextlib.contextmanager
 def masks(device: torch.device, *numbers: int) -> Iterator[None]:
-    """What is drawn at random in here, on the processor or on this device, is a function of these numbers alone. The
-    generators are then as before."""
+    """Make everything that torch draws in the context, on the CPU or on this device, a function of these numbers
+    alone. Afterwards torch's generators are as before."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

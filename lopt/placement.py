@@ -1,4 +1,4 @@
-"""Where a prompt stands beside the text: one object a placement, and the table of them."""
+"""Placements: where a soft prompt stands beside the text."""
 
 from abc import ABC, abstractmethod
 
@@ -6,10 +6,12 @@ from lopt.types import Tensor
 
 
 class Placement(ABC):
-    """How prompt and text are put together.
+    """How prompt and text are joined.
 
-    prompt_first: no text stands before the prompt, so that one pass computes it once for all rows. text_first: the
-    whole text does, so that what is computed of it serves all steps. in_peft: PEFT's prompt tuning can express it.
+    Attributes:
+        prompt_first: no text stands before the prompt, so one pass computes a prompt once for all its rows.
+        text_first: the whole text stands before the prompt, so what is computed of a text serves all steps.
+        in_peft: whether PEFT's prompt tuning can express the placement.
     """
 
     name: str
@@ -18,20 +20,21 @@ class Placement(ABC):
     in_peft = False
 
     @abstractmethod
-    def before(self, lengths_B: Tensor) -> Tensor:
-        """How many tokens of each row's text stand before the prompt, `[B]`, of texts of so many real tokens."""
+    def text_before(self, lengths_B: Tensor) -> Tensor:
+        """Return how many tokens of each row's text stand before the prompt, `[B]`, from the texts' real lengths."""
 
     @abstractmethod
     def join(self, text_BTH: Tensor, prompt_BPH: Tensor, lengths_B: Tensor) -> Tensor:
-        """Rows whose first `lengths_B + P` places are real, `[B, P+T, H]`; padding follows."""
+        """Return text and prompt joined, `[B, P+T, H]`. The first `lengths_B + P` places of a row are real; padding
+        follows."""
 
 
 class Prefix(Placement):
-    """Before everything, BOS included."""
+    """The prompt stands before everything, the BOS token included."""
 
     name, prompt_first, in_peft = "prefix", True, True
 
-    def before(self, lengths_B: Tensor) -> Tensor:
+    def text_before(self, lengths_B: Tensor) -> Tensor:
         return lengths_B * 0
 
     def join(self, text_BTH: Tensor, prompt_BPH: Tensor, lengths_B: Tensor) -> Tensor:
@@ -41,11 +44,11 @@ class Prefix(Placement):
 
 
 class Suffix(Placement):
-    """After the last token."""
+    """The prompt stands after the last token of the text."""
 
     name, text_first = "suffix", True
 
-    def before(self, lengths_B: Tensor) -> Tensor:
+    def text_before(self, lengths_B: Tensor) -> Tensor:
         return lengths_B
 
     def join(self, text_BTH: Tensor, prompt_BPH: Tensor, lengths_B: Tensor) -> Tensor:
@@ -53,10 +56,10 @@ class Suffix(Placement):
 
         tokens, length = text_BTH.shape[1], prompt_BPH.shape[1]
         joined = torch.cat([text_BTH, prompt_BPH], dim=1)
-        place_S = torch.arange(tokens + length, device=text_BTH.device)[None]
-        ends_B1 = lengths_B.to(text_BTH.device)[:, None]
-        source_BS = torch.where(place_S < ends_B1, place_S, tokens + place_S - ends_B1)
-        # Beyond the prompt the source runs over the end: those places hold padding, whatever the value.
+        place_1S = torch.arange(tokens + length, device=text_BTH.device)[None]
+        text_ends_B1 = lengths_B.to(text_BTH.device)[:, None]
+        source_BS = torch.where(place_1S < text_ends_B1, place_1S, tokens + place_1S - text_ends_B1)
+        # Beyond the prompt the source would run over the end. Those places are padding, so any value will do.
         source_BS = source_BS.clamp(max=tokens + length - 1)
         return joined.gather(1, source_BS[..., None].expand(-1, -1, joined.shape[2]))
 

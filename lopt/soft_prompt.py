@@ -1,5 +1,7 @@
-"""What a prompt method puts at a model's input: the method makes it, its placement (`lopt.placement`) joins it to the
-text."""
+"""Soft prompts: what a prompt method puts at a model's input.
+
+A method makes the soft prompt, and the prompt's placement (`lopt.placement`) says where it stands beside the text.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,17 @@ from typing import Any
 from lopt.placement import PREFIX, Placement
 from lopt.types import Tensor
 
-TENSORS = "prompt.safetensors"  # the file of a saved prompt; the tensor "prompt" in it is X, `[P, H]`
+TENSORS = "prompt.safetensors"  # the file of a saved prompt; its tensor "prompt" is X, `[P, H]`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SoftPrompt:
-    """A prompt, and perhaps an update of the text's own embeddings.
+    """A soft prompt, and an update of the text's own embeddings if the method has one (DePT).
 
-    prompt: X, `[P, H]`, or one a row `[B, P, H]`. update: added to the first S embeddings of template and text,
-    `[S, H]` or `[B, S, H]`. placement: where the prompt stands.
+    Attributes:
+        prompt: X, `[P, H]` for all rows, or `[B, P, H]` with one for each row.
+        update: is added to the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
+        placement: where the prompt stands.
     """
 
     prompt: Tensor
@@ -30,95 +34,112 @@ class SoftPrompt:
         return int(self.prompt.shape[-2])
 
     @property
-    def keeps_text(self) -> bool:
-        """Whether what is computed of a text is the same at every step, and of every trial."""
+    def leaves_text_unchanged(self) -> bool:
+        """Whether a causal model computes the same of a text at every step and in every trial, because the text sees
+        neither a prompt nor an update."""
         return self.placement.text_first and self.update is None
 
-    def map(self, change: Any) -> SoftPrompt:
-        """The same with `change` applied to each tensor: detached, on another device."""
-        return replace(self, prompt=change(self.prompt), update=None if self.update is None else change(self.update))
+    def map(self, function: Any) -> SoftPrompt:
+        """Return the soft prompt with `function` applied to each tensor, for example to move it to another device."""
+        update = None if self.update is None else function(self.update)
+        return replace(self, prompt=function(self.prompt), update=update)
 
-    def updated(self, text_BTH: Tensor) -> Tensor:
-        """Embeddings of the text with the update added, `[B, T, H]`; tokens beyond S keep theirs."""
+    def add_update(self, text_BTH: Tensor) -> Tensor:
+        """Return embeddings of the text with the update added, `[B, T, H]`. Tokens beyond S are unchanged."""
         if self.update is None:
             return text_BTH
-        return (text_BTH + _to_length(self.update, text_BTH.shape[1])).to(text_BTH.dtype)
+        return (text_BTH + _pad_or_cut(self.update, text_BTH.shape[1])).to(text_BTH.dtype)
 
-    def packed(self, rows: int) -> PackedPrompts:
-        """The same as the prompts of so many rows."""
+    def as_packed(self, rows: int) -> PackedPrompts:
+        """Return this soft prompt as the packed prompts of a batch of so many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
             return PackedPrompts(prompts=[self], owners=[0] * rows)
-        prompts = [self.map(lambda t, row=row: t if t.ndim == 2 else t[row]) for row in range(rows)]
+        prompts = [self.map(lambda tensor, row=row: tensor if tensor.ndim == 2 else tensor[row]) for row in range(rows)]
         return PackedPrompts(prompts=prompts, owners=range(rows))
 
-    def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt and text in one, `[B, P+T, H]`, and how many of a row's places are real: the real tokens of row b are
-        its first `lengths_B[b]`, so with the prompt its first `lengths_B[b] + P`; what follows is padding."""
-        text_BTH = self.updated(text_BTH)
+    def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Join prompt and text.
+
+        Args:
+            text_BTH: embeddings of the text, padded on the right. lengths_B: number of real tokens of each row.
+
+        Returns:
+            Embeddings `[B, P+T, H]` and the number of real ones in each row, `[B]`. These are the first
+            `lengths_B[b] + P` of row b; padding follows.
+        """
+        text_BTH = self.add_update(text_BTH)
         prompt_BPH = self.prompt.to(text_BTH.dtype).expand(len(text_BTH), -1, -1)
         return self.placement.join(text_BTH, prompt_BPH, lengths_B), lengths_B + self.length
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedPrompts:
-    """Soft prompts of several trials, one of them for each row of a batch; the same interface as one.
+    """Soft prompts of several trials, of which each row of a batch has one. The interface is that of `SoftPrompt`.
 
-    prompts: K of them, of any lengths and placements. owners: which of them each row has, `[B]`.
+    Attributes:
+        prompts: K soft prompts of any lengths and placements.
+        owners: for each row, the index of its soft prompt in `prompts`, `[B]`.
     """
 
     prompts: Sequence[SoftPrompt]
     owners: Sequence[int]
 
-    def packed(self, rows: int) -> PackedPrompts:
-        """See `SoftPrompt.packed`."""
+    def as_packed(self, rows: int) -> PackedPrompts:
+        """See `SoftPrompt.as_packed`."""
         return self
 
-    def of_rows(self, rows: Sequence[int]) -> PackedPrompts:
-        """The prompts of some rows, in their order."""
+    def select_rows(self, rows: Sequence[int]) -> PackedPrompts:
+        """Return the packed prompts of a batch that consists of these rows, in this order."""
         return PackedPrompts(prompts=self.prompts, owners=[self.owners[row] for row in rows])
 
-    def updated(self, text_BTH: Tensor) -> Tensor:
-        """See `SoftPrompt.updated`; each row with the update of its own prompt."""
+    def add_update(self, text_BTH: Tensor) -> Tensor:
+        """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch
 
-        used = sorted(set(self.owners))
-        updates = [self.prompts[owner].update for owner in used]
+        used_owners = sorted(set(self.owners))
+        updates = [self.prompts[owner].update for owner in used_owners]
         if all(update is None for update in updates):
             return text_BTH
         tokens, width = text_BTH.shape[1:]
-        nothing_0H = self.prompts[used[0]].prompt.new_zeros(0, width)
-        padded_KTH = torch.stack([_to_length(nothing_0H if u is None else u, tokens) for u in updates])
-        place = {owner: number for number, owner in enumerate(used)}
-        owner_B = torch.tensor([place[owner] for owner in self.owners], device=text_BTH.device)
-        return (text_BTH + padded_KTH[owner_B]).to(text_BTH.dtype)
+        empty_0H = self.prompts[used_owners[0]].prompt.new_zeros(0, width)
+        updates_KTH = torch.stack([_pad_or_cut(empty_0H if update is None else update, tokens) for update in updates])
+        update_of_owner = {owner: number for number, owner in enumerate(used_owners)}
+        update_of_row_B = torch.tensor([update_of_owner[owner] for owner in self.owners], device=text_BTH.device)
+        return (text_BTH + updates_KTH[update_of_row_B]).to(text_BTH.dtype)
 
-    def placed(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SoftPrompt.placed`; rows are as long as the longest needs."""
+    def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SoftPrompt.join_text`. All rows are as long as the longest prompt needs.
+
+        Texts and prompts are laid end to end in one source `[F, H]`, and the result is gathered from it: for each place
+        of each row, `index_BS` says which row of the source stands there.
+        """
         import torch
 
         rows, tokens, width = text_BTH.shape
         device = text_BTH.device
-        text_BTH = self.updated(text_BTH)
-        source_FH = torch.cat([text_BTH.reshape(-1, width), *(s.prompt.to(text_BTH.dtype) for s in self.prompts)])
-        sizes_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
-        begins_K = rows * tokens + sizes_K.cumsum(0) - sizes_K  # of each prompt in the source
+        text_BTH = self.add_update(text_BTH)
+        prompts = [soft_prompt.prompt.to(text_BTH.dtype) for soft_prompt in self.prompts]
+        source_FH = torch.cat([text_BTH.reshape(-1, width), *prompts])
         owner_B = torch.tensor(self.owners)
-        sizes_B1, begins_B1 = (x[owner_B].to(device)[:, None] for x in (sizes_K, begins_K))
-        lengths_B1 = lengths_B.to(device)[:, None]
-        kinds = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
-        kind_K = torch.tensor([kinds.index(soft_prompt.placement) for soft_prompt in self.prompts])
-        of_each_kind = torch.stack([kind.before(lengths_B1[:, 0]) for kind in kinds])
-        before_B1 = of_each_kind.gather(0, kind_K[owner_B].to(device)[None]).T  # text before the prompt
-        place_S = torch.arange(tokens + int(sizes_K[owner_B].max()), device=device)[None]
-        in_prompt_BS = (place_S >= before_B1) & (place_S < before_B1 + sizes_B1)
-        text_BS = torch.where(place_S < before_B1, place_S, place_S - sizes_B1).clamp(0, tokens - 1)
-        text_BS = text_BS + tokens * torch.arange(rows, device=device)[:, None]
-        index_BS = torch.where(in_prompt_BS, begins_B1 + place_S - before_B1, text_BS)
-        return source_FH[index_BS], lengths_B + sizes_B1[:, 0].to(lengths_B.device)
+        prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
+        prompt_begins_K = rows * tokens + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # of each prompt in the source
+        prompt_lengths_B1 = prompt_lengths_K[owner_B].to(device)[:, None]
+        prompt_begins_B1 = prompt_begins_K[owner_B].to(device)[:, None]
+        placements = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
+        placement_K = torch.tensor([placements.index(soft_prompt.placement) for soft_prompt in self.prompts])
+        lengths_on_device_B = lengths_B.to(device)
+        before_by_placement = torch.stack([placement.text_before(lengths_on_device_B) for placement in placements])
+        before_B1 = before_by_placement.gather(0, placement_K[owner_B].to(device)[None]).T  # text before the prompt
+        place_1S = torch.arange(tokens + int(prompt_lengths_K[owner_B].max()), device=device)[None]
+        is_prompt_BS = (place_1S >= before_B1) & (place_1S < before_B1 + prompt_lengths_B1)
+        token_BS = torch.where(place_1S < before_B1, place_1S, place_1S - prompt_lengths_B1).clamp(0, tokens - 1)
+        text_index_BS = token_BS + tokens * torch.arange(rows, device=device)[:, None]
+        index_BS = torch.where(is_prompt_BS, prompt_begins_B1 + place_1S - before_B1, text_index_BS)
+        return source_FH[index_BS], lengths_B + prompt_lengths_B1[:, 0].to(lengths_B.device)
 
 
-def _to_length(update_SH: Tensor, tokens: int) -> Tensor:
-    """Zeros for the tokens beyond S; an input shorter than S takes the first rows."""
+def _pad_or_cut(update_SH: Tensor, tokens: int) -> Tensor:
+    """Return the update for a text of so many tokens: zeros beyond S, or the first rows if the text is shorter."""
     from torch.nn.functional import pad
 
     return pad(update_SH, (0, 0, 0, tokens - update_SH.shape[-2]))

@@ -1,5 +1,6 @@
-"""Small random models of every causal architecture that transformers can build of a plain decoder's configuration, and
-of T5's kind. docs/models.md has the table; tests hold it against these lists."""
+"""Small random models of every causal architecture that transformers can build from the configuration of a plain
+decoder, and of encoder-decoders of T5's kind. docs/models.md lists them, and a test compares the page with the lists
+here."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-# The same sizes under every name that a configuration may have for them.
+# The same sizes under every name that a configuration may use for them.
 SIZES = {
     "vocab_size": 300, "max_position_embeddings": 128, "n_positions": 128, "max_seq_len": 128, "sliding_window": 64,
     "hidden_size": 64, "n_embd": 64, "d_model": 64, "embedding_size": 64, "word_embed_proj_dim": 64,
@@ -24,7 +25,7 @@ SIZES = {
     "qk_head_dim": 16, "linear_head_dim": 16, "linear_num_heads": 4, "chunk_size": 16, "mamba_chunk_size": 16,
 }  # fmt: skip
 _HYBRID = ["mamba", "mamba", "hybrid"] * 2
-_OWN = {
+_CHANGES = {
     "bamba": {
         "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16,
     },
@@ -59,7 +60,7 @@ _OWN = {
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 
-# Architectures that are refused, and the words of the reason.
+# Architectures that are refused, with words from the reason.
 REFUSED = {
     "cpmant": "cannot be run on embeddings",
     "deepseek_v4": "cannot be run on embeddings",
@@ -69,59 +70,62 @@ REFUSED = {
     "reformer": "give no gradient",
     "xlnet": "looks at the tokens that follow",
 }
-# What a plain decoder's configuration does not build: models that read more than text, or generate sound from text.
+# Architectures that cannot be built from the configuration of a plain decoder: models that read more than text, or
+# generate sound from text.
 NOT_DECODERS = {
     "blt", "dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_assistant", "gemma4_unified",
     "gemma4_unified_assistant", "git", "got_ocr2", "llama4", "mllama", "moss_transcribe_diarize", "musicgen",
     "musicgen_melody", "phi4_multimodal", "qwen3_5", "qwen3_5_moe", "qwen4_exp",
-    "cohere_compass_text",  # transformers' own defaults for it cannot be built
+    "cohere_compass_text",  # transformers cannot build it from its own defaults
 }  # fmt: skip
 CAUSAL = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - NOT_DECODERS)
 T5_LIKE = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
 
 
-def config_of(kind):
-    """A small configuration of a causal architecture."""
-    default = CONFIG_MAPPING[kind]()
+def small_config(model_type):
+    """Return a small configuration of a causal architecture."""
+    default = CONFIG_MAPPING[model_type]()
     other_names = getattr(default, "attribute_map", {})
     known = {*default.to_dict(), *other_names}
     values = {
         name: value for name, value in SIZES.items()
         if name in known and not (other_names.get(name) in SIZES and other_names.get(name) in known)
     }  # fmt: skip
-    if "qk_rope_head_dim" in known:  # queries and keys have a size of their own
+    if "qk_rope_head_dim" in known:  # here queries and keys have their own size
         values.pop("head_dim", None)
         values["num_key_value_heads"] = 4
-    return CONFIG_MAPPING[kind](**{**values, **_OWN.get(kind, {})})
+    return CONFIG_MAPPING[model_type](**{**values, **_CHANGES.get(model_type, {})})
 
 
-def model_of(kind):
-    """A small random model, float32. Its weights mix their inputs more than those of a model that begins training."""
+def small_model(model_type):
+    """Return a small random model, float32. Its weights are larger than at the beginning of training, so that they mix
+    their inputs."""
     torch.manual_seed(0)
-    if kind == "t5gemma":
-        part = {k: v for k, v in SIZES.items() if k in CONFIG_MAPPING[kind]().encoder.to_dict()}
-        part.pop("is_decoder")
-        config = CONFIG_MAPPING[kind](encoder=part, decoder=part, vocab_size=300)
+    if model_type == "t5gemma":
+        known = CONFIG_MAPPING[model_type]().encoder.to_dict()
+        sizes = {name: value for name, value in SIZES.items() if name in known and name != "is_decoder"}
+        config = CONFIG_MAPPING[model_type](encoder=sizes, decoder=sizes, vocab_size=300)
         return AutoModelForSeq2SeqLM.from_config(config)
-    if kind in T5_LIKE:
-        experts = {"num_experts": 4, "expert_capacity": 4} if kind == "switch_transformers" else {}
-        config = CONFIG_MAPPING[kind](
+    if model_type in T5_LIKE:
+        experts = {"num_experts": 4, "expert_capacity": 4} if model_type == "switch_transformers" else {}
+        config = CONFIG_MAPPING[model_type](
             vocab_size=300, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_decoder_layers=2, num_heads=4,
             decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **experts,
         )  # fmt: skip
         return AutoModelForSeq2SeqLM.from_config(config)
-    model = AutoModelForCausalLM.from_config(config_of(kind))
+    model = AutoModelForCausalLM.from_config(small_config(model_type))
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
-            else:  # some parts are switched off by a scale of zero
+            else:  # a scale of zero would switch some parts off
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
     return model
 
 
 def has_experts(model):
-    """Whether tokens are sent to experts: two of nearly the same score may change places in float32."""
-    kinds = ("expert", "router", ".gate.")
-    return any(word in name for name, _ in model.named_modules() for word in kinds)
+    """Return whether a model sends tokens to experts. In float32, two experts with nearly the same score may change
+    places."""
+    words = ("expert", "router", ".gate.")
+    return any(word in name for name, _ in model.named_modules() for word in words)

@@ -24,11 +24,11 @@ WIDTH = 32
 def make_tokenizer(family):
     if family != "t5":
         return byte_tokenizer()
-    made = byte_tokenizer().backend_tokenizer
-    made.add_special_tokens(["</s>", SENTINEL])
-    end = ("</s>", made.token_to_id("</s>"))
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
+    tokenizer = byte_tokenizer().backend_tokenizer
+    tokenizer.add_special_tokens(["</s>", SENTINEL])
+    end = ("</s>", tokenizer.token_to_id("</s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
 
 def make_model(family):
@@ -46,8 +46,10 @@ def make_model(family):
             vocab_size=280, d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
         )
         model = T5ForConditionalGeneration(config)
-    if family != "t5":  # whose attention is not scaled down: larger weights would make twenty steps chaotic
-        with torch.no_grad():  # the others' random weights, as they come, barely mix their inputs
+    # Initial weights barely mix their inputs, so they are made larger. Not T5's: its attention scores are not scaled
+    # down, and larger weights would make twenty steps chaotic.
+    if family != "t5":
+        with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(4)

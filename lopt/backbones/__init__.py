@@ -1,13 +1,14 @@
 """Backbones: frozen language models behind one small interface.
 
-A plugin knows the facts of its models (width, layers, …) without weights, so that planning works offline, and loads
-one when asked. All that a backbone of one's own needs is imported from here. Importing this package imports no torch.
+A backbone plugin knows the facts of its models (width, number of layers, …) without their weights, so that planning
+works offline. It loads a model only when it is asked to. A plugin can import everything that it needs from this
+package. Importing this package does not import torch.
 """
 
 from functools import lru_cache
 
-from lopt.backbones._adapted import inject, target_names
-from lopt.backbones._checks import refuse_unfit
+from lopt.backbones._adapted import inject_adapters, target_names
+from lopt.backbones._checks import refuse_unfit_model
 from lopt.backbones._configs import Facts, window_of
 from lopt.backbones._loading import default_device, from_source, revision_of, source_of, torch_dtype
 from lopt.backbones._model import Backbone, Vocabulary
@@ -15,18 +16,22 @@ from lopt.backbones._names import BackboneSpec, facts, local_folder, names, spec
 
 
 def model_revision(name: str) -> str:
-    """What identifies the weights behind `name`; part of a trial's key. ValueError when they cannot be had."""
+    """Return what identifies the weights behind `name`. It is part of a trial's key.
+
+    Raises:
+        ValueError: the weights are not available.
+    """
     return spec_of(name).revision(name)
 
 
 @lru_cache(maxsize=2)
 def load(name: str, precision: str) -> Backbone:
-    """The backbone, frozen and in evaluation mode; one copy a process for each name and precision.
+    """Return the backbone, frozen and in evaluation mode. A process has one copy for each name and precision.
 
     Args:
         precision: "bf16", "fp32" or "fp64".
 
     Raises:
-        ValueError: weights that cannot be had, with how to mend it.
+        ValueError: the weights are not available. The message says what to do.
     """
     return spec_of(name).load(name, precision)

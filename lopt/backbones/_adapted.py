@@ -1,4 +1,5 @@
-"""Which of a model's projections LoRA adapts: PEFT's choice for the family, or attention's queries and values."""
+"""Which linear layers of a model LoRA adapts: PEFT's choice for the model type, or attention's query and value
+projections."""
 
 import warnings
 from collections import Counter
@@ -6,9 +7,9 @@ from typing import Any
 
 from lopt.errors import imported, reason_of
 
-Projections = tuple[tuple[int, int, int], ...]  # how many, fan_in, fan_out
+Projections = tuple[tuple[int, int, int], ...]  # (number of projections, fan_in, fan_out), one entry for each shape
 
-# Names of the projections to queries and values, apart or in one matrix. A model may have several kinds of attention.
+# Names of the query and value projections, in two matrices or in one. A model may have several kinds of attention.
 _QUERY_AND_VALUE = (
     ("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("q_lin", "v_lin"), ("Wq", "Wv"),
     ("query_proj", "value_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",),
@@ -18,53 +19,66 @@ _QUERY_AND_VALUE = (
 
 
 def target_names(model: Any, targets: str | None = None) -> list[str]:
-    """Last names of the modules that LoRA adapts, sorted; ValueError when the model has no module of such a name, or
-    peft is not installed.
+    """Return the names of the modules that LoRA adapts, sorted. A name is the last part of the module's full name.
 
-    targets: names joined by "+"; None for PEFT's own choice, or where it has none, attention's queries and values.
+    Args:
+        targets: names joined by "+". None takes PEFT's choice for the model type, or attention's query and value
+            projections if PEFT does not know the type.
+
+    Raises:
+        ValueError: the model has no linear layer of that name, or peft is not installed.
     """
-    choices = imported("peft.utils", "LoRA needs").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    kind = model.config.model_type
-    present = _linear_names(model)
-    valid = ", ".join(sorted(present)) or "none"
+    peft_choices = imported("peft.utils", "LoRA needs").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    model_type = model.config.model_type
+    linear_names = _linear_names(model)
+    valid = ", ".join(sorted(linear_names)) or "none"
     if targets is not None:
         names = targets.split("+")
         for name in names:
-            if name not in present:
-                raise ValueError(f"targets names {name!r}, which a {kind} model has not; valid: {valid}")
+            if name not in linear_names:
+                raise ValueError(
+                    f"targets names {name!r}, but a {model_type} model has no linear layer of that name; valid: {valid}"
+                )
         return sorted(set(names))
-    names = [name for name in choices.get(kind) or () if name in present]
+    names = [name for name in peft_choices.get(model_type) or () if name in linear_names]
     if not names:
-        names = [name for group in _QUERY_AND_VALUE if present.issuperset(group) for name in group]
+        names = [name for group in _QUERY_AND_VALUE if linear_names.issuperset(group) for name in group]
     if not names:
         raise ValueError(
-            f"LoRA adapts attention's queries and values, and a {kind} model has no linear projection to them; name "
-            f"others with targets (--set targets=NAME+NAME); valid: {valid}"
+            f"LoRA adapts attention's query and value projections, and a {model_type} model has no linear layer for "
+            f"them; name other layers with --set targets=NAME+NAME; valid: {valid}"
         )
     return sorted(set(names))
 
 
 def adapted_projections(model: Any, targets: str | None = None) -> Projections:
-    """(how many, fan_in, fan_out) of what LoRA adapts, one for each of their shapes: what PEFT makes of the names,
-    which may stand for the matrices of all experts in one. Changes the model, which may be without memory for its
-    weights.
+    """Return (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts.
+
+    PEFT decides which matrices a name stands for: one name may stand for the matrices of all experts. This function
+    changes the model. The model may be one without memory for its weights.
     """
     from peft import LoraConfig
 
-    adapters = inject(model, LoraConfig(r=1, target_modules=target_names(model, targets)))
-    inward = {name.replace(".lora_A.", ".lora_B."): tensor for name, tensor in adapters.items() if ".lora_A." in name}
-    shapes = Counter((tensor.numel(), adapters[name].numel()) for name, tensor in inward.items())
-    return tuple((count, *fans) for fans, count in shapes.items())
+    # At rank 1, A has fan_in elements and B has fan_out elements.
+    adapters = inject_adapters(model, LoraConfig(r=1, target_modules=target_names(model, targets)))
+    names_A = [name for name in adapters if ".lora_A." in name]
+    shapes = Counter(
+        (adapters[name].numel(), adapters[name.replace(".lora_A.", ".lora_B.")].numel()) for name in names_A
+    )
+    return tuple((count, fan_in, fan_out) for (fan_in, fan_out), count in shapes.items())
 
 
-def inject(model: Any, config: Any) -> dict[str, Any]:
-    """Puts the adapters of a `peft.LoraConfig` into a model; these by name. ValueError when PEFT cannot adapt one of
-    the modules."""
+def inject_adapters(model: Any, config: Any) -> dict[str, Any]:
+    """Put the adapters of a `peft.LoraConfig` into a model and return their tensors by name.
+
+    Raises:
+        ValueError: PEFT cannot adapt one of the modules.
+    """
     from peft import inject_adapter_in_model
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # GPT-2's Conv1D: PEFT says that it sets fan_in_fan_out by itself
+            warnings.simplefilter("ignore")  # for GPT-2's Conv1D, PEFT warns that it sets fan_in_fan_out itself
             inject_adapter_in_model(config, model)
     except ValueError as error:
         raise ValueError(
@@ -75,11 +89,20 @@ def inject(model: Any, config: Any) -> dict[str, Any]:
 
 
 def _linear_names(model: Any) -> set[str]:
-    """The last part of the name of every linear layer but the head. Routers of some experts are linear layers that give
-    more than one tensor, which PEFT cannot add to."""
+    """Return the last part of the name of every linear layer except the head and routers.
+
+    Some mixtures of experts have routers that are linear layers and return more than one tensor. PEFT cannot add to
+    such an output.
+    """
     import torch
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
-    return {name.rsplit(".", 1)[-1] for name, module in linear if not type(module).__name__.endswith("Router")}
+    linear_layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
+    return {
+        name.rsplit(".", 1)[-1] for name, layer in linear_layers.items() if not type(layer).__name__.endswith("Router")
+    }

@@ -1,4 +1,11 @@
-"""What a pass in one line is made of: blocks of rows. There is padding inside a block's attention only."""
+"""Blocks: which tokens of a flat pass belong together in attention.
+
+In a flat pass (`_flat`) the tokens of all rows stand in one sequence without padding. A block is a group of
+neighbouring rows of about the same length. Attention computes one block at a time and needs rows of equal length, so
+the rows of a block are padded for the time of one call of attention. Nothing else sees padding.
+
+Few blocks mean much padding in attention, and many blocks mean many small calls. `cut_into_blocks` weighs the two.
+"""
 
 from __future__ import annotations
 
@@ -9,113 +16,136 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What one more block costs in every layer, as so many tokens of padding in attention: guessed, not measured.
+# The cost of one more block in every layer, in tokens of padding in attention. These numbers are guessed, not measured.
 _BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
-    """Rows that meet in attention as if all were `tokens` long; in the sequence, from `begin` on, each has its real
-    tokens only.
+    """A group of R rows that attention computes together, each padded to `tokens` tokens.
 
-    A token sees those before it in its own row and, before these, what `owners` or `past` says: the keys and values of
-    another block's rows (`shared`, the row of it that each row has), or given ones.
+    A token sees the earlier tokens of its own row. What stands before the row, if anything, is either a row of another
+    block in the same pass (`prefixes`: soft prompts in front of texts) or keys and values that an earlier pass computed
+    (`past`: texts in front of soft prompts).
 
-    lengths: real tokens of each row, `[R]`; None where all rows are `tokens` long. real: where these stand in the rows
-    laid end to end with their padding, `[sum of lengths]`.
-    past: keys and values of each layer, `[L, 2, R, H_kv, S, D]`. past_lengths: how many of the S are real, `[R]`.
+    Attributes:
+        begin: index of the block's first token in the sequence.
+        rows: number of rows R. tokens: length T to which attention pads the rows.
+        lengths: number of real tokens of each row, `[R]`. None if all rows have `tokens` tokens.
+        real_indices: indices of the real tokens among the R·T places of the padded rows, `[sum of lengths]`. None if
+            there is no padding.
+        prefixes: the block whose rows stand in front of this block's rows.
+        prefix_of_row_R: for each row, which row of `prefixes` stands in front of it.
+        past: keys and values of each layer in front of the rows, `[L, 2, R, H_kv, S, D]`.
+        past_lengths: how many of the S places are real, `[R]`.
     """
 
     begin: int
     rows: int
     tokens: int
     lengths: np.ndarray | None = None
-    real: Tensor | None = None
-    shared: Block | None = None
-    owners_R: Tensor | None = None
+    real_indices: Tensor | None = None
+    prefixes: Block | None = None
+    prefix_of_row_R: Tensor | None = None
     past: Tensor | None = None
     past_lengths: Tensor | None = None
 
     @property
-    def ends(self) -> np.ndarray:
-        """Beyond each row's last token in the sequence, `[R]`."""
+    def row_ends(self) -> np.ndarray:
+        """For each row, the index in the sequence after its last token, `[R]`."""
         lengths = np.full(self.rows, self.tokens) if self.lengths is None else self.lengths
         return self.begin + np.cumsum(lengths)
 
     @property
     def end(self) -> int:
+        """The index in the sequence after the block's last token."""
         return self.begin + (self.rows * self.tokens if self.lengths is None else int(self.lengths.sum()))
 
-    def of(self, heads_HND: Tensor) -> Tensor:
-        """The block's rows of something of the whole sequence, zero where they are padded: `[R, H, T, D]`."""
-        own_HXD = heads_HND[:, self.begin : self.end]
-        if self.real is not None:
-            heads, _, dimension = own_HXD.shape
-            padded_HXD = own_HXD.new_zeros(heads, self.rows * self.tokens, dimension)
-            own_HXD = padded_HXD.index_copy_(1, self.real, own_HXD)
-        return own_HXD.view(len(own_HXD), self.rows, self.tokens, -1).transpose(0, 1)
+    def padded_rows(self, sequence_HND: Tensor) -> Tensor:
+        """Cut the block's rows out of queries, keys or values of the whole sequence, padded with zeros:
+        `[R, H, T, D]`."""
+        block_HXD = sequence_HND[:, self.begin : self.end]
+        if self.real_indices is not None:
+            heads, _, dimension = block_HXD.shape
+            padded_HXD = block_HXD.new_zeros(heads, self.rows * self.tokens, dimension)
+            block_HXD = padded_HXD.index_copy_(1, self.real_indices, block_HXD)
+        return block_HXD.view(len(block_HXD), self.rows, self.tokens, -1).transpose(0, 1)
 
-    def with_past(self, heads_HND: Tensor, which: int, layer: int) -> Tensor:
-        """Keys (`which` 0) or values (1) that the block's rows see, `[R, H, S+T, D]`."""
-        own_RHTD = self.of(heads_HND)
-        if self.shared is not None:
-            return torch.cat([self.shared.of(heads_HND)[self.owners_R], own_RHTD], dim=2)
-        return own_RHTD if self.past is None else torch.cat([self.past[layer, which], own_RHTD], dim=2)
+    def visible_rows(self, sequence_HND: Tensor, key_or_value: int, layer: int) -> Tensor:
+        """Return the keys (`key_or_value` 0) or values (1) that the block's rows see, `[R, H, S+T, D]`."""
+        rows_RHTD = self.padded_rows(sequence_HND)
+        if self.prefixes is not None:
+            return torch.cat([self.prefixes.padded_rows(sequence_HND)[self.prefix_of_row_R], rows_RHTD], dim=2)
+        return rows_RHTD if self.past is None else torch.cat([self.past[layer, key_or_value], rows_RHTD], dim=2)
 
 
-def without_padding(padded_RTX: Tensor, real: Tensor | None) -> Tensor:
-    """Rows laid end to end, `[sum of lengths, ...]`."""
+def without_padding(padded_RTX: Tensor, real_indices: Tensor | None) -> Tensor:
+    """Lay padded rows end to end and drop the padding, `[sum of lengths, ...]`."""
     flat = padded_RTX.flatten(0, 1)
-    return flat if real is None else flat[real]
+    return flat if real_indices is None else flat[real_indices]
 
 
 @dataclass(eq=False)
 class Layout:
-    """The blocks of a pass, in their order; `kept` takes keys and values `[2, H_kv, N, D]` of each layer when it is a
-    list; `scores` is what the scores of attention are multiplied by; with `kernels` PyTorch's own compute it."""
+    """What attention needs to know of a flat pass.
+
+    Attributes:
+        blocks: the blocks of the pass, in the order of the sequence.
+        recorded_states: if this is a list, attention appends the keys and values of each layer, `[2, H_kv, N, D]`.
+        score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
+        use_torch_kernels: use PyTorch's own attention instead of the one that is written for the CPU.
+    """
 
     blocks: Sequence[Block]
-    kept: list[Tensor] | None = None
-    scores: float = 1.0
-    kernels: bool = False
+    recorded_states: list[Tensor] | None = None
+    score_factor: float = 1.0
+    use_torch_kernels: bool = False
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
-    def mask(self, number: int, like: Tensor) -> Tensor:
-        """What the block's tokens may see, to be added to scores: `[1 or R, 1, T, S+T]`; made once for all layers."""
-        if number not in self._masks:
-            self._masks[number] = _mask(self.blocks[number], like)
-        return self._masks[number]
+    def mask(self, block_number: int, like: Tensor) -> Tensor:
+        """Return what is added to a block's attention scores: 0 for what a token sees and -inf for the rest,
+        `[1 or R, 1, T, S+T]`. It has the type and device of `like`, and is made once for all layers."""
+        if block_number not in self._masks:
+            self._masks[block_number] = _mask(self.blocks[block_number], like)
+        return self._masks[block_number]
 
 
 def _mask(block: Block, like: Tensor) -> Tensor:
-    own_TT = torch.full((block.tokens, block.tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
-    before = block.shared.tokens if block.shared is not None else 0
+    causal_TT = torch.full((block.tokens, block.tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
     if block.past is None:
-        return torch.nn.functional.pad(own_TT, (before, 0))[None, None]
+        prefix_tokens = block.prefixes.tokens if block.prefixes is not None else 0
+        return torch.nn.functional.pad(causal_TT, (prefix_tokens, 0))[None, None]
     assert block.past_lengths is not None
-    size = block.past.shape[4]
-    real_RS = torch.arange(size, device=like.device)[None] < block.past_lengths.to(like.device)[:, None]
-    past_RS = torch.zeros(real_RS.shape, dtype=like.dtype, device=like.device).masked_fill(~real_RS, -torch.inf)
+    past_tokens = block.past.shape[4]
+    is_real_RS = torch.arange(past_tokens, device=like.device)[None] < block.past_lengths.to(like.device)[:, None]
+    past_RS = torch.zeros(is_real_RS.shape, dtype=like.dtype, device=like.device).masked_fill(~is_real_RS, -torch.inf)
     past_RTS = past_RS[:, None].expand(-1, block.tokens, -1)
-    return torch.cat([past_RTS, own_TT.expand(block.rows, -1, -1)], dim=2)[:, None]
+    return torch.cat([past_RTS, causal_TT.expand(block.rows, -1, -1)], dim=2)[:, None]
 
 
-def cut(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
-    """Cuts rows, sorted by length from the shortest, into blocks: (first row, first row beyond), as few and with as
-    little padding in attention as the price of a block allows. The best cut, by dynamic programming over the distinct
-    lengths."""
+def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
+    """Cut rows into blocks at the lowest cost of padded rows and number of blocks.
+
+    The cut is optimal. It is found by dynamic programming over the distinct lengths.
+
+    Args:
+        lengths: lengths of the rows, sorted from the shortest to the longest.
+
+    Returns:
+        For each block, the number of its first row and the number after its last row.
+    """
     lengths = np.asarray(lengths)
-    price = _BLOCK_TOKENS["cpu" if device == "cpu" else "cuda"]
-    ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # a block ends where a length does
+    block_cost = _BLOCK_TOKENS["cpu" if device == "cpu" else "cuda"]
+    ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # rows of equal length share a block
     begins = np.concatenate([[0], ends[:-1]])
-    best, chosen = np.zeros(len(ends) + 1), []
+    lowest_costs, best_begins = np.zeros(len(ends) + 1), []  # of the rows up to each end; where their last block begins
     for number, end in enumerate(ends):
-        costs = best[: number + 1] + (end - begins[: number + 1]) * lengths[end - 1] + price
-        chosen.append(int(costs.argmin()))
-        best[number + 1] = costs[chosen[-1]]
-    found, number = [], len(ends)
+        costs = lowest_costs[: number + 1] + (end - begins[: number + 1]) * lengths[end - 1] + block_cost
+        best_begins.append(int(costs.argmin()))
+        lowest_costs[number + 1] = costs[best_begins[-1]]
+    blocks, number = [], len(ends)
     while number:
-        first = chosen[number - 1]
-        found.append((int(begins[first]), int(ends[number - 1])))
-        number = first
-    return found[::-1]
+        begin_number = best_begins[number - 1]
+        blocks.append((int(begins[begin_number]), int(ends[number - 1])))
+        number = begin_number
+    return blocks[::-1]

@@ -1,5 +1,4 @@
-"""What is checked once, when a model is loaded: whether a soft prompt can stand at its input, and whether its files
-belong to it."""
+"""Checks when a model is loaded: can a soft prompt stand at its input, and do its files belong together?"""
 
 import inspect
 import re
@@ -8,121 +7,131 @@ from typing import Any
 
 from lopt.types import Tensor
 
-# What files of older releases hold beside weights: tables that are computed from the config.
-_TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
+# Tables that are computed from the config. Files of older releases of transformers hold them beside the weights.
+_COMPUTED_TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
 
 
-def refuse_unfit(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
-    """Refuses a model at whose input a soft prompt cannot stand.
+def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
+    """Refuse a model that cannot have a soft prompt at its input.
 
     Args:
-        logits_of: the model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`. Of a
-            causal model T is S; of an encoder-decoder it is the number of the decoder's tokens.
+        logits_of: returns the model's own logits `[B, T, V]` for `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`.
+            For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.
 
     Raises:
-        ValueError: it cannot be run on embeddings, they do not say all that it reads of a token, a causal model sees
-            the tokens that follow, an answer depends on the other texts of a batch, or numbers are not finite.
+        ValueError: the model cannot run on embeddings; it reads more of a token than its embedding; it is causal and
+            sees later tokens; an answer depends on the other texts of a batch; or its numbers are not finite.
     """
     import torch
 
     from lopt import memory
 
-    model, name, kind = backbone.model, backbone.name, backbone.model.config.model_type
-    other = f"models of type {kind}"
-    parameters = inspect.signature(model.forward).parameters
-    if "inputs_embeds" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    model, name = backbone.model, backbone.name
+    models = f"models of type {model.config.model_type}"
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = {parameter.name for parameter in parameters}
+    if "inputs_embeds" not in names and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {other} take token ids only; give another model"
+            f"backbone {name!r} cannot have a soft prompt: {models} take token ids only; give another model"
         )
-    rounding = 0.05 if backbone.dtype == torch.bfloat16 else 1e-3
-    ids_BT = backbone.some_ids(2, 16)
+    tolerance = 0.05 if backbone.dtype == torch.bfloat16 else 1e-3
+    ids_BT = backbone.sample_ids(2, 16)
     embeds_BTH = model.get_input_embeddings()(ids_BT)
     prompted_BTH = embeds_BTH.clone()
-    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # no token's embedding, as a soft prompt is
+    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # like a soft prompt, not the embedding of any token
     try:
-        if not _pytorchs_attention_holds(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), rounding):
+        if not _torch_attention_holds(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), tolerance):
             model.set_attn_implementation("eager")
-        # Cloned: CTRL scales its inputs in place.
-        both_BTV = logits_of(inputs_embeds=prompted_BTH.clone())
+        # The inputs are cloned because CTRL scales them in place.
+        batch_BTV = logits_of(inputs_embeds=prompted_BTH.clone())
         alone_TV = logits_of(inputs_embeds=prompted_BTH[:1].clone())[0]
-        part_TV = logits_of(inputs_embeds=prompted_BTH[:1, :8].clone())[0]
+        beginning_TV = logits_of(inputs_embeds=prompted_BTH[:1, :8].clone())[0]
         by_id_TV = logits_of(input_ids=ids_BT[:1])[0]
         by_embedding_TV = logits_of(inputs_embeds=embeds_BTH[:1].clone())[0]
         with torch.enable_grad():
-            some = prompted_BTH[:1, :8].clone().requires_grad_()
-            logits_of(inputs_embeds=some.clone()).sum().backward()
-    except Exception as error:  # whatever a family's own code raises on what it cannot do
+            leaf_BTH = prompted_BTH[:1, :8].clone().requires_grad_()
+            logits_of(inputs_embeds=leaf_BTH.clone()).sum().backward()
+    except Exception as error:  # a family's own code may raise anything
         if memory.ran_out(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {other} cannot be run on embeddings, or give no gradient of "
-            f"them ({reason})"
+            f"backbone {name!r} cannot have a soft prompt: {models} cannot be run on embeddings, or give no gradient "
+            f"for them ({reason}); give another model"
         ) from error
-    if not part_TV.isfinite().all():
-        raise ValueError(f"backbone {name!r} gives numbers that are not finite: its weights are damaged")
+    if not beginning_TV.isfinite().all():
+        raise ValueError(
+            f"backbone {name!r} gives numbers that are not finite: its weights are damaged; fetch them again"
+        )
     is_causal = not model.config.is_encoder_decoder
-    if is_causal and not _mostly_equal(alone_TV[:8], part_TV, rounding):
+    if is_causal and not _mostly_equal(alone_TV[:8], beginning_TV, tolerance):
         raise ValueError(
             f"backbone {name!r} looks at the tokens that follow, as encoders such as BERT do: give a decoder "
-            "(GPT-2, Llama and kin) or an encoder-decoder of T5's kind"
+            "(GPT-2, Llama and similar) or an encoder-decoder like T5"
         )
-    if not _mostly_equal(both_BTV[0], alone_TV, rounding):
+    if not _mostly_equal(batch_BTV[0], alone_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r}: what {other} say of a text depends on the other texts of its batch; give another model"
+            f"backbone {name!r}: the answer of {models} to a text depends on the other texts of its batch; give "
+            "another model"
         )
-    if not _mostly_equal(by_id_TV, by_embedding_TV, rounding):
+    if not _mostly_equal(by_id_TV, by_embedding_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {other} read more of a token than its embedding at the "
+            f"backbone {name!r} cannot have a soft prompt: {models} read more of a token than its embedding at the "
             "input; give another model"
         )
 
 
-def refuse_unread(name: str, model: Any, unexpected: Iterable[str]) -> None:
-    """Refuses a model some of whose weights lie in its files and have no place in it, where they belong to a layer: the
-    model would be another one than was trained. Heads for other uses and the like are left out with good reason, as are
-    the last layers that predict further tokens. ValueError when a layer, or a part of one, has no place in the model.
+def refuse_unused_weights(name: str, model: Any, unused: Iterable[str]) -> None:
+    """Refuse a model if its files hold weights of a layer that have no place in the model.
 
-    unexpected: names of weights in the files that the model has not.
+    Without these weights the model would not be the one that was trained. Other weights are left out for good reason:
+    heads for other uses and the like, and the last layers of models that predict further tokens.
+
+    Args:
+        unused: names of weights that are in the files and not in the model.
+
+    Raises:
+        ValueError: a layer, or a part of a layer, has no place in the model.
     """
     from torch.nn import ModuleList
 
     stacks = [stack for stack, module in model.named_modules() if isinstance(module, ModuleList)]
     stacks += [stack.removeprefix(f"{model.base_model_prefix}.") for stack in stacks]
-    layers = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
-    usual = getattr(model.config, "num_hidden_layers", 0)
-    predict = range(usual, usual + (getattr(model.config, "num_nextn_predict_layers", None) or 0))
-    unread = sorted(
+    in_layer = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
+    layer_count = getattr(model.config, "num_hidden_layers", 0)
+    extra_layer_count = getattr(model.config, "num_nextn_predict_layers", None) or 0
+    extra_layers = range(layer_count, layer_count + extra_layer_count)  # they predict further tokens
+    refused = sorted(
         key
-        for key in unexpected
-        if (place := layers.match(key)) and not _TABLES.search(key) and int(place[2]) not in predict
+        for key in unused
+        if (match := in_layer.match(key)) and not _COMPUTED_TABLES.search(key) and int(match[2]) not in extra_layers
     )
-    if unread:
+    if refused:
         raise ValueError(
-            f"backbone {name!r}: its files hold {len(unread)} weights of layers that a {model.config.model_type} model "
-            f"of its config.json has not ({', '.join(unread[:3])}{', …' if len(unread) > 3 else ''}): its config.json "
-            "is another model's, or it is an adapter's or a quantised model's file"
+            f"backbone {name!r}: its files hold {len(refused)} weights of layers that a {model.config.model_type} "
+            f"model with its config.json does not have ({', '.join(refused[:3])}{', …' if len(refused) > 3 else ''}): "
+            "its config.json is another model's, or the file is of an adapter or a quantised model"
         )
 
 
-def _pytorchs_attention_holds(model: Any, logits: Callable[[], Tensor], rounding: float) -> bool:
-    """Whether PyTorch's attention, where the model uses it, gives what the family's own gives.
+def _torch_attention_holds(model: Any, logits: Callable[[], Tensor], tolerance: float) -> bool:
+    """Return whether PyTorch's attention, if the model uses it, gives what the family's own attention gives.
 
-    Some families accept it and leave out what it cannot do, such as T5Gemma, which caps its scores.
+    Some families accept PyTorch's attention and leave out what it cannot do. T5Gemma, for example, caps its scores.
     """
     if model.config._attn_implementation != "sdpa":
         return True
     configs = (model.config, *(getattr(model.config, part, None) for part in ("encoder", "decoder")))
-    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):  # too little to see in bf16
+    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):  # the effect is too small for bf16
         return False
-    by_pytorch_BTV = logits()
+    by_torch_BTV = logits()
     model.set_attn_implementation("eager")
     by_family_BTV = logits()
     model.set_attn_implementation("sdpa")
-    return _mostly_equal(by_pytorch_BTV[0], by_family_BTV[0], rounding)
+    return _mostly_equal(by_torch_BTV[0], by_family_BTV[0], tolerance)
 
 
-def _mostly_equal(some_TV: Tensor, others_TV: Tensor, rounding: float) -> bool:
-    """Whether most tokens have the same logits: rounding may send a few of them to another expert."""
-    distance_T = (some_TV - others_TV).norm(dim=-1) / others_TV.norm(dim=-1)
-    return bool(distance_T.median() <= rounding)
+def _mostly_equal(logits_TV: Tensor, expected_TV: Tensor, tolerance: float) -> bool:
+    """Return whether most tokens have the same logits. Rounding may send a few tokens to another expert."""
+    distance_T = (logits_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1)
+    return bool(distance_T.median() <= tolerance)

@@ -1,8 +1,18 @@
-"""The flat form of a causal pass: the tokens of all rows in one line, without padding.
+"""The flat form of a causal pass: the tokens of all rows stand in one sequence, without padding.
 
-Linear layers and norms see tokens one by one; only attention needs to know which of them belong together (`_blocks`).
-So rows of any length and of any trials go through the weights at once; a prefix is computed once for all rows that
-share it, and a text in front of a suffix not at all when it has been met before (`_texts`).
+The idea: linear layers and norms treat every token by itself, so they need not know which row it belongs to. Only
+attention must know. The flat form lays the tokens of all rows end to end, `[1, N, H]`, gives every token the position
+that it has in its own row, and lets the model call an attention function that stays inside rows (`_attention`, with the
+blocks of `_blocks`). So one pass over the weights serves rows of any lengths and of any trials:
+
+- A prefix is in the sequence once. All rows of its trial see its keys and values (`FlatForm._append_rows_with_prefix`).
+- A text before a suffix does not depend on the trial. Its keys and values come from a store that computes every text
+  once (`_texts`), and only the suffix is in the sequence (`FlatForm._append_suffixes`).
+- A row that shares nothing is in the sequence as a whole: text and suffix if an update changes the text
+  (`FlatForm._append_whole_rows`), and a text without a prompt.
+
+The label of a row is read at the row's last token. The model's last MLP is computed there and nowhere else (`_read`).
+`flat_form_holds` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
 """
 
 import contextlib
@@ -17,55 +27,71 @@ import torch
 from torch import Tensor
 
 from lopt.backbones import _attention
-from lopt.backbones._blocks import Block, Layout, cut, without_padding
-from lopt.backbones._read import read_at, restrict
-from lopt.backbones._texts import TextStates
+from lopt.backbones._blocks import Block, Layout, cut_into_blocks, without_padding
+from lopt.backbones._read import read_at, restrict_last_mlp
+from lopt.backbones._texts import TextIds, TextStates
 from lopt.batches import on_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
-# Keys of a config that, where they are set, limit which earlier tokens a token sees. Short texts do not show it.
-_LIMITED_SIGHT = re.compile(
+# Keys of a config that, if they are set, limit which earlier tokens a token sees. A check on short texts misses this.
+_LIMITED_SIGHT_KEYS = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
-# A flat form must be so many times closer to the plain one than one whose attention is wrong.
+# How many times closer to the plain form a flat form must be than one whose attention is wrong on purpose.
 _CLOSER = 4.0
-_TEXT_TOKENS = 2048  # of texts in one pass without gradients
-_READ_TOKENS = 8  # tokens read in the time of computing one: guessed, and it only sizes passes
+_TOKENS_PER_TEXT_PASS = 2048  # of texts whose keys and values are computed, without gradients
+_STORED_TOKENS_PER_TOKEN = 8  # stored tokens that cost as much as one computed token: a guess that only sizes passes
 
 
-class _Line:
-    """A pass as it grows: the rows' token ids `[B, T]` and lengths `[B]`, blocks of them, their embeddings, positions,
-    and where each row's label is read."""
+class _FlatInput:
+    """The input of a flat pass while it is put together.
+
+    Attributes:
+        ids: token ids of the batch's texts, `[B, T]`. lengths: number of real tokens of each text, `[B]`.
+        blocks: the blocks so far. embeddings, position_ids: those of the real tokens, one tensor for each block.
+        label_index: for each row of the batch, where its label is read in the sequence.
+    """
 
     def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
         self.device, self.ids, self.lengths = device, ids, lengths
         self.blocks: list[Block] = []
-        self.inputs: list[Tensor] = []
-        self.positions: list[Tensor] = []
-        self.labels: dict[int, int] = {}
+        self.embeddings: list[Tensor] = []
+        self.position_ids: list[Tensor] = []
+        self.label_index: dict[int, int] = {}
 
-    def add(
-        self, inputs_RTH: Tensor, lengths: np.ndarray | None = None, *, first: int | Tensor = 0, **before: Any
+    def append(
+        self, rows_RTH: Tensor, lengths: np.ndarray | None = None, *, first_position: int | Tensor = 0, **context: Any
     ) -> Block:
-        """Appends a block; `first` is the position of its rows' first token, or of each row's. What is beyond a row's
-        length is left out."""
-        rows, tokens, _ = inputs_RTH.shape
-        begin, real = self.blocks[-1].end if self.blocks else 0, None
-        if lengths is not None and (lengths < tokens).any():
-            real = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
-        first_R1 = torch.as_tensor(first, device=self.device).expand(rows)[:, None]
-        self.positions.append(without_padding(first_R1 + torch.arange(tokens, device=self.device), real))
-        self.inputs.append(without_padding(inputs_RTH, real))
-        made = Block(
-            begin=begin, rows=rows, tokens=tokens, lengths=None if real is None else lengths, real=real, **before
-        )
-        self.blocks.append(made)
-        return made
+        """Append a block and return it.
 
-    def mark(self, block: Block, rows: np.ndarray) -> None:
-        """The label of these rows of the batch, which are the block's, is read at their last token."""
-        self.labels.update(zip(rows.tolist(), (block.ends - 1).tolist(), strict=True))
+        Args:
+            rows_RTH: embeddings of the block's rows. lengths: real tokens of each row; None if all T are real.
+            first_position: position of a row's first token, for all rows or for each of them.
+            context: what stands before the rows, as `Block` names it.
+        """
+        rows, tokens, _ = rows_RTH.shape
+        begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
+        if lengths is not None and (lengths < tokens).any():
+            real_indices = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
+        first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(rows)[:, None]
+        position_ids_RT = first_position_R1 + torch.arange(tokens, device=self.device)
+        self.position_ids.append(without_padding(position_ids_RT, real_indices))
+        self.embeddings.append(without_padding(rows_RTH, real_indices))
+        block = Block(
+            begin=begin,
+            rows=rows,
+            tokens=tokens,
+            lengths=None if real_indices is None else lengths,
+            real_indices=real_indices,
+            **context,
+        )
+        self.blocks.append(block)
+        return block
+
+    def read_labels(self, block: Block, batch_rows: np.ndarray) -> None:
+        """Read the labels of these rows of the batch, which are the rows of the block, at their last tokens."""
+        self.label_index.update(zip(batch_rows.tolist(), (block.row_ends - 1).tolist(), strict=True))
 
 
 class FlatForm:
@@ -75,159 +101,187 @@ class FlatForm:
         self.model, self.pad_id = model, pad_id
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
-        self.kernels = self.device.type != "cpu"  # PyTorch's attention, in place of the one written for the CPU
-        self._running, self._lock = 0, threading.Lock()
+        self.use_torch_kernels = self.device.type != "cpu"  # instead of the attention that is written for the CPU
+        self._running_passes, self._lock = 0, threading.Lock()
         self._usual_attention = ""
         _attention.register()
-        restrict(model)
+        restrict_last_mlp(model)
 
-    def state(
-        self, soft_prompt: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, *, scores: float = 1.0
+    def label_state(
+        self,
+        soft_prompt: SoftPrompt | PackedPrompts | None,
+        ids_BT: Tensor,
+        lengths_B: Tensor,
+        *,
+        score_factor: float = 1.0,
     ) -> Tensor:
-        """Last hidden state at the label position, `[B, H]`.
+        """Return the last hidden state at the label position, `[B, H]`.
 
-        scores: what the scores of attention are multiplied by; other numbers than 1 are wrong on purpose.
+        Args:
+            score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
         """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
-        packed = None if soft_prompt is None else soft_prompt.packed(len(ids))
-        line = _Line(self.device, ids, lengths)
-        rows = np.arange(len(ids))
+        packed = None if soft_prompt is None else soft_prompt.as_packed(len(ids))
+        flat_input = _FlatInput(self.device, ids, lengths)
+        all_rows = np.arange(len(ids))
         if packed is None:
-            for part, longest in self._blocks(rows, lengths):
-                line.mark(line.add(self._embedded(ids[part, :longest]), lengths[part]), part)
+            for block_rows, longest in self._blocks_of(all_rows, lengths):
+                block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+                flat_input.read_labels(block, block_rows)
         else:
-            soft_prompts = [packed.prompts[owner] for owner in packed.owners]
-            prompt_first = np.array([soft_prompt.placement.prompt_first for soft_prompt in soft_prompts])
-            keeps_text = np.array([soft_prompt.keeps_text for soft_prompt in soft_prompts])
-            sizes = np.array([soft_prompt.length for soft_prompt in soft_prompts])
-            for size in np.unique(sizes):
-                self._add_prefixed(line, packed, rows[prompt_first & (sizes == size)])
-                self._add_suffixes(line, packed, rows[keeps_text & (sizes == size)])
-            self._add_whole(line, packed, rows[~prompt_first & ~keeps_text])
-        labels_B = on_device([line.labels[row] for row in range(len(ids))], self.device)
-        return self._run(line, labels_B, scores=scores)[labels_B]
+            prompt_of_row = [packed.prompts[owner] for owner in packed.owners]
+            is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
+            leaves_text = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
+            prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
+            for length in np.unique(prompt_lengths):
+                has_length = prompt_lengths == length
+                self._append_rows_with_prefix(flat_input, packed, all_rows[is_prefix & has_length])
+                self._append_suffixes(flat_input, packed, all_rows[leaves_text & has_length])
+            self._append_whole_rows(flat_input, packed, all_rows[~is_prefix & ~leaves_text])
+        label_indices_B = on_device([flat_input.label_index[row] for row in range(len(ids))], self.device)
+        return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
-        """Tokens that a row takes in a pass; what a suffix sees of its text is read, and counts for little."""
+        """Return about how many tokens a row takes in a pass. Stored tokens of a text before a suffix count little."""
         if soft_prompt.placement.prompt_first:
-            return length  # the prompt is there once for many rows
-        return soft_prompt.length + (length // _READ_TOKENS if soft_prompt.keeps_text else length)
+            return length  # the prompt is in the pass once for many rows
+        text_tokens = length // _STORED_TOKENS_PER_TOKEN if soft_prompt.leaves_text_unchanged else length
+        return soft_prompt.length + text_tokens
 
-    def unread(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """See `lopt.backbones.Backbone`."""
-        return self.texts.missing(texts) if soft_prompt.keeps_text else []
+    def missing_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
+        """See `lopt.backbones.Backbone.unread`."""
+        return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
 
-    def _add_prefixed(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
-        """Rows whose prompts, all of one length, stand in front; each prompt once."""
+    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+        """Append rows whose prompts stand first. All the prompts have one length, and each is appended once."""
         if not len(rows):
             return
-        owners, place = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
-        prompts = line.add(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
-        places = dict(zip(rows.tolist(), place.tolist(), strict=True))
-        for part, longest in self._blocks(rows, line.lengths):
-            text_RTH = packed.of_rows(part.tolist()).updated(self._embedded(line.ids[part, :longest]))
-            owners_R = on_device([places[row] for row in part.tolist()], self.device)
-            block = line.add(text_RTH, line.lengths[part], first=prompts.tokens, shared=prompts, owners_R=owners_R)
-            line.mark(block, part)
+        owners, prefix_numbers = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
+        prefixes = flat_input.append(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
+        prefix_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
+        for block_rows, longest in self._blocks_of(rows, flat_input.lengths):
+            text_RTH = self._embed(flat_input.ids[block_rows, :longest])
+            text_RTH = packed.select_rows(block_rows.tolist()).add_update(text_RTH)
+            block = flat_input.append(
+                text_RTH,
+                flat_input.lengths[block_rows],
+                first_position=prefixes.tokens,
+                prefixes=prefixes,
+                prefix_of_row_R=on_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
+            )
+            flat_input.read_labels(block, block_rows)
 
-    def _add_suffixes(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
-        """Rows whose prompts, all of one length, stand behind texts that no trial changes: the prompts alone."""
-        for part, _ in self._blocks(rows, line.lengths):
-            past, past_lengths_R = self.texts.of([tuple(line.ids[row, : line.lengths[row]].tolist()) for row in part])
-            used = sorted({packed.owners[row] for row in part})
-            prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in used]).to(self.dtype)
-            place = on_device([used.index(packed.owners[row]) for row in part], self.device)
-            block = line.add(prompts_KPH[place], first=past_lengths_R, past=past, past_lengths=past_lengths_R)
-            line.mark(block, part)
+    def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+        """Append the prompts of rows whose texts no trial changes. All the prompts have one length and stand last."""
+        for block_rows, _ in self._blocks_of(rows, flat_input.lengths):
+            texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
+            past, past_lengths_R = self.texts.get(texts)
+            owners = sorted({packed.owners[row] for row in block_rows})
+            prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype)
+            prompt_of_row_R = on_device([owners.index(packed.owners[row]) for row in block_rows], self.device)
+            block = flat_input.append(
+                prompts_KPH[prompt_of_row_R], first_position=past_lengths_R, past=past, past_lengths=past_lengths_R
+            )
+            flat_input.read_labels(block, block_rows)
 
-    def _add_whole(self, line: _Line, packed: PackedPrompts, rows: np.ndarray) -> None:
-        """Rows of text and suffix that have nothing in common."""
-        sizes = np.array([packed.prompts[owner].length for owner in packed.owners])
-        for part, _ in self._blocks(rows, line.lengths + sizes):
-            lengths = line.lengths[part]
-            text_RTH = self._embedded(line.ids[part, : lengths.max()])
-            inputs_RSH, ends_R = packed.of_rows(part.tolist()).placed(text_RTH, torch.from_numpy(lengths))
-            line.mark(line.add(inputs_RSH, ends_R.numpy()), part)
+    def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+        """Append rows of text and prompt that share nothing with other rows."""
+        prompt_lengths = np.array([packed.prompts[owner].length for owner in packed.owners])
+        for block_rows, _ in self._blocks_of(rows, flat_input.lengths + prompt_lengths):
+            lengths = flat_input.lengths[block_rows]
+            text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
+            rows_RSH, ends_R = packed.select_rows(block_rows.tolist()).join_text(text_RTH, torch.from_numpy(lengths))
+            flat_input.read_labels(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
-    def _blocks(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Rows cut into blocks of about one length, and each block's longest."""
+    def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Cut rows of the batch into blocks of about equal length. Yield each block's rows and its longest length."""
         if len(rows):
             order = rows[np.argsort(lengths[rows], kind="stable")]
-            for first, beyond in cut(lengths[order], self.device.type):
-                yield order[first:beyond], int(lengths[order[beyond - 1]])
+            for first, end in cut_into_blocks(lengths[order], self.device.type):
+                yield order[first:end], int(lengths[order[end - 1]])
 
-    def _embedded(self, ids: np.ndarray) -> Tensor:
+    def _embed(self, ids: np.ndarray) -> Tensor:
         return self.model.get_input_embeddings()(on_device(ids, self.device))
 
-    def _run(self, line: _Line, read: Tensor, kept: list[Tensor] | None = None, scores: float = 1.0) -> Tensor:
-        """Last hidden states of a line, `[N, H]`, right where they are read, `[M]`."""
-        with self._own_attention(), read_at(read):
-            made = self.model.base_model(
-                inputs_embeds=torch.cat(line.inputs)[None],
-                position_ids=torch.cat(line.positions)[None],
+    def _run(
+        self,
+        flat_input: _FlatInput,
+        read_indices_M: Tensor,
+        recorded_states: list[Tensor] | None = None,
+        score_factor: float = 1.0,
+    ) -> Tensor:
+        """Return the last hidden states of the sequence, `[N, H]`. They are right at the read indices only."""
+        with self._flat_attention(), read_at(read_indices_M):
+            output = self.model.base_model(
+                inputs_embeds=torch.cat(flat_input.embeddings)[None],
+                position_ids=torch.cat(flat_input.position_ids)[None],
                 use_cache=False,
-                layout=Layout(line.blocks, kept, scores, self.kernels),
+                layout=Layout(flat_input.blocks, recorded_states, score_factor, self.use_torch_kernels),
             )
-        return made.last_hidden_state[0]
+        return output.last_hidden_state[0]
 
     @contextlib.contextmanager
-    def _own_attention(self) -> Iterator[None]:
-        """The model's attention is `_attention` as long as any thread is in here."""
+    def _flat_attention(self) -> Iterator[None]:
+        """Let the model use the attention of `_attention` as long as any thread is in this context."""
         config = self.model.config
         with self._lock:
-            if not self._running:
-                self._usual_attention, config._attn_implementation = config._attn_implementation, _attention.NAME
-            self._running += 1
+            if not self._running_passes:
+                self._usual_attention = config._attn_implementation
+                config._attn_implementation = _attention.ATTENTION_NAME
+            self._running_passes += 1
         try:
             yield
         finally:
             with self._lock:
-                self._running -= 1
-                if not self._running:
+                self._running_passes -= 1
+                if not self._running_passes:
                     config._attn_implementation = self._usual_attention
 
     @cached_property
     def texts(self) -> TextStates:
-        """Keys and values of texts in front of a suffix."""
-        ((layers, _, heads, _, dimension),) = [states.shape for states in self._text_states([(self.pad_id,)])]
-        return TextStates((layers, heads, dimension), self.dtype, self.device, self._text_states)
+        """The store of keys and values of texts before a suffix."""
+        (states_L2HTD,) = self._compute_text_states([(self.pad_id,)])
+        layers, _, heads, _, dimension = states_L2HTD.shape
+        return TextStates((layers, heads, dimension), self.dtype, self.device, self._compute_text_states)
 
-    def _text_states(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Keys and values of texts, `[L, 2, H_kv, T, D]` each."""
-        made: dict[int, Tensor] = {}
+    def _compute_text_states(self, texts: Sequence[TextIds]) -> list[Tensor]:
+        """Return the keys and values of each text, `[L, 2, H_kv, T, D]`."""
+        states_by_row: dict[int, Tensor] = {}
         lengths = np.array([len(text) for text in texts])
-        every = np.full((len(texts), lengths.max()), self.pad_id)
+        ids = np.full((len(texts), lengths.max()), self.pad_id)
         for row, text in enumerate(texts):
-            every[row, : len(text)] = text
-        order = np.argsort(lengths, kind="stable")
+            ids[row, : len(text)] = text
+        waiting = np.argsort(lengths, kind="stable")
         with torch.no_grad():
-            while len(order):
-                size = max(1, _TEXT_TOKENS // lengths[order[-1]])
-                now, order = order[-size:], order[:-size]
-                kept: list[Tensor] = []
-                line, parts = _Line(self.device, every, lengths), []
-                for part, longest in self._blocks(now, lengths):
-                    parts.append((line.add(self._embedded(every[part, :longest]), lengths[part]), part))
-                self._run(line, on_device(np.arange(0), self.device), kept)
-                states_L2HND = torch.stack(kept)
-                for block, part in parts:
-                    for end, text in zip(block.ends.tolist(), part.tolist(), strict=True):
-                        made[text] = states_L2HND[..., end - lengths[text] : end, :].clone()
-        return [made[text] for text in range(len(texts))]
+            while len(waiting):  # the longest texts first
+                count = max(1, _TOKENS_PER_TEXT_PASS // lengths[waiting[-1]])
+                pass_rows, waiting = waiting[-count:], waiting[:-count]
+                recorded_states: list[Tensor] = []
+                flat_input, blocks_and_rows = _FlatInput(self.device, ids, lengths), []
+                for block_rows, longest in self._blocks_of(pass_rows, lengths):
+                    block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+                    blocks_and_rows.append((block, block_rows))
+                self._run(flat_input, on_device(np.arange(0), self.device), recorded_states)
+                states_L2HND = torch.stack(recorded_states)
+                for block, block_rows in blocks_and_rows:
+                    for end, row in zip(block.row_ends.tolist(), block_rows.tolist(), strict=True):
+                        states_by_row[row] = states_L2HND[..., end - lengths[row] : end, :].clone()
+        return [states_by_row[row] for row in range(len(texts))]
 
 
-def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
-    """Whether the flat form gives what the plain one gives, and whether this would show if it did not.
+def flat_form_holds(form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
+    """Return whether the flat form gives what the plain form gives, and whether this check would notice if it did not.
 
-    The flat form is also run with scores of attention that are wrong on purpose, halved and all equal: the right form
-    must be far closer to the plain one than these. So a model whose attention has no say is not judged at all, nor one
-    whose rounding hides it.
+    The flat form also runs with attention scores that are wrong on purpose: halved, and all equal. The right form must
+    be far closer to the plain form than these are. So the answer is False for a model whose attention hardly matters,
+    and for one whose rounding hides a wrong attention: there the comparison proves nothing.
 
     Args:
-        plain_state: the plain form's last hidden state at the label position. ids_BT: ordinary token ids.
+        plain_label_state: the plain form of `FlatForm.label_state`.
+        ids_BT: ordinary token ids.
     """
     config = form.model.config.to_dict()
-    if any(_LIMITED_SIGHT.search(name) and value for name, value in config.items()):
+    if any(_LIMITED_SIGHT_KEYS.search(key) and value for key, value in config.items()):
         return False
     if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
         return False
@@ -235,18 +289,19 @@ def flat_form_holds(form: FlatForm, plain_state: Callable[..., Tensor], ids_BT: 
         return False
     lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
     prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
-    rounding = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # other places of rounding, through all layers
+    tolerance = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # the forms round at different places in every layer
     for placement in PLACEMENTS.values():
         soft_prompt = SoftPrompt(prompt=prompt_PH, placement=placement)
-        plain_BH = plain_state(soft_prompt, ids_BT, lengths_B).float()
+        plain_BH = plain_label_state(soft_prompt, ids_BT, lengths_B).float()
 
-        def distance(scores: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH) -> float:
-            return float((form.state(soft_prompt, ids_BT, lengths_B, scores=scores).float() - plain_BH).norm())
+        def distance(factor: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH) -> float:
+            flat_BH = form.label_state(soft_prompt, ids_BT, lengths_B, score_factor=factor)
+            return float((flat_BH.float() - plain_BH).norm())
 
         try:
             right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # attention of a special kind, or one that is not handed what it needs
-        if not (right <= rounding * float(plain_BH.norm()) and right * _CLOSER <= wrong):
+            return False  # a special kind of attention, or one that the model does not give what it needs
+        if not (right <= tolerance * float(plain_BH.norm()) and right * _CLOSER <= wrong):
             return False
     return True

@@ -1,8 +1,9 @@
-"""Parts of a frozen model that transformers composes of many small steps, each as one function: RMS norms and rotary
-positions, with a backward pass of their own, and GPT-2's GELU. A good part of a step's time goes by in them (LOG.md).
+"""Parts of a frozen model that transformers composes of many small steps, each replaced by one function.
 
-A part is exchanged by changing its class, so that its weights, its name and its copies stay as they are, and only where
-it gives what the original gives. With weights that are trained the original is used.
+These parts are RMS norms and rotary positions, both with their own backward pass, and GPT-2's GELU. They take a good
+part of a step's time (LOG.md). A part is replaced by a change of its class, so that its weights, its name and its
+copies stay as they are, and only if the fused class gives what the original class gives. If a part's weights are
+trained, the original code runs.
 """
 
 from functools import cache
@@ -13,140 +14,148 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, rms_norm
 
-_ROTATE = "apply_rotary_pos_emb"
+_ROTARY_FUNCTION = "apply_rotary_pos_emb"  # transformers' function that rotates queries and keys
 
 
 def fuse(model: Any) -> None:
-    """Exchanges the parts of a model that have a fused form here."""
+    """Replace the parts of a model that have a fused class."""
     with torch.no_grad():
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
                 continue
-            form, agree = _fused_form(module)
-            if form is not None and _holds(agree, module, form):
-                module.__class__ = form
+            fused_class, gives_the_same = _fused_class(module)
+            if fused_class is not None and _holds(gives_the_same, module, fused_class):
+                module.__class__ = fused_class
 
 
 def unfuse(model: Any) -> None:
-    """Gives exchanged parts their own classes back."""
+    """Give all replaced parts their original classes back."""
     for module in model.modules():
-        if hasattr(type(module), "original"):
-            module.__class__ = type(module).original
+        if hasattr(type(module), "original_class"):
+            module.__class__ = type(module).original_class
 
 
-def _holds(agree: Any, module: Any, form: type) -> bool:
-    """Whether they agree; a part that is called in another way, or lacks what its kin have, is left alone."""
+def _holds(gives_the_same: Any, module: Any, fused_class: type) -> bool:
+    """Return whether the fused class gives the same. A part that is called in another way, or lacks an attribute that
+    similar parts have, is left alone."""
     try:
-        return agree(module, form)
+        return gives_the_same(module, fused_class)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return False
 
 
-def _fused_form(module: Any) -> tuple[Any, Any]:
-    """The class that a part would get, and what compares the two; None where there is none."""
-    kind: Any = type(module)
-    if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon"):
-        return _rms_norm(kind), _agree
-    if kind.__name__ == "NewGELUActivation":
-        return _gelu(kind), _agree
-    # Attention that rotates its queries and keys by transformers' function of that name.
-    if isinstance(kind.forward, FunctionType) and _ROTATE in kind.forward.__code__.co_names:
-        return _rotary(kind), _rotations_agree
+def _fused_class(module: Any) -> tuple[Any, Any]:
+    """Return the fused class of a part and the function that compares it with the original, or None and None."""
+    module_class: Any = type(module)
+    if module_class.__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon"):
+        return _fused_rms_norm(module_class), _outputs_agree
+    if module_class.__name__ == "NewGELUActivation":
+        return _fused_gelu(module_class), _outputs_agree
+    # Attention whose code calls transformers' rotary function.
+    forward = module_class.forward
+    if isinstance(forward, FunctionType) and _ROTARY_FUNCTION in forward.__code__.co_names:
+        return _fused_rotary(module_class), _rotations_agree
     return None, None
 
 
-def _agree(module: Any, form: type) -> bool:
-    """Whether the form gives what the module gives, on numbers drawn at random."""
+def _outputs_agree(module: Any, fused_class: type) -> bool:
+    """Return whether the fused class gives what the module gives, on random numbers."""
     weight = next(module.parameters(), torch.empty(4, 16))
-    draw = torch.Generator().manual_seed(0)
-    inputs = torch.randn(4, weight.shape[-1], generator=draw).to(weight.device, weight.dtype)
-    before, expected = type(module), module(inputs)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, weight.shape[-1], generator=generator).to(weight.device, weight.dtype)
+    original_class, expected = type(module), module(inputs)
     try:
-        module.__class__ = form
-        found = module(inputs)
+        module.__class__ = fused_class
+        output = module(inputs)
     finally:
-        module.__class__ = before
-    return _close(found, expected)
+        module.__class__ = original_class
+    return _close(output, expected)
 
 
-def _rotations_agree(module: Any, form: Any) -> bool:
-    """Whether the form's rotation is the module's own; some families turn neighbours, or a part of a head."""
+def _rotations_agree(module: Any, fused_class: Any) -> bool:
+    """Return whether the fused rotation is the module's own. Some families rotate neighbouring entries of a head, and
+    some rotate only the first half of a head or less."""
     weight = next(module.parameters(), None)
-    size, draw = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
+    size, generator = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
     if weight is None or not size or size % 2:
         return False
-    inputs = [torch.randn(1, heads, 3, size, generator=draw) for heads in (2, 1)]
-    agreed = []
-    for turned in (size, size // 2):  # some families turn the first half of a head, or less
-        angles = torch.rand(1, 3, turned // 2, generator=draw).repeat(1, 1, 2)
-        arguments = [tensor.to(weight.device, weight.dtype) for tensor in (*inputs, angles.cos(), angles.sin())]
+    heads = [torch.randn(1, count, 3, size, generator=generator) for count in (2, 1)]
+    agreements = []
+    for rotated_size in (size, size // 2):
+        angles = torch.rand(1, 3, rotated_size // 2, generator=generator).repeat(1, 1, 2)
+        arguments = [tensor.to(weight.device, weight.dtype) for tensor in (*heads, angles.cos(), angles.sin())]
         try:
-            originals = type(module).forward.__globals__[_ROTATE](*arguments)
-        except RuntimeError:  # it turns whole heads only, so no others will come
+            expected = type(module).forward.__globals__[_ROTARY_FUNCTION](*arguments)
+        except RuntimeError:  # the module rotates whole heads only, so it never meets this case
             continue
-        rotated = form.forward.__globals__[_ROTATE](*arguments)
-        agreed.append(all(_close(some, other) for some, other in zip(rotated, originals, strict=True)))
-    return bool(agreed) and all(agreed)
+        rotated = fused_class.forward.__globals__[_ROTARY_FUNCTION](*arguments)
+        agreements.append(all(_close(*pair) for pair in zip(rotated, expected, strict=True)))
+    return bool(agreements) and all(agreements)
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    tolerance = 2e-2 if found.dtype == torch.bfloat16 else 1e-5
-    return bool((found - expected).norm() <= tolerance * expected.norm())
+def _close(output: Tensor, expected: Tensor) -> bool:
+    tolerance = 2e-2 if output.dtype == torch.bfloat16 else 1e-5
+    return bool((output - expected).norm() <= tolerance * expected.norm())
 
 
 @cache
-def _rms_norm(original: type) -> type:
-    class FusedRMSNorm(original):  # type: ignore[misc, valid-type]
+def _fused_rms_norm(original_class: type) -> type:
+    class FusedRMSNorm(original_class):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Tensor) -> Tensor:
             if self.weight.requires_grad:
                 return super().forward(hidden_states)
-            if hidden_states.is_cuda:  # one kernel
+            if hidden_states.is_cuda:  # PyTorch has one kernel for this
                 return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
             return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
 
-    return _named(FusedRMSNorm, original)
+    return _named_as(original_class, FusedRMSNorm)
 
 
 @cache
-def _gelu(original: type) -> type:
-    class FusedGELU(original):  # type: ignore[misc, valid-type]
+def _fused_gelu(original_class: type) -> type:
+    class FusedGELU(original_class):  # type: ignore[misc, valid-type]
         def forward(self, input: Tensor) -> Tensor:
             return gelu(input, approximate="tanh")
 
-    return _named(FusedGELU, original)
+    return _named_as(original_class, FusedGELU)
 
 
 @cache
-def _rotary(original: Any) -> type:
-    forward = original.forward
-    own = FunctionType(
-        forward.__code__, {**forward.__globals__, _ROTATE: _rotated}, forward.__name__, forward.__defaults__,
-        forward.__closure__,
+def _fused_rotary(original_class: Any) -> type:
+    """Return a subclass whose `forward` has the original code and calls our rotary function."""
+    forward = original_class.forward
+    fused_forward = FunctionType(
+        forward.__code__, {**forward.__globals__, _ROTARY_FUNCTION: _rotate_queries_and_keys}, forward.__name__,
+        forward.__defaults__, forward.__closure__,
     )  # fmt: skip
-    own.__kwdefaults__ = forward.__kwdefaults__
-    return _named(type(original.__name__, (original,), {"forward": own}), original)
+    fused_forward.__kwdefaults__ = forward.__kwdefaults__
+    return _named_as(original_class, type(original_class.__name__, (original_class,), {"forward": fused_forward}))
 
 
-def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """transformers' `apply_rotary_pos_emb`, on tensors of one type; of heads longer than the angles, the first part."""
+def _rotate_queries_and_keys(
+    query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    """transformers' `apply_rotary_pos_emb`. If heads are longer than the angles, their first part is rotated."""
     cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
-    return _turned(query, cos, sin), _turned(key, cos, sin)
+    return _rotate_heads(query, cos, sin), _rotate_heads(key, cos, sin)
 
 
-def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate_heads(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     size = cos.shape[-1]
     if size == heads.shape[-1]:
         return Rotation.apply(heads, cos, sin)
     return torch.cat([Rotation.apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
 
 
-def _named(form: type, original: type) -> type:
-    form.__name__, form.original = original.__name__, original  # type: ignore[attr-defined]
-    return form
+def _named_as(original_class: type, fused_class: type) -> type:
+    fused_class.__name__ = original_class.__name__
+    fused_class.original_class = original_class  # type: ignore[attr-defined]
+    return fused_class
 
 
 class RMSNorm(torch.autograd.Function):
-    """y = w · x / √(mean(x²) + ε), in fp32, rounded before w as in Llama."""
+    """y = w · x / √(mean(x²) + ε). The quotient is computed in fp32 and rounded before it is multiplied by w, as in
+    Llama."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -158,32 +167,33 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """s · (g - x · s² · <g, x> / d), where s is the scale and g the gradient times w."""
+        """s · (g - x · s² · <g, x> / d), where s is the scale 1 / √(mean(x²) + ε) and g the gradient times w."""
         x, weight, scale = ctx.saved_tensors
         wide = x.to(torch.float32)
-        made = (gradients[0] * weight).to(torch.float32)
-        along = (made * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
-        return made.addcmul(wide, along).mul_(scale).to(x.dtype), None, None
+        scaled_gradient = (gradients[0] * weight).to(torch.float32)
+        along_x = (scaled_gradient * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
+        return scaled_gradient.addcmul(wide, along_x).mul_(scale).to(x.dtype), None, None
 
 
-def _turned_by(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
-    """Every pair (i, i + D/2) of `[..., D]`, turned by its angle, or back."""
+def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """Rotate every pair of entries (i, i + D/2) of `[..., D]` by its angle (sign 1), or back (sign -1)."""
     half = x.shape[-1] // 2
-    made = x * cos
-    made[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
-    made[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-    return made
+    rotated = x * cos
+    rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+    rotated[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+    return rotated
 
 
 class Rotation(torch.autograd.Function):
-    """Rotary positions (arXiv 2104.09864), as Llama pairs a head's entries; angles of both halves are the same."""
+    """Rotary positions (arXiv 2104.09864), with the entries of a head paired as in Llama. Both halves of `cos` and
+    `sin` hold the same angles."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned_by(x, cos, sin, 1)
+        return _rotate_pairs(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turned_by(gradients[0], cos, sin, -1), None, None
+        return _rotate_pairs(gradients[0], cos, sin, -1), None, None

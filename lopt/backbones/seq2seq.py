@@ -1,7 +1,7 @@
 """Encoder-decoder models of T5's kind: T5, T5 v1.1, Flan-T5, mT5, UMT5, Switch, LongT5, T5Gemma.
 
-The prompt stands in the encoder's input. `<extra_id_0>` stands in the text where the label is missing; the decoder is
-given `[start, <extra_id_0>]` and the label is read at its second step, as in T5's own pre-training.
+The prompt stands in the encoder's input. In the text, the sentinel `<extra_id_0>` stands where the label is missing.
+The decoder's input is `[start, <extra_id_0>]`, and the label is read at its second step, as in T5's own pre-training.
 """
 
 from collections.abc import Mapping
@@ -10,35 +10,37 @@ from typing import Any, ClassVar
 from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
 
 SENTINEL = "<extra_id_0>"
-_MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's: the mark of a blank is part of it
+_MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the mark of a blank
 
 
 class Seq2SeqBackbone(Backbone):
-    """A frozen T5-like model. fp16 overflows in these models, so it is not among the precisions (bf16, fp32, fp64)."""
+    """A frozen model like T5. fp16 overflows in these models, so it is not among the precisions (bf16, fp32, fp64)."""
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         vocabulary = tokenizer.get_vocab()
-        self._blank_before = SENTINEL not in vocabulary and _MARKED_SENTINEL in vocabulary
-        self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._blank_before else SENTINEL)
+        self._sentinel_needs_blank = SENTINEL not in vocabulary and _MARKED_SENTINEL in vocabulary
+        self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._sentinel_needs_blank else SENTINEL)
         if self._sentinel_id is None:
-            raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; encoder-decoders of T5's kind have")
+            raise ValueError(
+                f"backbone {name!r}: its tokenizer has no {SENTINEL}; give an encoder-decoder of T5's kind"
+            )
         self._start_id = _start_id(model.config)
-        # Positions are relative, so a longer input is possible; T5 was trained on 512 tokens.
+        # Positions are relative, so a longer input is possible. T5 was trained on 512 tokens.
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
         if self._sentinel_id not in tokenizer(self.complete("Text")).input_ids:
-            raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not find it in a text")
+            raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not recognise it in a text")
 
     def complete(self, template: str) -> str:
-        whole = template if "{mask}" in template else f"{template} {{mask}}"
-        if not self._blank_before:
-            return whole.replace("{mask}", SENTINEL)
-        before, after = whole.split("{mask}")
+        with_mask = template if "{mask}" in template else f"{template} {{mask}}"
+        if not self._sentinel_needs_blank:
+            return with_mask.replace("{mask}", SENTINEL)
+        before, after = with_mask.split("{mask}")
         return f"{before.rstrip(' ')} {SENTINEL}{after}"
 
     def _logits(self, **inputs: Any) -> Any:
         ids_B2 = self._decoder_ids(len(next(iter(inputs.values()))))
-        call = {**inputs, "decoder_input_ids": ids_B2, "decoder_attention_mask": ids_B2.new_ones(ids_B2.shape)}
-        return self.model(**call, use_cache=False).logits
+        decoder_inputs = {"decoder_input_ids": ids_B2, "decoder_attention_mask": ids_B2.new_ones(ids_B2.shape)}
+        return self.model(**inputs, **decoder_inputs, use_cache=False).logits
 
     @property
     def head_scale(self) -> float:
@@ -46,42 +48,43 @@ class Seq2SeqBackbone(Backbone):
         return self.width**-0.5 if getattr(self.model.config, "scale_decoder_outputs", False) else 1.0
 
     def _encoder_inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> dict[str, Any]:
+        """Return the embeddings `[B, S, H]` of prompt and text, and the attention mask `[B, S]`."""
         import torch
 
         ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
-        embedded = self.model.get_input_embeddings()(ids_BT)
+        inputs_BSH = self.model.get_input_embeddings()(ids_BT)
         if soft_prompt is not None:
-            embedded, lengths_B = soft_prompt.placed(embedded, lengths_B)
-        mask_BS = torch.arange(embedded.shape[1], device=self.device)[None] < lengths_B[:, None]
-        return {"inputs_embeds": embedded, "attention_mask": mask_BS.long()}
+            inputs_BSH, lengths_B = soft_prompt.join_text(inputs_BSH, lengths_B)
+        mask_BS = torch.arange(inputs_BSH.shape[1], device=self.device)[None] < lengths_B[:, None]
+        return {"inputs_embeds": inputs_BSH, "attention_mask": mask_BS.long()}
 
     def _decoder_ids(self, rows: int) -> Any:
         import torch
 
         return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(rows, -1)
 
-    def _state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        call = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
-        encoded_BSH = self.model.get_encoder()(**call).last_hidden_state
+    def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        encoder_inputs = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
+        encoded_BSH = self.model.get_encoder()(**encoder_inputs).last_hidden_state
         decoder_ids_B2 = self._decoder_ids(len(ids_BT))
         decoded = self.model.get_decoder()(
             input_ids=decoder_ids_B2,
-            attention_mask=decoder_ids_B2.new_ones(decoder_ids_B2.shape),  # the start may be the padding token
+            attention_mask=decoder_ids_B2.new_ones(decoder_ids_B2.shape),  # the start token may be the padding token
             encoder_hidden_states=encoded_BSH,
-            encoder_attention_mask=call["attention_mask"],
+            encoder_attention_mask=encoder_inputs["attention_mask"],
             use_cache=False,
         )
         return decoded.last_hidden_state[:, 1]
 
-    def _whole_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         return self._logits(**self._encoder_inputs(soft_prompt, ids_BT, lengths_B))[:, 1]
 
 
 def _start_id(config: Any) -> int:
-    """The token that the decoder starts with: what the config says, else T5Gemma's BOS, else padding, as in T5."""
-    decoder = getattr(config, "decoder", None)
-    named = getattr(config, "decoder_start_token_id", None), getattr(decoder, "bos_token_id", None)
-    return next(int(token) for token in (*named, config.pad_token_id) if token is not None)
+    """Return the decoder's start token: the one in the config, or T5Gemma's BOS, or padding as in T5."""
+    bos_id = getattr(getattr(config, "decoder", None), "bos_token_id", None)
+    candidates = (getattr(config, "decoder_start_token_id", None), bos_id, config.pad_token_id)
+    return next(int(token) for token in candidates if token is not None)
 
 
 class Seq2SeqSpec:

@@ -1,8 +1,8 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Bytes are its tokens, and the label words of the built-in tasks are tokens of their own. Of other label words, which may
-begin with the same byte, each has a token that stands for it where a label is read. It means nothing, like all that
-this model says.
+Its tokens are bytes, and the label words of the built-in tasks. Other label words may begin with the same byte, so each
+of them is given a token that stands for it where a label is read. This token has no meaning, but neither has any answer
+of a random model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,56 +12,62 @@ from lopt.backbones import Backbone, Facts, default_device, torch_dtype
 from lopt.backbones.causal import CausalBackbone
 
 _WIDTH, _LAYERS = 32, 2
-_WINDOWS = {"tiny": 256, "tiny-long": 2048}  # the second, of the same weights, is for templates that fill the first
-_WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business", " technology",
-          " yes", " no", " maybe")  # fmt: skip
+_WINDOWS = {"tiny": 256, "tiny-long": 2048}  # the second is for long templates
+_LABEL_WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business",
+                " technology", " yes", " no", " maybe")  # fmt: skip
 _SEED = 0
 
 
 def tokenizer() -> Any:
-    """Byte-level tokenizer with the label words as tokens of their own."""
+    """Return a byte-level tokenizer in which each label word of the built-in tasks is one token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={"<pad>": 0, **{c: i for i, c in enumerate(alphabet, start=1)}}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+    vocabulary = {"<pad>": 0, **{letter: i for i, letter in enumerate(alphabet, start=1)}}
+    byte_tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    byte_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_tokenizer.decoder = decoders.ByteLevel()
+    byte_tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _LABEL_WORDS])
+    return PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer, pad_token="<pad>")
 
 
 class TinyBackbone(CausalBackbone):
-    """A causal model with which any label words can be told apart."""
+    """A causal model that can tell any label words apart."""
 
     def label_ids(self, words: Sequence[str]) -> Any:
-        """The first token of each word where those differ; else words that are not tokens of their own get one each.
-        ValueError when there are more words than tokens."""
+        """Return one token for each word, `[C]`: the words' first tokens if these differ. If not, every word that is
+        not a token itself is given a token that is not in use.
+
+        Raises:
+            ValueError: there are more words than tokens.
+        """
         import torch
 
-        ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        if len({first for first, *_ in ids}) == len(words):
+        ids_by_word = {word: self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
+        if len({first for first, *_ in ids_by_word.values()}) == len(words):
             return super().label_ids(words)
-        own = {word: first for word, (first, *more) in zip(words, ids, strict=True) if not more}
-        free = [i for i in range(1, len(self.tokenizer)) if i not in own.values()]
-        if len(words) > len(own) + len(free):
+        id_of_word = {word: ids[0] for word, ids in ids_by_word.items() if len(ids) == 1}
+        unused_ids = [i for i in range(1, len(self.tokenizer)) if i not in id_of_word.values()]
+        if len(words) > len(id_of_word) + len(unused_ids):
             raise ValueError(
                 f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, and there are "
                 f"{len(words)}: give another one, as in --set backbone=embedded"
             )
-        stand_ins = iter(free)
-        return torch.tensor([own[w] if w in own else next(stand_ins) for w in words], device=self.device)
+        next_unused = iter(unused_ids)
+        ids = [id_of_word[word] if word in id_of_word else next(next_unused) for word in words]
+        return torch.tensor(ids, device=self.device)
 
 
 class TinySpec:
-    """Two layers of width 32, random weights from a fixed seed; of two windows."""
+    """Two layers of width 32 with random weights from a fixed seed, under two names with different windows."""
 
     name = "tiny"
     known: ClassVar[Mapping[str, Facts]] = {
         name: Facts(
             width=_WIDTH,
             layers=_LAYERS,
-            vocabulary=257 + len(_WORDS),
+            vocabulary=257 + len(_LABEL_WORDS),
             window=window,
             licence="none",
             size=27_200,
@@ -88,7 +94,7 @@ class TinySpec:
             torch.manual_seed(_SEED)
             config._attn_implementation = "sdpa"
             model = LlamaForCausalLM(config)
-        # Wider initial weights than a network to be trained would get: a frozen one must already mix its inputs.
+        # Larger weights than for a network that will be trained, because a frozen one must already mix its inputs.
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:

@@ -1,8 +1,9 @@
 """Methods: what is trained, and how it reaches the model.
 
-Prompt methods (`PromptMethod`) train matrices from which a soft prompt is made; the backbone is shared and never
-changes. Weight methods (`WeightMethod`) train tensors inside a copy of the backbone. All that a method of one's own
-needs is imported from here. Importing this package imports no torch: planning counts parameters without it.
+Prompt methods (`PromptMethod`) train matrices from which a soft prompt is made. The backbone is shared and never
+changes. Weight methods (`WeightMethod`) train tensors inside a copy of the backbone. A method plugin can import
+everything that it needs from this package. Importing this package does not import torch: planning counts parameters
+without it.
 """
 
 from typing import Any
@@ -27,21 +28,22 @@ from lopt.settings import TrialSettings
 
 
 def get(name: object) -> Method:
-    """The method named `name`; ValueError lists the valid ones."""
+    """Return the method named `name`. ValueError lists the valid names."""
     return registry.find("lopt.methods", name, "method")
 
 
 def names() -> list[str]:
+    """Return the names of all methods."""
     return list(registry.plugins("lopt.methods"))
 
 
 def in_order() -> list[Method]:
-    """All methods in the order of the spaces."""
+    """Return all methods in the order in which spaces and reports list them."""
     return sorted(registry.plugins("lopt.methods").values(), key=lambda method: (method.place, method.name))
 
 
 def options() -> set[str]:
-    """Names of all methods' options."""
+    """Return the names of all methods' options."""
     return {name for method in registry.plugins("lopt.methods").values() for name in method.OPTIONS}
 
 
@@ -54,18 +56,18 @@ def count_parameters(
     backbone: str | None = None,
     **options: Any,
 ) -> int:
-    """Number of trainable parameters at n, r and d, counted without weights.
+    """Return the number of trainable parameters, without loading weights.
 
     Args:
         method: name of the method.
-        length: prompt length n, in virtual tokens. rank: rank r, where the method has one.
-        width: embedding width d; or backbone: a name or folder whose facts are known, which LoRA and fine-tuning need.
-            With both, the backbone's own width counts.
-        options: the method's own, such as update_tokens of DePT.
+        length: prompt length n, in virtual tokens. rank: rank r, if the method has one.
+        width: embedding width d.
+        backbone: a name or folder whose facts are known. LoRA and fine-tuning need it; its width replaces `width`.
+        options: the method's own options, such as update_tokens of DePT.
 
     Raises:
-        ValueError: an unknown method or option; a length, rank or width that is missing, superfluous or out of range;
-            neither width nor backbone; a backbone of which nothing is known.
+        ValueError: the method or an option is unknown; a length, rank or width is missing, superfluous or out of range;
+            both width and backbone are missing; or nothing is known of the backbone.
 
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
     2580
@@ -73,20 +75,20 @@ def count_parameters(
     for name, value in (("length", length), ("width", width), ("rank", rank)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
-    chosen = get(method)
-    filled = chosen.check(length=length, rank=rank, options=options)
-    model = backbones.facts(backbone) if backbone else None
-    width = model.width if model else width
+    spec = get(method)
+    all_options = spec.check(length=length, rank=rank, options=options)
+    facts = backbones.facts(backbone) if backbone else None
+    width = facts.width if facts else width
     if width is None:
         raise ValueError("give width, the embedding width d, or backbone, a model's name")
-    return chosen.counts(Shape(width=width, length=length, rank=rank, options=filled, model=model)).trainable
+    return spec.counts(Shape(width=width, length=length, rank=rank, options=all_options, model=facts)).trainable
 
 
-def shape_of(config: TrialSettings, model: Facts) -> Shape:
-    """The shape of a trial on a backbone of these facts."""
-    return Shape(width=model.width, length=config.length, rank=config.rank, options=config.options, model=model)
+def shape_of(config: TrialSettings, facts: Facts) -> Shape:
+    """Return the shape of a trial on a backbone with these facts."""
+    return Shape(width=facts.width, length=config.length, rank=config.rank, options=config.options, model=facts)
 
 
 def counts_of(config: TrialSettings) -> Counts:
-    """Parameter counts of a trial, from its backbone's facts."""
+    """Return the parameter counts of a trial, from its backbone's facts."""
     return get(config.method).counts(shape_of(config, backbones.facts(config.backbone)))

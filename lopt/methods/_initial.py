@@ -1,3 +1,3 @@
-"""The name by which older methods import `lopt.initial`."""
+"""`lopt.initial` under its former name, which older method plugins import."""
 
 from lopt.initial import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Prompt methods: matrices are trained, a soft prompt is made of them, the backbone is shared and stays as it is."""
+"""Prompt methods train matrices from which a soft prompt is made. The backbone is shared and stays as it is."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 
     from lopt.initial import Draw
 
-SHORTEST, LONGEST, LENGTH_PER_RANK = 20, 100, 4  # LoPT's n = 20 and r = ⌊n/4⌋; n = 100 is the longest of the papers
-MOST_CUSTOMARY_RANK = LONGEST // LENGTH_PER_RANK  # far beyond it LoPT has more parameters than the prompt itself
+SHORTEST, LENGTH_PER_RANK = 20, 4  # LoPT's paper has n = 20 and r = ⌊n/4⌋
+LONGEST = 100  # the largest n in the papers
+MOST_CUSTOMARY_RANK = LONGEST // LENGTH_PER_RANK  # far above it, LoPT has more parameters than the prompt itself
 
 
 def customary_length(rank: int) -> int:
-    """The length at which a rank is customary in LoPT: n = 4r, 20 at least."""
+    """Return the length at which a rank is customary in LoPT: n = 4r, but at least 20."""
     return max(SHORTEST, LENGTH_PER_RANK * rank)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """One matrix of a method: its shape, how its initial values are drawn, whether it is trained.
+    """One matrix of a method.
 
-    A frozen factor is random and re-made from `seed` (the trial's own seed when None).
+    Attributes:
+        draw: draws the initial values.
+        trainable: whether it is trained. If not, it is frozen: it keeps its random initial values.
+        seed: the seed of the initial values. None means the trial's own seed.
     """
 
     shape: tuple[int, ...]
@@ -48,34 +52,34 @@ class Factor:
 
 
 class PromptMethod(Method):
-    """A plugin sets the class attributes and implements `factors`, `closed_form` and `prompt`.
+    """Base of prompt methods. A plugin sets the class attributes and implements `factors`, `closed_form` and `prompt`.
 
-    Options of every prompt method: placement, a name of `lopt.placement.PLACEMENTS`.
+    Every prompt method has the option `placement`, a name in `lopt.placement.PLACEMENTS`.
     """
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
-    # The learning rate's range is the one that LoPT-like code bases search (Adafactor).
+    # This range of learning rates is what code bases like LoPT's search (with Adafactor).
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
-    recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor, constant, no warm-up
+    recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor at a constant rate, no warm-up
 
     @abstractmethod
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        """The matrices by name, in the order in which their initial values are drawn."""
+        """Return the matrices by name. A matrix's position in this order is part of the seed of its initial values."""
 
     @abstractmethod
     def closed_form(self, shape: Shape) -> int:
-        """The paper's formula of the number of trainable parameters; tests hold it against `factors`."""
+        """Return the number of trainable parameters by the paper's formula. Tests compare it with `factors`."""
 
     @abstractmethod
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-        """X from the factors. Leading batch dimensions pass through: `[..., P, H]`."""
+        """Return X, `[..., P, H]`, from the factors. Leading batch dimensions of the factors are kept."""
 
     def update(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor | None:
-        """What is added to the text's own embeddings, `[..., S, H]`; None for nothing."""
+        """Return what is added to the text's own embeddings, `[..., S, H]`, or None for nothing."""
         return None
 
     def soft_prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> SoftPrompt:
-        """Everything that stands at the input, from all factors, frozen ones included."""
+        """Return the soft prompt that all factors give, frozen ones included."""
         return SoftPrompt(
             prompt=self.prompt(tensors, options),
             update=self.update(tensors, options),
@@ -83,16 +87,16 @@ class PromptMethod(Method):
         )
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        filled = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", filled["placement"], PLACEMENTS)
-        return filled
+        all_options = super().check(length=length, rank=rank, options=options)
+        choice_option("placement", all_options["placement"], PLACEMENTS)
+        return all_options
 
     def most_rank(self, length: int | None) -> int | None:
         return length
 
     def counts(self, shape: Shape) -> Counts:
-        """Counted from the declared factors, not from the formula."""
-        trainable = sum(f.size for f in self.factors(shape).values() if f.trainable)
+        """Return the parameter counts, counted from the factors and not from the formula."""
+        trainable = sum(factor.size for factor in self.factors(shape).values() if factor.trainable)
         return Counts(trainable=trainable, stored=trainable, materialised=shape.n * shape.width)
 
     def stored_tensors(self, shape: Shape) -> int:
@@ -101,7 +105,7 @@ class PromptMethod(Method):
     def initial_values(
         self, shape: Shape, seed: int, vocabulary: Vocabulary | None = None, *, frozen_only: bool = False
     ) -> dict[str, np.ndarray]:
-        """Initial values of the factors, float64. Each factor has its own stream, so adding one changes no other."""
+        """Return the initial values of the factors, float64. Each factor has its own random stream."""
         from numpy.random import RandomState
 
         values = {}
@@ -113,7 +117,7 @@ class PromptMethod(Method):
         return values
 
     def frozen(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
-        """The frozen random matrices of a trial, on the CPU, exactly as in training."""
+        """Return the frozen random matrices of a trial, on the CPU, exactly as in training."""
         import torch
 
         shape = Shape(width=width, length=config.length, rank=config.rank, options=config.options)
@@ -133,10 +137,12 @@ class PromptMethod(Method):
         dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32
         shape = Shape(width=backbone.width, length=config.length, rank=config.rank, options=config.options)
         if values is None:
-            words = tuple(config.label_words or ())
-            drawn = self.initial_values(shape, config.seed, backbone.vocabulary(words))
-            values = {name: torch.tensor(drawn[name]) for name, f in self.factors(shape).items() if f.trainable}
-        frozen = {n: t.to(backbone.device) for n, t in self.frozen(config, backbone.width, dtype=dtype).items()}
+            vocabulary = backbone.vocabulary(tuple(config.label_words or ()))
+            initial = self.initial_values(shape, config.seed, vocabulary)
+            trained_names = [name for name, factor in self.factors(shape).items() if factor.trainable]
+            values = {name: torch.tensor(initial[name]) for name in trained_names}
+        frozen_on_cpu = self.frozen(config, backbone.width, dtype=dtype)
+        frozen = {name: tensor.to(backbone.device) for name, tensor in frozen_on_cpu.items()}
         factors = {
             name: value.detach().clone().to(backbone.device, dtype).requires_grad_() for name, value in values.items()
         }

@@ -1,4 +1,4 @@
-"""Weight methods: tensors inside the model are trained, in a copy of the backbone that is the trial's own."""
+"""Weight methods train tensors inside the model, in the trial's own copy of the backbone."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -11,33 +11,37 @@ from lopt.types import Tensor
 
 
 class WeightMethod(Method):
-    """A plugin implements `attach` and `counts`."""
+    """Base of weight methods. A plugin implements `attach` and `counts`."""
 
     uses_length = False
     shares_backbone = False
 
     @abstractmethod
     def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
-        """Prepares a model of the trial's own and returns its trained tensors by name; they require gradients."""
+        """Prepare the trial's own copy of the model and return its trained tensors by name. They require gradients."""
 
     def stored_tensors(self, shape: Shape) -> int:
-        """As many as a model of so many layers usually has."""
+        """Return how many tensors a model with so many layers usually has."""
         assert shape.model is not None
         return 12 * shape.model.layers
 
     def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         import torch
 
-        own = backbone.copy()
-        factors = self.attach(own.model, config)
+        own_backbone = backbone.copy()
+        factors = self.attach(own_backbone.model, config)
         if values is not None:
-            if {n: v.shape for n, v in values.items()} != {n: f.shape for n, f in factors.items()}:
-                raise ValueError(f"these weights are not those of {self.name} on backbone {config.backbone}")
+            expected_shapes = {name: factor.shape for name, factor in factors.items()}
+            if {name: value.shape for name, value in values.items()} != expected_shapes:
+                raise ValueError(
+                    f"these weights are not those of {self.name} on backbone {config.backbone}; give the backbone on "
+                    "which they were trained"
+                )
             with torch.no_grad():
                 for name, value in values.items():
                     factors[name].copy_(value)
         if config.precision == "bf16":
-            own.autocast = torch.bfloat16
-        trained = sum(t.numel() for t in factors.values())
-        counts = Counts(trainable=trained, stored=trained, materialised=0)
-        return Tuned(backbone=own, factors=factors, soft_prompt=lambda: None, counts=counts)
+            own_backbone.autocast = torch.bfloat16
+        trainable = sum(factor.numel() for factor in factors.values())
+        counts = Counts(trainable=trainable, stored=trainable, materialised=0)
+        return Tuned(backbone=own_backbone, factors=factors, soft_prompt=lambda: None, counts=counts)

@@ -1,4 +1,4 @@
-"""DePT: a short prompt, and a low-rank update of the text's embeddings (Shi and Lipani 2024, arXiv 2309.05173)."""
+"""DePT: a short prompt and a low-rank update of the text's embeddings (Shi and Lipani 2024, arXiv 2309.05173)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,15 +11,20 @@ from lopt.types import Tensor
 
 
 class DePT(PromptMethod):
-    """P (m×d), A (s×r) and B (r×d): the t embeddings of template and text get scale·(A B)[:t] added, P goes in front,
-    unchanged; m·d + r(s+d) parameters. Text beyond s tokens is cut. `length` is m; the rank may be above it.
+    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P stands beside them and gets no update.
 
-    scale = α/√r is what the authors' code does (ZhengxiangShi/DePT, α = 8); the paper's formula has none. A is
-    Kaiming-uniform, B zero, P rows of sampled tokens (theirs: of a sentence, repeated). Their code pads causal text on
-    the left, so that a token's row of A B depends on the padding; here row i always belongs to token i.
-    Recipe, from their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share), P at 0.3 and
-    A, B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4, 1e-4. They pass weight decay 1e-5 to an optimiser that
-    never gets it. Their AdamW has eps 1e-6 (`adam_eps`); the default is PyTorch's, which earlier trials had.
+    Shapes: P (m×d), A (s×r), B (r×d); m·d + r(s+d) parameters. `length` is m, and `update_tokens` is s: longer texts
+    are cut to s tokens. The rank may be larger than the length.
+
+    scale = α/√r is what the authors' code does (ZhengxiangShi/DePT, α = 8); the paper's formula has no scale. A is
+    Kaiming-uniform, B is zero, and P consists of rows of sampled tokens (in their code: of the tokens of a sentence,
+    repeated). Their code pads texts for causal models on the left, so that the row of A B that a token gets depends on
+    the padding. Here row i always belongs to token i.
+
+    Recipe, from their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), P at a
+    learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. They pass weight decay
+    1e-5 to an optimiser that never gets it. Their AdamW has eps 1e-6 (option `adam_eps`). The default here is
+    PyTorch's 1e-8, which earlier trials of this program had.
     """
 
     name = "dept"
@@ -72,9 +77,9 @@ class DePT(PromptMethod):
         return shape.n * shape.width + shape.r * (shape.options["update_tokens"] + shape.width)
 
     def counts(self, shape: Shape) -> Counts:
-        counted = super().counts(shape)
-        update = shape.options["update_tokens"] * shape.width
-        return Counts(counted.trainable, counted.stored, counted.materialised + update)
+        of_factors = super().counts(shape)
+        update_size = shape.options["update_tokens"] * shape.width
+        return Counts(of_factors.trainable, of_factors.stored, of_factors.materialised + update_size)
 
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["P"]
@@ -84,7 +89,7 @@ class DePT(PromptMethod):
         return scale * (tensors["A"] @ tensors["B"])
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        """Half of the budget for the prompt, as in the paper's (40, 45) and (60, 30) at 76,800."""
+        """Give about half of the budget to the prompt, as the paper's (40, 45) and (60, 30) do at 76,800 parameters."""
         length = max(1, min(budget // (2 * width), (budget - self.OPTIONS["update_tokens"] - width) // width))
         rank = (budget - length * width) // (self.OPTIONS["update_tokens"] + width)
         return (length, rank) if rank >= 1 else None

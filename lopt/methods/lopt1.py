@@ -10,7 +10,10 @@ from lopt.types import Tensor
 
 
 class LoPT1(PromptMethod):
-    """U (n×r) and V (r×d), both from U[-0.5, 0.5]; r(n+d) parameters. Smaller than X only if r < n·d/(n+d)."""
+    """X (n×d) is the product of U (n×r) and V (r×d), both trained; r(n+d) parameters.
+
+    Initial values are uniform in [-0.5, 0.5] (`init_bound`). It is smaller than X only if r < n·d/(n+d).
+    """
 
     name = "lopt1"
     title = "LoPT-1"
@@ -36,8 +39,8 @@ class LoPT1(PromptMethod):
         return tensors["U"] @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        fitting = [r for r in range(1, MOST_CUSTOMARY_RANK + 1) if r * (customary_length(r) + width) <= budget]
-        return (customary_length(fitting[-1]), fitting[-1]) if fitting else None
+        ranks = [r for r in range(1, MOST_CUSTOMARY_RANK + 1) if r * (customary_length(r) + width) <= budget]
+        return (customary_length(ranks[-1]), ranks[-1]) if ranks else None
 
 
 SPEC = LoPT1()

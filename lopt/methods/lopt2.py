@@ -1,4 +1,4 @@
-"""LoPT-2: X = σ(X0 U) V with X0 random and frozen, σ = ELU (arXiv 2406.19486, equation 4)."""
+"""LoPT-2: X = σ(X0 U) V with a random frozen X0 and σ = ELU (arXiv 2406.19486, equation 4)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -21,13 +21,14 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 
 
 class LoPT2(PromptMethod):
-    """X0 (n×d) frozen, U (d×r) and V (r×d) trained; 2·r·d parameters. Smaller than X only if r < n/2.
+    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters, fewer than X only if r < n/2.
 
-    The paper does not state the scales of X0, U and V. Here X0 and V are U[-0.5, 0.5] like LoPT-1's factors, and U is
-    U[-1/√d, 1/√d] (a linear layer's usual bound), which keeps X0 U in the range where ELU bends; `u_bound` sets
-    another. X0 comes from the trial's seed, so it need not be stored, and results over seeds include its draw; with
-    `x0_seed` it is the same for all seeds.
-    activation: "elu", or "relu" or "gelu", which the paper found worse.
+    The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5] like LoPT-1's factors.
+    U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer, which keeps X0 U in the range where ELU bends;
+    `u_bound` sets another bound. X0 is drawn from the trial's seed, so it need not be stored, and results over seeds
+    include the effect of its draw. With `x0_seed` it is the same for all seeds.
+
+    The option `activation` is "elu", or "relu" or "gelu", which the paper found worse.
     """
 
     name = "lopt2"
@@ -47,7 +48,8 @@ class LoPT2(PromptMethod):
 
     def check_options(self, options: dict[str, Any]) -> None:
         choice_option("activation", options["activation"], ACTIVATIONS)
-        for name in ("init_bound", "x0_bound", *(("u_bound",) if options["u_bound"] is not None else ())):
+        bounds = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
+        for name in bounds:
             real_option(name, options[name], "initial values are uniform in [-a, a]")
         seed_option("x0_seed", options["x0_seed"])
 

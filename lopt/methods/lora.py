@@ -1,12 +1,12 @@
-"""LoRA: low-rank adapters on the attention's query and value projections (Hu et al. 2022, arXiv 2106.09685), by
-PEFT."""
+"""LoRA: low-rank adapters of attention's query and value projections (Hu et al. 2022, arXiv 2106.09685). PEFT builds
+the adapters."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lopt.backbones import inject, target_names
+from lopt.backbones import inject_adapters, target_names
 from lopt.errors import imported
 from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
@@ -15,11 +15,13 @@ from lopt.types import Tensor
 
 
 class LoRA(WeightMethod):
-    """W + (α/r)·B A on each target; A Kaiming-uniform, B zero. Targets are PEFT's for the model's family: q and v (T5,
-    Llama), the fused q, k, v (GPT-2); of a family that PEFT does not know, attention's query and value projections. The
-    option `targets` names others, joined by "+". r·(fan_in + fan_out) parameters a target. No adapter dropout.
+    """Each adapted weight W becomes W + (α/r)·B A. A is Kaiming-uniform and B is zero.
 
-    Recipe: the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
+    A target has r·(fan_in + fan_out) parameters. PEFT chooses the targets for a model type: q and v (T5, Llama), or the
+    fused q, k, v (GPT-2). In types that PEFT does not know, they are attention's query and value projections. The
+    option `targets` names others, joined by "+". Adapters have no dropout of their own.
+
+    Recipe, the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
     warm-up, r = 8, α = 16.
     """
 
@@ -36,7 +38,7 @@ class LoRA(WeightMethod):
         real_option("alpha", options["alpha"])
         targets = options["targets"]
         if targets is not None and (not isinstance(targets, str) or not all(targets.split("+"))):
-            raise ValueError(f"targets is {targets!r}; give names of a model's modules, as in q_proj+v_proj")
+            raise ValueError(f"targets is {targets!r}; give names of the model's modules, as in q_proj+v_proj")
 
     def require(self) -> None:
         imported("peft", "method lora needs")
@@ -60,12 +62,12 @@ class LoRA(WeightMethod):
     def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         import torch
 
-        adapters = inject(model, self.adapter_config(config, model))
-        wanted = torch.float64 if config.precision == "fp64" else torch.float32
+        adapters = inject_adapters(model, self.adapter_config(config, model))
+        dtype = torch.float64 if config.precision == "fp64" else torch.float32
         factors = {}
         for position, (name, tensor) in enumerate(sorted(adapters.items())):
-            tensor.data = tensor.data.to(wanted)
-            if ".lora_A." in name:  # PEFT's distribution, from this project's own streams: the same bits everywhere
+            tensor.data = tensor.data.to(dtype)
+            if ".lora_A." in name:  # PEFT's distribution, drawn from our own streams: the same bits everywhere
                 random = np.random.RandomState([config.seed, position])
                 bound = tensor.shape[1] ** -0.5
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
@@ -74,10 +76,10 @@ class LoRA(WeightMethod):
 
 
 def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
-    """(how many, fan_in, fan_out) of what is adapted, one for each of their shapes."""
+    """Return (number of projections, fan_in, fan_out) for each shape of adapted projection."""
     if shape.model is None:
         raise ValueError("lora adapts a model's projections: give backbone, not width")
-    return shape.model.adapted(shape.options["targets"])
+    return shape.model.lora_projections(shape.options["targets"])
 
 
 SPEC = LoRA()

@@ -9,10 +9,11 @@ from lopt.types import Tensor
 
 
 class PromptTuning(PromptMethod):
-    """X (n×d), n·d parameters.
+    """X (n×d) itself is trained; n·d parameters.
 
-    init: "uniform" (U[-0.5, 0.5], as in the code base LoPT builds on; `init_bound`), "vocabulary" (rows of sampled
-    tokens) or "label_words" (rows of the label words first), as Lester et al. do; or the folder of a trained prompt.
+    The option `init` says what X begins with: "uniform" (U[-0.5, 0.5], as in the code base that LoPT builds on; the
+    bound is `init_bound`), "vocabulary" (rows of sampled tokens) or "label_words" (rows of the label words first), both
+    as in Lester et al., or the folder of a trained prompt.
     """
 
     name = "prompt_tuning"

@@ -1,4 +1,4 @@
-"""ULPT: X = (Z P)·diag(s) + b, P random and frozen (Wu et al. 2025, arXiv 2502.04501)."""
+"""ULPT: X = (Z P)·diag(s) + b with a random frozen P (Wu et al. 2025, arXiv 2502.04501)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,14 +8,17 @@ from lopt.methods import LONGEST, Factor, PromptMethod, Recipe, Shape, seed_opti
 from lopt.ranges import Real, Whole
 from lopt.types import Tensor
 
-MOST_RANK = 256
+LARGEST_RANK = 256  # in the paper
 
 
 class ULPT(PromptMethod):
-    """Z (n×r), scale s (d) and shift b (d) are trained, P (r×d) comes from the trial's seed and stays; n·r + 2·d
-    parameters. With `projection_seed` P is the same for all seeds. As in the authors' code (MANGA-UOFA/ULPT), Z is
-    N(0, 1), s ones, b zeros and P Xavier-uniform (the paper says normal). Recipe, theirs on T5-base: AdamW at 0.6,
-    linear decay, 500 warm-up steps of 30,000 (hence the share), no decay of weights.
+    """Z (n×r), the scale s (d) and the shift b (d) are trained; n·r + 2·d parameters. P (r×d) is frozen.
+
+    P is drawn from the trial's seed. With `projection_seed` it is the same for all seeds. As in the authors' code
+    (MANGA-UOFA/ULPT), Z is N(0, 1), s is ones, b is zeros and P is Xavier-uniform (the paper says normal).
+
+    Recipe, theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), no
+    weight decay.
     """
 
     name = "ulpt"
@@ -58,8 +61,8 @@ class ULPT(PromptMethod):
         return (tensors["Z"] @ tensors["P"]) * scale + shift
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        """At the paper's n = 100, with its largest rank at most."""
-        rank = min(MOST_RANK, (budget - 2 * width) // LONGEST)
+        """Return the paper's n = 100 and the largest rank within the budget, at most the paper's largest."""
+        rank = min(LARGEST_RANK, (budget - 2 * width) // LONGEST)
         return (LONGEST, rank) if rank >= 1 else None
 
 

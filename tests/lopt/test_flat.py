@@ -1,4 +1,4 @@
-"""The flat form of causal passes against the plain one, and its parts: blocks, attention, fused norms, kept texts."""
+"""The flat form of causal passes compared with the plain form, and its parts: blocks, attention and stored texts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lopt.backbones import _read, _texts
-from lopt.backbones._attention import attend
-from lopt.backbones._blocks import Block, Layout, cut
+from lopt.backbones._attention import attend_in_blocks
+from lopt.backbones._blocks import Block, Layout, cut_into_blocks
 from lopt.backbones._flat import FlatForm
 from lopt.backbones.causal import CausalBackbone
 from lopt.placement import PLACEMENTS
@@ -24,11 +24,12 @@ KINDS = (("prefix", 4, None), ("prefix", 4, 5), ("prefix", 6, None), ("suffix", 
 OWNERS = [0, 1, 2, 3, 4, 5, 0, 3, 2]
 
 
-def backbone_of(family, dtype=torch.float32):
+def make_backbone(family, dtype=torch.float32):
     return CausalBackbone(family, "test", make_model(family).to(dtype), make_tokenizer(family))
 
 
-def packed(dtype, owners=OWNERS):
+def packed_prompts(dtype, owners=OWNERS):
+    """Return one soft prompt of each of KINDS, and the owner of each row."""
     torch.manual_seed(1)
 
     def leaf(tokens):
@@ -42,194 +43,198 @@ def packed(dtype, owners=OWNERS):
 
 
 def batch(rows=9, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    lengths_B = torch.randint(2, 13, (rows,), generator=draw)
+    """Return token ids and lengths of random texts."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths_B = torch.randint(2, 13, (rows,), generator=generator)
     lengths_B[0] = 12
-    return torch.randint(1, 200, (rows, 12), generator=draw), lengths_B
+    return torch.randint(1, 200, (rows, 12), generator=generator), lengths_B
 
 
 def logits_and_gradients(backbone, soft_prompt, ids_BT, lengths_B):
-    found_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, torch.tensor([3, 7]))
-    used = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.owners))]
-    leaves = [tensor for each in used for tensor in (each.prompt, each.update) if tensor is not None]
-    losses = torch.nn.functional.cross_entropy(found_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
-    return [found_BC.detach(), *torch.autograd.grad(losses, leaves)]
+    """Return label logits, and the gradients of all prompts and updates that a row has."""
+    logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, torch.tensor([3, 7]))
+    used_prompts = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.owners))]
+    leaves = [tensor for used in used_prompts for tensor in (used.prompt, used.update) if tensor is not None]
+    loss = torch.nn.functional.cross_entropy(logits_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
+    return [logits_BC.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def texts_of(ids_BT, lengths_B):
+    """Return the token ids of each row without padding."""
+    return [tuple(ids[:length]) for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_all_kinds_of_prompts_in_one_pass_equal_the_plain_form(family, fp64_norms):
-    """fp64: prefixes, suffixes, updates, several lengths; logits and every gradient."""
-    backbone, soft_prompt = backbone_of(family, torch.float64), packed(torch.float64)
-    assert backbone.flat is None, "fp64 takes the plain form by itself"
+    """In fp64, logits and every gradient are compared, for prefixes, suffixes, updates and several lengths."""
+    backbone, soft_prompt = make_backbone(family, torch.float64), packed_prompts(torch.float64)
+    assert backbone.flat is None, "in fp64, passes take the plain form unless a test asks for the flat one"
     plain = logits_and_gradients(backbone, soft_prompt, *batch())
     backbone.flat = FlatForm(backbone.model, backbone.pad_id)
     flat = logits_and_gradients(backbone, soft_prompt, *batch())
-    for ours, theirs in zip(flat, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+    for flat_tensor, plain_tensor in zip(flat, plain, strict=True):
+        torch.testing.assert_close(flat_tensor, plain_tensor, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-6), (torch.bfloat16, 0.04)])
 def test_the_flat_form_is_taken_and_equals_the_plain_one_to_rounding(family, dtype, rounding):
-    backbone, soft_prompt = backbone_of(family, dtype), packed(torch.float32)
+    backbone, soft_prompt = make_backbone(family, dtype), packed_prompts(torch.float32)
     assert backbone.flat is not None
     flat = logits_and_gradients(backbone, soft_prompt, *batch())
     backbone.flat = None
     plain = logits_and_gradients(backbone, soft_prompt, *batch())
-    for ours, theirs in zip(flat, plain, strict=True):
-        assert (ours - theirs).norm() <= rounding * theirs.norm()
+    for flat_tensor, plain_tensor in zip(flat, plain, strict=True):
+        assert (flat_tensor - plain_tensor).norm() <= rounding * plain_tensor.norm()
 
 
-def test_one_prompt_one_a_row_and_none_take_the_flat_form():
-    backbone = backbone_of("llama")
+def test_one_prompt_for_all_rows_one_for_each_row_and_none_take_the_flat_form():
+    backbone = make_backbone("llama")
     ids_BT, lengths_B = batch(5)
     label_ids = torch.tensor([3, 7])
-    shared = SoftPrompt(prompt=0.3 * torch.randn(4, WIDTH))
-    a_row = SoftPrompt(prompt=shared.prompt.expand(5, -1, -1))
+    for_all_rows = SoftPrompt(prompt=0.3 * torch.randn(4, WIDTH))
+    for_each_row = SoftPrompt(prompt=for_all_rows.prompt.expand(5, -1, -1))
+    prompts = (None, for_all_rows, for_each_row)
     with torch.no_grad():
-        flat = [
-            backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in (None, shared, a_row)
-        ]
+        flat = [backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in prompts]
         backbone.flat = None
-        plain = [
-            backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in (None, shared, a_row)
-        ]
-    for ours, theirs in zip(flat, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        plain = [backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids) for soft_prompt in prompts]
+    for flat_tensor, plain_tensor in zip(flat, plain, strict=True):
+        torch.testing.assert_close(flat_tensor, plain_tensor, rtol=1e-5, atol=1e-5)
 
 
-def rows_of(tokens, lengths):
-    """What a block of rows of these lengths says of them."""
+def padded_to(tokens, lengths):
+    """Return the arguments of a block whose rows have these lengths and are padded to so many tokens."""
     lengths = np.array(lengths)
-    return {"lengths": lengths, "real": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
+    return {"lengths": lengths, "real_indices": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
 
 
-def test_pytorchs_own_kernels_give_the_same():
-    """What runs on a GPU, run here: attention block by block through scaled_dot_product_attention."""
+def test_attention_by_pytorchs_kernels_equals_the_one_for_the_cpu():
+    """On a GPU, attention of each block is computed by scaled_dot_product_attention. Here it runs on the CPU."""
     from lopt.backbones import _attention
 
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=3)
-    texts = Block(begin=6, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([1, 0, 1]))
+    texts = Block(begin=6, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
     past = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
-    after = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
+    suffixes = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
     uneven = Block(
-        begin=24, rows=3, tokens=4, shared=prompts, owners_R=torch.tensor([0, 1, 1]), **rows_of(4, [4, 1, 3])
+        begin=24, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([0, 1, 1]), **padded_to(4, [4, 1, 3])
     )
     assert uneven.end == 32
-    assert uneven.ends.tolist() == [28, 29, 32]
-    layout = Layout([prompts, texts, after, uneven])
+    assert uneven.row_ends.tolist() == [28, 29, 32]
+    layout = Layout([prompts, texts, suffixes, uneven])
     heads = [torch.randn(count, 32, 8, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
     gradient = torch.randn(32, 4, 8, dtype=torch.float64)
-    found = []
-    for run in (_attention._attended, _attention._attended_by_kernels):
-        made = run(*heads, Layout(layout.blocks), 0, 0.3)
-        found.append([made.detach(), *torch.autograd.grad(made, heads, gradient)])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    results = []
+    for attend in (_attention._attend_on_cpu, _attention._attend_with_torch_kernels):
+        output = attend(*heads, Layout(layout.blocks), 0, 0.3)
+        results.append([output.detach(), *torch.autograd.grad(output, heads, gradient)])
+    for on_cpu, by_kernels in zip(*results, strict=True):
+        torch.testing.assert_close(on_cpu, by_kernels, rtol=1e-12, atol=1e-12)
 
 
-def test_the_attentions_backward_pass_is_its_derivative():
+def test_the_backward_pass_of_attention_is_its_derivative():
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=2)
-    texts = Block(begin=4, rows=3, tokens=2, shared=prompts, owners_R=torch.tensor([1, 0, 1]), **rows_of(2, [1, 2, 2]))
+    texts = Block(
+        begin=4, rows=3, tokens=2, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]), **padded_to(2, [1, 2, 2])
+    )
     module = type("Module", (), {"layer_idx": 0})()
 
-    def run(query, key, value):
-        return attend(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
+    def attention(query, key, value):
+        return attend_in_blocks(module, query, key, value, None, layout=Layout([prompts, texts]), scaling=0.5)[0]
 
     heads = [torch.randn(1, count, 9, 3, dtype=torch.float64, requires_grad=True) for count in (4, 2, 2)]
-    assert torch.autograd.gradcheck(run, heads)
+    assert torch.autograd.gradcheck(attention, heads)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_no_padding_is_computed_and_the_last_mlp_only_where_a_label_is_read(family):
-    backbone, (ids_BT, lengths_B) = backbone_of(family), batch()
-    prompts = 4 + 4 + 6  # those of the prefixes among OWNERS, each once
-    suffixes = OWNERS.count(3) * 4 + OWNERS.count(5) * 3  # behind texts that are kept
-    whole = sum(int(lengths_B[row]) + 3 for row, owner in enumerate(OWNERS) if owner == 4)
+    backbone, (ids_BT, lengths_B) = make_backbone(family), batch()
+    prefixes = 4 + 4 + 6  # the prefixes among OWNERS, each once
+    suffixes = OWNERS.count(3) * 4 + OWNERS.count(5) * 3  # their texts are stored
+    whole_rows = sum(int(lengths_B[row]) + 3 for row, owner in enumerate(OWNERS) if owner == 4)
     texts = sum(int(lengths_B[row]) for row, owner in enumerate(OWNERS) if owner in (0, 1, 2))
-    backbone.read(backbone.unread(packed(torch.float32).prompts[3], texts_of(ids_BT, lengths_B)))  # not counted below
-    seen = []
+    backbone.read(
+        backbone.unread(packed_prompts(torch.float32).prompts[3], texts_of(ids_BT, lengths_B))
+    )  # stored before we count
+    token_counts = []
     layers = backbone.model.base_model.layers if family == "llama" else backbone.model.base_model.h
     for layer in layers:
-        inside = layer.mlp.gate_proj if family == "llama" else layer.mlp.c_fc
-        inside.register_forward_hook(lambda module, inputs, made: seen.append(inputs[0].shape[1]))
-    logits_and_gradients(backbone, packed(torch.float32), ids_BT, lengths_B)
-    assert seen == [prompts + suffixes + whole + texts] * (len(layers) - 1) + [len(OWNERS)]
+        linear = layer.mlp.gate_proj if family == "llama" else layer.mlp.c_fc
+        linear.register_forward_hook(lambda module, inputs, output: token_counts.append(inputs[0].shape[1]))
+    logits_and_gradients(backbone, packed_prompts(torch.float32), ids_BT, lengths_B)
+    assert token_counts == [prefixes + suffixes + whole_rows + texts] * (len(layers) - 1) + [len(OWNERS)]
 
 
-def test_an_mlp_that_says_more_than_its_states_is_left_to_itself():
+def test_an_mlp_that_returns_more_than_states_is_computed_everywhere():
     class Mixture(torch.nn.Module):
         def forward(self, states):
             return 2 * states, "which experts"
 
     mixture, states = Mixture(), torch.randn(1, 5, 3)
-    mixture.__class__ = _read._restricted(Mixture)
+    mixture.__class__ = _read._restricted_class(Mixture)
     with _read.read_at(torch.tensor([1, 4])):
-        found, said = mixture(states)
-    assert torch.equal(found, 2 * states)
-    assert said == "which experts"
-
-
-def texts_of(ids_BT, lengths_B):
-    return [tuple(ids[:length]) for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)]
+        output, experts = mixture(states)
+    assert torch.equal(output, 2 * states)
+    assert experts == "which experts"
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
-def test_blocks_cover_all_rows_at_the_least_price(lengths):
+def test_blocks_cover_all_rows_at_the_lowest_cost(lengths):
     lengths = sorted(lengths)
-    found = cut(lengths, "cpu")
-    assert [row for first, beyond in found for row in range(first, beyond)] == list(range(len(lengths)))
+    blocks = cut_into_blocks(lengths, "cpu")
+    assert [row for first, end in blocks for row in range(first, end)] == list(range(len(lengths)))
 
-    def price(blocks):
-        return sum((beyond - first) * lengths[beyond - 1] + 48 for first, beyond in blocks)
+    def cost(blocks):
+        return sum((end - first) * lengths[end - 1] + 48 for first, end in blocks)
 
     singles = [(row, row + 1) for row in range(len(lengths))]
     halves = [(0, len(lengths) // 2), (len(lengths) // 2, len(lengths))] if len(lengths) > 1 else [(0, 1)]
-    assert price(found) <= min(price([(0, len(lengths))]), price(singles), price(halves))
+    assert cost(blocks) <= min(cost([(0, len(lengths))]), cost(singles), cost(halves))
 
 
-# --- texts in front of a suffix --------------------------------------------------------------------------------------
+# --- texts before a suffix -------------------------------------------------------------------------------------------
 
 
 def suffixes():
-    return packed(torch.float32, owners=[3, 5, 3, 5, 3, 5])
+    return packed_prompts(torch.float32, owners=[3, 5, 3, 5, 3, 5])
 
 
 def test_texts_are_computed_once_and_shared_between_prompts_and_passes():
-    backbone = backbone_of("llama")
+    backbone = make_backbone("llama")
     ids_BT, lengths_B = batch(6)
     texts = backbone.flat.texts
-    computed, used_bytes = texts.computed, texts.used_bytes  # when the backbone was loaded
+    computed, used_bytes = texts.computed, texts.used_bytes  # by the checks when the backbone was loaded
     first = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
-    distinct = len({tuple(ids[:length]) for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)})
+    distinct = len(set(texts_of(ids_BT, lengths_B)))
     assert texts.computed == computed + distinct
     again = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
     assert texts.computed == computed + distinct
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one, other)
-    element = 2 * 2 * 2 * (WIDTH // 4) * 4  # layers, keys and values, heads, width of a head, bytes
-    assert texts.used_bytes == used_bytes + element * int(lengths_B.sum())
+    for first_tensor, second_tensor in zip(first, again, strict=True):
+        assert torch.equal(first_tensor, second_tensor)
+    bytes_per_token = 2 * 2 * 2 * (WIDTH // 4) * 4  # layers, keys and values, heads, width of a head, bytes
+    assert texts.used_bytes == used_bytes + bytes_per_token * int(lengths_B.sum())
 
 
 def test_texts_met_in_an_evaluation_serve_training():
-    backbone = backbone_of("llama")
+    backbone = make_backbone("llama")
     expected = logits_and_gradients(backbone, suffixes(), *batch(6))
-    fresh = backbone_of("llama")
+    fresh = make_backbone("llama")
     with torch.inference_mode():
         fresh.label_logits(suffixes(), *batch(6), torch.tensor([3, 7]))
-    for one, other in zip(logits_and_gradients(fresh, suffixes(), *batch(6)), expected, strict=True):
-        assert torch.equal(one, other)
+    results = logits_and_gradients(fresh, suffixes(), *batch(6))
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
 
 
-def test_what_is_unread_is_what_would_be_kept():
-    backbone, (ids_BT, lengths_B) = backbone_of("llama"), batch(6)
+def test_unread_texts_are_those_that_the_store_would_keep_and_does_not_have():
+    backbone, (ids_BT, lengths_B) = make_backbone("llama"), batch(6)
     texts = texts_of(ids_BT, lengths_B)
-    prefix, _, _, suffix, updated, _ = packed(torch.float32).prompts
+    prefix, _, _, suffix, suffix_with_update, _ = packed_prompts(torch.float32).prompts
     assert set(backbone.unread(suffix, texts)) == set(texts)
     assert backbone.unread(prefix, texts) == []
-    assert backbone.unread(updated, texts) == [], "its texts are not the same in every trial"
+    assert backbone.unread(suffix_with_update, texts) == [], "the update changes its texts"
     backbone.read(texts[:2])
     assert set(backbone.unread(suffix, texts)) == set(texts[2:]) - set(texts[:2])
     backbone.flat.texts.limit_bytes = backbone.flat.texts.used_bytes
@@ -240,50 +245,52 @@ def test_what_is_unread_is_what_would_be_kept():
 
 @pytest.mark.parametrize("limit_bytes", [0, 2000])
 def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_bytes):
-    backbone = backbone_of("llama")
+    backbone = make_backbone("llama")
     expected = logits_and_gradients(backbone, suffixes(), *batch(6))
     backbone.flat.texts.limit_bytes = limit_bytes
     backbone.flat.texts._kept.clear()
     backbone.flat.texts.used_bytes = 0
     before = backbone.flat.texts.computed
     for _ in range(2):
-        found = logits_and_gradients(backbone, suffixes(), *batch(6))
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        results = logits_and_gradients(backbone, suffixes(), *batch(6))
+        for result, expected_result in zip(results, expected, strict=True):
+            torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
     assert backbone.flat.texts.used_bytes <= limit_bytes
-    assert backbone.unread(packed(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], "nothing is read ahead in vain"
+    assert backbone.unread(packed_prompts(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], (
+        "no text is computed ahead in vain"
+    )
     assert backbone.flat.texts.computed > before + 6
 
 
 def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
-    def full(*_):
+    def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_texts.os, "posix_fallocate", full)
-    backbone = backbone_of("gpt2")
+    monkeypatch.setattr(_texts.os, "posix_fallocate", fail)
+    backbone = make_backbone("gpt2")
     logits_and_gradients(backbone, suffixes(), *batch(6))
     assert backbone.flat.texts.used_bytes == 0
 
 
-def test_where_the_system_cannot_reserve_disk_texts_are_kept_all_the_same(monkeypatch):
-    """As on macOS: else an AttributeError would turn the flat form off without a word."""
-    expected = logits_and_gradients(backbone_of("gpt2"), suffixes(), *batch(6))
+def test_texts_are_stored_even_if_the_system_has_no_call_to_reserve_disk(monkeypatch):
+    """macOS has none. Unhandled, the AttributeError would turn the flat form off without a message."""
+    expected = logits_and_gradients(make_backbone("gpt2"), suffixes(), *batch(6))
     monkeypatch.delattr(_texts.os, "posix_fallocate")
-    monkeypatch.setattr(_texts, "_GROWTH_BYTES", (1 << 20) + 1)  # no whole number of the pieces that are written
-    backbone = backbone_of("gpt2")
+    monkeypatch.setattr(_texts, "_GROWTH_BYTES", (1 << 20) + 1)  # not a multiple of the pieces that are written
+    backbone = make_backbone("gpt2")
     assert backbone.flat is not None
-    found = logits_and_gradients(backbone, suffixes(), *batch(6))
+    results = logits_and_gradients(backbone, suffixes(), *batch(6))
     assert backbone.flat.texts.used_bytes > 0
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for result, expected_result in zip(results, expected, strict=True):
+        torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
 
 
 def test_the_limit_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "0.001")
-    assert _texts._limit_bytes(torch.device("cpu")) == 1_000_000
+    assert _texts._default_limit_bytes(torch.device("cpu")) == 1_000_000
     monkeypatch.setenv("LOPT_TEXT_CACHE_GB", "much")
     with pytest.raises(ValueError, match="LOPT_TEXT_CACHE_GB is 'much'; give a number of gigabytes"):
-        _texts._limit_bytes(torch.device("cpu"))
+        _texts._default_limit_bytes(torch.device("cpu"))
 
 
 # --- when the plain form is taken ------------------------------------------------------------------------------------
@@ -299,15 +306,15 @@ def test_a_model_with_a_sliding_window_takes_the_plain_form():
 
 
 @pytest.mark.parametrize("special", [{"softcap": 50.0}, {"dropout": 0.1}, {"sliding_window": 8}])
-def test_attention_of_a_special_kind_is_refused(special):
+def test_attention_that_has_no_flat_form_is_refused(special):
     heads = [torch.randn(1, 2, 3, 4) for _ in range(3)]
     with pytest.raises(ValueError, match="has no flat form"):
-        attend(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
+        attend_in_blocks(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
 
 
-def test_a_copy_whose_weights_change_takes_the_plain_form_and_its_own_norms():
-    backbone = backbone_of("llama")
-    copied = backbone.copy()
-    assert copied.flat is None
-    assert type(copied.model.model.norm) is LlamaRMSNorm
+def test_a_copy_whose_weights_change_takes_the_plain_form_and_the_models_own_norms():
+    backbone = make_backbone("llama")
+    own_copy = backbone.copy()
+    assert own_copy.flat is None
+    assert type(own_copy.model.model.norm) is LlamaRMSNorm
     assert type(backbone.model.model.norm) is not LlamaRMSNorm

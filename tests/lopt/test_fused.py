@@ -1,4 +1,4 @@
-"""Norms and rotary positions of our own, beside the model's."""
+"""Fused norms, GELU and rotary positions compared with the model's own."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lopt.backbones.causal import CausalBackbone
 from tests.tiny_models import WIDTH, make_tokenizer
 
 
-def assert_same_both_ways(found, expected, inputs, rounding):
-    """Outputs, and the gradient of the inputs, relative."""
+def assert_same_both_ways(fused, original, inputs, rounding):
+    """Check that outputs and gradients of the inputs are equal up to a relative rounding error."""
     gradient = torch.randn(inputs.shape).to(inputs.dtype)
-    made = []
-    for function in (found, expected):
+    results = []
+    for function in (fused, original):
         leaf = inputs.clone().requires_grad_()
         outputs = function(leaf)
-        made.append((outputs.detach().float(), torch.autograd.grad(outputs, leaf, gradient)[0].float()))
-    for ours, theirs in zip(*made, strict=True):
-        assert (ours - theirs).norm() <= rounding * theirs.norm()
+        results.append((outputs.detach().float(), torch.autograd.grad(outputs, leaf, gradient)[0].float()))
+    for result, expected in zip(*results, strict=True):
+        assert (result - expected).norm() <= rounding * expected.norm()
 
 
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, T5LayerNorm])
@@ -45,7 +45,7 @@ def test_fused_norms_equal_the_originals_forwards_and_backwards(kind, dtype, rou
     assert type(fused) is kind
 
 
-def test_gpt2s_gelu_is_pytorchs():
+def test_gpt2s_gelu_equals_pytorchs():
     fused, inputs = NewGELUActivation(), torch.linspace(-6, 6, 200)
     expected = fused(inputs)
     _fused.fuse(fused)
@@ -64,15 +64,15 @@ def test_fused_rotary_attention_equals_the_original_forwards_and_backwards(dtype
     assert type(fused) is not LlamaAttention
     assert isinstance(fused, LlamaAttention)
 
-    def attended(module):
+    def attention_of(module):
         return lambda inputs: module(inputs, position_embeddings=angles, attention_mask=None)[0]
 
-    assert_same_both_ways(attended(fused), attended(original), torch.randn(2, 7, 48).to(dtype), rounding)
+    assert_same_both_ways(attention_of(fused), attention_of(original), torch.randn(2, 7, 48).to(dtype), rounding)
     _fused.unfuse(fused)
     assert type(fused) is LlamaAttention
 
 
-def test_attention_that_turns_neighbours_is_left_alone():
+def test_attention_that_rotates_neighbouring_entries_is_left_alone():
     attention = GlmAttention(GlmConfig(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=16), 0)
     _fused.fuse(attention.requires_grad_(False))
     assert type(attention) is GlmAttention

@@ -1,4 +1,4 @@
-"""Forms of methods within a budget, and their learning rates."""
+"""Customary forms of methods within a budget, and DePT's two learning rates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lopt.config import TrialConfig
 from lopt.training import Trial
 
 
-def _lopt(rank):
-    """n = 4r, 20 at least."""
+def _lopt_form(rank):
+    """Return length and rank of LoPT's customary form: n = 4r, but at least 20."""
     return max(20, 4 * rank), rank
 
 
-NEXT_FORM = {  # one step larger; None for the largest
+NEXT_FORM = {  # the form that is one step larger; None for the largest form
     "prompt_tuning": lambda n, r: (n + 1, None) if n < 100 else None,
-    "lopt1": lambda n, r: _lopt(r + 1) if r < 25 else None,
-    "lopt2": lambda n, r: _lopt(r + 1) if r < 25 else None,
+    "lopt1": lambda n, r: _lopt_form(r + 1) if r < 25 else None,
+    "lopt2": lambda n, r: _lopt_form(r + 1) if r < 25 else None,
     "dept": lambda n, r: (n, r + 1),
     "ulpt": lambda n, r: (100, r + 1) if r < 256 else None,
 }
@@ -30,7 +30,7 @@ SMALLEST_FORM = {"prompt_tuning": (1, None), "lopt1": (20, 1), "lopt2": (20, 1),
 @pytest.mark.parametrize("method", NEXT_FORM)
 @given(budget=st.integers(1, 400_000), width=st.integers(8, 4096))
 @settings(max_examples=100, deadline=None)
-def test_a_form_within_a_budget_uses_all_that_it_can(method, budget, width):
+def test_no_larger_form_than_the_one_returned_fits_into_the_budget(method, budget, width):
     def count(form):
         return count_parameters(method=method, length=form[0], rank=form[1], width=width)
 
@@ -39,8 +39,8 @@ def test_a_form_within_a_budget_uses_all_that_it_can(method, budget, width):
         assert count(SMALLEST_FORM[method]) > budget
     else:
         assert count(form) <= budget
-        more = NEXT_FORM[method](*form)
-        assert more is None or count(more) > budget
+        next_form = NEXT_FORM[method](*form)
+        assert next_form is None or count(next_form) > budget
 
 
 @given(budget=st.integers(1, 400_000), width=st.integers(512, 4096))
@@ -64,8 +64,7 @@ def test_forms_at_the_papers_budgets():
     assert methods.get("lopt1").within(768, 768) is None
 
 
-def test_dept_trains_its_prompt_and_its_update_at_rates_of_their_own(tiny):
-    """Two groups; the schedule's share is taken of both."""
+def test_dept_trains_prompt_and_update_at_two_rates_with_one_schedule(tiny):
     config = TrialConfig(
         method="dept", task="toy", backbone="tiny", length=4, rank=2, max_steps=200, batch_size=4, precision="fp32",
         options={"update_learning_rate": 5e-3},
@@ -74,8 +73,14 @@ def test_dept_trains_its_prompt_and_its_update_at_rates_of_their_own(tiny):
     trial = Trial(config)
     groups = trial._optimizer.param_groups
     assert isinstance(trial._optimizer, torch.optim.AdamW)
-    held = [({n for n, f in trial.factors.items() if any(f is p for p in g["params"])}, g["rate"]) for g in groups]
-    assert held == [({"P"}, 0.3), ({"A", "B"}, 5e-3)]
-    for step, share in enumerate((0, 1 / 3, 2 / 3, 1, 196 / 197)):  # round(0.017 · 200) = 3 steps rise
+    factors_and_rates = [
+        (
+            {name for name, factor in trial.factors.items() if any(factor is trained for trained in group["params"])},
+            group["rate"],
+        )
+        for group in groups
+    ]
+    assert factors_and_rates == [({"P"}, 0.3), ({"A", "B"}, 5e-3)]
+    for step, share in enumerate((0, 1 / 3, 2 / 3, 1, 196 / 197)):  # 3 = round(0.017 · 200) warm-up steps
         trial.update()
-        assert [g["lr"] for g in groups] == pytest.approx([0.3 * share, 5e-3 * share], rel=1e-12), step
+        assert [group["lr"] for group in groups] == pytest.approx([0.3 * share, 5e-3 * share], rel=1e-12), step

@@ -1,4 +1,4 @@
-"""Counts, formulas and initial values of each method, against the papers' numbers and NumPy."""
+"""Parameter counts, formulas and initial values of each method, compared with the papers' numbers and with NumPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lopt.training import Trial
         ("dept", 60, 30, 768, 76_800),
         ("dept", 40, 45, 768, 76_800),
         ("dept", 20, 60, 768, 76_800),
-        # ULPT at n = 100, published as 27.1K, 7.9K, 3.1K and 1.7K
+        # ULPT at n = 100; the paper gives 27.1K, 7.9K, 3.1K and 1.7K
         ("ulpt", 100, 256, 768, 27_136),
         ("ulpt", 100, 64, 768, 7_936),
         ("ulpt", 100, 16, 768, 3_136),
@@ -36,7 +36,7 @@ from lopt.training import Trial
         ("lopt1", 100, 5, 768, 4_340),
     ],
 )
-def test_counts_of_the_papers_tables(method, length, rank, width, expected):
+def test_counts_equal_those_of_the_papers_tables(method, length, rank, width, expected):
     assert count_parameters(method=method, length=length, rank=rank, width=width) == expected
 
 
@@ -54,7 +54,7 @@ def test_counts_of_methods_that_change_weights(method, rank, backbone, expected)
     assert count_parameters(method=method, rank=rank, backbone=backbone) == expected
 
 
-def test_prompts_are_counted_on_a_named_backbone():
+def test_prompts_are_counted_at_the_width_of_a_named_backbone():
     assert count_parameters(method="lopt1", length=10, rank=2, backbone="gpt2-large") == 2_580
     assert count_parameters(method="dept", length=40, rank=45, backbone="t5-base") == 76_800
     assert count_parameters(method="dept", length=40, rank=45, width=768, update_tokens=100) == 40 * 768 + 45 * 868
@@ -94,7 +94,12 @@ def test_wrong_shapes_are_refused(values):
         count_parameters(method="lopt1", **values)
 
 
+def tensors_of(values):
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
 def _factors(method, length, rank, width):
+    """Return the initial values of a method's factors with seed 7, and all its options."""
     options = method.check(length=length, rank=rank, options={})
     shape = Shape(length=length, rank=rank, width=width, options=options)
     return method.initial_values(shape, 7), options
@@ -106,17 +111,17 @@ def test_lopt1_is_the_product_of_its_factors():
     by_hand = np.array(
         [[sum(values["U"][i, k] * values["V"][k, j] for k in range(2)) for j in range(24)] for i in range(6)]
     )
-    prompt = method.prompt({n: torch.tensor(v) for n, v in values.items()}, options)
+    prompt = method.prompt(tensors_of(values), options)
     np.testing.assert_allclose(prompt.numpy(), by_hand, rtol=0, atol=1e-14)
     assert np.linalg.matrix_rank(by_hand) == 2
 
 
-def test_lopt2_is_elu_between_two_projections():
+def test_lopt2_is_elu_of_one_projection_times_another():
     method = methods.get("lopt2")
     values, options = _factors(method, 6, 2, 24)
     hidden = values["X0"] @ values["U"]
     by_hand = np.where(hidden > 0, hidden, np.exp(hidden) - 1) @ values["V"]
-    prompt = method.prompt({n: torch.tensor(v) for n, v in values.items()}, options)
+    prompt = method.prompt(tensors_of(values), options)
     assert (hidden < 0).any()
     assert (hidden > 0).any()
     np.testing.assert_allclose(prompt.numpy(), by_hand, rtol=0, atol=1e-14)
@@ -126,7 +131,7 @@ FROZEN = [("lopt2", "X0", "x0_seed"), ("ulpt", "P", "projection_seed")]
 
 
 @pytest.mark.parametrize(("name", "factor", "option"), FROZEN)
-def test_what_is_frozen_is_drawn_with_the_trials_seed_unless_it_has_one_of_its_own(name, factor, option):
+def test_frozen_factors_are_drawn_from_the_trials_seed_unless_an_option_gives_another(name, factor, option):
     method = methods.get(name)
 
     def values(seed, **options):
@@ -135,14 +140,14 @@ def test_what_is_frozen_is_drawn_with_the_trials_seed_unless_it_has_one_of_its_o
 
     assert not np.array_equal(values(1)[factor], values(2)[factor])
     assert np.array_equal(values(1, **{option: 7})[factor], values(2, **{option: 7})[factor])
-    assert np.array_equal(values(7)[factor], values(1, **{option: 7})[factor]), "the same stream"
+    assert np.array_equal(values(7)[factor], values(1, **{option: 7})[factor]), "one seed gives one stream"
     for trained in values(1).keys() - {factor}:
         assert np.array_equal(values(1)[trained], values(1, **{option: 7})[trained])
 
 
 @pytest.mark.parametrize(("name", "factor", "option"), FROZEN)
-def test_a_prompt_of_before_keeps_its_frozen_matrix(name, factor, option, tmp_path):
-    """Its configuration says 0, which was the default: one matrix for all seeds."""
+def test_an_older_prompt_keeps_its_frozen_matrix(name, factor, option, tmp_path):
+    """Its configuration has seed 0, which was the default: one matrix for all trials."""
     shape = {"length": 4, "rank": 2, "learning_rate": 0.1}
     quick = {"batch_size": 8, "max_steps": 2, "eval_every": 1, "precision": "fp32"}
     config = TrialConfig(method=name, task="toy", backbone="tiny", seed=3, options={option: 0}, **shape, **quick)
@@ -159,13 +164,13 @@ def test_a_prompt_of_before_keeps_its_frozen_matrix(name, factor, option, tmp_pa
     assert torch.equal(frozen[3], frozen[4])
 
 
-def test_the_streams_of_initial_values_are_these():
-    """NumPy froze RandomState's streams; if these bits ever change, stored X0-less prompts could not be re-made."""
+def test_initial_values_come_from_numpys_frozen_streams():
+    """If these bits ever changed, X0 of stored LoPT-2 prompts could not be drawn again."""
     values, _ = _factors(methods.get("lopt2"), 3, 1, 4)
     np.testing.assert_allclose(values["X0"][0], np.random.RandomState([7, 2, 0]).uniform(-0.5, 0.5, 4), rtol=0)
 
 
-def test_the_rank_may_be_above_the_length_where_it_is_not_the_prompts():
+def test_the_rank_may_be_above_the_length_where_it_is_not_the_rank_of_x():
     for method, expected in (("dept", 2 * 8 + 5 * (256 + 8)), ("ulpt", 2 * 5 + 2 * 8)):
         assert count_parameters(method=method, length=2, rank=5, width=8) == expected
     for method in ("lopt1", "lopt2"):
@@ -191,11 +196,11 @@ def test_the_rank_may_be_above_the_length_where_it_is_not_the_prompts():
     ],
 )
 def test_wrong_options_are_refused_in_one_line(method, option, value):
-    chosen = methods.get(method)
-    length, rank = (4 if chosen.uses_length else None), (2 if chosen.uses_rank else None)
-    with pytest.raises(ValueError, match=f"{option} is .*(give|valid)") as caught:
-        chosen.check(length=length, rank=rank, options={option: value})
-    assert "\n" not in str(caught.value)
+    spec = methods.get(method)
+    length, rank = (4 if spec.uses_length else None), (2 if spec.uses_rank else None)
+    with pytest.raises(ValueError, match=f"{option} is .*(give|valid)") as error:
+        spec.check(length=length, rank=rank, options={option: value})
+    assert "\n" not in str(error.value)
 
 
 # --- formulas --------------------------------------------------------------------------------------------------
@@ -213,17 +218,17 @@ def test_activations_of_lopt2(activation):
     options = method.check(length=6, rank=2, options={"activation": activation})
     values = method.initial_values(Shape(length=6, rank=2, width=24, options=options), 7)
     by_hand = ACTIVATIONS[activation](values["X0"] @ values["U"]) @ values["V"]
-    prompt = method.prompt({n: torch.tensor(v) for n, v in values.items()}, options)
+    prompt = method.prompt(tensors_of(values), options)
     np.testing.assert_allclose(prompt.numpy(), by_hand, rtol=0, atol=1e-14)
-    elu = method.prompt({n: torch.tensor(v) for n, v in values.items()}, {**options, "activation": "elu"})
+    elu = method.prompt(tensors_of(values), {**options, "activation": "elu"})
     assert torch.equal(prompt, elu) == (activation == "elu")
 
 
-def test_dept_is_a_prompt_and_a_scaled_product():
+def test_dept_is_a_prompt_and_a_scaled_product_added_to_the_text():
     method = methods.get("dept")
     draw = np.random.RandomState(0)
     values = {"P": draw.randn(3, 8), "A": draw.randn(5, 4), "B": draw.randn(4, 8)}
-    tensors = {n: torch.tensor(v) for n, v in values.items()}
+    tensors = tensors_of(values)
     for alpha, scale in ((8.0, 4.0), (3.0, 1.5)):  # alpha / sqrt(r)
         options = method.check(length=3, rank=4, options={"alpha": alpha, "update_tokens": 5})
         soft_prompt = method.soft_prompt(tensors, options)
@@ -235,9 +240,7 @@ def test_ulpt_is_a_scaled_and_shifted_projection():
     method = methods.get("ulpt")
     draw = np.random.RandomState(0)
     values = {"Z": draw.randn(3, 2), "s": draw.randn(8), "b": draw.randn(8), "P": draw.randn(2, 8)}
-    soft_prompt = method.soft_prompt(
-        {n: torch.tensor(v) for n, v in values.items()}, method.check(length=3, rank=2, options={})
-    )
+    soft_prompt = method.soft_prompt(tensors_of(values), method.check(length=3, rank=2, options={}))
     by_hand = (values["Z"] @ values["P"]) @ np.diag(values["s"]) + np.ones((3, 1)) * values["b"]
     np.testing.assert_allclose(soft_prompt.prompt.numpy(), by_hand, rtol=0, atol=1e-14)
     assert soft_prompt.update is None
@@ -246,7 +249,7 @@ def test_ulpt_is_a_scaled_and_shifted_projection():
 # --- initial values --------------------------------------------------------------------------------------------
 
 
-def _initial(name, length, rank, width=48, seed=3, label_words=(" bad", " great"), **options):
+def _initial_values(name, length, rank, width=48, seed=3, label_words=(" bad", " great"), **options):
     method = methods.get(name)
     filled = method.check(length=length, rank=rank, options=options)
     shape = Shape(length=length, rank=rank, width=width, options=filled)
@@ -254,66 +257,71 @@ def _initial(name, length, rank, width=48, seed=3, label_words=(" bad", " great"
 
 
 def _stream(seed, position, *, trainable=True):
+    """Return the random stream of the factor at a position."""
     return np.random.RandomState([seed, position, int(trainable)])
 
 
 def test_initial_values_are_the_papers_distributions_from_their_own_streams():
-    found = _initial("prompt_tuning", 40, None)
-    np.testing.assert_array_equal(found["X"], _stream(3, 0).uniform(-0.5, 0.5, (40, 48)))
-    found = _initial("lopt1", 40, 5, init_bound=0.25)
-    np.testing.assert_array_equal(found["U"], _stream(3, 0).uniform(-0.25, 0.25, (40, 5)))
-    np.testing.assert_array_equal(found["V"], _stream(3, 1).uniform(-0.25, 0.25, (5, 48)))
-    found = _initial("lopt2", 40, 5, x0_seed=11, x0_bound=2.0)
-    np.testing.assert_array_equal(found["U"], _stream(3, 0).uniform(-(48**-0.5), 48**-0.5, (48, 5)))
-    np.testing.assert_array_equal(found["V"], _stream(3, 1).uniform(-0.5, 0.5, (5, 48)))
-    np.testing.assert_array_equal(found["X0"], _stream(11, 2, trainable=False).uniform(-2.0, 2.0, (40, 48)))
-    np.testing.assert_array_equal(_initial("lopt2", 40, 5, u_bound=0.3)["U"], _stream(3, 0).uniform(-0.3, 0.3, (48, 5)))
-    found = _initial("dept", 40, 16, init="uniform", init_bound=0.1)
-    np.testing.assert_array_equal(found["P"], _stream(3, 0).uniform(-0.1, 0.1, (40, 48)))
-    np.testing.assert_array_equal(found["A"], _stream(3, 1).uniform(-0.25, 0.25, (256, 16)))  # 1/sqrt(r)
-    np.testing.assert_array_equal(found["B"], np.zeros((16, 48)))
-    found = _initial("ulpt", 40, 6, projection_seed=11)
-    np.testing.assert_array_equal(found["Z"], _stream(3, 0).normal(0, 1, (40, 6)))
-    np.testing.assert_array_equal(found["s"], np.ones(48))
-    np.testing.assert_array_equal(found["b"], np.zeros(48))
+    values = _initial_values("prompt_tuning", 40, None)
+    np.testing.assert_array_equal(values["X"], _stream(3, 0).uniform(-0.5, 0.5, (40, 48)))
+    values = _initial_values("lopt1", 40, 5, init_bound=0.25)
+    np.testing.assert_array_equal(values["U"], _stream(3, 0).uniform(-0.25, 0.25, (40, 5)))
+    np.testing.assert_array_equal(values["V"], _stream(3, 1).uniform(-0.25, 0.25, (5, 48)))
+    values = _initial_values("lopt2", 40, 5, x0_seed=11, x0_bound=2.0)
+    np.testing.assert_array_equal(values["U"], _stream(3, 0).uniform(-(48**-0.5), 48**-0.5, (48, 5)))
+    np.testing.assert_array_equal(values["V"], _stream(3, 1).uniform(-0.5, 0.5, (5, 48)))
+    np.testing.assert_array_equal(values["X0"], _stream(11, 2, trainable=False).uniform(-2.0, 2.0, (40, 48)))
+    np.testing.assert_array_equal(
+        _initial_values("lopt2", 40, 5, u_bound=0.3)["U"], _stream(3, 0).uniform(-0.3, 0.3, (48, 5))
+    )
+    values = _initial_values("dept", 40, 16, init="uniform", init_bound=0.1)
+    np.testing.assert_array_equal(values["P"], _stream(3, 0).uniform(-0.1, 0.1, (40, 48)))
+    np.testing.assert_array_equal(values["A"], _stream(3, 1).uniform(-0.25, 0.25, (256, 16)))  # 1/sqrt(r)
+    np.testing.assert_array_equal(values["B"], np.zeros((16, 48)))
+    values = _initial_values("ulpt", 40, 6, projection_seed=11)
+    np.testing.assert_array_equal(values["Z"], _stream(3, 0).normal(0, 1, (40, 6)))
+    np.testing.assert_array_equal(values["s"], np.ones(48))
+    np.testing.assert_array_equal(values["b"], np.zeros(48))
     bound = math.sqrt(6 / (6 + 48))
-    np.testing.assert_array_equal(found["P"], _stream(11, 3, trainable=False).uniform(-bound, bound, (6, 48)))
+    np.testing.assert_array_equal(values["P"], _stream(11, 3, trainable=False).uniform(-bound, bound, (6, 48)))
 
 
 def test_kaiming_and_xavier_are_pytorchs_bounds():
     torch.manual_seed(0)
     kaiming = torch.nn.init.kaiming_uniform_(torch.empty(4000, 16), a=math.sqrt(5)).abs().max()
     xavier = torch.nn.init.xavier_uniform_(torch.empty(6, 8000)).abs().max()
-    assert np.abs(_initial("dept", 1, 16, update_tokens=4000)["A"]).max() == pytest.approx(float(kaiming), rel=1e-3)
-    assert np.abs(_initial("ulpt", 1, 6, width=8000)["P"]).max() == pytest.approx(float(xavier), rel=1e-3)
+    assert np.abs(_initial_values("dept", 1, 16, update_tokens=4000)["A"]).max() == pytest.approx(
+        float(kaiming), rel=1e-3
+    )
+    assert np.abs(_initial_values("ulpt", 1, 6, width=8000)["P"]).max() == pytest.approx(float(xavier), rel=1e-3)
 
 
-def _embedding():
+def _tiny_embeddings():
     backbone = backbones.load("tiny", "fp32")
     return backbone, backbone.model.get_input_embeddings().weight.detach().double().numpy()
 
 
 def _token_of(row, weight_VH):
-    (found,) = np.flatnonzero((weight_VH == row).all(axis=1))
-    return int(found)
+    (token,) = np.flatnonzero((weight_VH == row).all(axis=1))
+    return int(token)
 
 
 @pytest.mark.parametrize(("name", "factor", "rank"), [("prompt_tuning", "X", None), ("dept", "P", 2)])
 def test_vocabulary_rows_are_rows_of_the_embedding(name, factor, rank):
-    backbone, weight_VH = _embedding()
+    backbone, weight_VH = _tiny_embeddings()
     tokens = {}
     for seed in (0, 1):
-        found = _initial(name, 30, rank, width=32, seed=seed, init="vocabulary")[factor]
-        tokens[seed] = [_token_of(row, weight_VH) for row in found]
-        assert len(set(tokens[seed])) == 30, "a token is drawn once"
+        rows = _initial_values(name, 30, rank, width=32, seed=seed, init="vocabulary")[factor]
+        tokens[seed] = [_token_of(row, weight_VH) for row in rows]
+        assert len(set(tokens[seed])) == 30, "no token is drawn twice"
         assert not set(tokens[seed]) & set(backbone.tokenizer.all_special_ids)
     assert tokens[0] != tokens[1]
-    more = _initial(name, 400, rank, width=32, init="vocabulary")[factor]  # more rows than there are tokens
-    assert {_token_of(row, weight_VH) for row in more} <= set(range(1, len(weight_VH)))
+    rows = _initial_values(name, 400, rank, width=32, init="vocabulary")[factor]  # more rows than there are tokens
+    assert {_token_of(row, weight_VH) for row in rows} <= set(range(1, len(weight_VH)))
 
 
-def test_ordinary_tokens_are_the_commonest_that_are_not_special():
-    backbone, _ = _embedding()
+def test_ordinary_ids_are_the_first_ids_that_are_not_special():
+    backbone, _ = _tiny_embeddings()
     vocabulary = backbone.vocabulary(())
     assert backbone.tokenizer.all_special_ids == [0]
     assert vocabulary.ordinary_ids(10).tolist() == list(range(1, 11))
@@ -321,22 +329,22 @@ def test_ordinary_tokens_are_the_commonest_that_are_not_special():
 
 
 @pytest.mark.parametrize(("name", "factor", "rank"), [("prompt_tuning", "X", None), ("dept", "P", 2)])
-def test_label_words_come_first_each_as_the_mean_of_its_tokens(name, factor, rank):
-    backbone, weight_VH = _embedding()
-    words = (" bad", "fine", " great")  # on the tiny tokenizer one, four and one token
+def test_with_label_words_the_first_rows_are_the_means_of_their_tokens(name, factor, rank):
+    backbone, weight_VH = _tiny_embeddings()
+    words = (" bad", "fine", " great")  # one, four and one token of the tiny tokenizer
     ids = [backbone.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-    assert [len(each) for each in ids] == [1, 4, 1]
-    expected = np.stack([weight_VH[each].mean(axis=0) for each in ids])
-    found = _initial(name, 7, rank, width=32, init="label_words", label_words=words)[factor]
-    np.testing.assert_allclose(found[:3], expected, rtol=0, atol=1e-15)
-    drawn = _initial(name, 7, rank, width=32, init="vocabulary")[factor]
-    np.testing.assert_array_equal(found[3:], drawn[3:])
-    short = _initial(name, 2, rank, width=32, init="label_words", label_words=words)[factor]
+    assert [len(word_ids) for word_ids in ids] == [1, 4, 1]
+    expected = np.stack([weight_VH[word_ids].mean(axis=0) for word_ids in ids])
+    rows = _initial_values(name, 7, rank, width=32, init="label_words", label_words=words)[factor]
+    np.testing.assert_allclose(rows[:3], expected, rtol=0, atol=1e-15)
+    drawn = _initial_values(name, 7, rank, width=32, init="vocabulary")[factor]
+    np.testing.assert_array_equal(rows[3:], drawn[3:])
+    short = _initial_values(name, 2, rank, width=32, init="label_words", label_words=words)[factor]
     np.testing.assert_allclose(short, expected[:2], rtol=0, atol=1e-15)
 
 
 def test_a_trial_begins_at_the_rows_of_its_own_label_words(tiny):
-    _, weight_VH = _embedding()
+    _, weight_VH = _tiny_embeddings()
     changes = {"method": "prompt_tuning", "rank": None, "label_words": (" great", " bad")}
     trial = Trial(tiny.replace(**changes, options={"init": "label_words"}))
     ids = [trial.backbone.tokenizer(word)["input_ids"][0] for word in (" great", " bad")]

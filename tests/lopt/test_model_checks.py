@@ -1,5 +1,5 @@
-"""What a model's embeddings, positions and attention are, where families differ; and that the flat form's check would
-notice a wrong one."""
+"""Embeddings, positions and attention of families that differ in them, and the check of the flat form: it must notice a
+wrong attention."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from lopt.backbones.seq2seq import Seq2SeqBackbone
 from lopt.backbones.tiny import tokenizer
 from lopt.methods.prompt_tuning import SPEC as PROMPT_TUNING
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
-from tests.families import SIZES, model_of
+from tests.families import SIZES, small_model
 from tests.tiny_models import make_model
 
 
-def saved(folder, model):
+def save_model(folder, model):
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
 
 
-def small(kind, **changes):
+def model_with(kind, **changes):
+    """Return a small random model with changes to its configuration."""
     torch.manual_seed(0)
     known = CONFIG_MAPPING[kind]().to_dict()
     sizes = {name: value for name, value in SIZES.items() if name in known}
@@ -36,7 +37,7 @@ def small(kind, **changes):
 
 @pytest.mark.parametrize(("kind", "scale"), [("gemma", 8.0), ("gemma3_text", 8.0), ("llama", 1.0)])
 def test_initial_rows_are_as_large_as_the_embeddings_that_the_model_sees(kind, scale, tmp_path):
-    backbone = backbones.load(saved(tmp_path, small(kind)), "fp32")
+    backbone = backbones.load(save_model(tmp_path, model_with(kind)), "fp32")
     weight_VH = next(backbone.model.get_input_embeddings().parameters()).numpy()
     ids = np.array([5, 9])
     rows_KH = backbone.vocabulary((" bad", " great")).token_rows(ids)
@@ -50,10 +51,10 @@ def test_initial_rows_are_as_large_as_the_embeddings_that_the_model_sees(kind, s
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma"])
-def test_capped_logits_are_capped_however_small_they_are_when_a_bf16_model_is_looked_at(kind, tmp_path):
+def test_logits_are_capped_even_if_they_are_too_small_to_show_it_when_a_bf16_model_is_loaded(kind, tmp_path):
     capped = {"final_logit_softcapping": 5.0} if kind != "recurrent_gemma" else {"logits_soft_cap": 5.0}
-    backbone = backbones.load(saved(tmp_path, small(kind, **capped)), "bf16")
-    with torch.no_grad():  # as for a text that the model is surer of
+    backbone = backbones.load(save_model(tmp_path, model_with(kind, **capped)), "bf16")
+    with torch.no_grad():  # larger logits, as for a text that the model is surer of
         backbone.model.get_output_embeddings().weight.mul_(50)
     ids_BT = torch.arange(100, 112)[None]
     logits_BC = backbone.label_logits(None, ids_BT, torch.tensor([12]), torch.arange(200, 260))
@@ -61,7 +62,7 @@ def test_capped_logits_are_capped_however_small_they_are_when_a_bf16_model_is_lo
 
 
 def test_parameters_are_counted_at_the_width_of_the_embeddings(tmp_path):
-    folder = saved(tmp_path / "model", small("opt", word_embed_proj_dim=32))
+    folder = save_model(tmp_path / "model", model_with("opt", word_embed_proj_dim=32))
     config = TrialConfig(
         method="lopt1", task="toy", length=4, rank=2, backbone=folder, learning_rate=0.1, max_steps=2, eval_every=2
     )
@@ -76,17 +77,17 @@ def test_parameters_are_counted_at_the_width_of_the_embeddings(tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: small("opt", word_embed_proj_dim=32),  # embeddings narrower than what PEFT takes for their width
-        lambda: model_of("mpt"),  # sizes under names that PEFT does not look for
-        lambda: model_of("mamba"),  # no heads at all
+        lambda: model_with("opt", word_embed_proj_dim=32),  # embeddings that are narrower than PEFT thinks
+        lambda: small_model("mpt"),  # its sizes have names that PEFT does not look for
+        lambda: small_model("mamba"),  # it has no attention heads
     ],
     ids=["opt", "mpt", "mamba"],
 )
-def test_an_adapter_of_a_model_that_peft_knows_little_of_opens_in_peft(model, tmp_path):
+def test_peft_opens_an_adapter_of_a_model_that_it_knows_little_about(model, tmp_path):
     peft = pytest.importorskip("peft")
     from lopt.export import export_to_peft
 
-    folder = saved(tmp_path / "model", model())
+    folder = save_model(tmp_path / "model", model())
     config = TrialConfig(method="prompt_tuning", task="toy", length=3, backbone=folder, max_steps=1, precision="fp32")
     train(config, artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
@@ -95,9 +96,9 @@ def test_an_adapter_of_a_model_that_peft_knows_little_of_opens_in_peft(model, tm
     opened = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
     ids_BT = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        theirs_V = opened(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[0, -1]
-        ours_C = prompt.backbone.label_logits(prompt.soft_prompt, ids_BT, torch.tensor([4]), torch.tensor([9, 30]))[0]
-    torch.testing.assert_close(ours_C, theirs_V[[9, 30]], rtol=1e-4, atol=1e-5)
+        peft_V = opened(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[0, -1]
+        logits_C = prompt.backbone.label_logits(prompt.soft_prompt, ids_BT, torch.tensor([4]), torch.tensor([9, 30]))[0]
+    torch.testing.assert_close(logits_C, peft_V[[9, 30]], rtol=1e-4, atol=1e-5)
 
 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
@@ -105,27 +106,27 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_e
 
 @pytest.mark.parametrize("where", ["rope_parameters", "top level"])
 def test_no_answer_depends_on_a_neighbours_length_where_positions_are_scaled_by_it(where, tmp_path):
-    rng = np.random.RandomState(0)
-    factors = {"short_factor": [1.0] * 8, "long_factor": (1 + 8 * rng.rand(8)).tolist()}
-    more = {"original_max_position_embeddings": 64}
-    model = small("phi3", max_position_embeddings=512, rope_parameters={**LONGROPE, **factors}, **more)
+    long_factors = 1 + 8 * np.random.RandomState(0).rand(8)
+    factors = {"short_factor": [1.0] * 8, "long_factor": long_factors.tolist()}
+    window = {"original_max_position_embeddings": 64}
+    model = model_with("phi3", max_position_embeddings=512, rope_parameters={**LONGROPE, **factors}, **window)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(6)
-    folder = saved(tmp_path, model)
-    if where == "top level":  # as older files have it
+    folder = save_model(tmp_path, model)
+    if where == "top level":  # where older files have it
         values = json.loads((tmp_path / "config.json").read_text())
         scaling = {"type": "longrope", **factors}
         values.pop("rope_parameters")
-        values |= {"rope_scaling": scaling, "rope_theta": 1e4, **more}
+        values |= {"rope_scaling": scaling, "rope_theta": 1e4, **window}
         (tmp_path / "config.json").write_text(json.dumps(values))
     assert backbones.facts(folder).window == 64
     backbone = backbones.load(folder, "fp32")
     assert backbone.window == 64
     prompts = [SoftPrompt(prompt=torch.randn(length, backbone.width)) for length in (40, 4)]
     ids_BT = torch.randint(3, 250, (2, 60))
-    lengths_B = torch.tensor([20, 60])  # 60 tokens each with its prompt, of which the other needs 100 places
+    lengths_B = torch.tensor([20, 60])  # 60 and 64 tokens with the prompts, but padded to 100 places
     labels_C = torch.tensor([258, 259])
     packed = PackedPrompts(prompts=prompts, owners=[0, 1])
     together_BC = backbone.label_logits(packed, ids_BT, lengths_B, labels_C)
@@ -134,8 +135,8 @@ def test_no_answer_depends_on_a_neighbours_length_where_positions_are_scaled_by_
 
 
 def test_padding_of_a_packed_pass_does_not_reach_beyond_learned_positions(tmp_path):
-    """Of two rows that each fit, the shorter text has the longer prompt."""
-    backbone = backbones.load(saved(tmp_path, small("opt")), "fp32")
+    """Each of two rows fits, but the shorter text has the longer prompt."""
+    backbone = backbones.load(save_model(tmp_path, model_with("opt")), "fp32")
     backbone.flat = None
     prompts = [SoftPrompt(prompt=torch.randn(length, backbone.width)) for length in (100, 4)]
     packed = PackedPrompts(prompts=prompts, owners=[0, 1])
@@ -145,76 +146,80 @@ def test_padding_of_a_packed_pass_does_not_reach_beyond_learned_positions(tmp_pa
     assert logits_BC.isfinite().all()
 
 
-def test_positions_counted_from_the_padding_token_leave_fewer_for_a_text(tmp_path):
-    backbone = backbones.load(saved(tmp_path, small("roberta", pad_token_id=1)), "fp32")
+def test_the_window_is_smaller_if_positions_are_counted_from_the_padding_token(tmp_path):
+    backbone = backbones.load(save_model(tmp_path, model_with("roberta", pad_token_id=1)), "fp32")
     assert backbone.window == 128 - 2
     ids_BT = torch.full((1, backbone.window), 7)
     assert backbone.label_logits(None, ids_BT, torch.tensor([backbone.window]), torch.tensor([5])).isfinite().all()
 
 
 @pytest.mark.parametrize("partial", [{"partial_rotary_factor": 0.75}, {"partial_rotary_factor": 0.25}])
-def test_attention_that_turns_a_part_of_each_head_is_fused_or_left_alone(partial, tmp_path):
+def test_attention_that_rotates_a_part_of_each_head_gives_the_same_fused_or_not(partial, tmp_path):
     parameters = {"rope_type": "default", "rope_theta": 1e4, **partial}
-    folder = saved(tmp_path, small("phi3", head_dim=16, rope_parameters=parameters, sliding_window=None))
-    ours = backbones.load(folder, "fp32")
+    folder = save_model(tmp_path, model_with("phi3", head_dim=16, rope_parameters=parameters, sliding_window=None))
+    backbone = backbones.load(folder, "fp32")
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
     ids_BT = torch.randint(3, 250, (1, 9))
-    logits_BC = ours.label_logits(None, ids_BT, torch.tensor([9]), torch.tensor([7, 8]))
+    logits_BC = backbone.label_logits(None, ids_BT, torch.tensor([9]), torch.tensor([7, 8]))
     torch.testing.assert_close(logits_BC[0], plain(ids_BT).logits[0, -1, [7, 8]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize("scores", [0.5, 0.8, 0.0, 2.0])
-def test_a_flat_form_whose_attention_is_wrong_is_not_taken(kind, precision, scores, tmp_path, monkeypatch):
-    folder = saved(tmp_path, model_of(kind))
+@pytest.mark.parametrize("score_factor", [0.5, 0.8, 0.0, 2.0])
+def test_a_flat_form_whose_attention_is_wrong_is_not_taken(kind, precision, score_factor, tmp_path, monkeypatch):
+    folder = save_model(tmp_path, small_model(kind))
     assert backbones.load(folder, precision).flat is not None
     backbones.load.cache_clear()
-    right = _attention._attended
-    monkeypatch.setattr(
-        _attention, "_attended", lambda q, k, v, layout, layer, scale: right(q, k, v, layout, layer, scale * scores)
-    )
+    attend = _attention._attend_on_cpu
+
+    def attend_wrongly(query, key, value, layout, layer, scale):
+        return attend(query, key, value, layout, layer, scale * score_factor)
+
+    monkeypatch.setattr(_attention, "_attend_on_cpu", attend_wrongly)
     assert backbones.load(folder, precision).flat is None
     backbones.load.cache_clear()
 
 
 def test_a_model_whose_rounding_hides_its_attention_takes_the_plain_form(tmp_path):
-    """Weights as a network that begins training has them: every token sees all others nearly alike."""
-    folder = saved(tmp_path, small("gpt2"))
+    """With weights as small as at the beginning of training, every token sees all others nearly alike."""
+    folder = save_model(tmp_path, model_with("gpt2"))
     assert backbones.load(folder, "fp32").flat is not None
     assert backbones.load(folder, "bf16").flat is None
 
 
 def test_rows_that_leak_into_each_other_are_noticed(tmp_path, monkeypatch):
-    folder = saved(tmp_path, model_of("llama"))
-    marked = _flat._Line.add
+    folder = save_model(tmp_path, small_model("llama"))
+    append = _flat._FlatInput.append
 
-    def leaking(self, inputs, lengths=None, *, first=0, **before):  # positions go on from row to row
-        return marked(self, inputs, lengths, first=first + 3 * len(self.blocks), **before)
+    def append_at_wrong_positions(self, rows_RTH, lengths=None, *, first_position=0, **context):
+        """Positions go on from block to block."""
+        wrong_position = first_position + 3 * len(self.blocks)
+        return append(self, rows_RTH, lengths, first_position=wrong_position, **context)
 
-    monkeypatch.setattr(_flat._Line, "add", leaking)
+    monkeypatch.setattr(_flat._FlatInput, "append", append_at_wrong_positions)
     assert backbones.load(folder, "fp32").flat is None
     backbones.load.cache_clear()
 
 
-def unigram(sentinel):
-    """A tokenizer such as mT5's, which marks a blank before a word."""
+def unigram_tokenizer(sentinel):
+    """Return a tokenizer like mT5's, which marks a blank before a word."""
     words = ["\N{LOWER ONE EIGHTH BLOCK}" + word for word in ("a", "film", "It", "was", "bad", "great", "Text")]
     letters = [*"abcdefghijklmnopqrstuvwxyzIT.", "\N{LOWER ONE EIGHTH BLOCK}"]
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), (sentinel, -2.0)]
     vocabulary += [(piece, -3.0) for piece in words] + [(letter, -8.0) for letter in letters]
-    made = Tokenizer(models.Unigram(vocabulary, unk_id=2))
-    made.normalizer = normalizers.Sequence([])
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    backend.normalizer = normalizers.Sequence([])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.mark.parametrize(
     "template", ["a film. It was {mask}", "It was{mask}", "It was {mask}.", "{mask} was It", "film"]
 )
-def test_a_sentinel_that_bears_the_mark_of_a_blank_is_found(template):
-    marked = unigram("\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>")
-    backbone = Seq2SeqBackbone("mt5", "none", make_model("t5").float(), marked)
-    sentinel = marked.get_vocab()["\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"]
-    assert marked(backbone.complete(template)).input_ids.count(sentinel) == 1
+def test_a_sentinel_that_begins_with_the_mark_of_a_blank_is_found(template):
+    marked_tokenizer = unigram_tokenizer("\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>")
+    backbone = Seq2SeqBackbone("mt5", "none", make_model("t5").float(), marked_tokenizer)
+    sentinel = marked_tokenizer.get_vocab()["\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"]
+    assert marked_tokenizer(backbone.complete(template)).input_ids.count(sentinel) == 1
     assert backbone._decoder_ids(1).tolist() == [[0, sentinel]]

@@ -1,4 +1,4 @@
-"""The tiny model checks any task: whatever its label words, and however many."""
+"""The tiny model can check any task, with any label words and any number of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lopt.tasks import Task
 from sweeps.run import main
 from tests.bad_input import called, fixed, refused
 
-COUNT = 30
+CLASS_COUNT = 30
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +24,22 @@ def tiny():
 
 @pytest.fixture
 def intents(tmp_path):
-    """A folder of thirty classes whose words all begin with the same byte."""
+    """Return the folder of a task with thirty classes whose label words all begin with the same byte."""
     folder = tmp_path / "intents"
     folder.mkdir()
-    names = [f"intent {i}" for i in range(COUNT)]
+    classes = [f"intent {i}" for i in range(CLASS_COUNT)]
+    words = [f" intent{i}" for i in range(CLASS_COUNT)]
     (folder / "task.toml").write_text(
-        f'columns = ["text"]\nclasses = {json.dumps(names)}\ntemplate = "{{text}} It was"\n'
-        f'label_words = {json.dumps([f" intent{i}" for i in range(COUNT)])}\ntrain = "train.csv"\nreport = "test.csv"\n'
+        f'columns = ["text"]\nclasses = {json.dumps(classes)}\ntemplate = "{{text}} It was"\n'
+        f'label_words = {json.dumps(words)}\ntrain = "train.csv"\nreport = "test.csv"\n'
     )
-    for file, each in (("train", 20), ("test", 2)):
-        rows = "".join(f"text {i} {n},intent {i}\n" for n in range(each) for i in range(COUNT))
+    for file, rows_per_class in (("train", 20), ("test", 2)):
+        rows = "".join(f"text {i} {n},intent {i}\n" for n in range(rows_per_class) for i in range(CLASS_COUNT))
         (folder / f"{file}.csv").write_text(f"text,label\n{rows}")
     return folder
 
 
-def test_words_of_the_built_in_tasks_have_the_tokens_that_they_had(tiny):
+def test_label_words_of_the_built_in_tasks_keep_their_tokens(tiny):
     words = {word for name in tasks.names() for word in tasks.get(name).label_words}
     for word in words:
         assert len(tiny.tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
@@ -50,7 +51,7 @@ def test_words_of_the_built_in_tasks_have_the_tokens_that_they_had(tiny):
 
 @fixed(60)
 @given(words=st.lists(st.text(min_size=1, max_size=5).filter(str.strip), min_size=2, max_size=250, unique=True))
-def test_any_words_are_told_apart(words):
+def test_any_label_words_can_be_told_apart(words):
     tiny = backbones.load("tiny", "fp32")
     words = [f" {word}" for word in words]
     try:
@@ -62,15 +63,15 @@ def test_any_words_are_told_apart(words):
     assert len(set(ids)) == len(words)
     assert 0 < min(ids) <= max(ids) < len(tiny.tokenizer)
     assert tiny.label_ids(words).tolist() == ids
-    for word, found in zip(words, ids, strict=True):
-        pieces = tiny.tokenizer(word, add_special_tokens=False)["input_ids"]
-        assert len(pieces) > 1 or found == pieces[0]
+    for word, label_id in zip(words, ids, strict=True):
+        word_ids = tiny.tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert len(word_ids) > 1 or label_id == word_ids[0]
 
 
-def test_more_words_than_tokens_is_one_line(tiny):
-    with pytest.raises(ValueError, match="268 tokens for label words, and there are 300: give another one") as caught:
+def test_more_words_than_tokens_are_refused_in_one_line(tiny):
+    with pytest.raises(ValueError, match="268 tokens for label words, and there are 300: give another one") as error:
         tiny.label_ids([f" w{i}" for i in range(300)])
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_task_of_thirty_classes_passes_the_smoke_check(intents, tmp_path):
@@ -81,7 +82,7 @@ def test_a_task_of_thirty_classes_passes_the_smoke_check(intents, tmp_path):
     assert "0 failed" in out
 
 
-def test_its_prompt_predicts_one_of_the_classes(intents, tmp_path):
+def test_a_prompt_of_a_task_with_thirty_classes_predicts_one_of_them(intents, tmp_path):
     config = TrialConfig(
         method="prompt_tuning", task=str(intents), backbone="tiny", length=2, max_steps=2, eval_every=2,
         precision="fp32", options={"init": "label_words"},
@@ -90,16 +91,16 @@ def test_its_prompt_predicts_one_of_the_classes(intents, tmp_path):
     prompt = load_prompt(tmp_path / "prompt")
     assert prompt.evaluate().accuracy == record.test_accuracy
     (answer,) = prompt.predict(["text 3"])
-    assert len(answer.probabilities) == COUNT
+    assert len(answer.probabilities) == CLASS_COUNT
     assert answer.label in answer.probabilities
 
 
 def test_a_long_template_passes_the_smoke_check_on_the_long_model(intents, tmp_path):
-    classes = ", ".join(f"intent {i}" for i in range(COUNT))
+    classes = ", ".join(f"intent {i}" for i in range(CLASS_COUNT))
     template = f"template=One of {classes}, and no other. {{text}} It was"
     argv = ["--space", "smoke", "--set", f"task={intents}", "--set", "trials=1", "--local-mode", "--out", tmp_path]
-    refused_line = called(main, *argv, "--set", template)[2]
-    assert "leaves no room" in refused_line
+    error_line = called(main, *argv, "--set", template)[2]
+    assert "leaves no room" in error_line
     assert called(main, *argv, "--set", template, "--set", "backbone=tiny-long", "--name", "long")[0] == 0
     short, long = (backbones.load(name, "fp32") for name in ("tiny", "tiny-long"))
     assert short.checksum() == long.checksum()
@@ -109,17 +110,17 @@ def test_a_long_template_passes_the_smoke_check_on_the_long_model(intents, tmp_p
 def test_the_users_own_model_can_be_checked_too(intents, tmp_path):
     from tests.tiny_models import make_model, make_tokenizer
 
-    make_model("gpt2").save_pretrained(tmp_path / "mine")
-    make_tokenizer("gpt2").save_pretrained(tmp_path / "mine")
-    argv = ["--space", "smoke", "--set", f"backbone={tmp_path / 'mine'}", "--set", "trials=1", "--local-mode"]
+    make_model("gpt2").save_pretrained(tmp_path / "my-model")
+    make_tokenizer("gpt2").save_pretrained(tmp_path / "my-model")
+    argv = ["--space", "smoke", "--set", f"backbone={tmp_path / 'my-model'}", "--set", "trials=1", "--local-mode"]
     assert called(main, *argv, "--out", tmp_path)[0] == 0
     code, _, err = called(main, *argv, "--set", f"task={intents}", "--name", "other", "--out", tmp_path)
     assert code == 2
     assert "share their first token" in err
-    assert err.count("intent") < 10, "of thirty words some are shown"
+    assert err.count("intent") < 10, "the message lists some of the thirty words only"
 
 
 def test_many_label_words_are_shortened_in_messages(intents, tmp_path):
-    for words in ("a,b", ",".join([" x"] * COUNT)):
+    for words in ("a,b", ",".join([" x"] * CLASS_COUNT)):
         line = refused(main, "--space", "smoke", "--set", f"task={intents}", "--set", f"label_words={words}")
         assert len(line) < 400
