@@ -108,7 +108,7 @@ def comparison_table(comparison: GroupComparison) -> Table:
     for is_second, cells in enumerate(comparison.unpaired):
         for cell in cells:
             accuracy = interval(cell.accuracy)
-            accuracies = ("not there", accuracy) if is_second else (accuracy, "not there")
+            accuracies = ("not confirmed", accuracy) if is_second else (accuracy, "not confirmed")
             rows.append((cell.label, count(cell.trainable_parameters), *accuracies, "–"))
     notes = [
         f"Difference: the accuracy of {second_name} minus that of {first_name}, in percentage points, with its 95 % "

@@ -127,7 +127,7 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
         reason = f"no smaller cell {within}, and this one comes closest"
         if _is_sufficient(group, small, full):
             reason = f"it is the smallest cell that {within}"
-        details.append(f"It was chosen on {_selection_data(small)}. There, {reason}.")
+        details.append(f"{small.label} was chosen on {_selection_data(small)}. There, {reason}.")
     if best and best.accuracy and best is not small and best is not full:
         details.append(
             f"The best cell on the selection data is {_sized_label(best)}. It reaches {percent(best.accuracy.mean)} % "
@@ -151,8 +151,8 @@ def _comparison_text(comparison: Comparison, margin: float) -> str:
     gap = comparison.verdict.difference
     gap_text = minus(f"{100 * gap.mean:+.1f} pp, 95 % interval [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]")
     return (
-        f"Is it as good as the full prompt within {100 * margin:g} pp? {str(comparison.verdict).capitalize()}. On the "
-        f"same test examples the difference is {gap_text}."
+        f"Is {comparison.cell.label} as good as the full prompt within {100 * margin:g} pp? "
+        f"{str(comparison.verdict).capitalize()}. On the same test examples the difference is {gap_text}."
     )
 
 

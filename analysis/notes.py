@@ -22,7 +22,7 @@ _SEPARATE_REPORTS = "make a separate report of each run"
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failed trials of one exception type."""
+    """Failed trials of one exception type. `example` is the message of the first of them."""
 
     type: str
     count: int
@@ -48,11 +48,11 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     unfinished = [run.name for run in results.runs if run.status != "complete"]
     is_single = len(results.runs) == 1
     if unfinished:
-        state = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished)}"
-        lines.append(f"{state}. {confirmed} of {len(cells)} cells have a confirmed trial.")
+        progress = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished)}"
+        lines.append(f"{progress}. {confirmed} of {len(cells)} cells have a confirmed trial.")
     elif confirmed < len(cells):
-        state = "The run is complete" if is_single else "The runs are complete"
-        lines.append(f"{state}, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
+        progress = "The run is complete" if is_single else "The runs are complete"
+        lines.append(f"{progress}, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
     lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished))
     if not results.trials:
         lines.append("There is no readable trial record yet.")
@@ -89,7 +89,7 @@ def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
     unusable = predictions.unusable([trial for cell in group.confirmed for trial in cell.confirmed])
     if not unusable:
         return None
-    keys, full = {file.trial.key for file in unusable}, full_prompt(group)
+    keys, full = {entry.trial.key for entry in unusable}, full_prompt(group)
     affected = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
     effects = []
     if wider := [cell for cell in affected if len(cell.confirmed) > 1]:
@@ -101,7 +101,7 @@ def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
     if len(group.confirmed) > 1:
         effects.append("the certainty of the frontier comes from each cell's own interval")
     on_group = f" on {group.title}" if several_groups else ""
-    files = "; ".join(dict.fromkeys(f"{file.file} ({file.reason})" for file in unusable))
+    files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
     return (
         f"Predictions that cannot be used{on_group}: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
     )
@@ -159,7 +159,7 @@ def _has_trials(run: Run) -> bool:
 
 
 def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | None:
-    """Name the cells of complete runs that have fewer confirmed seeds than planned, although no seed failed."""
+    """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
     planned = min((count for count in counts if isinstance(count, int)), default=0)
     few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < planned]

@@ -14,7 +14,7 @@ from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import Results
 from analysis.records import grouped
-from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
+from analysis.registry import PLUGIN_ERRORS, Missing, PlotSpec, TableSpec, error_line, scan
 from analysis.render import Table
 
 
@@ -57,7 +57,7 @@ class Overview:
     items: tuple[Item, ...]
 
 
-def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
+def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     """Write the report of `results` under `out`.
 
     Returns:
@@ -134,7 +134,7 @@ class _Writer:
     out: Path
     faults: list[str]
 
-    def item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
+    def make_item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
         """Make a table or figure and write its files. One that fails is Missing, and its error is added to `faults`."""
         stem = f"{spec.name}{suffix}"
         package, folder = ("tables", "tables") if isinstance(spec, TableSpec) else ("plots", "figures")
@@ -143,8 +143,8 @@ class _Writer:
             if isinstance(info, Missing):
                 return info
             item, files = _table(spec, info, stem) if isinstance(spec, TableSpec) else _figure(spec, info, stem)
-        except RAISED as error:
-            self.faults.append(fault(error, f"analysis/{package}/{spec.name}.py"))
+        except PLUGIN_ERRORS as error:
+            self.faults.append(error_line(error, f"analysis/{package}/{spec.name}.py"))
             return Missing("it failed, as said at the top")
         for ending, content in files.items():
             (self.out / folder / f"{stem}.{ending}").write_bytes(content)
@@ -161,7 +161,7 @@ def _section(
         is_across = isinstance(spec, TableSpec) and spec.across
         if is_across and len(family) > 1:
             continue
-        item = writer.item(spec, family if is_across else group, suffix)
+        item = writer.make_item(spec, family if is_across else group, suffix)
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
@@ -170,7 +170,7 @@ def _section(
 
 
 def _overview(family: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
-    items = [writer.item(spec, family, suffix) for spec in tables.values() if spec.across]
+    items = [writer.make_item(spec, family, suffix) for spec in tables.values() if spec.across]
     title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
     return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
 

@@ -74,7 +74,7 @@ class PlotSpec:
     place: int = 1000
 
 
-RAISED = (Exception, SystemExit)  # what a plugin may raise without ending the report; Ctrl-C still ends it
+PLUGIN_ERRORS = (Exception, SystemExit)  # what a plugin may raise without ending the report; Ctrl-C still ends it
 
 
 def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -> dict[str, Spec]:
@@ -104,14 +104,14 @@ def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -
             if not isinstance(spec.place, int):
                 raise TypeError(f"{package}.{module.name} has the place {spec.place!r}, which is not a whole number")
             specs[module.name] = spec
-        except RAISED as error:
+        except PLUGIN_ERRORS as error:
             if broken is None:
                 raise
-            broken[module.name] = fault(error, f"{package.replace('.', '/')}/{module.name}.py")
+            broken[module.name] = error_line(error, f"{package.replace('.', '/')}/{module.name}.py")
     return specs
 
 
-def fault(error: BaseException, file: str) -> str:
+def error_line(error: BaseException, file: str) -> str:
     """Return a plugin's error in one line, with the line of its file."""
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
     return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {one_line(error)}"

@@ -21,7 +21,7 @@ from analysis.cells import groups
 from analysis.folders import Folders
 from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
-from analysis.page import Section, build, write_pages
+from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str] | None) -> int:
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
             raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
-            sections, faults = build(results, out)
+            sections, faults = write_report(results, out)
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:

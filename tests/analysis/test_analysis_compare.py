@@ -43,7 +43,7 @@ def test_pairs_are_compared_on_the_same_examples(two_runs):
     assert pair.difference.low > 0
     assert comparison.hypervolumes[1] > comparison.hypervolumes[0]
     table = comparison_table(comparison)
-    assert any("not there" in row for row in table.rows)
+    assert any("not confirmed" in row for row in table.rows)
     assert "Hypervolume up to" in table.notes[1]
 
 
@@ -52,7 +52,7 @@ def test_the_command_writes_both_pages(two_runs, tmp_path, capsys):
     results = ["--results", str(two_runs[0].parent)]
     assert main(["--compare", "one", "two", "--out", str(out), *results]) == 0
     printed = capsys.readouterr().out
-    assert "LoPT-1 n=20 r=1" in printed and "not there" in printed
+    assert "LoPT-1 n=20 r=1" in printed and "not confirmed" in printed
     assert "<table" in (out / "compare.html").read_text()
     assert "| cell |" in (out / "compare.md").read_text()
 

@@ -104,7 +104,7 @@ def test_a_folder_that_moved_between_two_runs_is_still_compared(store, tmp_path,
     first = write_run(store, "a", [FULL, SMALL], 0.8, config__data_revision="one", folder="ann/tickets")
     second = write_run(store, "b", [FULL, SMALL], 0.7, config__data_revision="one", folder="bob/tickets")
     printed, _ = report(capsys, tmp_path / "out", "--compare", first, second)
-    assert "not there" not in printed
+    assert "not confirmed" not in printed
     assert printed.count("−10.0 \\[") == 2
 
 
