@@ -1,1 +1,1 @@
-"""From a results store to tables, figures and one page; imports neither torch nor ray."""
+"""Turn a results store into tables, figures and one page. Nothing here imports torch or ray."""

@@ -1,4 +1,4 @@
-"""Early stopping audited: what became of the trials that it would have stopped, and how well rungs foretell the end."""
+"""What early stopping cost: how its audited trials ended, and how well an early accuracy predicts the final one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,33 @@ from statistics import fmean
 from analysis.records import Trial, grouped
 from analysis.stats import wilson
 
-_FEW = 10  # whole trials: a rank correlation of fewer is mostly chance
+_MIN_TRIALS = 10  # a rank correlation of fewer whole trials is mostly chance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """stopped: search trials that early stopping stopped, or would have. audited: of these, how many ran to the end.
-    false_kills: of these, how many then beat every other trial of their stratum: stopping would have lost the winner.
-    stratum: what one is here, "cell" or "size". correlation: Spearman's, of the best held-out accuracy until `rung`
-    steps with that at the end, in the mean over `strata` strata of at least three whole trials; None where these are
-    fewer than ten, which would tell nothing.
+    """How the trials that early stopping wanted to stop would have ended.
+
+    Attributes:
+        stopped: number of search trials that early stopping stopped, or would have stopped.
+        audited: number of these that ran to the end.
+        false_kills: number of audited trials that then beat every other trial of their stratum. Stopping them would
+            have lost the winner.
+        stratum_kind: what a stratum of this sweep is, "cell" or "size".
+        first_rung: the first step at which a trial may be stopped.
+        correlation: Spearman's rank correlation between the best held-out accuracy until `first_rung` and the final
+            one: its mean over the strata that have at least three whole trials. None where these strata have fewer than
+            ten such trials together, too few to tell anything.
+        correlated_strata: number of strata in that mean.
     """
 
     stopped: int
     audited: int
     false_kills: int
-    stratum: str
-    rung: int | None
+    stratum_kind: str
+    first_rung: int | None
     correlation: float | None
-    strata: int
+    correlated_strata: int
 
     @property
     def false_kill_interval(self) -> tuple[float, float]:
@@ -33,83 +41,88 @@ class Audit:
         return wilson(self.false_kills / self.audited, self.audited)
 
 
-def audit(trials: Sequence[Trial], rung: int | None) -> Audit:
-    """The audit of a sweep's search trials.
-
-    Args:
-        rung: the first step at which a trial may be stopped.
-    """
+def audit_early_stopping(trials: Sequence[Trial], first_rung: int | None) -> Audit:
+    """Return the audit of a sweep's search trials. `first_rung` is the first step at which a trial may be stopped."""
     search = [trial for trial in trials if trial.phase == "search"]
     strata = rivals(search)
-    audited = [(trial, some) for some in strata for trial in some if trial.audited_at is not None]
-    telling = [some for some in strata if rung is not None and len(some) > 2]
-    enough = rung is not None and sum(map(len, telling)) >= _FEW
-    known = [r for some in telling if enough and (r := _correlation(some, rung)) is not None]
+    audited = [(trial, stratum) for stratum in strata for trial in stratum if trial.audited_at is not None]
+    large_strata = [stratum for stratum in strata if first_rung is not None and len(stratum) > 2]
+    is_enough = first_rung is not None and sum(map(len, large_strata)) >= _MIN_TRIALS
+    correlations = [
+        correlation
+        for stratum in large_strata
+        if is_enough and (correlation := _correlation(stratum, first_rung)) is not None
+    ]
     return Audit(
         stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
         audited=len(audited),
-        false_kills=sum(wins(trial, some) for trial, some in audited),
-        stratum=kind(search),
-        rung=rung,
-        correlation=fmean(known) if known else None,
-        strata=len(known),
+        false_kills=sum(wins(trial, stratum) for trial, stratum in audited),
+        stratum_kind=kind(search),
+        first_rung=first_rung,
+        correlation=fmean(correlations) if correlations else None,
+        correlated_strata=len(correlations),
     )
 
 
-def text(found: Audit) -> str | None:
-    """The audit in a sentence; None where nothing was stopped."""
-    if not found.stopped:
+def audit_text(audit: Audit) -> str | None:
+    """Return the audit in a few sentences; None where nothing was stopped."""
+    if not audit.stopped:
         return None
-    stopped = f"{found.stopped:,} search trial{'s' * (found.stopped != 1)}"
-    if not found.audited:
-        said = f"Early stopping cut {stopped}; none was run to the end to see what that cost (--audit 0.1 does)."
+    stopped = f"{audit.stopped:,} search trial{'s' * (audit.stopped != 1)}"
+    if not audit.audited:
+        text = (
+            f"Early stopping ended {stopped}. None was run to the end, so what that cost is unknown "
+            "(--audit 0.1 measures it)."
+        )
     else:
-        low, high = found.false_kill_interval
-        rate = f"{100 * found.false_kills / found.audited:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
-        said = (
-            f"Early stopping picked {stopped}; {found.audited} of them ran to the end all the same, and "
-            f"{found.false_kills} would have won {'its' if found.false_kills == 1 else 'their'} {found.stratum}: "
-            f"a false-kill rate of {rate}."
+        low, high = audit.false_kill_interval
+        rate = f"{100 * audit.false_kills / audit.audited:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        text = (
+            f"Early stopping chose {stopped} to stop. To audit it, {audit.audited} of them ran to the end all the "
+            f"same, and {audit.false_kills} of these won {'its' if audit.false_kills == 1 else 'their'} "
+            f"{audit.stratum_kind}: a false-kill rate of {rate}."
         )
-    if found.correlation is not None:
-        strata = f"{found.strata} {found.stratum}{'s' * (found.strata != 1)}"
-        said += (
-            f" Of the trials that ran to the end, accuracy at step {found.rung:,} and at the end have a rank "
-            f"correlation of {found.correlation:.2f} (mean over {strata})."
+    if audit.correlation is not None:
+        strata = f"{audit.correlated_strata} {audit.stratum_kind}{'s' * (audit.correlated_strata != 1)}"
+        text += (
+            f" Among the trials that ran to the end, the accuracy at step {audit.first_rung:,} and the final accuracy "
+            f"have a rank correlation of {audit.correlation:.2f} (mean over {strata})."
         )
-    return said
+    return text
 
 
 def kind(trials: Sequence[Trial]) -> str:
-    """What a stratum of theirs is, of which one trial wins: a "cell"; in a free search, whose one cell has many, a
-    "size"."""
+    """Return what a stratum of these trials is: a "cell", or a "size" in a free search, whose one cell has many strata.
+
+    One trial wins in each stratum.
+    """
     return "cell" if all(trial.stratum == trial.cell for trial in trials) else "size"
 
 
 def rivals(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """The search trials that ran to the end, by stratum."""
+    """Return the search trials that ran to the end, grouped by stratum."""
     searched = (trial for trial in trials if trial.searched)
     return [*grouped(searched, lambda trial: (trial.cell, trial.stratum)).values()]
 
 
 def until(trial: Trial, step: int) -> float | None:
-    """The best held-out accuracy of a trial until a step; None before its first evaluation."""
-    known = [e.selection_score for e in trial.evaluations if e.step <= step and e.selection_score is not None]
-    return max(known, default=None)
+    """Return the trial's best held-out accuracy until `step`; None if it was not evaluated by then."""
+    scores = [evaluation.selection_score for evaluation in trial.evaluations if evaluation.step <= step]
+    return max((score for score in scores if score is not None), default=None)
 
 
-def wins(trial: Trial, some: Sequence[Trial]) -> bool:
-    """Whether a trial beats all others of its stratum, of which there are some."""
-    others = [other.selection_score or 0.0 for other in some if other is not trial]
-    return bool(others) and (trial.selection_score or 0.0) > max(others)
+def wins(trial: Trial, stratum: Sequence[Trial]) -> bool:
+    """Return whether the trial beats all others of its stratum. A trial alone in its stratum wins nothing."""
+    rival_scores = [rival.selection_score or 0.0 for rival in stratum if rival is not trial]
+    return bool(rival_scores) and (trial.selection_score or 0.0) > max(rival_scores)
 
 
-def _correlation(trials: Sequence[Trial], rung: int | None) -> float | None:
-    """None where all are equal."""
-    from scipy.stats import spearmanr  # takes longer than --help
+def _correlation(trials: Sequence[Trial], step: int | None) -> float | None:
+    """Return the rank correlation of the scores at `step` with the final ones; None where either are all equal."""
+    from scipy.stats import spearmanr  # slow to import: --help does without it
 
-    pairs = [(reached, trial.selection_score) for trial in trials if (reached := until(trial, rung or 0)) is not None]
-    early, late = ([pair[side] for pair in pairs] for side in (0, 1))
-    if len(pairs) < 3 or len(set(early)) == 1 or len(set(late)) == 1:
+    pairs = [(early, trial.selection_score) for trial in trials if (early := until(trial, step or 0)) is not None]
+    early_scores, final_scores = ([pair[side] for pair in pairs] for side in (0, 1))
+    if len(pairs) < 3 or len(set(early_scores)) == 1 or len(set(final_scores)) == 1:
         return None
-    return float(spearmanr(early, late).statistic)
+    return float(spearmanr(early_scores, final_scores).statistic)

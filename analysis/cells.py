@@ -1,4 +1,4 @@
-"""Cells: what was planned, what was run, and the confirmed result of each, by backbone, task and shots."""
+"""Cells with what was planned, what was run and the confirmed result, grouped by backbone, task and shots."""
 
 import re
 from collections import Counter
@@ -15,18 +15,23 @@ from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
 from analysis.stats import Estimate, crossed, estimate
 
-BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # for readers who do not know what is embedded here
+BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
 Number = TypeVar("Number", int, float)
-_HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name: no folder, and both parts are its name
+_HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name, a repository of the hub; a folder does not match
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One setting (method, length, rank) on one backbone and task, over all its trials.
 
-    `confirmed` are the seeds of one configuration. Several may have some, say, two learning rates: more search trials
-    found another winner, or runs are pooled. It is then the one that did best in the search, by the sweep's own rule.
+    Attributes:
+        planned: whether a run's plan has the cell.
+        confirmed: the seeds of one configuration. Sometimes several configurations (such as two learning rates) have
+            confirmed seeds, because further search trials found another winner or because runs are pooled. Then the
+            configuration that did best in the search counts, by the sweep's own rule.
+        lost: number of confirm trials that did not end with a result. The mean is over the others.
+        accuracy: the confirmed test accuracy, with its interval.
     """
 
     name: str
@@ -37,7 +42,7 @@ class Cell:
     planned: bool
     trials: tuple[Trial, ...]
     confirmed: tuple[Trial, ...]
-    lost: int  # confirm trials of other outcomes: the mean is over the survivors
+    lost: int
     accuracy: Estimate | None
 
     @property
@@ -51,25 +56,27 @@ class Cell:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote: best on the selection data by its metric, never test accuracy."""
-        pool = self.confirmed or tuple(t for t in self.trials if t.status in ("complete", "stopped"))
-        scored = [t for t in pool if t.selection_score is not None] or list(self.confirmed)
-        return min(scored, key=lambda t: (-(t.selection_score or 0.0), t.key), default=None)
+        """The trial to use or to quote. It is best on the selection data by its metric, never by test accuracy."""
+        candidates = self.confirmed or tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
+        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed)
+        return min(scored, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
 
     @property
     def settings_confirmed(self) -> int:
-        """How many configurations have confirmed seeds; those of one count as the cell's."""
+        """Number of configurations that have confirmed seeds. Only one of them counts as the cell's."""
         return len({trial.configuration for trial in self.trials if trial.confirmed})
 
     @property
     def winner_is_confirmed(self) -> bool:
-        """Whether the confirmed seeds are those of the best search trial, or of a cell without any."""
-        best = max(_searched(self.trials), key=_search_rank, default=None)
-        return best is None or best.configuration in {trial.configuration for trial in self.confirmed}
+        """Whether the confirmed seeds are those of the best search trial. True if there is no search trial."""
+        best_search_trial = max(_possible_winners(self.trials), key=_search_rank, default=None)
+        if best_search_trial is None:
+            return True
+        return best_search_trial.configuration in {trial.configuration for trial in self.confirmed}
 
     @property
     def selection_score(self) -> float | None:
-        """By the metric that selects: mean over the confirmed seeds; without any, the best search trial's."""
+        """Score by the metric that selects: the mean over the confirmed seeds, else that of the best search trial."""
         if self.confirmed:
             return _mean(trial.selection_score for trial in self.confirmed)
         return self.best_trial.selection_score if self.best_trial else None
@@ -81,8 +88,8 @@ class Cell:
 
     @property
     def best_search(self) -> float | None:
-        """Selection score of the best search trial, which is the best of many draws: confirming may fall below."""
-        return max((trial.selection_score or 0.0 for trial in _searched(self.trials)), default=None)
+        """Selection score of the best search trial. It is the best of many draws, so confirmed seeds may score less."""
+        return max((trial.selection_score or 0.0 for trial in _possible_winners(self.trials)), default=None)
 
     @property
     def unconfirmed(self) -> str:
@@ -90,16 +97,19 @@ class Cell:
         return "not confirmed" if self.trials else "not run"
 
     def count(self, status: str) -> int:
-        """How many search trials ended so."""
-        return sum(t.status == status and t.phase == "search" for t in self.trials)
+        """Return how many search trials ended with this status."""
+        return sum(trial.status == status and trial.phase == "search" for trial in self.trials)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # one is like no other: what is found of it is kept
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity, so that functions of a group can be cached
 class Group:
-    """What may stand in one table: one backbone on one task, and of few-shot runs those of one size.
+    """What may stand in one table: one backbone on one task, and one number of shots if they are few-shot runs.
 
-    `backbone` and `task` are identities, which may be folders; `backbone_name` and `task_title` are for the reader, and
-    `task_name` for names of files.
+    Attributes:
+        backbone, task: identities, which may be folders.
+        backbone_name, task_title: names for the reader.
+        task_name: name of the task in file names.
+        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
     """
 
     backbone: str
@@ -112,7 +122,7 @@ class Group:
     trials: tuple[Trial, ...]
     zero_shot_accuracy: float | None
     majority_accuracy: float | None
-    margin: float  # of "as good as the full prompt"
+    margin: float
 
     @property
     def title(self) -> str:
@@ -122,156 +132,186 @@ class Group:
     @cached_property
     def confirmed(self) -> tuple[Cell, ...]:
         """The cells with a confirmed result and a known number of parameters, smallest first."""
-        cells = [c for c in self.cells if c.accuracy is not None and c.trainable_parameters is not None]
-        return tuple(sorted(cells, key=lambda c: (c.trainable_parameters or 0, c.name)))
+        cells = [cell for cell in self.cells if cell.accuracy is not None and cell.trainable_parameters is not None]
+        return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
     def best(self, method: str) -> Cell | None:
-        """The method's confirmed cell with the best selection accuracy."""
+        """Return the method's confirmed cell with the best selection accuracy."""
         return best(cell for cell in self.confirmed if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
-        """The cell of this setting; of several variants the confirmed one with the best selection score."""
-        return best(c for c in self.cells if (c.method, c.length, c.rank) == (method, length, rank))
+        """Return the cell of this setting; of several variants the confirmed one with the best selection score."""
+        setting = (method, length, rank)
+        return best(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
 
 
 def best(cells: Iterable[Cell]) -> Cell | None:
-    """The cell with the best selection score, of the confirmed ones if there are any; the first of equal ones."""
+    """Return the cell with the best selection score, preferring confirmed cells, and the first of equal ones."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 
 
 def short_names(identities: Iterable[str]) -> dict[str, str]:
-    """What to call each: a folder by its last part, with as many before it as tell it from the others."""
-    parts = {each: [part for part in each.split("/") if part] for each in identities}
+    """Return a short name for each identity.
 
-    def name(each: str) -> str:
-        others = [own for other, own in parts.items() if other != each]
-        for many in range(1, len(parts[each]) + 1):
-            if all(parts[each][-many:] != own[-many:] for own in others):
-                return "/".join(parts[each][-many:])
-        return each
+    The name of a folder is its last part, preceded by as many parts as distinguish it from the other identities.
+    """
+    parts = {identity: [part for part in identity.split("/") if part] for identity in identities}
 
-    return {each: name(each) for each in parts}
+    def short_name(identity: str) -> str:
+        all_other_parts = [other_parts for other, other_parts in parts.items() if other != identity]
+        for length in range(1, len(parts[identity]) + 1):
+            ending = parts[identity][-length:]
+            if all(ending != other_parts[-length:] for other_parts in all_other_parts):
+                return "/".join(ending)
+        return identity
+
+    return {identity: short_name(identity) for identity in parts}
 
 
 def groups(results: Results) -> tuple[Group, ...]:
-    """Every (backbone, task, shots) planned or run, the one with most confirmed cells first."""
+    """Return every (backbone, task, shots) that was planned or run, most confirmed cells first."""
     planned = (cell for run in results.runs for cell in run.cells)
     everything: list[PlannedCell | Trial] = [*planned, *results.trials]
-    members = grouped(everything, lambda each: (each.backbone, each.task, each.shots))
-    owned = [backbone for backbone, _, _ in members if _HUB_NAME.fullmatch(backbone)]
-    backbones = short_names(backbone for backbone, _, _ in members if backbone not in owned)
-    backbones |= {backbone: backbone for backbone in owned}
-    tasks = short_names(task for _, task, _ in members)
-    titles = _titles(results, tasks)
+    members_by_key = grouped(everything, lambda member: (member.backbone, member.task, member.shots))
+    hub_names = [backbone for backbone, _, _ in members_by_key if _HUB_NAME.fullmatch(backbone)]
+    backbone_names = short_names(backbone for backbone, _, _ in members_by_key if backbone not in hub_names)
+    backbone_names |= {backbone: backbone for backbone in hub_names}
+    task_names = short_names(task for _, task, _ in members_by_key)
+    task_titles = _task_titles(results, task_names)
     all_groups = [
-        _group(own, results, (backbones[backbone], tasks[task], titles[task]))
-        for (backbone, task, _), own in members.items()
+        _group(members, results, (backbone_names[backbone], task_names[task], task_titles[task]))
+        for (backbone, task, _), members in members_by_key.items()
     ]
     return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
 
 
-def _titles(results: Results, names: dict[str, str]) -> dict[str, str]:
-    """What each task is called: by its title, as a run of it says, else by its name; with both where titles agree."""
-    titles = {name: title for run in reversed(results.runs) for name, title in run.titles.items()}
-    title_of = {task: titles.get(task, name) for task, name in names.items()}
-    shared = {title for title, count in Counter(title_of.values()).items() if count > 1}
-    return {task: f"{title} ({names[task]})" if title in shared else title for task, title in title_of.items()}
+def _task_titles(results: Results, task_names: dict[str, str]) -> dict[str, str]:
+    """Return the title of each task: the one in a run's manifest, else its name.
+
+    If two tasks have the same title, the name follows the title in brackets.
+    """
+    manifest_titles = {task: title for run in reversed(results.runs) for task, title in run.titles.items()}
+    titles = {task: manifest_titles.get(task, name) for task, name in task_names.items()}
+    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
+    return {task: f"{title} ({task_names[task]})" if title in shared else title for task, title in titles.items()}
 
 
-def _group(own: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
-    """own: what was planned and run of one backbone, task and number of shots."""
-    trials = tuple(each for each in own if isinstance(each, Trial))
-    settled = [_settled(each, trials) if isinstance(each, PlannedCell) else each for each in own]
-    cells = tuple(map(_cell, grouped(settled, _identity).values()))
-    tested = Counter((t.test_split, t.test_n) for cell in cells for t in cell.confirmed)
+def _group(members: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
+    """Build a group.
+
+    Args:
+        members: everything that was planned or run on one backbone and task with one number of shots.
+        results: for the baselines and the margin.
+        names: the names of backbone and task, and the title of the task.
+    """
+    first = members[0]
+    trials = tuple(member for member in members if isinstance(member, Trial))
+    as_run = [_as_run(member, trials) if isinstance(member, PlannedCell) else member for member in members]
+    cells = tuple(map(_cell, grouped(as_run, _identity).values()))
+    tested = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed)
     split = tested.most_common(1)[0][0] if tested else None
-    # a baseline on other examples than ours would draw a line that is not comparable
-    mine = [b for b in results.baselines if (b.backbone, b.task) == (own[0].backbone, own[0].task)]
-    mine = [b for b in mine if split is None or (b.test_split, b.test_n) == split]
-    majority = [b.majority_accuracy for b in mine] + [t.majority_accuracy for t in trials if t.confirmed]
+    # A baseline on other examples than the trials' is not comparable: a line drawn for it would mislead.
+    baselines = [
+        baseline
+        for baseline in results.baselines
+        if (baseline.backbone, baseline.task) == (first.backbone, first.task)
+        and (split is None or (baseline.test_split, baseline.test_n) == split)
+    ]
+    majority_accuracies = [baseline.majority_accuracy for baseline in baselines]
+    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.confirmed]
     return Group(
-        backbone=own[0].backbone,
-        task=own[0].task,
-        shots=own[0].shots,
+        backbone=first.backbone,
+        task=first.task,
+        shots=first.shots,
         backbone_name=names[0],
         task_name=names[1],
         task_title=names[2],
         cells=cells,
         trials=trials,
-        zero_shot_accuracy=_first(b.zero_shot_accuracy for b in mine),
-        majority_accuracy=_first(majority),
+        zero_shot_accuracy=_first(baseline.zero_shot_accuracy for baseline in baselines),
+        majority_accuracy=_first(majority_accuracies),
         margin=results.margin,
     )
 
 
-def _settled(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
-    """The planned cell as it was run, where length or rank were searched inside it: as confirmed, else as first run."""
-    own = [t for t in trials if (t.cell, t.method) == (planned.name, planned.method)]
-    if not own or any(_identity(t) == _identity(planned) for t in own):
+def _as_run(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
+    """Return the planned cell with the length and rank of its trials.
+
+    They differ from the plan where length or rank were searched inside the cell. Those of the first confirmed trial
+    count, else those of the first trial.
+    """
+    cell_trials = [trial for trial in trials if (trial.cell, trial.method) == (planned.name, planned.method)]
+    if not cell_trials or any(_identity(trial) == _identity(planned) for trial in cell_trials):
         return planned
-    shown = next((t for t in own if t.confirmed), own[0])
-    return replace(planned, length=shown.length, rank=shown.rank, trainable_parameters=shown.trainable_parameters)
+    trial = next((trial for trial in cell_trials if trial.confirmed), cell_trials[0])
+    return replace(planned, length=trial.length, rank=trial.rank, trainable_parameters=trial.trainable_parameters)
 
 
-def _identity(each: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:
-    # not the name alone: in a free search all trials share one cell's name
-    name = each.name if isinstance(each, PlannedCell) else each.cell
-    return name, each.method, each.length, each.rank
+def _identity(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:
+    # The name alone is not enough: in a free search all trials have one cell's name.
+    name = member.name if isinstance(member, PlannedCell) else member.cell
+    return name, member.method, member.length, member.rank
 
 
-def _cell(own: Sequence[PlannedCell | Trial]) -> Cell:
-    trials = [each for each in own if isinstance(each, Trial)]
-    alike = grouped((t for t in trials if t.confirmed), lambda t: (t.configuration, t.test_split, t.test_n))
-    search_ranks = {trial.configuration: _search_rank(trial) for trial in sorted(_searched(trials), key=_search_rank)}
+def _cell(members: Sequence[PlannedCell | Trial]) -> Cell:
+    trials = [member for member in members if isinstance(member, Trial)]
+    confirmed_by_setting = grouped(
+        (trial for trial in trials if trial.confirmed),
+        lambda trial: (trial.configuration, trial.test_split, trial.test_n),
+    )
+    search_ranks = {
+        trial.configuration: _search_rank(trial) for trial in sorted(_possible_winners(trials), key=_search_rank)
+    }
 
     def preference(seeds: list[Trial]) -> tuple[object, ...]:
         score = _mean(trial.selection_score for trial in seeds) or 0.0
         return search_ranks.get(seeds[0].configuration, ()), score, len(seeds)
 
-    confirmed = max(alike.values(), key=preference, default=[])
-    configurations = {t.configuration for t in confirmed}
-    lost = [t for t in trials if t.phase == "confirm" and not t.confirmed]
-    name, method, length, rank = _identity(own[0])
+    confirmed = max(confirmed_by_setting.values(), key=preference, default=[])
+    configurations = {trial.configuration for trial in confirmed}
+    lost = [trial for trial in trials if trial.phase == "confirm" and not trial.confirmed]
+    name, method, length, rank = _identity(members[0])
     return Cell(
         name=name,
         method=method,
         length=length,
         rank=rank,
-        trainable_parameters=_first(each.trainable_parameters for each in (*confirmed, *trials, *own)),
-        planned=len(trials) < len(own),
+        trainable_parameters=_first(member.trainable_parameters for member in (*confirmed, *trials, *members)),
+        planned=len(trials) < len(members),
         trials=tuple(trials),
-        confirmed=tuple(sorted(confirmed, key=lambda t: (t.seed or 0, t.key))),
-        lost=sum(not configurations or t.configuration in configurations for t in lost),
+        confirmed=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
+        lost=sum(not configurations or trial.configuration in configurations for trial in lost),
         accuracy=_estimate(confirmed),
     )
 
 
 def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
-    """From the single predictions where they are there, else from the accuracies alone, which gives wider intervals."""
-    scores = [t.test_accuracy for t in confirmed if t.test_accuracy is not None]
-    if not scores:
+    """Estimate the accuracy from the predictions where there are any, else from the seeds' accuracies alone, which
+    gives wider intervals."""
+    accuracies = [trial.test_accuracy for trial in confirmed if trial.test_accuracy is not None]
+    if not accuracies:
         return None
-    matrix = predictions.correct(confirmed) if len(scores) > 1 else None
-    return estimate(scores, confirmed[0].test_n or 0) if matrix is None else crossed(matrix)
+    correct_SN = predictions.correct_by_trial(confirmed) if len(accuracies) > 1 else None
+    return estimate(accuracies, confirmed[0].test_n or 0) if correct_SN is None else crossed(correct_SN)
 
 
-def _searched(trials: Iterable[Trial]) -> list[Trial]:
-    """The search trials that may be a winner."""
-    able = [t for t in trials if t.phase == "search" and t.status in ("complete", "stopped")]
-    return [t for t in able if t.selection_score is not None]
+def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the search trials that may win their cell."""
+    ended = [trial for trial in trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
+    return [trial for trial in ended if trial.selection_score is not None]
 
 
 def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
-    """Highest of the search's winner, by the sweep's rule (`sweeps.search.queue.study.winner`)."""
+    """Return a key that is highest for the search's winner, by the rule of `sweeps.search.winners.winner`."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
 def _first(numbers: Iterable[Number | None]) -> Number | None:
-    """Of the numbers that are known."""
+    """Return the first number that is known."""
     return next((number for number in numbers if number is not None), None)
 
 
 def _mean(numbers: Iterable[float | None]) -> float | None:
-    """Of the numbers that are known."""
+    """Return the mean of the numbers that are known."""
     known = [number for number in numbers if number is not None]
     return fmean(known) if known else None

@@ -1,21 +1,24 @@
-"""Two runs beside each other: cells that both confirmed, what only one has, and the area under their frontiers."""
+"""Two runs side by side: cells that both confirmed, cells of one run only, and the area under their frontiers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.comparisons import difference_of
+from analysis.comparisons import accuracy_difference
 from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference
-from analysis.notes import examples
+from analysis.notes import examples_text
 from analysis.records import grouped
 from analysis.render import Column, Table, count, interval, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A cell of both runs. difference: of the second less the first, on the same examples; None where there are not two
-    seeds of each with predictions of the same examples."""
+    """One cell as both runs confirmed it.
+
+    `difference` is the accuracy in the second run minus that in the first, on the same examples. It is None unless both
+    have two seeds with predictions of the same examples.
+    """
 
     first: Cell
     second: Cell
@@ -23,43 +26,63 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
-    """One backbone and task of two runs."""
+class GroupComparison:
+    """Two runs on one backbone and task.
+
+    Attributes:
+        title: the backbone and task, for the reader.
+        run_names: the names of the two runs.
+        pairs: the cells that both runs confirmed.
+        unpaired: the cells that only the first run confirmed, and those that only the second confirmed.
+        hypervolumes: of each run's frontier; None where one run has no confirmed cell.
+        reference: the (parameters, accuracy) point of the hypervolumes.
+    """
 
     title: str
-    names: tuple[str, str]
+    run_names: tuple[str, str]
     pairs: tuple[Pair, ...]
-    only: tuple[tuple[Cell, ...], tuple[Cell, ...]]
+    unpaired: tuple[tuple[Cell, ...], tuple[Cell, ...]]
     hypervolumes: tuple[float, float] | None
     reference: tuple[float, float] | None
 
 
-def compare(first: Sequence[Group], second: Sequence[Group], names: tuple[str, str]) -> list[Compared]:
-    """Every backbone, task and number of shots that either run has."""
-    keys = dict.fromkeys((g.backbone, g.task, g.shots) for g in (*first, *second))
-    of_key = [{(g.backbone, g.task, g.shots): g for g in groups} for groups in (first, second)]
-    return [_compared(of_key[0].get(key), of_key[1].get(key), names) for key in keys]
-
-
-def _compared(first: Group | None, second: Group | None, names: tuple[str, str]) -> Compared:
-    known = [group for group in (first, second) if group is not None]
-    cells = [{_identity(c): c for c in group.confirmed} if group else {} for group in (first, second)]
-    pairs = tuple(
-        Pair(first=cell, second=cells[1][each], difference=difference_of(cells[1][each], cell))
-        for each, cell in cells[0].items()
-        if each in cells[1]
+def compare_groups(
+    first: Sequence[Group], second: Sequence[Group], run_names: tuple[str, str]
+) -> list[GroupComparison]:
+    """Compare two runs on every backbone, task and number of shots that either of them has."""
+    first_groups, second_groups = (
+        {(group.backbone, group.task, group.shots): group for group in groups} for groups in (first, second)
     )
-    only = [tuple(c for each, c in cells[side].items() if each not in cells[1 - side]) for side in (0, 1)]
+    keys = dict.fromkeys([*first_groups, *second_groups])
+    return [_compare_group(first_groups.get(key), second_groups.get(key), run_names) for key in keys]
+
+
+def _compare_group(first: Group | None, second: Group | None, run_names: tuple[str, str]) -> GroupComparison:
+    first_cells, second_cells = (
+        {_identity(cell): cell for cell in group.confirmed} if group else {} for group in (first, second)
+    )
+    pairs = tuple(
+        Pair(
+            first=cell,
+            second=second_cells[identity],
+            difference=accuracy_difference(second_cells[identity], cell),
+        )
+        for identity, cell in first_cells.items()
+        if identity in second_cells
+    )
+    only_first = tuple(cell for identity, cell in first_cells.items() if identity not in second_cells)
+    only_second = tuple(cell for identity, cell in second_cells.items() if identity not in first_cells)
     volumes, reference = None, None
     if first and second and first.confirmed and second.confirmed:
-        mosts, floors = zip(reference_of(first), reference_of(second), strict=True)
-        reference = max(mosts), min(floors)
-        volumes = _volume(first, reference), _volume(second, reference)
-    return Compared(
-        title=known[0].title,
-        names=names,
+        parameters, accuracies = zip(reference_of(first), reference_of(second), strict=True)
+        reference = max(parameters), min(accuracies)
+        volumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
+    title = next(group.title for group in (first, second) if group is not None)
+    return GroupComparison(
+        title=title,
+        run_names=run_names,
         pairs=pairs,
-        only=(only[0], only[1]),
+        unpaired=(only_first, only_second),
         hypervolumes=volumes,
         reference=reference,
     )
@@ -69,59 +92,67 @@ def _identity(cell: Cell) -> tuple[str, int | None, int | None, str]:
     return cell.method, cell.length, cell.rank, cell.name
 
 
-def _volume(group: Group, reference: tuple[float, float]) -> float:
-    points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in group.confirmed if c.accuracy]
+def _group_hypervolume(group: Group, reference: tuple[float, float]) -> float:
+    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in group.confirmed if cell.accuracy]
     return hypervolume(points, reference)
 
 
-def table(found: Compared) -> Table:
-    """The cells of both, then what only one has."""
+def comparison_table(comparison: GroupComparison) -> Table:
+    """Lay out the cells of both runs, then the cells of one run only."""
+    first_name, second_name = comparison.run_names
     rows = []
-    for pair in found.pairs:
-        both = interval(pair.first.accuracy), interval(pair.second.accuracy)
-        rows.append((pair.first.label, count(pair.first.trainable_parameters), *both, _shown(pair)))
-    for side, cells in enumerate(found.only):
+    for pair in comparison.pairs:
+        accuracies = interval(pair.first.accuracy), interval(pair.second.accuracy)
+        parameters = count(pair.first.trainable_parameters)
+        rows.append((pair.first.label, parameters, *accuracies, _difference_text(pair)))
+    for is_second, cells in enumerate(comparison.unpaired):
         for cell in cells:
-            shown = ("not there", interval(cell.accuracy)) if side else (interval(cell.accuracy), "not there")
-            rows.append((cell.label, count(cell.trainable_parameters), *shown, "–"))
+            accuracy = interval(cell.accuracy)
+            accuracies = ("not confirmed", accuracy) if is_second else (accuracy, "not confirmed")
+            rows.append((cell.label, count(cell.trainable_parameters), *accuracies, "–"))
     notes = [
-        f"Difference: {found.names[1]} less {found.names[0]}, percentage points, with its 95 % interval over seeds and "
-        "test examples, which both share; without one where a run has a single seed, predictions are missing, or the "
-        "examples are not the same.",
+        f"Difference: the accuracy of {second_name} minus that of {first_name}, in percentage points, with its 95 % "
+        "interval over seeds and over the test examples, which both runs share. There is no interval where a run has "
+        "one seed only, where predictions are missing, or where the examples differ.",
     ]
-    notes += _other_examples(found)
-    if found.hypervolumes and found.reference:
-        most, floor = found.reference
-        one, other = found.hypervolumes
+    notes += _different_examples(comparison)
+    if comparison.hypervolumes and comparison.reference:
+        most_parameters, least_accuracy = comparison.reference
+        first_volume, second_volume = comparison.hypervolumes
         notes.append(
-            f"Hypervolume up to {most:,.0f} parameters and {100 * floor:.1f} %: {found.names[0]} {one:.3f}, "
-            f"{found.names[1]} {other:.3f} ({other - one:+.3f})."
+            f"Hypervolume up to {most_parameters:,.0f} parameters and above {100 * least_accuracy:.1f} %: "
+            f"{first_name} {first_volume:.3f}, {second_name} {second_volume:.3f} "
+            f"({second_volume - first_volume:+.3f})."
         )
-    titles = ("params", *(f"{name}: test % [95 % CI] (N)" for name in found.names), "difference, pp [95 % CI]")
+    accuracy_titles = [f"{name}: test % [95 % CI] (N)" for name in comparison.run_names]
+    titles = ("params", *accuracy_titles, "difference, pp [95 % CI]")
     return Table(
-        caption=f"{found.names[0]} and {found.names[1]}: {found.title}",
+        caption=f"{first_name} and {second_name}: {comparison.title}",
         columns=(Column(title="cell", align="left"), *numbers(*titles)),
         rows=tuple(rows),
         notes=tuple(notes),
     )
 
 
-def _other_examples(compared: Compared) -> list[str]:
-    """What the cells were scored on that the two runs scored on other examples, with the cells of each such pair."""
-    one, other = compared.names
-    apart = [p for p in compared.pairs if p.first.confirmed[0].scored_on != p.second.confirmed[0].scored_on]
+def _different_examples(comparison: GroupComparison) -> list[str]:
+    """Return a note for each pair of example sets on which the two runs scored the same cells, naming these cells."""
+    first_name, second_name = comparison.run_names
+    pairs_apart = [
+        pair for pair in comparison.pairs if pair.first.confirmed[0].scored_on != pair.second.confirmed[0].scored_on
+    ]
 
-    def said(pair: Pair) -> str:
-        return f"{one} on {examples(pair.first.confirmed[0])}; {other} on {examples(pair.second.confirmed[0])}"
+    def both_examples(pair: Pair) -> str:
+        first, second = examples_text(pair.first.confirmed[0]), examples_text(pair.second.confirmed[0])
+        return f"{first_name} on {first}; {second_name} on {second}"
 
     return [
-        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({both}). A difference "
-        "may come of that alone."
-        for both, pairs in grouped(apart, said).items()
+        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({text}). A difference "
+        "may come from that alone."
+        for text, pairs in grouped(pairs_apart, both_examples).items()
     ]
 
 
-def _shown(pair: Pair) -> str:
+def _difference_text(pair: Pair) -> str:
     if pair.difference is not None:
         return str(pair.difference)
     first, second = pair.first.accuracy, pair.second.accuracy

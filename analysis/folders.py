@@ -1,4 +1,4 @@
-"""Folders of tasks and models that lay elsewhere in a part of the trials: with one content they are one."""
+"""One path for each task and backbone folder, although it may have moved between trials."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,28 +8,37 @@ _REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
 
 
 class Folders:
-    """Gives each folder one path, the first that it is met under. Those of one name and one content are one."""
+    """Gives each folder one canonical path: the first under which it was met.
+
+    Two folders with the same name and the same content are one folder.
+    """
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str, object], str] = {}
-        self._paths: dict[str, str] = {}
+        self._first_paths: dict[tuple[str, str, object], str] = {}
+        self._canonical_paths: dict[str, str] = {}
 
-    def in_one_place(self, config: Mapping[str, Any], planned: Iterable[Any]) -> dict[str, Any]:
-        """A trial's configuration with its folders at their one path. planned: the cells of its run, whose folders are
-        where they lay when the run last went on."""
-        moved = dict(config)
-        for field, revision in _REVISIONS.items():
-            path = config.get(field)
-            known = config.get(revision) is not None  # without it two folders of one name may hold anything
-            if known and isinstance(path, str) and Path(path).is_absolute():
+    def with_canonical_paths(self, config: Mapping[str, Any], planned_cells: Iterable[Any]) -> dict[str, Any]:
+        """Return a trial's configuration with the canonical paths of its folders.
+
+        Args:
+            config: the trial's configuration.
+            planned_cells: the cells that the trial's run planned. They hold the paths at which the folders were when
+                the run was last continued.
+        """
+        config = dict(config)
+        for field, revision_field in _REVISIONS.items():
+            path, revision = config.get(field), config.get(revision_field)
+            has_revision = revision is not None  # without one, two folders with the same name may differ in content
+            if has_revision and isinstance(path, str) and Path(path).is_absolute():
                 name = Path(path).name
-                latest = (getattr(cell, field) for cell in planned if Path(getattr(cell, field)).name == name)
-                latest_path = next(latest, path)
-                first = self._first.setdefault((field, name, str(config.get(revision))), latest_path)
-                self._paths |= {path: first, latest_path: first}
-                moved[field] = first
-        return moved
+                planned_paths = (getattr(cell, field) for cell in planned_cells)
+                latest_path = next((planned for planned in planned_paths if Path(planned).name == name), path)
+                first_path = self._first_paths.setdefault((field, name, str(revision)), latest_path)
+                self._canonical_paths |= {path: first_path, latest_path: first_path}
+                config[field] = first_path
+        return config
 
-    def of(self, path: str) -> str:
-        """The one path of a folder of a plan or a baseline; anything else as it is."""
-        return self._paths.get(path, path)
+    def canonical_path(self, path: str) -> str:
+        """Return the canonical path of a folder of a plan or a baseline. A name that is not such a folder is returned
+        as it is."""
+        return self._canonical_paths.get(path, path)

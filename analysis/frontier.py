@@ -1,4 +1,4 @@
-"""Fewer parameters against higher accuracy: the Pareto front, how sure it is, and what to use within a budget."""
+"""Fewer parameters against higher accuracy: the Pareto front, how certain it is, and what to use within a budget."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ DRAWS = 2000
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (parameters, accuracy) points that no other beats, by parameters.
+    """Return the indices of the (parameters, accuracy) points that no other point beats, sorted by parameters.
 
-    A point is beaten when another has no more parameters and no less accuracy, and is better in one.
+    A point is beaten if another point has at most as many parameters and at least the same accuracy, and is better in
+    one of the two.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front: list[int] = []
@@ -29,74 +30,99 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Area that (parameters, accuracy) points dominate, up to a reference of more parameters and less accuracy; in
-    doublings of the parameters times accuracy. A point beyond the reference adds nothing."""
-    most, least = math.log2(reference[0]), reference[1]
-    known = [(math.log2(n), a) for n, a in points if n < reference[0] and a > least]
-    area, height = 0.0, least
-    for size, accuracy in (known[i] for i in pareto(known)):
-        area += (most - size) * max(0.0, accuracy - height)
+    """Return the area that (parameters, accuracy) points dominate, in doublings of the parameters times accuracy.
+
+    The area ends at the reference, which has more parameters and less accuracy. A point beyond it adds nothing.
+    """
+    most_doublings, least_accuracy = math.log2(reference[0]), reference[1]
+    inside = [
+        (math.log2(parameters), accuracy)
+        for parameters, accuracy in points
+        if parameters < reference[0] and accuracy > least_accuracy
+    ]
+    area, height = 0.0, least_accuracy
+    for doublings, accuracy in (inside[i] for i in pareto(inside)):
+        area += (most_doublings - doublings) * max(0.0, accuracy - height)
         height = max(height, accuracy)
     return area
 
 
 def reference_of(group: Group) -> tuple[float, float]:
-    """For the hypervolume: twice the largest confirmed cell's parameters, and the accuracy without training (else of
-    the commonest class, else 0)."""
-    most = max(cell.trainable_parameters or 1 for cell in group.confirmed)
-    floors = (group.zero_shot_accuracy, group.majority_accuracy, 0.0)
-    return 2.0 * most, next(floor for floor in floors if floor is not None)
+    """Return the reference for the hypervolume.
+
+    Its parameters are twice those of the largest confirmed cell. Its accuracy is the zero-shot accuracy, else that of
+    the majority class, else 0.
+    """
+    most_parameters = max(cell.trainable_parameters or 1 for cell in group.confirmed)
+    baselines = (group.zero_shot_accuracy, group.majority_accuracy, 0.0)
+    return 2.0 * most_parameters, next(accuracy for accuracy in baselines if accuracy is not None)
 
 
 def accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Accuracies that other seeds and test examples might have given, `[draws, cells]`.
+    """Draw accuracies that other seeds and other test examples might have given, `[draws, cells]`.
 
-    Where all cells left predictions of the same examples: a bootstrap over the seeds of each, and over the examples of
-    all at once. Else each cell's own interval, as a normal variable.
+    If all cells have predictions of the same examples, this is a bootstrap: over the seeds of each cell, and over the
+    examples of all cells at once. Otherwise each cell's own interval is drawn from, as a normal variable.
     """
     import numpy as np
 
-    draw = np.random.default_rng(seed)
-    matrices = predictions.common(*(cell.confirmed for cell in cells))
-    if matrices is None:
+    generator = np.random.default_rng(seed)
+    correct_matrices = predictions.correct_by_group(*(cell.confirmed for cell in cells))
+    if correct_matrices is None:
         means = [cell.accuracy.mean if cell.accuracy else math.nan for cell in cells]
-        halves = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]
-        return draw.normal(means, np.asarray(halves) / 1.96, (draws, len(cells)))
-    examples = matrices[0].shape[1]
-    weights_DN = draw.multinomial(examples, np.full(examples, 1 / examples), draws) / examples
-    made = []
-    for matrix_SN in matrices:
-        seeds = len(matrix_SN)
-        shares_DS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
-        made.append((shares_DS * (weights_DN @ matrix_SN.T)).sum(axis=1))
-    return np.stack(made, axis=1)
+        half_widths = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]
+        return generator.normal(means, np.asarray(half_widths) / 1.96, (draws, len(cells)))
+    examples = correct_matrices[0].shape[1]
+    weights_DN = generator.multinomial(examples, np.full(examples, 1 / examples), draws) / examples
+    cell_accuracies = []
+    for correct_SN in correct_matrices:
+        seeds = len(correct_SN)
+        weights_DS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
+        cell_accuracies.append((weights_DS * (weights_DN @ correct_SN.T)).sum(axis=1))
+    return np.stack(cell_accuracies, axis=1)
 
 
 def membership(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]:
-    """How often each cell is on the frontier, over the draws."""
+    """Return the share of the draws in which each cell is on the frontier.
+
+    Args:
+        sizes: parameters of each cell.
+        accuracies_DC: drawn accuracies, `[draws, cells]`.
+    """
     import numpy as np
 
-    unique, place_C = np.unique(sizes, return_inverse=True)
-    best_DU = np.stack([accuracies_DC[:, place_C == u].max(axis=1) for u in range(len(unique))], axis=1)
-    smaller_DU = np.full_like(best_DU, -np.inf)  # the best of all smaller sizes
-    smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
-    on_DC = (accuracies_DC == best_DU[:, place_C]) & (accuracies_DC > smaller_DU[:, place_C])
-    return [float(share) for share in on_DC.mean(axis=0)]
+    unique_sizes, size_index_C = np.unique(sizes, return_inverse=True)
+    best_DU = np.stack([accuracies_DC[:, size_index_C == u].max(axis=1) for u in range(len(unique_sizes))], axis=1)
+    best_smaller_DU = np.full_like(best_DU, -np.inf)  # the best accuracy of all smaller sizes
+    best_smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
+    is_on_front_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
+    return [float(share) for share in is_on_front_DC.mean(axis=0)]
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
-    """The confirmed cell of at most `budget` parameters with the highest selection accuracy.
+    """Return the confirmed cell of at most `budget` parameters with the highest selection accuracy.
 
-    Chosen on held-out training data and never on the reported split, so that the accuracy reported
-    for the choice is not inflated by the choosing. Equal ones: the smaller.
+    The choice uses held-out training data and never the reported split, so that the accuracy reported for the chosen
+    cell is not inflated by the choice. Of equal cells the smaller one is returned.
     """
-    known = [c for c in cells if c.accuracy and c.selection_score is not None]
-    usable = [c for c in known if c.trainable_parameters is not None and c.trainable_parameters <= budget]
-    return min(usable, key=lambda c: (-(c.selection_score or 0.0), c.trainable_parameters or 0, c.name), default=None)
+    usable = [
+        cell
+        for cell in cells
+        if cell.accuracy
+        and cell.selection_score is not None
+        and cell.trainable_parameters is not None
+        and cell.trainable_parameters <= budget
+    ]
+
+    def best_first(cell: Cell) -> tuple[float, int, str]:
+        return -(cell.selection_score or 0.0), cell.trainable_parameters or 0, cell.name
+
+    return min(usable, key=best_first, default=None)
 
 
 def budgets(smallest: int, largest: int) -> list[int]:
-    """Round budgets (1, 2 or 5 times a power of ten), from the first that holds `smallest` to one for `largest`."""
-    rounded = [step * 10**power for power in range(len(str(largest)) + 1) for step in (1, 2, 5)]
-    last = next(budget for budget in rounded if budget >= largest)
-    return [budget for budget in rounded if smallest <= budget <= last]
+    """Return round budgets (1, 2 or 5 times a power of ten), from the first that holds `smallest` to the first that
+    holds `largest`."""
+    round_numbers = [step * 10**power for power in range(len(str(largest)) + 1) for step in (1, 2, 5)]
+    last = next(budget for budget in round_numbers if budget >= largest)
+    return [budget for budget in round_numbers if smallest <= budget <= last]

@@ -1,7 +1,7 @@
 """Read a results store, in a folder or behind a URL: `<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
 
-The JSON records are the truth; `trials.parquet` is derived from them and not read here.
-A record that cannot be read is named and skipped, a manifest that cannot be read is an error.
+The JSON records are the source of truth. `trials.parquet` is derived from them and is not read here.
+A record that cannot be read is named and skipped. A manifest that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -12,51 +12,73 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
 from analysis.noninferiority import MARGIN
-from analysis.records import Trial, json_object, mapping, row
-from analysis.runs import UNREADABLE, Baseline, PlannedCell, Run, is_file, load_baselines, load_run, parsed, why
+from analysis.records import Trial, get_object, json_object, trial_from_record
+from analysis.runs import (
+    UNREADABLE,
+    Baseline,
+    PlannedCell,
+    Run,
+    error_text,
+    is_file,
+    load_baselines,
+    load_run,
+    parse_json,
+)
 from lopt.locations import Location, location, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_Placed = TypeVar("_Placed", PlannedCell, Baseline)
+_InFolders = TypeVar("_InFolders", PlannedCell, Baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Runs, pooled: each trial once, and what was found beside the trials that count."""
+    """Pooled runs.
+
+    Attributes:
+        trials: each trial once.
+        records: the trials' records, by key.
+        unreadable: files that cannot be read, as "name: why".
+        superseded: number of old failures that have been tried again since.
+        left_out: number of trials that are not in their run's space any more, because the space has changed.
+        repeated: number of records whose key another file has too, in the same run or in another.
+        differing: number of repeated records whose results differ from those that count.
+        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+    """
 
     runs: tuple[Run, ...]
     trials: tuple[Trial, ...]
-    records: dict[str, dict[str, Any]]  # by key
+    records: dict[str, dict[str, Any]]
     baselines: tuple[Baseline, ...]
-    unreadable: tuple[str, ...]  # "name: why"
-    superseded: int  # old failures, tried again since
-    left_out: int  # trials that their run's space, which has changed, no longer has
-    repeated: int  # records of a key that another file holds too, of this run or of another
-    differing: int  # of these, those with other results than the one that counts
-    margin: float  # of accuracy, within which a smaller prompt counts as good as the full one
+    unreadable: tuple[str, ...]
+    superseded: int
+    left_out: int
+    repeated: int
+    differing: int
+    margin: float
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a trial, for a notebook."""
+        """One row for each trial, for use in a notebook."""
         import pandas as pd
 
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
 def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | None = None) -> Results:
-    """Read and pool runs; a key that several hold counts once, a finished record before a failed one.
+    """Read and pool runs. A key that several files have counts once; a finished record counts before a failed one.
 
     Args:
-        margin: of accuracy, a fraction, within which a smaller prompt counts as good as the full one.
-        folders: where folders of other results lay that these are set against.
+        paths: the folders or URLs of the runs.
+        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+        folders: the folders of other results, if these results will be compared with them.
 
     Raises:
-        ReportError: a run whose manifest cannot be read. Records that cannot be are named in `unreadable`.
+        ReportError: a run's manifest cannot be read. Records that cannot be read are named in `unreadable`.
     """
     runs: list[Run] = []
-    chosen: dict[str, Trial] = {}
+    trials: dict[str, Trial] = {}
     records: dict[str, dict[str, Any]] = {}
     baselines: dict[object, Baseline] = {}
     unreadable: list[str] = []
@@ -66,38 +88,40 @@ def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | N
         run = load_run(path)
         runs.append(run)
         unreadable += run.unreadable
-        files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]  # being written
-        current = [file for file in files if ".failed-" not in file.name]
-        superseded += len(files) - len(current)
-        counted = [file for file in current if file.name.removesuffix(".json") not in run.left_out]
-        left_out += len(current) - len(counted)
-        for file, content in read_files(sorted(counted, key=lambda file: file.name)):
+        # A name that begins with a dot is that of a file being written.
+        files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]
+        current_files = [file for file in files if ".failed-" not in file.name]
+        superseded += len(files) - len(current_files)
+        kept_files = [file for file in current_files if file.name.removesuffix(".json") not in run.left_out]
+        left_out += len(current_files) - len(kept_files)
+        for file, content in read_files(sorted(kept_files, key=lambda file: file.name)):
             try:
                 if isinstance(content, OSError):
                     raise content
-                record = json_object(parsed(content), "a record")
-                record["config"] = folders.in_one_place(mapping(record, "config"), run.cells)
-                trial = row(record, run.shown)
+                record = json_object(parse_json(content), "a record")
+                record["config"] = folders.with_canonical_paths(get_object(record, "config"), run.cells)
+                trial = trial_from_record(record, run.path_text)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
             except UNREADABLE as error:
-                unreadable.append(f"{path.name}/trials/{file.name}: {why(error)}")
+                unreadable.append(f"{path.name}/trials/{file.name}: {error_text(error)}")
                 continue
-            held = chosen.get(trial.key)
-            if held is not None:
+            earlier = trials.get(trial.key)
+            if earlier is not None:
                 repeated += 1
-                both_ran = "failed" not in (held.status, trial.status)
-                differing += both_ran and _result(held) != _result(trial)
-            if held is None or _counts_before(trial, held):
-                chosen[trial.key], records[trial.key] = trial, record
+                both_finished = "failed" not in (earlier.status, trial.status)
+                differing += both_finished and _result(earlier) != _result(trial)
+            if earlier is None or _replaces(trial, earlier):
+                trials[trial.key], records[trial.key] = trial, record
         try:
             for baseline in load_baselines(path / "baselines.json"):
-                baseline = _at_one_place(baseline, folders)
+                baseline = _with_canonical_paths(baseline, folders)
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
         except UNREADABLE as error:
-            unreadable.append(f"{path.name}/baselines.json: {why(error)}")
+            unreadable.append(f"{path.name}/baselines.json: {error_text(error)}")
+    cells_of_runs = [tuple(_with_canonical_paths(cell, folders) for cell in run.cells) for run in runs]
     return Results(
-        runs=tuple(replace(run, cells=tuple(_at_one_place(cell, folders) for cell in run.cells)) for run in runs),
-        trials=tuple(chosen.values()),
+        runs=tuple(replace(run, cells=cells) for run, cells in zip(runs, cells_of_runs, strict=True)),
+        trials=tuple(trials.values()),
         records=records,
         baselines=tuple(baselines.values()),
         unreadable=tuple(unreadable),
@@ -113,14 +137,21 @@ def _result(trial: Trial) -> tuple[float | None, float | None]:
     return trial.test_accuracy, trial.selection_score
 
 
-def _counts_before(trial: Trial, held: Trial) -> bool:
-    """Whether a record counts in place of an earlier one of its key: a finished one before a failed one, and of two
-    with the same results the one that has its predictions."""
-    if held.status == "failed" or trial.status == "failed":
-        return held.status == "failed" and trial.status != "failed"
-    files = [location(each.run) / "predictions" / f"{each.key}.parquet" for each in (trial, held)]
-    return _result(trial) == _result(held) and trial.confirmed and is_file(files[0]) and not is_file(files[1])
+def _replaces(trial: Trial, earlier: Trial) -> bool:
+    """Return whether the trial counts in place of an earlier one with the same key.
+
+    A finished trial replaces a failed one. If both finished with the same results, one with predictions replaces one
+    without.
+    """
+    if earlier.status == "failed" or trial.status == "failed":
+        return earlier.status == "failed" and trial.status != "failed"
+    same_result = _result(trial) == _result(earlier)
+    return same_result and trial.confirmed and _has_predictions(trial) and not _has_predictions(earlier)
 
 
-def _at_one_place(of: _Placed, folders: Folders) -> _Placed:
-    return replace(of, task=folders.of(of.task), backbone=folders.of(of.backbone))
+def _has_predictions(trial: Trial) -> bool:
+    return is_file(location(trial.run) / "predictions" / f"{trial.key}.parquet")
+
+
+def _with_canonical_paths(item: _InFolders, folders: Folders) -> _InFolders:
+    return replace(item, task=folders.canonical_path(item.task), backbone=folders.canonical_path(item.backbone))

@@ -1,4 +1,4 @@
-"""What each method is called and how it is drawn: as it says of itself, else by a rule."""
+"""The title and the order of each method: those that the method declares, else defaults."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lopt import registry
 if TYPE_CHECKING:
     from lopt import methods
 
-_LAST = 1000  # as of a method that states no place
-FULL_PROMPT = "prompt_tuning"  # the method that smaller prompts are set against
+_DEFAULT_PLACE = 1000  # the place of a method that declares none
+FULL_PROMPT = "prompt_tuning"  # the method that smaller prompts are compared with
 
 
 @cache
 def described(method: str) -> methods.Method | published.Method | None:
-    """What is known of a method; None of one that is neither here nor published."""
+    """Return the method that this program has or a publication describes; None for any other name."""
     try:
-        known = registry.plugins("lopt.methods")
-    except (Exception, SystemExit):  # of another method's file, which is no reason to show no results
-        known = {}
-    return known.get(method) or published.METHODS.get(method)
+        plugins = registry.plugins("lopt.methods")
+    except (Exception, SystemExit):  # one broken method file must not keep the results from being shown
+        plugins = {}
+    return plugins.get(method) or published.METHODS.get(method)
 
 
 def method_label(method: str) -> str:
@@ -31,5 +31,5 @@ def method_label(method: str) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Each method once: by the places that they give themselves, those of one place by name."""
-    return sorted(set(names), key=lambda name: (getattr(described(name), "place", _LAST), name))
+    """Return each method once, sorted by the place that it declares, then by name."""
+    return sorted(set(names), key=lambda name: (getattr(described(name), "place", _DEFAULT_PLACE), name))

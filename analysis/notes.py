@@ -1,4 +1,4 @@
-"""What stands beside the numbers: state of the run, failures, frozen runs, caveats, how it was made."""
+"""The text around the numbers: state of the run, failures, frozen trials, caveats, and how the numbers were made."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from analysis import audit, predictions, published, render
+from analysis import predictions, published, render
+from analysis.audit import audit_early_stopping, audit_text
 from analysis.beside_published import comparable
 from analysis.cells import Cell, Group
 from analysis.comparisons import full_prompt
@@ -16,12 +17,12 @@ from analysis.records import Trial, grouped
 from analysis.runs import Run
 from lopt.settings import METRICS
 
-_APART = "make a report of each run by itself"
+_SEPARATE_REPORTS = "make a separate report of each run"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failed trials of one exception type."""
+    """Failed trials of one exception type. `example` is the message of the first of them."""
 
     type: str
     count: int
@@ -31,6 +32,8 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
+    """How a run was made, for the page."""
+
     run: str
     status: str
     command: str
@@ -38,293 +41,305 @@ class Provenance:
 
 
 def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
-    """What a reader must know before the first number."""
-    found = []
+    """Return what a reader must know before the first number."""
+    lines = []
     cells = [cell for group in groups for cell in group.cells if cell.planned]
     confirmed = sum(cell.accuracy is not None for cell in cells)
     unfinished = [run.name for run in results.runs if run.status != "complete"]
+    is_single = len(results.runs) == 1
     if unfinished:
-        several = f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'}"
-        which = "the run is" if len(results.runs) == 1 else several
-        found.append(f"{which} not finished: {confirmed} of {len(cells)} cells have a confirmed trial.")
+        progress = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished)}"
+        lines.append(f"{progress}. {confirmed} of {len(cells)} cells have a confirmed trial.")
     elif confirmed < len(cells):
-        found.append(f"The run is complete, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
-    found += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished))
-    missing = [f"{run.name}/trials" for run in results.runs if not _has_trials(run)]
+        progress = "The run is complete" if is_single else "The runs are complete"
+        lines.append(f"{progress}, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
+    lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished))
     if not results.trials:
-        found.append("There is no readable trial record yet.")
-    if missing:
-        found.append(
-            f"Missing: {', '.join(missing)}, where the records of the trials lie, one JSON file each; trials.parquet "
-            "is made from them and not read."
+        lines.append("There is no readable trial record yet.")
+    if without_trials := [f"{run.name}/trials" for run in results.runs if not _has_trials(run)]:
+        lines.append(
+            f"Missing: {', '.join(without_trials)}. The records of the trials should be there, one JSON file each; "
+            "trials.parquet is made from them and is not read."
         )
     if results.unreadable:
-        kind = "record" if any("/trials/" in text for text in results.unreadable) else "file"
-        count, (s, are) = len(results.unreadable), ("s", "are") if len(results.unreadable) > 1 else ("", "is")
-        found.append(f"{count} {kind}{s} could not be read and {are} left out: {'; '.join(results.unreadable)}.")
-    found += [text for group in groups if (text := _without_predictions(group, len(groups) > 1))]
-    if waiting := [_labelled(groups, g, c) for g in groups for c in g.confirmed if not c.winner_is_confirmed]:
-        found.append(
-            f"The search has found a better setting than the confirmed one, and that has no confirmed trial: "
-            f"{', '.join(waiting)}. The numbers are of the earlier setting."
+        kind = "record" if any("/trials/" in file for file in results.unreadable) else "file"
+        one, many = f"{kind} could not be read and is", f"{kind}s could not be read and are"
+        counted = _plural(len(results.unreadable), one, many)
+        lines.append(f"{counted} left out: {'; '.join(results.unreadable)}.")
+    lines += filter(None, (_unusable_predictions(group, len(groups) > 1) for group in groups))
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed]
+    if waiting := [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.winner_is_confirmed]:
+        lines.append(
+            "The search has found a better setting than the confirmed one, but no trial has confirmed it yet: "
+            f"{', '.join(waiting)}. The numbers are those of the earlier setting."
         )
     for group in groups:
-        found += filter(None, (_other_examples(group), _other_weights(group), _other_metrics(group)))
-    made_by_runs = [run.manifest.get("provenance") or {} for run in results.runs]
-    if any(made.get("dirty") for made in made_by_runs) or any(t.dirty for t in results.trials):
-        found.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
-    commits = {t.commit for t in results.trials if t.commit}
+        lines += filter(None, (_different_examples(group), _different_weights(group), _different_metrics(group)))
+    provenances = [run.manifest.get("provenance") or {} for run in results.runs]
+    if any(entry.get("dirty") for entry in provenances) or any(trial.dirty for trial in results.trials):
+        lines.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
+    commits = {trial.commit for trial in results.trials if trial.commit}
     if len(commits) > 1:
-        found.append(f"The trials were made with {len(commits)} different commits of the code.")
-    return [text[0].upper() + text[1:] for text in found]
+        lines.append(f"The trials were made with {len(commits)} different commits of the code.")
+    return lines
 
 
-def _without_predictions(group: Group, several: bool) -> str | None:
-    """The files of predictions that cannot be used, and what of the report that changes."""
+def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
+    """Name the files of predictions that cannot be used, and say how the report changes without them."""
     unusable = predictions.unusable([trial for cell in group.confirmed for trial in cell.confirmed])
     if not unusable:
         return None
-    keys, full = {each.trial.key for each in unusable}, full_prompt(group)
-    hit = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
+    keys, full = {entry.trial.key for entry in unusable}, full_prompt(group)
+    affected = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
     effects = []
-    if wider := [cell.label for cell in hit if len(cell.confirmed) > 1]:
-        effects.append(f"intervals come from the seeds' accuracies alone ({', '.join(wider)})")
+    if wider := [cell for cell in affected if len(cell.confirmed) > 1]:
+        effects.append(f"intervals come from the seeds' accuracies alone ({_labels(wider)})")
     if full and len(full.confirmed) > 1:
-        untested = [cell.label for cell in (group.confirmed if full in hit else hit) if cell is not full]
+        untested = [cell for cell in (group.confirmed if full in affected else affected) if cell is not full]
         if untested:
-            effects.append(f"there is no test, and no verdict, against the full prompt ({', '.join(untested)})")
+            effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested)})")
     if len(group.confirmed) > 1:
-        effects.append("how sure the frontier is comes from each cell's own interval")
-    where = f" of {group.title}" if several else ""
-    files = "; ".join(dict.fromkeys(f"{each.file} ({each.why})" for each in unusable))
-    return f"Predictions{where} that cannot be used: {files}. Without them {'; '.join(effects) or 'nothing changes'}."
+        effects.append("the certainty of the frontier comes from each cell's own interval")
+    on_group = f" on {group.title}" if several_groups else ""
+    files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
+    return (
+        f"Predictions that cannot be used{on_group}: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
+    )
 
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
-    """Failed trials by exception type, most frequent first."""
-    failed = [(group, t) for group in groups for t in group.trials if t.status == "failed"]
-    by_type = grouped(failed, lambda each: each[1].error_type or "unknown")
+    """Return the failed trials by exception type, most frequent first."""
+    failed = [(group, trial) for group in groups for trial in group.trials if trial.status == "failed"]
+    by_type = grouped(failed, lambda pair: pair[1].error_type or "unknown")
     return [
         Failure(
-            type=kind,
-            count=len(some),
-            example=some[0][1].error_message or "",
-            cells=tuple(dict.fromkeys(_cell(groups, group, trial) for group, trial in some)),
+            type=error_type,
+            count=len(pairs),
+            example=pairs[0][1].error_message or "",
+            cells=tuple(dict.fromkeys(_trial_cell_name(groups, group, trial) for group, trial in pairs)),
         )
-        for kind, some in sorted(by_type.items(), key=lambda item: -len(item[1]))
+        for error_type, pairs in sorted(by_type.items(), key=lambda item: -len(item[1]))
     ]
 
 
 def frozen(groups: Sequence[Group]) -> list[str]:
-    """Trials that predicted one class, or the same of every example, at every evaluation: training did nothing."""
+    """Name the trials that learned nothing: all evaluations predicted one class, or all predicted the same classes."""
     return [
-        f"{_cell(groups, group, t)}, learning rate {render.number(t.learning_rate)}, seed {t.seed} "
-        f"({t.phase}, {t.status}, {t.key})"
+        f"{_trial_cell_name(groups, group, trial)}, learning rate {render.number(trial.learning_rate)}, "
+        f"seed {trial.seed} ({trial.phase}, {trial.status}, {trial.key})"
         for group in groups
-        for t in group.trials
-        if t.frozen
+        for trial in group.trials
+        if trial.frozen
     ]
 
 
-def _cell(groups: Sequence[Group], group: Group, trial: Trial) -> str:
-    """The label of a trial's cell, and of several groups which one it is of."""
-    return _labelled(groups, group, next(c for c in group.cells if any(own is trial for own in c.trials)))
+def _trial_cell_name(groups: Sequence[Group], group: Group, trial: Trial) -> str:
+    """Name the cell of a trial, as `_cell_name` does."""
+    trial_cell = next(cell for cell in group.cells if any(member is trial for member in cell.trials))
+    return _cell_name(groups, group, trial_cell)
 
 
-def _labelled(groups: Sequence[Group], group: Group, cell: Cell) -> str:
+def _cell_name(groups: Sequence[Group], group: Group, cell: Cell) -> str:
+    """Return the cell's label, with the title of its group if there are several groups."""
     return cell.label if len(groups) == 1 else f"{cell.label} on {group.title}"
 
 
+def _labels(cells: Sequence[Cell]) -> str:
+    return ", ".join(cell.label for cell in cells)
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def _has_trials(run: Run) -> bool:
-    """A sweep that has only begun has no folder of trials either, and misses none."""
-    begun = run.status != "complete" and not (run.path / "trials.parquet").is_file()
-    return begun or (run.path / "trials").is_dir()
+    """Return whether a run has its folder of trials. One that has only begun needs none yet."""
+    has_only_begun = run.status != "complete" and not (run.path / "trials.parquet").is_file()
+    return has_only_begun or (run.path / "trials").is_dir()
 
 
-def _few_seeds(results: Results, group: Group, several: bool) -> str | None:
-    """Cells of complete runs that have fewer confirmed seeds than were to be trained, of which no failure speaks."""
+def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | None:
+    """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
-    wanted = min((count for count in counts if isinstance(count, int)), default=0)
-    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < wanted]
+    planned = min((count for count in counts if isinstance(count, int)), default=0)
+    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < planned]
     if not few:
         return None
-    where = f" of {group.title}" if several else ""
-    said = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in few)
-    return f"Fewer confirmed seeds than the {wanted} that were to be trained{where}: {said}."
+    on_group = f" on {group.title}" if several_groups else ""
+    cells = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in few)
+    return f"Fewer confirmed seeds than the {planned} planned{on_group}: {cells}."
 
 
-def _other_examples(group: Group) -> str | None:
-    """Of pooled runs: which cells were scored on other test examples than others, so that no difference is theirs."""
+def _different_examples(group: Group) -> str | None:
+    """Name the cells of pooled runs that were scored on different test examples, so that they cannot be compared."""
     parts = grouped(group.confirmed, lambda cell: cell.confirmed[0].scored_on).values()
     if len(parts) < 2:
         return None
-    said = "; ".join(f"{examples(cells[0].confirmed[0])} ({', '.join(c.label for c in cells)})" for cells in parts)
+    listed = "; ".join(f"{examples_text(cells[0].confirmed[0])} ({_labels(cells)})" for cells in parts)
     return (
-        f"{group.title}: not all cells were scored on the same test examples: {said}. A difference between them may "
-        f"come of that alone: {_APART}."
+        f"For {group.title}, not all cells were scored on the same test examples: {listed}. A difference between them "
+        f"may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
 
-def examples(trial: Trial) -> str:
-    """What a confirmed trial was scored on."""
+def examples_text(trial: Trial) -> str:
+    """Say which examples a confirmed trial was scored on."""
     return (
         f"{trial.test_n or 0:,} of the {trial.test_split_size or trial.test_n or 0:,} examples of {trial.test_split}, "
-        f"data {trial.data_revision or 'of an unknown revision'}"
+        f"data revision {trial.data_revision or 'unknown'}"
     )
 
 
-def _other_weights(group: Group) -> str | None:
-    """Of pooled runs: a folder that held another model in some of them."""
+def _different_weights(group: Group) -> str | None:
+    """Say whether a folder held different models in the pooled runs."""
     confirmed = group.confirmed if Path(group.backbone).is_absolute() else ()
     parts = grouped(confirmed, lambda cell: cell.confirmed[0].model_revision or "unknown")
     if len(parts) < 2:
         return None
-    said = "; ".join(f"{revision} ({', '.join(cell.label for cell in cells)})" for revision, cells in parts.items())
+    listed = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in parts.items())
     return (
-        f"{group.title}: the folder of the backbone held other weights for some cells than for others: {said}. A "
-        f"difference between them may come of that alone: {_APART}."
+        f"For {group.title}, the folder of the backbone held other weights for some cells than for others: {listed}. A "
+        f"difference between them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
 
-def _other_metrics(group: Group) -> str | None:
-    """Of pooled runs: that what chooses their cells is not one score."""
+def _different_metrics(group: Group) -> str | None:
+    """Say whether the cells of pooled runs were chosen by different scores."""
     names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
     if len(names) < 2:
         return None
     return (
-        f"{group.title}: trials are selected by different metrics ({', '.join(names)}), so that neither the choice of "
-        f"cells nor the answer holds: {_APART}."
+        f"For {group.title}, trials are selected by different metrics ({', '.join(names)}), so neither the choice of "
+        f"cells nor the answer is valid: {_SEPARATE_REPORTS}."
     )
 
 
-def _selected_by(group: Group) -> str | None:
-    """What selects, where that is not accuracy in all its trials."""
+def _selection_metric(group: Group) -> str | None:
+    """Say which metric selects, unless it is accuracy in all trials."""
     names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
     if not names:
         return None
     if any(trial.metric == "accuracy" for trial in group.trials) or len(names) > 1:
         return (
-            f"{group.title}: some trials are selected by {' or '.join(names)} on the selection data, others by another "
-            "metric. These scores cannot be compared: make a report of each run by itself."
+            f"For {group.title}, some trials are selected by {' or '.join(names)} on the selection data and others by "
+            f"another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"{group.title}: steps, trials and settings are selected by {names[0]} on the selection data. What this page "
-        f"calls their selection accuracy is {names[0]}; test accuracy is accuracy, and so is optimism."
+        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the selection data, which this "
+        "page calls selection accuracy. Test accuracy and optimism are about accuracy itself."
     )
 
 
 def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
-    """How the numbers were made and what they cannot say."""
+    """Say how the numbers were made and what they cannot tell."""
     confirmed = [trial for trial in results.trials if trial.confirmed]
-    for protocol in dict.fromkeys(t.protocol for t in results.trials if t.protocol):
+    for protocol in dict.fromkeys(trial.protocol for trial in results.trials if trial.protocol):
         yield f"Protocol: {protocol}"
     for group in groups:
         if group.shots is not None:
             yield (
-                f"{group.title}: few-shot runs (shots = {group.shots}). They are not compared with the published "
-                "numbers, which come from all of the training data."
+                f"The runs on {group.title} are few-shot runs (shots = {group.shots}). They are not compared with the "
+                "published numbers, which come from all of the training data."
             )
-        if said := _selected_by(group):
-            yield said
-    for cell, label in [(c, _labelled(groups, g, c)) for g in groups for c in g.confirmed if c.settings_confirmed > 1]:
-        yield (
-            f"{label}: {cell.settings_confirmed} settings have confirmed trials, for the search has had other winners "
-            f"before. The numbers are of the one that did best in the search, at learning rate "
-            f"{render.number(cell.confirmed[0].learning_rate)}."
-        )
+        if metric_note := _selection_metric(group):
+            yield metric_note
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed]
+    for group, cell in confirmed_cells:
+        if cell.settings_confirmed > 1:
+            yield (
+                f"{_cell_name(groups, group, cell)}: {cell.settings_confirmed} settings have confirmed trials, because "
+                "the search had other winners before. The numbers are those of the setting that did best in the "
+                f"search, at learning rate {render.number(cell.confirmed[0].learning_rate)}."
+            )
     for run in results.runs:
-        own = [trial for trial in results.trials if trial.run == run.shown]
-        if said := audit.text(audit.audit(own, run.rungs[0] if run.rungs else None)):
-            yield said if len(results.runs) == 1 else f"{run.name}: {said}"
+        run_trials = [trial for trial in results.trials if trial.run == run.path_text]
+        if text := audit_text(audit_early_stopping(run_trials, run.rungs[0] if run.rungs else None)):
+            yield text if len(results.runs) == 1 else f"{run.name}: {text}"
     if sources := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
-        yield f"{len(sources):,} trials were not run for this sweep but taken from {', '.join(sorted({*sources}))}."
-    draws = {
-        (method_label(trial.method), trial.frozen_draw)
-        for group in groups
-        for cell in group.confirmed
-        for trial in cell.confirmed
-        if trial.frozen_draw and len(cell.confirmed) > 1
-    }
-    for method, draw in sorted(draws, key=str):
+        trials = _plural(len(sources), "trial was", "trials were")
+        yield f"{trials} not run for this sweep but taken from {', '.join(sorted({*sources}))}."
+    several_seeds = [cell.confirmed for _, cell in confirmed_cells if len(cell.confirmed) > 1]
+    frozen_trials = [trial for seeds in several_seeds for trial in seeds if trial.frozen_draw]
+    frozen_draws = {(method_label(trial.method), trial.frozen_draw) for trial in frozen_trials}
+    for method, draw in sorted(frozen_draws, key=str):
         yield (
-            f"{method}: one frozen random matrix for all seeds ({draw}), so that intervals over seeds leave "
-            "out its draw: they are of this matrix."
+            f"{method} has one frozen random matrix for all seeds ({draw}). Its intervals over seeds hold for this "
+            "matrix only, because they do not include the variance between matrices."
         )
     if any(group.task == "movie_snippets" for group in groups):
         yield (
-            "movie_snippets shares 84 % of SST-2's validation sentences: results on the two are never independent "
-            "evidence, and a prompt trained on one must not be scored on the other."
+            "movie_snippets shares 84 % of SST-2's validation sentences. Results on the two are therefore never "
+            "independent evidence, and a prompt trained on one must not be scored on the other."
         )
     subsets = {
-        (group.task_title, t.test_split, t.test_n, t.test_split_size)
+        (group.task_title, trial.test_split, trial.test_n, trial.test_split_size)
         for group in groups
-        for t in group.trials
-        if t.confirmed and t.test_n and t.test_split_size and t.test_n < t.test_split_size
+        for trial in group.trials
+        if trial.confirmed and trial.test_n and trial.test_split_size and trial.test_n < trial.test_split_size
     }
-    for task, split, n, size in sorted(subsets, key=str):
-        yield f"{task} was scored on {n:,} of the {size:,} examples of its {split} split."
+    for task, split, subset_size, split_size in sorted(subsets, key=str):
+        yield f"{task} was scored on {subset_size:,} of the {split_size:,} examples of its {split} split."
     if any(trial.truncated for trial in confirmed):
-        cut, scored = sum(t.test_truncated for t in confirmed), sum(t.test_n or 0 for t in confirmed)
-        others = sum(t.truncated for t in confirmed) > cut
-        yield (
-            f"Texts longer than the input were cut: {cut:,} of {scored:,} test examples of confirmed trials"
-            f" ({100 * cut / scored:.1f} %){', and some to train or to select on' * others}."
-        )
+        cut = sum(trial.test_truncated for trial in confirmed)
+        scored = sum(trial.test_n or 0 for trial in confirmed)
+        more = ", and some examples for training or selection" * (sum(trial.truncated for trial in confirmed) > cut)
+        share = f"{cut:,} of {scored:,} test examples of confirmed trials ({100 * cut / scored:.1f} %)"
+        yield f"Texts longer than the input were cut: {share}{more}."
     if results.left_out:
-        yield f"{results.left_out} trials are of cells or ranges that the space no longer has, and are left out."
+        trials = _plural(results.left_out, "trial of a cell or range", "trials of cells or ranges")
+        yield f"Left out: {trials} that the space no longer has."
     if results.superseded:
-        yield f"{results.superseded} earlier failures were tried again since and are not counted."
+        one, many = "earlier failure of a trial that was", "earlier failures of trials that were"
+        yield f"Not counted: {_plural(results.superseded, one, many)} tried again since."
     if results.repeated:
-        conflict = f", of which {results.differing} have other results: the run that is named first counts"
-        yield (
-            f"Records of trials that another record is of, too, which are not counted again: {results.repeated}"
-            f"{conflict if results.differing else ''}."
-        )
+        records = _plural(results.repeated, "record repeats a trial", "records repeat trials")
+        conflict = f" Results differ in {results.differing} of them; there, the run that is named first counts."
+        yield f"{records} of another record; each trial counts once.{conflict if results.differing else ''}"
 
 
-def caveats(groups: Sequence[Group], shown: bool) -> tuple[str, ...]:
-    """What to know of the published numbers, where a table shows them or a group has points to compare with."""
-    return published.CAVEATS if shown or any(comparable(group) for group in groups) else ()
+def caveats(groups: Sequence[Group], are_shown: bool) -> tuple[str, ...]:
+    """Return what to know about the published numbers, if a table shows them or a group can be compared with them."""
+    return published.CAVEATS if are_shown or any(comparable(group) for group in groups) else ()
 
 
 def _time(run: Run) -> str | None:
-    """What the run took, all its commands together, beside what was predicted."""
+    """Return how long all commands of the run took together, beside what was predicted."""
     predicted = run.prediction
     if not predicted:
         return render.duration(run.elapsed_s) if run.elapsed_s else None
     low, high = render.duration(predicted.low_s), render.duration(predicted.high_s)
-    spent = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
-    actual = f"took {render.duration(spent)}{'' if run.status == 'complete' else ' so far'}"
+    spent_s = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
+    actual = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
     return (
-        f"predicted {low} to {high}, {actual if spent > 0 else 'not begun since'}; "
+        f"predicted {low} to {high}, {actual if spent_s > 0 else 'nothing has run since'}; "
         f"started with {predicted.trials_done} of {predicted.trials} trials"
     )
 
 
-def _moment(written: object) -> object:
-    """A time to the second."""
+def _to_the_second(time: object) -> object:
+    """Return an ISO time without fractions of a second; anything else as it is."""
     try:
-        return datetime.fromisoformat(str(written)).isoformat(" ", "seconds")
+        return datetime.fromisoformat(str(time)).isoformat(" ", "seconds")
     except ValueError:
-        return written
+        return time
 
 
 def provenance(run: Run) -> Provenance:
     manifest = run.manifest
-    made = manifest.get("provenance") or {}
+    source = manifest.get("provenance") or {}
     command = manifest.get("command") or []
     space = manifest.get("space") or {}
-    dirty = ", unclean working tree" if made.get("dirty") else ""
+    dirty = ", unclean working tree" if source.get("dirty") else ""
     facts = {
         "space": " ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
         "trials per cell": space.get("trials_per_cell"),
         "confirm seeds": space.get("confirm_seeds"),
-        "started": _moment(manifest.get("started_at")),
-        "updated": _moment(manifest.get("updated_at")),
+        "started": _to_the_second(manifest.get("started_at")),
+        "updated": _to_the_second(manifest.get("updated_at")),
         "time": _time(run),
-        "commit": f"{made.get('commit') or 'unknown'}{dirty}",
-        **{f"hardware: {key}": value for key, value in (made.get("hardware") or {}).items()},
-        **{f"version: {key}": value for key, value in (made.get("versions") or {}).items()},
+        "commit": f"{source.get('commit') or 'unknown'}{dirty}",
+        **{f"hardware: {key}": value for key, value in (source.get("hardware") or {}).items()},
+        **{f"version: {key}": value for key, value in (source.get("versions") or {}).items()},
     }
     return Provenance(
         run=run.name,

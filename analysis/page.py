@@ -1,4 +1,4 @@
-"""The page of a report: its tables and figures, group by group, their files, and the texts around them."""
+"""The page of a report: its tables and figures, group by group, their files, and the text around them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,16 @@ from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import Results
 from analysis.records import grouped
-from analysis.registry import RAISED, Missing, PlotSpec, TableSpec, fault, scan
+from analysis.registry import PLUGIN_ERRORS, Missing, PlotSpec, TableSpec, error_line, scan
 from analysis.render import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A table or a figure, ready for a page; `stem` is its files' name, and `published` as in `TableSpec`."""
+    """A table or a figure, ready for a page.
+
+    `stem` is the name of its files without the ending. `published` is that of its `TableSpec`.
+    """
 
     stem: str
     title: str
@@ -31,7 +34,7 @@ class Item:
 
     @property
     def heading(self) -> str:
-        """A table's whole caption where it says what the title does."""
+        """The caption of a table if it begins with the title, else the title."""
         caption = self.table.caption if self.table else ""
         return caption if caption.startswith(self.title.rstrip("?")) else self.title
 
@@ -48,17 +51,17 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """What spans several sections: tables over all tasks of one backbone."""
+    """Tables that span several sections: over all tasks of one backbone."""
 
     title: str
     items: tuple[Item, ...]
 
 
-def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
+def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     """Write the report of `results` under `out`.
 
     Returns:
-        Its sections, and the tables and plots that raised and are left out, a line each.
+        The sections, and a line for each table or plot that raised an error and is left out.
 
     Raises:
         OSError: a file cannot be written.
@@ -74,19 +77,19 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
     specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
     specs.sort(key=lambda spec: spec.place)
     families = grouped(all_groups, lambda group: (group.backbone, group.shots))
-    of_groups = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in all_groups])
-    of_families = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
+    group_suffixes = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in all_groups])
+    family_suffixes = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
     sections = [
         _section(group, families[group.backbone, group.shots], specs, writer, suffix)
-        for group, suffix in zip(all_groups, of_groups, strict=True)
+        for group, suffix in zip(all_groups, group_suffixes, strict=True)
     ]
     overviews = [
         _overview(family, tables, writer, suffix)
-        for family, suffix in zip(families.values(), of_families, strict=True)
+        for family, suffix in zip(families.values(), family_suffixes, strict=True)
         if len(family) > 1
     ]
     faults = [*dict.fromkeys(writer.faults)]
-    left_out = [f"Left out, because it failed: {text}" for text in faults]
+    left_out = [f"Left out, because it failed: {error}" for error in faults]
     items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
     context = {
         "title": ", ".join(run.name for run in results.runs),
@@ -104,20 +107,20 @@ def build(results: Results, out: Path) -> tuple[list[Section], list[str]]:
 
 
 def _clear(folder: Path, endings: Sequence[str], names: Sequence[str]) -> None:
-    """Makes the folder, and takes away the files of an earlier report, which may have had more groups."""
+    """Make the folder, and delete the files of an earlier report, which may have had more groups."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         for ending in endings:
-            for old in (folder / f"{name}.{ending}", *folder.glob(f"{name}--*.{ending}")):
-                old.unlink(missing_ok=True)
+            for file in (folder / f"{name}.{ending}", *folder.glob(f"{name}--*.{ending}")):
+                file.unlink(missing_ok=True)
 
 
 def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
-    """`name`.html and `name`.md from their templates."""
+    """Write `name`.html and `name`.md from their templates."""
     templates = FileSystemLoader(Path(__file__).parent / "templates")
-    for page, escape in ((f"{name}.html", True), (f"{name}.md", False)):
+    for page, autoescape in ((f"{name}.html", True), (f"{name}.md", False)):
         env = Environment(
-            loader=templates, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=templates, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         env.filters |= {"table_html": render.html, "table_md": render.markdown}
         env.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.unbroken}
@@ -126,13 +129,13 @@ def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """Makes tables and figures, and writes their files under `out`; faults: what failed, a line each."""
+    """Makes tables and figures, and writes their files under `out`. `faults` gets a line for each that fails."""
 
     out: Path
     faults: list[str]
 
-    def item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
-        """A table or figure, its files written; one that fails is left out."""
+    def make_item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
+        """Make a table or figure and write its files. One that fails is Missing, and its error is added to `faults`."""
         stem = f"{spec.name}{suffix}"
         package, folder = ("tables", "tables") if isinstance(spec, TableSpec) else ("plots", "figures")
         try:
@@ -140,8 +143,8 @@ class _Writer:
             if isinstance(info, Missing):
                 return info
             item, files = _table(spec, info, stem) if isinstance(spec, TableSpec) else _figure(spec, info, stem)
-        except RAISED as error:
-            self.faults.append(fault(error, f"analysis/{package}/{spec.name}.py"))
+        except PLUGIN_ERRORS as error:
+            self.faults.append(error_line(error, f"analysis/{package}/{spec.name}.py"))
             return Missing("it failed, as said at the top")
         for ending, content in files.items():
             (self.out / folder / f"{stem}.{ending}").write_bytes(content)
@@ -151,13 +154,14 @@ class _Writer:
 def _section(
     group: Group, family: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
 ) -> Section:
-    """`family`: all groups of its backbone; what spans several of them is not the section's, but an overview's."""
+    """Make the section of a group. `family` are all groups of its backbone; if there are several, the tables that span
+    them belong to an overview."""
     items, missing = [], []
     for spec in specs:
-        across = isinstance(spec, TableSpec) and spec.across
-        if across and len(family) > 1:
+        is_across = isinstance(spec, TableSpec) and spec.across
+        if is_across and len(family) > 1:
             continue
-        item = writer.item(spec, family if across else group, suffix)
+        item = writer.make_item(spec, family if is_across else group, suffix)
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
@@ -166,32 +170,32 @@ def _section(
 
 
 def _overview(family: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
-    items = [writer.item(spec, family, suffix) for spec in tables.values() if spec.across]
+    items = [writer.make_item(spec, family, suffix) for spec in tables.values() if spec.across]
     title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
     return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
 
 
 def _table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
-    """A table, and what is in each of its files, by ending."""
+    """Return a table, and the content of its files by ending."""
     table = spec.render(info)
     if not isinstance(table, Table):
         raise TypeError(f"render gives {type(table).__name__}, not a Table")
     if not isinstance(table.caption, str):
         raise TypeError(f"the table's caption is {type(table.caption).__name__}, not a text")
-    render.html(table)  # the page is written later: what it cannot hold is to be known now
-    texts = {"md": render.markdown(table), "csv": render.csv(table), "tex": render.latex(table)}
+    render.html(table)  # the page is written later, but a table that it cannot hold has to fail now
+    contents = {"md": render.markdown(table), "csv": render.csv(table), "tex": render.latex(table)}
     item = Item(stem=stem, title=spec.title, table=table, published=spec.published)
-    return item, {ending: text.encode() for ending, text in texts.items()}
+    return item, {ending: text.encode() for ending, text in contents.items()}
 
 
 def _figure(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
-    """A figure, and what is in each of its files, by ending."""
-    from matplotlib import rc_context  # which --help can do without
+    """Return a figure, and the content of its files by ending."""
+    from matplotlib import rc_context  # slow to import: --help does without it
     from matplotlib.figure import Figure
 
     from analysis import style
 
-    with rc_context():  # what a plot sets is its own
+    with rc_context():  # settings that a plot makes must not reach other plots
         figure = spec.draw(info)
     if not isinstance(figure, Figure):
         raise TypeError(f"draw gives {type(figure).__name__}, not a Figure")
@@ -208,14 +212,14 @@ def _shots(group: Group) -> str:
 
 
 def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """The ends of each one's file names: none where it is the only one, and no two the same."""
+    """Return a suffix of file names for each of these names, no two the same. A single name needs none."""
     if len(names) == 1:
         return [""]
     suffixes: list[str] = []
     for parts in names:
-        own = "".join(f"--{_slug(part)}" for part in parts if part)
-        tries = chain([own], (f"{own}-{again}" for again in count(2)))
-        suffixes.append(next(suffix for suffix in tries if suffix not in suffixes))
+        suffix = "".join(f"--{_slug(part)}" for part in parts if part)
+        candidates = chain([suffix], (f"{suffix}-{number}" for number in count(2)))
+        suffixes.append(next(candidate for candidate in candidates if candidate not in suffixes))
     return suffixes
 
 

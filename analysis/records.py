@@ -1,4 +1,4 @@
-"""One record of the store, checked and flattened: accuracies are fractions, missing numbers are None."""
+"""Check and flatten a record of the store. Accuracies are fractions, missing numbers are None."""
 
 import hashlib
 import json
@@ -17,49 +17,66 @@ from lopt.settings import TrialSettings
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 _SCHEMAS = range(1, SCHEMA_VERSION + 1)
-_OF_EXAMPLES = ("task", "data_revision")
-_OF_SUBSET = ("data_seed", "test_examples")
-_DRAWS = ("x0_seed", "projection_seed")  # of LoPT-2 and ULPT
+_DATA_SETTINGS = ("task", "data_revision")  # settings that decide which examples a split holds
+_SUBSET_SETTINGS = ("data_seed", "test_examples")  # settings that decide which part of the split is scored
+_FROZEN_SEED_OPTIONS = ("x0_seed", "projection_seed")  # of LoPT-2 and of ULPT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One look at the held-out examples, after `step` updates. Accuracy, score (by the trial's metric) and share are
-    fractions."""
+    """One evaluation on the held-out examples, after `step` updates. Accuracy, score (by the trial's metric) and share
+    are fractions; `predictions` is a hash of the predicted classes."""
 
     step: int
     selection_accuracy: float | None
     selection_score: float | None
     top_class_share: float | None
-    predictions: str | None  # hash of the predicted classes
+    predictions: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One record, flattened. Accuracies are fractions, names ending in `_s` seconds, in `_bytes` bytes; `run` is the
-    folder of the run it lies in, `configuration` a hash of everything but the seed, `truncated` the number of texts
-    that were cut to fit, and `tokens` those of prompt and text that were trained on. `selection_score` is the best
-    evaluation by `metric`, which selected it among others."""
+    """One record, flattened. Accuracies are fractions; names that end in `_s` are seconds, in `_bytes` bytes.
+
+    Attributes:
+        run: the folder or URL of the trial's run.
+        stratum: the group of trials with which early stopping compared the trial.
+        shots: examples of each class in a few-shot run, else None.
+        update_tokens: s of DePT.
+        frozen_draw: the option that gives all seeds one frozen random matrix, with its value.
+        configuration: hash of everything but the seed.
+        selection_score: the best evaluation by `metric`, by which the trial was selected among others.
+        scored_on: what decides which examples the trial is scored on. Trials with equal values are scored on the same
+            examples.
+        holdout: where the examples for selection come from: "train" or "validation".
+        data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
+        train_time_s: time on the trial's device; None in records of schemas 1 and 2.
+        peak_memory_bytes: of a trial that trained alone, else None.
+        tokens: tokens of prompt and text that the trial was trained on.
+        truncated: number of texts of all parts that were cut to fit; `test_truncated` counts those of the test part.
+        audited_at: the step at which early stopping would have stopped the trial, if the trial ran on to be audited.
+        reused_from: the run that trained the trial, if that is another run.
+    """
 
     key: str
     run: str
     phase: str
     status: str
     cell: str
-    stratum: str  # within which early stopping compared it
+    stratum: str
     method: str
     backbone: str
     task: str
     length: int | None
     rank: int | None
-    shots: int | None  # of a few-shot run
+    shots: int | None
     learning_rate: float | None
     batch_size: int | None
     dropout: float
-    update_tokens: int | None  # of DePT, s
+    update_tokens: int | None
     adam_eps: float | None
     seed: int | None
-    frozen_draw: str | None  # the option that gives all seeds one frozen random matrix, with its value
+    frozen_draw: str | None
     configuration: str
     trainable_parameters: int | None
     stored_parameters: int | None
@@ -76,22 +93,22 @@ class Trial:
     test_n: int | None
     test_split: str | None
     test_split_size: int | None
-    scored_on: tuple[object, ...]  # what decides which examples it is scored on; equal ones are scored on the same
-    holdout: str  # where the examples for selection come from: "train" or "validation"
-    data_revision: str | None  # fingerprints of what was in a task or a model that may change under its name
+    scored_on: tuple[object, ...]
+    holdout: str
+    data_revision: str | None
     model_revision: str | None
     majority_accuracy: float | None
     wall_time_s: float | None
-    train_time_s: float | None  # of its device; None in records of schemas 1 and 2
+    train_time_s: float | None
     evaluation_time_s: float | None
     test_time_s: float | None
-    peak_memory_bytes: int | None  # of a trial that trained alone
+    peak_memory_bytes: int | None
     tokens: int | None
     protocol: str
-    truncated: int  # texts of all parts
+    truncated: int
     test_truncated: int
-    audited_at: int | None  # the step at which it would have been stopped, had it not run on to be audited
-    reused_from: str | None  # the run that trained it, where that is another one
+    audited_at: int | None
+    reused_from: str | None
     dirty: bool
     commit: str
     error_type: str | None
@@ -100,9 +117,10 @@ class Trial:
 
     @property
     def confirmed(self) -> bool:
-        """Whether tables may show it as ours: a fresh-seed run to the end, scored on the reported split."""
-        whole = self.phase == "confirm" and self.status == "complete"
-        return whole and bool(self.test_n and self.test_accuracy is not None)
+        """Whether tables may show its accuracy as a result: a fresh-seed trial that ran to the end and was scored on
+        the reported split."""
+        is_whole = self.phase == "confirm" and self.status == "complete"
+        return is_whole and bool(self.test_n and self.test_accuracy is not None)
 
     @property
     def searched(self) -> bool:
@@ -111,56 +129,62 @@ class Trial:
 
     @property
     def frozen(self) -> bool:
-        """Whether training changed nothing: every evaluation predicted one class only, or they are several and all
-        predicted the same."""
+        """Whether training changed nothing: every evaluation predicted one class only, or there are several evaluations
+        and all predicted the same."""
         if not self.evaluations:
             return False
-        said = {e.predictions for e in self.evaluations}
-        same = len(self.evaluations) > 1 and len(said) == 1 and None not in said
-        return same or all(e.top_class_share == 1.0 for e in self.evaluations)
+        hashes = {evaluation.predictions for evaluation in self.evaluations}
+        are_same = len(self.evaluations) > 1 and len(hashes) == 1 and None not in hashes
+        return are_same or all(evaluation.top_class_share == 1.0 for evaluation in self.evaluations)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by their keys, both in the order in which they come."""
+    """Return the items by key. Keys and items keep the order in which they come."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def row(record: dict[str, Any], run: str = "") -> Trial:
-    """Flatten one record. Raises ValueError naming the field that is missing, of another kind or out of range."""
+def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
+    """Flatten one record of a run.
+
+    Raises:
+        ValueError: a field is missing, of another type or out of range. The message names the field.
+    """
     check_schema(json_object(record, "a record"))
-    mappings(record, "evaluations")  # else they cannot be migrated
+    get_objects(record, "evaluations")  # else the record cannot be migrated
     record = {**migrated(record)}
-    config = {**SETTINGS, **mapping(record, "config")}
-    provenance, error = optional_mapping(record, "provenance"), optional_mapping(record, "error")
-    options, truncated = optional_mapping(config, "options"), optional_mapping(record, "truncated")
-    cut = {part: integer(truncated, part) or 0 for part in truncated}
+    config = {**SETTINGS, **get_object(record, "config")}
+    provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
+    options, truncated = get_optional_object(config, "options"), get_optional_object(record, "truncated")
+    truncated_by_part = {part: get_integer(truncated, part) or 0 for part in truncated}
     for name, valid in (("phase", PHASES), ("status", STATUSES)):
         if record.get(name) not in valid:
             raise ValueError(f"{name} is {shortened(record.get(name))}, not one of {', '.join(valid)}")
-    values = {**_shared(config, TrialSettings), **_shared(record, TrialRecord)}
+    values = {**_common_fields(config, TrialSettings), **_common_fields(record, TrialRecord)}
     metric, accuracy = values["metric"], values["selection_accuracy"]
-    evaluations = tuple(_evaluation(source, metric) for source in mappings(record, "evaluations"))
-    best = (e.selection_score for e in evaluations if e.step == integer(record, "selection_step"))
+    evaluations = tuple(_evaluation(source, metric) for source in get_objects(record, "evaluations"))
+    best_step = get_integer(record, "selection_step")
+    best_scores = (evaluation.selection_score for evaluation in evaluations if evaluation.step == best_step)
+    frozen_draws = (f"{name} = {options[name]}" for name in _FROZEN_SEED_OPTIONS if options.get(name) is not None)
     values |= {
         "run": run,
         "cell": str(record.get("cell") or record.get("stratum") or ""),
         "stratum": str(record.get("stratum") or record.get("cell") or ""),
-        "backbone": text(config, "backbone"),
+        "backbone": get_text(config, "backbone"),
         "dropout": values["dropout"] or 0.0,
-        "update_tokens": integer(options, "update_tokens"),
-        "adam_eps": number(options, "adam_eps"),
-        "frozen_draw": next((f"{name} = {options[name]}" for name in _DRAWS if options.get(name) is not None), None),
+        "update_tokens": get_integer(options, "update_tokens"),
+        "adam_eps": get_number(options, "adam_eps"),
+        "frozen_draw": next(frozen_draws, None),
         "configuration": _configuration(config),
-        "trainable_parameters": integer(record, "trainable_parameters", least=1),
-        "selection_score": accuracy if metric == "accuracy" else next(best, None),
+        "trainable_parameters": get_integer(record, "trainable_parameters", least=1),
+        "selection_score": accuracy if metric == "accuracy" else next(best_scores, None),
         "scored_on": _scored_on(record, config, values["holdout"]),
-        "truncated": sum(cut.values()),
-        "test_truncated": cut.get("test", 0),
+        "truncated": sum(truncated_by_part.values()),
+        "test_truncated": truncated_by_part.get("test", 0),
         "audited_at": None,
-        "reused_from": optional_text(provenance, "reused_from"),
+        "reused_from": get_optional_text(provenance, "reused_from"),
         "dirty": bool(provenance.get("dirty")),
         "commit": str(provenance.get("commit") or ""),
         "error_type": str(error.get("type") or "unknown") if error else None,
@@ -171,115 +195,124 @@ def row(record: dict[str, Any], run: str = "") -> Trial:
 
 
 def check_schema(source: dict[str, Any]) -> None:
-    """Raises ValueError when a newer version of this program wrote a file, or one that names no schema."""
+    """Raise ValueError if the file was written by a newer version of this program, or does not name its schema."""
     if (version := source.get("schema_version")) not in _SCHEMAS:
-        raise ValueError(f"schema_version {version!r}, this report reads 1 to {SCHEMA_VERSION}")
+        raise ValueError(f"schema_version is {version!r}; this report reads 1 to {SCHEMA_VERSION}")
 
 
-def _shared(source: dict[str, Any], schema: type) -> dict[str, Any]:
-    """The texts and numbers that a trial here has in common with a schema, by their names."""
+def _common_fields(source: dict[str, Any], schema: type) -> dict[str, Any]:
+    """Read the texts and numbers that a schema and `Trial` have in common, by name."""
     return {name: read(source, name) for name, read in _readers(schema).items()}
 
 
 @cache
 def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
-    fields = Trial.__dataclass_fields__
-    return {name: _reader(kind) for name, kind in field_types(schema).items() if kind.plain and name in fields}
+    trial_fields = Trial.__dataclass_fields__
+    types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
+    return {name: _reader(field_type) for name, field_type in types.items() if field_type.plain}
 
 
-def _reader(kind: FieldType) -> Callable[[dict[str, Any], str], Any]:
-    """What takes an entry of a kind out of an object; a text that is missing has its default, a number is None."""
-    if kind.fraction:
-        return fraction
-    if str not in kind.types:
-        return number if float in kind.types else integer
-    if kind.default is MISSING:
-        return text
-    return lambda source, name: text(source, name) if source.get(name) not in (None, "") else kind.default
+def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
+    """Return the function that reads an entry of this type from a JSON object.
+
+    A missing text gets its default; a missing number is None.
+    """
+    if field_type.fraction:
+        return get_fraction
+    if str not in field_type.types:
+        return get_number if float in field_type.types else get_integer
+    if field_type.default is MISSING:
+        return get_text
+    return lambda source, name: get_text(source, name) if source.get(name) not in (None, "") else field_type.default
 
 
 def _configuration(config: dict[str, Any]) -> str:
-    """Hash of everything but the seed. Settings and options that came after the first records do not matter at the
-    values that stand for what was done before, as in a trial's key."""
+    """Return the hash of everything but the seed.
+
+    Settings and options that came after the first records leave the hash as it is while they have the values that
+    stand for the earlier behaviour. The same holds for a trial's key.
+    """
     settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
-    parts = without_later(settings, SETTINGS), without_later(optional_mapping(config, "options"), OPTIONS)
-    said = [{name: value for name, value in part.items() if value is not None} for part in parts]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    parts = without_later(settings, SETTINGS), without_later(get_optional_object(config, "options"), OPTIONS)
+    values = [{name: value for name, value in part.items() if value is not None} for part in parts]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     return Evaluation(
-        step=integer(source, "step") or 0,
-        selection_accuracy=fraction(source, "selection_accuracy"),
-        selection_score=fraction(source, f"selection_{metric}"),
-        top_class_share=fraction(source, "top_class_share"),
-        predictions=optional_text(source, "predictions"),
+        step=get_integer(source, "step") or 0,
+        selection_accuracy=get_fraction(source, "selection_accuracy"),
+        selection_score=get_fraction(source, f"selection_{metric}"),
+        top_class_share=get_fraction(source, "top_class_share"),
+        predictions=get_optional_text(source, "predictions"),
     )
 
 
 def _scored_on(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:
     reported = (record.get("test_split"), record.get("test_n"), holdout)
-    whole = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
-    drawn = () if whole else _OF_SUBSET  # of a whole split nothing is drawn
-    return *map(str, reported), *(str(config.get(name)) for name in (*_OF_EXAMPLES, *drawn))
+    is_whole_split = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
+    subset_settings = () if is_whole_split else _SUBSET_SETTINGS  # nothing is drawn from a whole split
+    return *map(str, reported), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
 
 
-_KINDS = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+_TYPES = {list: "a list", str: "a text", bool: "a Boolean", int: "a number", float: "a number", type(None): "null"}
 
 
 def json_object(value: Any, what: str) -> dict[str, Any]:
-    """A whole file's JSON, which must be an object; `what` names it, such as "a record". Raises ValueError."""
+    """Return the JSON content of a whole file, which must be an object. `what` is what the file should hold, such as
+    "a record". Raises ValueError."""
     if not isinstance(value, dict):
-        raise ValueError(f"not {what}: a JSON object is wanted, this is {_KINDS.get(type(value), 'something else')}")
+        raise ValueError(f"not {what}: it should be a JSON object, but is {_TYPES.get(type(value), 'something else')}")
     return value
 
 
-# Each of these takes an entry out of a JSON object and raises ValueError, naming it, where it is of another kind.
+# Each of these functions returns an entry of a JSON object. It raises ValueError, naming the entry, if the entry is of
+# another type.
 
 
-def mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object under a name, which must be there."""
+def get_object(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object, which must be there."""
     if not isinstance(value := source.get(name), dict):
         raise ValueError(f"{name} is {shortened(value)}, not an object")
     return value
 
 
-def optional_mapping(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """The same, or an empty one where there is none."""
-    return {} if source.get(name) is None else mapping(source, name)
+def get_optional_object(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object, empty if it is missing."""
+    return {} if source.get(name) is None else get_object(source, name)
 
 
-def mappings(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """The list of objects under a name, or an empty one where there is none."""
-    return _list(source, name, dict, "objects")
+def get_objects(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return a list of objects, empty if it is missing."""
+    return _get_list(source, name, dict, "objects")
 
 
-def texts(source: dict[str, Any], name: str) -> list[str]:
-    """The list of texts under a name, or an empty one where there is none."""
-    return _list(source, name, str, "texts")
+def get_texts(source: dict[str, Any], name: str) -> list[str]:
+    """Return a list of texts, empty if it is missing."""
+    return _get_list(source, name, str, "texts")
 
 
-def _list(source: dict[str, Any], name: str, of: type, called: str) -> list[Any]:
+def _get_list(source: dict[str, Any], name: str, item_type: type, items_name: str) -> list[Any]:
     value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of {called}")
+    if not isinstance(value, list) or not all(isinstance(item, item_type) for item in value):
+        raise ValueError(f"{name} is {shortened(value)}, not a list of {items_name}")
     return value
 
 
-def text(source: dict[str, Any], name: str) -> str:
-    """The text under a name, which must be there and not empty."""
+def get_text(source: dict[str, Any], name: str) -> str:
+    """Return a text, which must be there and not be empty."""
     if not isinstance(value := source.get(name), str) or not value:
         raise ValueError(f"{name} is {shortened(value)}, not a text")
     return value
 
 
-def optional_text(source: dict[str, Any], name: str) -> str | None:
-    """The same, or None where there is none."""
-    return None if source.get(name) is None else text(source, name)
+def get_optional_text(source: dict[str, Any], name: str) -> str | None:
+    """Return a text, or None if it is missing."""
+    return None if source.get(name) is None else get_text(source, name)
 
 
-def number(source: dict[str, Any], name: str) -> float | None:
-    """The number under a name; None where there is none, or one that is infinite or no number."""
+def get_number(source: dict[str, Any], name: str) -> float | None:
+    """Return a number, or None if it is missing, infinite or NaN."""
     value = source.get(name)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
@@ -288,17 +321,17 @@ def number(source: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
-    """The same of whole numbers, `least` or more."""
-    if (value := number(source, name)) is None:
+def get_integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
+    """Return a whole number of `least` or more, or None as `get_number` does."""
+    if (value := get_number(source, name)) is None:
         return None
     if value < least or value != int(value):
         raise ValueError(f"{name} is {shortened(source[name])}, not a whole number of {least} or more")
     return int(value)
 
 
-def fraction(source: dict[str, Any], name: str) -> float | None:
-    """The same of numbers in [0, 1]."""
-    if (value := number(source, name)) is not None and not 0 <= value <= 1:
+def get_fraction(source: dict[str, Any], name: str) -> float | None:
+    """Return a number in [0, 1], or None as `get_number` does."""
+    if (value := get_number(source, name)) is not None and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, not a fraction in [0, 1]")
     return value

@@ -1,4 +1,4 @@
-"""Find the plugins of a package: every module in it that has a `SPEC`, by file name."""
+"""Find the tables and plots: every module of their packages has a `SPEC` and is known by its file name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lopt.errors import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = Mapping[str, object]  # of a figure's data: a number or a text a column
+Row = Mapping[str, object]  # one row of a figure's data: a number or a text for each column
 Spec = TypeVar("Spec", "TableSpec", "PlotSpec")
 Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Why a table or figure cannot be made of these data, for the reader; a quiet one is not worth saying."""
+    """Why a table or figure cannot be made from these data, for the reader. A quiet reason is not shown."""
 
     reason: str
     quiet: bool = False
@@ -31,7 +31,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Generic[Line]):
-    """What a table or figure says that has nothing but a line, bar or point for each of its rows."""
+    """The content of a table or figure that has one line, bar or point for each of its rows and nothing else."""
 
     group: Group
     rows: tuple[Line, ...]
@@ -39,15 +39,18 @@ class Info(Generic[Line]):
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """`info` computes what the table says, as typed rows; `render` only lays it out.
+    """A table. `info` computes its content as typed rows; `render` only lays it out.
 
-    `across`: a table over tasks, whose `info` takes all groups of one backbone (and shots) together. `published`: it
-    shows published numbers, with which the page says what to know of them. `place`: on the page, low first.
+    Attributes:
+        info: takes a Group, or a sequence of them if `across`; returns the table's own info object, or Missing.
+        across: whether the table spans tasks. Its `info` then takes all groups of one backbone and number of shots.
+        published: whether it shows published numbers. The page then lists what to know about them.
+        place: order on the page, low first.
     """
 
     name: str
     title: str
-    info: Callable[[Any], Any]  # of a Group, or of a sequence of them: its own info object, or Missing
+    info: Callable[[Any], Any]
     render: Callable[[Any], Table]
     across: bool = False
     published: bool = False
@@ -56,35 +59,39 @@ class TableSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PlotSpec:
-    """`info` computes what the figure shows; `draw` and `caption` only present it, and `data` gives it as rows.
+    """A figure. `info` computes what it shows; `draw` and `caption` only present this, and `data` returns it as rows.
 
-    `place`: on the page, among tables and plots, low first.
+    `info` returns the figure's own info object, or Missing. `place` is its order among the tables and plots of a page,
+    low first.
     """
 
     name: str
     title: str
-    info: Callable[[Group], Any]  # its own info object, or Missing
+    info: Callable[[Group], Any]
     draw: Callable[[Any], Figure]
     caption: Callable[[Any], str]
     data: Callable[[Any], list[Row]]
     place: int = 1000
 
 
-RAISED = (Exception, SystemExit)  # whatever a plugin raises, or ends the program with; Ctrl-C still ends it
+PLUGIN_ERRORS = (Exception, SystemExit)  # what a plugin may raise without ending the report; Ctrl-C still ends it
 
 
 def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -> dict[str, Spec]:
-    """The specs of a package by name, which is their file's; modules that start with `_` are helpers. A new table or
-    plot is a new file, and no other is edited.
+    """Return the specs of a package by name, which is the name of the module.
+
+    Modules that start with `_` are helpers. To add a table or plot, add one file; no other file is edited.
 
     Args:
-        package: "analysis.tables" or "analysis.plots". kind: what a `SPEC` must be there. broken: gets the modules that
-            cannot be used, by name, with the reason in one line; without it they raise.
+        package: "analysis.tables" or "analysis.plots".
+        kind: the type of every `SPEC` in the package.
+        broken: receives the modules that cannot be used, by name, with the reason in one line. Without it such a module
+            raises.
 
     Raises:
-        TypeError: a module without a `SPEC` of that kind, or with one of another name. Whatever a module raises.
+        TypeError: a module has no `SPEC` of that type, or one with another name. A module's own errors pass through.
     """
-    found: dict[str, Spec] = {}
+    specs: dict[str, Spec] = {}
     for module in iter_modules(import_module(package).__path__):
         if module.name.startswith("_"):
             continue
@@ -96,15 +103,15 @@ def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -
                 raise TypeError(f"{package}.{module.name} has the title {spec.title!r}, which is not a text")
             if not isinstance(spec.place, int):
                 raise TypeError(f"{package}.{module.name} has the place {spec.place!r}, which is not a whole number")
-            found[module.name] = spec
-        except RAISED as error:
+            specs[module.name] = spec
+        except PLUGIN_ERRORS as error:
             if broken is None:
                 raise
-            broken[module.name] = fault(error, f"{package.replace('.', '/')}/{module.name}.py")
-    return found
+            broken[module.name] = error_line(error, f"{package.replace('.', '/')}/{module.name}.py")
+    return specs
 
 
-def fault(error: BaseException, file: str) -> str:
-    """What a plugin raised, in one line, and at which line of its file."""
+def error_line(error: BaseException, file: str) -> str:
+    """Return a plugin's error in one line, with the line of its file."""
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
     return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {one_line(error)}"

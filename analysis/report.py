@@ -1,9 +1,9 @@
 """Turn runs into tables, figures and one page: `python analysis/report.py [RUN ...] [--out DIR]`.
 
-RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/; the default is the newest run, several
-are pooled. Writes report.html (one file, no network), report.md, tables/*.{csv,md,tex} and figures/*.{svg,pdf,png,csv}
-to --out (default: the first run's own report/; of a run at a URL, RUN-report/ here). A table or plot that fails is
-named and left out. Exit codes: 0 done, 2 bad input.
+RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/. The default is the newest run; several
+runs are pooled. This writes report.html (one file that needs no network), report.md, tables/*.{csv,md,tex} and
+figures/*.{svg,pdf,png,csv} to the folder --out. Its default is report/ in the first run, or RUN-report/ in the current
+folder for a run at a URL. A table or plot that fails is named and left out. Exit codes: 0 done, 2 bad input.
 """
 
 import argparse
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import join, quote
 
-if __name__ == "__main__":  # as a script, python puts this folder first: put the repository's root there
+if __name__ == "__main__":  # Python puts a script's own folder first on the path; the repository's root has to be there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    import lopt.python_version  # noqa: F401  # first, for what follows cannot be read by an old Python
+    import lopt.python_version  # noqa: F401  # first, because an old Python cannot read what follows
 
 from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
 from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
-from analysis.page import Section, build, write_pages
+from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
@@ -29,28 +29,30 @@ from lopt.locations import Location, location, redacted
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
+    """Return what the command prints: warnings, each section's answer, and where the report is."""
     lines = notes.warnings(results, [section.group for section in sections])
     for section in sections:
         lines += filter(None, (section.headline.answer, section.headline.exploratory))
         best = section.headline.best
         if best:
-            text = f"best cell by selection accuracy: {best.label} ({best.trainable_parameters:,} parameters)"
-            lines.append(f"{text}, test {render.interval(best.accuracy)}")
+            size = f"{best.trainable_parameters:,} parameters"
+            test = f"test accuracy {render.interval(best.accuracy)}"
+            lines.append(f"best cell by selection accuracy: {best.label} ({size}), {test}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
-def _out(given: str | None, run: Location) -> Path:
-    """Where the report is written, which is always a folder."""
-    found = location(given) if given else run / "report"
-    if isinstance(found, Path):
-        return found
-    if given:
-        raise ReportError(f"--out {found}: a report is written to a folder; give one, and copy it from there")
+def _output_folder(option: str | None, run: Location) -> Path:
+    """Return the folder for the report: that of the option --out, else the default for the run."""
+    out = location(option) if option else run / "report"
+    if isinstance(out, Path):
+        return out
+    if option:
+        raise ReportError(f"--out {out} is not a folder: give a folder for the report, and copy it from there")
     return Path(f"{run.name}-report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -63,26 +65,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog=commands.line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results; default: the newest"
+        "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results (default: the newest run)"
     )
     parser.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="two runs beside each other; writes compare.md and compare.html"
+        "--compare", nargs=2, metavar=("A", "B"), help="compare two runs; writes compare.md and compare.html"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="where to write (default: report/ in the first run; RUN-report/ for a URL)"
+        "--out", metavar="DIR", help="folder to write to (default: report/ in the first run; RUN-report/ for a URL)"
     )
-    parser.add_argument("--results", default="results", help="the folder or URL of all runs (default: results)")
+    parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
         "--margin", type=_margin, default=MARGIN, metavar="PP",
-        help="percentage points within which a smaller prompt counts as good as the full one (default 1); choose it "
-        "before you see results",
+        help="percentage points of accuracy within which a smaller prompt is as good as the full one (default: 1); "
+        "choose it before you see results",
     )  # fmt: skip
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse prints its one line itself
-        return int(stop.code or 0)
+    except SystemExit as error:  # argparse has printed its line
+        return int(error.code or 0)
     if arguments.compare and arguments.runs:
-        print(f"report: --compare takes its two runs itself; leave out {join(arguments.runs)}", file=sys.stderr)
+        print(f"report: --compare already names its two runs; leave out {join(arguments.runs)}", file=sys.stderr)
         return 2
     try:
         try:
@@ -90,20 +92,20 @@ def _run(argv: Sequence[str] | None) -> int:
                 return _compare(arguments)
             paths = resolve(arguments.runs, location(arguments.results))
             results = load(paths, arguments.margin)
-            out = _out(arguments.out, paths[0])
+            out = _output_folder(arguments.out, paths[0])
         except (ReportError, BrokenPipeError):
             raise
-        except (OSError, ValueError) as error:  # of a URL that is none, or cannot be reached
+        except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
             raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
-            sections, faults = build(results, out)
+            sections, faults = write_report(results, out)
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
         print(f"report: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
-    for text in faults:
-        print(f"report: left out, because it failed: {text}", file=sys.stderr)
+    for fault in faults:
+        print(f"report: left out, because it failed: {fault}", file=sys.stderr)
     print(summary(results, sections, out))
     return 0
 
@@ -111,19 +113,19 @@ def _run(argv: Sequence[str] | None) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     paths = [resolve([name], location(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
-        raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two")
-    folders = Folders()  # the same for both: a folder may have lain elsewhere for one of them
-    both = [load([path], arguments.margin, folders) for path in paths]
-    one, other = (results.runs[0] for results in both)
-    names = (one.shown, other.shown) if one.name == other.name else (one.name, other.name)
-    groups_of = [*map(groups, both)]
-    tables = [*map(compare.table, compare.compare(groups_of[0], groups_of[1], names))]
+        raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two different runs")
+    folders = Folders()  # shared, because a folder may have moved between the two runs
+    both_results = [load([path], arguments.margin, folders) for path in paths]
+    first, second = (results.runs[0] for results in both_results)
+    names = (first.path_text, second.path_text) if first.name == second.name else (first.name, second.name)
+    both_groups = [groups(results) for results in both_results]
+    tables = [compare.comparison_table(pair) for pair in compare.compare_groups(both_groups[0], both_groups[1], names)]
     warnings = [
-        f"{name}: {text}"
-        for name, results, own in zip(names, both, groups_of, strict=True)
-        for text in notes.warnings(results, own)
+        f"{name}: {warning}"
+        for name, results, run_groups in zip(names, both_results, both_groups, strict=True)
+        for warning in notes.warnings(results, run_groups)
     ]
-    out = _out(arguments.out, paths[0])
+    out = _output_folder(arguments.out, paths[0])
     context = {"title": f"{names[0]} and {names[1]}", "tables": tables, "warnings": warnings}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -135,13 +137,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _margin(text: str) -> float:
+    """Parse --margin, in percentage points, to a fraction."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 100:
         valid = "give percentage points above 0 and below 100, such as 1"
-        raise argparse.ArgumentTypeError(f"{text!r} is no margin; {valid}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a margin; {valid}")
     return value / 100
 
 

@@ -1,6 +1,6 @@
-"""Runs of a results store: where they lie, and each one's manifest with what stands beside it.
+"""Runs of a results store: where they are, their manifests, and the other files beside the manifests.
 
-A manifest that cannot be read is an error; another file that cannot be is named in `Run.unreadable`.
+A manifest that cannot be read is an error. Another file that cannot be read is named in `Run.unreadable`.
 """
 
 import json
@@ -14,33 +14,33 @@ from typing import Any, TypeVar
 
 from analysis.records import (
     check_schema,
-    fraction,
-    integer,
+    get_fraction,
+    get_integer,
+    get_number,
+    get_object,
+    get_objects,
+    get_optional_object,
+    get_optional_text,
+    get_text,
+    get_texts,
     json_object,
-    mapping,
-    mappings,
-    number,
-    optional_mapping,
-    optional_text,
-    text,
-    texts,
 )
 from lopt import commands
 from lopt.locations import Location, RemoteLocation, display_path, location, redacted
 
 Parsed = TypeVar("Parsed")
-# What a damaged file may raise.
+# Exceptions that reading a damaged file may raise.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class ReportError(ValueError):
-    """Bad input of the user: says what came, what is valid and how to mend it, in one line."""
+    """A mistake in the user's input. The message says in one line what came, what is valid and how to mend it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """A cell of a table's space as the manifest has it; length, rank and shots are None where it says none."""
+    """A cell of the space, as the manifest describes it. Length, rank and shots are None where it sets none."""
 
     name: str
     method: str
@@ -54,7 +54,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """How long a run was predicted to take, in seconds, and where it stood then."""
+    """The predicted duration of a run in seconds, and how far the run had come when it was predicted."""
 
     low_s: float
     high_s: float
@@ -65,18 +65,27 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run's manifest, and the files beside it that are not records."""
+    """One run's manifest, and the files beside it that are not records.
+
+    Attributes:
+        rungs: steps at which a trial may be stopped.
+        elapsed_s: duration of all commands of the run together.
+        audits: for each key of an audited trial, the step at which it would have been stopped.
+        left_out: keys of trials that are not counted anywhere.
+        titles: title of each task, by its name. Runs of earlier versions have none.
+        unreadable: damaged files beside the manifest, as "name: why".
+    """
 
     path: Location
     manifest: dict[str, Any]
     cells: tuple[PlannedCell, ...]
-    rungs: tuple[int, ...]  # steps at which a trial may be stopped
-    elapsed_s: float | None  # of all its commands together
-    audits: dict[str, int]  # steps at which trials that went on would have been stopped, by their keys
+    rungs: tuple[int, ...]
+    elapsed_s: float | None
+    audits: dict[str, int]
     prediction: Prediction | None
-    left_out: frozenset[str]  # keys of trials that count nowhere
-    titles: dict[str, str]  # of tasks by their names; none of runs of earlier versions
-    unreadable: tuple[str, ...]  # files beside the manifest that are damaged: "name: why"
+    left_out: frozenset[str]
+    titles: dict[str, str]
+    unreadable: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -87,15 +96,18 @@ class Run:
         return str(self.manifest.get("status", "unknown"))
 
     @property
-    def shown(self) -> str:
-        """As a user in the current folder would type it."""
+    def path_text(self) -> str:
+        """The run's path as a user in the current folder would type it."""
         return display_path(self.path.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What a backbone does without any prompt on the reported split, and who always names the commonest class.
-    Accuracies are fractions, of `test_n` examples."""
+    """Accuracies that need no training, on `test_n` examples of the reported split, as fractions.
+
+    `zero_shot_accuracy` is that of the backbone without any prompt, `majority_accuracy` that of always predicting the
+    most frequent class.
+    """
 
     backbone: str
     task: str
@@ -106,169 +118,178 @@ class Baseline:
 
 
 def find_runs(root: Location) -> list[Location]:
-    """The runs under `root`, newest first by the manifest's updated_at (else by the file's time)."""
+    """Return the runs under `root`, newest first by the manifest's `updated_at` (else by the time of the file)."""
     runs = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
     return sorted(runs, key=_updated_at, reverse=True)
 
 
 def resolve(names: Sequence[str], root: Location) -> list[Location]:
-    """The runs named (a folder, a URL, or a name under `root`); none named: the newest.
+    """Return the runs with these names, or the newest run if there are no names.
 
-    Raises ReportError where there is no such run.
+    A name is a folder, a URL, or the name of a folder under `root`.
+
+    Raises:
+        ReportError: there is no such run.
     """
-    direct = {name: location(name) for name in names}
-    known = find_runs(root) if not names or not all(isinstance(p, RemoteLocation) for p in direct.values()) else []
-    valid = f"valid: {', '.join(path.name for path in known)}, or a folder or URL"
-    mend = valid if known else f"{root} holds no runs: see --results"
-    if not names and not known:
-        begin = commands.line("sweep", "--space", "NAME")
-        raise ReportError(f"no runs under {root}: start one with `{begin}`, or give --results")
-    paths: list[Location] = [] if names else [known[0]]
-    for name, given in direct.items():
-        tries = [given] if isinstance(given, RemoteLocation) else [given, root / name]
-        path = next((path for path in tries if is_file(path / "manifest.json")), None)
-        if path is None:
-            looked = " and ".join(str(path) for path in tries)
-            raise ReportError(f"no run {redacted(name)!r} (looked for manifest.json in {looked}); {mend}")
-        if path.resolve() not in [other.resolve() for other in paths]:
-            paths.append(path)
+    locations = {name: location(name) for name in names}
+    all_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
+    known_runs = find_runs(root) if not names or not all_remote else []
+    if not names and not known_runs:
+        command = commands.line("sweep", "--space", "NAME")
+        raise ReportError(f"there are no runs under {root}: start one with `{command}`, or give another --results")
+    paths: list[Location] = [] if names else [known_runs[0]]
+    for name, path in locations.items():
+        candidates = [path] if isinstance(path, RemoteLocation) else [path, root / name]
+        run = next((candidate for candidate in candidates if is_file(candidate / "manifest.json")), None)
+        if run is None:
+            searched = " and ".join(map(str, candidates))
+            valid = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
+            advice = valid if known_runs else f"{root} holds no runs: see --results"
+            raise ReportError(f"there is no run {redacted(name)!r} (looked for manifest.json in {searched}); {advice}")
+        if run.resolve() not in [known.resolve() for known in paths]:
+            paths.append(run)
     return paths
 
 
 def is_file(path: Location) -> bool:
-    """Also of a name that no folder can have."""
+    """Return whether there is a file. Unlike `Path.is_file`, this accepts names that no file can have."""
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
-def _read(file: Location) -> Any:
-    return parsed(file.read_bytes())
+def _read_json(file: Location) -> Any:
+    return parse_json(file.read_bytes())
 
 
-def parsed(content: bytes) -> Any:
-    """JSON, its texts such as a report can hold: without half characters and control characters."""
-    return _clean(json.loads(content))
+def parse_json(content: bytes) -> Any:
+    """Parse JSON. Lone surrogates and control characters, which a report cannot hold, are replaced in its texts."""
+    return _without_controls(json.loads(content))
 
 
-def _clean(value: Any) -> Any:
+def _without_controls(value: Any) -> Any:
     if isinstance(value, str):
         return _CONTROL.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_clean(each) for each in value]
-    return {_clean(name): _clean(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return [_without_controls(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_controls(name): _without_controls(item) for name, item in value.items()}
+    return value
 
 
 def load_run(path: Location) -> Run:
+    """Read a run's manifest and the files beside it. Raises ReportError if the manifest cannot be read."""
     file = path / "manifest.json"
     try:
-        manifest = json_object(_read(file), "a manifest")
+        manifest = json_object(_read_json(file), "a manifest")
         check_schema(manifest)
-        space = mapping(manifest, "space")
-        provenance = optional_mapping(manifest, "provenance")
+        space = get_object(manifest, "space")
+        provenance = get_optional_object(manifest, "provenance")
         for name in ("hardware", "versions"):
-            optional_mapping(provenance, name)
+            get_optional_object(provenance, name)
         rungs = space.get("rungs") or []
         if not isinstance(rungs, list) or not all(isinstance(rung, int) for rung in rungs):
             raise ValueError(f"rungs is {rungs!r}, not a list of whole numbers")
-        titles = optional_mapping(manifest, "titles")
+        titles = get_optional_object(manifest, "titles")
         unreadable: list[str] = []
         return Run(
             path=path,
             manifest=manifest,
-            cells=tuple(_planned(space)),
+            cells=tuple(_planned_cells(space)),
             rungs=tuple(rungs),
-            elapsed_s=number(manifest, "elapsed_s"),
-            audits=_beside(path / "audits.json", _audits, unreadable) or {},
-            prediction=_beside(path / "probe.json", _prediction, unreadable),
-            left_out=frozenset(texts(manifest, "left_out")),
-            titles={task: text(titles, task) for task in titles},
+            elapsed_s=get_number(manifest, "elapsed_s"),
+            audits=_optional_file(path / "audits.json", _audits, unreadable) or {},
+            prediction=_optional_file(path / "probe.json", _prediction, unreadable),
+            left_out=frozenset(get_texts(manifest, "left_out")),
+            titles={task: get_text(titles, task) for task in titles},
             unreadable=tuple(unreadable),
         )
     except UNREADABLE as error:
         raise ReportError(
-            f"{file} cannot be read ({why(error)}); it should be the JSON object that a sweep writes: "
+            f"{file} cannot be read ({error_text(error)}). It should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which says how to mend it, or give another run"
         ) from None
 
 
-def _beside(file: Location, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
-    """What a file beside the manifest says; None where it is missing, or damaged, which is then noted."""
+def _optional_file(file: Location, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
+    """Parse a file beside the manifest. Return None if it is missing or damaged, and add a damaged one to
+    `unreadable`."""
     try:
-        return parse(_read(file)) if file.is_file() else None
+        return parse(_read_json(file)) if file.is_file() else None
     except UNREADABLE as error:
-        unreadable.append(f"{file.parent.name}/{file.name}: {why(error)}")
+        unreadable.append(f"{file.parent.name}/{file.name}: {error_text(error)}")
         return None
 
 
 def _prediction(content: Any) -> Prediction:
-    """What `sweeps/run.py --probe` wrote."""
+    """Return the prediction that `sweeps/run.py --probe` wrote."""
     probe = json_object(content, "a prediction")
-    predicted = mapping(probe, "prediction")
-    seconds = mapping(predicted, "seconds")
+    predicted = get_object(probe, "prediction")
+    seconds = get_object(predicted, "seconds")
     values: dict[str, Any] = {
-        "low_s": number(seconds, "low"),
-        "high_s": number(seconds, "high"),
-        "elapsed_before_s": number(probe, "elapsed_before_s"),
-        "trials_done": integer(predicted, "trials_done"),
-        "trials": integer(predicted, "trials"),
+        "low_s": get_number(seconds, "low"),
+        "high_s": get_number(seconds, "high"),
+        "elapsed_before_s": get_number(probe, "elapsed_before_s"),
+        "trials_done": get_integer(predicted, "trials_done"),
+        "trials": get_integer(predicted, "trials"),
     }
     if None in values.values():
         raise ValueError("not a prediction: a number is missing")
     return Prediction(**values)
 
 
-def _planned(space: dict[str, Any]) -> list[PlannedCell]:
-    """The cells of a table's space; a free search has none with a method of its own."""
-    base = optional_mapping(space, "base")
-    planned = [(cell, base | optional_mapping(cell, "config")) for cell in mappings(space, "cells")]
+def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
+    """Return the cells of a table's space. A free search has none, because its one cell does not set a method."""
+    base = get_optional_object(space, "base")
+    configs = [(cell, base | get_optional_object(cell, "config")) for cell in get_objects(space, "cells")]
     return [
         PlannedCell(
             name=str(cell.get("name") or ""),
             method=config["method"],
             backbone=config["backbone"],
             task=config["task"],
-            length=integer(config, "length"),
-            rank=integer(config, "rank"),
-            shots=integer(config, "shots"),
-            trainable_parameters=integer(cell, "trainable_parameters"),
+            length=get_integer(config, "length"),
+            rank=get_integer(config, "rank"),
+            shots=get_integer(config, "shots"),
+            trainable_parameters=get_integer(cell, "trainable_parameters"),
         )
-        for cell, config in planned
+        for cell, config in configs
         if all(isinstance(config.get(name), str) for name in ("method", "backbone", "task"))
     ]
 
 
 def _audits(content: Any) -> dict[str, int]:
     audits = json_object(content, "a list of audits by key")
-    return {key: integer(mapping(audits, key), "step") or 0 for key in audits}
+    return {key: get_integer(get_object(audits, key), "step") or 0 for key in audits}
 
 
 def load_baselines(file: Location) -> list[Baseline]:
     if not file.is_file():
         return []
-    content = _read(file)
+    content = _read_json(file)
     if not isinstance(content, list):
         raise ValueError("not a list of baselines")
     return [
         Baseline(
-            backbone=text(each, "backbone"),
-            task=text(each, "task"),
-            test_split=optional_text(each, "test_split"),
-            test_n=integer(each, "test_n"),
-            zero_shot_accuracy=fraction(each, "zero_shot_accuracy"),
-            majority_accuracy=fraction(each, "majority_accuracy"),
+            backbone=get_text(baseline, "backbone"),
+            task=get_text(baseline, "task"),
+            test_split=get_optional_text(baseline, "test_split"),
+            test_n=get_integer(baseline, "test_n"),
+            zero_shot_accuracy=get_fraction(baseline, "zero_shot_accuracy"),
+            majority_accuracy=get_fraction(baseline, "majority_accuracy"),
         )
-        for each in mappings({"baselines": content}, "baselines")
+        for baseline in get_objects({"baselines": content}, "baselines")
     ]
 
 
 def _updated_at(run: Location) -> float:
     file = run / "manifest.json"
     try:
-        return datetime.fromisoformat(_read(file)["updated_at"]).timestamp()
+        return datetime.fromisoformat(_read_json(file)["updated_at"]).timestamp()
     except UNREADABLE:
         return file.lstat().st_mtime if isinstance(file, Path) else 0.0
 
 
-def why(error: Exception) -> str:
+def error_text(error: Exception) -> str:
+    """Say in one line why a file cannot be read."""
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON at line {error.lineno}, column {error.colno}"
     return " ".join(str(error).split()) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""A made-up results store: every number in it is invented, and nothing of it is a result."""
+"""An invented results store for tests. None of its numbers is a result."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def parameters(method: str, length: int | None, rank: int | None, width: int) ->
     length = length or 0
     if rank is None:
         return length * width
-    others = {"lopt1": rank * (length + width), "dept": length * width + rank * (256 + width)}
-    return others.get(method, 2 * rank * width)
+    counts = {"lopt1": rank * (length + width), "dept": length * width + rank * (256 + width)}
+    return counts.get(method, 2 * rank * width)
 
 
 @dataclass
 class Store:
-    """Writes one run. `confirm` and `search` add records; `write` the manifest and baselines."""
+    """Writes one run. `confirm` and `search` add records; `write` adds the manifest and the baselines."""
 
     root: Path
     name: str = "synthetic-run"
@@ -48,7 +48,7 @@ class Store:
     test_n: int = 600
     split_size: int = 2000
     cells: list[tuple[str, int | None, int | None]] = field(default_factory=lambda: list(TABLE3))
-    made: int = 0
+    record_count: int = 0
 
     @property
     def path(self) -> Path:
@@ -59,14 +59,14 @@ class Store:
         return method + "".join(sizes)
 
     def record(self, method: str, length: int | None, rank: int | None, **changes: Any) -> dict[str, Any]:
-        """A record of a search trial, changed as told; dotted names reach into the config: `config__seed=2`."""
-        self.made += 1
+        """Return a record of a search trial with changes. Two underscores reach into an object: `config__seed=2`."""
+        self.record_count += 1
         accuracy = changes.pop("selection_accuracy", 0.8)
-        counted = parameters(method, length, rank, self.width)
+        trainable = parameters(method, length, rank, self.width)
         name = self.cell_name(method, length, rank)
         record: dict[str, Any] = {
             "schema_version": 3,
-            "key": changes.pop("key", sha256(f"{self.name} {self.made}".encode()).hexdigest()[:16]),
+            "key": changes.pop("key", sha256(f"{self.name} {self.record_count}".encode()).hexdigest()[:16]),
             "phase": "search",
             "status": "complete",
             "cell": name,
@@ -77,20 +77,20 @@ class Store:
                 "optimizer": "adafactor", "precision": "bf16", "label_words": [" bad", " great"], "options": {},
             },
             "width": self.width,
-            "trainable_parameters": counted,
-            "stored_parameters": counted,
+            "trainable_parameters": trainable,
+            "stored_parameters": trainable,
             "materialised_parameters": (length or 0) * self.width,
             "steps": 50,
             "max_steps": 50,
             "evaluations": [
                 {
-                    "step": s,
-                    "selection_accuracy": None if accuracy is None else round(0.5 + (accuracy - 0.5) * s / 50, 4),
+                    "step": step,
+                    "selection_accuracy": None if accuracy is None else round(0.5 + (accuracy - 0.5) * step / 50, 4),
                     "selection_loss": 0.6,
                     "train_loss": 0.66,
                     "top_class_share": 0.6,
                 }
-                for s in (10, 20, 30, 40, 50)
+                for step in (10, 20, 30, 40, 50)
             ],
             "selection_accuracy": accuracy,
             "selection_loss": 0.5,
@@ -115,14 +115,15 @@ class Store:
             "provenance": {"commit": "0" * 40, "dirty": False, "versions": {}, "hardware": {}},
         }  # fmt: skip
         for key, value in changes.items():
-            target, _, inner = key.partition("__")
-            if inner:
-                record[target][inner] = value
+            name, _, inner_name = key.partition("__")
+            if inner_name:
+                record[name][inner_name] = value
             else:
-                record[target] = value
+                record[name] = value
         return record
 
     def put(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a record."""
         folder = self.path / "trials"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{record['key']}.json").write_text(json.dumps(record))
@@ -145,7 +146,7 @@ class Store:
         return self.put(self.record(method, length, rank, **(values | changes)))
 
     def predict(self, record: dict[str, Any], correct: Sequence[bool] | np.ndarray) -> dict[str, Any]:
-        """Leaves the predictions of a confirmed trial, right where told, and gives its record their accuracy."""
+        """Write predictions of a confirmed trial, right where `correct` is true, and their accuracy in its record."""
         folder = self.path / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         gold = np.arange(len(correct)) % 2
@@ -168,31 +169,34 @@ class Store:
                 "base": {"backbone": self.backbone, "task": self.task},
                 "cells": [
                     {
-                        "name": self.cell_name(m, n, r),
-                        "config": {"method": m, "length": n, "rank": r},
-                        "trainable_parameters": parameters(m, n, r, self.width),
+                        "name": self.cell_name(method, length, rank),
+                        "config": {"method": method, "length": length, "rank": rank},
+                        "trainable_parameters": parameters(method, length, rank, self.width),
                     }
-                    for m, n, r in self.cells
+                    for method, length, rank in self.cells
                 ],
             },
             "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "0"}, "hardware": {"cpu": "none"}},
         } | changes  # fmt: skip
         (self.path / "manifest.json").write_text(json.dumps(manifest))
         if baselines:
-            zero = {"zero_shot_accuracy": 0.58, "majority_accuracy": 0.51}
-            same = {"backbone": self.backbone, "task": self.task, "test_split": self.test_split, "test_n": self.test_n}
-            (self.path / "baselines.json").write_text(json.dumps([same | zero]))
+            baseline = {
+                "backbone": self.backbone, "task": self.task, "test_split": self.test_split, "test_n": self.test_n,
+                "zero_shot_accuracy": 0.58, "majority_accuracy": 0.51,
+            }  # fmt: skip
+            (self.path / "baselines.json").write_text(json.dumps([baseline]))
         return self.path
 
     def fill(self, seeds: int = 1, predictions: bool = False) -> Path:
-        """All cells of Table 3, searched at four rates and confirmed, with predictions if asked."""
-        draw = np.random.default_rng(0)
+        """Write all cells of Table 3, searched at four learning rates and confirmed, with predictions if asked."""
+        generator = np.random.default_rng(0)
         for i, (method, length, rank) in enumerate(self.cells):
-            for j, rate in enumerate((0.01, 0.03, 0.1, 0.3)):
+            for j, learning_rate in enumerate((0.01, 0.03, 0.1, 0.3)):
                 accuracy = 0.6 + 0.05 * j + 0.004 * i
                 status = "stopped" if j == 0 else "complete"
                 self.search(
-                    method, length, rank, config__learning_rate=rate, selection_accuracy=accuracy, status=status
+                    method, length, rank, config__learning_rate=learning_rate, selection_accuracy=accuracy,
+                    status=status,
                 )  # fmt: skip
             for seed in range(seeds):
                 accuracy = 0.83 + 0.004 * i % 0.03 + 0.003 * seed
@@ -200,19 +204,19 @@ class Store:
                     method, length, rank, accuracy, config__seed=100 + seed, config__learning_rate=0.3
                 )
                 if predictions:
-                    self.predict(record, draw.random(self.test_n) < accuracy)
+                    self.predict(record, generator.random(self.test_n) < accuracy)
         return self.write()
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Callable[..., Store]:
-    """Makes a store under one `results` folder: `store()`, `store(name=..., backbone=...)`."""
+    """Return a function that makes a run in one `results` folder: `store()`, `store(name=..., backbone=...)`."""
     return lambda **options: Store(root=tmp_path / "results", **options)
 
 
 @pytest.fixture
 def table2_cells() -> list[tuple[str, int | None, int | None]]:
-    """One setting of each of Table 2's six methods."""
+    """One cell of each of the six methods of Table 2."""
     return list(TABLE2)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps with known truth: seeds and examples are both drawn."""
+"""Simulated sweeps whose truth is known. Seeds and examples are both drawn."""
 
 from __future__ import annotations
 
@@ -9,59 +9,70 @@ import numpy as np
 from analysis.cells import groups
 from analysis.load import load
 
-RATE, ITEMS, SHARED = 0.85, 1.0, 0.8  # accuracy; standard deviation of an example's logit; of that, what methods share
+ACCURACY = 0.85
+EXAMPLE_SPREAD = 1.0  # standard deviation of an example's logit
+SHARED = 0.8  # the part of an example's variance that all methods share
 
 
 class World:
-    """Examples of differing difficulty, and seeds whose accuracies spread by `spread` (a fraction)."""
+    """Examples that differ in difficulty, and seeds whose accuracies differ with a standard deviation of `spread`."""
 
-    def __init__(self, spread, draw):
-        self.draw = draw
-        self.base = math.log(RATE / (1 - RATE)) * math.sqrt(1 + 0.35 * ITEMS**2)
-        self.many = draw.normal(0, ITEMS, 50_000)
-        self.seeds = spread / ((self.rate(0.05) - self.rate(-0.05)) / 0.1)
+    def __init__(self, spread, generator):
+        self.generator = generator
+        self.base_logit = math.log(ACCURACY / (1 - ACCURACY)) * math.sqrt(1 + 0.35 * EXAMPLE_SPREAD**2)
+        self.all_examples = generator.normal(0, EXAMPLE_SPREAD, 50_000)
+        self.seed_spread = spread / ((self.seed_accuracy(0.05) - self.seed_accuracy(-0.05)) / 0.1)
 
-    def rate(self, effect):
-        """Accuracy over all examples of a seed of this effect."""
-        return float((1 / (1 + np.exp(-(self.base + effect + self.many)))).mean())
+    def seed_accuracy(self, effect):
+        """Return the accuracy over all examples of a seed with this effect on the logit."""
+        return float((1 / (1 + np.exp(-(self.base_logit + effect + self.all_examples)))).mean())
 
-    def truth(self, effect=0.0):
-        """Accuracy over all seeds and examples."""
+    def true_accuracy(self, effect=0.0):
+        """Return the accuracy over all seeds and examples."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(15)
-        return float(sum(w * self.rate(effect + self.seeds * x) for x, w in zip(nodes, weights)) / weights.sum())
+        accuracies = [self.seed_accuracy(effect + self.seed_spread * node) for node in nodes]
+        return float(sum(weight * accuracy for weight, accuracy in zip(weights, accuracies)) / weights.sum())
 
     def effect_of(self, gap):
-        """Of a method that is `gap` worse."""
+        """Return the effect on the logit of a method whose accuracy is worse by `gap`."""
         low, high = -3.0, 0.0
         for _ in range(20):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.truth(middle) < self.truth() - gap else (low, middle)
+            is_too_low = self.true_accuracy(middle) < self.true_accuracy() - gap
+            low, high = (middle, high) if is_too_low else (low, middle)
         return high
 
-    def scored(self, seeds, items, effect=0.0):
-        effects = effect + self.draw.normal(0, self.seeds, (seeds, 1))
-        return (self.draw.random((seeds, len(items))) < 1 / (1 + np.exp(-(self.base + effects + items)))).astype(float)
+    def scored(self, seeds, examples, effect=0.0):
+        """Draw which examples each seed gets right, `[seeds, examples]`."""
+        effects = effect + self.generator.normal(0, self.seed_spread, (seeds, 1))
+        probabilities = 1 / (1 + np.exp(-(self.base_logit + effects + examples)))
+        return (self.generator.random((seeds, len(examples))) < probabilities).astype(float)
 
     def pair(self, seeds, n, effect):
-        common = self.draw.normal(0, ITEMS * math.sqrt(SHARED), n)
-        own = ITEMS * math.sqrt(1 - SHARED)
-        return [self.scored(seeds, common + self.draw.normal(0, own, n), each) for each in (effect, 0.0)]
+        """Draw the answers of two methods on the same n examples; the first method has the effect."""
+        shared = self.generator.normal(0, EXAMPLE_SPREAD * math.sqrt(SHARED), n)
+        own_spread = EXAMPLE_SPREAD * math.sqrt(1 - SHARED)
+        return [
+            self.scored(seeds, shared + self.generator.normal(0, own_spread, n), method_effect)
+            for method_effect in (effect, 0.0)
+        ]
 
 
 def simulated_run(store, gaps, *, seeds=3, n=872, spread=0.005, draw_seed=0):
-    """A run: a full prompt and smaller ones, worse by these gaps."""
+    """Write a run of a full prompt and of smaller prompts that are worse by these gaps."""
     world = World(spread, np.random.default_rng(draw_seed))
-    s = store(test_n=n, split_size=n)
-    items = world.draw.normal(0, ITEMS, n)
-    for place, gap in enumerate((0.0, *gaps)):
-        method, rank = ("lopt1", place) if place else ("prompt_tuning", None)
-        rows = world.scored(seeds, items, world.effect_of(gap) if gap else 0.0)
-        for seed, row in enumerate(rows):
-            s.predict(s.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), row > 0)
-    return s.write()
+    run = store(test_n=n, split_size=n)
+    examples = world.generator.normal(0, EXAMPLE_SPREAD, n)
+    for i, gap in enumerate((0.0, *gaps)):
+        method, rank = ("lopt1", i) if i else ("prompt_tuning", None)
+        correct_SN = world.scored(seeds, examples, world.effect_of(gap) if gap else 0.0)
+        for seed, correct in enumerate(correct_SN):
+            record = run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8)
+            run.predict(record, correct > 0)
+    return run.write()
 
 
 def simulated(store, gaps, **options):
-    """The one group of such a run."""
+    """Return the only group of a simulated run."""
     (group,) = groups(load([simulated_run(store, gaps, **options)]))
     return group

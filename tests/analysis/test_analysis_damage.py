@@ -1,4 +1,4 @@
-"""A damaged store, hostile texts and wrong arguments: a report of what can be read, or one line and exit 2."""
+"""A damaged store, hostile texts and wrong arguments give a report of what can be read, or one line and exit 2."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ JSON = st.one_of(
 
 @pytest.fixture
 def small(store):
-    """One cell with a search trial and a confirmed one: too few for most figures, which take long."""
-    s = store(cells=[("lopt1", 10, 1)])
-    once = {"evaluations": [{"step": 10, "selection_accuracy": 0.5, "top_class_share": 0.6}]}
-    s.search("lopt1", 10, 1, **once)
-    s.confirm("lopt1", 10, 1, 0.8, **once)
-    return s.write()
+    """One cell with a search trial and a confirmed one. That is too few for most figures, which would take long."""
+    run = store(cells=[("lopt1", 10, 1)])
+    evaluations = [{"step": 10, "selection_accuracy": 0.5, "top_class_share": 0.6}]
+    run.search("lopt1", 10, 1, evaluations=evaluations)
+    run.confirm("lopt1", 10, 1, 0.8, evaluations=evaluations)
+    return run.write()
 
 
 def places(value, path=()):
-    """The paths of all values of a JSON value."""
+    """Yield the paths of all values in a JSON value."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from places(inner, (*path, key))
 
 
 def with_value(whole, path, value):
+    """Return a copy of a JSON value in which the value at this path is another one."""
     if not path:
         return value
-    made = copy.deepcopy(whole)
-    at = made
+    changed = copy.deepcopy(whole)
+    parent = changed
     for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = value
-    return made
+        parent = parent[key]
+    parent[path[-1]] = value
+    return changed
 
 
 @fixed(80)
 @given(data=st.data(), value=JSON)
-def test_any_value_anywhere_in_the_store(small, tmp_path, data, value):
+def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small, tmp_path, data, value):
     run = tmp_path / "copy"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(small, run)
@@ -70,22 +71,22 @@ def test_any_value_anywhere_in_the_store(small, tmp_path, data, value):
         assert "manifest.json" in line_of(code, out, err)
     else:
         page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-        assert err == "", "no table and no figure fails"
+        assert err == "", "a table or a figure failed"
         assert "<svg" not in page or "</svg>" in page
         if file.parent.name == "trials" and not isinstance(changed, dict):
             assert "1 record could not be read" in page and file.name in page
 
 
-def test_a_hostile_value_everywhere_at_once(small, tmp_path):
-    """Texts with half characters, controls and markup in every text of a record and of the manifest."""
-    bad = "\ud800\x1b</script><script>alert(1)</script>\n| `x` $y$ \\input{z} [*] \u202e"
+def test_hostile_texts_everywhere_are_escaped(small, tmp_path):
+    """Every text of a record and of the manifest contains lone surrogates, control characters and markup."""
+    hostile = "\ud800\x1b</script><script>alert(1)</script>\n| `x` $y$ \\input{z} [*] \u202e"
 
     def spoiled(value, name=""):
         if isinstance(value, dict):
-            return {key: spoiled(each, key) for key, each in value.items()}
+            return {key: spoiled(inner, key) for key, inner in value.items()}
         if isinstance(value, list):
-            return [spoiled(each) for each in value]
-        return bad if isinstance(value, str) and name not in ("key", "phase", "status") else value
+            return [spoiled(item) for item in value]
+        return hostile if isinstance(value, str) and name not in ("key", "phase", "status") else value
 
     for file in small.rglob("*.json"):
         file.write_text(json.dumps(spoiled(json.loads(file.read_text()))))
@@ -109,7 +110,7 @@ def test_a_hostile_value_everywhere_at_once(small, tmp_path):
         ("manifest.json", b'{"schema_version": 1, "space": {}, "provenance": {"hardware": 5}}'),
     ],
 )
-def test_a_damaged_manifest(small, tmp_path, name, content):
+def test_a_damaged_manifest_is_refused(small, tmp_path, name, content):
     (small / name).write_bytes(content)
     refused(
         main, small, "--out", tmp_path / "out", words=["manifest.json cannot be read", "repeat the sweep's command"]
@@ -147,12 +148,12 @@ def test_damaged_tables_are_not_read(small, tmp_path):
         (["--out"], ["--out", "expected one argument"]),
     ],
 )
-def test_wrong_arguments(argv, words, tmp_path, monkeypatch):
+def test_wrong_arguments_are_refused(argv, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(main, *argv, words=words)
 
 
-def test_folders_that_are_no_runs(small, tmp_path):
+def test_folders_that_are_not_runs_are_refused(small, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(main, tmp_path / "empty", words=["no run", "manifest.json"])
     (small / "manifest.json").unlink()
@@ -161,7 +162,7 @@ def test_folders_that_are_no_runs(small, tmp_path):
     refused(main, small, words=["no run", "manifest.json"])
 
 
-def test_an_out_that_is_a_file(small, tmp_path):
+def test_an_out_that_is_a_file_is_refused(small, tmp_path):
     (tmp_path / "file").write_text("kept")
     refused(main, small, "--out", tmp_path / "file", words=["cannot write", "--out"])
     assert (tmp_path / "file").read_text() == "kept"
@@ -169,48 +170,50 @@ def test_an_out_that_is_a_file(small, tmp_path):
 
 # --- rendering -------------------------------------------------------------------------------------------------------
 
-cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20) | st.sampled_from(
+cell_texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20) | st.sampled_from(
     ["|", "a|b", "`", "``x`", "\\", "\\|", "[x]", "*", "**b**", "<b>", "&amp;", "%", "$x$", "#", "_a_", "~", "^", "{}",
      "\\input{x}", "=1+1", "- a", "\u2028", "]]>", '"', "'"]
 )  # fmt: skip
 
 
-def shown(first, second, code):
+def two_column_table(first, second, code):
     columns = (Column(title=first, align="left", code=code), Column(title=second))
     return Table(caption=second, columns=columns, rows=((first, second), (second, first)), notes=(first,))
 
 
-class Texts(html.parser.HTMLParser):
+class TableParser(html.parser.HTMLParser):
+    """Collects the tags of a page, and the text of its table cells."""
+
     def __init__(self):
         super().__init__()
-        self.tags, self.cells, self.inside = [], [], False
+        self.tags, self.cells, self.is_in_cell = [], [], False
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "td":
             self.cells.append("")
-            self.inside = True
+            self.is_in_cell = True
 
     def handle_data(self, data):
-        if self.inside:
+        if self.is_in_cell:
             self.cells[-1] += data
 
     def handle_endtag(self, tag):
-        self.inside = self.inside and tag != "td"
+        self.is_in_cell = self.is_in_cell and tag != "td"
 
 
 @fixed(150)
-@given(first=cells, second=cells, code=st.booleans())
-def test_every_text_is_a_text_in_every_form(first, second, code):
-    table = shown(first, second, code)
+@given(first=cell_texts, second=cell_texts, code=st.booleans())
+def test_every_text_stays_a_text_in_every_format(first, second, code):
+    table = two_column_table(first, second, code)
 
-    page = Texts()
+    page = TableParser()
     page.feed(str(render.html(table)))
     assert set(page.tags) <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li", "button"}
-    assert [c.strip() for c in page.cells] == [c.strip() for c in (first, second, second, first)]
+    assert [cell.strip() for cell in page.cells] == [cell.strip() for cell in (first, second, second, first)]
 
-    read = list(csv.reader(io.StringIO(render.csv(table), newline="")))
-    assert read[1:] == [[first, second], [second, first]]
+    csv_rows = list(csv.reader(io.StringIO(render.csv(table), newline="")))
+    assert csv_rows[1:] == [[first, second], [second, first]]
 
     rows = [line for line in render.markdown(table).split("\n") if line.startswith("| ")]
     assert len(rows) == 4
@@ -221,16 +224,16 @@ def test_every_text_is_a_text_in_every_form(first, second, code):
     assert len(body) == 2
     for line in body:
         assert line.endswith(r" \\")
-        line = re.sub(r"(^|& )\{(–|--)?\}", r"\1", line)  # no number, in a column of numbers
+        line = re.sub(r"(^|& )\{(–|--)?\}", r"\1", line)  # a text in a column of numbers is in braces
         bare = re.sub(r"\\(?:[\\{}&%$#_]|[a-zA-Z]+(?:\{\})?)|\$\^2\$|\$\\[a-z]+\$|\$-\$", "", line)
         assert bare.count("&") == 1, line
         assert not set(bare) & set("%#_~^"), line
-        assert not line.startswith(("[", "*")), "an argument of the end of the row before"
+        assert not line.startswith(("[", "*")), "LaTeX would take it as an argument of the end of the row before"
         assert r"\input" not in line
 
 
 @fixed(60)
 @given(value=texts)
-def test_any_text_is_rendered(value):
-    for form in (render.markdown_text, render.markdown_code, render.latex_text):
-        assert "\n" not in form(value)
+def test_any_text_is_rendered_in_one_line(value):
+    for render_text in (render.markdown_text, render.markdown_code, render.latex_text):
+        assert "\n" not in render_text(value)

@@ -1,4 +1,4 @@
-"""Intervals and verdicts on simulated data with known truth: seeds and examples are both drawn."""
+"""Intervals and verdicts on simulated data whose truth is known. Seeds and examples are both drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from analysis.load import load
 from analysis.noninferiority import Difference, difference, holm, verdicts
 from analysis.registry import Missing
 from analysis.stats import crossed, estimate
-from tests.analysis.simulated import ITEMS, World, simulated
+from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated
+
+
+def mean_width(estimates):
+    return np.mean([value.high - value.low for value in estimates])
 
 
 @pytest.mark.parametrize("spread", [0.005, 0.02, 0.04])
@@ -31,20 +35,18 @@ from tests.analysis.simulated import ITEMS, World, simulated
 def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread):
     draws = 400
     world = World(spread, np.random.default_rng(seeds * n))
-    truth = world.truth()
-    runs = [world.scored(seeds, world.draw.normal(0, ITEMS, n)) for _ in range(draws)]
-    found = [crossed(run) for run in runs]
-    covered = sum(each.low <= truth <= each.high for each in found) / draws
+    truth = world.true_accuracy()
+    runs = [world.scored(seeds, world.generator.normal(0, EXAMPLE_SPREAD, n)) for _ in range(draws)]
+    estimates = [crossed(run) for run in runs]
+    covered = sum(value.low <= truth <= value.high for value in estimates) / draws
     error = math.sqrt(0.93 * 0.07 / draws)
     assert covered >= 0.93 - 2 * error
-    oracle = 2 * 1.96 * np.std([run.mean() for run in runs])
-    width = np.mean([each.high - each.low for each in found]) / oracle
-    assert width <= (1.5 if seeds >= 5 else 2.5)
+    ideal_width = 2 * 1.96 * np.std([run.mean() for run in runs])
+    assert mean_width(estimates) / ideal_width <= (1.5 if seeds >= 5 else 2.5)
     if seeds < 5:
         return
-    wide = np.mean([e.high - e.low for e in (estimate(list(r.mean(1)), n) for r in runs[:100])])
-    narrow = np.mean([e.high - e.low for e in found[:100]])
-    assert narrow < 1.1 * wide, "the single predictions do not make it wider"
+    from_accuracies = [estimate(list(run.mean(1)), n) for run in runs[:100]]
+    assert mean_width(estimates[:100]) < 1.1 * mean_width(from_accuracies), "single predictions do not widen it"
 
 
 @pytest.mark.parametrize("spread", [0.005, 0.04])
@@ -56,8 +58,7 @@ def test_the_verdicts_err_in_one_case_of_twenty_at_most(seeds, n, spread):
 
     def outcomes(gap):
         effect = world.effect_of(gap)
-        found = (verdicts([difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws))
-        return Counter(found)
+        return Counter(verdicts([difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws))
 
     at_the_margin = outcomes(margin)
     allowed = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
@@ -66,7 +67,7 @@ def test_the_verdicts_err_in_one_case_of_twenty_at_most(seeds, n, spread):
     assert outcomes(0.04)["non-inferior"] <= draws * 0.03, "a method truly 3 pp beyond the margin"
 
 
-def test_enough_data_decide():
+def test_enough_data_give_a_decisive_verdict():
     world = World(0.005, np.random.default_rng(0))
     equal = [verdicts([difference(*world.pair(10, 5000, 0.0))])[0].outcome for _ in range(40)]
     worse = [verdicts([difference(*world.pair(10, 872, world.effect_of(0.04)))])[0].outcome for _ in range(40)]
@@ -74,55 +75,55 @@ def test_enough_data_decide():
     assert Counter(worse)["inferior"] > 35
 
 
-def test_the_seeds_that_an_inconclusive_verdict_asks_for_would_mostly_do():
+def test_as_many_seeds_as_an_inconclusive_verdict_asks_for_are_mostly_enough():
     world = World(0.01, np.random.default_rng(1))
     known = difference(*world.pair(300, 5000, 0.0))
     (verdict,) = verdicts([dataclasses.replace(known, mean=0.0, error=0.01, freedom=4.0, seeds_a=3, seeds_b=3)])
     assert verdict.outcome == "inconclusive"
-    many = 3 + verdict.more_seeds
-    later = [verdicts([difference(*world.pair(many, 5000, 0.0))])[0].outcome for _ in range(60)]
-    assert 60 * 0.6 <= Counter(later)["non-inferior"] <= 60 * 0.97
+    seeds = 3 + verdict.more_seeds
+    outcomes = [verdicts([difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
+    assert 60 * 0.6 <= Counter(outcomes)["non-inferior"] <= 60 * 0.97
 
 
-def test_too_few_examples_are_said_to_be_too_few():
+def test_the_verdict_says_if_there_are_too_few_examples():
     world = World(0.001, np.random.default_rng(2))
-    found = [verdicts([difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
-    assert any(v.outcome == "inconclusive" and v.more_seeds is None for v in found)
-    assert any("more test examples might" in str(v) for v in found)
+    results = [verdicts([difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
+    assert any(verdict.outcome == "inconclusive" and verdict.more_seeds is None for verdict in results)
+    assert any("more test examples might" in str(verdict) for verdict in results)
 
 
-def test_identical_seeds_are_no_certainty_and_no_crash():
-    same = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
-    found = difference(same, same)
-    assert (found.mean, found.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
-    assert verdicts([found])[0].outcome == "inconclusive", "56 examples without a difference show little"
+def test_identical_seeds_are_not_certain_and_do_not_crash():
+    correct_SN = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
+    gap = difference(correct_SN, correct_SN)
+    assert (gap.mean, gap.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
+    assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
     assert crossed(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
-        difference(same[:1], same)
+        difference(correct_SN[:1], correct_SN)
 
 
 @pytest.mark.parametrize("n", [1, 2, 28, 150, 200, 299, 5000])
 def test_methods_that_agree_on_every_example_may_still_differ_on_others(n):
-    """Where none of n examples differs, the interval reaches as far as the binomial's, and so does the verdict."""
-    found = difference(np.ones((3, n)), np.ones((3, n)))
+    """If none of n examples differs, the interval is at least as wide as the binomial one. So the verdict agrees."""
+    gap = difference(np.ones((3, n)), np.ones((3, n)))
     exact = binomtest(0, n).proportion_ci(0.95, method="exact").high
-    assert found.low <= -min(exact, 1.0) and found.high >= min(exact, 1.0)
-    assert (found.low, found.high) == pytest.approx((-found.high, -found.low)) and found.high <= 1
-    (verdict,) = verdicts([found], margin=0.01)
-    shown = binomtest(0, n, 0.01, alternative="less").pvalue <= 0.05  # "worse on 1 % of all" is refuted
-    assert verdict.outcome == ("non-inferior" if shown and n > 299 else "inconclusive")
+    assert gap.low <= -min(exact, 1.0) and gap.high >= min(exact, 1.0)
+    assert (gap.low, gap.high) == pytest.approx((-gap.high, -gap.low)) and gap.high <= 1
+    (verdict,) = verdicts([gap], margin=0.01)
+    is_refuted = binomtest(0, n, 0.01, alternative="less").pvalue <= 0.05  # the hypothesis "worse on 1 % of all"
+    assert verdict.outcome == ("non-inferior" if is_refuted and n > 299 else "inconclusive")
 
 
 @pytest.mark.parametrize("n", [150, 300, 500, 700, 1000, 2000])
 def test_a_method_that_errs_only_where_the_other_is_right_is_not_called_as_good_too_often(n):
-    """The hardest case: all examples that differ differ in one direction, and are as many as the margin."""
-    margin, wrong = 0.01, 0.0
+    """The hardest case: the true difference is the margin, and all examples that differ do so in one direction."""
+    margin, error_rate = 0.01, 0.0
     for differing in range(n // 20):
         a, b = np.ones((3, n)), np.ones((3, n))
         a[:, :differing] = 0
         if verdicts([difference(a, b)], margin)[0].outcome == "non-inferior":
-            wrong += binom.pmf(differing, n, margin)
-    assert wrong <= 0.075
+            error_rate += binom.pmf(differing, n, margin)
+    assert error_rate <= 0.075
 
 
 @given(st.integers(2, 5), st.integers(1, 40), st.data())
@@ -131,63 +132,62 @@ def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
     a, b = (np.array(data.draw(bits), dtype=float).reshape(seeds, n) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = difference(a, b)
-    assert -1 <= found.low <= found.mean <= found.high <= 1
-    assert found.error > 0 and 0 <= found.p_inferior(0.01) <= 1 and 0 <= found.p_noninferior(0.01) <= 1
+        gap = difference(a, b)
+    assert -1 <= gap.low <= gap.mean <= gap.high <= 1
+    assert gap.error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_noninferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_as_its_definition(p_values):
+def test_holm_equals_its_definition(p_values):
     adjusted = holm(p_values)
     order = np.argsort(p_values, kind="stable")
     running = 0.0
-    for rank, place in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
-        assert adjusted[place] == pytest.approx(running)
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        assert adjusted[i] == pytest.approx(running)
 
 
 def test_a_method_truly_worse_is_never_called_as_good(store):
     group = simulated(store, [0.04], seeds=5)
-    (found,) = comparisons(group)
-    assert found.verdict.outcome == "inferior"
-    said = headline(group)
-    assert any("Inferior" in each for each in said.details)
-    assert said.answer.endswith("It is shown to be worse by more than 1 pp.")
+    (comparison,) = comparisons(group)
+    assert comparison.verdict.outcome == "inferior"
+    assert any("Inferior" in detail for detail in headline(group).details)
+    assert headline(group).answer.endswith("A test shows it to be worse by more than 1 pp.")
 
 
-def test_the_answer_is_tested_even_where_it_is_hardly_smaller(store):
-    """Of a cell that is outside the family of much smaller ones the answer says what a test of its own shows."""
-    world, s = World(0.005, np.random.default_rng(3)), store(test_n=4000, split_size=4000)
-    items = world.draw.normal(0, ITEMS, 4000)
+def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
+    """A cell that is not much smaller does not belong to the family of tests. It has a test of its own."""
+    world, run = World(0.005, np.random.default_rng(3)), store(test_n=4000, split_size=4000)
+    examples = world.generator.normal(0, EXAMPLE_SPREAD, 4000)
     for method, rank in (("prompt_tuning", None), ("lopt1", 5)):
-        for seed, row in enumerate(world.scored(5, items)):
-            s.predict(s.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), row > 0)
-    (group,) = groups(load([s.write()], margin=0.02))
+        for seed, correct in enumerate(world.scored(5, examples)):
+            run.predict(run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), correct > 0)
+    (group,) = groups(load([run.write()], margin=0.02))
     assert isinstance(comparisons(group), Missing), "1.9 times fewer parameters"
-    assert headline(group).answer.endswith("It is shown to be as good within 2 pp.")
-    assert any("On the same test examples the difference is" in each for each in headline(group).details)
+    assert headline(group).answer.endswith("A test shows it to be as good within 2 pp.")
+    assert any("On the same test examples the difference is" in detail for detail in headline(group).details)
 
 
-@pytest.mark.parametrize(("gap", "towards"), [(0.0, "non-inferior"), (-0.03, "inferior")])
-def test_what_more_seeds_would_show_is_said(gap, towards):
+@pytest.mark.parametrize(("gap", "outcome"), [(0.0, "non-inferior"), (-0.03, "inferior")])
+def test_the_verdict_says_what_more_seeds_would_show(gap, outcome):
     known = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
     (verdict,) = verdicts([dataclasses.replace(known, mean=gap, error=0.015, freedom=4.0, seeds_a=3, seeds_b=3)])
-    assert str(verdict).endswith(f"would likely show it {towards}")
+    assert str(verdict).endswith(f"would probably show it to be {outcome}")
 
 
-def test_one_seed_has_no_test_and_no_claim(store):
+def test_one_seed_gives_no_test_and_no_claim(store):
     group = simulated(store, [0.0], seeds=1)
-    found = comparisons(group)
-    assert isinstance(found, Missing) and "two confirm seeds" in found.reason
-    assert "Exploratory" in headline(group).exploratory
+    missing = comparisons(group)
+    assert isinstance(missing, Missing) and "two confirm seeds" in missing.reason
+    assert "exploratory" in headline(group).exploratory
 
 
 def test_without_predictions_there_is_no_test(store):
-    s = store()
+    run = store()
     for method, rank in (("prompt_tuning", None), ("lopt1", 1)):
         for seed in range(3):
-            s.confirm(method, 10, rank, 0.8 + seed / 100, config__seed=seed)
-    (group,) = groups(load([s.write()]))
+            run.confirm(method, 10, rank, 0.8 + seed / 100, config__seed=seed)
+    (group,) = groups(load([run.write()]))
     assert "predictions" in comparisons(group).reason
     assert group.confirmed[0].accuracy.seeds == 3
 
@@ -203,22 +203,22 @@ def test_without_predictions_there_is_no_test(store):
     ],
 )
 def test_predictions_of_another_form_are_not_used(store, columns):
-    s = store()
+    run = store()
     for seed in range(2):
-        record = s.predict(s.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
-        pyarrow.parquet.write_table(pyarrow.table(columns), s.path / "predictions" / f"{record['key']}.parquet")
-    (group,) = groups(load([s.write()]))
-    (cell,) = [c for c in group.cells if c.accuracy]
+        record = run.predict(run.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
+        pyarrow.parquet.write_table(pyarrow.table(columns), run.path / "predictions" / f"{record['key']}.parquet")
+    (group,) = groups(load([run.write()]))
+    (cell,) = [cell for cell in group.cells if cell.accuracy]
     assert cell.accuracy.mean == pytest.approx(0.8) and cell.accuracy.seeds == 2
 
 
 def test_predictions_that_do_not_give_the_recorded_accuracy_are_not_used(store):
-    s = store()
+    run = store()
     for seed in range(3):
-        record = s.predict(s.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
-        s.put({**record, "test_accuracy": 0.5})
-    (group,) = groups(load([s.write()]))
-    (cell,) = [c for c in group.cells if c.accuracy]
+        record = run.predict(run.confirm("lopt1", 10, 1, 0.0, config__seed=seed), np.arange(50) % 5 > 0)
+        run.put({**record, "test_accuracy": 0.5})
+    (group,) = groups(load([run.write()]))
+    (cell,) = [cell for cell in group.cells if cell.accuracy]
     assert cell.accuracy.mean == pytest.approx(0.5)
 
 
@@ -226,6 +226,6 @@ def test_the_margin_is_the_users(store):
     group = simulated(store, [0.02], seeds=10, n=2000)
     run = Path(group.confirmed[0].confirmed[0].run)
     for margin, expected in ((0.001, "inferior"), (0.08, "non-inferior")):
-        (again,) = groups(load([run], margin))
-        assert comparisons(again)[0].verdict.outcome == expected
+        (group_with_margin,) = groups(load([run], margin))
+        assert comparisons(group_with_margin)[0].verdict.outcome == expected
     assert isinstance(comparisons(group)[0].verdict.difference, Difference)
