@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
-from analysis.render import Column, Table, interval
+from analysis.render import ACCURACY, Column, Table, interval
 from analysis.stats import BOLD, Estimate, describe, standing_out, wilson
 
 
@@ -149,7 +149,7 @@ def compared_table(
         caption=f"{caption}, and our results: {info.group.title}",
         columns=(
             *columns,
-            Column(title="our accuracy, % [95 % interval] (N seeds)", csv_name="ours % [95 % CI] (N)"),
+            Column(title=f"our {ACCURACY}", csv_name="ours % [95 % CI] (N)"),
             Column(title="difference, percentage points", csv_name="difference, pp"),
             Column(title="verdict", align="left"),
         ),

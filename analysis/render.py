@@ -32,13 +32,13 @@ def numbers(*titles: str) -> tuple[Column, ...]:
     return tuple(Column(title=title) for title in titles)
 
 
-ACCURACY = "test accuracy, % [95 % interval] (N seeds)"  # the head above what `interval` writes
-ACCURACY_CSV = "test % [95 % CI] (N)"
+INTERVAL = "[95\u00a0%\u00a0interval]"  # with no-break spaces, so that a head is not broken within it
+ACCURACY = f"accuracy, % {INTERVAL} (N\u00a0seeds)"  # the head above what `interval` writes
 
 
 def accuracy_column(text: Callable[[Any], str]) -> Column:
     """Return the column of test accuracies, whose `text` writes them with `interval`."""
-    return Column(title=ACCURACY, csv_name=ACCURACY_CSV, text=text)
+    return Column(title=f"test {ACCURACY}", csv_name="test % [95 % CI] (N)", text=text)
 
 
 def parameters_column(text: Callable[[Any], str]) -> Column:

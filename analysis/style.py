@@ -109,7 +109,7 @@ def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -
     """Return a legend entry for each rank, and for trials without a rank."""
     return [
         Line2D([], [], color=colour, linestyle="-" if lines else "", marker="" if lines else marker,
-               label="no rank" if rank is None else f"rank {rank}")
+               label="no rank" if rank is None else f"r={rank}")
         for rank, (colour, marker) in styles.items()
     ]  # fmt: skip
 

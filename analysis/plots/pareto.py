@@ -144,7 +144,7 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
 
 
 def _spread_sizes(axes: Axes, info: Info) -> list[float]:
-    """Return the x at which each point is drawn: its size, moved so that markers do not hide each other's error bars."""
+    """Return the x of each point: its size, moved so that markers do not hide each other's error bars."""
     points_per_pixel = 72 / axes.figure.dpi
     positions = [float(axes.transData.transform((p.parameters, 0))[0]) * points_per_pixel for p in info.points]
     to_data = axes.transData.inverted()
@@ -172,8 +172,8 @@ def _handles(info: Info) -> list[Line2D]:
 
 def caption(info: Info) -> str:
     sentences = [
-        f"Test accuracy against trainable parameters on {info.group.title}. Each point is one cell, at the mean over its "
-        "N confirmed seeds; the bar is its 95 % interval.",
+        f"Test accuracy against trainable parameters on {info.group.title}. Each point is the mean over a cell's N "
+        "confirmed seeds; the bar is its 95 % interval.",
         describe([point.accuracy for point in info.points]),
         "The grey line is the frontier: it joins the cells that no other cell "
         + ("of this run " if info.published else "")
@@ -182,15 +182,13 @@ def caption(info: Info) -> str:
         "Cells of equal size are drawn side by side, less than a marker apart.",
     ]
     if _baselines(info):
-        sentences.append(
-            "Dashed lines are the accuracies of the frozen model without a prompt and of the majority class."
-        )
+        sentences.append("The dashed lines are baselines, which need no training.")
     if _is_broken(info):
         sentences.append("The y axis is broken: it leaves out the accuracies between these lines and the points.")
     if info.published:
         sentences.append(
-            "Hollow points are published results on the same backbone, task and split, without intervals; the data file "
-            "names their papers."
+            "Hollow points are published results on the same backbone, task and split, without intervals; the data "
+            "file names their papers."
         )
     return " ".join(sentences)
 

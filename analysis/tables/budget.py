@@ -49,7 +49,7 @@ def render(info: Info[Row]) -> Table:
         info.rows,
         caption=f"What to use within a budget of parameters: {info.group.title}",
         columns=(
-            Column(title="budget, at most", csv_name="at most", text=lambda row: count(row.budget)),
+            Column(title="budget of parameters", csv_name="at most", text=lambda row: count(row.budget)),
             Column(title="cell to use", csv_name="use", align="left", text=lambda row: row.cell.label),
             parameters_column(lambda row: count(row.cell.trainable_parameters)),
             Column(

@@ -3,7 +3,7 @@
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Column, Table, count, parameters_column, percent
+from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
 
 
 def compute(group: Group) -> Info[Comparison] | Missing:
@@ -22,11 +22,11 @@ def render(info: Info[Comparison]) -> Table:
             parameters_column(lambda row: count(row.cell.trainable_parameters)),
             Column(title="times fewer", csv_name="fewer", text=lambda row: f"{row.ratio:.1f}×"),
             Column(
-                title="difference, percentage points [95 % interval]",
+                title=f"difference, percentage points {INTERVAL}",
                 csv_name="difference, pp [95 % CI]",
                 text=lambda row: str(row.verdict.difference),
             ),
-            Column(title="seeds of both", csv_name="seeds", text=_seeds),
+            Column(title="seeds", text=_seeds),
             Column(
                 title="p value, non-inferior",
                 csv_name="p (non-inferior)",
@@ -38,8 +38,8 @@ def render(info: Info[Comparison]) -> Table:
         notes=(
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the accuracy of the "
-            "smaller prompt minus that of the full one, on the same test examples. The table shows every cell with at "
-            f"least {RATIO} times fewer parameters.",
+            "smaller prompt minus that of the full one, on the same test examples. Seeds are those of the smaller "
+            f"prompt, then of the full one. The table shows every cell with at least {RATIO} times fewer parameters.",
             f"Non-inferior: that the smaller prompt loses {margin_text} or more is refuted at the 5 % level. Inferior: "
             "that it loses less is refuted. Each p value belongs to the hypothesis that is to be refuted. The tests "
             "are one-sided t tests over seeds and examples; Holm's method corrects their p values for "

@@ -7,7 +7,7 @@ from statistics import fmean
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, parameters_column, percent
+from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
 from analysis.stats import interquartile
 
 LEAST_TASKS = 4  # with fewer tasks, nothing is left between the lowest and the highest quarter
@@ -76,7 +76,7 @@ def render(info: Info) -> Table:
             Column(title="method", align="left", text=lambda row: method_label(row.method)),
             parameters_column(lambda row: " to ".join(dict.fromkeys(map(count, row.parameters)))),
             Column(
-                title="interquartile mean, % [95 % interval]",
+                title=f"interquartile mean, % {INTERVAL}",
                 csv_name="interquartile mean % [95 % CI]",
                 text=_format_interquartile,
             ),

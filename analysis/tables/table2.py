@@ -188,7 +188,7 @@ def _settings_note(info: Info) -> str:
 
 
 def _differences_notes(info: Info) -> list[str]:
-    """Explain the words of the lines "differs in", and describe DePT's released runs where ours are compared to them."""
+    """Explain the words of the lines "differs in", and describe DePT's released runs if ours are compared to them."""
     tasks_by_difference: dict[str, list[str]] = {}
     for row in info.rows:
         for task, entry in zip(info.tasks, row.entries, strict=True):
