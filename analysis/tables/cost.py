@@ -85,7 +85,7 @@ def render(info: Info[Row]) -> Table:
             + (
                 "Every size was tuned with the same number of trials."
                 if len(trials_per_size) == 1
-                else "The sizes were not all tuned with the same number of trials, so their costs differ for that, too."
+                else "The sizes were not all tuned with the same number of trials, so compare their costs with care."
             ),
             "Device-hours: the time that a GPU, or a machine without one, spent in training steps and evaluations, "
             "without loading and waiting. Trials that share a pass share its time by tokens.",

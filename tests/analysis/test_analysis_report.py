@@ -103,7 +103,7 @@ def test_unfinished_run_says_so_and_shows_what_there_is(store, tmp_path, capsys)
     assert code == 0
     for text in (html, markdown, said):
         assert "The run is not finished: 2 of 10 cells have a confirmed trial." in text
-    assert "Not shown for want of data" in html and "no full prompt is confirmed" in html
+    assert "Not shown, since data are missing" in html and "no full prompt is confirmed" in html
 
 
 def test_empty_run(store, tmp_path, capsys):
