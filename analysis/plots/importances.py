@@ -12,7 +12,7 @@ from analysis.methods import in_order, method_label
 from analysis.records import Trial, grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
-LEAST_TRIALS = 10  # a method needs as many trials that ran to the end
+LEAST_TRIALS = 10  # a method needs so many search trials that ran to the end
 NAMES = {"learning_rate": "learning rate", "length": "length n", "rank": "rank r"}
 
 
@@ -26,7 +26,7 @@ class Importances:
 
 
 def compute(group: Group) -> Info[Importances] | Missing:
-    searched = sorted((trial for trial in group.trials if trial.searched), key=lambda t: t.key)
+    searched = sorted((trial for trial in group.trials if trial.searched), key=lambda trial: trial.key)
     by_method = grouped(searched, lambda trial: trial.method)
     methods = [method for method in in_order(by_method) if len(by_method[method]) >= LEAST_TRIALS]
     rows = [row for method in methods if (row := _importances(method, by_method[method]))]

@@ -177,7 +177,7 @@ def caption(info: Info) -> str:
         describe([point.accuracy for point in info.points]),
         "The grey line is the frontier: it joins the cells that no other cell "
         + ("of this run " if info.published else "")
-        + "beats with as few parameters. A label gives a cell's prompt length n and rank r"
+        + "beats with the same number of parameters or fewer. A label gives a cell's prompt length n and rank r"
         + ("." if len(info.points) <= _MOST_LABELS else "; since there are many, only cells on the frontier have one."),
         "Cells of equal size are drawn side by side, less than a marker apart.",
     ]
