@@ -1,4 +1,4 @@
-"""When a number of ours may be set against a published one, and what then is said of it."""
+"""When one of our results may be compared with a published number, and what a table says about the two."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
-from analysis.render import Column, Table, interval, numbers
+from analysis.render import ACCURACY, Column, Table, interval
 from analysis.stats import BOLD, Estimate, describe, standing_out, wilson
 
 
 def same_backbone(ours: str, published: str) -> bool:
-    """Whether it is the same backbone, with or without its owner (`openai-community/gpt2-large`)."""
+    """Whether both are the same backbone; ours may have its owner's name, as in `openai-community/gpt2-large`."""
     return ours.rstrip("/").rsplit("/", 1)[-1].lower() == published
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
-    """Our result beside a published one.
+class PublishedComparison:
+    """Our result compared with a published one.
 
-    difference: ours less theirs, a fraction; None where they may not be compared. verdict: agrees, below, above, not
-    run, not confirmed, or not comparable with the reason, which is also in `obstacle`.
+    Attributes:
+        difference: our accuracy minus theirs, a fraction; None where they may not be compared.
+        verdict: "agrees", "below", "above", "not run", "not confirmed", or "not comparable: ..." with the reason.
+        obstacle: the reason why they may not be compared, else None.
     """
 
     difference: float | None
@@ -30,121 +32,146 @@ class Beside:
 
     @property
     def points(self) -> str:
-        """The difference in percentage points."""
+        """The difference in percentage points, as a text."""
         return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
 
 
-_ROUNDING = 0.1  # of a count of parameters, within which two are the same
+_ROUNDING = 0.1  # parameter counts that differ by at most this share are the same: the paper rounds its counts
 
 VERDICTS = (
-    "Agrees: our mean and the published one are no further apart than the 95 % intervals of both allow, for the "
-    "published one the Wilson interval of one run on its split, also where it is a mean over a number of runs that is "
-    "not stated; else below or above. A comparison wants the same backbone, task and split, and as many parameters "
-    "within 10 % (the paper's counts are rounded)."
+    "Verdict: our mean agrees with the published accuracy if they differ by no more than the 95 % intervals of both "
+    "allow; otherwise it is below or above it. The published accuracy gets the Wilson interval of one run on its "
+    "split, even if it is a mean over an unstated number of runs. Two results are compared only if backbone, task and "
+    "split are the same, and the numbers of parameters differ by at most 10 % (the paper rounds its counts)."
 )
 
 
-def set_beside(group: Group | None, cell: Cell | None, point: Point) -> Beside:
-    """Sets our cell beside a published result. Interval: half widths towards each other, added as squares."""
+def compare_with_published(group: Group | None, cell: Cell | None, point: Point) -> PublishedComparison:
+    """Compare our cell with a published result.
+
+    They agree if their difference is at most the root of the sum of two squares: the half widths of both intervals,
+    each on the side of the other result.
+    """
     if group is None or cell is None or not cell.trials:
-        return Beside(difference=None, verdict="not run")
+        return PublishedComparison(difference=None, verdict="not run")
     if cell.accuracy is None:
-        return Beside(difference=None, verdict="not confirmed")
-    why = obstacle(group, cell, point) or _other_size(cell, point)
-    if why or point.split_size is None:
-        return Beside(difference=None, verdict=f"not comparable: {why}", obstacle=why)
+        return PublishedComparison(difference=None, verdict="not confirmed")
+    reason = obstacle(group, cell, point) or _size_obstacle(cell, point)
+    if reason or point.split_size is None:
+        return PublishedComparison(difference=None, verdict=f"not comparable: {reason}", obstacle=reason)
     ours, theirs = cell.accuracy, point.accuracy_percent / 100
     low, high = wilson(theirs, point.split_size)
     gap = ours.mean - theirs
-    halves = (ours.mean - ours.low, high - theirs) if gap > 0 else (ours.high - ours.mean, theirs - low)
-    verdict = "agrees" if abs(gap) <= math.hypot(*halves) else "above" if gap > 0 else "below"
-    return Beside(difference=gap, verdict=verdict)
+    half_widths = (ours.mean - ours.low, high - theirs) if gap > 0 else (ours.high - ours.mean, theirs - low)
+    verdict = "agrees" if abs(gap) <= math.hypot(*half_widths) else "above" if gap > 0 else "below"
+    return PublishedComparison(difference=gap, verdict=verdict)
 
 
-def _other_size(cell: Cell, point: Point) -> str | None:
+def _size_obstacle(cell: Cell, point: Point) -> str | None:
     ours, theirs = cell.trainable_parameters, point.trainable_parameters
-    return "other size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
+    return "different size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
 
 
-def verdicts(besides: Iterable[Beside | None]) -> tuple[list[str], str]:
-    """The texts of a table's column of verdicts, empty for None, and a note. Where one obstacle keeps all results of
-    ours from being compared, the note says it for all of them, and the column has dashes."""
-    besides = list(besides)
-    reasons = {beside.obstacle for beside in besides if beside and (beside.obstacle or beside.difference is not None)}
-    (common,) = reasons if len(reasons) == 1 else (None,)
-    texts = ["" if beside is None else "–" if common and beside.obstacle else beside.verdict for beside in besides]
-    return texts, f"No result of ours is comparable with the published one: {common}." if common else ""
+def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[list[str], str]:
+    """Return the texts of a table's column of verdicts, empty for None, and a note.
+
+    If one obstacle forbids every comparison, the note states it once for all of them, and the column has dashes.
+    """
+    comparisons = list(comparisons)
+    with_result = [result for result in comparisons if result and (result.obstacle or result.difference is not None)]
+    reasons = {comparison.obstacle for comparison in with_result}
+    (common_reason,) = reasons if len(reasons) == 1 else (None,)
+    texts = [
+        "" if comparison is None else "–" if common_reason and comparison.obstacle else comparison.verdict
+        for comparison in comparisons
+    ]
+    note = f"None of our results can be compared with the published ones: {common_reason}." if common_reason else ""
+    return texts, note
 
 
-def protocol(group: Group) -> str:
-    """How ours was made, beside what the papers leave open."""
+def protocol_note(group: Group) -> str:
+    """Describe how long our trials trained and what scored them, and what the paper does not state about its own."""
     trials = [trial for cell in group.confirmed for trial in cell.confirmed]
     steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
     scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
     if not trials or not steps:
         return ""
-    span = " to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1])))
-    parts = " and ".join(f"{n:,} of {size:,}" for n, size in scored)
+    step_range = " to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1])))
+    counts = " and ".join(f"{number:,} of the {size:,}" for number, size in scored)
     return (
-        f"Ours: {span} steps, scored on {parts} examples of the {trials[0].test_split} split. The paper states neither "
-        "its number of steps nor over how many seeds it averages."
+        f"Our trials train for {step_range} steps and are scored on {counts} examples of the {trials[0].test_split} "
+        "split. The paper states neither its number of steps nor over how many seeds it averages."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A setting of a published table, and ours beside it."""
+    """A setting of a published table, our cell of the same setting, and their comparison."""
 
     point: Point
     cell: Cell | None
-    beside: Beside
+    comparison: PublishedComparison
 
     @property
     def ours(self) -> Estimate | None:
+        """Our accuracy; None without a confirmed trial."""
         return self.cell.accuracy if self.cell else None
 
     @property
     def parameters(self) -> int | None:
+        """Our number of trainable parameters."""
         return self.cell.trainable_parameters if self.cell else None
 
 
-def row(group: Group, point: Point, compared: Point | None = None) -> Row:
-    """`compared`: the point beside which ours is set, where that is another one of the row."""
+def compared_row(group: Group, point: Point, compared_point: Point | None = None) -> Row:
+    """Return the row of a published point.
+
+    Args:
+        compared_point: the point that our cell is compared with, where that is another one of the same row.
+    """
     cell = group.find(point.method, point.length, point.rank)
-    return Row(point=point, cell=cell, beside=set_beside(group, cell, compared or point))
+    return Row(point=point, cell=cell, comparison=compare_with_published(group, cell, compared_point or point))
 
 
-def table(info: Info[Row], caption: str, titles: tuple[str, ...], texts: Callable[[Row], tuple[str, ...]]) -> Table:
-    """A published table with ours beside it: a row's name and `texts` under `titles`, then our result and a verdict."""
+def compared_table(
+    info: Info[Row], caption: str, columns: tuple[Column, ...], texts: Callable[[Row], tuple[str, ...]]
+) -> Table:
+    """Return a published table with our results.
+
+    Args:
+        columns: for the row's name and for its `texts`. Those of our result, the difference and the verdict follow.
+        texts: writes the cells of a row under all but the first of `columns`.
+    """
     best = standing_out([row.ours for row in info.rows])
-    said, obstacle = verdicts(row.beside for row in info.rows)
+    verdicts, obstacle_note = verdict_texts(row.comparison for row in info.rows)
     ours = [interval(row.ours, row.cell.unconfirmed if row.cell else "not run") for row in info.rows]
     return Table(
-        caption=f"{caption} beside {info.group.title}",
+        caption=f"{caption}, and our results: {info.group.title}",
         columns=(
-            Column(title=titles[0], align="left"),
-            *numbers(*titles[1:], "ours % [95 % CI] (N)", "difference, pp"),
+            *columns,
+            Column(title=f"our {ACCURACY}", csv_name="ours % [95 % CI] (N)"),
+            Column(title="difference, percentage points", csv_name="difference, pp"),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
-            (row.point.cell, *texts(row), result, row.beside.points, verdict)
-            for row, result, verdict in zip(info.rows, ours, said, strict=True)
+            (row.point.cell, *texts(row), result, row.comparison.points, verdict)
+            for row, result, verdict in zip(info.rows, ours, verdicts, strict=True)
         ),
         notes=(
-            obstacle or VERDICTS,
-            protocol(info.group),
+            obstacle_note or VERDICTS,
+            protocol_note(info.group),
             describe([row.ours for row in info.rows if row.ours]),
             BOLD if best is not None else "",
         ),
-        bold=frozenset() if best is None else frozenset({(best, len(titles))}),
+        bold=frozenset() if best is None else frozenset({(best, len(columns))}),
     )
 
 
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
-    """Why our result may not be set against the published one; None when it may."""
-    same = {"backbone": same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
-    if other := [name for name, alike in same.items() if not alike]:
-        return f"other {' and '.join(other)}"
+    """Return why our result may not be compared with the published one; None when it may."""
+    is_same = {"backbone": same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
+    if different := [name for name, same in is_same.items() if not same]:
+        return f"different {' and '.join(different)}"
     if group.shots is not None:
         return "few-shot"
     if not cell.confirmed:
@@ -153,19 +180,19 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     if point.split_size is None:
         return "split not stated"
     if trial.test_split != point.split:
-        return "other split"
+        return "different split"
     if trial.test_n != point.split_size:
-        return "subset of split" if (trial.test_n or 0) < point.split_size else "other split"
+        return "only part of the split" if (trial.test_n or 0) < point.split_size else "different split"
     return None
 
 
 def comparable(group: Group) -> tuple[Point, ...]:
-    """The published points that may be drawn among this group's, each setting once."""
-    probe = next(iter(group.confirmed), None)
-    if probe is None:
+    """Return the published points that a figure of this group may show, each setting once."""
+    cell = next(iter(group.confirmed), None)
+    if cell is None:
         return ()
     points: dict[object, Point] = {}
     for point in POINTS:
-        if obstacle(group, probe, point) is None:
+        if obstacle(group, cell, point) is None:
             points.setdefault((point.method, point.length, point.rank, point.accuracy_percent), point)
     return tuple(points.values())

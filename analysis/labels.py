@@ -1,4 +1,4 @@
-"""Where the labels of points stand: beside their points, off lines, error bars and each other."""
+"""Where the labels of points stand: beside their points, and away from lines, error bars and each other."""
 
 import math
 from collections.abc import Sequence
@@ -10,113 +10,132 @@ from matplotlib.axes import Axes
 
 from analysis import style
 
+Box = tuple[float, float, float, float]  # left, bottom, right and top, in points (1/72 inch)
+
 _FONT, _LETTER_PT, _HEIGHT_PT = 8, 4.7, 9.0
 _GAPS_PT = (7.0, 14.0, 22.0, 32.0, 44.0)  # from a point's middle to its label's edge; from the second on with a leader
-_TURNS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # right and left first
-_HIDDEN, _OUTSIDE, _FARTHER = 100.0, 50.0, 0.12  # prices: of a hidden label, of leaving the axes, of a point's distance
-_OTHER_SIDE = 4.0  # the price of a level's name on the other side of its line
-MARKER, LINE, BAR = 20.0, 1.5, 0.5  # prices of what a label may hide: of a marker, of two points' length of a line
+_DIRECTIONS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # right, left, others
+# A label stands where its costs are lowest: of hiding another label, of leaving the axes, of each point of distance.
+_HIDDEN_LABEL, _OUTSIDE, _DISTANCE = 100.0, 50.0, 0.12
+_OTHER_SIDE = 4.0  # the cost of naming a level on the other side of its line
+MARKER, LINE, BAR = 20.0, 1.5, 0.5  # the costs of hiding a marker, and two points' length of a line or an error bar
 
 
 class Labels:
-    """Labels of one axes, whose limits stay as they are.
+    """Labels of one axes, whose limits must stay as they are.
 
-    What they are to keep off is told before they are placed, one by one. Lengths are points (1/72 inch).
+    First say what the labels must not hide (`keep_off`, `keep_off_line`), then place them one by one. Lengths are
+    points (1/72 inch).
     """
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
-        axes.get_xlim(), axes.get_ylim()  # an axes finds its limits when it is asked for them
-        self._to_points = 72 / axes.figure.dpi
-        (self._left, self._foot), (self._right, self._top) = axes.bbox.get_points() * self._to_points
-        self._seen: list[np.ndarray] = [np.empty((0, 3))]  # of each: x, y, price
-        self._boxes: list[tuple[float, float, float, float]] = []
+        axes.get_xlim(), axes.get_ylim()  # matplotlib computes the limits of an axes when they are asked for
+        self._points_per_pixel = 72 / axes.figure.dpi
+        (self._left, self._bottom), (self._right, self._top) = axes.bbox.get_points() * self._points_per_pixel
+        self._obstacles: list[np.ndarray] = [np.empty((0, 3))]  # rows of x, y and the cost of hiding it
+        self._label_boxes: list[Box] = []
 
-    def _at(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
-        return np.asarray(self._axes.transData.transform(points)) * self._to_points
+    def _to_points(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
+        """Convert points from the axes' data to points of 1/72 inch."""
+        return np.asarray(self._axes.transData.transform(points)) * self._points_per_pixel
 
-    def keep_off(self, points: Sequence[tuple[float, float]], price: float) -> None:
-        """Single points, in the axes' data."""
+    def keep_off(self, points: Sequence[tuple[float, float]], cost: float) -> None:
+        """Add single points, in the axes' data, that labels should not hide."""
         if points:
-            at = self._at(points)
-            self._seen.append(np.column_stack([at, np.full(len(at), price)]))
+            positions = self._to_points(points)
+            self._obstacles.append(np.column_stack([positions, np.full(len(positions), cost)]))
 
-    def keep_off_line(self, points: Sequence[tuple[float, float]], price: float) -> None:
-        """A line through points, in the axes' data."""
-        ends = self._at(points)
-        for start, end in pairwise(ends):
+    def keep_off_line(self, points: Sequence[tuple[float, float]], cost: float) -> None:
+        """Add a line through points, in the axes' data, that labels should not hide."""
+        for start, end in pairwise(self._to_points(points)):
             steps = max(2, math.ceil(math.dist(start, end) / 2))
-            at = start + np.linspace(0, 1, steps)[:, None] * (end - start)
-            self._seen.append(np.column_stack([at, np.full(steps, price)]))
+            positions = start + np.linspace(0, 1, steps)[:, None] * (end - start)
+            self._obstacles.append(np.column_stack([positions, np.full(steps, cost)]))
 
-    def _hidden(self, box: tuple[float, float, float, float]) -> float:
-        """The price of all that a text in this box would hide."""
-        (x0, y0, x1, y1), seen = box, np.concatenate(self._seen)
-        hides = (seen[:, 0] > x0 - 2) & (seen[:, 0] < x1 + 2) & (seen[:, 1] > y0 - 1) & (seen[:, 1] < y1 + 1)
-        labels = sum(x0 < b[2] and x1 > b[0] and y0 < b[3] and y1 > b[1] for b in self._boxes)
-        return float(seen[hides, 2].sum()) + _HIDDEN * labels
+    def _hiding_cost(self, box: Box) -> float:
+        """Return the cost of everything that a text in this box would hide."""
+        (x0, y0, x1, y1), obstacles = box, np.concatenate(self._obstacles)
+        x, y, costs = obstacles.T
+        is_hidden = (x > x0 - 2) & (x < x1 + 2) & (y > y0 - 1) & (y < y1 + 1)
+        labels = sum(x0 < label[2] and x1 > label[0] and y0 < label[3] and y1 > label[1] for label in self._label_boxes)
+        return float(costs[is_hidden].sum()) + _HIDDEN_LABEL * labels
 
     def level(self, y: float, text: str, *, below: bool = False) -> None:
-        """A dashed line across at this height, named where the name hides least: at the left, at the right, between;
-        below the line if told so, on its other side where that is freer."""
+        """Draw a dashed line across at this height, with its name where it hides least: left, right or between.
+
+        The name stands above the line, or below it if `below`; on the other side if that costs less.
+        """
         self._axes.axhline(y, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
-        height, width = self._at([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_PT * len(text)
-        span, asked = self._right - self._left - 12 - width, below
-        places = [
-            (self._left + 6 + span * share, height - 2 - _HEIGHT_PT if under else height + 2, under)
-            for under in (below, not below)
+        height, width = self._to_points([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_PT * len(text)
+        span = self._right - self._left - 12 - width
+        candidates = [
+            (self._left + 6 + span * share, height - 2 - _HEIGHT_PT if is_below else height + 2, is_below)
+            for is_below in (below, not below)
             for share in (0, 1, 0.25, 0.75, 0.5)
         ]
 
-        def price(place: tuple[float, float, bool]) -> float:
-            x, y, under = place
-            return self._hidden((x, y, x + width, y + _HEIGHT_PT)) + _OTHER_SIDE * (under is not asked)
+        def cost(candidate: tuple[float, float, bool]) -> float:
+            left, bottom, is_below = candidate
+            box = (left, bottom, left + width, bottom + _HEIGHT_PT)
+            return self._hiding_cost(box) + _OTHER_SIDE * (is_below is not below)
 
-        x0, y0, below = min(places, key=price)
-        self._boxes.append((x0, y0, x0 + width, y0 + _HEIGHT_PT))
+        left, bottom, is_below = min(candidates, key=cost)
+        self._label_boxes.append((left, bottom, left + width, bottom + _HEIGHT_PT))
         self.keep_off_line([(end, y) for end in self._axes.get_xlim()], LINE)
         self._axes.annotate(
             text,
             (0, y),
             xycoords=("axes fraction", "data"),
-            xytext=(x0 - self._left, -3 if below else 3),
+            xytext=(left - self._left, -3 if is_below else 3),
             textcoords="offset points",
-            va="top" if below else "bottom",
+            va="top" if is_below else "bottom",
             color=style.MUTED,
             fontsize=_FONT,
             path_effects=style.halo(),
         )
 
     def levels(self, lines: Sequence[tuple[float, str]]) -> None:
-        """Several; the lowest one's name stands below it."""
+        """Draw several levels, from (height, name); the name of the lowest stands below its line."""
         for i, (y, text) in enumerate(sorted(lines)):
             self.level(y, text, below=i == 0 and len(lines) > 1)
 
-    def place(self, point: tuple[float, float], text: str, leader: str) -> None:
-        """Writes a point's label where it hides least; far from it, with a leader of that colour."""
-        (x, y), width = self._at([point])[0], _LETTER_PT * len(text)
-        others = np.concatenate(self._seen)
-        others = others[np.hypot(*(others[:, :2] - (x, y)).T) > 0.5]  # not the point itself
+    def place(self, point: tuple[float, float], text: str, leader_colour: str) -> None:
+        """Write a point's label where it hides least; one that stands farther away gets a leader line."""
+        (x, y), width = self._to_points([point])[0], _LETTER_PT * len(text)
+        obstacles = np.concatenate(self._obstacles)
+        others = obstacles[np.hypot(*(obstacles[:, :2] - (x, y)).T) > 0.5]  # all but the point itself
 
-        def box(gap: float, turn: float) -> tuple[float, float, float, float]:
-            middle_x, middle_y = x + math.cos(turn) * (gap + width / 2), y + math.sin(turn) * (gap + _HEIGHT_PT / 2)
+        def label_box(gap: float, direction: float) -> Box:
+            middle_x = x + math.cos(direction) * (gap + width / 2)
+            middle_y = y + math.sin(direction) * (gap + _HEIGHT_PT / 2)
             return middle_x - width / 2, middle_y - _HEIGHT_PT / 2, middle_x + width / 2, middle_y + _HEIGHT_PT / 2
 
-        def price(gap: float, turn: float) -> float:
-            x0, y0, x1, y1 = edges = box(gap, turn)
-            found = self._hidden(edges) + _FARTHER * gap
-            outside = x0 < self._left or x1 > self._right or y0 < self._foot or y1 > self._top
-            if gap > _GAPS_PT[0]:  # what the leader crosses
-                near = (x + math.cos(turn) * gap, y + math.sin(turn) * gap)
+        def cost(gap: float, direction: float) -> float:
+            x0, y0, x1, y1 = box = label_box(gap, direction)
+            total = self._hiding_cost(box) + _DISTANCE * gap
+            is_outside = x0 < self._left or x1 > self._right or y0 < self._bottom or y1 > self._top
+            if gap > _GAPS_PT[0]:  # the leader line crosses markers
+                end = (x + math.cos(direction) * gap, y + math.sin(direction) * gap)
                 for share in (0.4, 0.7, 1.0):
-                    on_way = x + share * (near[0] - x), y + share * (near[1] - y)
-                    found += MARKER / 2 * float((others[np.hypot(*(others[:, :2] - on_way).T) < 3, 2] == MARKER).sum())
-            return found + _OUTSIDE * outside
+                    on_leader = x + share * (end[0] - x), y + share * (end[1] - y)
+                    is_near = np.hypot(*(others[:, :2] - on_leader).T) < 3
+                    total += MARKER / 2 * float((others[is_near, 2] == MARKER).sum())
+            return total + _OUTSIDE * is_outside
 
-        gap, turn = min(((gap, turn) for gap in _GAPS_PT for turn in _TURNS), key=lambda way: price(*way))
-        x0, y0, x1, y1 = box(gap, turn)
-        self._boxes.append((x0, y0, x1, y1))
-        look: dict[str, Any] = {"arrowstyle": "-", "color": leader, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3.5}
+        candidates = [(gap, direction) for gap in _GAPS_PT for direction in _DIRECTIONS]
+        gap, direction = min(candidates, key=lambda candidate: cost(*candidate))
+        x0, y0, x1, y1 = box = label_box(gap, direction)
+        self._label_boxes.append(box)
+        arrow: dict[str, Any] = {
+            "arrowstyle": "-",
+            "color": leader_colour,
+            "linewidth": 0.7,
+            "shrinkA": 0,
+            "shrinkB": 3.5,
+            "relpos": (0.5 - math.cos(direction) / 2, 0.5),
+            "zorder": 5,
+        }
         self._axes.annotate(
             text,
             point,
@@ -128,5 +147,5 @@ class Labels:
             color=style.INK,
             zorder=8,
             path_effects=style.halo(1.8),
-            arrowprops=look | {"relpos": (0.5 - math.cos(turn) / 2, 0.5), "zorder": 5} if gap > _GAPS_PT[0] else None,
+            arrowprops=arrow if gap > _GAPS_PT[0] else None,
         )

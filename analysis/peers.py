@@ -1,6 +1,6 @@
-"""How the runs behind Table 2's rows of fine-tuning, LoRA, prompt tuning and DePT were made, and what of ours differs.
+"""How the runs behind Table 2's fine-tuning, LoRA, prompt tuning and DePT were made, and how ours differ from them.
 
-Sources: the code that DePT was released with (arXiv 2309.05173), from whose paper LoPT takes these rows.
+Source: the code that was released with DePT (arXiv 2309.05173). LoPT takes these rows of Table 2 from DePT's paper.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from analysis.records import Trial
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "dept")
-BATCH, UPDATE_TOKENS, EPS = 32, 256, 1e-6  # of DePT's runs: examples a step, s, and of AdamW
-_USUAL_EPS = 1e-8  # PyTorch's, which trials had before there was a choice
+BATCH, UPDATE_TOKENS, EPS = 32, 256, 1e-6  # in DePT's runs: examples a step, the paper's s, and AdamW's epsilon
+_DEFAULT_EPS = 1e-8  # PyTorch's; trials used it before there was a setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
-    """A released run of DePT, of which there is one a task: m, r, the rates of the prompt and of the update, steps."""
+class ReleasedRun:
+    """The settings of the run that DePT released for one task.
+
+    Attributes:
+        length: the paper's m. rank: the paper's r. steps: training steps.
+        learning_rate, update_learning_rate: of the prompt, and of the update of the text's embeddings.
+    """
 
     length: int
     rank: int
@@ -24,65 +29,77 @@ class Release:
     steps: int
 
 
-DEPT = {
-    "sst2": Release(length=60, rank=30, learning_rate=0.3, update_learning_rate=5e-4, steps=30_000),
-    "boolq": Release(length=40, rank=45, learning_rate=0.3, update_learning_rate=5e-3, steps=30_000),
-    "rte": Release(length=60, rank=30, learning_rate=0.4, update_learning_rate=1e-4, steps=30_000),
-    "wic": Release(length=60, rank=30, learning_rate=0.3, update_learning_rate=1e-3, steps=20_000),
-    "cb": Release(length=60, rank=30, learning_rate=0.4, update_learning_rate=1e-4, steps=30_000),
+DEPT_RUNS = {
+    "sst2": ReleasedRun(length=60, rank=30, learning_rate=0.3, update_learning_rate=5e-4, steps=30_000),
+    "boolq": ReleasedRun(length=40, rank=45, learning_rate=0.3, update_learning_rate=5e-3, steps=30_000),
+    "rte": ReleasedRun(length=60, rank=30, learning_rate=0.4, update_learning_rate=1e-4, steps=30_000),
+    "wic": ReleasedRun(length=60, rank=30, learning_rate=0.3, update_learning_rate=1e-3, steps=20_000),
+    "cb": ReleasedRun(length=60, rank=30, learning_rate=0.4, update_learning_rate=1e-4, steps=30_000),
 }
 
 PROTOCOL = (
     "The runs behind Table 2's rows of fine-tuning, LoRA, prompt tuning and DePT train with dropout on (their trainer "
-    "leaves the frozen T5 in training mode), on the full vocabulary, and score generated answers. Here dropout is off "
-    "unless a trial says otherwise, and the classes' label words compete."
+    "leaves the frozen T5 in training mode) and score generated answers, over the full vocabulary. Here dropout is off "
+    "unless a trial sets it, and only the label words of the classes compete."
 )
 
-
-COMMON = {
-    "answers": "the classes' label words compete; theirs are generated, over the full vocabulary",
-    "dropout": "off in training; theirs is on",
-    "metric": "CB is selected on accuracy; theirs on macro-F1",
-}  # the words for what may differ in any of these methods
+COMMON_DIFFERENCES = {  # those that all of these methods can have, by the word that names them in a table
+    "answers": "here the label words of the classes compete, there answers are generated over the full vocabulary",
+    "dropout": "off in training here, on there",
+    "metric": "CB is selected by accuracy here, by macro-F1 there",
+}
 
 
 def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
-    """What sets our confirmed trials apart from the published run of the same method and task, in a word each, with
-    ours and theirs; the rates aside, which are searched. Empty of a method that is none of these."""
+    """Return how our confirmed trials differ from the published run of the same method and task.
+
+    Learning rates are not compared, since they are searched.
+
+    Args:
+        trials: the seeds of one configuration.
+
+    Returns:
+        By a word that names the difference, our value and theirs ("here" and "there"). Empty for a method that is not
+        one of `METHODS`.
+    """
     if not trials or trials[0].method not in METHODS:
         return {}
-    ours = trials[0]  # seeds of one configuration
-    holds = {"answers": True, "dropout": not ours.dropout, "metric": task == "cb" and ours.metric != "macro_f1"}
-    differing = {word: text for word, text in COMMON.items() if holds[word]}
-    if ours.method != "dept" or task not in DEPT:
-        return differing
-    theirs = DEPT[task]
+    ours = trials[0]
+    is_different = {
+        "answers": True,
+        "dropout": not ours.dropout,
+        "metric": task == "cb" and ours.metric != "macro_f1",
+    }
+    by_word = {word: values for word, values in COMMON_DIFFERENCES.items() if is_different[word]}
+    if ours.method != "dept" or task not in DEPT_RUNS:
+        return by_word
+    theirs = DEPT_RUNS[task]
     if (ours.length, ours.rank) != (theirs.length, theirs.rank):
-        differing["size"] = f"(m, r) = ({ours.length}, {ours.rank}), theirs ({theirs.length}, {theirs.rank})"
+        by_word["size"] = f"(m, r) = ({ours.length}, {ours.rank}) here, ({theirs.length}, {theirs.rank}) there"
     if ours.max_steps != theirs.steps:
-        differing["steps"] = f"{ours.max_steps or 0:,}, theirs {theirs.steps:,}"
+        by_word["steps"] = f"{ours.max_steps or 0:,} here, {theirs.steps:,} there"
     if ours.batch_size != BATCH:
-        differing["batch"] = f"{ours.batch_size}, theirs {BATCH}"
+        by_word["batch size"] = f"{ours.batch_size} here, {BATCH} there"
     if ours.update_tokens != UPDATE_TOKENS:
-        differing["s"] = f"{ours.update_tokens}, theirs {UPDATE_TOKENS}"
-    if (eps := ours.adam_eps or _USUAL_EPS) != EPS:
-        differing["eps"] = f"of AdamW {_shown(eps)}, theirs {_shown(EPS)}"
-    return differing
+        by_word["update tokens"] = f"s = {ours.update_tokens} here, {UPDATE_TOKENS} there"
+    if (eps := ours.adam_eps or _DEFAULT_EPS) != EPS:
+        by_word["epsilon"] = f"AdamW's is {_format_number(eps)} here, {_format_number(EPS)} there"
+    return by_word
 
 
-def _shown(number: float) -> str:
+def _format_number(number: float) -> str:
     return f"{number:g}".replace("e-0", "e-")
 
 
-def released(tasks: dict[str, str]) -> str:
-    """DePT's released runs in a sentence. tasks: titles by name."""
+def released_runs_note(task_titles: dict[str, str]) -> str:
+    """Describe DePT's released runs for a reader. task_titles: by the tasks' names."""
     runs = (
-        f"{title} (m, r) = ({run.length}, {run.rank}), rates {run.learning_rate:g} and {run.update_learning_rate:g}, "
-        f"{run.steps:,} steps"
-        for task, title in tasks.items()
-        if (run := DEPT.get(task))
+        f"{title} (m, r) = ({run.length}, {run.rank}), learning rates {run.learning_rate:g} (prompt) and "
+        f"{run.update_learning_rate:g} (update), {run.steps:,} steps"
+        for task, title in task_titles.items()
+        if (run := DEPT_RUNS.get(task))
     )
     return (
-        f"DePT's row is its released runs, one each: {'; '.join(runs)}; batch {BATCH}, s = {UPDATE_TOKENS}, AdamW with "
-        f"eps {_shown(EPS)}."
+        f"DePT's row consists of its released runs, one per task: {'; '.join(runs)}. All have batch size {BATCH}, "
+        f"s = {UPDATE_TOKENS} update tokens, and AdamW with epsilon {_format_number(EPS)}."
     )

@@ -1,8 +1,8 @@
 """Published results as data.
 
-Sources: LoPT (arXiv 2406.19486, Tables 1-3), ULPT (arXiv 2502.04501, Table 1). Accuracies are in
-percent, as printed. How the runs behind some of Table 2's rows were made: `peers.py`. When a number of ours may be set
-against one of these: `beside_published.py`.
+Sources: LoPT (arXiv 2406.19486, Tables 1-3), ULPT (arXiv 2502.04501, Table 1). Accuracies are in percent, as printed.
+`peers.py` says how the runs behind some rows of Table 2 were made, and `beside_published.py` when one of our numbers
+may be compared with a published one.
 """
 
 from collections.abc import Collection, Iterable
@@ -17,30 +17,30 @@ GPT2_LARGE, GPT2_LARGE_WIDTH = "gpt2-large", 1280
 T5_BASE = "t5-base"
 
 WHOLE = {"sst2": 872, "ag_news": 7600, "boolq": 3270, "rte": 277, "wic": 638, "cb": 56}
-# What the DePT and Compacter code scores: torch.randperm(n) of the validation split, seed 42, gives its first n // 2 to
-# the selection and the rest to the test. So of RTE's 277, 138 select and 139 are scored. SST-2 is large enough to
-# select on training examples, and keeps its split whole.
+# How many examples the code of DePT and Compacter scores: it shuffles the validation split by torch.randperm(n), seed
+# 42, selects on the first n // 2 examples and tests on the rest. Of RTE's 277 examples, 138 select and 139 are scored.
+# SST-2 is large enough to select on training examples, so its split stays whole.
 HALF = {"sst2": 872, "boolq": 1635, "rte": 139, "wic": 319, "cb": 28}
-T5_TASKS = {"sst2": "SST-2", "boolq": "BoolQ", "rte": "RTE", "wic": "WiC", "cb": "CB"}  # the columns of Table 2
+T5_TASKS = {"sst2": "SST-2", "boolq": "BoolQ", "rte": "RTE", "wic": "WiC", "cb": "CB"}  # Table 2's columns
 
 MIXED_PROTOCOLS = (
-    "Table 2 mixes protocols: its fine-tuning, LoRA, prompt tuning and DePT rows halve the validation split (RTE, "
-    "BoolQ, WiC, CB); the test half of RTE has 139 examples, that of CB 28. They select CB on macro-F1. Prompt "
-    "tuning's row is a mean over an unstated number of runs (78.8 on RTE is no single run's accuracy), DePT's is of "
-    "one run each."
+    "Table 2 mixes protocols. The runs of its fine-tuning, LoRA, prompt tuning and DePT rows select on one half of the "
+    "validation split of RTE, BoolQ, WiC and CB, and are scored on the other; that half has 139 examples on RTE and 28 "
+    "on CB. On CB they select by macro-F1. Prompt tuning's row is a mean over an unstated number of runs (no single "
+    "run can have 78.8 on RTE); DePT's row is one run per task."
 )
 UNDER_TUNED = (
-    "LoPT's T5-base row for prompt tuning is under-tuned (BoolQ near the majority class, WiC at chance): "
-    "the same 76.8k prompt reaches 80.4 and 67.7 in the ULPT paper."
+    "LoPT's row for prompt tuning on T5-base is under-tuned (BoolQ is near the majority class, WiC at chance): "
+    "the same prompt of 76,800 parameters reaches 80.4 and 67.7 there in the ULPT paper."
 )
 NOT_ONE_RUN = (
-    "LoPT's own rows on T5-base fit no small number of seeds on the public validation split (CB's 90.4 and 74.0 "
-    "together need 11 or more on its 56 examples), and fit one run on SuperGLUE's hidden test. Neither is stated: a "
-    "split is assumed on SST-2 alone, and elsewhere no verdict is given."
+    "LoPT's own rows on T5-base cannot be means over a few seeds on the public validation split (CB's 90.4 and 74.0 "
+    "together need 11 or more seeds on its 56 examples), but could be one run on SuperGLUE's hidden test split. The "
+    "paper states neither. So this report assumes a split on SST-2 only, and gives no verdict on the other tasks."
 )
 NOISE = (
-    "The noise of one run at the published accuracies (95 %): CB ±9 pp, RTE ±5, WiC ±3.6, SST-2 ±1.7, AGNews ±0.6. "
-    "Differences below that mean nothing by themselves."
+    "At the published accuracies, one run has this noise from its test examples (95 %, in percentage points): CB ±9, "
+    "RTE ±5, WiC ±3.6, SST-2 ±1.7, AGNews ±0.6. A smaller difference means nothing by itself."
 )
 CAVEATS = (
     UNDER_TUNED,
@@ -54,7 +54,7 @@ CAVEATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method that is known from publications alone; it says of itself what `lopt.methods.Method` does."""
+    """A method that only publications describe; its attributes are those of a `lopt.methods.Method`."""
 
     title: str
     colour: str
@@ -63,7 +63,7 @@ class Method:
 
 
 METHODS = {
-    "dpt": Method(title="DPT", colour="blue", marker="p", place=80),  # LoPT-1 by another name
+    "dpt": Method(title="DPT", colour="blue", marker="p", place=80),  # LoPT-1 under another name
     "bitfit": Method(title="BitFit", colour="ink", marker="<", place=90),
     "adapter": Method(title="Adapter", colour="ink", marker=">", place=100),
 }
@@ -71,8 +71,13 @@ METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One published accuracy. `split_size` is None where the source does not say what was scored; `runs` says whether
-    it is one run's, a mean over a number that is not stated, or not even that is stated."""
+    """One published accuracy.
+
+    Attributes:
+        table: the table it stands in, such as "table2" or "ulpt-table1". cell: the name of its row there.
+        split_size: how many examples were scored; None where the source does not say.
+        runs: "one" run; a "mean" over an unstated number of runs; "unstated" where the source says neither.
+    """
 
     table: str
     cell: str
@@ -90,15 +95,20 @@ class Point:
 
 
 _RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
-_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]
+_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]  # see `_points`
 
 
 def _points(
     table: str, source: str, backbone: str, tasks: Iterable[str], rows: Iterable[_Row], halved: Collection[str] = ()
 ) -> list[Point]:
-    """rows: name, method, length, rank, trainable parameters, and the accuracy on each task. halved: methods whose runs
-    are scored on `HALF` of a split."""
-    whole = WHOLE if backbone == GPT2_LARGE else {"sst2": WHOLE["sst2"]}  # of T5-base no other split is stated
+    """Return the points of a table.
+
+    Args:
+        rows: name, method, length, rank, trainable parameters, and the accuracy on each task.
+        halved: the methods whose runs are scored on `HALF` of a split.
+    """
+    # The papers state what they score with GPT-2 large; with T5-base a split is assumed on SST-2 only.
+    whole = WHOLE if backbone == GPT2_LARGE else {"sst2": WHOLE["sst2"]}
     return [
         Point(
             table=table,
@@ -162,5 +172,6 @@ POINTS: tuple[Point, ...] = (
 )
 
 
-def table(name: str) -> tuple[Point, ...]:
+def table_points(name: str) -> tuple[Point, ...]:
+    """Return the points of one published table."""
     return tuple(point for point in POINTS if point.table == name)

@@ -1,4 +1,4 @@
-"""A small typed table, rendered as Markdown, CSV, LaTeX (booktabs) and HTML, everything escaped."""
+"""A small typed table, which is rendered as Markdown, CSV, LaTeX (booktabs) and HTML. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -17,27 +17,43 @@ from analysis.stats import Estimate
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    title: str
-    text: Callable[[Any], str] = str  # what `Table.of` writes of a row
+    """One column of a table."""
+
+    title: str  # the head that a reader sees: a plain term, with its unit
+    csv_name: str = ""  # the column's name in a CSV file, where it is not the title
+    text: Callable[[Any], str] = str  # writes the cell of a row; `Table.from_rows` calls it
     align: Literal["left", "right"] = "right"
-    code: bool = False
-    once: bool = False  # a text that repeats the one above is not written again, save in CSV
+    code: bool = False  # whether the texts are code, which is set in a monospaced font
+    once: bool = False  # whether a text that repeats the one above is left empty, except in CSV
 
 
 def numbers(*titles: str) -> tuple[Column, ...]:
-    """Columns of numbers."""
+    """Return a column of numbers for each title."""
     return tuple(Column(title=title) for title in titles)
+
+
+INTERVAL = "[95\u00a0%\u00a0interval]"  # with no-break spaces, so that a head is not broken within it
+ACCURACY = f"accuracy, % {INTERVAL} (N\u00a0seeds)"  # the head above what `interval` writes
+
+
+def accuracy_column(text: Callable[[Any], str]) -> Column:
+    """Return the column of test accuracies, whose `text` writes them with `interval`."""
+    return Column(title=f"test {ACCURACY}", csv_name="test % [95 % CI] (N)", text=text)
+
+
+def parameters_column(text: Callable[[Any], str]) -> Column:
+    """Return the column of trainable parameters."""
+    return Column(title="trainable parameters", csv_name="params", text=text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells are plain text; each renderer escapes them for its own format, and prints `bold` ones so. A note that is
-    empty is none."""
+    """A table of plain texts, which each renderer escapes for its own format."""
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...]  # of each row one text for each column
+    notes: tuple[str, ...] = ()  # sentences under the table; empty ones are dropped
     bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)  # (row, column) of results that stand out
 
     def __post_init__(self) -> None:
@@ -46,50 +62,30 @@ class Table:
         object.__setattr__(self, "notes", tuple(filter(None, self.notes)))
 
     @classmethod
-    def of(cls, rows: Iterable[Any], *, columns: tuple[Column, ...], **parts: Any) -> Table:
-        """A line for each of these rows, of which every column has its `text`."""
-        return cls(columns=columns, rows=tuple(tuple(c.text(row) for c in columns) for row in rows), **parts)
+    def from_rows(cls, rows: Iterable[Any], *, columns: tuple[Column, ...], **fields: Any) -> Table:
+        """Return a table with a line for each row, whose cells are what the columns' `text` functions write."""
+        texts = tuple(tuple(column.text(row) for column in columns) for row in rows)
+        return cls(columns=columns, rows=texts, **fields)
 
 
+# After the end of a row, [ and * would be read as arguments of that end.
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # after the end of a row, it and * would be read as arguments of that end
-    "*": "{*}",
-    '"': r"\textquotedbl{}",
-    "Δ": r"$\Delta$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "²": r"$^2$",
-    "·": r"$\cdot$",
-    "−": "$-$",
-    "–": "--",
-    "—": "---",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "[": "{[}", "*": "{*}", '"': r"\textquotedbl{}", "Δ": r"$\Delta$", "×": r"$\times$",
+    "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "²": r"$^2$", "·": r"$\cdot$", "−": "$-$", "–": "--", "—": "---",
     "…": r"\ldots{}",
-}
+}  # fmt: skip
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, in a line or in a table's cell."""
+    """Escape a text so that Markdown shows it as it is, in a line or in a table's cell."""
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
 
 
 def markdown_code(text: str) -> str:
-    """Code in a line; a text with backticks gets a longer fence."""
+    """Return a text as code within a line; a text with backticks gets a longer fence."""
     text = " ".join(str(text).split()).replace("|", "\\|")
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
@@ -97,231 +93,247 @@ def markdown_code(text: str) -> str:
 
 
 def minus(text: str) -> str:
-    """With a proper sign before a negative number, whose hyphen is for data."""
+    """Replace the hyphen before a negative number by a minus sign, for readers; data keep the hyphen."""
     return re.sub(r"(^|[\s(\[])-(?=\d)", "\\1−", text)
 
 
 def latex_text(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in minus(" ".join(str(text).split())) if c.isprintable())
+    """Escape a text for LaTeX."""
+    one_line = minus(" ".join(str(text).split()))
+    return "".join(_LATEX.get(letter, letter) for letter in one_line if letter.isprintable())
 
 
-def _repeats(table: Table, number: int, column: int) -> bool:
-    """Whether this cell only repeats the one above, in a column that says so."""
-    rows = table.rows
-    return table.columns[column].once and number > 0 and rows[number][column] == rows[number - 1][column]
+def _repeats(table: Table, i: int, j: int) -> bool:
+    """Whether the cell in row i and column j repeats the one above, in a column that writes repeats only once."""
+    return table.columns[j].once and i > 0 and table.rows[i][j] == table.rows[i - 1][j]
 
 
-def _shown(table: Table) -> list[list[str]]:
-    return [["" if _repeats(table, i, j) else x for j, x in enumerate(row)] for i, row in enumerate(table.rows)]
+def _without_repeats(table: Table) -> list[list[str]]:
+    """Return the rows' texts, with an empty one for each that `Column.once` does not write again."""
+    return [["" if _repeats(table, i, j) else text for j, text in enumerate(row)] for i, row in enumerate(table.rows)]
 
 
 def markdown(table: Table, caption: bool = True) -> str:
-    """Without its caption where a heading above says it."""
+    """Return the table as Markdown. `caption` is False where a heading above the table says the same."""
 
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def cell(text: str, i: int, j: int) -> str:
-        shown = markdown_code(text) if table.columns[j].code else markdown_text(minus(text))
-        return f"**{shown}**" if (i, j) in table.bold and shown else shown
+        escaped = markdown_code(text) if table.columns[j].code else markdown_text(minus(text))
+        return f"**{escaped}**" if (i, j) in table.bold and escaped else escaped
 
     lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
-    lines += [line([markdown_text(c.title) for c in table.columns])]
-    lines += [line(["---:" if c.align == "right" else ":---" for c in table.columns])]
-    lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_shown(table))]
+    lines += [line([markdown_text(column.title) for column in table.columns])]
+    lines += [line(["---:" if column.align == "right" else ":---" for column in table.columns])]
+    lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_without_repeats(table))]
     lines += [""] + [f"- {markdown_text(minus(note))}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def csv(table: Table) -> str:
-    out = io.StringIO()
-    writer = csv_module.writer(out, lineterminator="\n")
-    writer.writerow([c.title for c in table.columns])
+    """Return the table as CSV, without caption and notes."""
+    buffer = io.StringIO()
+    writer = csv_module.writer(buffer, lineterminator="\n")
+    writer.writerow([column.csv_name or column.title for column in table.columns])
     writer.writerows(table.rows)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
-_WHOLE = 25  # letters of a cell that is not broken into lines
-_WORDS = re.compile(r"[a-z]+(, [a-z]+)+")  # a list of words, which the page breaks however short it is
+_LONGEST_LINE = 25  # letters: a cell with more of them is broken into lines
+_WORD_LIST = re.compile(r"[a-z ]+(, [a-z ]+)+")  # the page breaks a list of words into lines, however short it is
 
-# In letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the fewest to
-# which a column of broken texts or a heading is set.
-_LINE, _GAP, _NARROW = 81, 1.5, 12
+# Widths in letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the least
+# width of a heading or of a column whose texts are broken into lines.
+_LINE, _GAP, _NARROWEST = 81, 1.5, 12
 _BREAKS, _BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where code may be broken, and how
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; needs the packages booktabs, siunitx, graphicx and, for quotes, T1 fonts.
+    """Return the table as a `table` environment of LaTeX.
 
-    A column of numbers alone is an S column of siunitx, so that the author's settings for numbers hold for it.
-    Long texts are broken into lines; what is wider than the text of the document all the same is shrunk to its width.
+    It needs the packages booktabs, siunitx, graphicx and, for quotes, T1 fonts. A column that holds only numbers is an
+    S column of siunitx, so that the author's settings for numbers apply to it. Long texts are broken into lines; a
+    table that is still wider than the document's text is shrunk to its width.
     """
-    shown = _shown(table)
-    widths = _widths(table, shown)
-    columns = list(zip(*shown, strict=True)) or [()] * len(table.columns)
-    formats = [_table_format(texts, column) for texts, column in zip(columns, table.columns, strict=True)]
+    rows = _without_repeats(table)
+    widths = _widths(table, rows)
+    texts_by_column = list(zip(*rows, strict=True)) or [()] * len(table.columns)
+    formats = [_table_format(texts, column) for texts, column in zip(texts_by_column, table.columns, strict=True)]
 
     def cell(text: str, i: int, j: int) -> str:
-        number = _NUMBER.fullmatch(text) if formats[j] else None
-        bold = bool((i, j) in table.bold and text)
-        if number:
-            return r"\bfseries " * bold + text.replace(",", "")
-        inner = latex_text(text)
+        is_number = bool(formats[j] and _NUMBER.fullmatch(text))
+        is_bold = bool((i, j) in table.bold and text)
+        if is_number:
+            return r"\bfseries " * is_bold + text.replace(",", "")
+        content = latex_text(text)
         if table.columns[j].code and text:
-            inner = rf"\texttt{{{_BREAKS.sub(_BREAK, inner)}}}"
-        inner = rf"\textbf{{{inner}}}" if bold else inner
-        return f"{{{inner}}}" if formats[j] else inner
+            content = rf"\texttt{{{_BREAKS.sub(_BREAK, content)}}}"
+        content = rf"\textbf{{{content}}}" if is_bold else content
+        return f"{{{content}}}" if formats[j] else content
 
     def heading(column: Column, texts: Sequence[str], format: str) -> str:
         lines = textwrap.wrap(
-            column.title, max(_NARROW, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
+            column.title, max(_NARROWEST, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
         )
         title = r" \\ ".join(map(latex_text, lines))
         if len(lines) > 1:
             title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
         return f"{{{title}}}" if format else title
 
-    def letter(column: Column, format: str, width: int | None) -> str:
+    def specifier(column: Column, format: str, width: int | None) -> str:
         if width is None:
             return format or column.align[0]
         ragged = "right" if column.align == "left" else "left"
         return rf">{{\ragged{ragged}\arraybackslash}}p{{{width / 2:g}em}}"
 
-    letters = "".join(map(letter, table.columns, formats, widths))
+    specifiers = "".join(map(specifier, table.columns, formats, widths))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
     lines += [r"\footnotesize", r"\setlength{\tabcolsep}{3pt}", r"\begin{lrbox}{0}"]
-    lines += [rf"\begin{{tabular}}{{{letters}}}", r"\toprule"]
-    lines += [" & ".join(map(heading, table.columns, columns, formats)) + r" \\", r"\midrule"]
-    lines += [" & ".join(cell(x, i, j) for j, x in enumerate(row)) + r" \\" for i, row in enumerate(shown)]
+    lines += [rf"\begin{{tabular}}{{{specifiers}}}", r"\toprule"]
+    lines += [" & ".join(map(heading, table.columns, texts_by_column, formats)) + r" \\", r"\midrule"]
+    lines += [" & ".join(cell(text, i, j) for j, text in enumerate(row)) + r" \\" for i, row in enumerate(rows)]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{lrbox}"]
     lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
     lines += [rf"\par\smallskip{{\raggedright {latex_text(note)}\par}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _widths(table: Table, shown: Sequence[Sequence[str]]) -> list[int | None]:
-    """Letters in a line of the columns that are broken into lines, which share what the others leave of the text's
-    width; None for these others."""
-    found: list[int | None] = [None] * len(table.columns)
-    longest = [max((len(row[j]) for row in shown), default=0) for j in range(len(table.columns))]
-    long = [j for j, letters in enumerate(longest) if letters > _WHOLE]
-    others = sum(max(_NARROW / 2, letters) for j, letters in enumerate(longest) if j not in long)
+def _widths(table: Table, rows: Sequence[Sequence[str]]) -> list[int | None]:
+    """Return the width of each column in letters; None for a column whose texts are not broken into lines.
+
+    The columns with long texts share the width that the others leave of the document's text.
+    """
+    widths: list[int | None] = [None] * len(table.columns)
+    longest = [max((len(row[j]) for row in rows), default=0) for j in range(len(table.columns))]
+    long = [j for j, letters in enumerate(longest) if letters > _LONGEST_LINE]
+    others = sum(max(_NARROWEST / 2, letters) for j, letters in enumerate(longest) if j not in long)
     room = _LINE - others - _GAP * len(table.columns)
     for j in long:
-        apart = _BREAKS if table.columns[j].code else re.compile(r"\s+")
-        words = [word for row in shown for word in apart.split(row[j])]
-        found[j] = max(_NARROW, *map(len, words), min(longest[j], int(room / len(long))))
-    return found
+        gaps = _BREAKS if table.columns[j].code else re.compile(r"\s+")
+        words = [word for row in rows for word in gaps.split(row[j])]
+        widths[j] = max(_NARROWEST, *map(len, words), min(longest[j], int(room / len(long))))
+    return widths
 
 
 def _table_format(texts: Sequence[str], column: Column) -> str:
-    """The S column of siunitx that these numbers want; empty for a column of other texts."""
-    numbers = [found for text in texts if (found := _NUMBER.fullmatch(text))]
+    """Return the S column of siunitx that fits these numbers; empty for a column with other texts."""
+    numbers = [number for text in texts if (number := _NUMBER.fullmatch(text))]
     others = {text for text in texts if not _NUMBER.fullmatch(text)}
     if column.align == "left" or not numbers or others - {"", "–"}:
         return ""
-    sign = "+" if any(found[1] for found in numbers) else ""
-    whole = max(len(found[2].replace(",", "")) for found in numbers)
-    decimals = max(len(found[3] or ".") - 1 for found in numbers)
-    return f"S[table-format={sign}{whole}.{decimals}]"
+    sign = "+" if any(number[1] for number in numbers) else ""
+    digits = max(len(number[2].replace(",", "")) for number in numbers)
+    decimals = max(len(number[3] or ".") - 1 for number in numbers)
+    return f"S[table-format={sign}{digits}.{decimals}]"
 
 
-_HEADING, _TEXT = 10, 20  # letters to which a heading, and a column of texts, may be narrowed by breaking its lines
+# The page may break the lines of a heading, and of a column of texts, until they have only so many letters.
+_NARROWEST_HEADING, _NARROWEST_TEXT = 10, 20
 
 
 def html(table: Table, caption: bool = True) -> Markup:
-    """A table whose heads sort it, unless rows belong together; without its caption where a heading above says it."""
+    """Return the table as HTML.
+
+    Its heads sort it, unless rows belong together. `caption` is False where a heading above the table says the same.
+    """
     sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
 
     def head(column: Column, j: int) -> str:
         title = str(escape(column.title))
-        inner = f'<button type="button">{title}</button>' if sortable else title
-        narrow = min(len(column.title), _HEADING)
+        content = f'<button type="button">{title}</button>' if sortable else title
+        width = min(len(column.title), _NARROWEST_HEADING)
         if column.align == "left":
-            narrow = max(narrow, min(max((len(row[j]) for row in table.rows), default=0), _TEXT))
-        return f'<th scope="col" class="{column.align}" style="min-width: {narrow}ch">{inner}</th>'
+            width = max(width, min(max((len(row[j]) for row in table.rows), default=0), _NARROWEST_TEXT))
+        return f'<th scope="col" class="{column.align}" style="min-width: {width}ch">{content}</th>'
 
     def cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
-        inner = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
-        inner = f"<strong>{inner}</strong>" if (i, j) in table.bold and text else inner
-        breaks = len(text) > _WHOLE or _WORDS.fullmatch(text)
-        long = " long" if breaks and not column.code else ""
-        return f'<td class="{column.align}{long}">{inner}</td>'
+        content = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
+        content = f"<strong>{content}</strong>" if (i, j) in table.bold and text else content
+        breaks = len(text) > _LONGEST_LINE or _WORD_LIST.fullmatch(text)
+        long_class = " long" if breaks and not column.code else ""
+        return f'<td class="{column.align}{long_class}">{content}</td>'
 
-    more = ' class="more"'
+    more_class = ' class="more"'
     body = "\n".join(
-        f"<tr{more * _continues(table, i)}>{''.join(cell(x, i, j) for j, x in enumerate(row))}</tr>"
-        for i, row in enumerate(_shown(table))
+        f"<tr{more_class * _continues(table, i)}>{''.join(cell(text, i, j) for j, text in enumerate(row))}</tr>"
+        for i, row in enumerate(_without_repeats(table))
     )
     notes = "".join(f"<li>{escape(unbroken(minus(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
-    label, kind = escape(table.caption), ' class="sortable"' if sortable else ""
+    label, table_class = escape(table.caption), ' class="sortable"' if sortable else ""
+    heads = "".join(head(column, j) for j, column in enumerate(table.columns))
     return Markup(
         (f'<p class="caption">{label}</p>\n' if caption else "")
         + f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{kind}><thead><tr>{''.join(head(column, j) for j, column in enumerate(table.columns))}</tr></thead>\n"
+        f"<table{table_class}><thead><tr>{heads}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n{notes}"
     )
 
 
-def _continues(table: Table, number: int) -> bool:
-    """Whether the next row belongs to this one: it repeats a text of it."""
-    columns = range(len(table.columns))
-    return number + 1 < len(table.rows) and any(_repeats(table, number + 1, j) for j in columns)
+def _continues(table: Table, i: int) -> bool:
+    """Whether row i belongs together with the next one, which repeats one of its texts."""
+    return i + 1 < len(table.rows) and any(_repeats(table, i + 1, j) for j in range(len(table.columns)))
 
 
 def unbroken(text: str) -> str:
-    """Keep a number and its unit on one line."""
+    """Keep each number and its unit on one line."""
     return re.sub(r"(?<=\d) (?=%|pp)", "\u00a0", text)
 
 
 def percent(fraction: float | None) -> str:
+    """Write a fraction in percent with one decimal; a dash for None."""
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def bounds(estimate: Estimate) -> str:
-    """[low, high], in percent."""
+    """Write the ends of an estimate's interval as `[low, high]`, in percent."""
     return f"[{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
 def duration(seconds: float) -> str:
-    """In its two largest units, such as 1 h 2 min; less than a minute in seconds."""
+    """Write a duration in its two largest units, such as "1 h 2 min"; less than a minute in seconds."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
-    """Mean [low, high] (N), in percent."""
+    """Write an estimate as `mean [low, high] (N)`, in percent with N seeds; `missing` where there is none."""
     return f"{percent(estimate.mean)} {bounds(estimate)} ({estimate.seeds})" if estimate else missing
 
 
 def percents(estimate: Estimate) -> dict[str, float]:
-    """An estimate as columns of a figure's data."""
-    found = {"test_percent": estimate.mean, "low_percent": estimate.low, "high_percent": estimate.high}
-    return {name: 100 * value for name, value in found.items()} | {"seeds": estimate.seeds, "test_n": estimate.test_n}
+    """Return an estimate as columns of a figure's data."""
+    fractions = {"test_percent": estimate.mean, "low_percent": estimate.low, "high_percent": estimate.high}
+    counts = {"seeds": estimate.seeds, "test_n": estimate.test_n}
+    return {name: 100 * fraction for name, fraction in fractions.items()} | counts
 
 
 def rows_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of a figure's data, a column for every name that any of them has."""
-    out = io.StringIO()
+    """Return rows of a figure's data as CSV, with a column for every name that any row has."""
+    buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv_module.DictWriter(out, names, lineterminator="\n")
+    writer = csv_module.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows)
-    return out.getvalue()
+    writer.writerows(
+        {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
+    )
+    return buffer.getvalue()
 
 
 def count(number: int | None) -> str:
+    """Write a whole number with commas; a dash for None."""
     return "–" if number is None else f"{number:,}"
 
 
 def change(number: float, base: float) -> str:
-    """Relative change of a parameter count, as the paper's Δ."""
+    """Write the relative change from a parameter count `base` to `number`, which is the paper's Δ."""
     return f"{100 * (number - base) / base:+.2f} %" if number != base else "0 %"
 
 
 def number(value: float | None) -> str:
+    """Write a number with three digits; a dash for None."""
     return "–" if value is None else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""How figures look: colours, markers, label placement, and files that are the same byte for byte.
+"""How figures look: colours, markers, axes and legends; and their files, which are the same in every run.
 
-Ink, paper, grid and the darkest hue are fixed colours, so that a page can swap them for its own
-(light or dark) when it takes a figure in.
+Ink, paper, grid and the darkest hue are fixed colours, so that a page can replace them by its own (light or dark) when
+it includes a figure.
 """
 
 import io
@@ -26,20 +26,21 @@ from analysis.methods import described, method_label
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
-COLOURS = {  # by the names that methods give; the hues are Okabe and Ito's, told apart by marker too
+COLOURS = {  # by the names that methods use; the hues are those of Okabe and Ito, and methods differ by marker too
     "blue": "#0072b2", "vermillion": "#d55e00", "green": "#009e73", "orange": "#e69f00", "purple": "#cc79a7",
     "sky": "#56b4e9", "ink": INK, "muted": MUTED,
 }  # fmt: skip
-_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
-_PAGE[COLOURS["blue"]] = "var(--blue)"
-_PER_ROW = 3  # panels
-MOST_DRAWN = 1000  # lines or points of one look; more of them are an image within the figure
+_PAGE_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+_PAGE_VARIABLES[COLOURS["blue"]] = "var(--blue)"
+_PANELS_PER_ROW = 3
+MOST_DRAWN = 1000  # lines or points of one look; if there are more, they are an image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)  # of lengths and ranks; its ends read on light and on dark paper
-_HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # of a legend: an entry's marker, a letter, a row
-_OTHERS = ("h", "*", "d", "8")  # of methods that have no marker of their own
+# The colours of lengths and ranks: the part of this ramp that can be read on light and on dark paper.
+_RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)
+_HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # sizes in a legend: an entry's marker, a letter, a row
+_OTHER_MARKERS = ("h", "*", "d", "8")  # for methods that have no marker of their own
 
-RC: Any = {  # Any: the type stubs want a literal key each
+RC: Any = {  # Any, since the type stubs want literal keys
     "svg.hashsalt": "analysis",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -69,38 +70,43 @@ RC: Any = {  # Any: the type stubs want a literal key each
     "legend.fontsize": 8.5,
     "legend.handletextpad": 0.4,
     "lines.linewidth": 1.4,
-    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.parse_math": False,  # a name with dollar signs is not a formula
     "path.simplify": True,
 }
 
 
-in_style = matplotlib.rc_context(RC)  # decorates what draws a figure
+in_style = matplotlib.rc_context(RC)  # a decorator for functions that draw a figure
 
 
 def method_style(method: str) -> tuple[str, str]:
-    """Colour and marker, as the method says; one that does not is of ink, with one of a few markers by its name."""
-    known = described(method)
-    colour = getattr(known, "colour", None) or "ink"
-    marker = getattr(known, "marker", None) or _OTHERS[sum(method.encode()) % len(_OTHERS)]
+    """Return the colour and marker that the method states.
+
+    The default colour is ink, and the default marker depends on the method's name.
+    """
+    description = described(method)
+    colour = getattr(description, "colour", None) or "ink"
+    marker = getattr(description, "marker", None) or _OTHER_MARKERS[sum(method.encode()) % len(_OTHER_MARKERS)]
     return COLOURS.get(colour, colour), marker
 
 
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:
-    """Colour and marker of each rank (or length), the same in every panel of a figure: colours of one ramp, which no
-    method has, from low to high; None, if it is among them, is ink."""
+    """Return the colour and marker of each rank (or length), which are the same in every panel of a figure.
+
+    The colours rise along one ramp, which no method uses. If None is among the levels, its colour is ink.
+    """
     levels = set(levels)
-    known = sorted(level for level in levels if level is not None)
+    numbers = sorted(level for level in levels if level is not None)
     low, high = _RAMP_ENDS
-    at = [low + (high - low) * i / max(1, len(known) - 1) for i in range(len(known))]
-    colours = [to_hex(matplotlib.colormaps[_RAMP](place)) for place in at]
+    shares = [low + (high - low) * i / max(1, len(numbers) - 1) for i in range(len(numbers))]
+    colours = [to_hex(matplotlib.colormaps[_RAMP](share)) for share in shares]
     styles: dict[int | None, tuple[str, str]] = {None: (INK, "o")} if None in levels else {}
-    return styles | {
-        level: (colour, MARKERS[i % len(MARKERS)]) for i, (level, colour) in enumerate(zip(known, colours, strict=True))
-    }
+    for i, (number, colour) in enumerate(zip(numbers, colours, strict=True)):
+        styles[number] = (colour, MARKERS[i % len(MARKERS)])
+    return styles
 
 
 def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -> list[Line2D]:
-    """Legend entries of ranks, and of what has none."""
+    """Return a legend entry for each rank, and for trials without a rank."""
     return [
         Line2D([], [], color=colour, linestyle="-" if lines else "", marker="" if lines else marker,
                label="no rank" if rank is None else f"r={rank}")
@@ -108,16 +114,16 @@ def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -
     ]  # fmt: skip
 
 
-def method_handles(methods: Iterable[str], **look: Any) -> list[Line2D]:
-    """Legend entries of methods."""
+def method_handles(methods: Iterable[str], **line_options: Any) -> list[Line2D]:
+    """Return a legend entry for each method."""
     return [
-        Line2D([], [], color=colour, label=method_label(method), **{"marker": marker, "linestyle": ""} | look)
+        Line2D([], [], color=colour, label=method_label(method), **{"marker": marker, "linestyle": ""} | line_options)
         for method, (colour, marker) in ((method, method_style(method)) for method in methods)
     ]
 
 
 def legend_rows(labels: Sequence[str], width_pt: float) -> int:
-    """In how many rows a legend of these labels fits; it is filled column by column."""
+    """Return the number of rows in which a legend of these labels fits; it is filled column by column."""
     for rows in range(1, len(labels) + 1):
         columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
         if sum(_HANDLE_PT + _LETTER_PT * max(map(len, column)) for column in columns) <= width_pt:
@@ -134,17 +140,22 @@ def panels(
     legend: Sequence[Line2D] = (),
     shared: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) of a panel for each title side by side, three a row, under one legend for all.
+    """Return a figure with one panel for each title, three in a row, under one legend.
 
-    shared: they have one y axis.
+    Args:
+        titles: the title of each panel.
+        width, height: of a figure with one row of panels, in inches.
+        right: where the last panel ends, as a share of the width.
+        legend: the entries of the legend.
+        shared: whether the panels share one y axis.
     """
     titles = list(titles)
     count = len(titles)
-    columns, rows = min(count, _PER_ROW), -(-count // _PER_ROW)
-    many = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
-    head = 0.3 + many * _ROW_PT / 72
+    columns, rows = min(count, _PANELS_PER_ROW), -(-count // _PANELS_PER_ROW)
+    legend_row_count = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
+    head = 0.3 + legend_row_count * _ROW_PT / 72  # inches above the panels, for the legend and a title
     figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows + head - 0.3))
-    axes = figure.subplots(rows, columns, sharey=shared, squeeze=False)
+    grid = figure.subplots(rows, columns, sharey=shared, squeeze=False)
     figure.subplots_adjust(
         left=0.09 if shared else 0.065,
         right=right,
@@ -158,31 +169,32 @@ def panels(
             handles=[*legend],
             loc="upper right",
             bbox_to_anchor=(0.995, 1.0),
-            ncols=math.ceil(len(legend) / many),
+            ncols=math.ceil(len(legend) / legend_row_count),
             columnspacing=1.0,
             handlelength=1.3,
             borderpad=0.3,
         )
-    flat = list(axes.flat)
-    for unused in flat[count:]:
+    all_panels = list(grid.flat)
+    for unused in all_panels[count:]:
         unused.set_visible(False)
-    for axes, title in zip(flat, titles, strict=False):
+    for axes, title in zip(all_panels, titles, strict=False):
         panel_title(axes, title)
-    return figure, flat[:count]
+    return figure, all_panels[:count]
 
 
 def panel_title(axes: Axes, title: str) -> None:
+    """Write a panel's title above its left end."""
     axes.set_title(title, fontsize=9.5, loc="left")
 
 
 def y_label(panels: Sequence[Axes], text: str) -> None:
-    """The y axis that all panels share is named at the first of each row."""
-    for axes in panels[::_PER_ROW]:
+    """Name the y axis that all panels share, at the first panel of each row."""
+    for axes in panels[::_PANELS_PER_ROW]:
         axes.set_ylabel(text)
 
 
 def files(figure: Figure) -> dict[str, bytes]:
-    """What is in a figure's svg, pdf and png files, without dates."""
+    """Return the contents of a figure's svg, pdf and png files, by ending. They hold no dates."""
     buffers = {ending: io.BytesIO() for ending in ("svg", "pdf", "png")}
     with matplotlib.rc_context(RC):
         figure.savefig(buffers["svg"], format="svg", dpi=150, metadata={"Date": None})
@@ -190,42 +202,47 @@ def files(figure: Figure) -> dict[str, bytes]:
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-    # A palette makes the file a third as large, and nobody sees it.
+    # With a palette the file has a third of the size, and looks the same.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(buffers["png"], format="png", optimize=True)
     return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
 
 
 def inline_svg(text: str, name: str, label: str) -> Markup:
-    """An SVG file's text as part of a page: its own ids, the page's colours, and a label for screen readers."""
+    """Prepare an SVG file's text for a page.
+
+    Its ids start with `name`, its colours are the page's, and screen readers read out `label`.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = re.sub(r"<path(?![^>]*\bd=)", '<path d=""', text)  # the glyph of a space
-    # as wide as the page, but not blown up
+    # As wide as the page, but at most a quarter larger than drawn.
     text = re.sub(r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
-    for colour, variable in _PAGE.items():
+    for colour, variable in _PAGE_VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
-    """A logarithmic x axis from `low` to `high` with plain numbers: at 1, 2 and 5 where it is roomy."""
+    """Make the x axis logarithmic, from `low` to `high`, with plain numbers. A roomy axis has ticks at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     subs = (1.0, 2.0, 5.0) if roomy and high / low < 2000 else (1.0, 3.0) if high / low < 30 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", bottom=False)
 
 
 def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) -> None:
-    """A logarithmic x axis of counts from `low` to `high`. Without ticks of its own it has one a doubling (500, 1,000,
-    2,000, ..., or where those are no whole numbers 64, 128, ...); over more than ten doublings one at each power of
-    ten."""
+    """Make the x axis a logarithmic one of counts, from `low` to `high`.
+
+    Without `ticks` there is a tick at each doubling: 500, 1,000, 2,000, ...; below 100, where these would not be whole
+    numbers, 1, 2, 4, .... An axis of more than ten doublings has a tick at each power of ten.
+    """
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
     unit = 125.0 if low > 100 else 1.0
@@ -234,37 +251,38 @@ def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) 
     decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     axes.xaxis.set_major_locator(FixedLocator(ticks or (doublings if 1 < len(doublings) <= 10 else decades)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
 
 
-def _plain(x: float) -> str:
-    if x >= 1e9:
-        return f"{x / 1e9:,g}B"
-    if x >= 1e6:
-        return f"{x / 1e6:,g}M"
-    return f"{x:,.0f}" if x >= 1 else f"{x:g}" if x > 9e-4 else f"{x:.0e}".replace("e-0", "e-")
+def _format_tick(value: float) -> str:
+    if value >= 1e9:
+        return f"{value / 1e9:,g}B"
+    if value >= 1e6:
+        return f"{value / 1e6:,g}M"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}" if value > 9e-4 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """The positions nearest to those given, in the same order, that are at least `gap` apart."""
+    """Move positions as little as possible until they are at least `gap` apart; their order stays the same."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
-    blocks: list[tuple[float, list[int]]] = []  # (mean of what its first member would like, members)
+    # Blocks of neighbours that touch: where the first one stands (the best compromise of all), and who belongs to it.
+    blocks: list[tuple[float, list[int]]] = []
     for i in order:
         start, members = positions[i], [i]
         while blocks and blocks[-1][0] + gap * len(blocks[-1][1]) > start:
-            before, others = blocks.pop()
-            wish = before * len(others) + (start - gap * len(others)) * len(members)
-            start, members = wish / (len(others) + len(members)), others + members
+            left_start, left_members = blocks.pop()
+            sum_of_starts = left_start * len(left_members) + (start - gap * len(left_members)) * len(members)
+            start, members = sum_of_starts / (len(left_members) + len(members)), left_members + members
         blocks.append((start, members))
-    result = [0.0] * len(positions)
+    moved = [0.0] * len(positions)
     for start, members in blocks:
         for offset, i in enumerate(members):
-            result[i] = start + gap * offset
-    return result
+            moved[i] = start + gap * offset
+    return moved
 
 
 def break_mark(upper: Axes, lower: Axes) -> None:
-    """Marks that the y axis leaves out what lies between two panels."""
+    """Mark that the y axis leaves out the values between two panels."""
     upper.spines.bottom.set_visible(False)
     upper.tick_params(which="both", bottom=False, labelbottom=False)
     slash: dict[str, Any] = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 8, "linestyle": "none", "color": MUTED}
@@ -273,29 +291,28 @@ def break_mark(upper: Axes, lower: Axes) -> None:
 
 
 def halo(width: float = 2.2) -> list[withStroke]:
-    """A rim in the paper's colour, so that a label reads over lines."""
+    """Return a rim in the paper's colour, so that a label can be read over lines."""
     return [withStroke(linewidth=width, foreground=PAPER)]
 
 
 def end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap: float = 10) -> None:
-    """Write (x, y, text, colour) to the right of each point, moved up or down until none overlaps."""
+    """Write labels (x, y, text, colour) to the right of their points, moved up or down until none overlaps another."""
     labels = list(labels)
     if not labels:
         return
-    axes.get_ylim()  # an axes finds its limits when it is asked for them
-    to_points = axes.transData
-    scale = 72 / axes.figure.dpi
-    heights = [to_points.transform((x, y))[1] * scale for x, y, *_ in labels]
-    placed = [0.0] * len(labels)
-    for column in {x for x, *_ in labels}:  # only labels beside each other can overlap
+    axes.get_ylim()  # matplotlib computes the limits of an axes when they are asked for
+    points_per_pixel = 72 / axes.figure.dpi
+    heights = [axes.transData.transform((x, y))[1] * points_per_pixel for x, y, *_ in labels]
+    moved_heights = [0.0] * len(labels)
+    for column in {x for x, *_ in labels}:  # only labels at one x can overlap
         members = [i for i, (x, *_) in enumerate(labels) if x == column]
         for i, height in zip(members, spread([heights[i] for i in members], gap), strict=True):
-            placed[i] = height
-    for (x, y, text, colour), old, new in zip(labels, heights, placed, strict=True):
+            moved_heights[i] = height
+    for (x, y, text, colour), height, moved_height in zip(labels, heights, moved_heights, strict=True):
         axes.annotate(
             text,
             (x, y),
-            xytext=(7, new - old),
+            xytext=(7, moved_height - height),
             textcoords="offset points",
             color=colour,
             fontsize=8,

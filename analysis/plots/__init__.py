@@ -1,1 +1,1 @@
-"""One module a figure; each has a `SPEC` (see analysis/registry.py)."""
+"""The figures, one module each; every module has a `SPEC` (see analysis/registry.py)."""

@@ -1,4 +1,4 @@
-"""Early stopping audited: who passes each rung, how well the first foretells the end, winners that would be lost."""
+"""How well early stopping works: who passes each rung, what the first rung predicts, which winners would be lost."""
 
 import math
 from collections import Counter
@@ -19,7 +19,12 @@ from analysis.registry import Missing, PlotSpec, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A search trial that ran to the end: its best held-out accuracy until the first rung, and of the whole run."""
+    """A search trial that ran to the end.
+
+    Attributes:
+        early: its best held-out accuracy until the first rung. late: that of its whole training.
+        audited: whether early stopping would have stopped it. false_kill: whether it won all the same.
+    """
 
     early: float
     late: float
@@ -29,38 +34,37 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """survival: of each stratum (and of all, under ""), the share of search trials that early stopping lets pass each
-    of `rungs`."""
-
     group: Group
     rungs: tuple[int, ...]
-    survival: dict[str, tuple[float, ...]]
+    survival: dict[str, tuple[float, ...]]  # by stratum ("" for all trials): the share of trials that pass each rung
     points: tuple[Point, ...]
 
 
 def compute(group: Group) -> Info | Missing:
-    trials = [t for t in group.trials if t.phase == "search" and t.status in ("complete", "stopped")]
-    rungs = tuple(sorted({step for t in trials if (step := _cut_at(t)) is not None}))
+    trials = [trial for trial in group.trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
+    rungs = tuple(sorted({step for trial in trials if (step := _stopping_step(trial)) is not None}))
     if not rungs:
         return Missing("no trial was stopped early")
     strata = grouped(trials, lambda trial: trial.stratum)
-    survival = {name: _survival(some, rungs) for name, some in sorted(strata.items())}
+    survival = {name: _survival(strata[name], rungs) for name in sorted(strata)}
     points = []
-    for trial, stratum in [(trial, some) for some in rivals(trials) for trial in some]:
-        if (early := until(trial, rungs[0])) is not None:
+    for stratum in rivals(trials):
+        for trial in stratum:
+            if (early := until(trial, rungs[0])) is None:
+                continue
             audited, late = trial.audited_at is not None, trial.selection_score or 0.0
             points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, stratum)))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
 
-def _cut_at(trial: Trial) -> int | None:
-    """The step at which early stopping stopped the trial, or would have."""
+def _stopping_step(trial: Trial) -> int | None:
+    """Return the step at which early stopping stopped the trial, or would have stopped it; None if it passed."""
     return trial.audited_at if trial.audited_at is not None else trial.steps if trial.status == "stopped" else None
 
 
 def _survival(trials: Sequence[Trial], rungs: Sequence[int]) -> tuple[float, ...]:
-    cuts = [cut for trial in trials if (cut := _cut_at(trial)) is not None]
-    return tuple(1 - sum(cut <= rung for cut in cuts) / len(trials) for rung in rungs)
+    steps = [step for trial in trials if (step := _stopping_step(trial)) is not None]
+    return tuple(1 - sum(step <= rung for step in steps) / len(trials) for rung in rungs)
 
 
 @style.in_style
@@ -74,61 +78,72 @@ def draw(info: Info) -> Figure:
 def _draw_survival(axes: Axes, info: Info) -> None:
     first = info.rungs[0]
     start, end = first / 2, info.rungs[-1] * 1.4
-    strata = Counter(shares for name, shares in info.survival.items() if name)
-    for shares, many in [*strata.items(), (info.survival[""], 0)]:
-        look: dict[str, Any] = {"color": style.INK, "linewidth": 1.8, "zorder": 4} if not many else {
-            "color": style.MUTED, "linewidth": 0.7 * math.sqrt(many), "alpha": 0.45, "zorder": 2
-        }  # fmt: skip
+
+    def draw_steps(shares: tuple[float, ...], **line_options: Any) -> None:
         xs, ys = [start, *info.rungs, end], [100.0, *(100 * share for share in shares), 100 * shares[-1]]
-        axes.step(xs, ys, where="post", **look)
+        axes.step(xs, ys, where="post", **line_options)
+
+    strata = Counter(shares for name, shares in info.survival.items() if name)
+    for shares, count in strata.items():  # strata with the same shares are one line, which is thicker
+        draw_steps(shares, color=style.MUTED, linewidth=0.7 * math.sqrt(count), alpha=0.45, zorder=2)
+    draw_steps(info.survival[""], color=style.INK, linewidth=1.8, zorder=4)
     style.log2_axis(axes, start, end, info.rungs)
     axes.set_ylim(0, 104)
-    axes.set_xlabel("rung, steps")
-    axes.set_ylabel("search trials that pass, %")
-    style.panel_title(axes, f"survival: all, and each {kind(info.group.trials)} in grey")
+    axes.set_xlabel("rung, training steps")
+    axes.set_ylabel("search trials that pass the rung, %")
+    style.panel_title(axes, f"all search trials, and each {kind(info.group.trials)} (grey)")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
     kinds = (
-        (lambda p: not p.audited, style.MUTED, "o", "was never to be stopped"),
-        (lambda p: p.audited and not p.false_kill, style.COLOURS["blue"], "s", "audited"),
-        (lambda p: p.false_kill, style.COLOURS["vermillion"], "*", "audited, and won: a false kill"),
+        ("passed every rung", "o", style.MUTED, [p for p in info.points if not p.audited]),
+        ("audited", "s", style.COLOURS["blue"], [p for p in info.points if p.audited and not p.false_kill]),
+        ("audited and won: a false kill", "*", style.COLOURS["vermillion"], [p for p in info.points if p.false_kill]),
     )
     handles = []
-    for of, colour, marker, label in kinds:
-        some = [p for p in info.points if of(p)]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "mec": style.PAPER, "mew": 0.6, "linestyle": ""}
-        look["markersize"] = 9 if marker == "*" else 5.5
-        axes.plot([100 * p.early for p in some], [100 * p.late for p in some], alpha=0.85, zorder=3, **look)
-        if some:
-            handles.append(Line2D([], [], label=label, **look))
-    values = [100 * value for p in info.points for value in (p.early, p.late)]
+    for label, marker, colour, points in kinds:
+        options: dict[str, Any] = {"color": colour, "marker": marker, "mec": style.PAPER, "mew": 0.6, "linestyle": ""}
+        options["markersize"] = 9 if marker == "*" else 5.5
+        xs, ys = [100 * point.early for point in points], [100 * point.late for point in points]
+        axes.plot(xs, ys, alpha=0.85, zorder=3, **options)
+        if points:
+            handles.append(Line2D([], [], label=label, **options))
+    values = [100 * value for point in info.points for value in (point.early, point.late)]
     if values:
         low, high = min(values) - 2, min(100.5, max(values) + 2)
         axes.plot([low, high], [low, high], color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_aspect("equal")
-        axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)  # none is worse at the end
-    axes.set_xlabel(f"best until step {info.rungs[0]:,}, held out, %")
-    axes.set_ylabel("best of the whole run, %")
-    style.panel_title(axes, "trials that ran to the end")
+        # No point lies below the diagonal, since the best accuracy of the whole training includes the first rung's.
+        axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)
+    axes.set_xlabel(f"best held-out accuracy until step {info.rungs[0]:,}, %")
+    axes.set_ylabel("best until the last step, %")
+    style.panel_title(axes, "search trials that ran to the end")
 
 
 def caption(info: Info) -> str:
-    audited, kills = sum(p.audited for p in info.points), sum(p.false_kill for p in info.points)
+    audited = sum(point.audited for point in info.points)
+    kills = sum(point.false_kill for point in info.points)
+    stratum = kind(info.group.trials)
     text = (
-        f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung; a thicker grey "
-        "line is of more alike. Right: held-out accuracy at the first rung and at the end; the dashed line is where "
-        "nothing was gained. "
+        f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung, over all trials "
+        f"(black) and in each {stratum} (grey); a line is thicker where several coincide. Right: each point is one "
+        "trial, with its best held-out accuracy until the first rung and until its last step. On the dashed line, "
+        "training beyond the first rung gained nothing. "
     )
-    if not audited:
-        text += "None of the trials to be stopped was run to the end (--audit 0.1 does), so false kills are unknown. "
-        return text + "No error bars."
-    return text + (
-        f"{audited} trial{'s' * (audited > 1)} to be stopped ran on to be audited; {kills} then won "
-        f"{'its' if kills == 1 else 'their'} {kind(info.group.trials)}. One run a point; no error bars."
-    )
+    if audited:
+        text += (
+            f"{audited} trial{'s' * (audited > 1)} that would have been stopped ran on for the audit; {kills} then won "
+            f"{'its' if kills == 1 else 'their'} {stratum}. A false kill is such a winner, which early stopping would "
+            "have lost. "
+        )
+    else:
+        text += (
+            "No trial that would have been stopped ran to the end (with --audit 0.1 some would), so the number of "
+            "winners that early stopping loses (false kills) is unknown. "
+        )
+    return text + "There are no error bars."
 
 
 def data(info: Info) -> list[Row]:
@@ -138,9 +153,9 @@ def data(info: Info) -> list[Row]:
         for rung, share in zip(info.rungs, shares, strict=True)
     ]
     return survival + [
-        {"what": "trial", "early_percent": 100 * p.early, "late_percent": 100 * p.late, "audited": p.audited}
-        | {"false_kill": p.false_kill}
-        for p in info.points
+        {"what": "trial", "early_percent": 100 * point.early, "late_percent": 100 * point.late}
+        | {"audited": point.audited, "false_kill": point.false_kill}
+        for point in info.points
     ]
 
 

@@ -1,4 +1,4 @@
-"""Learning curves: selection accuracy by step, confirmed trials in colour over grey search trials."""
+"""Learning curves: held-out accuracy by step, with confirmed trials in colour over grey search trials."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -14,67 +14,70 @@ from analysis.methods import in_order, method_label
 from analysis.records import Trial, grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
-Points = list[tuple[int, float]]  # steps, with accuracies
+Curve = list[tuple[int, float]]  # (step, accuracy)
 
 
-def seen(trial: Trial) -> Points:
-    """The evaluations of one run."""
+def curve(trial: Trial) -> Curve:
+    """Return the evaluations of one trial."""
     return sorted((e.step, e.selection_score) for e in trial.evaluations if e.selection_score is not None)
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
-    trials = tuple(trial for trial in sorted(group.trials, key=lambda t: t.key) if seen(trial))
-    if not any(len(seen(trial)) > 1 for trial in trials):
+    trials = tuple(trial for trial in sorted(group.trials, key=lambda trial: trial.key) if curve(trial))
+    if not any(len(curve(trial)) > 1 for trial in trials):
         return Missing("no trial has two evaluations yet")
     return Info(group=group, rows=trials)
 
 
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
-    methods = in_order(t.method for t in info.rows)
-    looks = style.level_styles(t.rank for t in info.rows if t.confirmed)
-    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(looks, lines=True))
+    methods = in_order(trial.method for trial in info.rows)
+    styles = style.level_styles(trial.rank for trial in info.rows if trial.confirmed)
+    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
     for axes, method in zip(panels, methods, strict=True):
-        trials = [t for t in info.rows if t.method == method]
-        for rank, (colour, _) in looks.items():
-            own = [t for t in trials if t.confirmed and t.rank == rank]
-            means = _means(own)
-            alone = len(means) == len(own)
-            _add(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
-            _add(axes, [] if alone else map(seen, own), color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-        others = [seen(t) for t in trials if not t.confirmed]
-        _add(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
-        short = [(step, 100 * a) for ((step, a), *more) in others if not more]
-        if short:  # stopped at the first evaluation
-            axes.plot(*zip(*short, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
+        trials = [trial for trial in info.rows if trial.method == method]
+        for rank, (colour, _) in styles.items():
+            confirmed = [trial for trial in trials if trial.confirmed and trial.rank == rank]
+            means = _mean_curves(confirmed)
+            has_several_seeds = len(means) < len(confirmed)
+            _draw_curves(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
+            seeds = map(curve, confirmed) if has_several_seeds else []
+            _draw_curves(axes, seeds, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
+        others = [curve(trial) for trial in trials if not trial.confirmed]
+        _draw_curves(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+        dots = [(step, 100 * accuracy) for ((step, accuracy), *later) in others if not later]
+        if dots:  # trials that were stopped at their first evaluation
+            axes.plot(*zip(*dots, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
         axes.autoscale_view()
-        axes.set_xlabel("step")
-    style.y_label(panels, "selection accuracy, %")
+        axes.set_xlabel("training step")
+    style.y_label(panels, "held-out accuracy, %")
     return figure
 
 
-def _means(trials: Sequence[Trial]) -> list[Points]:
-    """The mean curve of each cell's seeds, over the steps that all of them reached."""
+def _mean_curves(trials: Sequence[Trial]) -> list[Curve]:
+    """Return the mean curve of each cell's seeds, over the steps that all of them reached."""
     means = []
-    for seeds in grouped(trials, lambda t: (t.cell, t.length, t.rank)).values():
-        known = [dict(seen(trial)) for trial in seeds]
-        steps = [step for step in known[0] if all(step in each for each in known)]
-        means.append([(step, fmean(each[step] for each in known)) for step in steps])
+    for seeds in grouped(trials, lambda trial: (trial.cell, trial.length, trial.rank)).values():
+        accuracies = [dict(curve(trial)) for trial in seeds]
+        steps = [step for step in accuracies[0] if all(step in by_step for by_step in accuracies)]
+        means.append([(step, fmean(by_step[step] for by_step in accuracies)) for step in steps])
     return means
 
 
-def _add(axes: Axes, curves: Iterable[Points], **look: Any) -> None:
-    """Curves of one look; as an image where they are too many for a page to hold as lines."""
-    if lines := [[(step, 100 * a) for step, a in curve] for curve in curves]:
-        axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_DRAWN, **look))
+def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> None:
+    """Draw curves that look alike; as an image if they are too many for a page to hold as lines."""
+    if lines := [[(step, 100 * accuracy) for step, accuracy in points] for points in curves]:
+        axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_DRAWN, **line_options))
 
 
 def caption(info: Info[Trial]) -> str:
-    confirmed = sum(c.confirmed for c in info.rows)
+    confirmed = sum(trial.confirmed for trial in info.rows)
+    others = len(info.rows) - confirmed
     return (
-        f"Learning curves on {info.group.title}: {confirmed} confirmed trials in colour by rank, thin, and the mean of "
-        f"each cell's seeds, thick; {len(info.rows) - confirmed} others in grey, those of one evaluation as dots. No "
-        "error bars."
+        f"Learning curves on {info.group.title}: accuracy on the held-out examples by training step. The colour shows "
+        f"the rank r of {confirmed} confirmed trial{'s' * (confirmed != 1)} (thin lines) and of the mean over each "
+        f"cell's seeds (thick lines). The {others} other trial{'s are' if others != 1 else ' is'} grey; a dot is a "
+        "trial with a single evaluation. There are no error bars."
     )
 
 
@@ -83,7 +86,7 @@ def data(info: Info[Trial]) -> list[Row]:
         {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.confirmed, "step": step}
         | {"selection_percent": 100 * accuracy}
         for number, trial in enumerate(info.rows)
-        for step, accuracy in seen(trial)
+        for step, accuracy in curve(trial)
     ]
 
 

@@ -1,7 +1,8 @@
-"""What a prompt's length costs: time and memory of a training step beside the shortest full prompt's, and inference.
+"""What the length of a prompt costs: time and memory of a training step, and the speed of inference.
 
-Every confirmed trial is a point, so that what a sweep's own times cannot tell apart is seen. DePT (arXiv 2309.05173)
-reports the same of itself: a shorter prompt is cheaper to train and to use.
+Time and memory are relative to those of the shortest full prompt. Every confirmed trial is a point, so that readers see
+which differences the times of a sweep cannot resolve. DePT (arXiv 2309.05173) reports the same about itself: a shorter
+prompt is cheaper to train and to use.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,11 @@ from analysis.registry import Missing, PlotSpec, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One quantity of every confirmed trial, by method and length. flat: of methods that have no prompt, and so no
-    length."""
+    """One quantity, with a value for every confirmed trial.
+
+    Attributes:
+        points: the values by method and length. flat: by method, for methods without a prompt and so without a length.
+    """
 
     name: str
     points: dict[str, dict[int, tuple[float, ...]]]
@@ -35,50 +39,60 @@ class Panel:
 class Info:
     group: Group
     panels: tuple[Panel, ...]
-    reference: str  # what 1 is in the relative panels
+    reference: str  # the cell whose median is 1 in the relative panels
 
 
 def compute(group: Group) -> Info | Missing:
     lengths = {cell.length for cell in group.confirmed if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
-    base = min(full, key=lambda cell: (cell.length or 0, cell.name))
-    made = (
-        _panel("training step, relative time", group, _step_s, base),
-        _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), base),
-        _panel("inference, examples/s", group, _speed, None),
+    full_prompts = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
+    reference = min(full_prompts, key=lambda cell: (cell.length or 0, cell.name))
+    candidates = (
+        _panel("training step, relative time", group, _step_seconds, reference),
+        _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference),
+        _panel("inference, examples/s", group, _examples_per_second, None),
     )
-    panels = tuple(panel for panel in made if len({n for by in panel.points.values() for n in by}) > 1)
+    panels = tuple(panel for panel in candidates if len(_lengths(panel)) > 1)
     if not panels:
         return Missing("its records hold neither the time nor the memory of trials")
-    return Info(group=group, panels=panels, reference=base.label)
+    return Info(group=group, panels=panels, reference=reference.label)
 
 
-def _panel(name: str, group: Group, of: Callable[[Trial], float | None], base: Cell | None) -> Panel:
-    """base: the cell whose median is 1."""
-    known = _known(base, of) if base else [1.0]
-    found: dict[str, dict[int, list[float]]] = {}
+def _lengths(panel: Panel) -> set[int]:
+    return {length for by_length in panel.points.values() for length in by_length}
+
+
+def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], reference: Cell | None) -> Panel:
+    """Return the panel of a quantity; with a `reference`, it is relative to the median of that cell."""
+    reference_values = _known_values(reference, quantity) if reference else [1.0]
+    points: dict[str, dict[int, list[float]]] = {}
     flat: dict[str, list[float]] = {}
-    for cell in group.confirmed if known else ():
-        values = [value / median(known) for value in _known(cell, of)]
+    for cell in group.confirmed if reference_values else ():
+        values = [value / median(reference_values) for value in _known_values(cell, quantity)]
         if cell.length and values:
-            found.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
+            points.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
         elif values:
             flat.setdefault(cell.method, []).extend(values)
-    points = {method: {n: tuple(sorted(by[n])) for n in sorted(by)} for method, by in found.items()}
-    return Panel(name=name, points=points, flat={method: tuple(sorted(some)) for method, some in flat.items()})
+    return Panel(
+        name=name,
+        points={
+            method: {length: tuple(sorted(by_length[length])) for length in sorted(by_length)}
+            for method, by_length in points.items()
+        },
+        flat={method: tuple(sorted(values)) for method, values in flat.items()},
+    )
 
 
-def _known(cell: Cell, of: Callable[[Trial], float | None]) -> list[float]:
-    return [value for value in map(of, cell.confirmed) if value]
+def _known_values(cell: Cell, quantity: Callable[[Trial], float | None]) -> list[float]:
+    return [value for value in map(quantity, cell.confirmed) if value]
 
 
-def _step_s(trial: Trial) -> float | None:
+def _step_seconds(trial: Trial) -> float | None:
     return trial.train_time_s / trial.steps if trial.train_time_s and trial.steps else None
 
 
-def _speed(trial: Trial) -> float | None:
+def _examples_per_second(trial: Trial) -> float | None:
     return trial.test_n / trial.test_time_s if trial.test_n and trial.test_time_s else None
 
 
@@ -90,47 +104,63 @@ def draw(info: Info) -> Figure:
     dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
     handles += style.method_handles((method for method in methods if method in flat), **dashed)
     figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
-    lengths = sorted({n for panel in info.panels for by in panel.points.values() for n in by})
+    lengths = sorted({length for panel in info.panels for length in _lengths(panel)})
     for axes, panel in zip(panels, info.panels, strict=True):
         style.log2_axis(axes, lengths[0] / 1.25, lengths[-1] * 1.25, lengths)
-        if any(after / before < 1.4 for before, after in pairwise(lengths)):  # too close for a tick each
+        if any(longer / shorter < 1.4 for shorter, longer in pairwise(lengths)):  # too close for a tick at each
             axes.xaxis.set_major_locator(LogLocator(2))
-        for place, (method, by) in enumerate(panel.points.items()):
+        for i, (method, by_length) in enumerate(panel.points.items()):
             colour, marker = style.method_style(method)
-            shift = 1.04 ** (place - (len(panel.points) - 1) / 2)  # sets methods of one length apart
-            xs, ys = zip(*((n * shift, v) for n, values in by.items() for v in values), strict=True)
-            axes.plot(xs, ys, marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
-            middles = [(n * shift, median(values)) for n, values in by.items()]
-            axes.plot(*zip(*middles, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
-        for method, values in panel.flat.items():
-            axes.axhline(median(values), color=style.method_style(method)[0], linestyle=(0, (4, 3)), linewidth=1.2)
-        everything = [v for by in panel.points.values() for values in by.values() for v in values]
-        axes.set_ylim(0, 1.12 * max([*everything, *(v for values in panel.flat.values() for v in values)]))
+            shift = 1.04 ** (i - (len(panel.points) - 1) / 2)  # so that methods of one length stand side by side
+            trials = [(length * shift, value) for length, values in by_length.items() for value in values]
+            axes.plot(*zip(*trials, strict=True), marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
+            medians = [(length * shift, median(values)) for length, values in by_length.items()]
+            axes.plot(*zip(*medians, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+        for method, flat_values in panel.flat.items():
+            colour, _ = style.method_style(method)
+            axes.axhline(median(flat_values), color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
+        axes.set_ylim(0, 1.12 * max(value for _, _, value in _values(panel)))
         axes.set_xlabel("prompt length n")
     return figure
 
 
+def _values(panel: Panel) -> list[tuple[str, int | None, float]]:
+    """Return (method, length, value) for every trial; the length is None for a method without a prompt."""
+    values: list[tuple[str, int | None, float]] = [
+        (method, length, value)
+        for method, by_length in panel.points.items()
+        for length, length_values in by_length.items()
+        for value in length_values
+    ]
+    return values + [(method, None, value) for method, flat_values in panel.flat.items() for value in flat_values]
+
+
 def caption(info: Info) -> str:
     names = " ".join(panel.name for panel in info.panels)
-    return (
-        f"What a prompt's length costs on {info.group.title}: pale, every confirmed trial of all ranks; full, the "
-        "median of a method and length"
-        + (f"; relative: the median of {info.reference} is 1" if "relative" in names else "")
-        + ("; dashed: methods without a prompt" if any(panel.flat for panel in info.panels) else "")
-        + ". Time is the device's, of passes that trials share each one's part by tokens; inference is the canonical "
-        "evaluation of the reported split. Taken while the sweep ran, not side by side: where trials of one length lie "
-        "apart, that is what the machine did meanwhile; no error bars."
-        + (" Memory is known of trials that train alone only." if "memory" not in names else "")
+    sentences = [
+        f"What the length of a prompt costs on {info.group.title}. A pale point is a confirmed trial, of any rank; a "
+        "solid point is the median of a method and length."
+    ]
+    if "relative" in names:
+        sentences.append(f"Relative values are relative to the median of {info.reference}, which is 1.")
+    if any(panel.flat for panel in info.panels):
+        sentences.append("A dashed line is the median of a method without a prompt.")
+    sentences.append(
+        "Time is that of the device; trials that share a pass share its time by tokens. Inference is the evaluation on "
+        "the reported split. All values were measured while the sweep ran, not side by side: trials of one length "
+        "differ by what else the machine did meanwhile. There are no error bars."
     )
+    if "memory" not in names:
+        sentences.append("Memory is known only for trials that train alone.")
+    return " ".join(sentences)
 
 
 def data(info: Info) -> list[Row]:
-    rows: list[Row] = []
-    for panel in info.panels:
-        known = [(method, length, values) for method, by in panel.points.items() for length, values in by.items()]
-        for method, length, values in [*known, *((method, None, values) for method, values in panel.flat.items())]:
-            rows += [{"quantity": panel.name, "method": method, "length": length, "value": value} for value in values]
-    return rows
+    return [
+        {"quantity": panel.name, "method": method, "length": length, "value": value}
+        for panel in info.panels
+        for method, length, value in _values(panel)
+    ]
 
 
 SPEC = PlotSpec(

@@ -1,4 +1,4 @@
-"""Forest plot: how far each much smaller prompt is from the full one, beside the margin."""
+"""Forest plot: how far each much smaller prompt is from the full one, and the margin."""
 
 from matplotlib.figure import Figure
 
@@ -7,50 +7,49 @@ from analysis.comparisons import Comparison
 from analysis.registry import Info, PlotSpec, Row
 from analysis.tables.noninferiority import compute
 
-_MOST = 30  # rows that a figure can hold
+_MOST_ROWS = 30  # a figure can hold no more
 
 
-def _shown(info: Info[Comparison]) -> tuple[Comparison, ...]:
-    """Of more comparisons those that come closest to being as good."""
-    closest = sorted(info.rows, key=lambda each: -each.verdict.difference.low)[:_MOST]
-    return tuple(each for each in info.rows if each in closest)
+def _drawn_rows(info: Info[Comparison]) -> tuple[Comparison, ...]:
+    """Return the comparisons to draw; if there are too many, those that come closest to being as good."""
+    closest = sorted(info.rows, key=lambda row: -row.verdict.difference.low)[:_MOST_ROWS]
+    return tuple(row for row in info.rows if row in closest)
 
 
 @style.in_style
 def draw(info: Info[Comparison]) -> Figure:
-    shown = _shown(info)
-    rows = len(shown)
+    rows = _drawn_rows(info)
     margin = 100 * info.group.margin
-    figure = Figure(figsize=(7.2, 0.95 + 0.32 * rows))
+    figure = Figure(figsize=(7.2, 0.95 + 0.32 * len(rows)))
     axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.85 / figure.get_figheight()))
-    ends = [100 * end for c in shown for end in (c.verdict.difference.low, c.verdict.difference.high)]
+    ends = [100 * end for row in rows for end in (row.verdict.difference.low, row.verdict.difference.high)]
     low, high = min([*ends, -margin]), max([*ends, 0.0])
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
-    axes.set_ylim(rows - 0.4, -0.6)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvspan(low - room, -margin, color=style.MUTED, alpha=0.12, linewidth=0)
     axes.axvline(-margin, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
     axes.axvline(0, color=style.INK, linewidth=0.8)
-    for row, each in enumerate(shown):
-        found = each.verdict.difference
-        colour, marker = style.method_style(each.cell.method)
-        axes.plot([100 * found.low, 100 * found.high], [row, row], color=colour, linewidth=1.4)
-        axes.plot(100 * found.mean, row, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+    for y, row in enumerate(rows):
+        difference, outcome = row.verdict.difference, row.verdict.outcome
+        colour, marker = style.method_style(row.cell.method)
+        axes.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, linewidth=1.4)
+        axes.plot(100 * difference.mean, y, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
         axes.annotate(
-            each.verdict.outcome,
-            (1.02, row),
+            outcome,
+            (1.02, y),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=8.5,
-            color=style.INK if each.verdict.outcome != "inconclusive" else style.MUTED,
+            color=style.INK if outcome != "inconclusive" else style.MUTED,
             annotation_clip=False,
         )
-    axes.set_yticks(range(rows), [f"{c.cell.label}, {c.ratio:.1f}× fewer" for c in shown])
+    axes.set_yticks(range(len(rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in rows])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("accuracy minus the full prompt's, pp")
+    axes.set_xlabel("accuracy minus that of the full prompt, percentage points")
     axes.annotate(
-        f"margin −{margin:g} pp",
+        f"margin: −{margin:g}",
         (-margin, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 3),
@@ -64,26 +63,37 @@ def draw(info: Info[Comparison]) -> Figure:
 
 def caption(info: Info[Comparison]) -> str:
     full = info.rows[0].full
-    return (
-        f"Much smaller prompts beside the full one ({full.label}) on {info.group.title}: difference in accuracy on the "
-        "same test examples; bars are 95 % intervals over seeds and examples. Shaded: worse by more than the margin; a "
-        "bar clear of it speaks for as good. The verdicts hold for all tests together (Holm), and so ask for more."
-        + (
-            f" Of {len(info.rows)} smaller prompts the {_MOST} that come closest; the table has all."
-            if len(info.rows) > _MOST
-            else ""
-        )
+    text = (
+        f"Prompts with far fewer parameters, compared with the full prompt ({full.label}) on {info.group.title}. Each "
+        "point is the difference in accuracy on the same test examples; the bar is its 95 % interval over seeds and "
+        "examples. In the shaded area a prompt is worse than the full one by more than the margin; a bar that stays "
+        "out of it suggests that the prompt is as good. The verdicts at the right hold for all tests together "
+        "(corrected by Holm's method), so they demand more than a single bar shows."
     )
+    if len(info.rows) > _MOST_ROWS:
+        text += (
+            f" Of {len(info.rows)} smaller prompts, the figure shows the {_MOST_ROWS} that come closest to being as "
+            "good; the table shows all."
+        )
+    return text
 
 
 def data(info: Info[Comparison]) -> list[Row]:
-    return [
-        {"cell": each.cell.label, "parameters": each.cell.trainable_parameters, "times_fewer": each.ratio}
-        | {f"difference_pp{name}": 100 * end for name, end in (("", gap.mean), ("_low", gap.low), ("_high", gap.high))}
-        | {"verdict": each.verdict.outcome}
-        for each in info.rows
-        for gap in (each.verdict.difference,)
-    ]
+    rows: list[Row] = []
+    for row in info.rows:
+        gap = row.verdict.difference
+        rows.append(
+            {
+                "cell": row.cell.label,
+                "parameters": row.cell.trainable_parameters,
+                "times_fewer": row.ratio,
+                "difference_pp": 100 * gap.mean,
+                "difference_pp_low": 100 * gap.low,
+                "difference_pp_high": 100 * gap.high,
+                "verdict": row.verdict.outcome,
+            }
+        )
+    return rows
 
 
 SPEC = PlotSpec(

@@ -1,4 +1,4 @@
-"""Selection accuracy against learning rate over the search trials: which rates each method bears."""
+"""Held-out accuracy of the search trials against their learning rate: which rates suit each method."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,86 +15,89 @@ from analysis.registry import Info, Missing, PlotSpec, Row
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
-    """The search trials; one without a score diverged before its first evaluation."""
+    """Collect the search trials; one without a score diverged before its first evaluation."""
     trials = tuple(
-        t
-        for t in sorted(group.trials, key=lambda t: t.key)
-        if t.phase == "search" and t.learning_rate and t.status != "failed"
-        if t.selection_score is not None or t.status == "diverged"
+        trial
+        for trial in sorted(group.trials, key=lambda trial: trial.key)
+        if trial.phase == "search" and trial.learning_rate and trial.status != "failed"
+        if trial.selection_score is not None or trial.status == "diverged"
     )
-    if len({t.learning_rate for t in trials if t.selection_score is not None}) < 2:
+    if len({trial.learning_rate for trial in trials if trial.selection_score is not None}) < 2:
         return Missing("it needs search trials at two learning rates")
     return Info(group=group, rows=trials)
 
 
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
-    methods = in_order(p.method for p in info.rows)
-    rates = [p.learning_rate or 0.0 for p in info.rows]
-    heights = [100 * p.selection_score for p in info.rows if p.selection_score is not None]
+    methods = in_order(trial.method for trial in info.rows)
+    rates = [trial.learning_rate or 0.0 for trial in info.rows]
+    heights = [100 * trial.selection_score for trial in info.rows if trial.selection_score is not None]
     floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
-    looks = style.level_styles(p.rank for p in info.rows)
-    handles = [*style.rank_handles(looks, lines=False), *_outcomes({p.status for p in info.rows})]
+    styles = style.level_styles(trial.rank for trial in info.rows)
+    handles = [*style.rank_handles(styles, lines=False), *_status_handles({trial.status for trial in info.rows})]
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
     for axes, method in zip(panels, methods, strict=True):
-        own = [p for p in info.rows if p.method == method]
-        alike: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
-        for p, x in zip(own, _beside([p.learning_rate or 0.0 for p in own]), strict=True):
-            y = floor if p.selection_score is None else 100 * p.selection_score
-            alike.setdefault((p.rank, p.status), []).append((x, y))
-        for (rank, status), points in alike.items():
-            colour, marker = looks[rank]
-            xs, ys = zip(*points, strict=True)
-            image = len(points) > style.MOST_DRAWN
+        trials = [trial for trial in info.rows if trial.method == method]
+        xs = _side_by_side([trial.learning_rate or 0.0 for trial in trials])
+        points_by_style: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
+        for trial, x in zip(trials, xs, strict=True):
+            y = floor if trial.selection_score is None else 100 * trial.selection_score
+            points_by_style.setdefault((trial.rank, trial.status), []).append((x, y))
+        for (rank, status), points in points_by_style.items():
+            colour, marker = styles[rank]
+            coordinates = zip(*points, strict=True)
             if status == "diverged":
-                axes.plot(xs, ys, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
+                axes.plot(*coordinates, "x", color=colour, markersize=6, mew=1.3, clip_on=False, zorder=4)
             else:
                 fill = "none" if status == "stopped" else colour
-                look: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
-                axes.plot(xs, ys, marker, linestyle="", zorder=3, rasterized=image, **look)
+                options: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
+                options["rasterized"] = len(points) > style.MOST_DRAWN
+                axes.plot(*coordinates, marker, linestyle="", zorder=3, **options)
         style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
         axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
         axes.set_xlabel("learning rate")
-    style.y_label(panels, "selection accuracy, %")
+    style.y_label(panels, "held-out accuracy, %")
     return figure
 
 
-def _outcomes(statuses: set[str]) -> list[Line2D]:
-    """Legend entries of how trials ended."""
-    looks: dict[str, dict[str, Any]] = {
+def _status_handles(statuses: set[str]) -> list[Line2D]:
+    """Return a legend entry for each way in which the trials ended."""
+    options: dict[str, dict[str, Any]] = {
         "complete": {"marker": "o", "mfc": style.MUTED, "label": "ran to the end"},
         "stopped": {"marker": "o", "mfc": "none", "label": "stopped early"},
         "diverged": {"marker": "x", "label": "diverged"},
     }
     return [
-        Line2D([], [], color=style.MUTED, linestyle="", **look) for status, look in looks.items() if status in statuses
+        Line2D([], [], color=style.MUTED, linestyle="", **options[status]) for status in options if status in statuses
     ]
 
 
-def _beside(rates: Sequence[float]) -> list[float]:
-    """The learning rates; those of one rate, which each cell tries first, side by side."""
-    same, met = Counter(rates), Counter[float]()
+def _side_by_side(rates: Sequence[float]) -> list[float]:
+    """Return the x of each learning rate. Equal rates, which each cell tries first, are moved apart."""
+    totals, seen = Counter(rates), Counter[float]()
     xs = []
     for rate in rates:
-        xs.append(rate * 1.025 ** (met[rate] - (same[rate] - 1) / 2))
-        met[rate] += 1
+        xs.append(rate * 1.025 ** (seen[rate] - (totals[rate] - 1) / 2))
+        seen[rate] += 1
     return xs
 
 
 def caption(info: Info[Trial]) -> str:
-    crosses = " Crosses: diverged (at the foot when before its first evaluation)."
-    return (
-        f"Selection accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank. "
-        "Hollow: stopped early, at the best it had reached. Points of one rate are set side by side. No error bars: "
-        "one run a point." + (crosses if any(p.status == "diverged" for p in info.rows) else "")
+    text = (
+        f"Held-out accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank r. "
+        "Each point is one trial, so there are no error bars. A hollow point is a trial that was stopped early, at the "
+        "best accuracy it had reached. Trials with the same learning rate are drawn side by side."
     )
+    if any(trial.status == "diverged" for trial in info.rows):
+        text += " Crosses are trials that diverged; those at the bottom diverged before their first evaluation."
+    return text
 
 
 def data(info: Info[Trial]) -> list[Row]:
     return [
-        {"method": p.method, "rank": p.rank, "learning_rate": p.learning_rate, "status": p.status}
-        | {"selection_percent": None if p.selection_score is None else 100 * p.selection_score}
-        for p in info.rows
+        {"method": trial.method, "rank": trial.rank, "learning_rate": trial.learning_rate, "status": trial.status}
+        | {"selection_percent": None if trial.selection_score is None else 100 * trial.selection_score}
+        for trial in info.rows
     ]
 
 

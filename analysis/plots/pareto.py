@@ -17,9 +17,9 @@ from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
 from analysis.stats import Estimate, describe
 
-_LABEL_ALL = 16  # more points than this: only the frontier is labelled
-_APART_PT = 2.5  # points of nearly one size are drawn so far apart: less than the half of a marker
-_LEGEND_PT = 470.0
+_MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
+_APART_PT = 2.5  # the least distance at which points of nearly one size are drawn: less than half a marker
+_LEGEND_PT = 470.0  # the width of the legend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Point:
     accuracy: Estimate
     method: str
     label: str
-    on_front: bool
+    is_on_frontier: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,57 +39,74 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    known = [(c, c.accuracy, c.trainable_parameters) for c in group.confirmed if c.accuracy and c.trainable_parameters]
-    if len(known) < 2:
-        return Missing(f"it needs two confirmed cells; there {'is one' if known else 'are none'}")
-    front = set(pareto([(n, a.mean) for _, a, n in known]))
-    # The colour says the method; without a length, a name reads better than a rank alone.
-    labels = [c.label if c.length is None else c.size for c, _, _ in known]
+    cells = [
+        (cell, cell.accuracy, cell.trainable_parameters)
+        for cell in group.confirmed
+        if cell.accuracy and cell.trainable_parameters
+    ]
+    if len(cells) < 2:
+        return Missing(f"it needs two confirmed cells; there {'is one' if cells else 'are none'}")
+    frontier = set(pareto([(parameters, accuracy.mean) for _, accuracy, parameters in cells]))
     points = tuple(
-        Point(parameters=n, accuracy=a, method=c.method, label=labels[i], on_front=i in front)
-        for i, (c, a, n) in enumerate(known)
+        Point(
+            parameters=parameters,
+            accuracy=accuracy,
+            method=cell.method,
+            # The colour shows the method, so length and rank suffice; a rank alone would say too little.
+            label=cell.label if cell.length is None else cell.size,
+            is_on_frontier=i in frontier,
+        )
+        for i, (cell, accuracy, parameters) in enumerate(cells)
     )
     return Info(group=group, points=points, published=comparable(group))
 
 
-def _vertical(info: Info) -> tuple[list[tuple[float, str]], tuple[float, float], bool]:
-    """The lines without training, the range of the points, and whether the axis is broken between them, in percent."""
-    ends = [100 * e for p in info.points for e in (p.accuracy.low, p.accuracy.high)]
-    ends += [p.accuracy_percent for p in info.published]
-    known = (("no prompt", info.group.zero_shot_accuracy), ("majority class", info.group.majority_accuracy))
-    floors = [(100 * value, f"{name} {100 * value:.1f} %") for name, value in known if value is not None]
-    low, high = min(ends), max(ends)
-    # Else the points would lie flat on top.
-    return floors, (low, high), bool(floors) and low - max(y for y, _ in floors) > 0.8 * (high - low)
+def _baselines(info: Info) -> list[tuple[float, str]]:
+    """Return the height (in percent) and name of each known baseline."""
+    fractions = (("no prompt", info.group.zero_shot_accuracy), ("majority class", info.group.majority_accuracy))
+    return [(100 * value, f"{name} {100 * value:.1f} %") for name, value in fractions if value is not None]
+
+
+def _range(info: Info) -> tuple[float, float]:
+    """Return the lowest and the highest accuracy of the points and their intervals, in percent."""
+    ends = [100 * end for point in info.points for end in (point.accuracy.low, point.accuracy.high)]
+    ends += [point.accuracy_percent for point in info.published]
+    return min(ends), max(ends)
+
+
+def _is_broken(info: Info) -> bool:
+    """Whether the y axis is broken between the baselines and the points, which would otherwise lie flat on top."""
+    baselines, (low, high) = _baselines(info), _range(info)
+    return bool(baselines) and low - max(y for y, _ in baselines) > 0.8 * (high - low)
 
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    floors, (low, high), broken = _vertical(info)
+    baselines, (low, high), is_broken = _baselines(info), _range(info), _is_broken(info)
     handles = _handles(info)
     legend_rows = style.legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
     figure = Figure(figsize=(7.2, 4.9))
-    foot_of = 0.27 if broken else 0.11
-    axes = figure.add_axes((0.08, foot_of, 0.885, 0.97 - 0.04 * legend_rows - foot_of))
-    foot = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if broken else axes
-    if broken:
-        style.break_mark(axes, foot)
-        ys = [y for y, _ in floors]
-        room = max(4.0, 0.9 * (max(ys) - min(ys)))
-        foot.set_ylim(min(ys) - room, max(ys) + room)
+    bottom = 0.27 if is_broken else 0.11
+    axes = figure.add_axes((0.08, bottom, 0.885, 0.97 - 0.04 * legend_rows - bottom))
+    lower_axes = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if is_broken else axes
+    heights = [y for y, _ in baselines]
+    if is_broken:
+        style.break_mark(axes, lower_axes)
+        room = max(4.0, 0.9 * (max(heights) - min(heights)))
+        lower_axes.set_ylim(min(heights) - room, max(heights) + room)
     else:
-        low, high = min([low, *(y for y, _ in floors)]), max([high, *(y for y, _ in floors)])
+        low, high = min([low, *heights]), max([high, *heights])
     room = max(0.5, 0.06 * (high - low))
     axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
-    sizes = [p.parameters for p in info.points] + [p.trainable_parameters for p in info.published]
+    sizes = [point.parameters for point in info.points] + [point.trainable_parameters for point in info.published]
     span = max(max(sizes) / min(sizes), 2.0)
-    left = 0.06 if span < 1000 else 0.2  # where an inch is many sizes, the first labels need room at their left
-    right = 0.15 if max(len(p.label) for p in info.points) < 9 else 0.26  # the last labels need room, too
-    style.log2_axis(foot, min(sizes) / span**left, max(sizes) * span**right)
-    named = Labels(axes)
-    _draw_points(axes, info, named)
-    (Labels(foot) if broken else named).levels(floors)
-    _label_points(info, named)
+    left = 0.06 if span < 1000 else 0.2  # where the sizes span much, the first labels need room at their left
+    right = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # the last labels need room, too
+    style.log2_axis(lower_axes, min(sizes) / span**left, max(sizes) * span**right)
+    labels = Labels(axes)
+    _draw_points(axes, info, labels)
+    (Labels(lower_axes) if is_broken else labels).levels(baselines)
+    _label_points(info, labels)
     axes.legend(
         handles=handles,
         loc="lower left",
@@ -98,27 +115,27 @@ def draw(info: Info) -> Figure:
         columnspacing=1.4,
         borderpad=0.2,
     )
-    foot.set_xlabel("trainable parameters (log scale)")
+    lower_axes.set_xlabel("trainable parameters (log scale)")
     axes.set_ylabel("test accuracy, %")
     return figure
 
 
 def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
-    for point, x in zip(info.points, _apart(axes, info), strict=True):
+    for point, x in zip(info.points, _spread_sizes(axes, info), strict=True):
         colour, marker = style.method_style(point.method)
-        a = point.accuracy
-        axes.plot([x, x], [100 * a.low, 100 * a.high], color=colour, linewidth=1, alpha=0.55, zorder=3)
-        axes.plot(x, 100 * a.mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
-        labels.keep_off([(point.parameters, 100 * a.mean)], MARKER)
-        labels.keep_off_line([(x, 100 * a.low), (x, 100 * a.high)], BAR)
-    for known in info.published:
-        colour, marker = style.method_style(known.method)
-        at = known.trainable_parameters, known.accuracy_percent
-        axes.plot(*at, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
-        labels.keep_off([at], MARKER)
-    front = sorted((float(p.parameters), 100 * p.accuracy.mean) for p in info.points if p.on_front)
-    corners = [front[0]]
-    for size, accuracy in [*front[1:], (axes.get_xlim()[1], front[-1][1])]:
+        low, mean, high = (100 * value for value in (point.accuracy.low, point.accuracy.mean, point.accuracy.high))
+        axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.55, zorder=3)
+        axes.plot(x, mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
+        labels.keep_off([(point.parameters, mean)], MARKER)
+        labels.keep_off_line([(x, low), (x, high)], BAR)
+    for published_point in info.published:
+        colour, marker = style.method_style(published_point.method)
+        position = published_point.trainable_parameters, published_point.accuracy_percent
+        axes.plot(*position, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
+        labels.keep_off([position], MARKER)
+    frontier = sorted((float(p.parameters), 100 * p.accuracy.mean) for p in info.points if p.is_on_frontier)
+    corners = [frontier[0]]
+    for size, accuracy in [*frontier[1:], (axes.get_xlim()[1], frontier[-1][1])]:
         corners += [(size, corners[-1][1]), (size, accuracy)]
     axes.plot(
         *zip(*corners, strict=True), color=style.INK, linewidth=3.2, alpha=0.22, zorder=2, solid_joinstyle="miter"
@@ -126,59 +143,67 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
     labels.keep_off_line(corners, LINE)
 
 
-def _apart(axes: Axes, info: Info) -> list[float]:
-    """Where each point is drawn: at its size, save that no two markers hide each other's error bars."""
-    to_points = 72 / axes.figure.dpi
-    at = [float(axes.transData.transform((p.parameters, 0))[0]) * to_points for p in info.points]
-    back = axes.transData.inverted()
-    return [float(back.transform((x / to_points, 0))[0]) for x in style.spread(at, _APART_PT)]
+def _spread_sizes(axes: Axes, info: Info) -> list[float]:
+    """Return the x of each point: its size, moved so that markers do not hide each other's error bars."""
+    points_per_pixel = 72 / axes.figure.dpi
+    positions = [float(axes.transData.transform((p.parameters, 0))[0]) * points_per_pixel for p in info.points]
+    to_data = axes.transData.inverted()
+    return [float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.spread(positions, _APART_PT)]
 
 
 def _label_points(info: Info, labels: Labels) -> None:
-    """The frontier's first, which are the ones that one looks for."""
-    shown = [p for p in info.points if p.on_front or len(info.points) <= _LABEL_ALL]
-    for point in sorted(shown, key=lambda p: (not p.on_front, p.parameters)):
+    """Label the points; those on the frontier come first and get the best places, since readers look for them."""
+    labelled = [point for point in info.points if point.is_on_frontier or len(info.points) <= _MOST_LABELS]
+    for point in sorted(labelled, key=lambda point: (not point.is_on_frontier, point.parameters)):
         labels.place((point.parameters, 100 * point.accuracy.mean), point.label, style.method_style(point.method)[0])
 
 
 def _handles(info: Info) -> list[Line2D]:
-    """The legend: methods of ours, the frontier, then what is published only."""
-    ours = in_order(p.method for p in info.points)
-    theirs = in_order(p.method for p in info.published if p.method not in ours)
-    handles = style.method_handles(ours)
+    """Return the legend's entries: the methods of this run, the frontier, then the methods that are only published."""
+    our_methods = in_order(point.method for point in info.points)
+    other_methods = in_order(point.method for point in info.published if point.method not in our_methods)
+    handles = style.method_handles(our_methods)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
         hollow = Line2D([], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)")
         handles.append(hollow)
-    return [*handles, *style.method_handles(theirs, mfc="none")]
+    return [*handles, *style.method_handles(other_methods, mfc="none")]
 
 
 def caption(info: Info) -> str:
-    text = f"Accuracy against trainable parameters on {info.group.title}: means over the confirmed seeds. "
-    text += describe([p.accuracy for p in info.points])
-    text += " The frontier joins the cells that no other beats with as few parameters"
-    text += ", of this run alone." if info.published else "."
-    text += " n: prompt length, r: rank"
-    text += "." if len(info.points) <= _LABEL_ALL else "; of many cells only the frontier's are named."
-    text += " Cells of equal size stand side by side, less than a marker apart."
-    if _vertical(info)[2]:
-        text += " Mind where the y axis is broken."
+    sentences = [
+        f"Test accuracy against trainable parameters on {info.group.title}. Each point is the mean over a cell's N "
+        "confirmed seeds; the bar is its 95 % interval.",
+        describe([point.accuracy for point in info.points]),
+        "The grey line is the frontier: it joins the cells that no other cell "
+        + ("of this run " if info.published else "")
+        + "beats with the same number of parameters or fewer. A label gives a cell's prompt length n and rank r"
+        + ("." if len(info.points) <= _MOST_LABELS else "; since there are many, only cells on the frontier have one."),
+        "Cells of equal size are drawn side by side, less than a marker apart.",
+    ]
+    if _baselines(info):
+        sentences.append("The dashed lines are baselines, which need no training.")
+    if _is_broken(info):
+        sentences.append("The y axis is broken: it leaves out the accuracies between these lines and the points.")
     if info.published:
-        text += " Hollow: published on the same backbone, task and split, without intervals; the data name the papers."
-    return text
+        sentences.append(
+            "Hollow points are published results on the same backbone, task and split, without intervals; the data "
+            "file names their papers."
+        )
+    return " ".join(sentences)
 
 
 def data(info: Info) -> list[Row]:
     ours = [
-        {"source": "this run", "cell": p.label, "method": p.method, "parameters": p.parameters}
-        | percents(p.accuracy)
-        | {"on_frontier": p.on_front}
-        for p in info.points
+        {"source": "this run", "cell": point.label, "method": point.method, "parameters": point.parameters}
+        | percents(point.accuracy)
+        | {"on_frontier": point.is_on_frontier}
+        for point in info.points
     ]
     theirs = [
-        {"source": p.source, "cell": p.cell, "method": p.method, "parameters": p.trainable_parameters}
-        | {"test_percent": p.accuracy_percent}
-        for p in info.published
+        {"source": point.source, "cell": point.cell, "method": point.method}
+        | {"parameters": point.trainable_parameters, "test_percent": point.accuracy_percent}
+        for point in info.published
     ]
     return [*ours, *theirs]
 

@@ -1,4 +1,4 @@
-"""Accuracy against rank, one line a prompt length, one panel a method, beside the full prompt."""
+"""Accuracy against rank: one panel for each method, one line for each prompt length, and the full prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ from analysis.stats import Estimate, describe
 class Line:
     method: str
     length: int | None
-    points: tuple[tuple[int, Estimate], ...]  # by rank
+    points: tuple[tuple[int, Estimate], ...]  # (rank, accuracy), in the order of the ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     group: Group
     lines: tuple[Line, ...]
-    full: Estimate | None
+    full: Estimate | None  # the full prompt
     full_label: str
-    left_out: tuple[str, ...]  # methods of one rank at each length
+    left_out: tuple[str, ...]  # methods with a single rank at each length
 
 
 def compute(group: Group) -> Info | Missing:
-    found: dict[tuple[str, int | None], dict[int, Estimate]] = {}
+    by_line: dict[tuple[str, int | None], dict[int, Estimate]] = {}
     for cell in group.confirmed:
         if cell.rank is not None and cell.accuracy is not None:
-            found.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
-    several = {method for (method, _), by_rank in found.items() if len(by_rank) > 1}
-    if not several:
+            by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
+    with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}
+    if not with_several_ranks:
         return Missing("it needs confirmed cells of two ranks at one length")
     lines = tuple(
-        Line(method=m, length=n, points=tuple((rank, by[rank]) for rank in sorted(by)))
-        for (m, n), by in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0))
-        if m in several
+        Line(method=method, length=length, points=tuple((rank, by_rank[rank]) for rank in sorted(by_rank)))
+        for (method, length), by_rank in sorted(by_line.items(), key=lambda item: (item[0][0], item[0][1] or 0))
+        if method in with_several_ranks
     )
     full = full_prompt(group)
     return Info(
@@ -51,7 +51,7 @@ def compute(group: Group) -> Info | Missing:
         lines=lines,
         full=full.accuracy if full else None,
         full_label=full.size if full else "",
-        left_out=tuple(sorted({method for method, _ in found} - several)),
+        left_out=tuple(sorted({method for method, _ in by_line} - with_several_ranks)),
     )
 
 
@@ -61,7 +61,7 @@ def draw(info: Info) -> Figure:
     figure, panels = style.panels(
         map(method_label, methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93
     )
-    looks = style.level_styles(line.length for line in info.lines)
+    styles = style.level_styles(line.length for line in info.lines)
     for axes, method in zip(panels, methods, strict=True):
         lines = [line for line in info.lines if line.method == method]
         ranks = sorted({rank for line in lines for rank, _ in line.points})
@@ -69,50 +69,66 @@ def draw(info: Info) -> Figure:
         axes.set_xlabel("rank r")
         if info.full is not None:
             axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
-        _draw_lines(axes, lines, looks)
+        _draw_lines(axes, lines, styles)
     style.y_label(panels, "test accuracy, %")
-    for axes, method in zip(panels, methods, strict=True):  # once the shared y axis has its limits
-        lines = [line for line in info.lines if line.method == method]
-        if info.full is not None:
-            named = Labels(axes)
-            for line in lines:
-                named.keep_off_line([(rank, 100 * a.mean) for rank, a in line.points], LINE)
-            for x, accuracy in _bars(lines):
-                named.keep_off([(x, 100 * accuracy.mean)], MARKER)
-                named.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
-            named.level(100 * info.full.mean, f"full prompt {info.full_label}")
-        ends = [(*line.points[-1], line.length) for line in lines]
-        names = ((r * 1.03, 100 * a.mean, "" if n is None else f"n={n}", looks[n][0]) for r, a, n in ends)
-        style.end_labels(axes, names)
+    for axes, method in zip(panels, methods, strict=True):  # only now the shared y axis has its final limits
+        _label_lines(axes, [line for line in info.lines if line.method == method], info, styles)
     return figure
 
 
-def _bars(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
-    """Where each accuracy is drawn: at its rank, those of several lengths side by side."""
+def _label_lines(axes: Axes, lines: Sequence[Line], info: Info, styles: Mapping[int | None, tuple[str, str]]) -> None:
+    """Name the full prompt's level, and each line at its right end."""
+    if info.full is not None:
+        labels = Labels(axes)
+        for line in lines:
+            labels.keep_off_line([(rank, 100 * accuracy.mean) for rank, accuracy in line.points], LINE)
+        for x, accuracy in _positions(lines):
+            labels.keep_off([(x, 100 * accuracy.mean)], MARKER)
+            labels.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
+        labels.level(100 * info.full.mean, f"full prompt {info.full_label}")
+    ends = [(*line.points[-1], line.length) for line in lines]
+    names = (
+        (rank * 1.03, 100 * accuracy.mean, "" if length is None else f"n={length}", styles[length][0])
+        for rank, accuracy, length in ends
+    )
+    style.end_labels(axes, names)
+
+
+def _positions(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
+    """Return the x of each accuracy: its rank, shifted so that those of several lengths stand side by side."""
     shifts = [1.03 ** (i - (len(lines) - 1) / 2) for i in range(len(lines))]
-    return [(r * shift, a) for line, shift in zip(lines, shifts, strict=True) for r, a in line.points]
+    return [
+        (rank * shift, accuracy) for line, shift in zip(lines, shifts, strict=True) for rank, accuracy in line.points
+    ]
 
 
-def _draw_lines(axes: Axes, lines: Sequence[Line], looks: Mapping[int | None, tuple[str, str]]) -> None:
-    bars = iter(_bars(lines))
+def _draw_lines(axes: Axes, lines: Sequence[Line], styles: Mapping[int | None, tuple[str, str]]) -> None:
+    positions = iter(_positions(lines))
     for line in lines:
-        colour, marker = looks[line.length]
-        own = [next(bars) for _ in line.points]
-        for x, a in own:
-            axes.plot([x, x], [100 * a.low, 100 * a.high], color=colour, linewidth=1, alpha=0.5, zorder=3)
+        colour, marker = styles[line.length]
+        points = [next(positions) for _ in line.points]
+        for x, accuracy in points:
+            ends = [100 * accuracy.low, 100 * accuracy.high]
+            axes.plot([x, x], ends, color=colour, linewidth=1, alpha=0.5, zorder=3)
         axes.plot(
-            [x for x, _ in own], [100 * a.mean for _, a in own],
+            [x for x, _ in points], [100 * accuracy.mean for _, accuracy in points],
             marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4,
         )  # fmt: skip
 
 
 def caption(info: Info) -> str:
-    estimates = [a for line in info.lines for _, a in line.points] + ([info.full] if info.full else [])
-    text = f"Accuracy against rank on {info.group.title}, one line a prompt length n; means over the confirmed seeds. "
-    text += describe(estimates)
+    estimates = [accuracy for line in info.lines for _, accuracy in line.points] + ([info.full] if info.full else [])
+    sentences = [
+        f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
+        "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
+        describe(estimates),
+    ]
     if info.left_out:
-        text += f" Left out, with one rank at each length: {', '.join(map(method_label, info.left_out))}."
-    return text + (" Dashed, with its interval shaded: the full prompt." if info.full else "")
+        methods = ", ".join(map(method_label, info.left_out))
+        sentences.append(f"Methods with a single rank at each length are left out: {methods}.")
+    if info.full:
+        sentences.append("The dashed line is the full prompt, and the grey band is its interval.")
+    return " ".join(sentences)
 
 
 def data(info: Info) -> list[Row]:

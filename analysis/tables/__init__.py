@@ -1,1 +1,1 @@
-"""One module a table; each has a `SPEC` (see analysis/registry.py)."""
+"""The tables, one module each; every module has a `SPEC` (see analysis/registry.py)."""

@@ -1,4 +1,4 @@
-"""What to use when at most so many parameters may be trained, and the line that loads it."""
+"""Which cell to use within a budget of trainable parameters, and the line that loads its prompt."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import best_within, budgets
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Column, Table, count, interval, percent
+from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
 from analysis.stats import describe
 from lopt.locations import location
 
@@ -17,7 +17,7 @@ class Row:
     cell: Cell
     key: str
     load_line: str
-    there: bool  # whether the artifact that the line loads is
+    has_artifact: bool  # whether the artifact exists that the line loads
 
 
 def compute(group: Group) -> Info[Row] | Missing:
@@ -29,7 +29,7 @@ def compute(group: Group) -> Info[Row] | Missing:
         cell = best_within(group.confirmed, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
-            continue  # a larger budget that changes nothing is not worth a row
+            continue  # a larger budget that leads to the same cell needs no row
         path = f"{trial.run}/artifacts/{trial.key}"
         rows.append(
             Row(
@@ -37,30 +37,36 @@ def compute(group: Group) -> Info[Row] | Missing:
                 cell=cell,
                 key=trial.key,
                 load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
-                there=(location(trial.run) / "artifacts" / trial.key).is_dir(),
+                has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )
     return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")
 
 
 def render(info: Info[Row]) -> Table:
-    gone = ", ".join(row.key for row in info.rows if not row.there)
-    return Table.of(
+    missing = ", ".join(row.key for row in info.rows if not row.has_artifact)
+    return Table.from_rows(
         info.rows,
         caption=f"What to use within a budget of parameters: {info.group.title}",
         columns=(
-            Column(title="at most", text=lambda row: count(row.budget)),
-            Column(title="use", align="left", text=lambda row: row.cell.label),
-            Column(title="params", text=lambda row: count(row.cell.trainable_parameters)),
-            Column(title="selection %", text=lambda row: percent(row.cell.selection_score)),
-            Column(title="test % [95 % CI] (N)", text=lambda row: interval(row.cell.accuracy)),
+            Column(title="budget of parameters", csv_name="at most", text=lambda row: count(row.budget)),
+            Column(title="cell to use", csv_name="use", align="left", text=lambda row: row.cell.label),
+            parameters_column(lambda row: count(row.cell.trainable_parameters)),
+            Column(
+                title="held-out accuracy, %",
+                csv_name="selection %",
+                text=lambda row: percent(row.cell.selection_score),
+            ),
+            accuracy_column(lambda row: interval(row.cell.accuracy)),
             Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
-            "Cell and seed are chosen on selection accuracy (held out from training), never on the test split; "
-            "a budget that changes nothing has no row.",
+            "The cell and its seed are chosen by accuracy on examples that are held out from training, never by test "
+            "accuracy. A larger budget that leads to the same cell has no row.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
-            f"Not in the run's artifacts/, so that its line loads nothing: {gone}." if gone else "",
+            f"The artifacts/ folder of the run lacks these artifacts, so their lines load nothing: {missing}."
+            if missing
+            else "",
         ),
     )
 

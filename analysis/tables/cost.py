@@ -1,4 +1,4 @@
-"""What each method cost: trials, steps, tokens, time, memory."""
+"""What each method cost: trials, steps, tokens, time and memory."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,17 @@ from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, count
 
 _PEAK = (
-    "Peak memory: of the trial that took most, where trials train alone: on a GPU of its tensors, on a CPU of its "
-    "process."
+    "Peak memory: that of the trial that used most, among trials that train alone. On a GPU it counts the tensors, on "
+    "a CPU the whole process."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """The cost of one method; `sizes` counts its pairs of prompt length and rank in each cell."""
+
     method: str
-    cells: int
+    sizes: int
     search: int
     confirm: int
     steps: int
@@ -31,61 +33,68 @@ def compute(group: Group) -> Info[Row] | Missing:
     if not trials:
         return Missing("no trial has ended yet")
     methods = dict.fromkeys(cell.method for cell in group.cells)
-    rows = [_row(method, [t for t in trials if t.method == method]) for method in methods]
+    rows = [_row(method, [trial for trial in trials if trial.method == method]) for method in methods]
     return Info(group=group, rows=tuple(row for row in rows if row.search + row.confirm))
 
 
 def _row(method: str, trials: list[Trial]) -> Row:
     return Row(
         method=method,
-        cells=len({(t.cell, t.length, t.rank) for t in trials}),
-        search=sum(t.phase == "search" for t in trials),
-        confirm=sum(t.phase == "confirm" for t in trials),
-        steps=sum(t.steps or 0 for t in trials),
-        tokens=sum(t.tokens or 0 for t in trials),
-        hours=_hours(trials),
-        peak_memory_bytes=max((t.peak_memory_bytes for t in trials if t.peak_memory_bytes), default=None),
+        sizes=len({(trial.cell, trial.length, trial.rank) for trial in trials}),
+        search=sum(trial.phase == "search" for trial in trials),
+        confirm=sum(trial.phase == "confirm" for trial in trials),
+        steps=sum(trial.steps or 0 for trial in trials),
+        tokens=sum(trial.tokens or 0 for trial in trials),
+        hours=_device_hours(trials),
+        peak_memory_bytes=max((trial.peak_memory_bytes for trial in trials if trial.peak_memory_bytes), default=None),
     )
 
 
-def _hours(trials: list[Trial]) -> float | None:
-    """Of devices, each trial's share of a pass counted once; None where records do not say."""
-    times = [t.train_time_s for t in trials] + [t.evaluation_time_s for t in trials]
+def _device_hours(trials: list[Trial]) -> float | None:
+    """Add up the trials' times, which hold each one's own share of a shared pass; None if a record lacks them."""
+    times = [trial.train_time_s for trial in trials] + [trial.evaluation_time_s for trial in trials]
     if None in times:
         return None
-    return sum(time or 0.0 for time in [*times, *(t.test_time_s for t in trials)]) / 3600
+    return sum(time or 0.0 for time in [*times, *(trial.test_time_s for trial in trials)]) / 3600
 
 
 def render(info: Info[Row]) -> Table:
     peak = Column(title="peak memory, GB", text=lambda row: _gigabytes(row.peak_memory_bytes))
-    peaks_known = any(row.peak_memory_bytes for row in info.rows)
-    a_cell = {row.search / row.cells for row in info.rows}
-    return Table.of(
+    has_peaks = any(row.peak_memory_bytes for row in info.rows)
+    trials_per_size = {row.search / row.sizes for row in info.rows}
+    return Table.from_rows(
         info.rows,
-        caption=f"What it cost: {info.group.title}",
+        caption=f"What each method cost: {info.group.title}",
         columns=(
             Column(title="method", align="left", text=lambda row: method_label(row.method)),
-            Column(title="sizes", text=lambda row: count(row.cells)),
+            Column(title="sizes", text=lambda row: count(row.sizes)),
             Column(title="search trials", text=lambda row: count(row.search)),
-            Column(title="trials per size", text=lambda row: f"{row.search / row.cells:.1f}"),
+            Column(
+                title="search trials per size",
+                csv_name="trials per size",
+                text=lambda row: f"{row.search / row.sizes:.1f}",
+            ),
             Column(title="confirm trials", text=lambda row: count(row.confirm)),
-            Column(title="steps", text=lambda row: count(row.steps)),
+            Column(title="training steps", csv_name="steps", text=lambda row: count(row.steps)),
             Column(title="tokens", text=lambda row: count(row.tokens)),
-            Column(title="device-hours", text=lambda row: _shown(row.hours)),
-            *([peak] if peaks_known else []),
+            Column(title="device-hours", text=lambda row: _format_hours(row.hours)),
+            *([peak] if has_peaks else []),
         ),
         notes=(
-            "Every size was tuned with the same number of trials."
-            if len(a_cell) == 1
-            else "Mind that the sizes were not all tuned with the same number of trials.",
-            "Device-hours: of GPUs, or of a machine without one, in training steps and evaluations; a pass that trials "
-            "share is divided among them by tokens. Loading and waiting are left out.",
-            _PEAK if peaks_known else "",
+            "A size is one prompt length and rank. "
+            + (
+                "Every size was tuned with the same number of trials."
+                if len(trials_per_size) == 1
+                else "The sizes were not all tuned with the same number of trials, so compare their costs with care."
+            ),
+            "Device-hours: the time that a GPU, or a machine without one, spent in training steps and evaluations, "
+            "without loading and waiting. Trials that share a pass share its time by tokens.",
+            _PEAK if has_peaks else "",
         ),
     )
 
 
-def _shown(hours: float | None) -> str:
+def _format_hours(hours: float | None) -> str:
     if hours is None:
         return "–"
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}"
@@ -95,4 +104,4 @@ def _gigabytes(memory: int | None) -> str:
     return "–" if memory is None else f"{memory / 1e9:.2f}"
 
 
-SPEC = TableSpec(name="cost", title="What it cost", info=compute, render=render, place=140)
+SPEC = TableSpec(name="cost", title="What each method cost", info=compute, render=render, place=140)

@@ -1,26 +1,32 @@
-"""Which cells are on the frontier, how surely, and by which count of parameters."""
+"""Which cells are on the frontier, how certain that is, and by which count of parameters."""
 
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, interval, percent
+from analysis.render import Column, Table, accuracy_column, count, interval, percent
 from analysis.stats import describe
 
-_LEAST = 0.05  # cells that are on the frontier more rarely have no row
+_LEAST_SHARE = 0.05  # cells that are on the frontier more rarely have no row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """shares: how often the cell is on the frontier by parameters trained, stored, and at the input; None where a count
-    is not known. smallest: by which of these it alone has the fewest, and so is on the frontier by definition."""
+    """A cell on the frontier, by three counts of its parameters: trained, stored, and at the model's input.
+
+    Attributes:
+        counts: the three counts; None where one is not known.
+        shares: how often the cell is on the frontier by each count; None where a cell's count is not known.
+        is_smallest: whether the cell alone has the fewest parameters by each count, and so always is on the frontier.
+        is_on_frontier: whether it is on the frontier of the mean accuracies, by trained parameters.
+    """
 
     cell: Cell
     counts: tuple[int | None, ...]
     shares: tuple[float | None, ...]
-    smallest: tuple[bool, ...]
-    on_front: bool
+    is_smallest: tuple[bool, ...]
+    is_on_frontier: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,7 @@ class Info:
     group: Group
     rows: tuple[Row, ...]
     hypervolume: float
-    reference: tuple[float, float]
+    reference: tuple[float, float]  # the most parameters and the lowest accuracy that count in the hypervolume
 
 
 def compute(group: Group) -> Info | Missing:
@@ -36,20 +42,24 @@ def compute(group: Group) -> Info | Missing:
     if len(cells) < 2:
         return Missing("it needs two confirmed cells")
     counts = [_counts(cell) for cell in cells]
-    drawn = accuracies(cells)
-    shares: list[list[float | None]] = []
-    smallest: list[list[bool]] = []
+    drawn_accuracies = accuracies(cells)
+    shares_by_count: list[list[float | None]] = []
+    is_smallest_by_count: list[list[bool]] = []
     for sizes in zip(*counts, strict=True):
         known = [size for size in sizes if size is not None]
-        smallest.append([known.count(size) == 1 and size == min(known) for size in sizes])
-        shares.append([*membership(known, drawn)] if len(known) == len(cells) else [None] * len(cells))
-    points = [(float(c.trainable_parameters or 1), c.accuracy.mean) for c in cells if c.accuracy]
-    front, reference = set(pareto(points)), reference_of(group)
-    by_cell = zip(cells, counts, zip(*shares, strict=True), zip(*smallest, strict=True), strict=True)
+        is_smallest_by_count.append([known.count(size) == 1 and size == min(known) for size in sizes])
+        is_complete = len(known) == len(cells)
+        shares_by_count.append([*membership(known, drawn_accuracies)] if is_complete else [None] * len(cells))
+    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
+    frontier, reference = set(pareto(points)), reference_of(group)
+    shares_by_cell = zip(*shares_by_count, strict=True)
+    is_smallest_by_cell = zip(*is_smallest_by_count, strict=True)
     rows = tuple(
-        Row(cell=cell, counts=sizes, shares=often, smallest=least, on_front=i in front)
-        for i, (cell, sizes, often, least) in enumerate(by_cell)
-        if i in front or any((share or 0) >= _LEAST for share in often)
+        Row(cell=cell, counts=sizes, shares=shares, is_smallest=is_smallest, is_on_frontier=i in frontier)
+        for i, (cell, sizes, shares, is_smallest) in enumerate(
+            zip(cells, counts, shares_by_cell, is_smallest_by_cell, strict=True)
+        )
+        if i in frontier or any((share or 0) >= _LEAST_SHARE for share in shares)
     )
     return Info(group=group, rows=rows, hypervolume=hypervolume(points, reference), reference=reference)
 
@@ -61,38 +71,50 @@ def _counts(cell: Cell) -> tuple[int | None, int | None, int | None]:
 
 
 def render(info: Info) -> Table:
-    most, floor = info.reference
-    return Table.of(
+    most_parameters, lowest_accuracy = info.reference
+    return Table.from_rows(
         info.rows,
         caption=f"The frontier, and how sure it is: {info.group.title}",
         columns=(
-            Column(title="cell", align="left", text=lambda row: f"{row.cell.label}{' *' if row.on_front else ''}"),
-            Column(title="params trained", text=lambda row: count(row.counts[0])),
-            Column(title="stored", text=lambda row: count(row.counts[1])),
-            Column(title="at input", text=lambda row: count(row.counts[2])),
-            Column(title="test % [95 % CI] (N)", text=lambda row: interval(row.cell.accuracy)),
-            Column(title="on the frontier by parameters trained", text=lambda row: _share(row, 0)),
-            Column(title="by parameters stored", text=lambda row: _share(row, 1)),
-            Column(title="by parameters at input", text=lambda row: _share(row, 2)),
+            Column(
+                title="cell", align="left", text=lambda row: f"{row.cell.label}{' *' if row.is_on_frontier else ''}"
+            ),
+            Column(title="parameters trained", csv_name="params trained", text=lambda row: count(row.counts[0])),
+            Column(title="parameters stored", csv_name="stored", text=lambda row: count(row.counts[1])),
+            Column(title="parameters at input", csv_name="at input", text=lambda row: count(row.counts[2])),
+            accuracy_column(lambda row: interval(row.cell.accuracy)),
+            Column(title="on the frontier by parameters trained", text=lambda row: _format_share(row, 0)),
+            Column(
+                title="on the frontier by parameters stored",
+                csv_name="by parameters stored",
+                text=lambda row: _format_share(row, 1),
+            ),
+            Column(
+                title="on the frontier by parameters at input",
+                csv_name="by parameters at input",
+                text=lambda row: _format_share(row, 2),
+            ),
         ),
         notes=(
-            "* on the frontier of the means. The shares say how often a cell would be on it: "
-            f"{DRAWS:,} draws of the seeds and of the test examples (where predictions are missing, of each cell's own "
-            f"interval). The smallest is on it by definition, whatever its accuracy. Cells below {100 * _LEAST:.0f} % "
-            "have no row.",
-            "Trained, stored (frozen random matrices come back from their seed) and at the input of the model: three "
-            "counts of one prompt's parameters; which of them matters is the user's to say.",
-            f"Hypervolume {info.hypervolume:.3f}: the area under the frontier of the means, in accuracy (1 is 100 %) "
-            f"times doublings of the trained parameters, above {percent(floor)} % and up to {most:,.0f} parameters, "
-            "twice the largest cell's, so that the largest counts, too.",
+            "* This cell is on the frontier of the mean accuracies. The last three columns say how often a cell is on "
+            f"the frontier in {DRAWS:,} random draws of the seeds and of the test examples (where predictions are "
+            "missing, in draws from each cell's own interval). The smallest cell is always on it, whatever its "
+            f"accuracy. Cells that are on it in less than {100 * _LEAST_SHARE:.0f} % of the draws have no row.",
+            "The parameters of a prompt can be counted in three ways: those that are trained, those that are stored "
+            "(frozen random matrices are not, since their seed gives them again), and those at the input of the model. "
+            "Which count matters depends on the use.",
+            f"Hypervolume {info.hypervolume:.3f}: the area under the frontier of the mean accuracies, measured in "
+            "accuracy (1 is 100 %) times doublings of the trained parameters. Only the area above an accuracy of "
+            f"{percent(lowest_accuracy)} % counts, up to {most_parameters:,.0f} parameters, which is twice the largest "
+            "cell's number, so that the largest cell counts, too.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
         ),
     )
 
 
-def _share(row: Row, place: int) -> str:
-    share = row.shares[place]
-    return "–" if share is None else "smallest" if row.smallest[place] else f"{100 * share:.0f} %"
+def _format_share(row: Row, which_count: int) -> str:
+    share = row.shares[which_count]
+    return "–" if share is None else "smallest" if row.is_smallest[which_count] else f"{100 * share:.0f} %"
 
 
 SPEC = TableSpec(name="frontier", title="The frontier, and how sure it is", info=compute, render=render, place=30)

@@ -1,44 +1,60 @@
-"""Is a prompt of five times fewer parameters as good as the full one, within the margin?"""
+"""Whether prompts with at least five times fewer parameters are as good as the full prompt, within the margin."""
 
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
 
 
 def compute(group: Group) -> Info[Comparison] | Missing:
-    found = comparisons(group)
-    return found if isinstance(found, Missing) else Info(group=group, rows=found)
+    rows = comparisons(group)
+    return rows if isinstance(rows, Missing) else Info(group=group, rows=rows)
 
 
 def render(info: Info[Comparison]) -> Table:
-    full = info.rows[0].full
-    return Table.of(
+    full, margin = info.rows[0].full, 100 * info.group.margin
+    margin_text = f"{margin:g} percentage point{'s' * (margin != 1)}"
+    return Table.from_rows(
         info.rows,
-        caption=f"As good as the full prompt, within {100 * info.group.margin:g} pp? {info.group.title}",
+        caption=f"As good as the full prompt, within {margin_text}? {info.group.title}",
         columns=(
             Column(title="smaller prompt", align="left", text=lambda row: row.cell.label),
-            Column(title="params", text=lambda row: count(row.cell.trainable_parameters)),
-            Column(title="fewer", text=lambda row: f"{row.ratio:.1f}×"),
-            Column(title="difference, pp [95 % CI]", text=lambda row: str(row.verdict.difference)),
-            Column(title="seeds", text=lambda of: f"{of.verdict.difference.seeds_a}, {of.verdict.difference.seeds_b}"),
-            Column(title="p (non-inferior)", text=lambda row: _p(row.verdict.p_better)),
-            Column(title="p (inferior)", text=lambda row: _p(row.verdict.p_worse)),
+            parameters_column(lambda row: count(row.cell.trainable_parameters)),
+            Column(title="times fewer", csv_name="fewer", text=lambda row: f"{row.ratio:.1f}×"),
+            Column(
+                title=f"difference, percentage points {INTERVAL}",
+                csv_name="difference, pp [95 % CI]",
+                text=lambda row: str(row.verdict.difference),
+            ),
+            Column(title="seeds", text=_seeds),
+            Column(
+                title="p value, non-inferior",
+                csv_name="p (non-inferior)",
+                text=lambda row: _format_p(row.verdict.p_better),
+            ),
+            Column(title="p value, inferior", csv_name="p (inferior)", text=lambda row: _format_p(row.verdict.p_worse)),
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
-            f"Beside {full.label} ({count(full.trainable_parameters)} parameters, "
-            f"{percent(full.accuracy.mean if full.accuracy else None)} %), on the same test examples: accuracy of the "
-            f"smaller prompt less that of the full one. Cells of at least {RATIO} times fewer parameters.",
-            f"Non-inferior: worse by {100 * info.group.margin:g} pp or more is refuted at 5 %; inferior: worse by less "
-            f"is; each p is of what is to be refuted. One-sided t tests over seeds and examples, p by Holm over "
-            f"{len(info.rows)} test{'s' * (len(info.rows) > 1)}; the margin is to be chosen before the "
-            "results are seen (--margin).",
+            f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
+            f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the accuracy of the "
+            "smaller prompt minus that of the full one, on the same test examples. Seeds are those of the smaller "
+            f"prompt, then of the full one. The table shows every cell with at least {RATIO} times fewer parameters.",
+            f"Non-inferior: that the smaller prompt loses {margin_text} or more is refuted at the 5 % level. Inferior: "
+            "that it loses less is refuted. Each p value belongs to the hypothesis that is to be refuted. The tests "
+            "are one-sided t tests over seeds and examples; Holm's method corrects their p values for "
+            f"{len(info.rows)} test{'s' * (len(info.rows) > 1)}. The margin must be chosen before the results are seen "
+            "(--margin).",
         ),
     )
 
 
-def _p(value: float) -> str:
+def _seeds(row: Comparison) -> str:
+    difference = row.verdict.difference
+    return f"{difference.seeds_a}, {difference.seeds_b}"
+
+
+def _format_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Each method over all tasks of one backbone: the interquartile mean, beside the plain one."""
+"""The accuracy of each method over all tasks of one backbone: the interquartile mean, and the plain one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,20 @@ from statistics import fmean
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, count, percent
+from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
 from analysis.stats import interquartile
 
-LEAST = 4  # tasks: of fewer, nothing is left between the quarters
+LEAST_TASKS = 4  # with fewer tasks, nothing is left between the lowest and the highest quarter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """interquartile: mean, and the ends of its 95 % interval. parameters: fewest and most of its cells."""
+    """One method over all tasks.
+
+    Attributes:
+        interquartile: the interquartile mean, and the ends of its 95 % interval. mean: the plain mean.
+        parameters: the fewest and the most of its cells. seeds: the fewest of its cells.
+    """
 
     method: str
     interquartile: tuple[float, float, float]
@@ -33,13 +38,13 @@ class Info:
 
 
 def compute(groups: Sequence[Group]) -> Info | Missing:
-    """One cell a method and task: that of the best selection accuracy."""
-    known = [group for group in groups if group.confirmed]
-    if len(known) < LEAST:
-        return Missing(f"it needs {LEAST} tasks with confirmed cells", quiet=True)
+    """Compute the table from one cell for each method and task: the one with the best held-out accuracy."""
+    confirmed_groups = [group for group in groups if group.confirmed]
+    if len(confirmed_groups) < LEAST_TASKS:
+        return Missing(f"it needs {LEAST_TASKS} tasks with confirmed cells", quiet=True)
     rows, left_out = [], []
-    for method in dict.fromkeys(cell.method for group in known for cell in group.confirmed):
-        cells = [group.best(method) for group in known]
+    for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed):
+        cells = [group.best(method) for group in confirmed_groups]
         if None in cells:
             left_out.append(method_label(method))
         else:
@@ -47,8 +52,8 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     if not rows:
         return Missing("no method has confirmed cells on all tasks", quiet=True)
     rows.sort(key=lambda row: -row.interquartile[0])
-    tasks = tuple(group.task_title for group in known)
-    return Info(backbone=known[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
+    tasks = tuple(group.task_title for group in confirmed_groups)
+    return Info(backbone=confirmed_groups[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
 
 
 def _row(method: str, cells: Sequence[Cell]) -> Row:
@@ -57,33 +62,38 @@ def _row(method: str, cells: Sequence[Cell]) -> Row:
     return Row(
         method=method,
         interquartile=interquartile(estimates),
-        mean=fmean(each.mean for each in estimates),
+        mean=fmean(estimate.mean for estimate in estimates),
         parameters=(min(sizes), max(sizes)),
-        seeds=min(each.seeds for each in estimates),
+        seeds=min(estimate.seeds for estimate in estimates),
     )
 
 
 def render(info: Info) -> Table:
-    return Table.of(
+    return Table.from_rows(
         info.rows,
-        caption=f"Over {len(info.tasks)} tasks with {info.backbone}",
+        caption=f"The accuracy of each method over {len(info.tasks)} tasks with {info.backbone}",
         columns=(
             Column(title="method", align="left", text=lambda row: method_label(row.method)),
-            Column(title="params", text=lambda row: " to ".join(dict.fromkeys(map(count, row.parameters)))),
-            Column(title="interquartile mean % [95 % CI]", text=_interquartile),
-            Column(title="mean %", text=lambda row: percent(row.mean)),
+            parameters_column(lambda row: " to ".join(dict.fromkeys(map(count, row.parameters)))),
+            Column(
+                title=f"interquartile mean, % {INTERVAL}",
+                csv_name="interquartile mean % [95 % CI]",
+                text=_format_interquartile,
+            ),
+            Column(title="mean, %", csv_name="mean %", text=lambda row: percent(row.mean)),
             Column(title="seeds, at least", text=lambda row: count(row.seeds)),
         ),
         notes=(
-            f"Tasks: {', '.join(info.tasks)}; of each method the size with the best selection accuracy there.",
-            "Interquartile mean: without the lowest and the highest quarter of the tasks. Its interval draws "
-            "each task's mean from that task's own interval over seeds and examples; the tasks are as given.",
-            f"Not confirmed on all tasks, and left out: {', '.join(info.left_out)}." if info.left_out else "",
+            f"The tasks are {', '.join(info.tasks)}. Each method is shown with its best cell on each task, chosen by "
+            "held-out accuracy.",
+            "The interquartile mean leaves out the lowest and the highest quarter of the tasks. For its interval, the "
+            "mean of each task is drawn from that task's own interval over seeds and examples; the tasks are fixed.",
+            f"Not confirmed on all tasks, and therefore left out: {', '.join(info.left_out)}." if info.left_out else "",
         ),
     )
 
 
-def _interquartile(row: Row) -> str:
+def _format_interquartile(row: Row) -> str:
     mean, low, high = map(percent, row.interquartile)
     return f"{mean} [{low}, {high}]"
 

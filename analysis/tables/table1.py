@@ -1,19 +1,19 @@
-"""Table 1 of the LoPT paper: full prompt, LoPT-1 and LoPT-2 at n=10, r=2 on GPT-2 large."""
+"""Table 1 of the LoPT paper: the full prompt, LoPT-1 and LoPT-2 at n=10, r=2 on GPT-2 large."""
 
 from analysis import beside_published, published
 from analysis.beside_published import Row
 from analysis.cells import Group
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Table, count
+from analysis.render import Column, Table, count, numbers
 
-_POINTS = {(point.cell, point.task): point for point in published.table("table1")}
+_POINTS = {(point.cell, point.task): point for point in published.table_points("table1")}
 
 
 def compute(group: Group) -> Info[Row] | Missing:
     if not any((cell.method, cell.length, cell.rank) == ("lopt2", 10, 2) for cell in group.cells):
         return Missing("no LoPT-2 n=10 r=2 among the cells", quiet=True)
     rows = [
-        beside_published.row(group, point, _POINTS.get((name, group.task)))
+        beside_published.compared_row(group, point, _POINTS.get((name, group.task)))
         for (name, task), point in _POINTS.items()
         if task == "sst2"
     ]
@@ -22,12 +22,17 @@ def compute(group: Group) -> Info[Row] | Missing:
 
 def render(info: Info[Row]) -> Table:
     def texts(row: Row) -> tuple[str, ...]:
-        published_percents = (_POINTS[row.point.cell, task].accuracy_percent for task in ("sst2", "ag_news"))
-        shown = (f"{percent:.1f}" for percent in published_percents)
-        return count(row.point.trainable_parameters), *shown, count(row.parameters)
+        published_points = (_POINTS[row.point.cell, task] for task in ("sst2", "ag_news"))
+        accuracies = (f"{point.accuracy_percent:.1f}" for point in published_points)
+        return count(row.point.trainable_parameters), *accuracies, count(row.parameters)
 
-    titles = ("method", "params, paper", "published SST-2 %", "published AGNews %", "params, ours")
-    return beside_published.table(info, "Table 1 of the paper (n=10, r=2 on GPT-2 large)", titles, texts)
+    columns = (
+        Column(title="method", align="left"),
+        Column(title="published parameters", csv_name="params, paper"),
+        *numbers("published SST-2 %", "published AGNews %"),
+        Column(title="our parameters", csv_name="params, ours"),
+    )
+    return beside_published.compared_table(info, "Table 1 of the paper (n=10, r=2 on GPT-2 large)", columns, texts)
 
 
 SPEC = TableSpec(

@@ -1,4 +1,4 @@
-"""Table 3 of the LoPT paper: LoPT-1 by prompt length n and rank r, against the full prompt of n=10."""
+"""Table 3 of the LoPT paper: LoPT-1 by prompt length n and rank r, compared with the full prompt of n=10."""
 
 from dataclasses import replace
 
@@ -6,30 +6,40 @@ from analysis import beside_published, published
 from analysis.beside_published import Row
 from analysis.cells import Group
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Table, change, count
+from analysis.render import Column, Table, change, count
 
-LEAST = 3  # cells: fewer are no table of length and rank
+LEAST_CELLS = 3  # with fewer cells, the table says nothing about length and rank
 
 
 def compute(group: Group) -> Info[Row] | Missing:
-    points = published.table("table3")
+    points = published.table_points("table3")
     settings = {(point.method, point.length, point.rank) for point in points}
-    if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < LEAST:
-        return Missing(f"fewer than {LEAST} of Table 3's cells among the cells", quiet=True)
-    return Info(group=group, rows=tuple(beside_published.row(group, point) for point in points))
+    if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < LEAST_CELLS:
+        return Missing(f"fewer than {LEAST_CELLS} of Table 3's cells among the cells", quiet=True)
+    return Info(group=group, rows=tuple(beside_published.compared_row(group, point) for point in points))
 
 
 def render(info: Info[Row]) -> Table:
-    full = info.rows[0]  # the table begins with the full prompt
+    full = info.rows[0]  # the full prompt stands in the first row
 
     def texts(row: Row) -> tuple[str, ...]:
-        ours = change(row.parameters, full.parameters) if row.parameters and full.parameters else "–"
-        theirs = change(row.point.trainable_parameters, full.point.trainable_parameters)
-        return theirs, f"{row.point.accuracy_percent:.1f}", count(row.parameters), ours
+        our_change = change(row.parameters, full.parameters) if row.parameters and full.parameters else "–"
+        published_change = change(row.point.trainable_parameters, full.point.trainable_parameters)
+        return published_change, f"{row.point.accuracy_percent:.1f}", count(row.parameters), our_change
 
-    titles = ("cell", "Δ params, paper", "published %", "params, ours", "Δ params, ours")
-    table = beside_published.table(info, "Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2)", titles, texts)
-    note = "Δ is against the full prompt of n=10: 12,800 parameters in the paper, our own count in ours."
+    columns = (
+        Column(title="cell", align="left"),
+        Column(title="published change in parameters", csv_name="Δ params, paper"),
+        Column(title="published accuracy, %", csv_name="published %"),
+        Column(title="our parameters", csv_name="params, ours"),
+        Column(title="our change in parameters", csv_name="Δ params, ours"),
+    )
+    caption = "Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2)"
+    table = beside_published.compared_table(info, caption, columns, texts)
+    note = (
+        "Changes in parameters are relative to the full prompt of length n = 10: the published ones to the paper's "
+        "12,800 parameters, ours to our own count. r is the rank."
+    )
     return replace(table, notes=(note, *table.notes))
 
 

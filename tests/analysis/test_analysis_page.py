@@ -107,7 +107,7 @@ addEventListener("load", () => {
   });
   const first = document.querySelector("#cells table.sortable");
   if (first) {
-    const column = [...first.tHead.rows[0].cells].findIndex(cell => cell.textContent.startsWith("params"));
+    const column = [...first.tHead.rows[0].cells].findIndex(cell => cell.textContent.startsWith("trainable"));
     const number = row => Number(row.cells[column].textContent.replace(/,/g, ""));
     const numbers = () => [...first.tBodies[0].rows].map(number);
     const button = first.tHead.rows[0].cells[column].querySelector("button");

@@ -1,4 +1,4 @@
-"""A table or plot that fails, a user's own or a built-in one, is named and left out; the rest of the report stands."""
+"""A table or plot that fails, whether built in or a user's, is named and left out; the rest of the report remains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table(**changes):
 def plot(**changes):
     parts = {"info": lambda group: 1, "draw": good_plot, "caption": lambda info: "mine", "data": lambda info: [{}]}
     return PlotSpec(name="mine", title="My plot", **(parts | changes))
-def tabled(**changes):
+def table_spec(**changes):
     parts = {"info": lambda group: 1, "render": lambda info: table()}
     return TableSpec(name="mine", title="My table", **(parts | changes))
 def bad_text(info):
@@ -43,7 +43,7 @@ PLOTS = {
     "syntax": ("def (", "SyntaxError"),
     "exit at import": ("sys.exit(3)", "SystemExit: 3"),
     "no SPEC": ("", "needs SPEC = PlotSpec(name='mine', ...)"),
-    "SPEC of tables": ("SPEC = tabled()", "needs SPEC = PlotSpec"),
+    "SPEC of tables": ("SPEC = table_spec()", "needs SPEC = PlotSpec"),
     "title": ("SPEC = plot(); object.__setattr__(SPEC, 'title', 5)", "has the title 5"),
     "place": ("SPEC = plot(place='first')", "has the place 'first', which is not a whole number"),
     "info": ("SPEC = plot(info=boom)", "RuntimeError: two lines"),
@@ -60,28 +60,28 @@ PLOTS = {
 }
 TABLES = {
     "import": ("import nowhere_at_all", "ModuleNotFoundError"),
-    "info": ("SPEC = tabled(info=boom)", "RuntimeError: two lines"),
-    "info over tasks": ("SPEC = tabled(info=boom, across=True)", "RuntimeError: two lines"),
-    "render": ("SPEC = tabled(render=boom)", "RuntimeError: two lines"),
-    "no table": ("SPEC = tabled(render=lambda info: [])", "render gives list, not a Table"),
-    "numbers": ("SPEC = tabled(render=lambda info: table(rows=((1,),)))", "Error"),
-    "more cells than columns": ("SPEC = tabled(render=lambda info: table(rows=(('1', '2'),)))", "AssertionError"),
-    "note": ("SPEC = tabled(render=lambda info: table(notes=(5,)))", "Error"),
-    "caption": ("SPEC = tabled(render=lambda info: table(caption=None))", "Error"),
+    "info": ("SPEC = table_spec(info=boom)", "RuntimeError: two lines"),
+    "info over tasks": ("SPEC = table_spec(info=boom, across=True)", "RuntimeError: two lines"),
+    "render": ("SPEC = table_spec(render=boom)", "RuntimeError: two lines"),
+    "no table": ("SPEC = table_spec(render=lambda info: [])", "render gives list, not a Table"),
+    "numbers": ("SPEC = table_spec(render=lambda info: table(rows=((1,),)))", "Error"),
+    "more cells than columns": ("SPEC = table_spec(render=lambda info: table(rows=(('1', '2'),)))", "AssertionError"),
+    "note": ("SPEC = table_spec(render=lambda info: table(notes=(5,)))", "Error"),
+    "caption": ("SPEC = table_spec(render=lambda info: table(caption=None))", "Error"),
 }
 CASES = [("plots", name) for name in PLOTS] + [("tables", name) for name in TABLES]
 
 
 @pytest.fixture
 def small(store):
-    s = store(cells=[("lopt1", 10, 1)])
-    s.confirm("lopt1", 10, 1, 0.8)
-    return s.write()
+    run = store(cells=[("lopt1", 10, 1)])
+    run.confirm("lopt1", 10, 1, 0.8)
+    return run.write()
 
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """Writes a plugin of the user's own: `plugin("plots", "SPEC = ...")`."""
+    """A function that writes a user's plugin: `plugin("plots", "SPEC = ...")`."""
 
     def write(kind, code):
         folder = tmp_path / "analysis" / kind
@@ -95,52 +95,53 @@ def plugin(tmp_path, monkeypatch):
         sys.modules.pop(f"analysis.{kind}.mine", None)
 
 
-def report(run, out, capsys):
-    code = main([str(run), "--out", str(out)])
-    said = capsys.readouterr()
-    return code, (out / "report.html").read_text(), (out / "report.md").read_text(), said.out, said.err
+def report(path, out, capsys):
+    """Write a report; return the exit code, the page, the Markdown, and what was printed to stdout and stderr."""
+    code = main([str(path), "--out", str(out)])
+    printed = capsys.readouterr()
+    return code, (out / "report.html").read_text(), (out / "report.md").read_text(), printed.out, printed.err
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_what_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, kind, name):
+def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, kind, name):
     code, reason = (PLOTS if kind == "plots" else TABLES)[name]
     plugin(kind, code)
     out = tmp_path / "out"
     for folder, ending in (("figures", "png"), ("tables", "md")):
         (out / folder).mkdir(parents=True)
         (out / folder / f"mine.{ending}").write_text("of an earlier report")
-    code, page, markdown, said, errors = report(small, out, capsys)
-    assert code == 0 and "report: " in said
+    code, page, markdown, output, errors = report(small, out, capsys)
+    assert code == 0 and "report: " in output
     (line,) = errors.splitlines()
     assert line.startswith(f"report: left out, because it failed: analysis/{kind}/mine.py") and reason in line
     assert "Left out, because it failed: analysis/" in page and "Left out, because it failed" in markdown
     assert "All cells" in page and "All cells" in markdown and (out / "tables" / "cells.md").is_file()
-    assert not [*out.glob(f"{'figures' if kind == 'plots' else 'tables'}/mine*")], "no file of it"
+    assert not [*out.glob(f"{'figures' if kind == 'plots' else 'tables'}/mine*")], "it leaves no file"
 
 
-def test_the_line_of_the_plugin_is_said(small, tmp_path, capsys, plugin):
+def test_the_message_names_the_line_of_the_plugin(small, tmp_path, capsys, plugin):
     plugin("plots", "\ndef draw(info):\n    return 1 / 0\nSPEC = plot(draw=draw)\n")
-    at = (HEAD + "\n\n").count("\n") + 1
-    assert f"analysis/plots/mine.py, line {at}: ZeroDivisionError" in report(small, tmp_path / "out", capsys)[-1]
+    line = (HEAD + "\n\n").count("\n") + 1
+    assert f"analysis/plots/mine.py, line {line}: ZeroDivisionError" in report(small, tmp_path / "out", capsys)[-1]
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "shown"), [("plots", "SPEC = plot()", "My plot"), ("tables", "SPEC = tabled()", "My table")]
+    ("kind", "code", "title"), [("plots", "SPEC = plot()", "My plot"), ("tables", "SPEC = table_spec()", "My table")]
 )
-def test_what_works_is_shown(small, tmp_path, capsys, plugin, kind, code, shown):
+def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, kind, code, title):
     plugin(kind, code)
     _, page, markdown, _, errors = report(small, tmp_path / "out", capsys)
-    assert errors == "" and shown in page and shown in markdown
+    assert errors == "" and title in page and title in markdown
 
 
 @pytest.mark.parametrize(("place", "before"), [("", ["budget", "cells"]), (", place=25", ["budget"])])
 @pytest.mark.parametrize("kind", ["plots", "tables"])
-def test_what_is_added_says_its_place(small, tmp_path, capsys, plugin, kind, place, before):
-    plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'tabled('}{place.removeprefix(', ')})")
+def test_a_plugin_stands_at_its_place(small, tmp_path, capsys, plugin, kind, place, before):
+    plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
     _, page, _, _, _ = report(small, tmp_path / "out", capsys)
-    shown = re.findall(r'class="card" id="([a-z_]+)"', page)
-    at = shown.index("mine")
-    assert [name for name in ("budget", "cells") if name in shown[:at]] == before
+    names = re.findall(r'class="card" id="([a-z_]+)"', page)
+    names_before = names[: names.index("mine")]
+    assert [name for name in ("budget", "cells") if name in names_before] == before
 
 
 METHOD = """
@@ -155,7 +156,7 @@ SPEC = Mine()
 
 @pytest.fixture
 def method(tmp_path, monkeypatch):
-    """A method of the user's own, "mine", in a file of its own."""
+    """The file of a user's method, which is called "mine"."""
 
     def forget():
         registry.plugins.cache_clear()
@@ -170,27 +171,27 @@ def method(tmp_path, monkeypatch):
     forget()
 
 
-def of_three_methods(store):
-    s = store(cells=[])
+def run_with_three_methods(store):
+    run = store(cells=[])
     for name, accuracy in (("prompt_tuning", 0.8), ("lopt1", 0.7), ("mine", 0.9)):
-        s.confirm(name, 10, 1, accuracy)
-    return s.write()
+        run.confirm(name, 10, 1, accuracy)
+    return run.write()
 
 
 def test_a_method_in_one_file_is_shown_with_its_title_colour_and_place(store, tmp_path, capsys, method):
-    _, page, markdown, _, errors = report(of_three_methods(store), tmp_path / "out", capsys)
+    _, page, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
     assert errors == "" and "My own n=10 r=1" in page and "My own n=10 r=1" in markdown
     assert methods.in_order(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
     assert "#123456" in (tmp_path / "out" / "figures" / "pareto.svg").read_text()
 
 
-def test_a_method_that_cannot_be_read_costs_titles_alone(store, tmp_path, capsys, method):
+def test_a_method_that_cannot_be_imported_costs_only_the_titles(store, tmp_path, capsys, method):
     method.write_text("import nowhere_at_all")
-    code, _, markdown, _, errors = report(of_three_methods(store), tmp_path / "out", capsys)
+    code, _, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
     assert code == 0 and errors == "" and "mine n=10 r=1" in markdown
 
 
-def test_a_plot_keeps_its_settings_to_itself(small, tmp_path, capsys, plugin):
+def test_matplotlib_settings_of_a_plot_do_not_leak(small, tmp_path, capsys, plugin):
     import matplotlib
 
     plugin(
@@ -213,23 +214,23 @@ def test_a_built_in_table_that_fails_costs_only_itself(small, tmp_path, capsys, 
     assert "What to use within a budget" in page
 
 
-def test_one_that_fails_on_several_tasks_is_named_once(store, tmp_path, capsys, plugin):
+def test_a_plot_that_fails_on_several_tasks_is_named_once(store, tmp_path, capsys, plugin):
     plugin("plots", "SPEC = plot(draw=boom)")
-    s = store(cells=[("lopt1", 10, 1)])
+    run = store(cells=[("lopt1", 10, 1)])
     for task in ("one", "two"):
-        s.confirm("lopt1", 10, 1, 0.8, config__task=task)
-    _, page, _, _, errors = report(s.write(), tmp_path / "out", capsys)
+        run.confirm("lopt1", 10, 1, 0.8, config__task=task)
+    _, page, _, _, errors = report(run.write(), tmp_path / "out", capsys)
     assert len(errors.splitlines()) == 1 and page.count("Left out, because it failed") == 1
     assert page.count("it failed, as said at the top") >= 2
 
 
-def test_ctrl_c_still_ends_it(small, tmp_path, plugin):
+def test_ctrl_c_still_ends_the_report(small, tmp_path, plugin):
     plugin("plots", "def stop(info): raise KeyboardInterrupt\nSPEC = plot(draw=stop)")
     with pytest.raises(KeyboardInterrupt):
         main([str(small), "--out", str(tmp_path / "out")])
 
 
-def test_a_scan_by_itself_raises(plugin):
+def test_a_scan_without_a_dict_for_faults_raises(plugin):
     plugin("plots", "import nowhere_at_all")
     with pytest.raises(ModuleNotFoundError):
         scan("analysis.plots", PlotSpec)

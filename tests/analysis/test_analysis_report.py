@@ -104,7 +104,7 @@ def test_an_unfinished_run_says_so_and_shows_its_results_so_far(store, tmp_path,
     assert code == 0
     for text in (html, markdown, printed):
         assert "The run is not finished. 2 of 10 cells have a confirmed trial." in text
-    assert "Not shown for want of data" in html and "no full prompt is confirmed" in html
+    assert "Not shown, because data are missing" in html and "no full prompt is confirmed" in html
 
 
 def test_a_run_without_trials_has_a_report(store, tmp_path, capsys):
