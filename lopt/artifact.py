@@ -324,7 +324,7 @@ def _checked_soft_prompt(
         raise ValueError(f"{display_name} is damaged: one of its tensors does not hold real numbers")
     width = int(stored.shape[-1]) if stored is not None else 0
     try:
-        computed = methods.get(config.method).made(config, factors, width)
+        computed = methods.get(config.method).rebuild(config, factors, width)
     except (KeyError, IndexError, ValueError, RuntimeError, StopIteration):
         raise ValueError(f"{display_name} is damaged: a factor is missing, or has another shape") from None
     if computed is None:

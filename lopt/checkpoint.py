@@ -2,6 +2,9 @@
 
 Tensors are named `factor NAME`, `best NAME`, `state INDEX ENTRY` (of the optimiser) and `losses`. Everything else is
 JSON in the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
+
+A trial writes a checkpoint at every evaluation but the last. It continues from there with the same bits: the batches
+depend on the lengths of the texts and on the seed only, so the number of batches that are done is enough.
 """
 
 import json

@@ -1,5 +1,8 @@
 """Lanes: threads that run passes side by side, each with its share of the processor's threads. The threads of several
-small passes wait for one another less than all threads do in one pass."""
+small passes wait for one another less than all threads do in one pass.
+
+Results do not depend on which lane was first: the gradients of all passes are added up in one order (`lopt.engine`).
+"""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -257,7 +257,7 @@ class Trial:
         """Return what was trained, with the factors of the best evaluation, or the current ones before the first."""
         factors = self._best_factors or {name: f.detach().cpu().clone() for name, f in self.factors.items()}
         # It is computed on the CPU, as `load_prompt` does, so that the saved prompt is the one that is scored.
-        return Prompt(self.config, factors, self.method.made(self.config, factors, self.backbone.width))
+        return Prompt(self.config, factors, self.method.rebuild(self.config, factors, self.backbone.width))
 
     def _score_best_prompt(self, artifact: str | Path | None) -> dict[str, Any]:
         """Save the best prompt, and score the saved files on the reported split. Return the record's fields for it."""

@@ -1,5 +1,8 @@
 """Supervises each trial of a sweep as it begins, reports and ends, whether this process or Ray runs it.
 
+A budget of time also bounds trials that run: each ends without a record at its next evaluation, goes back into the
+queue, and continues from its checkpoint under the next command.
+
 queue.next ──> job ──> reports ──> early stopping, budget ──> goes on, or stops ──> record ──> queue.end
 """
 

@@ -132,7 +132,7 @@ class Method(ABC):
     def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
         """Return what is trained, at its initial values or at `values`. The given backbone never changes."""
 
-    def made(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
+    def rebuild(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
         """Return the soft prompt that trained factors give, on the CPU. Methods that change weights return None.
 
         Frozen factors are drawn again from their seeds.

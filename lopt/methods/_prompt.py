@@ -124,7 +124,7 @@ class PromptMethod(Method):
         values = self.initial_values(shape, config.seed, frozen_only=True)
         return {name: torch.tensor(value, dtype=dtype) for name, value in values.items()}
 
-    def made(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
+    def rebuild(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
         import torch
 
         frozen = self.frozen(config, width, dtype=next(iter(factors.values())).dtype)

@@ -1,7 +1,8 @@
 """The prediction of how long a sweep will take.
 
 `sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.play` simulates the
-sweep with these costs.
+sweep with these costs. The range that is printed has two sources: the spread between simulations, and the spread
+of the measured steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Settings that are decided once for all trials of a sweep: precision, and the revisions of data and weights."""
+"""Settings that are decided once for all trials of a sweep: precision, and the revisions of data and weights.
+
+They are decided on a worker before the first trial, because the driver may have other hardware.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

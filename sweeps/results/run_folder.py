@@ -1,5 +1,9 @@
 """A run's folder: the command that works on it, and the files that describe the run as a whole.
 
+A run that cannot be written ends the sweep with a `StoreError`; it is not a failure of a trial. What is finished is
+kept, and the same command continues. Nothing secret is written: commands and URLs are redacted (`lopt.locations`), and
+environment variables are left out.
+
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  .lock or lock/
 """
 

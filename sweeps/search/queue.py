@@ -1,4 +1,8 @@
-"""The queue of trials: each cell is searched by its own study (`sweeps.search.study`), then its winner is confirmed."""
+"""The queue of trials: each cell is searched by its own study (`sweeps.search.study`), then its winner is confirmed.
+
+As soon as the search of a cell is over, the confirm trials of its winner join the queue, so no device waits for the
+slowest cell.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,8 @@
-"""How many trials are packed on a device."""
+"""How many trials are packed on a device.
+
+The number is measured where trials will run: about as many as fill one good pass, fewer if the GPU's free memory is
+not enough. It is chosen so that the trials of the search divide evenly, and none is left to train by itself.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 A trial's own process, the client, only passes reports on. A trial that has reported is held until its client asks for
 the next report, which means that the scheduler lets the trial go on. Meanwhile the other trials train.
+
+Trials stay in step, because a full pass is the fastest: a step waits a little for trials that are held, and for trials
+that are just being made.
 """
 
 from __future__ import annotations
