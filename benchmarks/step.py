@@ -60,32 +60,32 @@ class Contender:
     placement: str = "prefix"
 
 
-def begin_trial(options: argparse.Namespace, task: str, **changes: Any) -> Trial:
+def begin_trial(arguments: argparse.Namespace, task: str, **changes: Any) -> Trial:
     """Begin a trial of ours. Its limit of steps is never reached: the benchmark counts rounds and steps itself."""
-    method = changes.setdefault("method", options.method)
+    method = changes.setdefault("method", arguments.method)
     config = TrialConfig(
-        task=task, backbone=options.backbone, length=LENGTH, rank=2 if method.startswith("lopt") else None,
-        learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=options.batch, max_steps=10**6,
-        eval_every=10**6, max_tokens=PADDED_TOKENS - 1, train_examples=options.steps * options.batch,
+        task=task, backbone=arguments.backbone, length=LENGTH, rank=2 if method.startswith("lopt") else None,
+        learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=arguments.batch, max_steps=10**6,
+        eval_every=10**6, max_tokens=PADDED_TOKENS - 1, train_examples=arguments.steps * arguments.batch,
         selection_examples=32, test_examples=32, **changes,
     )  # fmt: skip
     return Trial(config, phase="search")
 
 
 def our_contender(
-    options: argparse.Namespace, task: str, *, packed: int = 0, placement: str = "prefix", **changes: Any
+    arguments: argparse.Namespace, task: str, *, packed: int = 0, placement: str = "prefix", **changes: Any
 ) -> Contender:
     """Return our loop of one trial (if `packed` is 0), or the engine with `packed` trials."""
     changes["options"] = {"placement": placement}
-    trials = [begin_trial(options, task, seed=seed, **changes) for seed in range(packed or 1)]
+    trials = [begin_trial(arguments, task, seed=seed, **changes) for seed in range(packed or 1)]
     engine = Engine()
     for trial in trials:
         engine.admit(trial)
 
     def run_pass() -> list[float]:
-        trials[0].loss(np.arange(options.batch)).backward()  # untimed, like Trainer's first step
+        trials[0].loss(np.arange(arguments.batch)).backward()  # untimed, like Trainer's first step
         trials[0].clear_gradients()
-        return _common.time_calls(engine.step if packed else trials[0].update, options.steps)
+        return _common.time_calls(engine.step if packed else trials[0].update, arguments.steps)
 
     return Contender(run_pass, changes["precision"], len(trials), placement)
 
@@ -100,8 +100,8 @@ def _model_copy(backbone: Any) -> Any:
 
 
 def trainer_contender(
-    options: argparse.Namespace, task: str, *, padding: str = "longest", autocast: bool = False, weights: str = "fp32",
-    grouped: bool = False,
+    arguments: argparse.Namespace, task: str, *, padding: str = "longest", autocast: bool = False,
+    weights: str = "fp32", grouped: bool = False,
 ) -> Contender:  # fmt: skip
     """Return PEFT's prompt tuning with Trainer on the same weights.
 
@@ -114,7 +114,7 @@ def trainer_contender(
     import peft
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    trial = begin_trial(options, task, precision=weights)
+    trial = begin_trial(arguments, task, precision=weights)
     train, tokenizer, label_ids = trial.data.train, trial.backbone.tokenizer, trial.label_ids.tolist()
     examples = []
     for token_ids, label in zip(train.token_ids, train.labels, strict=True):
@@ -133,14 +133,14 @@ def trainer_contender(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step_ends.append(_common.synchronised_time())
 
-    arguments = TrainingArguments(
-        options.scratch, per_device_train_batch_size=options.batch, max_steps=options.steps + 1, optim="adafactor",
-        learning_rate=RATE, lr_scheduler_type="constant", bf16=autocast, use_cpu=trial.backbone.device.type == "cpu",
-        train_sampling_strategy="sequential", remove_unused_columns=False, label_names=["labels"],
-        logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+    training_arguments = TrainingArguments(
+        arguments.scratch, per_device_train_batch_size=arguments.batch, max_steps=arguments.steps + 1,
+        optim="adafactor", learning_rate=RATE, lr_scheduler_type="constant", bf16=autocast,
+        use_cpu=trial.backbone.device.type == "cpu", train_sampling_strategy="sequential", remove_unused_columns=False,
+        label_names=["labels"], logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, padding=padding, max_length=PADDED_TOKENS)
-    trainer = Trainer(model, arguments, data_collator=collator, train_dataset=[], callbacks=[StepClock()])
+    trainer = Trainer(model, training_arguments, data_collator=collator, train_dataset=[], callbacks=[StepClock()])
     trainer.remove_callback(PrinterCallback)
     pass_numbers = iter(range(10**6))
 
@@ -148,9 +148,9 @@ def trainer_contender(
         seed = next(pass_numbers)
         order = np.random.RandomState(seed).permutation(len(examples))
         if grouped:
-            batches = training_batches(train.lengths, options.batch, seed)
-            order = np.concatenate([next(batches) for _ in range(options.steps)])
-        trainer.train_dataset = [examples[i] for i in [*range(options.batch), *order]]  # the first batch is not timed
+            batches = training_batches(train.lengths, arguments.batch, seed)
+            order = np.concatenate([next(batches) for _ in range(arguments.steps)])
+        trainer.train_dataset = [examples[i] for i in [*range(arguments.batch), *order]]  # the first batch is not timed
         step_ends.clear()
         trainer.train()
         return _common.intervals(step_ends)
@@ -177,25 +177,25 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace, str], Contender]] = {
 }
 
 
-def measure_task(options: argparse.Namespace, task: str, names: list[str]) -> dict[str, Any]:
+def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> dict[str, Any]:
     """Measure the named contenders on one task, print the table, and return the result to save."""
-    trial = begin_trial(options, task)
-    contenders = {name: CONTENDERS[name](options, task) for name in names}
+    trial = begin_trial(arguments, task)
+    contenders = {name: CONTENDERS[name](arguments, task) for name in names}
     text_tokens = float(trial.data.train.lengths.mean())
     model = trial.backbone.model
     width, inner = trial.backbone.width, getattr(model.config, "intermediate_size", 4 * trial.backbone.width)
-    batch_tokens = options.batch * (LENGTH + text_tokens)
-    shapes = [*((round(batch_tokens) * trials, width, inner) for trials in (1, 8)), (options.square,) * 3]
+    batch_tokens = arguments.batch * (LENGTH + text_tokens)
+    shapes = [*((round(batch_tokens) * trials, width, inner) for trials in (1, 8)), (arguments.square,) * 3]
     turns: dict[str, Callable[[], Any]] = {"limit": partial(limit.peaks, shapes, repeats=3)}
     turns |= {name: contender.run_pass for name, contender in contenders.items()}
     first_round = _common.run_in_turns(turns, 1)
-    later_rounds = _common.run_in_turns(turns, options.rounds)
+    later_rounds = _common.run_in_turns(turns, arguments.rounds)
 
     limits = later_rounds["limit"]
     peaks = {precision: statistics.median(peak[precision] for peak in limits) for precision in limit.PRECISIONS}
     block_weights = limit.block_parameters(model)
     step_times = {  # seconds of one step of one trial in each pass, the first pass included
-        name: [sum(steps) / (options.steps * contender.trials) for steps in first_round[name] + later_rounds[name]]
+        name: [sum(steps) / (arguments.steps * contender.trials) for steps in first_round[name] + later_rounds[name]]
         for name, contender in contenders.items()
     }
     rows, results = [], {}
@@ -204,7 +204,7 @@ def measure_task(options: argparse.Namespace, task: str, names: list[str]) -> di
         median_s = statistics.median(later_s)
         ratio, least, most = _common.speed_ratios(step_times[BASELINE][1:], later_s)
         tokens_per_s = batch_tokens / median_s
-        computed_tokens = options.batch * (LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
+        computed_tokens = arguments.batch * (LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
         share = 4 * block_weights * computed_tokens / median_s / peaks[contender.precision]
         rows.append([
             name, f"{median_s:.3f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{tokens_per_s:,.0f}", f"{share:.0%}",
@@ -217,7 +217,7 @@ def measure_task(options: argparse.Namespace, task: str, names: list[str]) -> di
         }  # fmt: skip
     print(
         f"\n{task}: {len(trial.data.train)} training texts of {text_tokens:.1f} tokens in the mean (at most "
-        f"{PADDED_TOKENS - 1}), n={LENGTH}, batch {options.batch}, {options.method}; peak fp32 "
+        f"{PADDED_TOKENS - 1}), n={LENGTH}, batch {arguments.batch}, {arguments.method}; peak fp32 "
         f"{peaks['fp32'] / 1e12:.3g}, bf16 {peaks['bf16'] / 1e12:.3g} TFLOP/s"
     )
     header = ["contender", "s a trial-step", "times as fast", "tokens/s", "share", "first"]
@@ -251,27 +251,27 @@ def main(argv: list[str] | None = None) -> int:
         help="use a tiny backbone and made-up text, only to test that the benchmark runs",
     )
     _common.add_out_option(parser)
-    options = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     import torch
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    if options.data:
-        os.environ["LOPT_DATA_DIR"] = options.data
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    if options.quick:
-        options.backbone, options.tasks, options.batch, options.steps = "tiny", "toy", 4, 2
-        options.rounds, options.square = 2, 64
-    only = options.only or [""]  # every name contains the empty text
+    if arguments.data:
+        os.environ["LOPT_DATA_DIR"] = arguments.data
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        arguments.backbone, arguments.tasks, arguments.batch, arguments.steps = "tiny", "toy", 4, 2
+        arguments.rounds, arguments.square = 2, 64
+    only = arguments.only or [""]  # every name contains the empty text
     names = [name for name in CONTENDERS if name == BASELINE or any(text in name for text in only)]
     context = _common.run_context()
     print(_common.hardware_line(context))
-    settings = {name: value for name, value in vars(options).items() if name not in ("out", "data")}
-    with tempfile.TemporaryDirectory() as options.scratch:
-        tasks = {task: measure_task(options, task, names) for task in options.tasks.split(",")}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "data")}
+    with tempfile.TemporaryDirectory() as arguments.scratch:
+        tasks = {task: measure_task(arguments, task, names) for task in arguments.tasks.split(",")}
     print("\n" + NOTES)
-    _common.save_result("step", {**context, "settings": settings, "tasks": tasks}, options.out, smoke=options.quick)
+    _common.save_result("step", {**context, "settings": settings, "tasks": tasks}, arguments.out, smoke=arguments.quick)
     return 0
 
 
