@@ -25,8 +25,8 @@ _BEFORE_SPACE = ":;,.?!)"  # running text has a space after these, and after let
 def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
     """Return what a user should know before using these label words.
 
-    There are two kinds of notes. Only the first token of a word is scored, so a word of several tokens is noted. And a
-    word is noted if running text would have it in the other form after the template, with or without a leading space.
+    There are two kinds of notes: on words of several tokens, because only the first token is scored; and on words that
+    running text would have in another form after this template, that is with or without a leading space.
 
     Args:
         template: as the model reads it (`Backbone.complete`).

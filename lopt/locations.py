@@ -20,7 +20,7 @@ from lopt.files import write_atomically
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that a protocol needs
-_one_at_a_time = threading.RLock()  # threads that use SFTP at the same time may wait for ever
+_one_at_a_time = threading.RLock()  # held during a call: threads that use SFTP at once may hang
 # File systems that were opened with secrets in their URLs, by protocol and host without the secrets. So a displayed URL
 # finds its file system again.
 _opened_with_secrets: dict[str, Any] = {}
@@ -260,8 +260,8 @@ def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
     if remote:
         any_file = next(iter(remote.values()))
         for path, content in any_file._call("cat", list(remote), on_error="return").items():
-            is_usual = isinstance(content, bytes | OSError)
-            yield remote[path], content if is_usual else OSError(redacted(str(content)))
+            is_content_or_error = isinstance(content, bytes | OSError)
+            yield remote[path], content if is_content_or_error else OSError(redacted(str(content)))
         return
     for file in files:
         try:
@@ -306,9 +306,8 @@ def display_path(path: Location) -> str:
         return str(path)
 
 
-_CREDENTIALS = re.compile(
-    r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+"
-)  # abfs://container@account holds no secret
+# The part before the @ in abfs://container@account is not a secret.
+_CREDENTIALS = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+")
 _QUERY = re.compile(r"(://[^?\s]*)\?\S*")
 _SECRET = re.compile(
     r"((?<![a-z0-9])(?:token|secret|password|passwd|pwd|credentials?|(?:api|access|secret|private)_?key)=).+",

@@ -119,7 +119,7 @@ def _write(path: Path, token_ids: TokenIds) -> None:
 
 
 def _evict(cache_folder: Path) -> None:
-    """Remove the least recently used files, including those of interrupted writers, until `MAX_BYTES` are left."""
+    """Remove the least recently used files, including leftovers of interrupted writers, until `MAX_BYTES` are left."""
     stats = ((path, path.stat()) for path in cache_folder.iterdir())
     newest_first = sorted(((stat.st_mtime_ns, stat.st_size, path) for path, stat in stats), reverse=True)
     total = 0
