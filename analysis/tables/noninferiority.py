@@ -40,11 +40,11 @@ def render(info: Info[Comparison]) -> Table:
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the accuracy of the "
             "smaller prompt minus that of the full one, on the same test examples. Seeds are those of the smaller "
             f"prompt, then of the full one. The table shows every cell with at least {RATIO} times fewer parameters.",
-            f"Non-inferior: that the smaller prompt loses {margin_text} or more is refuted at the 5 % level. Inferior: "
-            "that it loses less is refuted. Each p value belongs to the hypothesis that is to be refuted. The tests "
-            "are one-sided t tests over seeds and examples; Holm's method corrects their p values for "
-            f"{len(info.rows)} test{'s' * (len(info.rows) > 1)}. The margin must be chosen before the results are seen "
-            "(--margin).",
+            f"Non-inferior: the test refutes, at the 5 % level, that the smaller prompt loses {margin_text} or more. "
+            "Inferior: it refutes that the prompt loses less. Each p value belongs to the hypothesis that is to be "
+            "refuted. The tests are one-sided t tests over seeds and examples; Holm's method corrects their p values "
+            f"for {len(info.rows)} test{'s' * (len(info.rows) > 1)}. The margin must be chosen before the results are "
+            "seen (--margin).",
         ),
     )
 
