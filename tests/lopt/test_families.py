@@ -109,7 +109,7 @@ def test_a_config_of_another_kind_is_refused_without_weights(kind):
 def test_the_documented_table_lists_what_the_tests_check():
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     exact_section, refused_section = page.split("## Refused")
-    exact = set(re.findall(r"(?:^|· )`([\w-]+)`", exact_section.split("## Exact")[1], re.M))
+    exact = set(re.findall(r"(?:^|· )`([\w-]+)`", exact_section.split("## Supported")[1], re.M))
     assert exact == {*CAUSAL, *T5_LIKE} - set(REFUSED)
     assert set(re.findall(r"^\| `([\w.-]+)`", refused_section, re.M)) == {*REFUSED, *NOT_DECODERS}
 
