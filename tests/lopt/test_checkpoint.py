@@ -45,7 +45,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         first.update()
         if first.evaluation_due():
-            first.record_evaluation(predictions_of(first))
+            first.record_evaluation(first_predictions(first))
     second = Trial(config)
     second.restore(first.saved())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
@@ -53,7 +53,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     assert_same(second, uninterrupted)
 
 
-def predictions_of(trial):
+def first_predictions(trial):
     from lopt.evaluation import predict_split
 
     with torch.no_grad():
