@@ -44,7 +44,7 @@ class Audit:
 def audit_early_stopping(trials: Sequence[Trial], first_rung: int | None) -> Audit:
     """Return the audit of a sweep's search trials. `first_rung` is the first step at which a trial may be stopped."""
     search = [trial for trial in trials if trial.phase == "search"]
-    strata = rivals(search)
+    strata = finished_trials_by_stratum(search)
     audited = [(trial, stratum) for stratum in strata for trial in stratum if trial.audited_at is not None]
     large_strata = [stratum for stratum in strata if first_rung is not None and len(stratum) > 2]
     is_enough = first_rung is not None and sum(map(len, large_strata)) >= _MIN_TRIALS
@@ -99,13 +99,13 @@ def kind(trials: Sequence[Trial]) -> str:
     return "cell" if all(trial.stratum == trial.cell for trial in trials) else "size"
 
 
-def rivals(trials: Sequence[Trial]) -> list[list[Trial]]:
+def finished_trials_by_stratum(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Return the search trials that ran to the end, grouped by stratum."""
     searched = (trial for trial in trials if trial.searched)
     return [*grouped(searched, lambda trial: (trial.cell, trial.stratum)).values()]
 
 
-def until(trial: Trial, step: int) -> float | None:
+def best_until(trial: Trial, step: int) -> float | None:
     """Return the trial's best held-out accuracy until `step`; None if it was not evaluated by then."""
     scores = [evaluation.selection_score for evaluation in trial.evaluations if evaluation.step <= step]
     return max((score for score in scores if score is not None), default=None)
@@ -121,7 +121,7 @@ def _correlation(trials: Sequence[Trial], step: int | None) -> float | None:
     """Return the rank correlation of the scores at `step` with the final ones; None where either are all equal."""
     from scipy.stats import spearmanr  # slow to import: --help does without it
 
-    pairs = [(early, trial.selection_score) for trial in trials if (early := until(trial, step or 0)) is not None]
+    pairs = [(early, trial.selection_score) for trial in trials if (early := best_until(trial, step or 0)) is not None]
     early_scores, final_scores = ([pair[side] for pair in pairs] for side in (0, 1))
     if len(pairs) < 3 or len(set(early_scores)) == 1 or len(set(final_scores)) == 1:
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, comparison_with_full_prompt, full_prompt
 from analysis.frontier import best_within
-from analysis.render import bounds, minus, percent
+from analysis.render import bounds, percent, with_minus_signs
 
 MIN_SEEDS = 3  # a result from fewer seeds is exploratory
 
@@ -149,7 +149,9 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
 
 def _comparison_text(comparison: Comparison, margin: float) -> str:
     gap = comparison.verdict.difference
-    gap_text = minus(f"{100 * gap.mean:+.1f} pp, 95 % interval [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]")
+    gap_text = with_minus_signs(
+        f"{100 * gap.mean:+.1f} pp, 95 % interval [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    )
     return (
         f"Is {comparison.cell.label} as good as the full prompt within {100 * margin:g} pp? "
         f"{str(comparison.verdict).capitalize()}. On the same test examples the difference is {gap_text}."

@@ -49,12 +49,12 @@ class Difference:
         """Return the difference in percentage points, with the interval."""
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
-    def p_inferior(self, margin: float) -> float:
-        """Return p of the hypothesis "worse by more than the margin"; a small p speaks against it."""
+    def p_non_inferior(self, margin: float) -> float:
+        """Return the p value of the test for non-inferiority; a small p shows "worse by at most the margin"."""
         return _upper_tail(self.mean + margin, self.error, self.freedom)
 
-    def p_noninferior(self, margin: float) -> float:
-        """Return p of the hypothesis "worse by at most the margin"; a small p speaks against it."""
+    def p_inferior(self, margin: float) -> float:
+        """Return the p value of the test for inferiority; a small p shows "worse by more than the margin"."""
         return _upper_tail(-(self.mean + margin), self.error, self.freedom)
 
 
@@ -63,7 +63,7 @@ class Verdict:
     """The outcome of the tests: non-inferior, inferior or inconclusive.
 
     Attributes:
-        p_better, p_worse: p of the tests for non-inferior and for inferior, by Holm's method.
+        p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method.
         more_seeds: how many further seeds of each method would settle an inconclusive verdict in four of five cases,
             whichever way it leans, if the difference is as observed. None where no number of seeds would, because there
             are too few examples.
@@ -72,8 +72,8 @@ class Verdict:
     outcome: str
     difference: Difference
     margin: float
-    p_better: float
-    p_worse: float
+    p_non_inferior: float
+    p_inferior: float
     more_seeds: int | None = None
 
     def __str__(self) -> str:
@@ -126,19 +126,25 @@ def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
 
 def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[Verdict]:
     """Return a verdict for each difference. The probability that any of them errs is at most 5 %."""
-    better = holm([gap.p_inferior(margin) for gap in differences])
-    worse = holm([gap.p_noninferior(margin) for gap in differences])
+    p_non_inferior = holm([gap.p_non_inferior(margin) for gap in differences])
+    p_inferior = holm([gap.p_inferior(margin) for gap in differences])
     return [
-        Verdict(
-            outcome="non-inferior" if p_better <= LEVEL else "inferior" if p_worse <= LEVEL else "inconclusive",
-            difference=gap,
-            margin=margin,
-            p_better=p_better,
-            p_worse=p_worse,
-            more_seeds=_more_seeds(gap, margin) if min(p_better, p_worse) > LEVEL else None,
-        )
-        for gap, p_better, p_worse in zip(differences, better, worse, strict=True)
+        _verdict(gap, margin, *p_values) for gap, *p_values in zip(differences, p_non_inferior, p_inferior, strict=True)
     ]
+
+
+def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: float) -> Verdict:
+    """Return the verdict on a difference from its corrected p values."""
+    outcome = "non-inferior" if p_non_inferior <= LEVEL else "inferior" if p_inferior <= LEVEL else "inconclusive"
+    more_seeds = _more_seeds(gap, margin) if outcome == "inconclusive" else None
+    return Verdict(
+        outcome=outcome,
+        difference=gap,
+        margin=margin,
+        p_non_inferior=p_non_inferior,
+        p_inferior=p_inferior,
+        more_seeds=more_seeds,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from analysis import predictions, published, render
 from analysis.audit import audit_early_stopping, audit_text
-from analysis.beside_published import comparable
 from analysis.cells import Cell, Group
+from analysis.compare_published import comparable_points
 from analysis.comparisons import full_prompt
 from analysis.load import Results
 from analysis.methods import method_label
@@ -299,7 +299,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
 
 def caveats(groups: Sequence[Group], are_shown: bool) -> tuple[str, ...]:
     """Return what to know about the published numbers, if a table shows them or a group can be compared with them."""
-    return published.CAVEATS if are_shown or any(comparable(group) for group in groups) else ()
+    return published.CAVEATS if are_shown or any(comparable_points(group) for group in groups) else ()
 
 
 def _time(run: Run) -> str | None:

@@ -123,7 +123,7 @@ def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
             loader=templates, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         env.filters |= {"table_html": render.html, "table_md": render.markdown}
-        env.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.unbroken}
+        env.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.keep_units}
         (out / page).write_text(env.get_template(f"{page}.j2").render(context), encoding="utf-8")
 
 

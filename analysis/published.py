@@ -1,15 +1,15 @@
 """Published results as data.
 
 Sources: LoPT (arXiv 2406.19486, Tables 1-3), ULPT (arXiv 2502.04501, Table 1). Accuracies are in percent, as printed.
-`peers.py` says how the runs behind some rows of Table 2 were made, and `beside_published.py` when one of our numbers
-may be compared with a published one.
+`released_runs.py` says how the runs behind some rows of Table 2 were made. `compare_published.py` says when one of our
+numbers may be compared with a published one.
 """
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis import peers
+from analysis import released_runs
 
 LOPT = "LoPT, arXiv 2406.19486"
 ULPT = "ULPT, arXiv 2502.04501"
@@ -47,7 +47,7 @@ CAVEATS = (
     NOT_ONE_RUN,
     NOISE,
     MIXED_PROTOCOLS,
-    peers.PROTOCOL,
+    released_runs.PROTOCOL,
     "The LoPT paper does not state its number of training steps, nor over how many seeds it averages.",
 )
 
@@ -167,7 +167,7 @@ _ULPT_TABLE1: list[_Row] = [
 POINTS: tuple[Point, ...] = (
     *_points("table1", LOPT, GPT2_LARGE, ("sst2", "ag_news"), _TABLE1),
     *_points("table3", LOPT, GPT2_LARGE, ("sst2",), _TABLE3),
-    *_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, peers.METHODS),
+    *_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, released_runs.METHODS),
     *_points("ulpt-table1", ULPT, T5_BASE, T5_TASKS, _ULPT_TABLE1),
 )
 

@@ -10,7 +10,7 @@ from reprlib import repr as shortened
 from typing import Any, TypeVar
 
 from lopt.field_types import FieldType, field_types
-from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrated, without_later
+from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrate, without_later_defaults
 from lopt.records import PHASES, STATUSES, TrialRecord
 from lopt.settings import TrialSettings
 
@@ -153,8 +153,8 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         ValueError: a field is missing, of another type or out of range. The message names the field.
     """
     check_schema(json_object(record, "a record"))
-    get_objects(record, "evaluations")  # else the record cannot be migrated
-    record = {**migrated(record)}
+    get_objects(record, "evaluations")  # else the record cannot be migrate
+    record = {**migrate(record)}
     config = {**SETTINGS, **get_object(record, "config")}
     provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
     options, truncated = get_optional_object(config, "options"), get_optional_object(record, "truncated")
@@ -233,7 +233,10 @@ def _configuration(config: dict[str, Any]) -> str:
     stand for the earlier behaviour. The same holds for a trial's key.
     """
     settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
-    parts = without_later(settings, SETTINGS), without_later(get_optional_object(config, "options"), OPTIONS)
+    parts = (
+        without_later_defaults(settings, SETTINGS),
+        without_later_defaults(get_optional_object(config, "options"), OPTIONS),
+    )
     values = [{name: value for name, value in part.items() if value is not None} for part in parts]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

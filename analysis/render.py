@@ -92,14 +92,14 @@ def markdown_code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""
 
 
-def minus(text: str) -> str:
+def with_minus_signs(text: str) -> str:
     """Replace the hyphen before a negative number by a minus sign, for readers; data keep the hyphen."""
     return re.sub(r"(^|[\s(\[])-(?=\d)", "\\1−", text)
 
 
 def latex_text(text: str) -> str:
     """Escape a text for LaTeX."""
-    one_line = minus(" ".join(str(text).split()))
+    one_line = with_minus_signs(" ".join(str(text).split()))
     return "".join(_LATEX.get(letter, letter) for letter in one_line if letter.isprintable())
 
 
@@ -120,14 +120,14 @@ def markdown(table: Table, caption: bool = True) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def cell(text: str, i: int, j: int) -> str:
-        escaped = markdown_code(text) if table.columns[j].code else markdown_text(minus(text))
+        escaped = markdown_code(text) if table.columns[j].code else markdown_text(with_minus_signs(text))
         return f"**{escaped}**" if (i, j) in table.bold and escaped else escaped
 
     lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
     lines += [line([markdown_text(column.title) for column in table.columns])]
     lines += [line(["---:" if column.align == "right" else ":---" for column in table.columns])]
     lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_without_repeats(table))]
-    lines += [""] + [f"- {markdown_text(minus(note))}" for note in table.notes]
+    lines += [""] + [f"- {markdown_text(with_minus_signs(note))}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -251,7 +251,7 @@ def html(table: Table, caption: bool = True) -> Markup:
 
     def cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
-        content = f"<code>{escape(text)}</code>" if column.code and text else str(escape(minus(text)))
+        content = f"<code>{escape(text)}</code>" if column.code and text else str(escape(with_minus_signs(text)))
         content = f"<strong>{content}</strong>" if (i, j) in table.bold and text else content
         breaks = len(text) > _LONGEST_LINE or _WORD_LIST.fullmatch(text)
         long_class = " long" if breaks and not column.code else ""
@@ -262,7 +262,7 @@ def html(table: Table, caption: bool = True) -> Markup:
         f"<tr{more_class * _continues(table, i)}>{''.join(cell(text, i, j) for j, text in enumerate(row))}</tr>"
         for i, row in enumerate(_without_repeats(table))
     )
-    notes = "".join(f"<li>{escape(unbroken(minus(note)))}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(keep_units(with_minus_signs(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
     label, table_class = escape(table.caption), ' class="sortable"' if sortable else ""
     heads = "".join(head(column, j) for j, column in enumerate(table.columns))
@@ -279,7 +279,7 @@ def _continues(table: Table, i: int) -> bool:
     return i + 1 < len(table.rows) and any(_repeats(table, i + 1, j) for j in range(len(table.columns)))
 
 
-def unbroken(text: str) -> str:
+def keep_units(text: str) -> str:
     """Keep each number and its unit on one line."""
     return re.sub(r"(?<=\d) (?=%|pp)", "\u00a0", text)
 

@@ -160,7 +160,7 @@ def interquartile(estimates: Sequence[Estimate], draws: int = 4000) -> tuple[flo
     return float(trim_mean(means, 0.25)), max(0.0, float(low)), min(1.0, float(high))
 
 
-BOLD = "Bold: the one whose interval lies above those of all others."
+BOLD_NOTE = "Bold: the one whose interval lies above those of all others."
 
 
 def standing_out(estimates: Sequence[Estimate | None]) -> int | None:

@@ -23,7 +23,7 @@ from lopt.fingerprint import fingerprint
 from lopt.locations import local_copy, location
 from lopt.metrics import Predictions
 from lopt.records import dumps
-from lopt.soft_prompt import TENSORS, SoftPrompt
+from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
 
 _DESCRIPTION = "prompt.json"
@@ -198,7 +198,7 @@ class Prompt:
                 tensors["update"] = self.soft_prompt.update
         # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(tensors, folder / TENSORS)
+        save_file(tensors, folder / PROMPT_FILE)
         return self.write_description(folder, record or {})
 
     def write_description(self, folder: str | Path, results: Mapping[str, Any]) -> Path:
@@ -260,7 +260,7 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
 
 
 def _read(folder: Path, display_name: str, backbone: str | None) -> Prompt:
-    for file_name in (TENSORS, _DESCRIPTION):
+    for file_name in (PROMPT_FILE, _DESCRIPTION):
         if not (folder / file_name).is_file():
             raise ValueError(
                 f"{display_name} holds no trained prompt: {file_name} is missing; give artifacts/<key> of a run"
@@ -268,7 +268,7 @@ def _read(folder: Path, display_name: str, backbone: str | None) -> Prompt:
         refuse_pointer(folder / file_name)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
-        config_values, tensors = description["config"], load_file(folder / TENSORS)
+        config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)
         task = _described_task(description)
     except Exception as error:  # a damaged file makes its reader raise all kinds of exceptions
         raise ValueError(f"{display_name} is damaged ({type(error).__name__}: {error}): copy it again") from None

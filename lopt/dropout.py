@@ -30,7 +30,7 @@ def with_dropout(model: Any, rate: float) -> Any:
 
 
 @contextlib.contextmanager
-def masks(device: torch.device, *numbers: int) -> Iterator[None]:
+def seeded_masks(device: torch.device, *numbers: int) -> Iterator[None]:
     """Make everything that torch draws in the context, on the CPU or on this device, a function of these numbers
     alone. Afterwards torch's generators are as before."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -116,7 +116,7 @@ class Engine:
             trial.evaluation_time_s += share * (time.perf_counter() - step_ended)
         diverged = {trial: None for trial in is_due if trial.diverged}
         outcomes: dict[Trial, Outcome] = {**evaluations, **diverged, **failed}
-        for trial in [trial for trial in self.trials if trial.over or trial in failed]:
+        for trial in [trial for trial in self.trials if trial.is_over or trial in failed]:
             self.evict(trial)
         return list(outcomes.items())
 
@@ -174,7 +174,7 @@ class Engine:
             first = pass_rows[0]
             results[first.owner, first.position] = _PassResult(owner_R, losses_R.detach().to(dtype), pass_gradients)
 
-        self._read_ahead(rows, soft_prompts)
+        self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, differentiate, failed, before_repeat=results.clear)
         losses_K = torch.zeros(len(trials), dtype=dtype, device=device)
         gradients = [[torch.zeros_like(tensor) for tensor in of_trial] for of_trial in tensors]
@@ -220,24 +220,26 @@ class Engine:
             selection, trial_logits = trial.data.selection, logits[trials.index(trial)]
             return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
 
-        self._read_ahead(rows, soft_prompts)
+        self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, predict, failed)
         return _for_each([trial for trial in trials if trial not in failed], record, failed)
 
     # --- passes -------------------------------------------------------------------------------------------------
-    def _read_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
+    def _cache_texts_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
         """Compute, before the passes and in all lanes, what the backbone keeps of texts for all trials. Otherwise the
         first pass that meets a text would keep the other passes waiting."""
         texts: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:
             texts.setdefault(row.owner, []).append(row.token_ids)
-        unread = {
-            text for owner, own_texts in texts.items() for text in self._backbone.unread(soft_prompts[owner], own_texts)
+        uncached_texts = {
+            text
+            for owner, own_texts in texts.items()
+            for text in self._backbone.uncached_texts(soft_prompts[owner], own_texts)
         }
-        ordered = sorted(unread, key=lambda text: (len(text), text))
+        ordered = sorted(uncached_texts, key=lambda text: (len(text), text))
         parts = [part for lane in range(self._lanes.count) if (part := ordered[lane :: self._lanes.count])]
         with contextlib.suppress(Exception):  # the pass that needs the text raises it again, and fails alone
-            self._lanes.run(self._backbone.read, parts)
+            self._lanes.run(self._backbone.cache_texts, parts)
 
     def _run_rows(
         self,

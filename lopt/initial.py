@@ -14,7 +14,7 @@ from numpy.random import RandomState
 
 from lopt.backbones import Vocabulary
 from lopt.files import refuse_pointer
-from lopt.soft_prompt import TENSORS
+from lopt.soft_prompt import PROMPT_FILE
 
 COMMONEST = 5000  # tokens among which initial rows are drawn
 _PINNED_PROMPT = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")
@@ -77,7 +77,7 @@ def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     """Return how the initial values of a prompt that is trained itself are drawn.
 
     Args:
-        init: the `init` option: a word of `INITIAL`, or a saved prompt as `pin_saved_prompt` returns it.
+        init: the `init` option: a word of `INITIAL`, or a to_checkpoint prompt as `pin_saved_prompt` returns it.
         bound: the `init_bound` option. shape: `[P, H]`.
 
     Raises:
@@ -122,13 +122,15 @@ def _read_prompt(folder: Path) -> np.ndarray:
     """Return the prompt in a folder, `[P, H]`, float64."""
     from safetensors.numpy import load_file
 
-    if not (folder / TENSORS).is_file():
-        raise ValueError(f"init is {str(folder)!r}; valid: {', '.join(INITIAL)}, or a folder that holds a {TENSORS}")
-    refuse_pointer(folder / TENSORS)
+    if not (folder / PROMPT_FILE).is_file():
+        raise ValueError(
+            f"init is {str(folder)!r}; valid: {', '.join(INITIAL)}, or a folder that holds a {PROMPT_FILE}"
+        )
+    refuse_pointer(folder / PROMPT_FILE)
     try:
-        prompt_PH = load_file(folder / TENSORS)["prompt"]
+        prompt_PH = load_file(folder / PROMPT_FILE)["prompt"]
     except Exception as error:  # the reader may raise anything on a damaged file
-        raise ValueError(f"init is {str(folder)!r}, whose {TENSORS} gives no prompt ({error!r})") from None
+        raise ValueError(f"init is {str(folder)!r}, whose {PROMPT_FILE} gives no prompt ({error!r})") from None
     if prompt_PH.ndim != 2 or not np.isfinite(prompt_PH).all():
         raise ValueError(f"init is {str(folder)!r}, whose prompt is not a matrix of finite numbers")
     return prompt_PH.astype(np.float64)

@@ -32,7 +32,7 @@ MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (from_sc
 SCHEMA_VERSION = len(MIGRATIONS) + 1
 
 
-def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def migrate(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a record, read from JSON, with the fields of the current schema. `schema_version` stays as it was written.
 
     Raises:
@@ -45,11 +45,11 @@ def migrated(record: Mapping[str, Any]) -> Mapping[str, Any]:
         raise (NewerSchemaError if is_newer else ValueError)(
             f"record of schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"
         )
-    for migrate in MIGRATIONS[version - 1 :]:
-        record = migrate(record)
+    for migration in MIGRATIONS[version - 1 :]:
+        record = migration(record)
     return record
 
 
-def without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+def without_later_defaults(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings or options without those that came later and have the value of the earlier behaviour."""
     return {name: value for name, value in values.items() if name not in later or value != later[name]}

@@ -42,7 +42,7 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
     )
 
 
-def share_of_rate(config: TrialSettings, step: int) -> float:
+def rate_factor(config: TrialSettings, step: int) -> float:
     """Return the share of the learning rates that update number `step` takes (the first is 0).
 
     The share rises linearly from 0 to 1 over the warm-up. Then it stays at 1, or falls linearly to 0 at `max_steps`, as

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.field_types import Fraction, check_field_types, field_types
-from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrated
+from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrate
 
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
@@ -142,7 +142,7 @@ class TrialRecord:
         if not isinstance(values, Mapping):
             raise ValueError("a record is a JSON object")
         try:
-            values = migrated(values)
+            values = migrate(values)
             if not isinstance(values.get("evaluations", ()), list | tuple):
                 raise ValueError(f"evaluations is {values['evaluations']!r}")
             evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))

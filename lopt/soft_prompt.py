@@ -12,7 +12,7 @@ from typing import Any
 from lopt.placement import PREFIX, Placement
 from lopt.types import Tensor
 
-TENSORS = "prompt.safetensors"  # the file of a saved prompt; its tensor "prompt" is X, `[P, H]`
+PROMPT_FILE = "prompt.safetensors"  # the file of a saved prompt; its tensor "prompt" is X, `[P, H]`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,12 +25,12 @@ from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
 from lopt.config import TrialConfig
 from lopt.data import prepare
-from lopt.dropout import masks
+from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
 from lopt.fingerprint import fingerprint
 from lopt.metrics import Predictions
-from lopt.optim import make_optimizer, share_of_rate
+from lopt.optim import make_optimizer, rate_factor
 from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
 
@@ -87,14 +87,14 @@ class Trial:
         self.backbone, self.factors = tuned.backbone, tuned.factors
         self.counts, self.soft_prompt = tuned.counts, tuned.soft_prompt
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
-        self._in_steps = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
+        self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
         self._trains_alone = False  # whether it trains by its own `advance`, so that peak memory is its own
         self._rows_that_fit = 0  # how many rows of a batch fit into memory at once; 0 while a whole batch does
-        self._part_begins = 0  # position in the batch at which the current part begins
+        self._part_start = 0  # position in the batch at which the current part begins
         self._losses: list[Tensor] = []  # training losses since the last evaluation
         self._train_loss = math.nan  # their mean, at the last evaluation
         self.evaluations: list[Evaluation] = []
@@ -105,12 +105,12 @@ class Trial:
     # --- the training loop --------------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[Evaluation]:
         """Train to `max_steps` and yield each evaluation. The loop ends early if the trial diverges."""
-        while not self.over:
+        while not self.is_over:
             if (evaluation := self.advance()) is not None:
                 yield evaluation
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether no update is left to do."""
         return self.diverged or self.step >= self.config.max_steps
 
@@ -156,7 +156,7 @@ class Trial:
             part_losses = []
             try:
                 for begin in range(0, len(positions), size):
-                    part, self._part_begins = positions[begin : begin + size], begin
+                    part, self._part_start = positions[begin : begin + size], begin
                     part_loss = self.loss(part) * (len(part) / len(positions))
                     part_loss.backward()
                     part_losses.append(part_loss.detach())
@@ -171,9 +171,9 @@ class Trial:
         """Return the mean cross-entropy over the classes, in nats, of the training examples at `positions` `[B]`.
         Dropout masks are a function of the trial's seed, its step, and where the current part of the batch begins."""
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        dropout = masks(self.backbone.device, self.config.seed, self.step, self._part_begins)
+        dropout = seeded_masks(self.backbone.device, self.config.seed, self.step, self._part_start)
         with dropout if self.config.dropout else contextlib.nullcontext():
-            logits_BC = self._in_steps.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
+            logits_BC = self._training_backbone.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
     def clear_gradients(self) -> None:
@@ -182,7 +182,7 @@ class Trial:
     def apply_gradients(self, loss: Tensor) -> None:
         """Make one optimiser step with the gradients of the factors. `loss` is the batch's loss before the step."""
         for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * share_of_rate(self.config, self.step)
+            group["lr"] = group["rate"] * rate_factor(self.config, self.step)
         torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
         self._optimizer.step()
         self._losses.append(loss)
@@ -249,7 +249,9 @@ class Trial:
         scores = self._score_best_prompt(artifact) if self.phase == "confirm" and status == "complete" else {}
         return self._make_record(status, cell=cell, stratum=stratum, **scores)
 
-    def failed(self, error: BaseException, *, cell: str | None = None, stratum: str | None = None) -> TrialRecord:
+    def failure_record(
+        self, error: BaseException, *, cell: str | None = None, stratum: str | None = None
+    ) -> TrialRecord:
         """Return the record of a trial that raised `error` after it had begun."""
         return self._make_record("failed", cell=cell, stratum=stratum, error=error_entry(error))
 
@@ -315,7 +317,7 @@ class Trial:
         )
 
     # --- checkpoints --------------------------------------------------------------------------------------------
-    def saved(self, *, cell: str | None = None) -> bytes:
+    def to_checkpoint(self, *, cell: str | None = None) -> bytes:
         """Return a checkpoint of the trial as the content of its file (`lopt.checkpoint`), for `restore`."""
         trial = {name: getattr(self, name) for name in TRIAL_ATTRIBUTES}
         trial |= {"key": self.config.key, "config": self.config.to_dict(), "phase": self.phase, "cell": cell}
@@ -331,8 +333,11 @@ class Trial:
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
-        """Continue from a checkpoint that `saved` returned; this trial must not have begun. ValueError if it is damaged
-        or belongs to another trial; this trial is then unchanged."""
+        """Continue from a checkpoint that `to_checkpoint` returned; this trial must not have begun.
+
+        Raises:
+            ValueError: the checkpoint is damaged or belongs to another trial; this trial is then unchanged.
+        """
         saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():

@@ -72,7 +72,7 @@ class Sweep(Listener):
             return exit_codes.FAILED
 
     def _run(self) -> int:
-        with self.store.held(self.command):
+        with self.store.hold(self.command):
             earlier_work = self._read_earlier_work()
             other_runs = OtherRuns(self.store, self.options.reuse)
             warm_start = warm_start_records(self.store, self.options.warm_start)
@@ -121,7 +121,7 @@ class Sweep(Listener):
         """
         from sweeps.forecast import probe
 
-        with self.store.held(), contextlib.ExitStack() as stack:
+        with self.store.hold(), contextlib.ExitStack() as stack:
             finished = self._read_earlier_work().finished
             examples = self.plan.space.all_examples
             baselines = [examples[index] for index in self._indices_without_baseline(examples)]
@@ -145,16 +145,16 @@ class Sweep(Listener):
 
             self._resolve_with(lambda configs, baselines: prepare(configs))
             return in_this_process(self._elapsed_s())
-        from sweeps.on_ray.resources import on_ray
+        from sweeps.on_ray.resources import ray_resources
 
-        return on_ray(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
+        return ray_resources(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
 
     def _read_earlier_work(self) -> EarlierWork:
         """Return what earlier commands have left. New trials keep the former default of an option whose default has
         changed since."""
         earlier_work = read_earlier_work(self.store, self.plan.space)
         self._left_out = earlier_work.left_out
-        self._resolved_settings.keep(earlier_work.former)
+        self._resolved_settings.keep_former_defaults(earlier_work.former)
         return earlier_work
 
     def _elapsed_s(self) -> float:
@@ -208,7 +208,7 @@ class Sweep(Listener):
         prepared = run_prepare(configs, self._indices_without_baseline(examples))
         if "error" in prepared:
             raise ValueError(prepared["error"])
-        self._resolved_settings.learn(examples, prepared["configs"])
+        self._resolved_settings.add(examples, prepared["configs"])
         return prepared
 
     def _indices_without_baseline(self, examples: list[TrialConfig]) -> list[int]:
@@ -299,7 +299,7 @@ class Sweep(Listener):
             out=self.store.out,
             run=self.store.run,
             limit_s=self.options.max_trial_time_s,
-            **(self._allocation.terms(trial.config) if self._allocation else {}),
+            **(self._allocation.job_fields(trial.config) if self._allocation else {}),
         )
 
     def _gpus_of(self, job: Job) -> float:
@@ -308,7 +308,7 @@ class Sweep(Listener):
             import torch
 
             return float(torch.cuda.is_available())
-        return self._allocation.of(job.shared).get("gpu", 0.0)
+        return self._allocation.resources_for(job.shared).get("gpu", 0.0)
 
     def _run_here(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """Run all trials in this process, one at a time."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.audit import kind, rivals, until, wins
+from analysis.audit import best_until, finished_trials_by_stratum, kind, wins
 from analysis.cells import Group
 from analysis.records import Trial, grouped
 from analysis.registry import Missing, PlotSpec, Row
@@ -48,9 +48,9 @@ def compute(group: Group) -> Info | Missing:
     strata = grouped(trials, lambda trial: trial.stratum)
     survival = {name: _survival(strata[name], rungs) for name in sorted(strata)}
     points = []
-    for stratum in rivals(trials):
+    for stratum in finished_trials_by_stratum(trials):
         for trial in stratum:
-            if (early := until(trial, rungs[0])) is None:
+            if (early := best_until(trial, rungs[0])) is None:
                 continue
             audited, late = trial.audited_at is not None, trial.selection_score or 0.0
             points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, stratum)))

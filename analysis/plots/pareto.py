@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import published, style
-from analysis.beside_published import comparable
 from analysis.cells import Group
+from analysis.compare_published import comparable_points
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
 from analysis.methods import in_order
@@ -58,7 +58,7 @@ def compute(group: Group) -> Info | Missing:
         )
         for i, (cell, accuracy, parameters) in enumerate(cells)
     )
-    return Info(group=group, points=points, published=comparable(group))
+    return Info(group=group, points=points, published=comparable_points(group))
 
 
 def _baselines(info: Info) -> list[tuple[float, str]]:

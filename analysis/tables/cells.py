@@ -4,7 +4,7 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, number, parameters_column, percent
-from analysis.stats import BOLD, describe, standing_out
+from analysis.stats import BOLD_NOTE, describe, standing_out
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _FALL = 0.1  # a note names cells whose held-out accuracy is lower by more than this once confirmed
@@ -26,7 +26,7 @@ def render(info: Info[Cell]) -> Table:
         describe([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
     best = standing_out([cell.accuracy for cell in info.rows])
-    notes.append("" if best is None else BOLD)
+    notes.append("" if best is None else BOLD_NOTE)
     lost = [f"{cell.label}: {cell.lost}" for cell in info.rows if cell.lost]
     if lost:
         notes.append(f"Confirm trials that did not finish, so the mean is over the other seeds: {', '.join(lost)}.")

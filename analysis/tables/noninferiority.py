@@ -30,9 +30,11 @@ def render(info: Info[Comparison]) -> Table:
             Column(
                 title="p value, non-inferior",
                 csv_name="p (non-inferior)",
-                text=lambda row: _format_p(row.verdict.p_better),
+                text=lambda row: _format_p(row.verdict.p_non_inferior),
             ),
-            Column(title="p value, inferior", csv_name="p (inferior)", text=lambda row: _format_p(row.verdict.p_worse)),
+            Column(
+                title="p value, inferior", csv_name="p (inferior)", text=lambda row: _format_p(row.verdict.p_inferior)
+            ),
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(

@@ -1,8 +1,8 @@
 """Table 1 of the LoPT paper: the full prompt, LoPT-1 and LoPT-2 at n=10, r=2 on GPT-2 large."""
 
-from analysis import beside_published, published
-from analysis.beside_published import Row
+from analysis import compare_published, published
 from analysis.cells import Group
+from analysis.compare_published import Row
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, count, numbers
 
@@ -13,7 +13,7 @@ def compute(group: Group) -> Info[Row] | Missing:
     if not any((cell.method, cell.length, cell.rank) == ("lopt2", 10, 2) for cell in group.cells):
         return Missing("no LoPT-2 n=10 r=2 among the cells", quiet=True)
     rows = [
-        beside_published.compared_row(group, point, _POINTS.get((name, group.task)))
+        compare_published.compared_row(group, point, _POINTS.get((name, group.task)))
         for (name, task), point in _POINTS.items()
         if task == "sst2"
     ]
@@ -32,7 +32,7 @@ def render(info: Info[Row]) -> Table:
         *numbers("published SST-2 %", "published AGNews %"),
         Column(title="our parameters", csv_name="params, ours"),
     )
-    return beside_published.compared_table(info, "Table 1 of the paper (n=10, r=2 on GPT-2 large)", columns, texts)
+    return compare_published.compared_table(info, "Table 1 of the paper (n=10, r=2 on GPT-2 large)", columns, texts)
 
 
 SPEC = TableSpec(

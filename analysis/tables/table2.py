@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis import peers, published
-from analysis.beside_published import VERDICTS, PublishedComparison, compare_with_published, verdict_texts
+from analysis import published, released_runs
 from analysis.cells import Cell, Group, best
+from analysis.compare_published import VERDICTS, PublishedComparison, compare_with_published, verdict_texts
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, bounds, count, numbers, percent
-from analysis.stats import BOLD, Estimate, describe, standing_out
+from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Entry:
 
     Attributes:
         size: the length and rank of our cell, where the paper states none.
-        differences: how our run differs from the published one that it is compared with; see `peers.differences`.
+        differences: how our run differs from the published one that it is compared with
+            (`released_runs.differences`).
     """
 
     published_percent: float | None
@@ -93,7 +94,7 @@ def _entry(group: Group | None, row_point: published.Point, point: published.Poi
         parameters=cell.trainable_parameters if cell and ours else None,
         size=cell.size if cell and ours and row_point.length is None else "",
         comparison=comparison,
-        differences=peers.differences(cell.confirmed, point.task) if cell and point and is_compared else {},
+        differences=released_runs.differences(cell.confirmed, point.task) if cell and point and is_compared else {},
     )
 
 
@@ -124,7 +125,7 @@ def render(info: Info) -> Table:
             _settings_note(info),
             _examples_note(info),
             obstacle_note or VERDICTS,
-            BOLD if bold else "",
+            BOLD_NOTE if bold else "",
             *_differences_notes(info),
             published.MIXED_PROTOCOLS,
             published.UNDER_TUNED,
@@ -193,7 +194,7 @@ def _differences_notes(info: Info) -> list[str]:
     for row in info.rows:
         for task, entry in zip(info.tasks, row.entries, strict=True):
             for word, values in entry.differences.items():
-                is_common = word in peers.COMMON_DIFFERENCES
+                is_common = word in released_runs.COMMON_DIFFERENCES
                 tasks = tasks_by_difference.setdefault(f"{'' if is_common else 'of DePT, '}{word}: {values}", [])
                 tasks += [] if is_common else [task]
     if not tasks_by_difference:
@@ -203,7 +204,7 @@ def _differences_notes(info: Info) -> list[str]:
     return [
         "How our runs (here) differ from the published ones (there), apart from the learning rates, which are "
         f"searched: {'; '.join(parts)}.",
-        *([peers.released_runs_note(published.T5_TASKS)] if has_dept else []),
+        *([released_runs.released_runs_note(published.T5_TASKS)] if has_dept else []),
     ]
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from analysis import beside_published, published
-from analysis.beside_published import Row
+from analysis import compare_published, published
 from analysis.cells import Group
+from analysis.compare_published import Row
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, change, count
 
@@ -16,7 +16,7 @@ def compute(group: Group) -> Info[Row] | Missing:
     settings = {(point.method, point.length, point.rank) for point in points}
     if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < LEAST_CELLS:
         return Missing(f"fewer than {LEAST_CELLS} of Table 3's cells among the cells", quiet=True)
-    return Info(group=group, rows=tuple(beside_published.compared_row(group, point) for point in points))
+    return Info(group=group, rows=tuple(compare_published.compared_row(group, point) for point in points))
 
 
 def render(info: Info[Row]) -> Table:
@@ -35,7 +35,7 @@ def render(info: Info[Row]) -> Table:
         Column(title="our change in parameters", csv_name="Δ params, ours"),
     )
     caption = "Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2)"
-    table = beside_published.compared_table(info, caption, columns, texts)
+    table = compare_published.compared_table(info, caption, columns, texts)
     note = (
         "Changes in parameters are relative to the full prompt of length n = 10: the published ones to the paper's "
         "12,800 parameters, ours to our own count. r is the rank."

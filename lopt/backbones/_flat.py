@@ -149,7 +149,7 @@ class FlatForm:
         return soft_prompt.length + text_tokens
 
     def missing_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
-        """See `lopt.backbones.Backbone.unread`."""
+        """See `lopt.backbones.Backbone.uncached_texts`."""
         return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
 
     def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:

@@ -187,14 +187,14 @@ class Backbone(ABC):
         """
         return soft_prompt.length + length
 
-    def unread(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the texts (token ids) that `read` should compute before passes with this prompt.
 
         These are texts that the prompt leaves as they are, that the store has room for, and that it does not hold yet.
         """
         return []
 
-    def read(self, texts: Sequence[tuple[int, ...]]) -> None:
+    def cache_texts(self, texts: Sequence[tuple[int, ...]]) -> None:
         """Compute what the store keeps of unread texts. Several threads may call this if `side_by_side` is true."""
         raise AssertionError("this backbone stores nothing of texts, so no text is unread")
 
@@ -224,7 +224,7 @@ class Backbone(ABC):
         """
         import torch
 
-        from lopt.dropout import masks, with_dropout
+        from lopt.dropout import seeded_masks, with_dropout
 
         backbone = copy.copy(self)
         backbone.dropout, backbone.model = rate, with_dropout(self.model, 0.5)  # eight tokens show so high a rate
@@ -232,7 +232,7 @@ class Backbone(ABC):
         logits_by_seed = []
         with torch.no_grad():
             for seed in (0, 1):
-                with masks(self.device, seed):
+                with seeded_masks(self.device, seed):
                     logits_by_seed.append(backbone._whole_label_logits(None, ids_BT, lengths_B))
         if torch.equal(*logits_by_seed):
             raise ValueError(

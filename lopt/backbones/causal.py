@@ -97,10 +97,10 @@ class CausalBackbone(Backbone):
         row_tokens = super().row_tokens if self.flat is None else self.flat.row_tokens
         return row_tokens(soft_prompt, length)
 
-    def unread(self, soft_prompt: Any, texts: Any) -> Any:
+    def uncached_texts(self, soft_prompt: Any, texts: Any) -> Any:
         return [] if self.flat is None else self.flat.missing_texts(soft_prompt, texts)
 
-    def read(self, texts: Any) -> None:
+    def cache_texts(self, texts: Any) -> None:
         assert self.flat is not None, "there is nothing unread"
         self.flat.texts.compute_and_store(texts)
 

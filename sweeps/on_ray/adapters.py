@@ -14,7 +14,7 @@ from sweeps.supervisor import Supervisor
 from sweeps.work.job import SCORE
 
 
-class Supervised:
+class GuardedSupervisor:
     """A supervisor whose errors end the sweep. They are raised as an interrupt: Tune takes any exception for a trial's.
 
     Attributes:
@@ -38,7 +38,7 @@ class Supervised:
 class QueueSearcher(Searcher):
     """Gives Tune the jobs of the queue. The queue is rebuilt from the results store, never from Ray's snapshot."""
 
-    def __init__(self, supervised: Supervised) -> None:
+    def __init__(self, supervised: GuardedSupervisor) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._supervised = supervised
 
@@ -66,7 +66,7 @@ class QueueSearcher(Searcher):
 class StoppingScheduler(FIFOScheduler):
     """Passes every report to the supervisor, and stops a trial that early stopping or a budget ends."""
 
-    def __init__(self, supervised: Supervised) -> None:
+    def __init__(self, supervised: GuardedSupervisor) -> None:
         super().__init__()
         self._supervised = supervised
 

@@ -1,7 +1,7 @@
 """Callbacks of Ray Tune about the processes of trials: where they start, and that they die.
 
 A trial whose process has died is started again and goes on from its checkpoint, until `client.DEATHS` deaths count
-(`tune.run_trials`); `ForgivenDeaths` decides which deaths count. After the last one `adapters.StoppingScheduler` tells
+(`tune.run_trials`); `DeathCounter` decides which deaths count. After the last one `adapters.StoppingScheduler` tells
 the supervisor. The supervisor writes the trial's record, or queues the trial again if it had not begun.
 """
 
@@ -18,7 +18,7 @@ from sweeps.work.job import STEP
 _MACHINE_LOSS_S = 30
 
 
-class ForgivenDeaths(tune.Callback):
+class DeathCounter(tune.Callback):
     """Counts the deaths of a trial's process that may be the trial's fault.
 
     An evaluation sets the count of deaths back to zero. Several deaths in a row, as on a machine that is being taken

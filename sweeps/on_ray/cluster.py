@@ -173,11 +173,11 @@ class Allocation:
     threads: int | None
     shared_threads: int | None
 
-    def of(self, shares_backbone: bool) -> Mapping[str, float]:
+    def resources_for(self, shares_backbone: bool) -> Mapping[str, float]:
         """Return the resources of one trial."""
         return self.shared if shares_backbone else self.solo
 
-    def terms(self, config: TrialConfig) -> dict[str, Any]:
+    def job_fields(self, config: TrialConfig) -> dict[str, Any]:
         """Return the job's entries that depend on the allocation: shared, threads and packed."""
         shared = config.shares_backbone
         threads = self.shared_threads if shared else self.threads
@@ -187,7 +187,7 @@ class Allocation:
         """Return what Ray Tune reserves for a job, which is given as JSON."""
         from ray import tune
 
-        resources = self.of(job["shared"])
+        resources = self.resources_for(job["shared"])
         return tune.PlacementGroupFactory([{name.upper(): share for name, share in resources.items() if share}])
 
 

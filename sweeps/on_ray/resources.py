@@ -15,7 +15,7 @@ from sweeps.on_ray.keeper import call_in_worker
 from sweeps.on_ray.tune import ReadyCluster
 
 
-def on_ray(ready: ReadyCluster, elapsed_s: float) -> Resources:
+def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
     """Return the devices of a Ray cluster as resources of the forecast.
 
     Trials that share a backbone are measured in the worker of a device. Others are measured in processes of their own,

@@ -102,13 +102,13 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
     """
     from ray import tune
 
-    from sweeps.on_ray.adapters import QueueSearcher, StoppingScheduler, Supervised
-    from sweeps.on_ray.callbacks import ForgivenDeaths, TrialProcesses
+    from sweeps.on_ray.adapters import GuardedSupervisor, QueueSearcher, StoppingScheduler
+    from sweeps.on_ray.callbacks import DeathCounter, TrialProcesses
     from sweeps.on_ray.trainable import train
 
     # By default Ray keeps one trial pending at a time, and a cluster would start its machines one by one.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ready.allocation.concurrent))
-    supervised = Supervised(supervisor)
+    supervised = GuardedSupervisor(supervisor)
     tuner = tune.Tuner(
         tune.with_resources(train, ready.allocation.placement_group),
         tune_config=tune.TuneConfig(
@@ -125,7 +125,7 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshots: Path) -> 
             storage_path=str(snapshots.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=client.DEATHS - 1),
-            callbacks=[ForgivenDeaths(), TrialProcesses(supervisor)],
+            callbacks=[DeathCounter(), TrialProcesses(supervisor)],
         ),
     )
     try:

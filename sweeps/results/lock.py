@@ -57,7 +57,7 @@ class Hold:
 
 
 @contextlib.contextmanager
-def held(folder: Location, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
+def hold_run(folder: Location, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
     """Hold the folder of a run.
 
     Raises:

@@ -25,7 +25,7 @@ class ResolvedSettings:
         self._resolved: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._former: Mapping[str, Any] = {}
 
-    def keep(self, former: Mapping[str, Any]) -> None:
+    def keep_former_defaults(self, former: Mapping[str, Any]) -> None:
         """Use these values for options whose default has changed since the run began."""
         self._former = former
 
@@ -48,7 +48,7 @@ class ResolvedSettings:
             for config in examples
         ]
 
-    def learn(self, examples: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, examples: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
         """Remember how each example was resolved where trials run. `with_run_precision` comes first.
 
         Raises:

@@ -93,7 +93,7 @@ class RunFolder:
         return display_path(self.folder)
 
     @contextlib.contextmanager
-    def held(self, command: list[str] | None = None) -> Iterator[None]:
+    def hold(self, command: list[str] | None = None) -> Iterator[None]:
         """Hold the run: only one command at a time works on it.
 
         Raises:
@@ -106,7 +106,7 @@ class RunFolder:
 
     def _take_hold(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
         check_replaces(self.folder)
-        return stack.enter_context(lock.held(self.folder, command))
+        return stack.enter_context(lock.hold_run(self.folder, command))
 
     def check(self) -> None:
         """Check that this command still holds the run, and that the run, which has a manifest, is still there.
@@ -178,7 +178,7 @@ class RunFolder:
         }
         write(self.folder / "manifest.json", dumps(content).encode())
 
-    def left_out(self) -> list[str]:
+    def left_out_keys(self) -> list[str]:
         """Return the keys of trials that count nowhere (see `write_manifest`)."""
         return list((self.manifest() or {}).get("left_out", ()))
 
@@ -260,7 +260,7 @@ class RunFolder:
         number = 1
         while (aside := self.folder.with_name(f"{self.run}-before-{number}")).exists():
             number += 1
-        with self.held():
+        with self.hold():
             move(self.folder, aside)
             (aside / ".holder").unlink(missing_ok=True)
         return aside.name

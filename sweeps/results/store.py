@@ -34,15 +34,15 @@ class Store(RunFolder):
     """The trials of a run.
 
     Attributes:
-        places: The current folders of tasks and backbones, by field ("task" or "backbone") and name. Records of trials
-            that used them in another folder are read as if they had been in the current one.
+        current_folders: The current folders of tasks and backbones, by field ("task" or "backbone") and name. Records
+            of trials that used them in another folder are read as if they had been in the current one.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
         super().__init__(out, run)
-        self.places: dict[tuple[str, str], str] = {}
+        self.current_folders: dict[tuple[str, str], str] = {}
 
-    def know(self, configs: Iterable[TrialConfig]) -> None:
+    def remember_folders(self, configs: Iterable[TrialConfig]) -> None:
         """Remember the current folder of each task and backbone of these configurations.
 
         If two folders have the same name, neither is remembered.
@@ -53,7 +53,9 @@ class Store(RunFolder):
                 folder = getattr(config, field)
                 if Path(folder).is_absolute():
                     folders_by_name.setdefault((field, known_as(folder)), set()).add(folder)
-        self.places = {name: next(iter(folders)) for name, folders in folders_by_name.items() if len(folders) == 1}
+        self.current_folders = {
+            name: next(iter(folders)) for name, folders in folders_by_name.items() if len(folders) == 1
+        }
 
     def _with_current_folders(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a configuration with the current folders of its task and backbone."""
@@ -61,11 +63,11 @@ class Store(RunFolder):
         for field in ("task", "backbone"):
             folder = values.get(field)
             if isinstance(folder, str) and Path(folder).is_absolute():
-                current[field] = self.places.get((field, known_as(folder)), folder)
+                current[field] = self.current_folders.get((field, known_as(folder)), folder)
         return {**values, **current}
 
     def _relocated(self, record: TrialRecord) -> TrialRecord:
-        return replace(record, config=self._with_current_folders(record.config)) if self.places else record
+        return replace(record, config=self._with_current_folders(record.config)) if self.current_folders else record
 
     # --- records -----------------------------------------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class Store(RunFolder):
             print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
         return [self._relocated(record) for record in records]
 
-    def peek(self) -> list[TrialRecord]:
+    def readable_records(self) -> list[TrialRecord]:
         """Return all records, oldest first, of a run that another command may hold.
 
         No file is changed, and damaged records are left out.

@@ -69,14 +69,14 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     Raises:
         ValueError: The run cannot continue with this space (see `space_changes`, `check_moved_folders`).
     """
-    store.know(space.all_examples)
+    store.remember_folders(space.all_examples)
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
     finished = [record for record in records if record.status in FINAL]
     failed = [record for record in records if record.status == "failed"]
     misfit_counts = Counter[str]()
-    if changes or store.left_out():
+    if changes or store.left_out_keys():
         finished, misfit_counts = fitting(space, finished)
         failed, _ = fitting(space, failed)
     usable = [*finished, *failed]
@@ -132,7 +132,7 @@ def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
 
     manifest_text = json.dumps((store.manifest() or {}).get("space", {}), ensure_ascii=False)
     records = list(records)
-    for (field, _), folder in store.places.items():
+    for (field, _), folder in store.current_folders.items():
         if re.search(re.escape(folder) + r"(?=[\"',]|$)", manifest_text):
             continue
         name, revision_of = ("data", data.data_revision) if field == "task" else ("model", backbones.model_revision)

@@ -150,8 +150,8 @@ def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[
     for run in _run_names(store, runs):
         try:
             other_store = Store(store.out, run)
-            other_store.places = store.places
-            records = other_store.peek()
+            other_store.current_folders = store.current_folders
+            records = other_store.readable_records()
         except ValueError as error:
             if EVERY_RUN not in runs:
                 raise

@@ -107,7 +107,7 @@ class Execution:
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            if not trial.over:
+            if not trial.is_over:
                 if trial.elapsed_s > self._limit_s:
                     raise TimeoutError(overdue_message(self._limit_s, f"was at step {trial.step:,}"))
                 self._write_checkpoint(trial)
@@ -123,13 +123,13 @@ class Execution:
 
     def save(self) -> None:
         """Write a checkpoint at the current step; for a trial that is about to be cut off."""
-        if self.trial is not None and not self.ended and not self.trial.over:
+        if self.trial is not None and not self.ended and not self.trial.is_over:
             self._write_checkpoint(self.trial)
 
     def fail(self, error: BaseException) -> Report:
         """Write the record of a trial that raised `error`, or that made other processes die, and return its report."""
         if self.trial is not None:
-            return self._write_and_report(self.trial.failed(error, **self._cell_and_stratum))
+            return self._write_and_report(self.trial.failure_record(error, **self._cell_and_stratum))
         return self._write_and_report(self._failed_record(error))
 
     def _failed_record(self, error: BaseException) -> TrialRecord:
@@ -137,7 +137,7 @@ class Execution:
         return failed_record(self.config, error, **start, **self._cell_and_stratum)
 
     def _write_checkpoint(self, trial: Trial) -> None:
-        self._store.write_checkpoint(self.key, trial.step, trial.saved(cell=self._cell_and_stratum["cell"]))
+        self._store.write_checkpoint(self.key, trial.step, trial.to_checkpoint(cell=self._cell_and_stratum["cell"]))
 
     def _write_and_report(self, record: TrialRecord) -> Report:
         """Write the record of a trial that has ended, and return its report."""
@@ -183,7 +183,7 @@ def reports(execution: Execution) -> Iterator[Report]:
     outcome: Outcome = None
     try:
         for evaluation in execution.trial:
-            if not execution.trial.over:
+            if not execution.trial.is_over:
                 yield execution.report(evaluation)
                 if execution.ended:
                     return

@@ -46,7 +46,7 @@ def ended_when_overdue(execution: Execution, limit_s: float | None) -> Iterator[
     limit = limit_s
 
     def end() -> None:
-        if execution.trial is not None and execution.trial.over:  # it is trained; scoring has no time limit
+        if execution.trial is not None and execution.trial.is_over:  # it is trained; scoring has no time limit
             return
         step = execution.trial.step if execution.trial else 0
         execution.fail(TimeoutError(overdue_message(limit, f"hung at step {step:,}")))

@@ -157,7 +157,7 @@ class Worker:
             "step_s": max(0.0, time.monotonic() - self._step_began_at),
             "in_step": hosted in in_step,
             "alone": in_step == [hosted],
-            "trained": trial is not None and trial.over,
+            "trained": trial is not None and trial.is_over,
         }
 
     def save(self) -> None:
@@ -207,7 +207,7 @@ class Worker:
 
     def _report(self, execution: Execution, outcome: Outcome) -> Report:
         assert execution.trial is not None
-        if execution.trial.over and not isinstance(outcome, Exception):  # the model scores the saved prompt
+        if execution.trial.is_over and not isinstance(outcome, Exception):  # the model scores the saved prompt
             return self._in_training_thread(lambda: execution.report(outcome))
         return execution.report(outcome)
 
@@ -303,7 +303,7 @@ class Worker:
             for trial, outcome in outcomes:
                 hosted = by_trial[trial]
                 hosted.is_training = hosted.is_apart = False
-                hosted.awaited_until = 0.0 if trial.over else math.inf
+                hosted.awaited_until = 0.0 if trial.is_over else math.inf
                 hosted.outcomes.append(outcome)
             self._changed.notify_all()
 

@@ -134,7 +134,7 @@ def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
         warnings.simplefilter("error")
         gap = difference(a, b)
     assert -1 <= gap.low <= gap.mean <= gap.high <= 1
-    assert gap.error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_noninferior(0.01) <= 1
+    assert gap.error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

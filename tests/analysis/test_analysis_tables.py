@@ -3,8 +3,8 @@
 import pytest
 
 from analysis import published, render
-from analysis.beside_published import VERDICTS, PublishedComparison, comparable, obstacle, verdict_texts
 from analysis.cells import groups
+from analysis.compare_published import VERDICTS, PublishedComparison, comparable_points, obstacle, verdict_texts
 from analysis.load import load
 from analysis.registry import Missing
 from analysis.tables import budget, cells, cost, frontier, noninferiority, over_tasks, table1, table2, table3
@@ -239,7 +239,7 @@ def test_rows_from_dept_are_compared_on_halves_and_those_of_lopt_never(store, ta
     halved, others = {"fine_tuning", "lora", "prompt_tuning", "dept"}, {"lopt1", "lopt2"}
     expected = dict.fromkeys(halved, "different split" if is_whole else None)
     assert obstacles == expected | dict.fromkeys(others, "split not stated")
-    assert {point.method for point in comparable(group)} == (set() if is_whole else halved)
+    assert {point.method for point in comparable_points(group)} == (set() if is_whole else halved)
 
 
 def test_only_the_number_of_scored_examples_must_be_the_papers(store, table2_cells):
@@ -251,7 +251,7 @@ def test_only_the_number_of_scored_examples_must_be_the_papers(store, table2_cel
 def test_few_shot_results_are_not_compared(store, table2_cells):
     t5 = t5_groups(store, {"rte": 139}, table2_cells, config__shots=16)
     (group,) = [group for group in t5 if group.shots]
-    assert comparable(group) == ()
+    assert comparable_points(group) == ()
     info = table2.compute([group])
     rows = table2.render(info).rows
     assert {row[5] for row in rows if row[1] == "verdict"} == {"–"}

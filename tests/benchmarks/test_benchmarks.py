@@ -135,7 +135,7 @@ def test_chaos_observes_faults(tmp_path):
     store, trial = Store(tmp_path, "r"), Trial(config, phase="search")
     observer = chaos.RunObserver(store.folder)
     for _ in trial:
-        store.write_checkpoint(trial.config.key, trial.step, trial.saved())
+        store.write_checkpoint(trial.config.key, trial.step, trial.to_checkpoint())
         observer.observe()
     assert (observer.observe(), observer.faults) == (4, [])
     record = trial.finish()
@@ -146,7 +146,7 @@ def test_chaos_observes_faults(tmp_path):
     restarted = Trial(config, phase="search")
     restarted.started_at = "2001"
     restarted.update()
-    store.write_checkpoint(trial.config.key, restarted.step, restarted.saved())
+    store.write_checkpoint(trial.config.key, restarted.step, restarted.to_checkpoint())
     observer.observe()
     assert [fault.split(" ", 2)[2] for fault in observer.faults] == [
         f"{record.key}.json was written again".split(" ", 1)[1],

@@ -47,7 +47,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
         if first.evaluation_due():
             first.record_evaluation(first_predictions(first))
     second = Trial(config)
-    second.restore(first.saved())
+    second.restore(first.to_checkpoint())
     assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
     list(second)
     assert_same(second, uninterrupted)
@@ -66,7 +66,7 @@ def test_the_record_of_a_restored_trial_counts_the_time_before_the_checkpoint(ti
     next(iter(trial))
     trial._began -= 100
     restored = Trial(tiny)
-    restored.restore(trial.saved())
+    restored.restore(trial.to_checkpoint())
     list(restored)
     record = restored.finish()
     assert (record.status, record.steps) == ("complete", tiny.max_steps)
@@ -75,7 +75,7 @@ def test_the_record_of_a_restored_trial_counts_the_time_before_the_checkpoint(ti
 
 def test_a_trial_is_restored_before_its_first_step(tiny):
     uninterrupted, restored = Trial(tiny), Trial(tiny)
-    restored.restore(Trial(tiny).saved())
+    restored.restore(Trial(tiny).to_checkpoint())
     list(uninterrupted)
     list(restored)
     assert_same(restored, uninterrupted)
@@ -85,7 +85,7 @@ def test_a_trial_is_restored_before_its_first_step(tiny):
 def test_a_checkpoint_that_is_damaged_or_of_another_trial_is_refused_and_changes_nothing(tiny, damage):
     trial = Trial(tiny.replace(seed=7) if damage == "other" else tiny)
     next(iter(trial))
-    saved = trial.saved()
+    saved = trial.to_checkpoint()
     content = {"cut": saved[:-20], "empty": b"", "text": b"text that is not a checkpoint", "other": saved}[damage]
     fresh, uninterrupted = Trial(tiny), Trial(tiny)
     with pytest.raises(ValueError, match="belongs to trial" if damage == "other" else "is damaged"):

@@ -53,7 +53,7 @@ def test_a_restored_trial_keeps_its_earlier_times(tiny):
     next(iter(trial))
     trial.train_time_s, trial.evaluation_time_s = 100.0, 50.0
     restored = Trial(tiny, phase="search")
-    restored.restore(trial.saved())
+    restored.restore(trial.to_checkpoint())
     assert (restored.train_time_s, restored.evaluation_time_s) == (100.0, 50.0)
 
 

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from lopt import backbones, load_prompt, memory, methods, train
 from lopt.batches import collate
 from lopt.config import TrialConfig
-from lopt.dropout import masks, with_dropout
+from lopt.dropout import seeded_masks, with_dropout
 from lopt.engine import Engine
 from lopt.training import Trial
 from tests.lopt.test_checkpoint import assert_same, config_of, predictions_of
@@ -137,7 +137,7 @@ def test_every_rate_of_a_family_is_set_wherever_it_stands(name, shape, rates):
     for seed in range(3):
         both_logits = []
         for model in (plain, changed):
-            with masks(device, seed), torch.no_grad():
+            with seeded_masks(device, seed), torch.no_grad():
                 both_logits.append(model(input_ids=ids, use_cache=False).logits)
         torch.testing.assert_close(*both_logits, rtol=0, atol=1e-6)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_seed_step_and_part_of_the_batch_decide_the_masks(dropout_config):
             for name, factor in trial.factors.items():
                 same_factors.factors[name].copy_(factor)
             same_factors.step = step
-            same_factors._part_begins = part_begins
+            same_factors._part_start = part_begins
             return same_factors.loss(positions).item()
 
     assert loss() == loss()
@@ -185,7 +185,7 @@ def test_a_trial_repeats_bit_for_bit_also_from_a_checkpoint_of_any_step(tiny, me
     interrupted = Trial(config)
     for step in range(5):
         continued = Trial(config)
-        continued.restore(interrupted.saved())
+        continued.restore(interrupted.to_checkpoint())
         list(continued)
         assert_same(continued, trial)
         interrupted.advance()
@@ -247,10 +247,10 @@ def test_dropout_is_on_at_training_steps_only(tiny, tmp_path, method):
 def test_the_model_with_dropout_shares_the_weights(dropout_config):
     trial = Trial(dropout_config, phase="search")
     shared = backbones.load("tiny", "fp32").model
-    weights = dict(trial._in_steps.model.named_parameters())
+    weights = dict(trial._training_backbone.model.named_parameters())
     assert weights
     assert all(weights[name] is weight for name, weight in shared.named_parameters())
-    assert trial._in_steps.model.training
+    assert trial._training_backbone.model.training
     assert trial.backbone.model is shared
 
 

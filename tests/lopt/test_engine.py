@@ -162,15 +162,15 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
     text_store._kept.clear()  # of trials of other tests in this process
     text_store.used_bytes, computed_before = 0, text_store.computed
 
-    real_read = type(trials[0].backbone).read
+    real_cache_texts = type(trials[0].backbone).cache_texts
 
-    def read(self, texts):
+    def cache_texts(self, texts):
         texts_read.extend(texts)
         if fails:
             raise MemoryError("of reading")
-        real_read(self, texts)
+        real_cache_texts(self, texts)
 
-    monkeypatch.setattr(type(trials[0].backbone), "read", read)
+    monkeypatch.setattr(type(trials[0].backbone), "cache_texts", cache_texts)
     engine = Engine(lanes=2)
     for trial in trials:
         engine.admit(trial)
@@ -274,7 +274,7 @@ def test_a_trial_whose_own_part_raises_fails_alone(folders, monkeypatch, part):
     outcomes = list(engine)
     failures = [(trial, str(outcome)) for trial, outcome in outcomes if isinstance(outcome, Exception)]
     assert failures == [(failing, "on purpose")]
-    assert failing.failed(ArithmeticError()).steps == failing.step
+    assert failing.failure_record(ArithmeticError()).steps == failing.step
     assert_equal(healthy, reference)
 
 

@@ -156,8 +156,8 @@ def test_no_padding_is_computed_and_the_last_mlp_only_where_a_label_is_read(fami
     suffixes = OWNERS.count(3) * 4 + OWNERS.count(5) * 3  # their texts are stored
     whole_rows = sum(int(lengths_B[row]) + 3 for row, owner in enumerate(OWNERS) if owner == 4)
     texts = sum(int(lengths_B[row]) for row, owner in enumerate(OWNERS) if owner in (0, 1, 2))
-    backbone.read(
-        backbone.unread(packed_prompts(torch.float32).prompts[3], texts_of(ids_BT, lengths_B))
+    backbone.cache_texts(
+        backbone.uncached_texts(packed_prompts(torch.float32).prompts[3], texts_of(ids_BT, lengths_B))
     )  # stored before we count
     token_counts = []
     layers = backbone.model.base_model.layers if family == "llama" else backbone.model.base_model.h
@@ -232,15 +232,15 @@ def test_unread_texts_are_those_that_the_store_would_keep_and_does_not_have():
     backbone, (ids_BT, lengths_B) = make_backbone("llama"), batch(6)
     texts = texts_of(ids_BT, lengths_B)
     prefix, _, _, suffix, suffix_with_update, _ = packed_prompts(torch.float32).prompts
-    assert set(backbone.unread(suffix, texts)) == set(texts)
-    assert backbone.unread(prefix, texts) == []
-    assert backbone.unread(suffix_with_update, texts) == [], "the update changes its texts"
-    backbone.read(texts[:2])
-    assert set(backbone.unread(suffix, texts)) == set(texts[2:]) - set(texts[:2])
+    assert set(backbone.uncached_texts(suffix, texts)) == set(texts)
+    assert backbone.uncached_texts(prefix, texts) == []
+    assert backbone.uncached_texts(suffix_with_update, texts) == [], "the update changes its texts"
+    backbone.cache_texts(texts[:2])
+    assert set(backbone.uncached_texts(suffix, texts)) == set(texts[2:]) - set(texts[:2])
     backbone.flat.texts.limit_bytes = backbone.flat.texts.used_bytes
-    assert backbone.unread(suffix, texts) == [], "there is no room for more"
+    assert backbone.uncached_texts(suffix, texts) == [], "there is no room for more"
     backbone.flat = None
-    assert backbone.unread(suffix, texts) == []
+    assert backbone.uncached_texts(suffix, texts) == []
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 2000])
@@ -256,7 +256,7 @@ def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_by
         for result, expected_result in zip(results, expected, strict=True):
             torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
     assert backbone.flat.texts.used_bytes <= limit_bytes
-    assert backbone.unread(packed_prompts(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], (
+    assert backbone.uncached_texts(packed_prompts(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], (
         "no text is computed ahead in vain"
     )
     assert backbone.flat.texts.computed > before + 6

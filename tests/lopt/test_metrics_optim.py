@@ -11,7 +11,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from lopt.config import TrialConfig, key_of
 from lopt.metrics import Predictions, macro_f1
-from lopt.optim import make_optimizer, share_of_rate
+from lopt.optim import make_optimizer, rate_factor
 
 BASE = {"method": "prompt_tuning", "task": "toy", "backbone": "tiny", "learning_rate": 0.3}
 
@@ -60,8 +60,8 @@ def test_adafactor_follows_its_formulas():
 
 def test_schedules_give_their_share_of_the_rate():
     constant, linear = (TrialConfig(**BASE, schedule=name, max_steps=10) for name in ("constant", "linear"))
-    assert [share_of_rate(constant, step) for step in (0, 9)] == [1.0, 1.0]
-    assert [share_of_rate(linear, step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [rate_factor(constant, step) for step in (0, 9)] == [1.0, 1.0]
+    assert [rate_factor(linear, step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
     assert isinstance(
         make_optimizer(TrialConfig(**BASE, optimizer="adamw"), {"X": torch.zeros(1)}, {}), torch.optim.AdamW
     )
@@ -95,7 +95,7 @@ def test_schedules_with_warm_up_are_those_of_transformers(schedule, steps, warmu
         else get_constant_schedule_with_warmup(reference, warmup_steps)
     )
     for step in range(steps):
-        rate = optimizer.param_groups[0]["rate"] * share_of_rate(config, step)
+        rate = optimizer.param_groups[0]["rate"] * rate_factor(config, step)
         assert rate == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
         reference.step()
         scheduler.step()

@@ -40,7 +40,7 @@ def test_later_settings_have_their_defaults_in_older_records():
 
 
 def test_an_older_checkpoint_without_times_is_read(tiny):
-    content = Trial(tiny).saved()
+    content = Trial(tiny).to_checkpoint()
     for name in (b'"train_time_s"', b'"evaluation_time_s"'):
         escaped = name.replace(b'"', b'\\"')
         assert escaped in content

@@ -350,7 +350,7 @@ def test_a_trial_that_is_being_scored_has_no_time_limit(config, tmp_path, ray_wi
     original = Trial.finish
 
     def finish(self, **options):
-        if self.over:
+        if self.is_over:
             threading.Event().wait(4.5)
         return original(self, **options)
 

@@ -70,17 +70,17 @@ def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert len([record for record in fitting_records if record.phase == "search"]) == 9
     assert all(0.2 <= record.config["learning_rate"] <= 0.4 for record in fitting_records)
     assert f"complete: {len(fitting_records)} trials" in out
-    assert store.left_out() == sorted({record.key for record in store.records()} - fitting_keys)
+    assert store.left_out_keys() == sorted({record.key for record in store.records()} - fitting_keys)
     study = load([store.folder])
     assert {trial.key for trial in study.trials} == fitting_keys
-    assert study.left_out == misfit_counts.total()
+    assert study.left_out_keys == misfit_counts.total()
     assert sweep(tmp_path, *narrower) == 0, "the same command again"
     out = capsys.readouterr().out
     assert f"continuing run smoke-paper: {len(fitting_records)} trials are finished" in out
     assert f"complete: {len(fitting_records)} trials" in out
     assert sweep(tmp_path, "--set", "trials=3") == 0, "the original ranges again"
     assert set(before) <= set(write_times(tmp_path))
-    assert not set(before) & set(store.left_out())
+    assert not set(before) & set(store.left_out_keys())
 
 
 _SPACE = """
@@ -113,7 +113,7 @@ def test_trials_of_a_renamed_cell_belong_to_the_cell_of_the_new_name(tmp_path, c
     assert "complete: 3 trials" in out
     assert "3 trials now belong to another cell, which has their settings: between → after" in out
     store = Store(tmp_path, "run")
-    assert store.left_out() == []
+    assert store.left_out_keys() == []
     assert {record.cell for record in store.records()} == {record.stratum for record in store.records()} == {"after"}
     for name, before in records_before.items():
         after = json.loads((tmp_path / "run" / "trials" / name).read_text())

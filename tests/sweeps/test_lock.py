@@ -18,7 +18,7 @@ import pytest
 
 from lopt.locations import RemoteLocation, location
 from sweeps.results import lock
-from sweeps.results.lock import Clock, held
+from sweeps.results.lock import Clock, hold_run
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["python", "sweeps/run.py", "--out", "s3://me:password@bucket", "--set", "token=abc"]
@@ -47,21 +47,21 @@ def short_lease(monkeypatch):
 
 def test_a_second_command_is_refused_and_told_who_holds_the_run(anywhere, short_lease):
     folder = location(anywhere) / "run"
-    with held(folder, COMMAND), pytest.raises(ValueError) as caught, held(folder, COMMAND):
+    with hold_run(folder, COMMAND), pytest.raises(ValueError) as caught, hold_run(folder, COMMAND):
         pass
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for word in ("'run'", "being worked on", f"process {os.getpid()}", os.uname().nodename, "sweeps/run.py", "--name"):
         assert word in message
     assert "password" not in message and "abc" not in message
-    with held(folder, COMMAND):
+    with hold_run(folder, COMMAND):
         pass
 
 
 def test_a_run_that_was_given_back_is_free_at_once(anywhere):
     time = FakeTime()
     for _ in range(3):
-        with held(location(anywhere) / "run", COMMAND, time.clock) as hold:
+        with hold_run(location(anywhere) / "run", COMMAND, time.clock) as hold:
             assert hold.loss() == ""
     assert time.at == 0
 
@@ -70,10 +70,10 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
     folder, first_time, second_time = location(url) / "run", FakeTime(), FakeTime()
     with monkeypatch.context() as patch:
         patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # the date that the holder writes is not used
-        first_hold = held(folder, COMMAND, first_time.clock)
+        first_hold = hold_run(folder, COMMAND, first_time.clock)
         first_lease = first_hold.__enter__()
     assert first_lease.loss() == ""
-    with held(folder, COMMAND, second_time.clock) as second_lease:
+    with hold_run(folder, COMMAND, second_time.clock) as second_lease:
         assert lock.LEASE_S < second_time.at < 2 * lock.LEASE_S
         assert "checking whether that process is alive" in capsys.readouterr().err
         assert second_lease.loss() == ""
@@ -84,7 +84,7 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
         first_lease._renew()
         assert "being worked on" in first_lease.loss()
         first_hold.__exit__(None, None, None)
-    with held(folder, COMMAND, second_time.clock):
+    with hold_run(folder, COMMAND, second_time.clock):
         pass
 
 
@@ -92,7 +92,7 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     """On a file system without an exclusive create both find no lease, both write it, and both read their own."""
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
     original = lock._Lease._highest
-    first_hold, second_hold = held(folder, COMMAND, time.clock), held(folder, COMMAND, time.clock)
+    first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
     first_lease = first_hold.__enter__()
     with monkeypatch.context() as patch:
         empty = iter([(0, b"")])
@@ -109,13 +109,13 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     first_hold.__exit__(None, None, None)
     assert (folder / "lock" / "00000001.json").read_bytes() == content, "the first command does not give it back"
     second_hold.__exit__(None, None, None)
-    with held(folder, COMMAND, time.clock):
+    with hold_run(folder, COMMAND, time.clock):
         assert time.at == 0
 
 
 def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch):
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
-    with held(folder, COMMAND, time.clock):
+    with hold_run(folder, COMMAND, time.clock):
         content = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
         (folder / "lock" / "00000001.json").write_bytes(content)
     assert (folder / "lock" / "00000001.json").read_bytes() == content
@@ -123,7 +123,7 @@ def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch)
 
 def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, monkeypatch):
     folder = location(url) / "run"
-    with held(folder, COMMAND) as lease:
+    with hold_run(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
             patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
@@ -138,16 +138,16 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
     folder, time, original = location(url) / "run", FakeTime(), lock._describe_holder
     with monkeypatch.context() as patch:
         patch.setattr(lock, "_describe_holder", lambda command: original(command) | {"process": int(dead.stdout)})
-        left_holds = [held(folder, COMMAND, time.clock)]
+        left_holds = [hold_run(folder, COMMAND, time.clock)]
         left_holds[0].__enter__()
-    with held(folder, COMMAND, time.clock):
+    with hold_run(folder, COMMAND, time.clock):
         assert time.at == 0
     elsewhere = {"process": int(dead.stdout), "machine": "other"}
     with monkeypatch.context() as patch:
         patch.setattr(lock, "_describe_holder", lambda command: original(command) | elsewhere)
-        left_holds.append(held(folder, COMMAND, time.clock))
+        left_holds.append(hold_run(folder, COMMAND, time.clock))
         left_holds[1].__enter__()
-    with held(folder, COMMAND, time.clock):
+    with hold_run(folder, COMMAND, time.clock):
         assert time.at > lock.LEASE_S, "nothing is known about processes of another machine"
 
 
@@ -156,7 +156,7 @@ def test_only_one_of_many_simultaneous_commands_holds_a_run(url, short_lease):
 
     def work(number):
         try:
-            with held(folder, COMMAND):
+            with hold_run(folder, COMMAND):
                 holders.append(number)
                 counts.append(len(holders))
                 threading.Event().wait(0.5)
@@ -184,11 +184,11 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=f"process {holder.pid}"), held(tmp_path / "run", COMMAND):
+    with pytest.raises(ValueError, match=f"process {holder.pid}"), hold_run(tmp_path / "run", COMMAND):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with held(tmp_path / "run", COMMAND):
+    with hold_run(tmp_path / "run", COMMAND):
         pass
 
 
@@ -196,6 +196,6 @@ def test_a_damaged_lease_is_over_when_it_does_not_change(url):
     folder, time = location(url) / "run", FakeTime()
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
-    with held(folder, COMMAND, time.clock):
+    with hold_run(folder, COMMAND, time.clock):
         assert time.at > lock.LEASE_S
         assert (folder / "lock" / "00000004.json").is_file()

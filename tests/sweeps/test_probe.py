@@ -206,7 +206,7 @@ def test_options_that_do_not_fit_a_probe_are_refused(tmp_path, capsys, options, 
 def test_a_run_that_another_command_works_on_is_not_measured(tmp_path):
     plan = make_plan(settings.with_settings(spaces.load("smoke", "paper"), {"trials": "2"}))
     store = Store(tmp_path, "r")
-    with store.held(), pytest.raises(ValueError, match="being worked on"):
+    with store.hold(), pytest.raises(ValueError, match="being worked on"):
         Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), []).probe()
 
 

@@ -85,7 +85,7 @@ def test_a_checkpoint_is_not_larger_than_forecast(tiny, tmp_path):
         config = tiny.replace(method=method, rank=None if method == "prompt_tuning" else 2, length=200)
         trial = Trial(config)
         next(iter(trial))
-        (tmp_path / method).write_bytes(trial.saved())
+        (tmp_path / method).write_bytes(trial.to_checkpoint())
         factors = trial.counts.trainable * 4
         assert 2 * factors < (tmp_path / method).stat().st_size <= sizes._checkpoint_bytes(config) + 3000
 

@@ -125,9 +125,9 @@ def test_keys_stay_inside_the_run(store, key):
 
 
 def test_only_one_command_at_a_time_holds_a_run(store, tmp_path):
-    with store.held(), pytest.raises(ValueError, match="being worked on"), Store(tmp_path, "run").held():
+    with store.hold(), pytest.raises(ValueError, match="being worked on"), Store(tmp_path, "run").hold():
         pass
-    with store.held():
+    with store.hold():
         pass
 
 

@@ -185,7 +185,7 @@ def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny,
     monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first_bytes)  # shorter and longer than the header
     trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
-    content = trial.saved(cell="here")
+    content = trial.to_checkpoint(cell="here")
     write(path, content)
     parts, original = [], checkpoint.read_part
 
@@ -207,7 +207,7 @@ def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):
 
     for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
-    with Store(s3, "smoke-paper").held(["python", "sweeps/run.py"]):
+    with Store(s3, "smoke-paper").hold(["python", "sweeps/run.py"]):
         assert main([*SMALL, "--out", s3]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "being worked on by another command: python sweeps/run.py, process" in error

@@ -248,7 +248,7 @@ def test_a_record_that_is_set_aside_while_a_run_is_read_is_left_out(out, monkeyp
         return original(files)
 
     monkeypatch.setattr(read_record, "read_files", read_files)
-    assert len(Store(out, RUN).peek()) == 5
+    assert len(Store(out, RUN).readable_records()) == 5
 
 
 def test_a_warm_start_uses_the_records_that_can_be_read(out):

@@ -13,8 +13,8 @@ from ray.tune.search import Searcher
 
 from sweeps import spaces
 from sweeps.listener import Listener
-from sweeps.on_ray.adapters import QueueSearcher, StoppingScheduler, Supervised
-from sweeps.on_ray.callbacks import ForgivenDeaths
+from sweeps.on_ray.adapters import GuardedSupervisor, QueueSearcher, StoppingScheduler
+from sweeps.on_ray.callbacks import DeathCounter
 from sweeps.results.run_folder import StoreError
 from sweeps.search.early_stopping import EarlyStopping
 from sweeps.search.queue import TrialQueue
@@ -237,7 +237,7 @@ def test_the_record_of_a_failed_trial_is_set_aside_when_the_trial_begins_again()
 
 
 def make_adapters(sweep):
-    supervised = Supervised(sweep.supervisor)
+    supervised = GuardedSupervisor(sweep.supervisor)
     return supervised, QueueSearcher(supervised), StoppingScheduler(supervised)
 
 
@@ -327,7 +327,7 @@ class DyingTrial:
     def __init__(self):
         self.trial_id, self.run_metadata = "a", SimpleNamespace(num_failures=0)
         self.now = 0.0
-        self.forgiven = ForgivenDeaths(clock=lambda: self.now)
+        self.forgiven = DeathCounter(clock=lambda: self.now)
 
     def die(self, now):
         """Let the trial die at this time, and return whether it is tried again."""

@@ -390,9 +390,9 @@ def test_which_methods_share_a_backbone(tiny):
     sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
     assert not sharing & {"lora", "fine_tuning"} and {"lopt1", "dept"} <= sharing
     allocation = Allocation(solo={}, shared={}, packed=4, concurrent=4, threads=1, shared_threads=2)
-    assert allocation.terms(tiny) == {"shared": True, "threads": 2, "packed": 4}
+    assert allocation.job_fields(tiny) == {"shared": True, "threads": 2, "packed": 4}
     for alone in (tiny.replace(dropout=0.1), tiny.replace(method="fine_tuning", length=None, rank=None, options={})):
-        assert allocation.terms(alone) == {"shared": False, "threads": 1, "packed": 4}
+        assert allocation.job_fields(alone) == {"shared": False, "threads": 1, "packed": 4}
 
 
 def test_the_process_of_a_client_does_not_import_torch():

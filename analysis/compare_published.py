@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
 from analysis.render import ACCURACY, Column, Table, interval
-from analysis.stats import BOLD, Estimate, describe, standing_out, wilson
+from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out, wilson
 
 
 def same_backbone(ours: str, published: str) -> bool:
@@ -161,7 +161,7 @@ def compared_table(
             obstacle_note or VERDICTS,
             protocol_note(info.group),
             describe([row.ours for row in info.rows if row.ours]),
-            BOLD if best is not None else "",
+            BOLD_NOTE if best is not None else "",
         ),
         bold=frozenset() if best is None else frozenset({(best, len(columns))}),
     )
@@ -186,7 +186,7 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     return None
 
 
-def comparable(group: Group) -> tuple[Point, ...]:
+def comparable_points(group: Group) -> tuple[Point, ...]:
     """Return the published points that a figure of this group may show, each setting once."""
     cell = next(iter(group.confirmed), None)
     if cell is None:

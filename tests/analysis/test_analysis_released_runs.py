@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis import peers, published
+from analysis import published, released_runs
 from analysis.cells import groups
 from analysis.load import load
-from analysis.peers import DEPT_RUNS, METHODS, differences
+from analysis.released_runs import DEPT_RUNS, METHODS, differences
 from analysis.tables import table2
 from sweeps import spaces
 from sweeps.planning.check_space import check_space
@@ -71,7 +71,10 @@ def test_the_settings_of_depts_released_runs(facts):
         for task, m, r, rate, update_rate, steps in runs
     }
     assert {task: astuple(run) for task, run in DEPT_RUNS.items()} == expected and len(expected) == 5
-    assert f"batch {peers.BATCH}, s = {peers.UPDATE_TOKENS}, AdamW eps 1e-6" in text and peers.EPS == 1e-6
+    assert (
+        f"batch {released_runs.BATCH}, s = {released_runs.UPDATE_TOKENS}, AdamW eps 1e-6" in text
+        and released_runs.EPS == 1e-6
+    )
 
 
 def test_the_split_and_the_runs_behind_each_row(facts):
@@ -114,8 +117,8 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
         assert (example.length, example.rank) == (run.length, run.rank)
         assert first == {"learning_rate": run.learning_rate, "update_learning_rate": run.update_learning_rate}
         assert (example.learning_rate, example.options["update_learning_rate"]) == tuple(first.values())
-        assert example.options["update_tokens"] == peers.UPDATE_TOKENS and example.optimizer == "adamw"
-        assert example.options["adam_eps"] == peers.EPS
+        assert example.options["update_tokens"] == released_runs.UPDATE_TOKENS and example.optimizer == "adamw"
+        assert example.options["adam_eps"] == released_runs.EPS
         assert f"n={run.length} r={run.rank}" in cells[task].name
     check_space(space)
 
