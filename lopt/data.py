@@ -149,17 +149,19 @@ def _prepare(
     most: int,
     task: Task,
     parts: Parts,
-    reader: _TokenizerOfModel,
+    tokenizer_of_model: _TokenizerOfModel,
     template: str,
     words: tuple[str, ...],
     source: str | None,
 ) -> TaskData:
     """Return the examples of `_draw`, cut to `most` tokens. Notes on the label words are added to the protocol."""
-    drawn, protocol, revision, report_size = _draw(task, parts, reader, template, source)
+    drawn, protocol, revision, report_size = _draw(task, parts, tokenizer_of_model, template, source)
     train, selection, test = (
-        cut_to(encoded, reader.tokenizer, task, template, examples, most) for encoded, examples in drawn
+        cut_to(encoded, tokenizer_of_model.tokenizer, task, template, examples, most) for encoded, examples in drawn
     )
-    protocol = "; ".join([protocol, *label_words.notes(reader.tokenizer.backend_tokenizer, template, words)])
+    protocol = "; ".join(
+        [protocol, *label_words.notes(tokenizer_of_model.tokenizer.backend_tokenizer, template, words)]
+    )
     return TaskData(train, selection, test, protocol, task.report, report_size, revision)
 
 
@@ -168,7 +170,7 @@ _Tokenised = tuple[Encoded, list[Example]]
 
 @lru_cache(maxsize=12)
 def _draw(
-    task: Task, parts: Parts, reader: _TokenizerOfModel, template: str, source: str | None
+    task: Task, parts: Parts, tokenizer_of_model: _TokenizerOfModel, template: str, source: str | None
 ) -> tuple[tuple[_Tokenised, ...], str, str, int]:
     """Draw the training, selection and reported examples, and tokenise them whole.
 
@@ -182,7 +184,7 @@ def _draw(
 
     def measure_lengths(positions: np.ndarray) -> np.ndarray:
         measured["positions"] = positions
-        measured["encoded"] = encode_all(reader.tokenizer, task, template, [training[i] for i in positions])
+        measured["encoded"] = encode_all(tokenizer_of_model.tokenizer, task, template, [training[i] for i in positions])
         return measured["encoded"].lengths
 
     drawn = draw_parts(task, parts, splits.training, splits.reported, measure_lengths)
@@ -198,6 +200,6 @@ def _draw(
             token_ids = TokenIds.of([whole.token_ids[i] for i in indices])
             encoded = Encoded(token_ids, whole.labels[indices], whole.example_ids[indices], truncated=0)
         else:
-            encoded = encode_all(reader.tokenizer, task, template, part)
+            encoded = encode_all(tokenizer_of_model.tokenizer, task, template, part)
         tokenised.append((encoded, part))
     return tuple(tokenised), drawn.protocol, splits.revision, drawn.report_size
