@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote. It is best on the selection data by its metric, never by test accuracy."""
+        """The trial to use or to quote. It is best on the held-out data by its metric, never by test accuracy."""
         candidates = self.confirmed or tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
         scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed)
         return min(scored, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
@@ -136,7 +136,7 @@ class Group:
         return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
     def best(self, method: str) -> Cell | None:
-        """Return the method's confirmed cell with the best selection accuracy."""
+        """Return the method's confirmed cell with the best held-out accuracy."""
         return best(cell for cell in self.confirmed if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:

@@ -24,7 +24,7 @@ class Comparison:
 
 
 def full_prompt(group: Group) -> Cell | None:
-    """Return the confirmed cell of prompt tuning with the best selection accuracy."""
+    """Return the confirmed cell of prompt tuning with the best held-out accuracy."""
     return group.best(FULL_PROMPT)
 
 

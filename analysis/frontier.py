@@ -30,7 +30,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Return the area that (parameters, accuracy) points dominate, in doublings of the parameters times accuracy.
+    """Return the area that (parameters, accuracy) points dominate, as log2(parameters) × accuracy.
 
     The area ends at the reference, which has more parameters and less accuracy. A point beyond it adds nothing.
     """
@@ -58,7 +58,7 @@ def reference_of(group: Group) -> tuple[float, float]:
     return 2.0 * most_parameters, next(accuracy for accuracy in baselines if accuracy is not None)
 
 
-def accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+def draw_accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """Draw accuracies that other seeds and other test examples might have given, `[draws, cells]`.
 
     If all cells have predictions of the same examples, this is a bootstrap: over the seeds of each cell, and over the
@@ -82,7 +82,7 @@ def accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.n
     return np.stack(cell_accuracies, axis=1)
 
 
-def membership(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]:
+def frontier_shares(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]:
     """Return the share of the draws in which each cell is on the frontier.
 
     Args:
@@ -100,7 +100,7 @@ def membership(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[float]
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
-    """Return the confirmed cell of at most `budget` parameters with the highest selection accuracy.
+    """Return the confirmed cell of at most `budget` parameters with the highest held-out accuracy.
 
     The choice uses held-out training data and never the reported split, so that the accuracy reported for the chosen
     cell is not inflated by the choice. Of equal cells the smaller one is returned.

@@ -18,7 +18,7 @@ class Headline:
         answer: the answer in one or two sentences.
         details: what supports or limits it, a sentence or two each.
         exploratory: why nothing should be built on the answer yet; None if there are enough seeds.
-        best: the confirmed cell with the best selection accuracy.
+        best: the confirmed cell with the best held-out accuracy.
     """
 
     answer: str
@@ -28,10 +28,10 @@ class Headline:
 
 
 def headline(group: Group) -> Headline:
-    """Say which is the smallest cell whose selection accuracy is within the margin of the full prompt's, what it
+    """Say which is the smallest cell whose held-out accuracy is within the margin of the full prompt's, what it
     reaches on the test split, and whether a test shows it to be as good.
 
-    The cell is chosen by selection accuracy and reported by test accuracy, so that the choice does not inflate what is
+    The cell is chosen by held-out accuracy and reported by test accuracy, so that the choice does not inflate what is
     reported.
     """
     confirmed = group.confirmed
@@ -67,7 +67,7 @@ def _smallest_sufficient(group: Group, full: Cell) -> Cell | None:
 
 
 def _is_sufficient(group: Group, cell: Cell, full: Cell) -> bool:
-    """Return whether the cell is within the margin of the full prompt on the selection data."""
+    """Return whether the cell is within the margin of the full prompt on the held-out data."""
     cell_score, full_score = cell.selection_score, full.selection_score
     return cell_score is not None and full_score is not None and cell_score >= full_score - group.margin
 
@@ -91,7 +91,7 @@ def _answer(group: Group, small: Cell, full: Cell) -> str:
         subject = _reaches(small)
     else:
         subject = (
-            f"no smaller prompt comes within {_margin_text(group)} of full prompt tuning on the selection data. "
+            f"no smaller prompt comes within {_margin_text(group)} of full prompt tuning on the held-out data. "
             f"The closest is {_sized_label(small)}. It reaches {percent(small.accuracy.mean)} %"
         )
     return (
@@ -105,10 +105,10 @@ def _verdict_text(group: Group, small: Cell) -> str:
     comparison = comparison_with_full_prompt(group, small)
     outcome = comparison.verdict.outcome if comparison else "untested"
     return {
-        "non-inferior": f"A test shows it to be as good within {_margin_text(group)}.",
-        "inferior": f"A test shows it to be worse by more than {_margin_text(group)}.",
+        "non-inferior": f"A significance test shows that it is as good within {_margin_text(group)}.",
+        "inferior": f"A significance test shows that it is worse by more than {_margin_text(group)}.",
         "inconclusive": f"The data do not show whether it is as good within {_margin_text(group)}.",
-        "untested": "No test has shown it to be as good.",
+        "untested": "No significance test could be made.",
     }[outcome]
 
 
@@ -130,7 +130,7 @@ def _details(group: Group, small: Cell | None, full: Cell | None, best: Cell | N
         details.append(f"{small.label} was chosen on {_selection_data(small)}. There, {reason}.")
     if best and best.accuracy and best is not small and best is not full:
         details.append(
-            f"The best cell on the selection data is {_sized_label(best)}. It reaches {percent(best.accuracy.mean)} % "
+            f"The best cell on the held-out data is {_sized_label(best)}. It reaches {percent(best.accuracy.mean)} % "
             "on the test examples."
         )
     baselines = {"without a prompt": group.zero_shot_accuracy, "for the majority class": group.majority_accuracy}
@@ -170,13 +170,13 @@ def _intervals_text(small: Cell, full: Cell) -> str:
 
 
 def _selection_data(cell: Cell) -> str:
-    """Name the selection data, and say how much one example of them counts."""
+    """Name the held-out data, and say how much one example of them counts."""
     sizes = {(trial.selection_n, trial.holdout) for trial in cell.confirmed if trial.selection_n}
     if len(sizes) != 1:
-        return "the selection data"
+        return "the held-out data"
     ((examples, holdout),) = sizes
     kind = "held-out training examples" if holdout == "train" else "examples of the reported split that are not scored"
-    return f"{examples:,} {kind}, each of which counts {100 / examples:.2g} pp"
+    return f"{examples:,} {kind}, each of which counts for {100 / examples:.2g} pp"
 
 
 def _best_search(group: Group) -> str:
@@ -184,4 +184,5 @@ def _best_search(group: Group) -> str:
     best = max(searched, key=lambda cell: cell.selection_score or 0.0, default=None)
     if best is None:
         return ""
-    return f" The best search trial so far is of {best.label}: {percent(best.selection_score)} % on the selection data."
+    score = f"{percent(best.selection_score)} % on the held-out data"
+    return f" The best search trial so far belongs to {best.label}: {score}."

@@ -221,12 +221,12 @@ def _selection_metric(group: Group) -> str | None:
         return None
     if any(trial.metric == "accuracy" for trial in group.trials) or len(names) > 1:
         return (
-            f"For {group.title}, some trials are selected by {' or '.join(names)} on the selection data and others by "
+            f"For {group.title}, some trials are selected by {' or '.join(names)} on the held-out data and others by "
             f"another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the selection data, which this "
-        "page calls selection accuracy. Test accuracy and optimism are about accuracy itself."
+        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data, which this "
+        "page calls held-out accuracy. Test accuracy and optimism are about accuracy itself."
     )
 
 

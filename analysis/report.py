@@ -37,7 +37,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         if best:
             size = f"{best.trainable_parameters:,} parameters"
             test = f"test accuracy {render.interval(best.accuracy)}"
-            lines.append(f"best cell by selection accuracy: {best.label} ({size}), {test}")
+            lines.append(f"best cell by held-out accuracy: {best.label} ({size}), {test}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 

@@ -18,7 +18,7 @@ from lopt.backbones import Backbone
 from lopt.config import TrialConfig
 from lopt.encoding import Encoded, Example, cut_to, encode_all
 from lopt.examples import Split, read_split
-from lopt.parts import Parts, draw_parts
+from lopt.parts import SubsetSettings, draw_parts
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 from lopt.types import Tokenizer
@@ -132,8 +132,8 @@ def notes(config: TrialConfig) -> list[str]:
     return sentences
 
 
-def _parts_of(config: TrialConfig) -> Parts:
-    return Parts(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Parts)})
+def _parts_of(config: TrialConfig) -> SubsetSettings:
+    return SubsetSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(SubsetSettings)})
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class _TokenizerOfModel:
 def _prepare(
     most: int,
     task: Task,
-    parts: Parts,
+    parts: SubsetSettings,
     tokenizer_of_model: _TokenizerOfModel,
     template: str,
     words: tuple[str, ...],
@@ -170,7 +170,7 @@ _Tokenised = tuple[Encoded, list[Example]]
 
 @lru_cache(maxsize=12)
 def _draw(
-    task: Task, parts: Parts, tokenizer_of_model: _TokenizerOfModel, template: str, source: str | None
+    task: Task, parts: SubsetSettings, tokenizer_of_model: _TokenizerOfModel, template: str, source: str | None
 ) -> tuple[tuple[_Tokenised, ...], str, str, int]:
     """Draw the training, selection and reported examples, and tokenise them whole.
 

@@ -52,8 +52,8 @@ class Engine:
     """Trials in training over one backbone.
 
     Args:
-        most_tokens: tokens of one pass at most. None chooses for the device. If memory runs out, the pass is split,
-            and later passes use the size that fits (the attribute `most_tokens` holds it).
+        most_tokens: the largest number of tokens in one pass. None chooses for the device. If memory runs out, the
+            pass is split, and later passes use the size that fits (the attribute `most_tokens` holds it).
         lanes: number of passes that run side by side (`lopt.lanes`). None chooses for the backbone.
     """
 
@@ -103,7 +103,10 @@ class Engine:
             yield from self.advance()
 
     def advance(self) -> list[tuple[Trial, Outcome]]:
-        """Update every trial once, and evaluate the trials that are due. Return the outcomes, as iterating yields."""
+        """Update every trial once, and evaluate the trials that are due.
+
+        Return the pairs that iterating over the engine would yield.
+        """
         step_began, self._token_shares = time.perf_counter(), {}
         failed = self.step()
         updated = [trial for trial in self.trials if trial not in failed]
@@ -129,7 +132,7 @@ class Engine:
             of the step raises. If a pass raises, the trials whose rows are in it fail.
         """
         failed: dict[Trial, Exception] = {}
-        started = _for_each(self.trials, lambda trial: (trial.draw(), _soft_prompt(trial)), failed)
+        started = _for_each(self.trials, lambda trial: (trial.draw_batch(), _soft_prompt(trial)), failed)
         if not started:
             return failed
         trials, batches = list(started), [positions for positions, _ in started.values()]
@@ -168,7 +171,7 @@ class Engine:
             inputs = [tensor for owner in owners for tensor in tensors[owner]]
             owner_R = on_device([row.owner for row in pass_rows], device)
             losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / sizes_K[owner_R]
-            # The gradients of the whole pass, or none of them when memory runs out.
+            # One call for the whole pass, so that a pass that runs out of memory leaves no partial gradients.
             next_gradients = iter(torch.autograd.grad(losses_R.sum(), inputs))
             pass_gradients = {owner: [next(next_gradients) for _ in tensors[owner]] for owner in owners}
             first = pass_rows[0]
@@ -177,7 +180,7 @@ class Engine:
         self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, differentiate, failed, before_repeat=results.clear)
         losses_K = torch.zeros(len(trials), dtype=dtype, device=device)
-        gradients = [[torch.zeros_like(tensor) for tensor in of_trial] for of_trial in tensors]
+        gradients = [[torch.zeros_like(tensor) for tensor in trial_tensors] for trial_tensors in tensors]
         for _, result in sorted(results.items()):  # always in one order, whichever pass ended first
             losses_K.index_add_(0, result.owner_R, result.losses_R)
             for owner, owner_gradients in result.gradients.items():
@@ -226,7 +229,7 @@ class Engine:
 
     # --- passes -------------------------------------------------------------------------------------------------
     def _cache_texts_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
-        """Compute, before the passes and in all lanes, what the backbone keeps of texts for all trials. Otherwise the
+        """Before the passes, compute in all lanes the text states that the backbone keeps for all trials. Otherwise the
         first pass that meets a text would keep the other passes waiting."""
         texts: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:

@@ -77,7 +77,7 @@ def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     """Return how the initial values of a prompt that is trained itself are drawn.
 
     Args:
-        init: the `init` option: a word of `INITIAL`, or a to_checkpoint prompt as `pin_saved_prompt` returns it.
+        init: the `init` option: a word of `INITIAL`, or a saved prompt as `pin_saved_prompt` returns it.
         bound: the `init_bound` option. shape: `[P, H]`.
 
     Raises:

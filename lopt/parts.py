@@ -13,12 +13,12 @@ from lopt.examples import Split
 from lopt.tasks import Task
 
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.1, 5000
-_FEW_ROWS = 8  # of a class with fewer rows, one wrong label is more than a tenth of what the class is learnt from
+_FEW_ROWS = 8  # with fewer training rows of a class, one wrong label is over a tenth of them
 _MOST_LISTED = 5  # classes in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class SubsetSettings:
     """The fields of a configuration that decide which of a task's examples are read."""
 
     train_min_tokens: int | None
@@ -32,7 +32,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class DrawnParts:
+class Subsets:
     """The positions of a trial's examples, and how they were drawn.
 
     Attributes:
@@ -95,16 +95,16 @@ def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomS
 
 def draw_parts(
     task: Task,
-    parts: Parts,
+    parts: SubsetSettings,
     training: Split,
     reported: Split,
     lengths: Callable[[np.ndarray], np.ndarray] | None,
-) -> DrawnParts:
+) -> Subsets:
     """Draw the training, selection and reported examples.
 
     Args:
-        lengths: returns the token counts `[N]` of the training examples at N positions. If it is None, the limits of
-            tokens are not applied.
+        lengths: returns the token counts `[N]` of the training examples at N positions. If it is None, the token
+            limits are not applied.
 
     Raises:
         ValueError: a part has no example, or there is no example of a class to train on.
@@ -185,7 +185,7 @@ def draw_parts(
         f"reported on {report_source}{absent_words['report']}{report_words}"
     )
     preparation = _describe_preparation(task, (training, reported))
-    return DrawnParts(
+    return Subsets(
         train=train,
         selection=selection,
         report=scored,
@@ -217,7 +217,7 @@ class _ClassCounts:
         return self._steps[-1][1]
 
     def record(self, filter_name: str, labels: np.ndarray, remedy: str) -> None:
-        """Record the labels that a filter has left, if it took any, and what a user can do about it."""
+        """If a filter removed rows, record the labels that are left, and a remedy for the user."""
         if len(labels) < self.latest.sum():
             self._append(filter_name, labels, remedy)
 
@@ -294,8 +294,8 @@ def _draw_subset(labels: np.ndarray, positions: np.ndarray, size: int | None, se
     return positions[stratified_sample(labels[positions], size, np.random.RandomState([seed, stream]))]
 
 
-def _apply_limits(parts: Parts, limits: str, lengths: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return the positions of the training texts within the limits of tokens, and the range of lengths in words."""
+def _apply_limits(parts: SubsetSettings, limits: str, lengths: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the positions of the training texts within the token limits, and the range of lengths in words."""
     least, most = parts.train_min_tokens, parts.train_max_tokens
     within_limits = np.flatnonzero((lengths >= (least or 0)) & (lengths <= (most or lengths.max())))
     if not len(within_limits):

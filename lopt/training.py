@@ -134,11 +134,11 @@ class Trial:
 
     def update(self) -> Tensor:
         """Make one optimiser step on the next batch. Return the batch's loss before the step."""
-        loss = self._backpropagate(self.draw())
+        loss = self._backpropagate(self.draw_batch())
         self.apply_gradients(loss)
         return loss
 
-    def draw(self) -> np.ndarray:
+    def draw_batch(self) -> np.ndarray:
         """Return the next batch as positions in the training examples, `[B]`."""
         positions = next(self._batches)
         self.tokens += int(self.data.train.lengths[positions].sum()) + len(positions) * (self.config.length or 0)

@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         type=_SHARE,
         default=0.0,
         metavar="SHARE",
-        help="of the trials that early stopping would stop, run this share to the end, to see what stopping them loses",
+        help="let this share of the trials that early stopping would stop run to the end, to see what stopping costs",
     )
     add(
         "--track",
@@ -94,15 +94,15 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_tracker,
         metavar="NAME",
-        help=f"a tracker that follows the sweep: {', '.join(registry.names('sweeps.trackers'))}; repeat the option for "
-        "several",
+        help=f"follow the sweep with a tracker (available: {', '.join(registry.names('sweeps.trackers'))}); repeat the "
+        "option for several trackers",
     )
     add("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
     add(
         "--trials-per-gpu",
         type=_count,
         metavar="K",
-        help="number of trials that share a GPU, or a machine without GPU (default: as many as keep it busy)",
+        help="train K trials at once on each GPU, or on each machine without one (default: as many as keep it busy)",
     )
     add("--max-concurrent", type=_count, metavar="N", help="number of trials at once (default: fill the machine)")
     add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit with code 4")

@@ -167,7 +167,7 @@ class Space:
         if not method.uses_rank:
             fields.pop("rank", None)
         elif searched(cell, "rank") and isinstance(fields.get("rank"), int):
-            max_rank = method.most_rank(fields.get("length"))
+            max_rank = method.largest_rank(fields.get("length"))
             fields["rank"] = min(fields["rank"], max_rank) if isinstance(max_rank, int) else fields["rank"]
         given_options = fields.pop("options", {})
         all_options = {**given_options, **options} if isinstance(given_options, Mapping) else given_options

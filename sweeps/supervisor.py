@@ -79,7 +79,7 @@ class Supervisor:
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
-        self.held_back = self._queue.waits and not self._budget.may_start()
+        self.held_back = self._queue.has_waiting and not self._budget.may_start()
         trial = None if self.held_back else self._queue.next()
         if trial is None:
             return None

@@ -256,7 +256,7 @@ class Sweep(Listener):
             finished=finished,
             failed=earlier_work.failed,
             interrupted=self.store.interrupted(),
-            take=other_runs.take,
+            find_reusable=other_runs.take,
             warm_start_records=warm_start,
         )
         if options.reuse:

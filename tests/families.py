@@ -1,5 +1,5 @@
 """Small random models of every causal architecture that transformers can build from the configuration of a plain
-decoder, and of encoder-decoders of T5's kind. docs/models.md lists them, and a test compares the page with the lists
+decoder, and of T5-style encoder-decoders. docs/models.md lists them, and a test compares the page with the lists
 here."""
 
 from __future__ import annotations

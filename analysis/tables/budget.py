@@ -40,7 +40,7 @@ def compute(group: Group) -> Info[Row] | Missing:
                 has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )
-    return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a selection accuracy")
+    return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a held-out accuracy")
 
 
 def render(info: Info[Row]) -> Table:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import DRAWS, accuracies, hypervolume, membership, pareto, reference_of
+from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent
 from analysis.stats import describe
@@ -42,14 +42,14 @@ def compute(group: Group) -> Info | Missing:
     if len(cells) < 2:
         return Missing("it needs two confirmed cells")
     counts = [_counts(cell) for cell in cells]
-    drawn_accuracies = accuracies(cells)
+    drawn_accuracies = draw_accuracies(cells)
     shares_by_count: list[list[float | None]] = []
     is_smallest_by_count: list[list[bool]] = []
     for sizes in zip(*counts, strict=True):
         known = [size for size in sizes if size is not None]
         is_smallest_by_count.append([known.count(size) == 1 and size == min(known) for size in sizes])
         is_complete = len(known) == len(cells)
-        shares_by_count.append([*membership(known, drawn_accuracies)] if is_complete else [None] * len(cells))
+        shares_by_count.append([*frontier_shares(known, drawn_accuracies)] if is_complete else [None] * len(cells))
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
     frontier, reference = set(pareto(points)), reference_of(group)
     shares_by_cell = zip(*shares_by_count, strict=True)

@@ -13,7 +13,7 @@ from lopt.errors import reason_of
 # Model types of encoder-decoders that read and write as T5 does.
 T5_TYPES = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
 _SUPPORTED = (
-    f"causal models (GPT-2, Llama and similar) and encoder-decoders of T5's kind ({', '.join(T5_TYPES)}) are supported"
+    f"causal models (GPT-2, Llama and similar) and T5-style encoder-decoders ({', '.join(T5_TYPES)}) are supported"
 )
 
 # Quantisations that transformers undoes when it reads the weights, and one that leaves the weights as they are.

@@ -12,7 +12,7 @@ blocks of `_blocks`). So one pass over the weights serves rows of any lengths an
   (`FlatForm._append_whole_rows`), and a text without a prompt.
 
 The label of a row is read at the row's last token. The model's last MLP is computed there and nowhere else (`_read`).
-`flat_form_holds` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
+`flat_form_agrees` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
 """
 
 import contextlib
@@ -38,10 +38,13 @@ from lopt.soft_prompt import PackedPrompts, SoftPrompt
 _LIMITED_SIGHT_KEYS = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
-# How many times closer to the plain form a flat form must be than one whose attention is wrong on purpose.
-_CLOSER = 4.0
+# A form whose attention is wrong on purpose must be at least this many times farther from the plain form than the
+# right one.
+_LEAST_DISTANCE_RATIO = 4.0
 _TOKENS_PER_TEXT_PASS = 2048  # of texts whose keys and values are computed, without gradients
-_STORED_TOKENS_PER_TOKEN = 8  # stored tokens that cost as much as one computed token: a guess that only sizes passes
+_STORED_PER_COMPUTED_TOKEN = (
+    8  # stored tokens that cost as much as a computed one; a guess, for the size of passes only
+)
 
 
 class _FlatInput:
@@ -68,7 +71,7 @@ class _FlatInput:
         Args:
             rows_RTH: embeddings of the block's rows. lengths: real tokens of each row; None if all T are real.
             first_position: position of a row's first token, for all rows or for each of them.
-            context: what stands before the rows, as `Block` names it.
+            context: the fields of `Block` that describe what precedes the rows.
         """
         rows, tokens, _ = rows_RTH.shape
         begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
@@ -89,8 +92,8 @@ class _FlatInput:
         self.blocks.append(block)
         return block
 
-    def read_labels(self, block: Block, batch_rows: np.ndarray) -> None:
-        """Read the labels of these rows of the batch, which are the rows of the block, at their last tokens."""
+    def mark_label_positions(self, block: Block, batch_rows: np.ndarray) -> None:
+        """Note that the labels of these batch rows, which are the rows of the block, are read at their last tokens."""
         self.label_index.update(zip(batch_rows.tolist(), (block.row_ends - 1).tolist(), strict=True))
 
 
@@ -127,7 +130,7 @@ class FlatForm:
         if packed is None:
             for block_rows, longest in self._blocks_of(all_rows, lengths):
                 block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
-                flat_input.read_labels(block, block_rows)
+                flat_input.mark_label_positions(block, block_rows)
         else:
             prompt_of_row = [packed.prompts[owner] for owner in packed.owners]
             is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
@@ -145,10 +148,10 @@ class FlatForm:
         """Return about how many tokens a row takes in a pass. Stored tokens of a text before a suffix count little."""
         if soft_prompt.placement.prompt_first:
             return length  # the prompt is in the pass once for many rows
-        text_tokens = length // _STORED_TOKENS_PER_TOKEN if soft_prompt.leaves_text_unchanged else length
+        text_tokens = length // _STORED_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
         return soft_prompt.length + text_tokens
 
-    def missing_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
+    def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
         """See `lopt.backbones.Backbone.uncached_texts`."""
         return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
 
@@ -169,7 +172,7 @@ class FlatForm:
                 prefixes=prefixes,
                 prefix_of_row_R=on_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
             )
-            flat_input.read_labels(block, block_rows)
+            flat_input.mark_label_positions(block, block_rows)
 
     def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append the prompts of rows whose texts no trial changes. All the prompts have one length and stand last."""
@@ -182,7 +185,7 @@ class FlatForm:
             block = flat_input.append(
                 prompts_KPH[prompt_of_row_R], first_position=past_lengths_R, past=past, past_lengths=past_lengths_R
             )
-            flat_input.read_labels(block, block_rows)
+            flat_input.mark_label_positions(block, block_rows)
 
     def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
@@ -191,7 +194,7 @@ class FlatForm:
             lengths = flat_input.lengths[block_rows]
             text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
             rows_RSH, ends_R = packed.select_rows(block_rows.tolist()).join_text(text_RTH, torch.from_numpy(lengths))
-            flat_input.read_labels(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
+            flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
     def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Cut rows of the batch into blocks of about equal length. Yield each block's rows and its longest length."""
@@ -269,8 +272,8 @@ class FlatForm:
         return [states_by_row[row] for row in range(len(texts))]
 
 
-def flat_form_holds(form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
-    """Return whether the flat form gives what the plain form gives, and whether this check would notice if it did not.
+def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
+    """Return True only if both forms give the same, and this check could have noticed a difference.
 
     The flat form also runs with attention scores that are wrong on purpose: halved, and all equal. The right form must
     be far closer to the plain form than these are. So the answer is False for a model whose attention hardly matters,
@@ -301,7 +304,7 @@ def flat_form_holds(form: FlatForm, plain_label_state: Callable[..., Tensor], id
         try:
             right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # a special kind of attention, or one that the model does not give what it needs
-        if not (right <= tolerance * float(plain_BH.norm()) and right * _CLOSER <= wrong):
+            return False  # an unusual attention, or a model that does not pass it the arguments it needs
+        if not (right <= tolerance * float(plain_BH.norm()) and right * _LEAST_DISTANCE_RATIO <= wrong):
             return False
     return True

@@ -72,9 +72,8 @@ def from_source(
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # the weights are those of another folder
         raise ValueError(
-            f"backbone {name!r} has an adapter_config.json, so that transformers reads an adapter of PEFT and the "
-            f"model below it, {model.name_or_path!r}: give a model with the adapter merged into it, or remove that "
-            "file"
+            f"backbone {name!r} has an adapter_config.json, so transformers reads a PEFT adapter and its "
+            f"base model, {model.name_or_path!r}: give a model with the adapter merged into it, or remove that file"
         )
     refuse_unused_weights(name, model, loading_info["unexpected_keys"])
     if not getattr(tokenizer, "is_fast", False):

@@ -63,7 +63,7 @@ def local_folder(name: str) -> Path | None:
     if os.path.isfile(folder / "config.json"):  # unlike Path.is_file, it accepts a name that cannot be a path
         return folder.absolute()
     if name.startswith((".", "/", "~")):
-        raise ValueError(f"backbone {name!r} is no folder with a config.json")
+        raise ValueError(f"backbone {name!r} is not a folder with a config.json")
     return None
 
 

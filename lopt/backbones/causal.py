@@ -3,7 +3,7 @@
 A prefix stands before everything. A suffix stands after the last token, and the label is then read after the suffix. A
 pass has two forms. The plain form pads all rows to one length on the right. The label position of a causal model never
 sees what follows it, so no attention mask is needed. The flat form (`_flat`) gives the same faster. It is used where
-`flat_form_holds` says that it gives the same.
+`flat_form_agrees` says that it gives the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CausalBackbone(Backbone):
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
 
-        from lopt.backbones._flat import FlatForm, flat_form_holds
+        from lopt.backbones._flat import FlatForm, flat_form_agrees
 
         takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._forward_options = {"use_cache": False} if takes_use_cache else {}
@@ -43,7 +43,7 @@ class CausalBackbone(Backbone):
         if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for proofs, which take the plain form
             form = FlatForm(self.model, self.pad_id)
             with torch.no_grad():
-                if flat_form_holds(form, self._plain_label_state, self.sample_ids(4, 12)):
+                if flat_form_agrees(form, self._plain_label_state, self.sample_ids(4, 12)):
                     self.flat = form
 
     def _logits(self, **inputs: Any) -> Any:
@@ -98,7 +98,7 @@ class CausalBackbone(Backbone):
         return row_tokens(soft_prompt, length)
 
     def uncached_texts(self, soft_prompt: Any, texts: Any) -> Any:
-        return [] if self.flat is None else self.flat.missing_texts(soft_prompt, texts)
+        return [] if self.flat is None else self.flat.uncached_texts(soft_prompt, texts)
 
     def cache_texts(self, texts: Any) -> None:
         assert self.flat is not None, "there is nothing unread"

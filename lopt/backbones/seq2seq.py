@@ -1,4 +1,4 @@
-"""Encoder-decoder models of T5's kind: T5, T5 v1.1, Flan-T5, mT5, UMT5, Switch, LongT5, T5Gemma.
+"""T5-style encoder-decoder models: T5, T5 v1.1, Flan-T5, mT5, UMT5, Switch, LongT5, T5Gemma.
 
 The prompt stands in the encoder's input. In the text, the sentinel `<extra_id_0>` stands where the label is missing.
 The decoder's input is `[start, <extra_id_0>]`, and the label is read at its second step, as in T5's own pre-training.
@@ -21,9 +21,7 @@ class Seq2SeqBackbone(Backbone):
         self._sentinel_needs_blank = SENTINEL not in vocabulary and _MARKED_SENTINEL in vocabulary
         self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._sentinel_needs_blank else SENTINEL)
         if self._sentinel_id is None:
-            raise ValueError(
-                f"backbone {name!r}: its tokenizer has no {SENTINEL}; give an encoder-decoder of T5's kind"
-            )
+            raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; give a T5-style encoder-decoder")
         self._start_id = _start_id(model.config)
         # Positions are relative, so a longer input is possible. T5 was trained on 512 tokens.
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))

@@ -16,13 +16,13 @@ from lopt.methods._base import (
     Method,
     Recipe,
     Shape,
-    Tuned,
+    TrainableModel,
     choice_option,
     init_option,
     real_option,
     seed_option,
 )
-from lopt.methods._prompt import LONGEST, MOST_CUSTOMARY_RANK, Factor, PromptMethod, customary_length
+from lopt.methods._prompt import LARGEST_USUAL_RANK, LONGEST, Factor, PromptMethod, usual_length
 from lopt.methods._weights import WeightMethod
 from lopt.settings import TrialSettings
 

@@ -76,7 +76,7 @@ class Counts:
 
 
 @dataclass(eq=False)
-class Tuned:
+class TrainableModel:
     """A backbone and what a trial trains on it.
 
     Attributes:
@@ -129,7 +129,9 @@ class Method(ABC):
         """Return the parameter counts of a shape, without weights."""
 
     @abstractmethod
-    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(
+        self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None
+    ) -> TrainableModel:
         """Return what is trained, at its initial values or at `values`. The given backbone never changes."""
 
     def rebuild(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
@@ -139,7 +141,7 @@ class Method(ABC):
         """
         return None
 
-    def stored_tensors(self, shape: Shape) -> int:
+    def stored_tensor_count(self, shape: Shape) -> int:
         """Return about how many tensors an artifact holds. The size of its files is estimated from this number."""
         return 1
 
@@ -153,7 +155,7 @@ class Method(ABC):
     def require(self) -> None:  # noqa: B027  # most methods need nothing more
         """Raise ValueError if a package that the method needs is missing."""
 
-    def most_rank(self, length: int | None) -> int | None:
+    def largest_rank(self, length: int | None) -> int | None:
         """Return the largest rank at a length, or None if there is no such bound."""
         return None
 
@@ -180,7 +182,7 @@ class Method(ABC):
         if self.uses_length and length is None:
             raise ValueError(f"{self.name} needs a length: give length, the number of prompt tokens")
         if self.uses_rank:
-            largest = self.most_rank(length)
+            largest = self.largest_rank(length)
             valid = "1 or more" if largest is None else f"1 to {largest} (X has rank n at most)"
             if rank is None:
                 raise ValueError(f"{self.name} needs a rank: give rank, {valid}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Vocabulary
-from lopt.methods._base import Counts, Method, Recipe, Shape, Tuned, choice_option
+from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from lopt.initial import Draw
 
-SHORTEST, LENGTH_PER_RANK = 20, 4  # LoPT's paper has n = 20 and r = ⌊n/4⌋
+LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # LoPT's paper has n = 20 and r = ⌊n/4⌋
 LONGEST = 100  # the largest n in the papers
-MOST_CUSTOMARY_RANK = LONGEST // LENGTH_PER_RANK  # far above it, LoPT has more parameters than the prompt itself
+LARGEST_USUAL_RANK = LONGEST // LENGTH_PER_RANK  # far above it, LoPT has more parameters than the prompt itself
 
 
-def customary_length(rank: int) -> int:
+def usual_length(rank: int) -> int:
     """Return the length at which a rank is customary in LoPT: n = 4r, but at least 20."""
-    return max(SHORTEST, LENGTH_PER_RANK * rank)
+    return max(LEAST_USUAL_LENGTH, LENGTH_PER_RANK * rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class PromptMethod(Method):
         choice_option("placement", all_options["placement"], PLACEMENTS)
         return all_options
 
-    def most_rank(self, length: int | None) -> int | None:
+    def largest_rank(self, length: int | None) -> int | None:
         return length
 
     def counts(self, shape: Shape) -> Counts:
@@ -99,7 +99,7 @@ class PromptMethod(Method):
         trainable = sum(factor.size for factor in self.factors(shape).values() if factor.trainable)
         return Counts(trainable=trainable, stored=trainable, materialised=shape.n * shape.width)
 
-    def stored_tensors(self, shape: Shape) -> int:
+    def stored_tensor_count(self, shape: Shape) -> int:
         return 1 + sum(factor.trainable for factor in self.factors(shape).values())
 
     def initial_values(
@@ -131,7 +131,9 @@ class PromptMethod(Method):
         with torch.no_grad():
             return self.soft_prompt({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
 
-    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(
+        self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None
+    ) -> TrainableModel:
         import torch
 
         dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32
@@ -146,7 +148,7 @@ class PromptMethod(Method):
         factors = {
             name: value.detach().clone().to(backbone.device, dtype).requires_grad_() for name, value in values.items()
         }
-        return Tuned(
+        return TrainableModel(
             backbone=backbone,
             factors=factors,
             soft_prompt=lambda: self.soft_prompt({**frozen, **factors}, config.options),

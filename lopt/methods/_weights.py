@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lopt.backbones import Backbone
-from lopt.methods._base import Counts, Method, Shape, Tuned
+from lopt.methods._base import Counts, Method, Shape, TrainableModel
 from lopt.settings import TrialSettings
 from lopt.types import Tensor
 
@@ -20,12 +20,14 @@ class WeightMethod(Method):
     def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         """Prepare the trial's own copy of the model and return its trained tensors by name. They require gradients."""
 
-    def stored_tensors(self, shape: Shape) -> int:
+    def stored_tensor_count(self, shape: Shape) -> int:
         """Return how many tensors a model with so many layers usually has."""
         assert shape.model is not None
         return 12 * shape.model.layers
 
-    def begin(self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None) -> Tuned:
+    def begin(
+        self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None
+    ) -> TrainableModel:
         import torch
 
         own_backbone = backbone.copy()
@@ -44,4 +46,4 @@ class WeightMethod(Method):
             own_backbone.autocast = torch.bfloat16
         trainable = sum(factor.numel() for factor in factors.values())
         counts = Counts(trainable=trainable, stored=trainable, materialised=0)
-        return Tuned(backbone=own_backbone, factors=factors, soft_prompt=lambda: None, counts=counts)
+        return TrainableModel(backbone=own_backbone, factors=factors, soft_prompt=lambda: None, counts=counts)

@@ -56,7 +56,7 @@ class DePT(PromptMethod):
             real_option(name, options[name])
         options["init"] = init_option(options["init"])
 
-    def most_rank(self, length: int | None) -> None:
+    def largest_rank(self, length: int | None) -> None:
         return None
 
     def learning_rates(self, config: TrialSettings) -> dict[str, float]:

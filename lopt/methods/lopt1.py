@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.initial import uniform
-from lopt.methods import MOST_CUSTOMARY_RANK, Factor, PromptMethod, Shape, customary_length, real_option
+from lopt.methods import LARGEST_USUAL_RANK, Factor, PromptMethod, Shape, real_option, usual_length
 from lopt.ranges import Whole
 from lopt.types import Tensor
 
@@ -39,8 +39,8 @@ class LoPT1(PromptMethod):
         return tensors["U"] @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        ranks = [r for r in range(1, MOST_CUSTOMARY_RANK + 1) if r * (customary_length(r) + width) <= budget]
-        return (customary_length(ranks[-1]), ranks[-1]) if ranks else None
+        ranks = [r for r in range(1, LARGEST_USUAL_RANK + 1) if r * (usual_length(r) + width) <= budget]
+        return (usual_length(ranks[-1]), ranks[-1]) if ranks else None
 
 
 SPEC = LoPT1()

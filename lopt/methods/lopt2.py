@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 
 from lopt.initial import uniform
 from lopt.methods import (
-    MOST_CUSTOMARY_RANK,
+    LARGEST_USUAL_RANK,
     Factor,
     PromptMethod,
     Shape,
     choice_option,
-    customary_length,
     real_option,
     seed_option,
+    usual_length,
 )
 from lopt.ranges import Whole
 from lopt.types import Tensor
@@ -73,8 +73,8 @@ class LoPT2(PromptMethod):
         return activation(tensors["X0"] @ tensors["U"]) @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        rank = min(MOST_CUSTOMARY_RANK, budget // (2 * width))
-        return (customary_length(rank), rank) if rank else None
+        rank = min(LARGEST_USUAL_RANK, budget // (2 * width))
+        return (usual_length(rank), rank) if rank else None
 
 
 SPEC = LoPT2()

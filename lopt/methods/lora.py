@@ -47,7 +47,7 @@ class LoRA(WeightMethod):
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
         return Counts(trainable=size, stored=size, materialised=0)
 
-    def stored_tensors(self, shape: Shape) -> int:
+    def stored_tensor_count(self, shape: Shape) -> int:
         return 2 * sum(count for count, _, _ in _projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:

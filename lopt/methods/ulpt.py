@@ -37,7 +37,7 @@ class ULPT(PromptMethod):
     def check_options(self, options: dict[str, Any]) -> None:
         seed_option("projection_seed", options["projection_seed"])
 
-    def most_rank(self, length: int | None) -> None:
+    def largest_rank(self, length: int | None) -> None:
         return None
 
     def factors(self, shape: Shape) -> dict[str, Factor]:

@@ -72,11 +72,11 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
             continue
         if key in _LISTS:
             if not isinstance(value, list) or not value or not all(isinstance(x, str) and x for x in value):
-                raise ValueError(f"{file}: {key} is {value!r}; give a list of texts")
+                raise ValueError(f"{file}: {key} is {value!r}; give a list of strings")
             if len(set(value)) < len(value):
-                raise ValueError(f"{file}: {key} is {value!r}; give each text only once")
+                raise ValueError(f"{file}: {key} is {value!r}; give each string only once")
         elif not isinstance(value, str) or not value.strip() or (key == "title" and len(value.splitlines()) > 1):
-            raise ValueError(f"{file}: {key} is {value!r}; give text{' of one line' if key == 'title' else ''}")
+            raise ValueError(f"{file}: {key} is {value!r}; give {'one line of ' if key == 'title' else ''}text")
     if len(entries["classes"]) < 2:
         raise ValueError(f"{file}: classes is {entries['classes']!r}; give two or more")
     for name in entries["classes"]:
@@ -90,7 +90,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
             )
     label, bad_rows = entries.get("label", _DEFAULT_LABEL), entries.get("bad_rows", "refuse")
     if label in entries["columns"]:
-        raise ValueError(f"{file}: label is {label!r}, which columns names as text; give another column")
+        raise ValueError(f"{file}: label is {label!r}, but `columns` lists it as a text column; give another column")
     cut = entries.get("cut", entries["columns"][-1])
     if cut not in entries["columns"]:
         raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(entries['columns'])}")
@@ -136,13 +136,14 @@ def _parse_division(file: Path, entries: Mapping[str, Any]) -> Division | None:
     if "data" not in entries:
         if conflicting:
             raise ValueError(
-                f"{file}: {conflicting} says how the file named by data is divided, but there is no data; give data, "
-                f"or leave {conflicting} out"
+                f"{file}: `{conflicting}` says how to divide the file that the entry `data` names, but there is no "
+                f"entry `data`; add it, or remove `{conflicting}`"
             )
         return None
     if conflicting:
         raise ValueError(
-            f"{file}: data names one file that is divided, and {conflicting} names another file; leave one of them out"
+            f"{file}: the entry `data` names one file to divide, and `{conflicting}` names another file; remove one of "
+            "the two entries"
         )
     share, seed = entries.get("report_share", 0.2), entries.get("split_seed", 0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:

@@ -207,7 +207,7 @@ class SimulatedSweep:
             return None
         cost = turn.waiting or turn.cell.costs[self._pick(len(turn.cell.costs))]
         self.trials += 1
-        turn.cell.running += 1
+        turn.cell.running_count += 1
         last_step = self._space.max_steps
         decision_steps = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
         evaluations = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
@@ -244,7 +244,7 @@ class SimulatedSweep:
         group.trials.remove(trial)
         if not group.trials:
             self._groups.remove(group)
-        trial.cell.running -= 1
+        trial.cell.running_count -= 1
         if trial.phase == "search":
             trial.cell.strata[trial.cost.stratum] = trial.cost
             self._queue_winners(trial.cell)
@@ -270,7 +270,7 @@ def _simulated_cell(
     started = min(trials, len(searched))
     winners = confirmed_winners(records) if started == trials else []  # as long as the search goes on they may change
     confirmed = Counter(stratum for stratum, _ in winners)
-    return _Cell(trials=trials, started=started, costs=costs, strata=strata, confirmed=confirmed)
+    return _Cell(planned_count=trials, started_count=started, costs=costs, strata=strata, confirmed=confirmed)
 
 
 def random_quality(generator: np.random.Generator, trials: int) -> Quality:

@@ -80,10 +80,10 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
 
 
 def _wait_for_worker(worker: Any, reference: Any, name: str, ends_at: float, apart: bool) -> Any:
-    """Return the result of `reference`, a call resources_for a worker's `admit` or `next`.
+    """Return the result of `reference`, a call of a worker's `admit` or `next`.
 
-    The trial has time until `ends_at`. One that is scored, or waits for others, may take longer. `name` is the name of
-    the trial in the worker, or its key during `admit`.
+    The trial has time until `ends_at`. A trial that is scored, or waits for others, may take longer. `name` is
+    the name of the trial in the worker, or its key during `admit`.
 
     Raises:
         _Overdue: The trial's time is over.

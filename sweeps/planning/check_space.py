@@ -23,21 +23,23 @@ def check_space(space: Space) -> None:
             sampler.check(cell)
         _check_ranges(space, cell)
         _check_first_points(space, cell)
-        trials = f"{space.example(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
-        if trials in cell_names:
+        trials_id = f"{space.example(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+        if trials_id in cell_names:
             raise ValueError(
-                f"space {space.name}: {cell_names[trials]} and {cell.name} have the same trials, but a trial belongs "
-                "to one cell; leave out one of them"
+                f"space {space.name}: {cell_names[trials_id]} and {cell.name} have the same trials, but a trial "
+                "belongs to one cell; leave out one of them"
             )
-        cell_names[trials] = cell.name
+        cell_names[trials_id] = cell.name
 
 
 def _check_ranges(space: Space, cell: Cell) -> None:
     """Raise ValueError if a trial at a listed value, or at an end of a range, would be refused."""
-    for name, searched in cell.search.items():
+    for name, searched_range in cell.search.items():
         method, dot, field_name = name.rpartition(".")
         low = {**space.low_ends(cell), **({"method": method} if dot else {})}
-        for value in searched.values if isinstance(searched, Choice) else (searched.low, searched.high):
+        for value in (
+            searched_range.values if isinstance(searched_range, Choice) else (searched_range.low, searched_range.high)
+        ):
             point = {**low, name: value}
             if field_name == "rank":  # a rank may be as large as the length, so the length must be as large as the rank
                 low_length = space.config(cell, low, seed=0).length
@@ -52,10 +54,11 @@ def _check_first_points(space: Space, cell: Cell) -> None:
     for point in cell.first:
         for name, value in point.items():
             if name not in cell.search:
-                raise ValueError(f"{where}: first gives {name} the value {value!r}, but {name} is not searched")
+                raise ValueError(f"{where}: `first` gives `{name}` the value {value!r}, but `{name}` is not searched")
             if value is not None and value not in cell.search[name]:
                 raise ValueError(
-                    f"{where}: first gives {name} the value {value!r}, which is outside its range ({cell.search[name]})"
+                    f"{where}: `first` gives `{name}` the value {value!r}, which is outside its range "
+                    f"({cell.search[name]})"
                 )
         space.config(cell, {**space.low_ends(cell), **point}, seed=0)
 
@@ -65,9 +68,9 @@ def _check_names(space: Space, cell: Cell) -> None:
     where = f"space {space.name}, cell {cell.name}"
     valid = {*FIELDS, *methods.options()}
     if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are those of the whole space
-        raise ValueError(f"{where}: max_steps is the same for all cells; give it in base")
+        raise ValueError(f"{where}: max_steps is the same for all cells; set it in `base`")
     if "metric" in cell.search:  # scores by different metrics cannot be compared
-        raise ValueError(f"{where}: metric is the same for all trials of a cell; give it in fixed or base")
+        raise ValueError(f"{where}: metric is the same for all trials of a cell; set it in `fixed` or `base`")
     names_in_first = (name for point in cell.first for name in point)
     for name in dict.fromkeys([*space.base, *cell.fixed, *cell.search, *names_in_first]):
         method, dot, field_name = name.rpartition(".")

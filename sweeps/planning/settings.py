@@ -30,7 +30,7 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
     """
     for key, text in settings.items():
         if not text.strip():
-            raise ValueError(f"--set {key}= has no value; give a value, or none to unset the field")
+            raise ValueError(f"--set {key}= has no value; give a value, or the word 'none' to unset the field")
         space = _with_setting(space, key, text)
     check_space(space)
     return space
@@ -58,7 +58,7 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     _check_option_has_method(space, key)
     values = tuple(_absolute_folder(key, _parse_value(part)) for part in text.split(","))
     if None in values and (key in space.axes or len(values) > 1):
-        raise ValueError(f"{key} is {text!r}; a list cannot contain an empty value or none")
+        raise ValueError(f"{key} is {text!r}; a list cannot contain an empty value or the word 'none'")
     if key in space.axes:
         return _with_axis(space, key, text, values)
     ranges = [cell.search[name] for cell in space.cells for name in _names_for_key(cell, key)]
@@ -189,7 +189,7 @@ def _is_log(name: str) -> bool:
 
 
 def _is_real(name: str, old_range: Range) -> bool:
-    """Return whether a searched name takes real numbers. A list of whole numbers does not tell; the field then does."""
+    """Return whether a searched name takes real numbers. If it takes a list, the field decides."""
     if not isinstance(old_range, Choice):
         return isinstance(old_range, Real)
     field = name.rpartition(".")[2]

@@ -97,7 +97,7 @@ def _artifact_bytes(config: TrialConfig) -> int:
     the description."""
     method, shape = methods.get(config.method), methods.shape_of(config, backbones.facts(config.backbone))
     counts = method.counts(shape)
-    names = (_TENSOR_NAME if method.uses_length else _WEIGHT_NAME) * method.stored_tensors(shape)
+    names = (_TENSOR_NAME if method.uses_length else _WEIGHT_NAME) * method.stored_tensor_count(shape)
     description = len(dumps(config.to_dict()).encode()) + _DESCRIPTION
     return _number_bytes(config) * (counts.trainable + counts.materialised) + names + description
 

@@ -51,7 +51,7 @@ class Clock:
 class Hold:
     """A command's hold on a run."""
 
-    def loss(self) -> str:
+    def lost_reason(self) -> str:
         """Return why the command no longer holds the run, or "" if it still does."""
         return ""
 
@@ -94,7 +94,7 @@ def _describe_holder(command: list[str]) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Return a name for the scope of process numbers: this host since its start, and the container if this is one."""
+    """Return an id of the space in which process ids are unique: this host since its last boot, and its container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -182,7 +182,7 @@ class _Lease(Hold):
     def __init__(self, folder: RemoteLocation, holder: dict[str, Any], clock: Clock) -> None:
         self._run, self._folder, self._holder, self._clock = folder.name, folder / "lock", holder, clock
         self._number, self._beat = 0, 0  # of the lease's file; how often the lease was renewed
-        self._renewed_at, self._taken_by = 0.0, ""
+        self._renewed_at, self._lost_reason = 0.0, ""
         self._over = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
 
@@ -206,7 +206,8 @@ class _Lease(Hold):
             if is_free or (watched is not None and self._clock.monotonic() - watched_since > LEASE_S):
                 self._number = number + 1
                 self._file(self._number).create(self._content())
-                # The content decides: where a PUT was repeated automatically, `create` may deny its own success.
+                # The content decides: if a PUT was repeated automatically, `create` may report failure although it
+                # succeeded.
                 if self._highest() == (self._number, self._content()):
                     break
                 continue  # another command was quicker
@@ -225,9 +226,9 @@ class _Lease(Hold):
         self._renewed_at = self._clock.monotonic()
         self._renewer.start()
 
-    def loss(self) -> str:
-        if self._taken_by:
-            return self._taken_by
+    def lost_reason(self) -> str:
+        if self._lost_reason:
+            return self._lost_reason
         silent_s = self._clock.monotonic() - self._renewed_at
         if silent_s > LEASE_S - RENEW_S:  # it is noticed here before another command may take the run
             return (
@@ -240,7 +241,7 @@ class _Lease(Hold):
         self._over.set()
         self._renewer.join()
         with contextlib.suppress(OSError):  # in that case the lease is over when it has not changed for long
-            if not self.loss() and self._is_highest():
+            if not self.lost_reason() and self._is_highest():
                 if self._has_not_begun():
                     self._file(self._number).unlink(missing_ok=True)
                     return
@@ -249,7 +250,7 @@ class _Lease(Hold):
 
     def _renew(self) -> None:
         while not self._clock.wait(self._over, RENEW_S):
-            with contextlib.suppress(OSError):  # it is tried again; `loss` tells when that has gone on for too long
+            with contextlib.suppress(OSError):  # it is tried again; `lost_reason` tells after too long
                 if not self._is_highest():
                     return
                 self._beat += 1
@@ -257,7 +258,10 @@ class _Lease(Hold):
                 self._renewed_at = self._clock.monotonic()
 
     def _has_not_begun(self) -> bool:
-        """Return whether the run has no file but this lease. Only the first may go: no number is used twice."""
+        """Return whether the run has no file but this lease.
+
+        Only lease 1 may be deleted, because no number may be used twice.
+        """
         return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
     def _is_highest(self) -> bool:
@@ -270,7 +274,7 @@ class _Lease(Hold):
         holder = _parse_holder(content)
         is_own = number == self._number and holder.get("id", self._holder["id"]) == self._holder["id"]
         if not is_own:
-            self._taken_by = str(_held_by_other(self._run, holder))
+            self._lost_reason = str(_held_by_other(self._run, holder))
         return is_own
 
     def _highest(self) -> tuple[int, bytes]:

@@ -114,8 +114,8 @@ class RunFolder:
         Raises:
             StoreError: It does not hold the run any more, or the manifest is gone.
         """
-        if loss := self._hold.loss():
-            raise self.store_error(loss)
+        if lost_reason := self._hold.lost_reason():
+            raise self.store_error(lost_reason)
         if not (self.folder / "manifest.json").is_file():
             raise self.store_error("the run's manifest.json is gone")
 

@@ -54,7 +54,8 @@ class TrialQueue:
         finished: records of trials that earlier commands have finished; these trials are not run again.
         failed: records of trials that failed under earlier commands; these trials are tried again.
         interrupted: search trials that have a checkpoint but no record, each with the name of its cell.
-        take: returns the record of a confirm trial, given its key, cell and stratum, if another run has finished it.
+        find_reusable: returns the record of a confirm trial from another run, given its key, cell and stratum; None if
+            no other run has finished it.
         warm_start_records: records of search trials of other runs; only the sampler uses them.
     """
 
@@ -66,10 +67,10 @@ class TrialQueue:
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
         interrupted: Iterable[tuple[TrialConfig, str]] = (),
-        take: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
+        find_reusable: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
-        self.space, self._resolve, self._take = space, resolve, take
+        self.space, self._resolve, self._find_reusable = space, resolve, find_reusable
         self._finished = {record.key: record for record in finished}
         self._tried_keys: set[str] = set()  # of search trials that this command has begun or will try again
         self._running: dict[QueuedTrial, _CellQueue] = {}
@@ -82,15 +83,19 @@ class TrialQueue:
                 continue
             if cell_queue.study:
                 cell_queue.study.replay(record)
-            cell_queue.started = min(cell_queue.trials, cell_queue.started + 1)
+            cell_queue.started_count = min(cell_queue.planned_count, cell_queue.started_count + 1)
             self._queue_again(cell_queue, TrialConfig.from_dict(record.config), None)
         for config, cell_name in interrupted:
             cell_queue = queues_by_name.get(cell_name)
-            if cell_queue is None or cell_queue.started >= cell_queue.trials or space.misfit(cell_queue.cell, config):
+            if (
+                cell_queue is None
+                or cell_queue.started_count >= cell_queue.planned_count
+                or space.misfit(cell_queue.cell, config)
+            ):
                 continue
             if resolve(config).key != config.key:  # the data or the weights have changed
                 continue
-            cell_queue.started += 1
+            cell_queue.started_count += 1
             self._queue_again(cell_queue, config, cell_queue.study.resume(config) if cell_queue.study else None)
         warm_start_records = list(warm_start_records)
         for cell_queue in cell_queues:
@@ -104,6 +109,7 @@ class TrialQueue:
     def _make_cell_queue(self, cell: Cell, number: int) -> _CellQueue:
         trials, study = trials_of(self.space, cell), None
         if cell.search:
+            # A continued study has another seed, so that it does not repeat the random points of the first command.
             seeds = {"seed": number, "continued_seed": number + 1000 * len(self._finished)}
             study = CellStudy(cell, trials=trials, sampler=self.space.sampler, **seeds)
         finished = self._finished.values()
@@ -111,7 +117,8 @@ class TrialQueue:
         if study:
             for record in records:
                 study.replay(record)
-        return _CellQueue(trials=trials, started=min(trials, len(records)), cell=cell, study=study, records=records)
+        started = min(trials, len(records))
+        return _CellQueue(planned_count=trials, started_count=started, cell=cell, study=study, records=records)
 
     def _queue_again(self, cell_queue: _CellQueue, config: TrialConfig, proposal: Proposal | None) -> None:
         """Queue a search trial that an earlier command has begun."""
@@ -123,7 +130,7 @@ class TrialQueue:
     # --- how trials begin and end --------------------------------------------------------------------------------
 
     @property
-    def waits(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether a trial is known to wait for its turn."""
         return bool(self._turns)
 
@@ -135,9 +142,9 @@ class TrialQueue:
                 trial = self._new_trial(cell_queue)
             if trial is not None:
                 self._running[trial] = cell_queue
-                cell_queue.running += 1
+                cell_queue.running_count += 1
                 return trial
-            cell_queue.started = cell_queue.trials  # every point of the cell has been tried
+            cell_queue.started_count = cell_queue.planned_count  # every point of the cell has been tried
             self._queue_winners(cell_queue)
         return None
 
@@ -167,13 +174,13 @@ class TrialQueue:
     def put_back(self, trial: QueuedTrial) -> None:
         """Queue a trial again because it had not begun, or because it is to continue later."""
         cell_queue = self._running.pop(trial)
-        cell_queue.running -= 1
+        cell_queue.running_count -= 1
         self._turns.put_back(cell_queue, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
         """Take note that a trial has ended; `record` is None if its process died and left no record."""
         cell_queue = self._running.pop(trial)
-        cell_queue.running -= 1
+        cell_queue.running_count -= 1
         if record is not None and record.status != "failed":
             self._finished[trial.config.key] = record
         if trial.phase == "search":
@@ -201,7 +208,7 @@ class TrialQueue:
                 config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
                 if config.key in self._finished:
                     continue
-                if reused_record := self._take(config.key, cell_queue.cell.name, stratum):
+                if reused_record := self._find_reusable(config.key, cell_queue.cell.name, stratum):
                     self._finished[config.key] = reused_record
                 else:
                     trial = QueuedTrial(config=config, phase="confirm", cell=cell_queue.cell, stratum=stratum)
@@ -212,7 +219,7 @@ class TrialQueue:
     def counts(self) -> tuple[int, int]:
         """Return the numbers of search trials and of confirm trials that are known to be left or running."""
         cells = self._turns.cells
-        search = sum(cell.trials - cell.started + cell.running + cell.to_repeat for cell in cells)
+        search = sum(cell.planned_count - cell.started_count + cell.running_count + cell.repeat_count for cell in cells)
         not_queued_yet = sum(self.space.confirm_seeds for cell in cells if not cell.confirming)
         running_confirm = self._running_confirm_count()
         return search - running_confirm, len(self._turns.confirm) + not_queued_yet + running_confirm
@@ -226,10 +233,12 @@ class TrialQueue:
         space, (_, confirm) = self.space, self.counts()
         expected = (confirm - self._running_confirm_count()) * float(space.max_steps)
         for cell in self._turns.cells:
-            expected += sum(space.expected_steps(position) for position in range(cell.started + 1, cell.trials + 1))
-            expected += cell.to_repeat * space.expected_steps(max(1, cell.started))
+            expected += sum(
+                space.expected_steps(position) for position in range(cell.started_count + 1, cell.planned_count + 1)
+            )
+            expected += cell.repeat_count * space.expected_steps(max(1, cell.started_count))
         for trial, cell in self._running.items():
-            whole_trial = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started)
+            whole_trial = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started_count)
             expected += max(0.0, whole_trial - steps.get(trial.config.key, 0))
         return expected
 

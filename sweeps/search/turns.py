@@ -17,24 +17,23 @@ class CellTurns:
     """The numbers of a cell's trials.
 
     Attributes:
-        trials: number of planned search trials.
-        started: number of search trials that have begun.
-        running: number of trials that run, search and confirm trials together.
-        to_repeat: number of search trials that have begun before and wait for their turn, to be tried again or to
-            continue.
+        planned_count: planned search trials.
+        started_count: search trials that have begun.
+        running_count: trials that run, search and confirm trials together.
+        repeat_count: search trials that have begun before and wait for their turn, to be tried again or to continue.
         confirming: whether the cell's confirm trials have been queued.
     """
 
-    trials: int
-    started: int = 0
-    running: int = 0
-    to_repeat: int = 0
+    planned_count: int
+    started_count: int = 0
+    running_count: int = 0
+    repeat_count: int = 0
     confirming: bool = False
 
     @property
     def searched(self) -> bool:
         """Whether the search is over: no search trial is left and no trial runs."""
-        return self.started >= self.trials and not self.running and not self.to_repeat
+        return self.started_count >= self.planned_count and not self.running_count and not self.repeat_count
 
 
 class Turn(NamedTuple, Generic[AnyCell, Waiting]):
@@ -54,14 +53,14 @@ class Turns(Generic[AnyCell, Waiting]):
         self.repeat: deque[tuple[AnyCell, Waiting]] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self.confirm or self.repeat or any(cell.started < cell.trials for cell in self.cells))
+        return bool(self.confirm or self.repeat or any(cell.started_count < cell.planned_count for cell in self.cells))
 
     def put_back(self, cell: AnyCell, phase: str, waiting: Waiting) -> None:
         """Queue a trial that has begun before; a confirm trial goes to the front of the confirm trials."""
         if phase == "confirm":
             self.confirm.appendleft((cell, waiting))
         else:
-            cell.to_repeat += 1
+            cell.repeat_count += 1
             self.repeat.append((cell, waiting))
 
     def next(self) -> Turn[AnyCell, Waiting] | None:
@@ -71,11 +70,11 @@ class Turns(Generic[AnyCell, Waiting]):
             return Turn(cell, "confirm", waiting)
         if self.repeat:
             cell, waiting = self.repeat.popleft()
-            cell.to_repeat -= 1
+            cell.repeat_count -= 1
             return Turn(cell, "search", waiting)
-        open_cells = [cell for cell in self.cells if cell.started < cell.trials]
+        open_cells = [cell for cell in self.cells if cell.started_count < cell.planned_count]
         if not open_cells:
             return None
-        cell = min(open_cells, key=lambda cell: cell.started)  # `min` takes the first cell among equals
-        cell.started += 1
+        cell = min(open_cells, key=lambda cell: cell.started_count)  # `min` takes the first cell among equals
+        cell.started_count += 1
         return Turn(cell, "search", None)

@@ -43,7 +43,7 @@ class _HostedTrial:
 
     execution: Execution
     waiting_reports: list[Report]  # reports that the client can have without any training
-    is_apart: bool = False  # whether the trial makes its steps without the others, up to its next report
+    steps_alone: bool = False  # whether the trial makes its steps without the others, up to its next report
     silent_since: float = math.inf  # when the client was last heard of; infinity while it waits for a report
     awaited_until: float = 0.0  # until when the next step of the others waits for this trial
     is_training: bool = False  # whether the client waits for the next report, so that the trial takes part in steps
@@ -65,7 +65,7 @@ class Worker:
         self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
         self._step_began_at = math.inf  # infinity between two steps
         self._last_step: tuple[float, float] | None = None  # when it began and ended
-        self._in_step: list[_HostedTrial] = []  # trials of the current step, or else of the last one
+        self._in_step: list[_HostedTrial] = []  # trials of the current step; between two steps, of the last one
         self._arriving, self._arriving_since = 0, -math.inf  # how many trials are on their way, and since when any are
         self._arrived, self._capacity = 0, 1  # how many trials have come so far; how many fit at a time
         self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
@@ -144,9 +144,10 @@ class Worker:
         """Return what the worker is doing with a trial. It is known by its key until `admit` has returned its name.
 
         Returns:
-            "making_s": how long the trial has been in the making; 0 if it is not being made;
+            "making_s": how long the trial has been set up so far; 0 if it is not being set up;
             "step_s": how long the current step has taken; 0 between two steps;
-            "in_step", "alone": whether the trial is part of the current or else last step, and the only one in it;
+            "in_step", "alone": whether the trial is part of the current step (between two steps: of the last one),
+            and the only one in it;
             "trained": whether its training is over, so that it is being scored.
         """
         hosted, in_step = self._hosted.get(name), self._in_step
@@ -178,9 +179,10 @@ class Worker:
             return self._in_training_thread(lambda: function(*arguments))
 
     def until_death(self) -> None:
-        """Never return, so that the end of this call tells of the worker's death.
+        """Block as long as the worker lives. When the call ends, its caller knows that the worker has died.
 
-        The worker ends itself when it has had no trial for long: a cluster removes no machine on which an actor lives.
+        The worker ends itself when it has had no trial for long, because a cluster never removes a machine that has a
+        live actor.
         """
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
@@ -256,23 +258,23 @@ class Worker:
         """Wait until there is something to do, and return it: tasks, and the trials that take part in a step."""
         with self._changed:
             while True:
-                at = time.monotonic()
-                for name in [name for name, hosted in self._hosted.items() if at - hosted.silent_since > SILENCE_S]:
+                now = time.monotonic()
+                for name in [name for name, hosted in self._hosted.items() if now - hosted.silent_since > SILENCE_S]:
                     self.evict(name)
                 stepping = self._choose_step([hosted for hosted in self._hosted.values() if hosted.is_training])
                 held = [hosted for hosted in self._hosted.values() if not hosted.is_training]
                 deadlines = [hosted.awaited_until for hosted in held] + [self._arrivals_awaited_until()]
-                deadlines = [deadline for deadline in deadlines if deadline > at]
+                deadlines = [deadline for deadline in deadlines if deadline > now]
                 if self._tasks or (stepping and not deadlines):
                     tasks, self._tasks = self._tasks, []
                     return tasks, [] if deadlines else stepping
-                self._changed.wait(min([*deadlines, at + SILENCE_S / 10]) - at)
+                self._changed.wait(min([*deadlines, now + SILENCE_S / 10]) - now)
 
     def _arrivals_awaited_until(self) -> float:
         """Until when the next step waits for trials that arrive, so that they step and report with the others.
 
-        Trials come to a new worker one by one: it waits until as many have come as it has room for. Later several may
-        come together: the worker waits until they are made, but only before one step.
+        Trials come to a new worker one by one, so it waits until as many have come as it has room for. Later, if
+        several come together, it delays one step at most for them.
         """
         if self._last_step is None:
             waits, since = self._arriving or self._arrived < self._capacity, self._arriving_since
@@ -284,9 +286,9 @@ class Worker:
 
     def _choose_step(self, training: list[_HostedTrial]) -> list[_HostedTrial]:
         """Choose the trials of the next step: a trial that is apart, and all others, take turns."""
-        apart = [hosted for hosted in training if hosted.is_apart]
-        others = [hosted for hosted in training if not hosted.is_apart]
-        if not apart or (others and any(hosted.is_apart for hosted in self._in_step)):
+        apart = [hosted for hosted in training if hosted.steps_alone]
+        others = [hosted for hosted in training if not hosted.steps_alone]
+        if not apart or (others and any(hosted.steps_alone for hosted in self._in_step)):
             return others
         return apart[:1]
 
@@ -302,7 +304,7 @@ class Worker:
             self._last_step, self._step_began_at = (self._step_began_at, time.monotonic()), math.inf
             for trial, outcome in outcomes:
                 hosted = by_trial[trial]
-                hosted.is_training = hosted.is_apart = False
+                hosted.is_training = hosted.steps_alone = False
                 hosted.awaited_until = 0.0 if trial.is_over else math.inf
                 hosted.outcomes.append(outcome)
             self._changed.notify_all()

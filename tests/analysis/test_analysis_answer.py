@@ -13,7 +13,7 @@ def test_the_answer_says_so_if_no_smaller_prompt_is_enough(store):
         run.confirm("lopt2", 10, 4, 0.8, config__seed=seed)
     (group,) = groups(load([run.write()]))
     answer = headline(group).answer
-    assert "no smaller prompt comes within 1 pp of full prompt tuning on the selection data. The closest is LoPT-2" in (
+    assert "no smaller prompt comes within 1 pp of full prompt tuning on the held-out data. The closest is LoPT-2" in (
         answer
     )
     assert "LoPT-2 n=10 r=4 (4,608 parameters). It reaches 80.0 % on the test examples, 10.0 pp below" in answer

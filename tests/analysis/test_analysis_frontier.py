@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cells import Cell, groups
-from analysis.frontier import accuracies, best_within, budgets, hypervolume, membership, pareto, reference_of
+from analysis.frontier import best_within, budgets, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
 from analysis.load import load
 from analysis.notes import notes
 from analysis.records import trial_from_record
@@ -34,7 +34,7 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     accuracies_DC = data.draw(st.lists(cell_accuracies, min_size=draws, max_size=draws))
     fronts = [pareto(list(zip(sizes, drawn, strict=True))) for drawn in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
-    assert membership(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
+    assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
@@ -125,11 +125,11 @@ def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
         assert hypervolume(points, reference) == pytest.approx(expected)
 
 
-def write_run(store, generator, accuracies, *, seeds=3, n=400, **options):
+def write_run(store, generator, draw_accuracies, *, seeds=3, n=400, **options):
     """Write a run of cells with these accuracies, by (method, length, rank). The cells share their examples."""
     run = store(test_n=n, **options)
     difficulty = generator.random(n)
-    for (method, length, rank), accuracy in accuracies.items():
+    for (method, length, rank), accuracy in draw_accuracies.items():
         for seed in range(seeds):
             record = run.confirm(method, length, rank, 0.0, config__seed=seed, selection_accuracy=accuracy)
             run.predict(record, difficulty < accuracy + generator.normal(0, 0.02, n))
@@ -141,10 +141,10 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn = accuracies(group.confirmed, draws=500)
+    drawn = draw_accuracies(group.confirmed, draws=500)
     assert drawn.shape == (500, 4)
     np.testing.assert_allclose(drawn.mean(0), [cell.accuracy.mean for cell in group.confirmed], atol=0.01)
-    shares = membership([cell.trainable_parameters for cell in group.confirmed], drawn)
+    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed], drawn)
     assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on the frontier, two are far above it"
     assert 0 < shares[2] < 0.6, "a cell that is only as good as a smaller one is rarely on the frontier"
     assert reference_of(group) == (2 * 5760, 0.58) or reference_of(group)[0] == 2 * 5760
@@ -155,7 +155,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn = accuracies(group.confirmed, draws=4000)
+    drawn = draw_accuracies(group.confirmed, draws=4000)
     np.testing.assert_allclose(drawn.mean(0), [0.8, 0.81], atol=0.003)
     half_width = (group.confirmed[0].accuracy.high - group.confirmed[0].accuracy.low) / 2
     assert drawn[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

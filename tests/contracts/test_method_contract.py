@@ -189,11 +189,11 @@ def test_lengths_and_ranks_that_do_not_fit_the_method_are_refused(name):
         return
     assert method.check(length=sizes["length"], rank=1, options={}) == dict(method.OPTIONS)
     for length in (1, 6, 50) if method.uses_length else (None,):
-        most_rank = method.most_rank(length)
-        method.check(length=length, rank=most_rank or 500, options={})
-        if most_rank is not None:
-            with pytest.raises(ValueError, match=f"rank is {most_rank + 1}"):
-                method.check(length=length, rank=most_rank + 1, options={})
+        largest_rank = method.largest_rank(length)
+        method.check(length=length, rank=largest_rank or 500, options={})
+        if largest_rank is not None:
+            with pytest.raises(ValueError, match=f"rank is {largest_rank + 1}"):
+                method.check(length=length, rank=largest_rank + 1, options={})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -93,8 +93,8 @@ def test_any_label_words_and_templates_are_accepted_or_refused(words, template):
         ({"data_revision": 5}, ["data_revision is 5", "text"]),
         ({"task": "~nobody-has-this-name/task"}, ["not a folder with a task.toml"]),
         ({"task": "x/" + "y" * 5000}, ["not a folder with a task.toml"]),
-        ({"backbone": "~nobody-has-this-name"}, ["no folder with a config.json"]),
-        ({"backbone": "/" + "y" * 5000}, ["no folder with a config.json"]),
+        ({"backbone": "~nobody-has-this-name"}, ["not a folder with a config.json"]),
+        ({"backbone": "/" + "y" * 5000}, ["not a folder with a config.json"]),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )  # fmt: skip

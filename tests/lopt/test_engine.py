@@ -256,7 +256,9 @@ def test_another_exception_does_not_split_the_pass_and_fails_its_trials(folders,
     assert_equal(trials[2], reference)
 
 
-@pytest.mark.parametrize("part", ["draw", "soft_prompt", "apply_gradients", "evaluation_due", "record_evaluation"])
+@pytest.mark.parametrize(
+    "part", ["draw_batch", "soft_prompt", "apply_gradients", "evaluation_due", "record_evaluation"]
+)
 def test_a_trial_whose_own_part_raises_fails_alone(folders, monkeypatch, part):
     reference = train_alone(make_trial(folders["gpt2"], MIXED[0]))
     failing, healthy = make_trial(folders["gpt2"], MIXED[1]), make_trial(folders["gpt2"], MIXED[0])
@@ -373,7 +375,7 @@ def test_first_gradients_on_the_embedded_backbone(changes):
         reference = trial(seed, "fp64")
         reference.backbone.flat, flat = None, reference.backbone.flat
         try:
-            reference.loss(reference.draw()).backward()
+            reference.loss(reference.draw_batch()).backward()
         finally:
             reference.backbone.flat = flat
         packed, other = trial(seed, "fp32"), trial(seed + 10, "fp32")

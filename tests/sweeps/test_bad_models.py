@@ -123,7 +123,7 @@ def leave_gap_in_vocabulary(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / "config.json").unlink(), ["is no folder with a config.json"]),
+        (lambda folder: (folder / "config.json").unlink(), ["is not a folder with a config.json"]),
         (overwrite_config(b""), ["config.json is damaged"]),
         (overwrite_config(b"[" * 100_000), ["config.json is damaged"]),
         (overwrite_config(b"\xff\xfe"), ["config.json is damaged"]),

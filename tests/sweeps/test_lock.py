@@ -62,7 +62,7 @@ def test_a_run_that_was_given_back_is_free_at_once(anywhere):
     time = FakeTime()
     for _ in range(3):
         with hold_run(location(anywhere) / "run", COMMAND, time.clock) as hold:
-            assert hold.loss() == ""
+            assert hold.lost_reason() == ""
     assert time.at == 0
 
 
@@ -72,17 +72,19 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
         patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # the date that the holder writes is not used
         first_hold = hold_run(folder, COMMAND, first_time.clock)
         first_lease = first_hold.__enter__()
-    assert first_lease.loss() == ""
+    assert first_lease.lost_reason() == ""
     with hold_run(folder, COMMAND, second_time.clock) as second_lease:
         assert lock.LEASE_S < second_time.at < 2 * lock.LEASE_S
         assert "checking whether that process is alive" in capsys.readouterr().err
-        assert second_lease.loss() == ""
+        assert second_lease.lost_reason() == ""
         first_time.at = lock.LEASE_S - 1
-        assert "another command may have taken the run" in first_lease.loss(), "noticed before a command may take it"
+        assert "another command may have taken the run" in first_lease.lost_reason(), (
+            "noticed before a command may take it"
+        )
         assert len(list((folder / "lock").glob("*"))) == 1
         first_lease._clock = Clock(monotonic=first_time.clock.monotonic, wait=lambda over, seconds: False)
         first_lease._renew()
-        assert "being worked on" in first_lease.loss()
+        assert "being worked on" in first_lease.lost_reason()
         first_hold.__exit__(None, None, None)
     with hold_run(folder, COMMAND, second_time.clock):
         pass
@@ -103,8 +105,8 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     for lease in (second_lease, first_lease):
         lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._beat > 0)
         lease._renew()
-    assert second_lease.loss() == ""
-    assert "being worked on by another command" in first_lease.loss()
+    assert second_lease.lost_reason() == ""
+    assert "being worked on by another command" in first_lease.lost_reason()
     content = (folder / "lock" / "00000001.json").read_bytes()
     first_hold.__exit__(None, None, None)
     assert (folder / "lock" / "00000001.json").read_bytes() == content, "the first command does not give it back"
@@ -128,7 +130,7 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
             patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
-        assert lease.loss() == ""
+        assert lease.lost_reason() == ""
         assert type(pickle.loads(pickle.dumps(lease))) is lock.Hold, "Tune copies what its callbacks refer to"
         assert b'"beat": 0' not in (folder / "lock" / "00000001.json").read_bytes()
 

@@ -48,7 +48,7 @@ def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the
     complete = Driver(space, by_rate, finished=uninterrupted.records.values())
     assert complete.queue.counts() == (0, 0)
     assert complete.start() is None
-    assert not complete.queue.waits
+    assert not complete.queue.has_waiting
 
 
 def test_optuna_is_told_how_each_trial_ends():

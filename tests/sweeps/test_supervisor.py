@@ -89,7 +89,7 @@ class Sweep:
         return (f"t{self.number}", job) if job else None
 
     def record(self, job, status="complete", score=None, steps=12):
-        score = by_rate(job)[1] if score is None else score
+        score = score_by_rate(job) if score is None else score
         return make_record(job.config, status, score, job.phase, job.cell, job.stratum, steps=steps)
 
     def report(self, job, step=4, score=0.5, **fields):
@@ -123,7 +123,13 @@ def test_a_trial_that_is_worse_is_stopped_with_its_record_and_the_others_go_on()
     assert sweep.log.names()[-2:] == ["stopped", "ended"]
 
 
+def score_by_rate(job):
+    _, score = by_rate(job)
+    return score
+
+
 def begin_two_of_one_cell(sweep):
+    """Begin four trials, because the three cells take turns, and return the two of the first cell."""
     names_and_jobs = [sweep.begin() for _ in range(4)]
     assert names_and_jobs[0][1].cell == names_and_jobs[3][1].cell
     return names_and_jobs[0], names_and_jobs[3]
@@ -252,7 +258,7 @@ def test_tune_gets_jobs_and_is_told_when_the_sweep_is_over():
     jobs = [Job.from_dict(json.loads(json.dumps(job_dict))) for job_dict in job_dicts]
     assert searcher.suggest("t9") is None, "winners wait for running trials"
     for number, job in enumerate(jobs):
-        report = sweep.report(job, score=by_rate(job)[1])
+        report = sweep.report(job, score=score_by_rate(job))
         if scheduler.on_trial_result(None, make_tune_trial(f"t{number}"), report) == TrialScheduler.CONTINUE:
             sweep.store.write(sweep.record(job))
         searcher.on_trial_complete(f"t{number}", report)
@@ -322,7 +328,7 @@ def test_a_trial_in_a_dead_process_is_requeued_only_if_it_had_not_begun(status, 
 
 
 class DyingTrial:
-    """A trial under Tune's rules: its third death that counts fails it."""
+    """A trial under Tune's rules: it fails at the third death that counts."""
 
     def __init__(self):
         self.trial_id, self.run_metadata = "a", SimpleNamespace(num_failures=0)
