@@ -103,10 +103,7 @@ class Engine:
             yield from self.advance()
 
     def advance(self) -> list[tuple[Trial, Outcome]]:
-        """Update every trial once, and evaluate the trials that are due.
-
-        Return the pairs that iterating over the engine would yield.
-        """
+        """Update every trial once and evaluate those that are due. Return the pairs that iterating would yield."""
         step_began, self._token_shares = time.perf_counter(), {}
         failed = self.step()
         updated = [trial for trial in self.trials if trial not in failed]

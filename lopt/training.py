@@ -249,11 +249,9 @@ class Trial:
         scores = self._score_best_prompt(artifact) if self.phase == "confirm" and status == "complete" else {}
         return self._make_record(status, cell=cell, stratum=stratum, **scores)
 
-    def failure_record(
-        self, error: BaseException, *, cell: str | None = None, stratum: str | None = None
-    ) -> TrialRecord:
+    def failure_record(self, error: BaseException, **cell_and_stratum: str | None) -> TrialRecord:
         """Return the record of a trial that raised `error` after it had begun."""
-        return self._make_record("failed", cell=cell, stratum=stratum, error=error_entry(error))
+        return self._make_record("failed", **cell_and_stratum, error=error_entry(error))
 
     def best_prompt(self) -> Prompt:
         """Return what was trained, with the factors of the best evaluation, or the current ones before the first."""
@@ -333,11 +331,8 @@ class Trial:
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
-        """Continue from a checkpoint that `to_checkpoint` returned; this trial must not have begun.
-
-        Raises:
-            ValueError: the checkpoint is damaged or belongs to another trial; this trial is then unchanged.
-        """
+        """Continue from a checkpoint of `to_checkpoint`; this trial must not have begun. Raises ValueError, and changes
+        nothing, if the checkpoint is damaged or of another trial."""
         saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
         with torch.no_grad():
             for name, factor in self.factors.items():

@@ -1,10 +1,8 @@
 """A worker: one process for each GPU (or for each node without GPUs) that trains all trials there over one backbone.
 
 A trial's own process, the client, only passes reports on. A trial that has reported is held until its client asks for
-the next report, which means that the scheduler lets the trial go on. Meanwhile the other trials train.
-
-Trials stay in step, because a full pass is the fastest: a step waits a little for trials that are held, and for trials
-that are just being made.
+the next report, which means that the scheduler lets the trial go on. Meanwhile the other trials train. A step waits a
+little for held trials and for trials that are just being set up, because full passes are the fastest.
 """
 
 from __future__ import annotations
@@ -323,10 +321,7 @@ class Worker:
         return [engine for engine in self._engines.values() if engine.trials]
 
     def _load_backbone(self, job: Job, key: str) -> None:
-        """Begin to make a trial: load its backbone, which touches torch's global state.
-
-        A backbone that cannot be loaded becomes the trial's failure later.
-        """
+        """Load the backbone of a trial. If it cannot be loaded, the trial fails later, when it is set up."""
         from lopt import backbones
 
         self._making = key, time.monotonic()
