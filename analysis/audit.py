@@ -71,8 +71,8 @@ def audit_text(audit: Audit) -> str | None:
     stopped = f"{audit.stopped:,} search trial{'s' * (audit.stopped != 1)}"
     if not audit.audited:
         text = (
-            f"Early stopping ended {stopped}. None was run to the end, so what that cost is unknown "
-            "(--audit 0.1 measures it)."
+            f"Early stopping ended {stopped}. No stopped trial was run on to the end, so what that cost is "
+            "unknown (--audit 0.1 measures it)."
         )
     else:
         low, high = audit.false_kill_interval

@@ -13,7 +13,7 @@ from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
-from analysis.stats import Estimate, crossed, estimate
+from analysis.stats import Estimate, estimate, estimate_from_predictions
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
@@ -87,12 +87,12 @@ class Cell:
         return _mean(trial.selection_accuracy for trial in self.confirmed)
 
     @property
-    def best_search(self) -> float | None:
+    def best_search_score(self) -> float | None:
         """Selection score of the best search trial. It is the best of many draws, so confirmed seeds may score less."""
         return max((trial.selection_score or 0.0 for trial in _possible_winners(self.trials)), default=None)
 
     @property
-    def unconfirmed(self) -> str:
+    def missing_accuracy_text(self) -> str:
         """What a table says in place of the accuracy."""
         return "not confirmed" if self.trials else "not run"
 
@@ -292,7 +292,9 @@ def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
     if not accuracies:
         return None
     correct_SN = predictions.correct_by_trial(confirmed) if len(accuracies) > 1 else None
-    return estimate(accuracies, confirmed[0].test_n or 0) if correct_SN is None else crossed(correct_SN)
+    return (
+        estimate(accuracies, confirmed[0].test_n or 0) if correct_SN is None else estimate_from_predictions(correct_SN)
+    )
 
 
 def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:

@@ -144,7 +144,7 @@ def compared_table(
     """
     best = standing_out([row.ours for row in info.rows])
     verdicts, obstacle_note = verdict_texts(row.comparison for row in info.rows)
-    ours = [interval(row.ours, row.cell.unconfirmed if row.cell else "not run") for row in info.rows]
+    ours = [interval(row.ours, row.cell.missing_accuracy_text if row.cell else "not run") for row in info.rows]
     return Table(
         caption=f"{caption}, and our results: {info.group.title}",
         columns=(

@@ -64,9 +64,9 @@ class Verdict:
 
     Attributes:
         p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method.
-        more_seeds: how many further seeds of each method would settle an inconclusive verdict in four of five cases,
-            whichever way it leans, if the difference is as observed. None where no number of seeds would, because there
-            are too few examples.
+        more_seeds: how many further seeds of each method would settle an inconclusive verdict with 80 % power, in
+            either direction, if the difference is as observed. None if no number of seeds would, because there are too
+            few examples.
     """
 
     outcome: str
@@ -100,10 +100,10 @@ def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
     n = a_SN.shape[1]
     (between_a, within_a), (between_b, within_b) = spread(a_SN), spread(b_SN)
     seeds_a, seeds_b = len(a_SN), len(b_SN)
-    # The seeds' part in the variance of an example's difference is subtracted: the variance between seeds contains it.
+    # Subtract the seeds' share, because the variance between seeds already contains it.
     noise = within_a / seeds_a + within_b / seeds_b
     observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - noise)
-    # By Wilson's interval, methods that agree on all n examples may differ on z²/n of all others. So much is added.
+    # By Wilson's interval, methods that agree on all n examples may differ on z²/n of all others. This amount is added.
     examples = (observed + Z95**2 / n) / n
     parts = [(between_a / seeds_a, seeds_a - 1), (between_b / seeds_b, seeds_b - 1), (examples, max(1, n - 1))]
     variance = sum(part for part, _ in parts)

@@ -1,4 +1,4 @@
-"""The text around the numbers: state of the run, failures, frozen trials, caveats, and how the numbers were made."""
+"""The text around the numbers: state of the run, failures, stuck trials, caveats, and how the numbers were made."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -99,11 +99,11 @@ def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
         if untested:
             effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested)})")
     if len(group.confirmed) > 1:
-        effects.append("the certainty of the frontier comes from each cell's own interval")
-    on_group = f" on {group.title}" if several_groups else ""
+        effects.append("the certainty of the frontier is estimated from each cell's own interval")
+    for_group = f"For {group.title}: p" if several_groups else "P"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
     return (
-        f"Predictions that cannot be used{on_group}: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
+        f"{for_group}redictions that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
     )
 
 
@@ -122,14 +122,14 @@ def failures(groups: Sequence[Group]) -> list[Failure]:
     ]
 
 
-def frozen(groups: Sequence[Group]) -> list[str]:
+def stuck(groups: Sequence[Group]) -> list[str]:
     """Name the trials that learned nothing: all evaluations predicted one class, or all predicted the same classes."""
     return [
         f"{_trial_cell_name(groups, group, trial)}, learning rate {render.number(trial.learning_rate)}, "
         f"seed {trial.seed} ({trial.phase}, {trial.status}, {trial.key})"
         for group in groups
         for trial in group.trials
-        if trial.frozen
+        if trial.stuck
     ]
 
 
@@ -165,9 +165,9 @@ def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | No
     few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < planned]
     if not few:
         return None
-    on_group = f" on {group.title}" if several_groups else ""
+    for_group = f"For {group.title}: f" if several_groups else "F"
     cells = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in few)
-    return f"Fewer confirmed seeds than the {planned} planned{on_group}: {cells}."
+    return f"{for_group}ewer confirmed seeds than the {planned} planned: {cells}."
 
 
 def _different_examples(group: Group) -> str | None:
@@ -268,7 +268,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         )
     if any(group.task == "movie_snippets" for group in groups):
         yield (
-            "movie_snippets shares 84 % of SST-2's validation sentences. Results on the two are therefore never "
+            "84 % of SST-2's validation sentences also occur in movie_snippets. Results on the two are therefore never "
             "independent evidence, and a prompt trained on one must not be scored on the other."
         )
     subsets = {
@@ -284,7 +284,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         scored = sum(trial.test_n or 0 for trial in confirmed)
         more = ", and some examples for training or selection" * (sum(trial.truncated for trial in confirmed) > cut)
         share = f"{cut:,} of {scored:,} test examples of confirmed trials ({100 * cut / scored:.1f} %)"
-        yield f"Texts longer than the input were cut: {share}{more}."
+        yield f"Texts that did not fit into the model's input were cut: {share}{more}."
     if results.left_out:
         trials = _plural(results.left_out, "trial of a cell or range", "trials of cells or ranges")
         yield f"Left out: {trials} that the space no longer has."
@@ -292,9 +292,10 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         one, many = "earlier failure of a trial that was", "earlier failures of trials that were"
         yield f"Not counted: {_plural(results.superseded, one, many)} tried again since."
     if results.repeated:
-        records = _plural(results.repeated, "record repeats a trial", "records repeat trials")
-        conflict = f" Results differ in {results.differing} of them; there, the run that is named first counts."
-        yield f"{records} of another record; each trial counts once.{conflict if results.differing else ''}"
+        records = _plural(results.repeated, "record is of a trial", "records are of trials")
+        yield f"{records} that another record is also of. Each trial counts once."
+        if results.differing:
+            yield f"Results differ in {results.differing} of these trials. There, the run that is named first counts."
 
 
 def caveats(groups: Sequence[Group], are_shown: bool) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
         "sections": sections,
         "warnings": [*notes.warnings(results, all_groups), *left_out],
         "failures": notes.failures(all_groups),
-        "frozen": notes.frozen(all_groups),
+        "frozen": notes.stuck(all_groups),
         "notes": [*notes.notes(results, all_groups)],
         "caveats": notes.caveats(all_groups, any(item.published for item in items)),
         "provenance": [notes.provenance(run) for run in results.runs],

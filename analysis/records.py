@@ -128,7 +128,7 @@ class Trial:
         return self.phase == "search" and self.status == "complete" and self.selection_score is not None
 
     @property
-    def frozen(self) -> bool:
+    def stuck(self) -> bool:
         """Whether training changed nothing: every evaluation predicted one class only, or there are several evaluations
         and all predicted the same."""
         if not self.evaluations:

@@ -205,7 +205,7 @@ def load_run(path: Location) -> Run:
     except UNREADABLE as error:
         raise ReportError(
             f"{file} cannot be read ({error_text(error)}). It should be the JSON object that a sweep writes: "
-            "repeat the sweep's command, which says how to mend it, or give another run"
+            "repeat the sweep's command, which says how to fix it, or give another run"
         ) from None
 
 

@@ -116,7 +116,7 @@ def variance_of_examples(values_N: np.ndarray) -> float:
     return float(values_N.var(ddof=1)) if len(values_N) > 1 else 0.0
 
 
-def crossed(correct_SN: np.ndarray) -> Estimate:
+def estimate_from_predictions(correct_SN: np.ndarray) -> Estimate:
     """Mean over seeds with a 95 % interval, from the examples that each seed got right, `[seeds, examples]`.
 
     Seeds and examples are both drawn, and they are crossed. So Var = a + b: a = s²/S with the variance s² between the
@@ -178,8 +178,11 @@ def describe(estimates: Sequence[Estimate]) -> str:
     parts = []
     if any(value.seeds == 1 for value in estimates):
         parts.append(
-            "where N = 1, the 95 % Wilson interval of the one run over its test examples (seed variance unknown)"
+            "for one seed, the 95 % Wilson interval over its test examples; the variation between seeds is unknown"
         )
     if any(value.seeds > 1 for value in estimates):
-        parts.append("where N ≥ 2, the 95 % t interval over seeds with the sampling of the shared test examples added")
+        parts.append(
+            "for two seeds and more, a 95 % t interval, which includes the variation between seeds and between test "
+            "examples"
+        )
     return "Intervals: " + "; ".join(parts) + "." if parts else ""

@@ -146,8 +146,8 @@ def _predict(options: argparse.Namespace) -> int:
     inputs = (
         inputs_from_texts(options.text, task) if options.file is None else inputs_from_file(Path(options.file), task)
     )
-    with _progress(len(inputs)) as on_done:
-        answers = prompt.predict(inputs, on_done)
+    with _progress(len(inputs)) as on_progress:
+        answers = prompt.predict(inputs, on_progress)
     if options.json:
         for answer, fields in zip(answers, inputs, strict=True):
             print(json.dumps({"label": answer.label, "probabilities": answer.probabilities, "input": fields}))

@@ -49,8 +49,8 @@ class Prompt:
         factors: the trained tensors by name.
         soft_prompt: what stands at the model's input, float32. None for methods that change weights.
         results: what the description records beside the configuration, such as counts and accuracies.
-        trained_task: the task as it was in training. None uses the task that is installed now.
-        backbone_source: name or folder of the backbone. None uses the configuration's.
+        trained_task: the task as it was in training. If None, the installed task is used.
+        backbone_source: name or folder of the backbone. If None, that of the configuration.
     """
 
     config: TrialConfig
@@ -131,7 +131,7 @@ class Prompt:
         return self._predict(data.test)
 
     def predict(
-        self, texts: Iterable[str | Mapping[str, str]], on_done: Callable[[int], None] = lambda count: None
+        self, texts: Iterable[str | Mapping[str, str]], on_progress: Callable[[int], None] = lambda count: None
     ) -> list[Answer]:
         """Predict the classes of new inputs.
 
@@ -153,7 +153,7 @@ class Prompt:
         if not inputs:
             return []
         backbone = self.backbone
-        most, template = most_tokens(self.config, backbone), backbone.complete(self.config.template or "")
+        most, template = most_tokens(self.config, backbone), backbone.fill_template(self.config.template or "")
         tokenised = [encode(backbone.tokenizer, task, template, fields, most) for fields in inputs]
         encoded = Encoded(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),
@@ -161,9 +161,9 @@ class Prompt:
             example_ids=np.arange(len(inputs)),
             truncated=sum(was_cut for _, was_cut in tokenised),
         )
-        logits = self._predict(encoded, on_done).logits
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        logits = self._predict(encoded, on_progress).logits
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
         return [
             Answer(task.classes[int(row.argmax())], dict(zip(task.classes, map(float, row), strict=True)))
             for row in probabilities
@@ -180,11 +180,11 @@ class Prompt:
             if then != now:
                 raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
 
-    def _predict(self, encoded: Encoded, on_done: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft_prompt, encoded, label_ids, on_done=on_done)
+        return predict_split(backbone, soft_prompt, encoded, label_ids, on_progress=on_progress)
 
     def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Write the tensors and the description to `folder`, and return it. `record` holds results, as in
@@ -316,7 +316,7 @@ def _described_task(description: Mapping[str, Any]) -> Task | None:
 def _checked_soft_prompt(
     config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], display_name: str
 ) -> SoftPrompt | None:
-    """The stored soft prompt. ValueError unless the factors, with frozen ones drawn again from their seeds, give it."""
+    """The stored soft prompt. ValueError if it does not match the factors."""
     stored = tensors.get("prompt")
     if stored is not None and stored.ndim != 2:
         raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")
@@ -337,7 +337,7 @@ def _checked_soft_prompt(
         )
     soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=computed.placement)
     if not (_are_close(computed.prompt, soft_prompt.prompt) and _are_close(computed.update, soft_prompt.update)):
-        raise ValueError(f"{display_name} is damaged: its factors do not give its prompt")
+        raise ValueError(f"{display_name} is damaged: its prompt does not match its factors")
     return soft_prompt
 
 

@@ -96,7 +96,7 @@ def fill_in_defaults(settings: TrialSettings, described: Task | None = None) -> 
     return {**fields, "template": template, "label_words": label_words}
 
 
-def known_as(name: str) -> str:
+def folder_name(name: str) -> str:
     """Return the name by which a key knows a task or backbone: of a folder its own name, wherever the folder is."""
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -112,7 +112,7 @@ def key_of(values: Mapping[str, Any]) -> str:
     hashed = without_later_defaults(values, SETTINGS)
     hashed["options"] = without_later_defaults(values["options"], OPTIONS)
     for name in ("task", "backbone"):
-        hashed[name] = known_as(hashed[name])
+        hashed[name] = folder_name(hashed[name])
     json_text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 

@@ -101,7 +101,7 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
         tasks.get(config.task),
         _parts_of(config),
         _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
-        backbone.complete(config.template or ""),
+        backbone.fill_template(config.template or ""),
         config.label_words or (),
         os.environ.get("LOPT_DATA_DIR"),
     )

@@ -84,14 +84,14 @@ def _special_ids_of_template(tokenizer: Tokenizer, template: str) -> list[int]:
 def _special_ids_among(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Return the special tokens among `ids`, in order.
 
-    Their number alone does not tell whether a text adds one: it may also remove one, for example an unknown token.
+    To compare counts is not enough: a text may add a special token and remove another one, such as the unknown token.
     """
     special_ids = special_tokens.special_ids(tokenizer)
     return [i for i in ids if i in special_ids]
 
 
 def _tokenise(tokenizer: Tokenizer, texts: str | list[str], **options: Any) -> Any:
-    """Tokenise so that a special token in the template is one, whatever the tokenizer's own settings are."""
+    """Tokenise, and read a special token in the template as one token, whatever the tokenizer's own settings are."""
     return tokenizer(texts, split_special_tokens=False, **options)
 
 
@@ -127,8 +127,7 @@ def encode(
         if len(starts_inside) > excess:
             remaining = whole[: starts_inside[-excess] - start].rstrip()
             shorter = remaining if len(remaining) < len(whole) else whole[:-1]
-            # One character may have several tokens, and only some of those of the first character may fit. Then halve
-            # the text until it fits.
+            # If not even the first character fits whole, halve the text until it fits.
             shorter = shorter or whole[: len(whole) // 2].rstrip()
         if not shorter:
             other_columns = ", ".join(name for name in task.columns if name != task.cut)

@@ -107,7 +107,7 @@ class Engine:
         step_began, self._token_shares = time.perf_counter(), {}
         failed = self.step()
         updated = [trial for trial in self.trials if trial not in failed]
-        is_due = _for_each(updated, lambda trial: trial.evaluation_due(), failed)
+        is_due = _for_each(updated, lambda trial: trial.close_interval(), failed)
         step_ended = time.perf_counter()
         for trial, share in self._token_shares.items():
             trial.train_time_s += share * (step_ended - step_began)
@@ -307,11 +307,11 @@ class Engine:
         for index, row in enumerate(rows):
             ids[index, : lengths[index]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
-        label_tokens = {owner: trials[owner].label_tokens for owner in owners}
-        all_tokens = sorted({token for tokens in label_tokens.values() for token in tokens})
+        label_ids_on_cpu = {owner: trials[owner].label_ids_on_cpu for owner in owners}
+        all_tokens = sorted({token for tokens in label_ids_on_cpu.values() for token in tokens})
         label_ids = on_device(all_tokens, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
-        columns = {owner: [all_tokens.index(token) for token in tokens] for owner, tokens in label_tokens.items()}
+        columns = {owner: [all_tokens.index(token) for token in tokens] for owner, tokens in label_ids_on_cpu.items()}
         return logits_RC, columns
 
 

@@ -28,7 +28,7 @@ def predict_split(
     encoded: Encoded,
     label_ids: Tensor,
     *,
-    on_done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
     """Predict a whole split. The batches are fixed, so that a repetition gives the same bits. A batch that does not fit
     into memory is computed in parts.
@@ -51,7 +51,7 @@ def predict_split(
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
         with reporting:
-            on_done(len(positions))
+            on_progress(len(positions))
 
     with Lanes(backbone) as lanes:
         batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH)

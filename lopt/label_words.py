@@ -29,7 +29,7 @@ def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str
     running text would have in another form after this template, that is with or without a leading space.
 
     Args:
-        template: as the model reads it (`Backbone.complete`).
+        template: as the model reads it (`Backbone.fill_template`).
     """
     sentences = []
     tokens_of_words = {word: _tokenise(tokenizer, word) for word in words}

@@ -25,7 +25,7 @@ class Lanes:
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
-        single = backbone.device.type != "cpu" or not backbone.side_by_side
+        single = backbone.device.type != "cpu" or not backbone.allows_parallel_passes
         self.count = count or (1 if single else min(torch.get_num_threads(), MOST_LANES))
         self._pool: ThreadPoolExecutor | None = None
 

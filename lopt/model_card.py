@@ -10,7 +10,7 @@ from typing import Any
 from lopt import backbones, methods
 from lopt.artifact import Prompt
 from lopt.backbones.seq2seq import SENTINEL
-from lopt.config import TrialConfig, known_as
+from lopt.config import TrialConfig, folder_name
 from lopt.data import most_tokens
 from lopt.settings import METRICS
 
@@ -141,7 +141,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
     """Return the text of the card for an exported prompt."""
     config, backbone = prompt.config, prompt.backbone
     task, title, facts = prompt.task, methods.get(config.method).title, prompt.facts
-    template = backbone.complete(config.template or "")
+    template = backbone.fill_template(config.template or "")
     label_words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
     appended_tokens = getattr(backbone, "left_out", ())
@@ -229,7 +229,7 @@ def _training_text(config: TrialConfig) -> str:
         "method": config.method,
         "length": config.length,
         "rank": config.rank,
-        "options": ", ".join(f"{name} {known_as(str(value))}" for name, value in config.options.items()) or None,
+        "options": ", ".join(f"{name} {folder_name(str(value))}" for name, value in config.options.items()) or None,
         "optimiser": f"{config.optimizer}, rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",

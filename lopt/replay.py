@@ -1,4 +1,4 @@
-"""Training of a recorded trial again, to compare it with its record:
+"""Trains a recorded trial again and compares the result with its record:
 python -m lopt run --config results/<run>/trials/<key>.json"""
 
 import json

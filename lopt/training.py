@@ -42,7 +42,8 @@ def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRe
     """Train one configuration to the end, without Ray or a store, and score its best prompt on the reported split.
 
     Args:
-        artifact: new or existing folder for the trained prompt, which `load_prompt` opens; None does not keep it.
+        artifact: new or existing folder for the trained prompt, which `load_prompt` opens. If it is None, the
+            prompt is not kept.
 
     Returns:
         The record. Its status is "complete", or "diverged" if the loss or a factor stopped being a finite number or
@@ -82,7 +83,7 @@ class Trial:
         self.data = prepare(config, frozen)
         check_revisions(config, self.data.revision, frozen.revision)
         self.label_ids = frozen.label_ids(config.label_words or ())
-        self.label_tokens = tuple(self.label_ids.tolist())  # the same ids for code that runs on the processor
+        self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the processor
         tuned = self.method.begin(frozen, config)
         self.backbone, self.factors = tuned.backbone, tuned.factors
         self.counts, self.soft_prompt = tuned.counts, tuned.soft_prompt
@@ -121,7 +122,7 @@ class Trial:
             self._trains_alone = True
         step_began = time.perf_counter()
         self.update()
-        is_due = self.evaluation_due()
+        is_due = self.close_interval()
         step_ended = time.perf_counter()
         self.train_time_s += step_ended - step_began
         if not is_due:
@@ -189,7 +190,7 @@ class Trial:
         self.step += 1
 
     # --- evaluations --------------------------------------------------------------------------------------------
-    def evaluation_due(self) -> bool:
+    def close_interval(self) -> bool:
         """Return whether an evaluation is due now.
 
         If the step calls for one, first take the mean of the losses since the last evaluation. If that mean has
@@ -200,7 +201,7 @@ class Trial:
         self._train_loss = float(sum(self._losses) / len(self._losses))  # the only time this waits for the device
         self._losses.clear()
         is_finite = all(bool(factor.isfinite().all()) for factor in self.factors.values())
-        loss_of_guessing = math.log(len(self.label_tokens))
+        loss_of_guessing = math.log(len(self.label_ids_on_cpu))
         first_loss = self.evaluations[0].train_loss if self.evaluations else 0.0
         self.diverged = not (is_finite and self._train_loss <= _EXPLOSION * max(loss_of_guessing, first_loss))
         return not self.diverged

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig, known_as
+from lopt.config import FIELDS, TrialConfig, folder_name
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # space files import Real from here
 from sweeps import stopping
 from sweeps.stopping import StoppingRule
@@ -21,7 +21,7 @@ _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
 # Fields that are filled in where trials run; precision only if it is "auto".
 RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")
 SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor", "sampler", "stopping")
-WORDS = {"sampler": "tpe", "stopping": "asha"}  # space fields that are names, with their defaults
+NAME_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # space fields that are names, with their defaults
 _MAX_COUNT, _MAX_CELLS = 1_000_000, 10_000
 
 
@@ -140,7 +140,7 @@ class Space:
         return self.stopping_rule().decision_steps(eval_every or int(self.base.get("eval_every", 100)))
 
     def expected_steps(self, position: int) -> float:
-        """Return the average steps of a stratum's search trial number `position`, if all trials are equally good.
+        """Return the expected steps of the `position`-th search trial of a stratum, if all trials are equally good.
 
         The first trial has position 1.
         """
@@ -149,9 +149,9 @@ class Space:
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
         """Return the trial of a cell at one point of its ranges.
 
-        A value for one method (`lora.rank`) goes before a value for all methods. A field that the method does not have
-        (length, rank, an option of the base) is left out. A searched rank above the maximum for the length is lowered
-        to that maximum.
+        A value for one method (`lora.rank`) takes precedence over a value for all methods. A field that the method
+        does not have (length, rank, an option of the base) is left out. A searched rank above the maximum for the
+        length is lowered to that maximum.
         """
         values = {**self.base, **cell.fixed, **point, "seed": seed}
         method = methods.get(values.get("method"))
@@ -166,25 +166,25 @@ class Space:
             fields.pop("length", None)
         if not method.uses_rank:
             fields.pop("rank", None)
-        elif searched(cell, "rank") and isinstance(fields.get("rank"), int):
+        elif searched_names(cell, "rank") and isinstance(fields.get("rank"), int):
             max_rank = method.largest_rank(fields.get("length"))
             fields["rank"] = min(fields["rank"], max_rank) if isinstance(max_rank, int) else fields["rank"]
         given_options = fields.pop("options", {})
         all_options = {**given_options, **options} if isinstance(given_options, Mapping) else given_options
         return TrialConfig.from_dict({**fields, "options": all_options})
 
-    def example(self, cell: Cell) -> TrialConfig:
+    def sample_trial(self, cell: Cell) -> TrialConfig:
         """Return a valid trial of the cell, for planning: at its first point, else at the low ends of its ranges."""
         return self.config(cell, {**self.low_ends(cell), **(cell.first[0] if cell.first else {})}, seed=0)
 
     @staticmethod
     def low_ends(cell: Cell) -> dict[str, Any]:
-        """Return the point at the low ends of a cell's ranges; of a list, the first value."""
+        """Return the point at the low ends of a cell's ranges; for a list, its first value."""
         return {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
 
     def largest_trials(self, cell: Cell) -> list[TrialConfig]:
         """Return the cell's trial at the high ends of its ranges, one for each method that the cell searches."""
-        point = self.low_ends(cell)  # of a list of names, the first
+        point = self.low_ends(cell)  # for a list of names, the first
         for name, searched_range in cell.search.items():
             if not isinstance(searched_range, Choice):
                 point[name] = searched_range.high
@@ -194,9 +194,9 @@ class Space:
         names = choice.values if isinstance(choice, Choice) else [{**self.base, **cell.fixed}.get("method")]
         return [self.config(cell, {**point, "method": name}, seed=0) for name in names]
 
-    def examples(self, cell: Cell) -> list[TrialConfig]:
+    def sample_trials(self, cell: Cell) -> list[TrialConfig]:
         """Return the cell's example with each backbone, task and precision that its trials can have."""
-        configs = [self.example(cell)]
+        configs = [self.sample_trial(cell)]
         for name in ("backbone", "task", "precision"):
             values = getattr(cell.search.get(name), "values", None)
             if values:
@@ -204,11 +204,11 @@ class Space:
         return configs
 
     @property
-    def all_examples(self) -> list[TrialConfig]:
-        """`examples` of all cells, in their order."""
-        return [config for cell in self.cells for config in self.examples(cell)]
+    def all_sample_trials(self) -> list[TrialConfig]:
+        """`sample_trials` of all cells, in their order."""
+        return [config for cell in self.cells for config in self.sample_trials(cell)]
 
-    def misfit(self, cell: Cell, config: TrialConfig) -> str:
+    def mismatch_reason(self, cell: Cell, config: TrialConfig) -> str:
         """Return why a trial does not belong to the cell; an empty text if it does."""
         point = point_of(cell, config)
         for name, value in point.items():
@@ -259,34 +259,35 @@ class Space:
             "confirm_seeds": self.confirm_seeds,
             "grace_steps": self.grace_steps,
             "reduction_factor": self.reduction_factor,
-            **{name: getattr(self, name) for name, default in WORDS.items() if getattr(self, name) != default},
+            **{name: getattr(self, name) for name, default in NAME_DEFAULTS.items() if getattr(self, name) != default},
         }
 
     def identity(self) -> str:
         """Return a hash of everything that may not change between two commands on one run."""
         may_change = ("confirm_seeds", "title", "sampler")
-        settings = {name: value for name, value in placeless(self.to_dict()).items() if name not in may_change}
+        settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in may_change}
         # The content of a task's folder can change while its name stays the same.
-        examples = [self.example(cell) for cell in self.cells]
-        folders = {known_as(e.task): [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
+        examples = [self.sample_trial(cell) for cell in self.cells]
+        folders = {folder_name(e.task): [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
         settings |= {"folders": folders} if folders else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def placeless(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of `Space.to_dict`, or a part of it, with only the name of each task or backbone folder."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "search" and isinstance(value, Mapping):
             result[name] = {
-                n: ", ".join(map(known_as, str(r).split(", "))) if n in _FOLDER_FIELDS else r for n, r in value.items()
+                n: ", ".join(map(folder_name, str(r).split(", "))) if n in _FOLDER_FIELDS else r
+                for n, r in value.items()
             }
         elif isinstance(value, Mapping):
-            result[name] = placeless(value)
+            result[name] = without_paths(value)
         elif isinstance(value, list):
-            result[name] = [placeless(item) if isinstance(item, Mapping) else item for item in value]
+            result[name] = [without_paths(item) if isinstance(item, Mapping) else item for item in value]
         else:
-            result[name] = known_as(value) if name in _FOLDER_FIELDS and isinstance(value, str) else value
+            result[name] = folder_name(value) if name in _FOLDER_FIELDS and isinstance(value, str) else value
     return result
 
 
@@ -324,12 +325,12 @@ def _check_one_line(label: str, text: object) -> None:
         raise ValueError(f"{label} is {text!r}; give text of one line")
 
 
-def searched(cell: Cell, name: str) -> list[str]:
+def searched_names(cell: Cell, name: str) -> list[str]:
     """Return the names under which a cell searches a field: `rank`, or one `lora.rank` for each method."""
     return [searched_name for searched_name in cell.search if searched_name.rpartition(".")[2] == name]
 
 
-def learning_rates(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
+def learning_rate_search(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
     """Return what a cell of a fixed shape searches: the ranges of a method's learning rates, and its recipe's point,
     which is tried first."""
     method = methods.get(method_name)

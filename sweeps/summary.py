@@ -29,7 +29,8 @@ def summarise(
     records = [record for record in store.records() if record.key not in left_out]
     counts = Counter(record.status for record in records)
     count_of_each = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
-    lines = [f"{status}: {len(records)} trials ({count_of_each}) in {clock(seconds)}; results in {store}"]
+    trials = "1 trial" if len(records) == 1 else f"{len(records)} trials"
+    lines = [f"{status}: {trials} ({count_of_each}) in {clock(seconds)}; results in {store}"]
     lines += _failure_lines(store, [record for record in records if record.status == "failed"], same_command)
     if status == "interrupted":
         return "\n".join([*lines, f"{same_command} continues the run; finished trials are kept"]), INTERRUPTED
@@ -66,5 +67,5 @@ def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
     confirmed = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
     if plan.space.by_size:
         sizes = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
-        return sorted(sizes - confirmed) or ([] if confirmed else ["any size"])
+        return sorted(sizes - confirmed) or ([] if confirmed else ["every size"])
     return [cell.name for cell in plan.cells if cell.name not in confirmed]

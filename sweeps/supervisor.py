@@ -62,7 +62,7 @@ class Supervisor:
         self.held_back = False
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no trial runs."""
         return not self._running
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import exit_codes, tasks
-from lopt.config import TrialConfig, known_as
+from lopt.config import TrialConfig, folder_name
 from sweeps import trackers
 from sweeps.budget import Budget, OutOfTime
 from sweeps.listener import Listener, Listeners
@@ -46,7 +46,9 @@ class Sweep(Listener):
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
-        self._titles = {name: tasks.get(name).title for name in {config.task for config in plan.space.all_examples}}
+        self._titles = {
+            name: tasks.get(name).title for name in {config.task for config in plan.space.all_sample_trials}
+        }
         self._began = time.monotonic()
         self._seconds_in_manifest = 0.0  # of the seconds since `_began`, those that the manifest counts already
         self._allocation: Allocation | None = None  # None in local mode
@@ -123,7 +125,7 @@ class Sweep(Listener):
 
         with self.store.hold(), contextlib.ExitStack() as stack:
             finished = self._read_earlier_work().finished
-            examples = self.plan.space.all_examples
+            examples = self.plan.space.all_sample_trials
             baselines = [examples[index] for index in self._indices_without_baseline(examples)]
             prediction = probe.predict(
                 self.plan.space,
@@ -202,7 +204,7 @@ class Sweep(Listener):
         Raises:
             ValueError: Data or weights are missing or do not fit, or finished trials used others.
         """
-        examples = self.plan.space.all_examples
+        examples = self.plan.space.all_sample_trials
         print("preparing data and weights (missing files are downloaded once)", flush=True)
         configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(examples)]
         prepared = run_prepare(configs, self._indices_without_baseline(examples))
@@ -213,9 +215,11 @@ class Sweep(Listener):
 
     def _indices_without_baseline(self, examples: list[TrialConfig]) -> list[int]:
         """Return the index of one example for each backbone and task whose baseline is not in the store yet."""
-        stored = {(known_as(baseline["backbone"]), known_as(baseline["task"])) for baseline in self.store.baselines()}
+        stored = {
+            (folder_name(baseline["backbone"]), folder_name(baseline["task"])) for baseline in self.store.baselines()
+        }
         first_index = {
-            (known_as(config.backbone), known_as(config.task)): index
+            (folder_name(config.backbone), folder_name(config.task)): index
             for index, config in reversed(list(enumerate(examples)))
         }
         return [index for backbone_and_task, index in first_index.items() if backbone_and_task not in stored]
@@ -228,7 +232,7 @@ class Sweep(Listener):
 
     def _is_finished(self, finished: list[TrialRecord]) -> bool:
         """Return whether every trial is finished already. Nothing is started to find out."""
-        if self._indices_without_baseline(self.plan.space.all_examples):
+        if self._indices_without_baseline(self.plan.space.all_sample_trials):
             return False
         from sweeps.search.queue import TrialQueue
 
@@ -262,7 +266,7 @@ class Sweep(Listener):
         if options.reuse:
             other_runs.announce(self.plan.search_trials + (self.plan.confirm_trials or 0))
         if options.warm_start:
-            metrics = {config.metric for config in space.all_examples}
+            metrics = {config.metric for config in space.all_sample_trials}
             used = sum(record.metric in metrics for record in warm_start)
             unused = len(warm_start) - used
             note = f"; {unused} more are not used, because they were selected by another metric" if unused else ""

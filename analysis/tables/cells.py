@@ -31,9 +31,9 @@ def render(info: Info[Cell]) -> Table:
     if lost:
         notes.append(f"Confirm trials that did not finish, so the mean is over the other seeds: {', '.join(lost)}.")
     fallen = [
-        f"{cell.label} ({percent(cell.best_search)} to {percent(cell.selection_score)})"
+        f"{cell.label} ({percent(cell.best_search_score)} to {percent(cell.selection_score)})"
         for cell in info.rows
-        if cell.accuracy and (cell.best_search or 0.0) - (cell.selection_score or 0.0) > _FALL
+        if cell.accuracy and (cell.best_search_score or 0.0) - (cell.selection_score or 0.0) > _FALL
     ]
     if fallen:
         notes.append(
@@ -54,11 +54,15 @@ def render(info: Info[Cell]) -> Table:
                 text=lambda cell: " / ".join(str(cell.count(status)) for status in _STATUSES),
             ),
             Column(title="learning rate", text=lambda cell: number(getattr(cell.best_trial, "learning_rate", None))),
-            Column(title="best search trial, %", csv_name="best search %", text=lambda cell: percent(cell.best_search)),
+            Column(
+                title="best search trial, %",
+                csv_name="best search %",
+                text=lambda cell: percent(cell.best_search_score),
+            ),
             Column(
                 title="held-out accuracy, %", csv_name="selection %", text=lambda cell: percent(cell.selection_score)
             ),
-            accuracy_column(lambda cell: interval(cell.accuracy, cell.unconfirmed)),
+            accuracy_column(lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
             Column(title="optimism, percentage points", csv_name="optimism, pp", text=_optimism),
         ),
         notes=tuple(notes),

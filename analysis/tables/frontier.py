@@ -103,10 +103,9 @@ def render(info: Info) -> Table:
             "The parameters of a prompt can be counted in three ways: those that are trained, those that are stored "
             "(frozen random matrices are not, since their seed gives them again), and those at the input of the model. "
             "Which count matters depends on the use.",
-            f"Hypervolume {info.hypervolume:.3f}: the area under the frontier of the mean accuracies, measured in "
-            "accuracy (1 is 100 %) times doublings of the trained parameters. Only the area above an accuracy of "
-            f"{percent(lowest_accuracy)} % counts, up to {most_parameters:,.0f} parameters, which is twice the largest "
-            "cell's number, so that the largest cell counts, too.",
+            f"Hypervolume {info.hypervolume:.3f}: the area between the frontier of the mean accuracies and "
+            f"{percent(lowest_accuracy)} % accuracy, over log2 of the trained parameters. It ends at "
+            f"{most_parameters:,.0f} parameters, twice those of the largest cell.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
         ),
     )

@@ -74,7 +74,7 @@ class Facts:
         """Return (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts.
 
         Args:
-            targets: names of modules, joined by "+". None takes the default (`lopt.methods.lora`).
+            targets: names of modules, joined by "+". If None, the default is taken (`lopt.methods.lora`).
 
         Raises:
             ValueError: the projections are not known, the model has none of that name, or PEFT is missing.
@@ -83,8 +83,8 @@ class Facts:
             return self.projections
         if self.project is None:
             raise ValueError(
-                "targets can only be counted from a model's config.json, and this model is known by name: give "
-                "backbone as a folder, or leave targets out"
+                "the parameters of targets can only be counted from a config.json, and a named model has none here: "
+                "give backbone as a folder, or leave targets out"
             )
         return self.project(targets)
 
@@ -130,7 +130,7 @@ def facts_from_config(name: str, config: Mapping[str, Any]) -> Facts:
     for fact, number in numbers.items():
         if number is None:
             raise ValueError(
-                f"backbone {name!r} is not supported: its config.json, of type {model_type}, does not say its {fact} "
+                f"backbone {name!r} is not supported: its config.json, of type {model_type}, does not give its {fact} "
                 f"({', '.join(keys_of[fact])}); {_SUPPORTED}"
             )
     return Facts(
@@ -192,7 +192,8 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _model_config(config: Mapping[str, Any]) -> Any:
-    """Return transformers' config object. It is read from a file, because files write infinity as an object."""
+    """Return transformers' config object. It is read from a file, because transformers' JSON files write infinity
+    as an object."""
     from transformers import CONFIG_MAPPING
 
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:

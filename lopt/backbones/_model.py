@@ -87,7 +87,7 @@ class Backbone(ABC):
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        if self.dtype != torch.float64:  # fp64 is for proofs, which compare with the model's own code
+        if self.dtype != torch.float64:  # fp64 is for tests, which compare with the model's own code
             fuse(self.model)
         with torch.no_grad():
             refuse_unfit_model(self, lambda **inputs: self._logits(**inputs).float())
@@ -108,7 +108,7 @@ class Backbone(ABC):
         return len(next(self.model.get_input_embeddings().parameters()))
 
     @property
-    def side_by_side(self) -> bool:
+    def allows_parallel_passes(self) -> bool:
         """Whether several threads may run passes at the same time."""
         return False  # the choice of attention kernels holds for the whole process
 
@@ -118,7 +118,7 @@ class Backbone(ABC):
         return True
 
     @abstractmethod
-    def complete(self, template: str) -> str:
+    def fill_template(self, template: str) -> str:
         """Return the template as this kind of model reads it. `{mask}` is where the label is read, and is replaced."""
 
     @property
@@ -135,7 +135,7 @@ class Backbone(ABC):
         """Return the last hidden state at the label position, `[B, H]`."""
 
     @abstractmethod
-    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _vocabulary_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         """Return the model's own logits of the whole vocabulary at the label position, `[B, V]`."""
 
     def label_ids(self, words: Sequence[str]) -> Tensor:
@@ -174,7 +174,7 @@ class Backbone(ABC):
         """
         with self._attention_and_autocast():
             if self._uses_whole_head:
-                logits_BC = self._whole_label_logits(soft_prompt, ids_BT, lengths_B)[:, label_ids_C]
+                logits_BC = self._vocabulary_logits(soft_prompt, ids_BT, lengths_B)[:, label_ids_C]
             else:
                 state_BH = self._label_state(soft_prompt, ids_BT, lengths_B)
                 logits_BC = self._logits_from_rows_of_head(state_BH, label_ids_C)
@@ -195,8 +195,9 @@ class Backbone(ABC):
         return []
 
     def cache_texts(self, texts: Sequence[tuple[int, ...]]) -> None:
-        """Compute what the store keeps of unread texts. Several threads may call this if `side_by_side` is true."""
-        raise AssertionError("this backbone stores nothing of texts, so no text is unread")
+        """Compute and store the keys and values of texts. Several threads may call this at the same time if
+        `allows_parallel_passes` is true."""
+        raise AssertionError("this backbone stores nothing of texts, so no text is missing in its store")
 
     def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
         """Return the token embeddings, for initial values."""
@@ -227,13 +228,16 @@ class Backbone(ABC):
         from lopt.dropout import seeded_masks, with_dropout
 
         backbone = copy.copy(self)
-        backbone.dropout, backbone.model = rate, with_dropout(self.model, 0.5)  # eight tokens show so high a rate
+        backbone.dropout, backbone.model = (
+            rate,
+            with_dropout(self.model, 0.5),
+        )  # a rate of 0.5 is sure to show in eight tokens
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
         logits_by_seed = []
         with torch.no_grad():
             for seed in (0, 1):
                 with seeded_masks(self.device, seed):
-                    logits_by_seed.append(backbone._whole_label_logits(None, ids_BT, lengths_B))
+                    logits_by_seed.append(backbone._vocabulary_logits(None, ids_BT, lengths_B))
         if torch.equal(*logits_by_seed):
             raise ValueError(
                 f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers drop nothing in "
@@ -275,7 +279,7 @@ class Backbone(ABC):
         if any(_LOGIT_CAP_KEYS.search(key) and value for key, value in self.model.config.to_dict().items()):
             return False  # in bf16 a comparison would show a cap on large logits only
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
-        whole_V = self._whole_label_logits(None, ids_BT, lengths_B)[0].float()
+        whole_V = self._vocabulary_logits(None, ids_BT, lengths_B)[0].float()
         all_ids_V = torch.arange(len(whole_V), device=self.device)
         try:
             state_BH = self._label_state(None, ids_BT, lengths_B)
@@ -305,7 +309,7 @@ class Backbone(ABC):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with contextlib.ExitStack() as stack:
-            fused_is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.side_by_side
+            fused_is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.allows_parallel_passes
             if fused_is_slow or self.dropout:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.autocast is not None:

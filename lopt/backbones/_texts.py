@@ -1,4 +1,4 @@
-"""Keys and values of texts that no prompt changes. They are computed once and shared by all trials and epochs.
+"""Attention keys and values of texts before a suffix, computed once and shared by all trials and epochs.
 
 In a causal model the text before a suffix does not see the suffix. So the keys and values of the text, which the suffix
 sees, are the same in every trial. The store finds a text by its token ids. On a CPU the tensors lie in a file that is
@@ -54,7 +54,7 @@ class TextStates:
         self._lock = threading.Lock()
 
     def missing(self, texts: Iterable[TextIds]) -> list[TextIds]:
-        """Return the texts that are not in the store. Return none if the store is full."""
+        """Return the texts that are not in the store. Return an empty list if the store is full."""
         return [text for text in texts if text not in self._kept] if self.used_bytes < self.limit_bytes else []
 
     def compute_and_store(self, texts: Sequence[TextIds]) -> dict[TextIds, Tensor]:
@@ -89,15 +89,15 @@ class TextStates:
         size_bytes = states.numel() * states.element_size()
         if text in self._kept:
             return
-        room = None
+        destination = None
         if self.used_bytes + size_bytes <= self.limit_bytes:
-            room = states if self._file is None else self._file.new_tensor(states.shape, states.dtype, size_bytes)
-        if (
-            room is None
-        ):  # The store or the disk is full. Without a lower limit, every step would compute texts in vain.
-            self.limit_bytes = self.used_bytes
+            destination = (
+                states if self._file is None else self._file.new_tensor(states.shape, states.dtype, size_bytes)
+            )
+        if destination is None:  # the store or the disk is full
+            self.limit_bytes = self.used_bytes  # so that `missing` stops to offer texts that cannot be stored
             return
-        self._kept[text] = room if room is states else room.copy_(states)
+        self._kept[text] = destination if destination is states else destination.copy_(states)
         self.used_bytes += size_bytes
 
 

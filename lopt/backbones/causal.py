@@ -77,14 +77,14 @@ class CausalBackbone(Backbone):
         return backbone
 
     @property
-    def side_by_side(self) -> bool:
+    def allows_parallel_passes(self) -> bool:
         return self.flat is not None
 
     @property
     def pads_rows(self) -> bool:
         return self.flat is None
 
-    def complete(self, template: str) -> str:
+    def fill_template(self, template: str) -> str:
         completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
         if "{mask}" in completed:
             raise ValueError(
@@ -112,7 +112,7 @@ class CausalBackbone(Backbone):
         inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
         return self.model.base_model(**inputs, **self._forward_options).last_hidden_state[label_places]
 
-    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _vocabulary_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
         return self._logits(**inputs)[label_places]
 

@@ -25,10 +25,10 @@ class Seq2SeqBackbone(Backbone):
         self._start_id = _start_id(model.config)
         # Positions are relative, so a longer input is possible. T5 was trained on 512 tokens.
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
-        if self._sentinel_id not in tokenizer(self.complete("Text")).input_ids:
+        if self._sentinel_id not in tokenizer(self.fill_template("Text")).input_ids:
             raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not recognise it in a text")
 
-    def complete(self, template: str) -> str:
+    def fill_template(self, template: str) -> str:
         with_mask = template if "{mask}" in template else f"{template} {{mask}}"
         if not self._sentinel_needs_blank:
             return with_mask.replace("{mask}", SENTINEL)
@@ -74,7 +74,7 @@ class Seq2SeqBackbone(Backbone):
         )
         return decoded.last_hidden_state[:, 1]
 
-    def _whole_label_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+    def _vocabulary_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         return self._logits(**self._encoder_inputs(soft_prompt, ids_BT, lengths_B))[:, 1]
 
 

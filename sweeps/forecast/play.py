@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeps.planning.points import trials_of
+from sweeps.planning.points import trial_count
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.turns import CellTurns, Turns
 from sweeps.search.winners import confirmed_winners
@@ -128,7 +128,7 @@ class SimulatedSweep:
         quality: the qualities of the trials.
         pick: chooses the kind of a proposal: given the number of kinds, it returns an index.
         finished: records of earlier commands; early stopping knows their scores.
-        trials: number of search trials of each cell (`trials_of`), if it is known already.
+        trials: number of search trials of each cell (`trial_count`), if it is known already.
         audit, audited: as for `EarlyStopping`.
         number: number of this simulation, for the random choices that depend on the trials' keys.
 
@@ -155,7 +155,7 @@ class SimulatedSweep:
         self._quality, self._pick, self._number = quality, pick, number
         self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
         self._early_stopping.replay(finished)
-        trials = trials or [trials_of(space, cell) for cell in space.cells]
+        trials = trials or [trial_count(space, cell) for cell in space.cells]
         cells = [
             _simulated_cell(cell.name, kinds, count, finished, space)
             for cell, kinds, count in zip(space.cells, costs, trials, strict=True)
@@ -324,7 +324,7 @@ def forecast(
         simulations: number of simulated sweeps.
     """
     seconds, sweeps = [], []
-    trials_by_cell = [trials_of(space, cell) for cell in space.cells]
+    trials_by_cell = [trial_count(space, cell) for cell in space.cells]
     for seed in range(simulations):
         generator = np.random.default_rng(seed)
         sweep = SimulatedSweep(

@@ -149,7 +149,7 @@ def in_this_process(elapsed_s: float) -> Resources:
 def samples(space: Space, cell: Cell) -> list[TrialConfig]:
     """Return trials that represent a cell: one, or random points if its trials differ in more than learning rates."""
     if all(name.endswith("learning_rate") for name in cell.search):
-        return [space.example(cell)]
+        return [space.sample_trial(cell)]
     generator = np.random.default_rng(0)
     return [
         space.config(cell, {name: _random_value(searched, generator) for name, searched in cell.search.items()}, seed=0)

@@ -47,7 +47,7 @@ class QueueSearcher(Searcher):
             job = supervisor.next(trial_id)
             if job is not None:
                 return job.to_dict()
-            return Searcher.FINISHED if supervisor.idle else None
+            return Searcher.FINISHED if supervisor.is_idle else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self._supervised.guarded() as supervisor:

@@ -1,4 +1,4 @@
-"""The client of a trial that trains in the worker of its device: the trial's own process passes its reports on."""
+"""The client: runs in a trial's own process and passes on the reports of the worker that trains the trial."""
 
 import math
 import time
@@ -18,7 +18,7 @@ class _Overdue(Exception):
     """A trial has used up its time limit.
 
     Attributes:
-        hangs: Whether its worker hangs: the current step, or the making of the trial, does not end.
+        hangs: Whether its worker hangs: setting up the trial, or the current step, does not end.
         at_fault: Whether no other trial can be the cause.
         where: How far the trial had come, in words; "" if that is not known.
     """
@@ -32,14 +32,14 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
     """Yield the reports of a job whose trial trains in the worker of this process's device.
 
     When the worker dies, another one goes on from the trial's checkpoint. A trial that has used up its time limit and
-    comes to no evaluation has failed. Its worker is ended if the making of the trial hangs, or a step. If several
+    comes to no evaluation has failed. Its worker is ended if setting up the trial or a step hangs. If several
     trials took part in that step, each of them then goes on apart from the others, so that only the trial at fault
     hangs again.
     """
     import ray
 
     keeper, device, key = ray.get_actor(KEEPER), current_device(), job.key
-    # The second error comes where the node is dying, too: no worker can be placed on it.
+    # The second error is also raised when the node is dying: no worker can be placed on it.
     death_errors = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
     reached_step, deaths = 0, 0
     hangs: Any = 0  # the keeper's count when this worker was asked for

@@ -23,7 +23,9 @@ def check_space(space: Space) -> None:
             sampler.check(cell)
         _check_ranges(space, cell)
         _check_first_points(space, cell)
-        trials_id = f"{space.example(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+        trials_id = (
+            f"{space.sample_trial(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+        )
         if trials_id in cell_names:
             raise ValueError(
                 f"space {space.name}: {cell_names[trials_id]} and {cell.name} have the same trials, but a trial "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lopt import methods
 from lopt.config import TrialConfig
-from sweeps.planning.points import trials_of
+from sweeps.planning.points import trial_count
 from sweeps.space import Space
 
 
@@ -14,14 +14,14 @@ class CellPlan:
     """The plan of one cell.
 
     Attributes:
-        example: One of its trials.
+        sample_trial: One of its trials.
         counts: Parameter counts of its trials; None if method or shape is searched.
         search: Range of each searched field, in words.
         trials: Number of search trials.
     """
 
     name: str
-    example: TrialConfig
+    sample_trial: TrialConfig
     counts: methods.Counts | None
     search: dict[str, str]
     trials: int
@@ -67,15 +67,15 @@ def make_plan(space: Space) -> Plan:
     """
     cells = []
     for cell in space.cells:
-        example = space.example(cell)
+        sample_trial = space.sample_trial(cell)
         shape_is_searched = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
         cells.append(
             CellPlan(
                 name=cell.name,
-                example=example,
-                counts=None if shape_is_searched else methods.counts_of(example),
+                sample_trial=sample_trial,
+                counts=None if shape_is_searched else methods.counts_of(sample_trial),
                 search={name: str(searched) for name, searched in cell.search.items()},
-                trials=trials_of(space, cell),
+                trials=trial_count(space, cell),
             )
         )
     return Plan(space, tuple(cells))

@@ -34,11 +34,11 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 def format_plan(plan: Plan, run: str) -> str:
     """Return the plan as text for a reader."""
-    space, example = plan.space, plan.cells[0].example
-    facts = backbones.facts(example.backbone)
-    task_names = sorted({cell.example.task for cell in plan.cells})
+    space, sample_trial = plan.space, plan.cells[0].sample_trial
+    facts = backbones.facts(sample_trial.backbone)
+    task_names = sorted({cell.sample_trial.task for cell in plan.cells})
     task_titles = ", ".join(_task_title(name) for name in task_names)
-    label_words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, example.label_words or ()))}"
+    label_words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, sample_trial.label_words or ()))}"
     seeds = f"{space.confirm_seeds} fresh seed{'s' if space.confirm_seeds > 1 else ''}"
     if plan.confirm_trials is None:
         confirm, more_steps = f"then confirm trials (the best of each size with {seeds})", ", plus the confirm trials"
@@ -46,9 +46,9 @@ def format_plan(plan: Plan, run: str) -> str:
         confirm, more_steps = f"then {plan.confirm_trials} confirm trials (each winner with {seeds})", ""
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
-        f"  backbone   {example.backbone} (d = {facts.width:,}, {facts.layers} layers)",
+        f"  backbone   {sample_trial.backbone} (d = {facts.width:,}, {facts.layers} layers)",
         f"  task       {task_titles}{label_words}",
-        f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {example.eval_every:,}",
+        f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {sample_trial.eval_every:,}",
         f"  stopping   {_stopping(space)}",
         *_optional_lines(plan),
         f"  trials     {plan.search_trials} search trials ({_trials_per_cell(plan)}), {confirm}",
@@ -68,7 +68,7 @@ def format_plan(plan: Plan, run: str) -> str:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return what a user should know about the task's rows and label words before anything runs."""
-    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.example)))
+    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.sample_trial)))
 
 
 def _trials_per_cell(plan: Plan) -> str:
@@ -92,7 +92,7 @@ def _stopping(space: Space) -> str:
 
 def _optional_lines(plan: Plan) -> list[str]:
     """Return lines on what is off by default: another sampler than TPE, dropout, selection by another metric."""
-    examples, lines = plan.space.all_examples, []
+    examples, lines = plan.space.all_sample_trials, []
     if plan.space.sampler != "tpe":
         lines.append(f"  sampler    {plan.space.sampler}")
     rates = sorted({f"{config.dropout:g}" for config in examples if config.dropout})
@@ -126,7 +126,7 @@ _SCHEDULES = {"constant": "constant", "linear": "falling"}
 
 def _training(plan: Plan) -> str:
     """Return batch size, optimiser, schedule and learning rates; only what is common to all methods of the space."""
-    examples = plan.space.all_examples
+    examples = plan.space.all_sample_trials
     batches = " or ".join(str(size) for size in sorted({config.batch_size for config in examples}))
     searches_method = any("method" in cell.search for cell in plan.cells)  # the examples have only the first method
     several_methods = len({config.method for config in examples}) > 1

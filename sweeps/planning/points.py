@@ -10,7 +10,7 @@ from sweeps.space import Cell, Space
 _MAX_POINTS = 10_000  # a cell with more points counts as endless
 
 
-def every_point(cell: Cell) -> Iterator[dict[str, Any]] | None:
+def all_points(cell: Cell) -> Iterator[dict[str, Any]] | None:
     """Return all points of a cell; None if a range of real numbers makes them endless."""
     method_choice = cell.search.get("method")
     parts = []
@@ -33,10 +33,10 @@ def _combinations(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (dict(zip(values, combination, strict=True)) for combination in product(*values.values()))
 
 
-def trials_of(space: Space, cell: Cell) -> int:
+def trial_count(space: Space, cell: Cell) -> int:
     """Return the number of search trials of a cell: the number that the space asks for, or as many different trials as
     the cell has."""
-    points = every_point(cell) if cell.search else iter([{}])
+    points = all_points(cell) if cell.search else iter([{}])
     if points is None:
         return space.trials
     keys: set[str] = set()

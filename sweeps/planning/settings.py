@@ -13,7 +13,7 @@ from lopt.config import FIELDS, TrialConfig
 from lopt.ranges import Choice, Range, Real, Whole
 from lopt.registry import nearest
 from sweeps.planning.check_space import check_space
-from sweeps.space import SPACE_FIELDS, Cell, Space, searched
+from sweeps.space import SPACE_FIELDS, Cell, Space, searched_names
 
 NOT_SETTABLE = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
 
@@ -42,11 +42,11 @@ def with_seeds(space: Space, seeds: int | None) -> Space:
 
 
 def _with_setting(space: Space, key: str, text: str) -> Space:
-    searched_names = {name for cell in space.cells for name in cell.search}
+    names_in_search = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")
-    if dot and key not in searched_names and field in searched_names and _methods(space) == {method}:
+    if dot and key not in names_in_search and field in names_in_search and _methods(space) == {method}:
         key = field  # with one method only, as after --set method=lora, its ranges have no prefix
-    valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *searched_names} - NOT_SETTABLE)
+    valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - NOT_SETTABLE)
     if key not in valid and key not in _options_with_prefix(space):
         raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid)}.{nearest(key, valid)}")
     if key in SPACE_FIELDS:
@@ -79,7 +79,7 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
     if ranges:
         return _with_search(space, key, lambda name, old_range: _make_range(key, Choice, values))
-    lists = sorted({*space.axes, *searched_names})
+    lists = sorted({*space.axes, *names_in_search})
     raise ValueError(
         f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
     )
@@ -97,12 +97,12 @@ def _with_axis(space: Space, key: str, text: str, values: tuple[Any, ...]) -> Sp
 
 def _valid_values(space: Space) -> str:
     """Return what `--set` takes for the fields of a space, in words."""
-    searched_names = {name for cell in space.cells for name in cell.search}
-    not_free = searched_names.union(space.axes, *(cell.fixed for cell in space.cells))
+    names_in_search = {name for cell in space.cells for name in cell.search}
+    not_free = names_in_search.union(space.axes, *(cell.fixed for cell in space.cells))
     free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in not_free]
     parts = [
         ("a list for an axis", sorted(space.axes)),
-        ("a list or a range for a searched field", sorted(searched_names)),
+        ("a list or a range for a searched field", sorted(names_in_search)),
         ("one value for any other field", [*free[:3], "…"]),
     ]
     return "; ".join(f"{value_and_kind} ({', '.join(names)})" for value_and_kind, names in parts if names)
@@ -112,7 +112,7 @@ def _names_for_key(cell: Cell, key: str) -> list[str]:
     """Return the searched names that a key stands for: `lora.rank` for itself, `rank` for that of every method."""
     if key in cell.search:
         return [key]
-    return [] if "." in key else searched(cell, key)
+    return [] if "." in key else searched_names(cell, key)
 
 
 def _methods(space: Space) -> set[str]:

@@ -135,7 +135,7 @@ class RunFolder:
         version = (manifest or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
-            raise ValueError(f"{path}: of schema {version}; this program reads 1 to {SCHEMA_VERSION}; {USE_NEWER}")
+            raise ValueError(f"{path} has schema {version}; this program reads 1 to {SCHEMA_VERSION}; {USE_NEWER}")
         return manifest
 
     def write_manifest(
@@ -213,8 +213,8 @@ class RunFolder:
             check(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({one_line(error)}): repair it, or give --name for a new run, --fresh to begin "
-                "this one anew"
+                f"{path} is damaged ({one_line(error)}): repair it, give --name for a new run, or give --fresh to "
+                "start this run over"
             ) from None
         return content
 
@@ -233,7 +233,8 @@ class RunFolder:
         except (ValueError, RecursionError) as error:
             aside: Any = path.with_name(f"{path.name}.damaged")
             path.rename(aside)
-            print(f"{path} is damaged ({one_line(error)}); set aside, as if no trial had been audited", flush=True)
+            note = f"renamed to {aside.name}; the run continues without earlier audits"
+            print(f"{path} is damaged ({one_line(error)}); {note}", flush=True)
             return {}
         return audits
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt import checkpoint
-from lopt.config import TrialConfig, known_as
+from lopt.config import TrialConfig, folder_name
 from lopt.locations import Location, local_copy, remove_all, write
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord, dumps
@@ -52,7 +52,7 @@ class Store(RunFolder):
             for field in ("task", "backbone"):
                 folder = getattr(config, field)
                 if Path(folder).is_absolute():
-                    folders_by_name.setdefault((field, known_as(folder)), set()).add(folder)
+                    folders_by_name.setdefault((field, folder_name(folder)), set()).add(folder)
         self.current_folders = {
             name: next(iter(folders)) for name, folders in folders_by_name.items() if len(folders) == 1
         }
@@ -63,7 +63,7 @@ class Store(RunFolder):
         for field in ("task", "backbone"):
             folder = values.get(field)
             if isinstance(folder, str) and Path(folder).is_absolute():
-                current[field] = self.current_folders.get((field, known_as(folder)), folder)
+                current[field] = self.current_folders.get((field, folder_name(folder)), folder)
         return {**values, **current}
 
     def _relocated(self, record: TrialRecord) -> TrialRecord:

@@ -33,7 +33,7 @@ class StudyNeeds:
     distributions: Mapping[str, BaseDistribution]
     trials: int
     seed: int
-    continued_seed: int
+    sampler_seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def make(needs: StudyNeeds) -> CmaEsSampler:
     from optuna.samplers import CmaEsSampler
 
-    return CmaEsSampler(seed=needs.continued_seed)
+    return CmaEsSampler(seed=needs.sampler_seed)
 
 
 def check(cell: Cell) -> None:

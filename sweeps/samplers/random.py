@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def make(needs: StudyNeeds) -> RandomSampler:
     from optuna.samplers import RandomSampler
 
-    return RandomSampler(seed=needs.continued_seed)
+    return RandomSampler(seed=needs.sampler_seed)
 
 
 SPEC = Sampler(name="random", make=make)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lopt import methods
-from lopt.config import TrialConfig, known_as
+from lopt.config import TrialConfig, folder_name
 from lopt.errors import one_line
 from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
-from sweeps.space import WORDS, Cell, Space, placeless
+from sweeps.space import NAME_DEFAULTS, Cell, Space, without_paths
 
 # These settings decide which trials a space has; all other settings decide how a trial is trained and judged.
 _MAY_CHANGE = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
@@ -54,11 +54,12 @@ class EarlierWork:
             print(f"  {trials} to another cell, which has {their} settings: {cells}", flush=True)
         if self.finished or self.failed:
             failed = f"; {len(self.failed)} failed and will be tried again" if self.failed else ""
-            print(f"continuing run {run}: {len(self.finished)} trials are finished{failed}", flush=True)
+            trials = "1 trial is" if len(self.finished) == 1 else f"{len(self.finished)} trials are"
+            print(f"continuing run {run}: {trials} finished{failed}", flush=True)
         for name, value in self.former.items():
             print(
                 f"run {run} began with {name} {value}, which was the default then, and keeps it: all seeds share one "
-                "random draw. --fresh or --name begins a run that draws anew for each seed",
+                "random draw. To draw it again for each seed, start a new run with --fresh or --name",
                 flush=True,
             )
 
@@ -69,7 +70,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     Raises:
         ValueError: The run cannot continue with this space (see `space_changes`, `check_moved_folders`).
     """
-    store.remember_folders(space.all_examples)
+    store.remember_folders(space.all_sample_trials)
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
@@ -77,8 +78,8 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     failed = [record for record in records if record.status == "failed"]
     misfit_counts = Counter[str]()
     if changes or store.left_out_keys():
-        finished, misfit_counts = fitting(space, finished)
-        failed, _ = fitting(space, failed)
+        finished, misfit_counts = divide_by_fit(space, finished)
+        failed, _ = divide_by_fit(space, failed)
     usable = [*finished, *failed]
     former_cells = {record.key: record.cell for record in records}
     moved = [record for record in usable if record.cell != former_cells[record.key]]
@@ -105,20 +106,21 @@ def space_changes(store: Store, space: Space) -> list[str]:
     manifest = store.manifest()
     if manifest is None and store.holds_a_run():
         raise ValueError(
-            f"run {store.run!r} holds trials, but its manifest.json is gone, which says under which settings they were "
-            "trained: put it back, or give --name for a new run, or --fresh to begin this run anew"
+            f"run {store.run!r} holds trials, but its manifest.json, which has their settings, is missing: put it "
+            "back, or give --name for a new run, or --fresh to start this run over"
         )
     if manifest is None or manifest.get("identity") == space.identity():
         return []
     descriptions = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
-    old, new = ({**WORDS, **placeless(description)} for description in descriptions)
+    old, new = ({**NAME_DEFAULTS, **without_paths(description)} for description in descriptions)
     changes = _differences(old, new)
     is_comparable = all(old.get(name) == new[name] for name in new if name not in _MAY_CHANGE)
     if is_comparable and (changes or _has_same_trials(store, space, old, new)):
         return changes
     raise ValueError(
-        f"run {store.run!r} holds space {old.get('name')} with other settings ({'; '.join(changes) or 'changed'}): "
-        "give --name for a new run, --fresh to begin this one anew, or the settings it began with"
+        f"run {store.run!r} belongs to space {old.get('name')}, but with other settings "
+        f"({'; '.join(changes) or 'they have changed'}): give --name for a new run, --fresh to start this one over, or "
+        "the settings it began with"
     )
 
 
@@ -139,12 +141,12 @@ def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
         before = {record.config.get(f"{name}_revision") for record in records if record.config[field] == folder}
         if before and (now := revision_of(folder)) not in before:
             raise ValueError(
-                f"run {store.run!r} holds trials of {name} revision {', '.join(map(str, before))}; that of {folder} is "
-                f"{now}: give --name for a new run, or the folder that the run began with"
+                f"run {store.run!r} was trained on {name} revision {', '.join(map(str, before))}, but {folder} holds "
+                f"revision {now}: give --name for a new run, or the folder that the run began with"
             )
 
 
-def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
+def divide_by_fit(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
     """Divide the records of a run into those that fit a space, which may have changed since, and the others.
 
     A cell may have another name now. A trial that no longer fits its own cell but fits another one moves to that cell.
@@ -170,7 +172,7 @@ def fitting(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRec
 def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
     """Return why a record's trial does not belong to a cell; empty or None if it does."""
     try:
-        return space.misfit(cell, TrialConfig.from_dict(record.config))
+        return space.mismatch_reason(cell, TrialConfig.from_dict(record.config))
     except ValueError as error:  # the method or the task is not installed here
         return one_line(error)
 
@@ -201,9 +203,9 @@ def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Ma
     old_configs = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
     if any(old_configs.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False
-    new_tasks = {(known_as(config.task), config.template, config.label_words) for config in space.all_examples}
+    new_tasks = {(folder_name(config.task), config.template, config.label_words) for config in space.all_sample_trials}
     return all(
-        (known_as(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks
+        (folder_name(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks
         for config in (record.config for record in store.records())
     )
 

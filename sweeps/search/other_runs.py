@@ -54,7 +54,7 @@ class OtherRuns:
         Returns:
             The records of the reused trials, which are then in the sweep's store.
         """
-        self._add_with_present_folders([resolve(config) for config in space.all_examples])
+        self._add_with_present_folders([resolve(config) for config in space.all_sample_trials])
         counts = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
         for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
@@ -62,7 +62,7 @@ class OtherRuns:
             if config is None or record.phase != "search" or config.seed != seed:
                 continue
             for cell in space.cells:
-                if counts[cell.name] >= (space.trials if cell.search else 1) or space.misfit(cell, config):
+                if counts[cell.name] >= (space.trials if cell.search else 1) or space.mismatch_reason(cell, config):
                     continue
                 if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
                     reused_record = self.take(record.key, cell.name, space.stratum(cell, config))

@@ -10,7 +10,7 @@ from typing import Any
 
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord
-from sweeps.planning.points import trials_of
+from sweeps.planning.points import trial_count
 from sweeps.search.other_runs import can_warm_start
 from sweeps.search.study import CellStudy, Proposal
 from sweeps.search.turns import CellTurns, Turns
@@ -90,7 +90,7 @@ class TrialQueue:
             if (
                 cell_queue is None
                 or cell_queue.started_count >= cell_queue.planned_count
-                or space.misfit(cell_queue.cell, config)
+                or space.mismatch_reason(cell_queue.cell, config)
             ):
                 continue
             if resolve(config).key != config.key:  # the data or the weights have changed
@@ -100,14 +100,14 @@ class TrialQueue:
         warm_start_records = list(warm_start_records)
         for cell_queue in cell_queues:
             if cell_queue.study:
-                metric = space.example(cell_queue.cell).metric if warm_start_records else ""
+                metric = space.sample_trial(cell_queue.cell).metric if warm_start_records else ""
                 cell_queue.study.enqueue_first(
                     record for record in warm_start_records if can_warm_start(cell_queue.cell, record, metric)
                 )
             self._queue_winners(cell_queue)
 
     def _make_cell_queue(self, cell: Cell, number: int) -> _CellQueue:
-        trials, study = trials_of(self.space, cell), None
+        trials, study = trial_count(self.space, cell), None
         if cell.search:
             # A continued study has another seed, so that it does not repeat the random points of the first command.
             seeds = {"seed": number, "continued_seed": number + 1000 * len(self._finished)}

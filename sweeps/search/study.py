@@ -12,12 +12,12 @@ from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
 from lopt.records import TrialRecord
 from sweeps import samplers
-from sweeps.planning.points import every_point
+from sweeps.planning.points import all_points
 from sweeps.results.read_record import config_of
 from sweeps.search.winners import winner
 from sweeps.space import Cell, point_of
 
-# `propose` asks the sampler so many times for a point that is not known yet, then tries so many random points.
+# `propose` asks the sampler this many times for a point that is not known yet, then tries this many random points.
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 20, 200
 _STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}  # every other status is a FAIL
 
@@ -59,14 +59,14 @@ class CellStudy:
         sampler: name of a sampler of `sweeps.samplers`.
     """
 
-    def __init__(self, cell: Cell, *, trials: int, seed: int, continued_seed: int = 0, sampler: str = "tpe") -> None:
+    def __init__(self, cell: Cell, *, trials: int, seed: int, sampler_seed: int = 0, sampler: str = "tpe") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         spec = samplers.get(sampler)
         self.cell, self._seed = cell, seed
         self._random_first, self._restarts_sequence = spec.random_first(trials), spec.restarts_its_sequence
         self._distributions = {name: distribution(searched) for name, searched in cell.search.items()}
         needs = samplers.StudyNeeds(
-            distributions=self._distributions, trials=trials, seed=seed, continued_seed=continued_seed or seed
+            distributions=self._distributions, trials=trials, seed=seed, sampler_seed=sampler_seed or seed
         )
         self._study = optuna.create_study(sampler=spec.make(needs), direction="maximize")
 
@@ -156,7 +156,7 @@ class CellStudy:
         random_points = self._random_points(len(self._study.trials))
         for _ in range(_RANDOM_ATTEMPTS):
             yield next(random_points)
-        yield from every_point(self.cell) or ()
+        yield from all_points(self.cell) or ()
 
     def _random_points(self, seed: int) -> Iterator[dict[str, Any]]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

@@ -21,7 +21,7 @@ from analysis.headline import headline
 from analysis.load import load
 from analysis.noninferiority import Difference, difference, holm, verdicts
 from analysis.registry import Missing
-from analysis.stats import crossed, estimate
+from analysis.stats import estimate, estimate_from_predictions
 from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated
 
 
@@ -37,7 +37,7 @@ def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread
     world = World(spread, np.random.default_rng(seeds * n))
     truth = world.true_accuracy()
     runs = [world.scored(seeds, world.generator.normal(0, EXAMPLE_SPREAD, n)) for _ in range(draws)]
-    estimates = [crossed(run) for run in runs]
+    estimates = [estimate_from_predictions(run) for run in runs]
     covered = sum(value.low <= truth <= value.high for value in estimates) / draws
     error = math.sqrt(0.93 * 0.07 / draws)
     assert covered >= 0.93 - 2 * error
@@ -97,7 +97,7 @@ def test_identical_seeds_are_not_certain_and_do_not_crash():
     gap = difference(correct_SN, correct_SN)
     assert (gap.mean, gap.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
     assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
-    assert crossed(np.ones((3, 56))).low < 0.95
+    assert estimate_from_predictions(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
         difference(correct_SN[:1], correct_SN)
 

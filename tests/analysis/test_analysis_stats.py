@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, trim_mean
 from scipy.stats import t as student
 
-from analysis.stats import Estimate, crossed, describe, estimate, interquartile, standing_out, wilson
+from analysis.stats import Estimate, describe, estimate, estimate_from_predictions, interquartile, standing_out, wilson
 
 fractions = st.floats(0, 1)
 sizes = st.integers(1, 100_000)
@@ -58,7 +58,7 @@ def test_equal_seeds_keep_the_variance_of_the_examples():
 def test_all_right_or_all_wrong_is_not_certain(accuracy, n, seeds):
     """The seeds share their examples, so several seeds that agree show no more than one seed does."""
     expected = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
-    for result in (estimate([accuracy] * seeds, n), crossed(np.full((seeds, n), accuracy))):
+    for result in (estimate([accuracy] * seeds, n), estimate_from_predictions(np.full((seeds, n), accuracy))):
         assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -72,7 +72,10 @@ def test_the_interval_contains_the_binomial_interval(accuracies, n):
 @given(st.integers(1, 60), st.integers(1, 8), st.data())
 def test_seeds_that_agree_on_every_example_know_no_more_than_one(n, seeds, data):
     correct_N = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=float)
-    result, one_seed = crossed(np.tile(correct_N, (seeds, 1))), crossed(correct_N[None])
+    result, one_seed = (
+        estimate_from_predictions(np.tile(correct_N, (seeds, 1))),
+        estimate_from_predictions(correct_N[None]),
+    )
     assert result.low <= one_seed.low and one_seed.high <= result.high
 
 
@@ -84,7 +87,7 @@ def test_single_predictions_never_exclude_what_the_binomial_allows(n, seeds, dat
     correct[wrong] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = crossed(correct.reshape(seeds, n))
+        result = estimate_from_predictions(correct.reshape(seeds, n))
     low, high = wilson(result.mean, seeds * n)
     assert result.low <= low + 1e-9 and high - 1e-9 <= result.high
     if len(wrong) / seeds < 5:
@@ -139,7 +142,7 @@ def test_the_interval_of_the_interquartile_mean_covers_the_truth():
             (generator.random((3, n)) < generator.normal(accuracy, 0.01, (3, 1))).astype(float)
             for accuracy in true_accuracies
         ]
-        _, low, high = interquartile([crossed(run) for run in runs], draws=800)
+        _, low, high = interquartile([estimate_from_predictions(run) for run in runs], draws=800)
         covered += low <= 0.8 <= high
     assert covered / 150 >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / 150)
 

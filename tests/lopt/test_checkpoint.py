@@ -44,7 +44,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     first = Trial(config)
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         first.update()
-        if first.evaluation_due():
+        if first.close_interval():
             first.record_evaluation(first_predictions(first))
     second = Trial(config)
     second.restore(first.to_checkpoint())

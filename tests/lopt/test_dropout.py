@@ -284,5 +284,5 @@ def test_a_copy_with_dropout_keeps_tied_weights_tied_and_fused_parts_fused(folde
     assert [type(module) for module in with_dropout_on.model.modules()] == [
         type(module) for module in backbone.model.modules()
     ]
-    assert (with_dropout_on.flat, with_dropout_on.side_by_side) == (None, False)
+    assert (with_dropout_on.flat, with_dropout_on.allows_parallel_passes) == (None, False)
     assert copy.deepcopy(with_dropout_on.model.config).attn_pdrop == 0.1

@@ -137,7 +137,7 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
     def train_with(lanes):
         configs = [{**changes, "options": {"placement": placement}} for changes in MIXED[:3]]
         trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
-        assert trials[0].backbone.side_by_side
+        assert trials[0].backbone.allows_parallel_passes
         engine = Engine(most_tokens=150, lanes=lanes)
         for trial in trials:
             engine.admit(trial)

@@ -125,7 +125,9 @@ def peft_logits(model, prompt, seq2seq, length=None):
 
 def lopt_logits(prompt):
     backbone = prompt.backbone
-    rows = [backbone.tokenizer(backbone.complete("{text} It was").format(text=text))["input_ids"] for text in TEXTS]
+    rows = [
+        backbone.tokenizer(backbone.fill_template("{text} It was").format(text=text))["input_ids"] for text in TEXTS
+    ]
     lengths_B = torch.tensor([len(row) for row in rows])
     ids_BT = torch.tensor([row + [backbone.pad_id] * (int(lengths_B.max()) - len(row)) for row in rows])
     with torch.no_grad():

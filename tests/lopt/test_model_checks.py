@@ -221,5 +221,5 @@ def test_a_sentinel_that_begins_with_the_mark_of_a_blank_is_found(template):
     marked_tokenizer = unigram_tokenizer("\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>")
     backbone = Seq2SeqBackbone("mt5", "none", make_model("t5").float(), marked_tokenizer)
     sentinel = marked_tokenizer.get_vocab()["\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"]
-    assert marked_tokenizer(backbone.complete(template)).input_ids.count(sentinel) == 1
+    assert marked_tokenizer(backbone.fill_template(template)).input_ids.count(sentinel) == 1
     assert backbone._decoder_ids(1).tolist() == [[0, sentinel]]

@@ -208,9 +208,9 @@ def test_the_decoder_is_given_the_start_and_the_sentinel(backbone):
 
 
 def test_the_sentinel_stands_where_the_mask_is_or_at_the_end(backbone):
-    assert backbone.complete("a: {text} {mask} b") == f"a: {{text}} {SENTINEL} b"
-    assert backbone.complete("{text} It was") == f"{{text}} It was {SENTINEL}"
-    ids = backbone.tokenizer(backbone.complete("{text} It was {mask}").format(text="fine"))["input_ids"]
+    assert backbone.fill_template("a: {text} {mask} b") == f"a: {{text}} {SENTINEL} b"
+    assert backbone.fill_template("{text} It was") == f"{{text}} It was {SENTINEL}"
+    ids = backbone.tokenizer(backbone.fill_template("{text} It was {mask}").format(text="fine"))["input_ids"]
     sentinel, end = backbone.tokenizer.convert_tokens_to_ids([SENTINEL, "</s>"])
     assert ids[-2:] == [sentinel, end]
     assert ids.count(sentinel) == 1
@@ -349,7 +349,7 @@ def test_t5s_own_tokenizer_gives_the_expected_label_and_sentinel_tokens(shared):
     assert backbone.label_ids([" yes", " no", " maybe"]).tolist() == [4273, 150, 2087]
     assert backbone.label_ids([" negative", " positive"]).tolist() == [2841, 1465]
     assert backbone._decoder_ids(2).tolist() == [[0, 32099]] * 2
-    text = backbone.complete("hypothesis: {question}. premise: {passage} {mask}").format(question="a", passage="b")
+    text = backbone.fill_template("hypothesis: {question}. premise: {passage} {mask}").format(question="a", passage="b")
     ids = t5_tokenizer(text)["input_ids"]
     assert ids[-2:] == [32099, t5_tokenizer.eos_token_id]
     vocabulary = backbone.vocabulary((" yes", " no"))

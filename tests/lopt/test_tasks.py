@@ -91,7 +91,7 @@ def real_data(shared, monkeypatch):
 
 def default_template(backbones, model, task):
     """Return the task's default template for a model, in the form that the model reads."""
-    return backbones[model].complete(task.template_for(MODELS[model]))
+    return backbones[model].fill_template(task.template_for(MODELS[model]))
 
 
 # --- templates and tokens ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.search.earlier_work import fitting
+from sweeps.search.earlier_work import divide_by_fit
 from sweeps.search.other_runs import can_warm_start
 from sweeps.search.queue import SEARCH_SEED
 from tests.sweeps.driver import Driver, by_rate
@@ -64,7 +64,7 @@ def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert set(before) <= set(write_times(tmp_path))
     store = Store(tmp_path, "smoke-paper")
     space = settings.with_settings(spaces.load("smoke", "paper"), {"max_steps": "6", "learning_rate": "0.2:0.4"})
-    fitting_records, misfit_counts = fitting(space, store.records())
+    fitting_records, misfit_counts = divide_by_fit(space, store.records())
     fitting_keys = {record.key for record in fitting_records}
     assert len(fitting_records) + misfit_counts.total() == len(store.records())
     assert len([record for record in fitting_records if record.phase == "search"]) == 9

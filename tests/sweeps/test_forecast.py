@@ -162,7 +162,7 @@ def test_audited_trials_run_to_the_end():
 
 def test_finished_trials_are_not_run_again_and_count_on_their_rungs():
     space = smoke_with(max_steps=12)
-    configs = [space.example(cell) for cell in space.cells]
+    configs = [space.sample_trial(cell) for cell in space.cells]
     finished = [
         make_record(config.replace(learning_rate=0.1 * (number + 1)), accuracy=0.9, cell=cell.name)
         for cell, config in zip(space.cells, configs, strict=True)
@@ -257,7 +257,7 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
     trials at the same steps."""
     space = spaces.load(name, "paper" if name == "smoke" else "demo")
     space = settings.with_settings(space, {"trials": "4", "reduction_factor": "2"})
-    if space.by_size or any(len(space.examples(cell)) > 1 for cell in space.cells):
+    if space.by_size or any(len(space.sample_trials(cell)) > 1 for cell in space.cells):
         pytest.skip("the space's trials differ in size, which the forecast chooses at random")
     queue = TrialQueue(space, resolve=lambda config: config, finished=[], failed=[])
     early_stopping = EarlyStopping(space.stopping_rule)
@@ -270,7 +270,7 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
                 break
         steps += last_step
         queue.end(trial, make_record(trial.config, status, 1 / trials, trial.phase, trial.cell.name, trial.stratum))
-    eval_every = {cell.name: space.example(cell).eval_every for cell in space.cells}
+    eval_every = {cell.name: space.sample_trial(cell).eval_every for cell in space.cells}
     costs = [[cost(name, eval_every=eval_every[name])] for name in eval_every]
     simulated = SimulatedSweep(space, costs, devices=1, concurrent=1, quality=falling_quality).run()
     assert (simulated.trials, simulated.steps) == (trials, steps)

@@ -129,7 +129,7 @@ def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
 
 def test_samples_of_a_cell_lie_in_its_ranges():
     table = spaces.load("ablation", "demo")
-    assert all(probe.samples(table, cell) == [table.example(cell)] for cell in table.cells)
+    assert all(probe.samples(table, cell) == [table.sample_trial(cell)] for cell in table.cells)
     free_search = spaces.load("search", "demo")
     (cell,) = free_search.cells
     configs = probe.samples(free_search, cell)

@@ -13,10 +13,10 @@ from lopt.ranges import Choice, Real, Whole
 from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.planning.plan import make_plan
-from sweeps.planning.points import every_point, trials_of
+from sweeps.planning.points import all_points, trial_count
 from sweeps.results.store import Store
 from sweeps.run import main
-from sweeps.search.earlier_work import fitting
+from sweeps.search.earlier_work import divide_by_fit
 from tests.bad_input import fixed
 from tests.sweeps.driver import Driver, by_rate
 
@@ -36,8 +36,8 @@ def run_commands(commands, outcome=by_rate, name="smoke", profile="paper"):
 
 def continue_run(space, records, outcome):
     """Run a sweep that continues from the records of earlier commands."""
-    finished, _ = fitting(space, [record for record in records.values() if record.status != "failed"])
-    failed, _ = fitting(space, [record for record in records.values() if record.status == "failed"])
+    finished, _ = divide_by_fit(space, [record for record in records.values() if record.status != "failed"])
+    failed, _ = divide_by_fit(space, [record for record in records.values() if record.status == "failed"])
     driver = Driver(space, outcome, finished=finished, failed=failed).run()
     keys = [trial.config.key for trial in driver.trials]
     assert len(set(keys)) == len(keys), "no trial runs twice"
@@ -153,8 +153,8 @@ def test_lists_of_several_fields_are_tried_in_every_combination():
 def test_a_rank_above_the_length_is_the_same_trial_as_the_length():
     space = settings.with_settings(spaces.load("search", "demo"), {"method": "lopt1", "length": "4,8", "rank": "2,4,8"})
     space = settings.with_settings(space, {"learning_rate": "0.1", "trials": "9"})
-    assert len(list(every_point(space.cells[0]))) == 6
-    assert trials_of(space, space.cells[0]) == 5
+    assert len(list(all_points(space.cells[0]))) == 6
+    assert trial_count(space, space.cells[0]) == 5
 
 
 def test_a_range_of_whole_numbers_has_finitely_many_points():
@@ -199,12 +199,12 @@ def test_any_commands_on_a_run_leave_nothing_to_try(commands):
         assert driver.queue.counts() == (0, 0)
         for cell in space.cells:
             in_cell = [record for record in records.values() if record.cell == cell.name]
-            searched = [record for record in in_cell if record.phase == "search"]
-            tried_rates = {record.config["learning_rate"] for record in searched} & set(values)
+            searched_names = [record for record in in_cell if record.phase == "search"]
+            tried_rates = {record.config["learning_rate"] for record in searched_names} & set(values)
             assert len(tried_rates) >= min(trials, len(values))
             candidates = [
                 record
-                for record in searched
+                for record in searched_names
                 if record.status == "complete" and record.config["learning_rate"] in values
             ]
             best = max(candidates, key=lambda record: (record.selection_accuracy, record.key), default=None)
@@ -240,7 +240,7 @@ def test_the_plan_says_how_many_trials_run(batch_sizes, evaluations, trials, has
     combinations = set(product(values_of(batch_sizes), values_of(evaluations)))
     assert plan.search_trials == (trials if has_real_range else min(trials, len(combinations)))
     if not has_real_range:
-        points = {(point["batch_size"], point["eval_every"]) for point in every_point(space.cells[0])}
+        points = {(point["batch_size"], point["eval_every"]) for point in all_points(space.cells[0])}
         assert points == combinations
 
 
