@@ -27,7 +27,7 @@ class StudyNeeds:
         distributions: Optuna's distribution of each name that the cell searches.
         trials: the number of trials that the study will have.
         seed: a seed that stays the same when the study is continued.
-        continued_seed: a seed that changes each time the study is continued.
+        sampler_seed: a seed that changes each time the study is continued.
     """
 
     distributions: Mapping[str, BaseDistribution]

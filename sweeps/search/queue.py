@@ -110,7 +110,7 @@ class TrialQueue:
         trials, study = trial_count(self.space, cell), None
         if cell.search:
             # A continued study has another seed, so that it does not repeat the random points of the first command.
-            seeds = {"seed": number, "continued_seed": number + 1000 * len(self._finished)}
+            seeds = {"seed": number, "sampler_seed": number + 1000 * len(self._finished)}
             study = CellStudy(cell, trials=trials, sampler=self.space.sampler, **seeds)
         finished = self._finished.values()
         records = [record for record in finished if record.phase == "search" and record.cell == cell.name]

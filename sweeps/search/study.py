@@ -55,7 +55,7 @@ class CellStudy:
         cell: the cell to search.
         trials: the number of trials of the cell.
         seed: seed of the random points. It is the same in a continued search, which goes on with the same points.
-        continued_seed: seed of the sampler; 0 means `seed`.
+        sampler_seed: seed of the sampler; 0 means `seed`.
         sampler: name of a sampler of `sweeps.samplers`.
     """
 
