@@ -55,6 +55,8 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     if key in ("template", "label_words"):  # text that may contain commas or look like a number
         value = tuple(text.split(",")) if key == "label_words" else text
         return dataclasses.replace(space, base={**space.base, key: value})
+    if len(text.strip().splitlines()) > 1:
+        raise ValueError(f"{key} is {text!r}; give values in one line")
     _check_option_has_method(space, key)
     values = tuple(_absolute_folder(key, _parse_value(part)) for part in text.split(","))
     if None in values and (key in space.axes or len(values) > 1):
