@@ -73,7 +73,7 @@ def _size_obstacle(cell: Cell, point: Point) -> str | None:
 
 
 def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[list[str], str]:
-    """Return a table's verdicts, with an empty text for None, and a note.
+    """Return the verdict on each comparison (an empty text for None), and a note.
 
     If the same obstacle forbids every comparison, the note states it, and each verdict is a dash. Otherwise the note
     is empty.

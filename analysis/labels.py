@@ -18,7 +18,7 @@ _DIRECTIONS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 1
 # A label is put where the sum of its costs is lowest.
 _HIDDEN_LABEL_COST, _OUTSIDE_COST, _DISTANCE_COST = 100.0, 50.0, 0.12  # the last is for each point of distance
 _OTHER_SIDE_COST = 4.0  # of naming a level on the other side of its line
-MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # of hiding a marker, or two points of a line or of an error bar
+MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # of hiding a marker, and 2 pt of a line or error bar
 
 
 class Labels:

@@ -34,12 +34,12 @@ def number_columns(*titles: str) -> tuple[Column, ...]:
 
 # Parts of a column's title. The no-break spaces keep each part on one line.
 INTERVAL_TITLE = "[95\u00a0%\u00a0interval]"
-ACCURACY_TITLE = f"accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # of a column whose texts `interval` writes
+ACCURACY_TITLE = f"test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # of a column whose texts `interval` writes
 
 
 def accuracy_column(text: Callable[[Any], str]) -> Column:
     """Return the column of test accuracies, whose `text` writes them with `interval`."""
-    return Column(title=f"test {ACCURACY_TITLE}", csv_name="test % [95 % CI] (N)", text=text)
+    return Column(title=ACCURACY_TITLE, csv_name="test % [95 % CI] (N)", text=text)
 
 
 def parameters_column(text: Callable[[Any], str]) -> Column:

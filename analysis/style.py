@@ -1,7 +1,7 @@
 """How figures look (colours, markers, axes and legends), and their files. The same figure always gives the same files.
 
-The colours of ink, paper and grid, muted ink and blue are fixed, so that a page that includes a figure can replace them
-by its own, light or dark.
+Ink, muted ink, grid, paper and blue have fixed colours, so that a page that includes a figure can replace these by its
+own, light or dark.
 """
 
 import io

@@ -61,10 +61,10 @@ def render(info: Info[Row]) -> Table:
             Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
-            "The cell and its seed are chosen by accuracy on examples that are held out from training, never by test "
-            "accuracy. A larger budget that leads to the same cell has no row.",
+            "The cell and its seed are chosen by held-out accuracy, never by test accuracy. A larger budget that leads "
+            "to the same cell has no row.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
-            f"The lines of these artifacts load nothing, because the artifacts/ folder lacks them: {missing_keys}."
+            f"These trials have no folder in artifacts/, so their lines load nothing: {missing_keys}."
             if missing_keys
             else "",
         ),

@@ -8,7 +8,7 @@ from analysis.stats import BOLD_NOTE, describe, standing_out
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _LARGE_FALL = 0.1  # a note names the cells whose held-out accuracy falls by more than this when they are confirmed
-_ACCURACY_COLUMN = 8
+_ACCURACY_COLUMN = 8  # its index
 
 
 def compute(group: Group) -> Info[Cell] | Missing:
@@ -23,12 +23,12 @@ def render(info: Info[Cell]) -> Table:
         "accuracy are those of the confirmed configuration, and the accuracy is the mean over its seeds. If a cell is "
         "not confirmed, they are those of its best search trial.",
         "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate "
-        "are chosen by held-out accuracy, so it is too high, and no table or figure reports it as a result.",
+        "are chosen by held-out accuracy, so this accuracy is too high, and no table or figure reports it as a result.",
         describe([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
     bold_row = standing_out([cell.accuracy for cell in info.rows])
     notes.append("" if bold_row is None else BOLD_NOTE)
-    lost_seeds = [f"{cell.label} (seeds: {cell.lost})" for cell in info.rows if cell.lost]
+    lost_seeds = [f"{cell.label} ({cell.lost} seed{'s' * (cell.lost > 1)})" for cell in info.rows if cell.lost]
     if lost_seeds:
         notes.append(
             "In these cells some seeds did not finish their confirm trials, so the mean is over the others: "

@@ -46,10 +46,10 @@ def compute(group: Group) -> Info | Missing:
     drawn_accuracies = draw_accuracies(cells)
     shares_by_count: list[list[float | None]] = []
     is_smallest_by_count: list[list[bool]] = []
-    for sizes in zip(*counts_by_cell, strict=True):  # one kind of count, for all cells
-        known_sizes = [size for size in sizes if size is not None]
-        is_smallest_by_count.append([known_sizes.count(size) == 1 and size == min(known_sizes) for size in sizes])
-        shares = frontier_shares(known_sizes, drawn_accuracies) if len(known_sizes) == len(cells) else None
+    for same_counts in zip(*counts_by_cell, strict=True):  # one of the three counts, for all cells
+        known = [number for number in same_counts if number is not None]
+        is_smallest_by_count.append([known.count(number) == 1 and number == min(known) for number in same_counts])
+        shares = frontier_shares(known, drawn_accuracies) if len(known) == len(cells) else None
         shares_by_count.append([*shares] if shares else [None] * len(cells))
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
     frontier, reference = set(pareto(points)), reference_of(group)
@@ -101,11 +101,11 @@ def render(info: Info) -> Table:
             ),
         ),
         notes=(
-            "* This cell is on the frontier of the mean accuracies. The last three columns say in how many of "
-            f"{DRAWS:,} random draws a cell is on the frontier. A draw takes seeds and test examples at random. (If "
+            "A star (*) marks a cell on the frontier of the mean accuracies. The last three columns say in what share "
+            f"of {DRAWS:,} random draws a cell is on the frontier. A draw takes seeds and test examples at random. (If "
             "predictions are missing, it takes an accuracy from each cell's own interval.) The smallest cell is always "
-            f"on the frontier, whatever its accuracy. Cells below {100 * _LEAST_SHARE:.0f} % by all three counts have "
-            "no row, unless they have a *.",
+            "on the frontier, whatever its accuracy. A cell without a star has no row if all three shares are below "
+            f"{100 * _LEAST_SHARE:.0f} %.",
             "The parameters of a prompt are counted in three ways. Training changes the trainable parameters. Stored "
             "parameters are those on disk; a frozen random matrix is not stored, because it is made again from its "
             "seed. Parameters at input are the numbers that the model gets as input. Which count matters depends on "

@@ -294,7 +294,7 @@ def test_cells_counts_every_outcome(store):
     assert table.rows[0][4:6] == ("2 / 1 / 1 / 1", "0.2")
     assert table.rows[1][-2:] == ("not run", "–")
     assert table.rows[0][-1] == "+0.0"  # optimism
-    assert any("LoPT-1 n=10 r=1 (seeds: 1)" in note for note in table.notes)
+    assert any("LoPT-1 n=10 r=1 (1 seed)" in note for note in table.notes)
 
 
 def test_a_search_winner_that_does_worse_with_other_seeds_is_named(store):
