@@ -337,7 +337,7 @@ def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(stor
     assert [row[-3:-1] for row in table.rows] == [("smallest", "smallest"), ("100 %", "100 %")]
     assert "smallest" not in {row[-1] for row in table.rows}, "both have ten vectors at the input"
     (note,) = [note for note in table.notes if note.startswith("Hypervolume")]
-    assert "accuracy (1 is 100 %) times doublings" in note and "twice the largest" in note
+    assert "over log2 of the trained parameters" in note and "twice the largest" in note
 
 
 @pytest.mark.parametrize(

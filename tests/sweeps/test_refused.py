@@ -6,7 +6,7 @@ import pytest
 
 from lopt.locations import location
 from sweeps.results import lock
-from sweeps.results.lock import held
+from sweeps.results.lock import hold_run
 from sweeps.run import main
 from tests.bad_input import called, line_of
 
