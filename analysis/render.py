@@ -87,7 +87,10 @@ def markdown_text(text: str) -> str:
 
 def markdown_code(text: str) -> str:
     """Return a text as code within a line; a text with backticks gets a longer fence."""
-    text = " ".join(str(text).split()).replace("|", "\\|")
+    text = " ".join(str(text).split())
+    if "\\|" in text:  # in a table's cell, a code span cannot hold a backslash before a pipe
+        return f"<code>{markdown_text(text)}</code>"
+    text = text.replace("|", "\\|")
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""

@@ -330,7 +330,7 @@ def searched_names(cell: Cell, name: str) -> list[str]:
     return [searched_name for searched_name in cell.search if searched_name.rpartition(".")[2] == name]
 
 
-def learning_rate_search(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
+def learning_rates(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
     """Return what a cell of a fixed shape searches: the ranges of a method's learning rates, and its recipe's point,
     which is tried first."""
     method = methods.get(method_name)

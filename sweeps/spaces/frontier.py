@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lopt import backbones, methods
-from sweeps.space import Cell, Space, Spec, learning_rate_search
+from sweeps.space import Cell, Space, Spec, learning_rates
 from sweeps.spaces import ablation
 
 
@@ -27,7 +27,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                 if shape is None:
                     continue
                 length, rank = shape
-                search, recipe = learning_rate_search(method)
+                search, recipe = learning_rates(method)
                 prefix = f"{backbone} " if len(axes["backbone"]) > 1 else ""
                 name = f"{prefix}{method} n={length}" + (f" r={rank}" if rank else "")
                 fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sweeps.space import Cell, Space, Spec, learning_rate_search
+from sweeps.space import Cell, Space, Spec, learning_rates
 from sweeps.spaces import ablation
 
 _SHAPES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
             if method not in _SHAPES:
                 raise ValueError(f"method {method!r} has no row in table2; valid: {', '.join(_SHAPES)}")
             shape = _SHAPES[method]
-            search, first = learning_rate_search(method)
+            search, first = learning_rates(method)
             if method == "dept" and task in _DEPT_RUNS:
                 length, rank, rate, update_rate = _DEPT_RUNS[task]
                 shape = shape | {"length": length, "rank": rank}

@@ -11,7 +11,7 @@ import re
 import shutil
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from analysis import render
@@ -204,6 +204,7 @@ class TableParser(html.parser.HTMLParser):
 
 @fixed(150)
 @given(first=cell_texts, second=cell_texts, code=st.booleans())
+@example(first="a\\|b", second="c", code=True)
 def test_every_text_stays_a_text_in_every_format(first, second, code):
     table = two_column_table(first, second, code)
 

@@ -17,7 +17,7 @@ from lopt.config import TrialConfig
 from lopt.dropout import seeded_masks, with_dropout
 from lopt.engine import Engine
 from lopt.training import Trial
-from tests.lopt.test_checkpoint import assert_same, config_of, predictions_of
+from tests.lopt.test_checkpoint import assert_same, config_of, first_predictions
 from tests.tiny_models import FAMILIES, SENTINEL
 
 RATE, SEED = 0.1, 3
@@ -235,7 +235,7 @@ def test_dropout_is_on_at_training_steps_only(tiny, tmp_path, method):
             for name, factor in without_dropout.factors.items():
                 factor.copy_(trial.factors[name])
         without_dropout.step, without_dropout._train_loss = evaluation.step, evaluation.train_loss
-        expected = without_dropout.record_evaluation(predictions_of(without_dropout))
+        expected = without_dropout.record_evaluation(first_predictions(without_dropout))
         assert dataclasses.replace(expected, wall_time_s=0) == dataclasses.replace(evaluation, wall_time_s=0)
     record = trial.finish(artifact=tmp_path / "artifact")
     assert load_prompt(tmp_path / "artifact").evaluate().accuracy == record.test_accuracy

@@ -257,7 +257,7 @@ def test_another_exception_does_not_split_the_pass_and_fails_its_trials(folders,
 
 
 @pytest.mark.parametrize(
-    "part", ["draw_batch", "soft_prompt", "apply_gradients", "evaluation_due", "record_evaluation"]
+    "part", ["draw_batch", "soft_prompt", "apply_gradients", "close_interval", "record_evaluation"]
 )
 def test_a_trial_whose_own_part_raises_fails_alone(folders, monkeypatch, part):
     reference = train_alone(make_trial(folders["gpt2"], MIXED[0]))

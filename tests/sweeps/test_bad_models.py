@@ -128,7 +128,7 @@ def leave_gap_in_vocabulary(folder):
         (overwrite_config(b"[" * 100_000), ["config.json is damaged"]),
         (overwrite_config(b"\xff\xfe"), ["config.json is damaged"]),
         (overwrite_config(b"[]"), ["not a JSON object"]),
-        (overwrite_config(b"{}"), ["does not say its width"]),
+        (overwrite_config(b"{}"), ["does not give its width"]),
         (lambda folder: change_config(folder, hidden_size=-32), ["hidden_size in its config.json is -32"]),
         (lambda folder: change_config(folder, hidden_size=64), ["cannot be loaded"]),
         (lambda folder: change_config(folder, model_type="no_such_model"), ["cannot be loaded"]),

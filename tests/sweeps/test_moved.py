@@ -133,7 +133,7 @@ def test_a_moved_task_with_other_rows_is_refused(mail, move_mail, tmp_path):
     new_folder = move_mail()
     add_row(new_folder)
     data._load.cache_clear()
-    refused(main, *command(new_folder, out), words=["holds trials of data revision", str(new_folder), "--name"])
+    refused(main, *command(new_folder, out), words=["was trained on data revision", str(new_folder), "--name"])
     assert keys(out) == before
 
 
