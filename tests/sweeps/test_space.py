@@ -274,10 +274,13 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
         (["--space", "ablation", "--set", "placement=sufix"], ["placement is 'sufix'", "Did you mean 'suffix'"]),
         (["--space", "search", "--set", "lora.rank=0"], ["rank is 0"]),
         (["--space", "search", "--set", "lora.rnk=2"], ["unknown key 'lora.rnk'", "Did you mean 'lora.rank'"]),
-        (["--space", "frontier", "--set", "budget=10"], ["prompt_tuning has no form within a budget of 10 parameters"]),
+        (
+            ["--space", "frontier", "--set", "budget=10"],
+            ["prompt_tuning has no usual length and rank for 10 parameters"],
+        ),
         (
             ["--space", "frontier", "--set", "method=lopt1,lora"],
-            ["lora has no form within a budget", "leave the method out"],
+            ["lora has no usual length and rank for", "leave the method out"],
         ),
         (["--space", "table2", "--set", "method=bitfit"], ["'bitfit' has no row in table2", "lora, prompt_tuning"]),
         (["--space", "ablation", "--name", "../up"], ["run name '../up'"]),
