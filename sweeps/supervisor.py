@@ -1,9 +1,9 @@
 """Supervises each trial of a sweep as it begins, reports and ends, whether this process or Ray runs it.
 
-A budget of time also bounds trials that run: each ends without a record at its next evaluation, goes back into the
-queue, and continues from its checkpoint under the next command.
+When a time budget is used up, running trials end, too. Each ends at its next evaluation without a record and goes back
+into the queue; the next command continues it from its checkpoint.
 
-queue.next ──> job ──> reports ──> early stopping, budget ──> goes on, or stops ──> record ──> queue.end
+queue.next ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
 """
 
 import json
@@ -42,7 +42,7 @@ class Supervisor:
         listeners: Are called at each event, in their order.
 
     Attributes:
-        held_back: Whether a budget has kept a trial from beginning.
+        held_back_by_budget: Whether a budget keeps waiting trials from beginning.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Supervisor:
         self._job_of, self._listeners = job_of, Listeners(listeners)
         self._running: dict[str, _RunningTrial] = {}  # by the name that the caller has given
         self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # error, and whether the trial had begun
-        self.held_back = False
+        self.held_back_by_budget = False
 
     @property
     def is_idle(self) -> bool:
@@ -67,20 +67,19 @@ class Supervisor:
         return not self._running
 
     def over_budget(self) -> bool:
-        """Return whether the budget is spent. Running trials then end at their next evaluation, and pending ones do not
-        begin."""
+        """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
         return self._budget.is_spent()
 
     def next(self, name: str) -> Job | None:
-        """Return the job of the trial that begins now under this name; None if no trial may begin.
+        """Begin the next trial under this name, and return its job; None if no trial may begin now.
 
-        If no trial is running either, the sweep is over.
+        If it is None while no trial is running, the sweep is over.
 
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
-        self.held_back = self._queue.has_waiting and not self._budget.may_start()
-        trial = None if self.held_back else self._queue.next()
+        self.held_back_by_budget = self._queue.has_waiting and not self._budget.may_start()
+        trial = None if self.held_back_by_budget else self._queue.next()
         if trial is None:
             return None
         job = self._job_of(trial)
@@ -102,7 +101,7 @@ class Supervisor:
             self._listeners.displaced(running.job)
 
     def report(self, name: str, report: Report) -> bool:
-        """Take a trial's report, and return whether the trial goes on."""
+        """Take a trial's report, and return whether the trial continues."""
         running = self._running.get(name)
         if running is None:
             return True
@@ -118,7 +117,7 @@ class Supervisor:
         return not self._budget.is_spent()
 
     def _stop_early(self, running: _RunningTrial, report: Report) -> bool:
-        """Ask early stopping about a report. If it ends the trial, write the trial's record and return True."""
+        """Return whether early stopping ends the trial at this report. If it does, write the trial's record."""
         trial = running.trial
         if report.get("restored"):
             self._early_stopping.restore(_record_in(report))
@@ -132,10 +131,10 @@ class Supervisor:
         return True
 
     def died(self, name: str, error: Exception | None, *, begun: bool) -> None:
-        """Note that a trial's process has died for the last time; `end` follows.
+        """Note that a trial's process has died and is not started again; `end` follows.
 
         Args:
-            error: Why the process died, if that is known.
+            error: The reason why the process died; None if it is not known.
             begun: Whether the trial had begun in that process.
         """
         if name in self._running:
@@ -148,8 +147,9 @@ class Supervisor:
         """Note that the trial does not run any more.
 
         Args:
-            report: The last report of the trial, empty if it has made none. None if the trial still waited for a place.
-            died: Whether the process of the trial has died for the last time (see `died`).
+            report: The last report of the trial; empty if there was none, and None if the trial was still waiting for a
+                place.
+            died: Whether `died` was called for the trial.
         """
         running = self._running.pop(name, None)
         if running is None:
@@ -158,13 +158,13 @@ class Supervisor:
         error, begun = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
-            record = _record_in(report)  # some file systems show a file of another machine late
+            record = _record_in(report)  # some file systems show a new file to other machines only later
         if record is None and died and not begun:
             self._queue.put_back(trial)
             self._listeners.requeued(job)
         elif record is None and not died and report != {}:
-            # The budget has stopped the trial: everything else that stops a trial writes a record. A later command
-            # continues it.
+            # The budget has stopped the trial, because everything else that stops a trial writes a record. A later
+            # command continues the trial.
             self._queue.put_back(trial)
             self._listeners.paused(job, report or {})
         else:

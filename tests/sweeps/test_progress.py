@@ -12,7 +12,7 @@ from lopt.failure import failed_record
 from lopt.records import now
 from lopt.training import Trial
 from sweeps import spaces
-from sweeps.progress import Progress, clock
+from sweeps.progress import Progress, format_duration
 from sweeps.work.job import Job
 
 
@@ -38,7 +38,7 @@ def run_two_trials(record):
     failed = failed_record(
         B.config, RuntimeError("its process died"), phase="search", cell=B.cell, stratum="s", started_at=now()
     )
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3})
     progress.ended(A, record)
@@ -59,7 +59,7 @@ def test_plain_lines_without_a_terminal(record, capsys):
 
 
 def test_the_note_of_a_report_is_printed_once(capsys):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3, "note": "continues at step 3"})
     progress.reported(A, {"step": 6, "note": ""})
@@ -75,7 +75,7 @@ def test_the_note_of_a_report_is_printed_once(capsys):
     ],
 )
 def test_the_report_at_which_a_budget_ends_a_trial_prints_its_note(capsys, note, event):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.paused(A, {"step": 3, "note": note})
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {event}")
@@ -96,7 +96,7 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
     """The start takes 100 s; then two steps take a second."""
     now_s = 0.0
     monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now_s)
-    progress = Progress(total=3, done=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
+    progress = Progress(total_count=3, done_count=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
     progress.started(A)
     progress.started(B)
     now_s = 100.0
@@ -118,7 +118,7 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
 
 
 def test_a_trial_that_has_ended_makes_the_pace_known(record):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
     progress.started(A)
     progress.reported(A, {"step": 3})
     assert progress.time_left_s() is None
@@ -127,7 +127,7 @@ def test_a_trial_that_has_ended_makes_the_pace_known(record):
 
 
 def test_durations_have_hours_only_if_needed():
-    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert [format_duration(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 
 
 def test_expected_steps_fall_with_the_position_of_a_trial():

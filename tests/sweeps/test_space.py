@@ -74,7 +74,7 @@ def test_help_and_every_plan_import_nothing_slow():
 def test_every_space_plans_in_every_profile(name, profile):
     space = spaces.load(name, profile)
     plan = make_plan(space)
-    assert plan.search_trials == len(space.cells) * space.trials
+    assert plan.search_trial_count == len(space.cells) * space.trials
     rungs, eval_every = space.decision_steps(), plan.cells[0].sample_trial.eval_every
     assert all(rung < space.max_steps for rung in rungs)
     assert all(rung % eval_every == 0 for rung in rungs), "rungs fall on evaluations"
@@ -191,7 +191,7 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
     assert {(cell.sample_trial.task, cell.sample_trial.method): cell.counts.trainable for cell in plan.cells} == {
         (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
     }
-    assert {cell.trials for cell in plan.cells} == {10}
+    assert {cell.trial_count for cell in plan.cells} == {10}
     configs = [cell.sample_trial for cell in plan.cells]
     assert {(config.task, config.holdout, config.batch_size) for config in configs} == {
         ("sst2", "train", 16), *((task, "validation", 8) for task in ("boolq", "rte", "wic", "cb"))

@@ -108,7 +108,7 @@ class Sweep:
 def test_a_sweep_runs_to_its_end_and_listeners_get_every_event():
     sweep = Sweep()
     sweep.run()
-    assert sweep.supervisor.is_idle and not sweep.supervisor.held_back
+    assert sweep.supervisor.is_idle and not sweep.supervisor.held_back_by_budget
     assert len(sweep.store.records) == 12
     assert sweep.log.names() == ["started", "ended"] * 12
 
@@ -176,7 +176,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     sweep.may_start = False
     sweep.supervisor.end(name, report)
     assert sweep.begin() is None
-    assert sweep.supervisor.is_idle and sweep.supervisor.held_back
+    assert sweep.supervisor.is_idle and sweep.supervisor.held_back_by_budget
     assert sweep.queue.counts() == counts
     assert sweep.log.events[-1] == ("paused", job.key, report or {})
     sweep.may_start = True
@@ -184,7 +184,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     started = [key for event, key, *_ in sweep.log.events if event == "started"]
     assert started.count(job.key) == 2, "the trial goes on once"
     assert len(sweep.store.records) == 12
-    assert not sweep.supervisor.held_back
+    assert not sweep.supervisor.held_back_by_budget
 
 
 @pytest.mark.parametrize("position", [0, 4, 9, 10])

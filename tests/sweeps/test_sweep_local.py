@@ -219,7 +219,7 @@ def test_an_interrupted_trial_goes_on_even_if_the_sampler_would_not_propose_it_a
     trials, and its proposals would differ in a new process."""
     command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Budget, "is_spent", lambda self: self._started_trials >= 20)
+        patch.setattr(Budget, "is_spent", lambda self: self._started_count >= 20)
         assert main(command) == 4
     run = tmp_path / "smoke-paper"
     (checkpoint,) = (run / "checkpoints").iterdir()
