@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Is called at each event of every trial; a subclass overrides the events that it needs.
+    """A listener is called at each event of every trial. A subclass overrides the events that it needs.
 
     The events of one trial come in this order: `started`; then `placed`, `reported` and `displaced`, any number of
-    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the driver's own
-    thread, so a slow listener delays the sweep.
+    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the
+    thread that runs the sweep, so a slow listener delays the sweep.
     """
 
     def started(self, job: Job) -> None:

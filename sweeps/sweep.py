@@ -63,7 +63,7 @@ class Sweep(Listener):
 
         Raises:
             ValueError: The run has other settings or is in use, or data or weights are missing.
-            StoreError: Results cannot be written, and nothing has begun.
+            StoreError: Results cannot be written, and this command has not changed the run.
         """
         try:
             return self._run()
@@ -335,10 +335,10 @@ class Sweep(Listener):
         folder = self.store.folder
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with self._ready_cluster() as ready:
-                self._allocation = ready.allocation
-                supervisor = start_supervisor(ready.prepared)
-                run_trials(ready, supervisor, snapshots)
+            with self._ready_cluster() as cluster:
+                self._allocation = cluster.allocation
+                supervisor = start_supervisor(cluster.prepared)
+                run_trials(cluster, supervisor, snapshots)
                 return supervisor
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)

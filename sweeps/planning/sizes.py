@@ -12,7 +12,7 @@ from sweeps.space import Cell
 
 RUNNING_TRIAL_COUNT = 16  # trials that run at once in this estimate; each has a checkpoint
 # Sizes as measured in finished runs.
-_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # a record, with its row of the table but without its evaluations
+_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # one record with its row of the table; each evaluation in it
 _DESCRIPTION_BYTES = 550  # an artifact's description, without the configuration
 _TENSOR_NAME_BYTES, _WEIGHT_NAME_BYTES = 70, 120  # name and shape: of a tensor of a prompt, of a weight of a model
 _FLOAT_BYTES, _LOGIT_BYTES = 4, 8
