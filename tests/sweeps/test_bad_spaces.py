@@ -51,7 +51,7 @@ def test_any_setting_is_planned_or_refused(key, value, name):
     if digits.isascii() and digits.isdigit() and key in FIELDS:
         planned_values = [plan["base"].get(key), *(cell["config"].get(key) for cell in plan["cells"])]
         assert int(digits) in planned_values
-    if digits.isascii() and digits.isdigit() and key in space.SPACE_FIELDS[:4]:
+    if digits.isascii() and digits.isdigit() and key in space._COUNT_FIELDS:
         assert plan[{"trials": "trials_per_cell"}.get(key, key)] == int(digits)
 
 
