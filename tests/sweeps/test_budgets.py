@@ -15,17 +15,17 @@ from sweeps.options import Options
 from sweeps.results.store import Store
 from sweeps.run import main
 from sweeps.sweep import Sweep
-from tests.sweeps.test_sweep_local import SMALL, keys, sweep
+from tests.sweeps.test_sweep_local import SMALL, record_times, sweep
 
 
 def test_a_budget_stops_cleanly_and_the_same_command_continues(tmp_path, capsys):
     assert sweep(tmp_path, "--max-trials", "4") == 4
-    assert len(keys(tmp_path)) == 4
+    assert len(record_times(tmp_path)) == 4
     assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "stopped"
-    before = keys(tmp_path)
+    before = record_times(tmp_path)
     assert sweep(tmp_path) == 0
-    assert len(keys(tmp_path)) == 9
-    assert {name: keys(tmp_path)[name] for name in before} == before
+    assert len(record_times(tmp_path)) == 9
+    assert {name: record_times(tmp_path)[name] for name in before} == before
 
 
 def test_a_budget_of_time_exits_with_4(tmp_path):

@@ -15,13 +15,13 @@ TASK_TOML = 'columns = ["text"]\nclasses = ["a", "b"]\ntemplate = "{text} is"\nl
 
 
 def contents(folder):
-    """Return the content of every file below a folder, and None for every folder, but for lock files."""
+    """Return the content of every file below a folder, and None for every folder; lock files are left out."""
     return {file: file.read_bytes() if file.is_file() else None for file in folder.rglob("*") if file.name != ".lock"}
 
 
 @pytest.fixture
 def tasks(tmp_path):
-    """Folders that cannot be trained on: one without data, one with a single class, one without a task."""
+    """Return a folder of tasks that cannot be trained on: one without data, one with a single class, one empty."""
     for name in ("no-data", "one-class", "empty"):
         (tmp_path / "tasks" / name).mkdir(parents=True)
     for name in ("no-data", "one-class"):
