@@ -53,9 +53,9 @@ class SoftPrompt:
     def as_packed(self, rows: int) -> PackedPrompts:
         """Return this soft prompt as the packed prompts of a batch of so many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
-            return PackedPrompts(prompts=[self], owners=[0] * rows)
+            return PackedPrompts(prompts=[self], prompt_indices=[0] * rows)
         prompts = [self.map(lambda tensor, row=row: tensor if tensor.ndim == 2 else tensor[row]) for row in range(rows)]
-        return PackedPrompts(prompts=prompts, owners=range(rows))
+        return PackedPrompts(prompts=prompts, prompt_indices=range(rows))
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Join prompt and text.
@@ -78,11 +78,11 @@ class PackedPrompts:
 
     Attributes:
         prompts: K soft prompts of any lengths and placements.
-        owners: for each row, the index of its soft prompt in `prompts`, `[B]`.
+        prompt_indices: for each row, the index of its soft prompt in `prompts`, `[B]`.
     """
 
     prompts: Sequence[SoftPrompt]
-    owners: Sequence[int]
+    prompt_indices: Sequence[int]
 
     def as_packed(self, rows: int) -> PackedPrompts:
         """See `SoftPrompt.as_packed`."""
@@ -90,13 +90,13 @@ class PackedPrompts:
 
     def select_rows(self, rows: Sequence[int]) -> PackedPrompts:
         """Return the packed prompts of a batch that consists of these rows, in this order."""
-        return PackedPrompts(prompts=self.prompts, owners=[self.owners[row] for row in rows])
+        return PackedPrompts(prompts=self.prompts, prompt_indices=[self.prompt_indices[row] for row in rows])
 
     def add_update(self, text_BTH: Tensor) -> Tensor:
         """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch
 
-        used_owners = sorted(set(self.owners))
+        used_owners = sorted(set(self.prompt_indices))
         updates = [self.prompts[owner].update for owner in used_owners]
         if all(update is None for update in updates):
             return text_BTH
@@ -104,8 +104,8 @@ class PackedPrompts:
         empty_0H = self.prompts[used_owners[0]].prompt.new_zeros(0, width)
         updates_KTH = torch.stack([_pad_or_cut(empty_0H if update is None else update, tokens) for update in updates])
         update_of_owner = {owner: number for number, owner in enumerate(used_owners)}
-        update_of_row_B = torch.tensor([update_of_owner[owner] for owner in self.owners], device=text_BTH.device)
-        return (text_BTH + updates_KTH[update_of_row_B]).to(text_BTH.dtype)
+        update_of_row_B = torch.tensor([update_of_owner[owner] for owner in self.prompt_indices])
+        return (text_BTH + updates_KTH[update_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `SoftPrompt.join_text`. All rows are as long as the longest prompt needs.
@@ -120,7 +120,7 @@ class PackedPrompts:
         text_BTH = self.add_update(text_BTH)
         prompts = [soft_prompt.prompt.to(text_BTH.dtype) for soft_prompt in self.prompts]
         source_FH = torch.cat([text_BTH.reshape(-1, width), *prompts])
-        owner_B = torch.tensor(self.owners)
+        owner_B = torch.tensor(self.prompt_indices)
         prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
         prompt_begins_K = rows * tokens + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # of each prompt in the source
         prompt_lengths_B1 = prompt_lengths_K[owner_B].to(device)[:, None]

@@ -132,7 +132,7 @@ class FlatForm:
                 block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
                 flat_input.mark_label_positions(block, block_rows)
         else:
-            prompt_of_row = [packed.prompts[owner] for owner in packed.owners]
+            prompt_of_row = [packed.prompts[owner] for owner in packed.prompt_indices]
             is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
             leaves_text = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
             prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
@@ -159,7 +159,7 @@ class FlatForm:
         """Append rows whose prompts stand first. All the prompts have one length, and each is appended once."""
         if not len(rows):
             return
-        owners, prefix_numbers = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
+        owners, prefix_numbers = np.unique(np.asarray(packed.prompt_indices)[rows], return_inverse=True)
         prefixes = flat_input.append(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
         prefix_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
         for block_rows, longest in self._blocks_of(rows, flat_input.lengths):
@@ -179,9 +179,9 @@ class FlatForm:
         for block_rows, _ in self._blocks_of(rows, flat_input.lengths):
             texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
             past, past_lengths_R = self.texts.get(texts)
-            owners = sorted({packed.owners[row] for row in block_rows})
+            owners = sorted({packed.prompt_indices[row] for row in block_rows})
             prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype)
-            prompt_of_row_R = on_device([owners.index(packed.owners[row]) for row in block_rows], self.device)
+            prompt_of_row_R = on_device([owners.index(packed.prompt_indices[row]) for row in block_rows], self.device)
             block = flat_input.append(
                 prompts_KPH[prompt_of_row_R], first_position=past_lengths_R, past=past, past_lengths=past_lengths_R
             )
@@ -189,7 +189,7 @@ class FlatForm:
 
     def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
-        prompt_lengths = np.array([packed.prompts[owner].length for owner in packed.owners])
+        prompt_lengths = np.array([packed.prompts[owner].length for owner in packed.prompt_indices])
         for block_rows, _ in self._blocks_of(rows, flat_input.lengths + prompt_lengths):
             lengths = flat_input.lengths[block_rows]
             text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])

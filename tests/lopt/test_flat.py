@@ -39,7 +39,7 @@ def packed_prompts(dtype, owners=OWNERS):
         SoftPrompt(prompt=leaf(length), update=leaf(update), placement=PLACEMENTS[placement])
         for placement, length, update in KINDS
     ]
-    return PackedPrompts(prompts=prompts, owners=owners)
+    return PackedPrompts(prompts=prompts, prompt_indices=owners)
 
 
 def batch(rows=9, seed=0):
@@ -53,7 +53,7 @@ def batch(rows=9, seed=0):
 def logits_and_gradients(backbone, soft_prompt, ids_BT, lengths_B):
     """Return label logits, and the gradients of all prompts and updates that a row has."""
     logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, torch.tensor([3, 7]))
-    used_prompts = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.owners))]
+    used_prompts = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.prompt_indices))]
     leaves = [tensor for used in used_prompts for tensor in (used.prompt, used.update) if tensor is not None]
     loss = torch.nn.functional.cross_entropy(logits_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
     return [logits_BC.detach(), *torch.autograd.grad(loss, leaves)]

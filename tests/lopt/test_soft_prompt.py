@@ -217,7 +217,7 @@ def test_packed_prompts_give_each_row_what_its_own_prompt_gives_it_alone(prompt_
     owners = [owner % len(prompts) for _, owner in rows]
     lengths_B = torch.tensor([length for length, _ in rows])
     text_BTH = torch.randn(len(rows), int(lengths_B.max()) + 1, WIDTH)
-    joined, ends_B = PackedPrompts(prompts=prompts, owners=owners).join_text(text_BTH, lengths_B)
+    joined, ends_B = PackedPrompts(prompts=prompts, prompt_indices=owners).join_text(text_BTH, lengths_B)
     for row, owner in enumerate(owners):
         alone, (end,) = prompts[owner].join_text(text_BTH[row : row + 1], lengths_B[row : row + 1])
         assert int(ends_B[row]) == int(end)
