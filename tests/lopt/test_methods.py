@@ -159,7 +159,8 @@ def test_an_older_prompt_keeps_its_frozen_matrix(name, factor, option, tmp_path)
     assert prompt.config.options[option] == 0
     assert prompt.evaluate().accuracy == record.test_accuracy
     frozen = {
-        seed: methods.get(name).frozen(config.replace(seed=seed), 32, dtype=torch.float64)[factor] for seed in (3, 4)
+        seed: methods.get(name).frozen_factors(config.replace(seed=seed), 32, dtype=torch.float64)[factor]
+        for seed in (3, 4)
     }
     assert torch.equal(frozen[3], frozen[4])
 
