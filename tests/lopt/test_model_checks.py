@@ -1,5 +1,5 @@
-"""Embeddings, positions and attention of families that differ in them, and the check of the flat form: it must notice a
-wrong attention."""
+"""Embeddings, positions and attention of families that differ in them. The check of the flat form must notice a wrong
+attention."""
 
 from __future__ import annotations
 
