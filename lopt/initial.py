@@ -65,7 +65,7 @@ def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabula
     return rows
 
 
-# For each word of the `init` option (`prompt_rows`), a function from the option `init_bound` to how values are drawn.
+# The words of the `init` option (`prompt_rows`). Each has a function that takes `init_bound` and returns a `Draw`.
 INITIAL: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,

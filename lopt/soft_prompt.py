@@ -21,8 +21,8 @@ class SoftPrompt:
 
     Attributes:
         prompt: X, `[P, H]` for all rows, or `[B, P, H]` with one for each row.
-        update: the addend of the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
-        placement: where the prompt is.
+        update: what is added to the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
+        placement: whether the prompt comes before or after the text.
     """
 
     prompt: Tensor

@@ -1,6 +1,6 @@
 """Blocks: which tokens of a flat pass belong together in attention.
 
-In a flat pass (`_flat`) the tokens of all rows stand in one sequence without padding. A block is a group of
+In a flat pass (`_flat`) the tokens of all rows are in one sequence without padding. A block is a group of
 neighbouring rows of about the same length. Attention computes one block at a time and needs rows of equal length, so
 the rows of a block are padded for the time of one call of attention. Nothing else sees padding.
 
@@ -89,13 +89,13 @@ def drop_padding(padded_RTX: Tensor, real_indices: Tensor | None) -> Tensor:
 
 @dataclass(eq=False)
 class Layout:
-    """What attention needs of a flat pass, beside queries, keys and values.
+    """What attention needs of a flat pass, in addition to queries, keys and values.
 
     Attributes:
         blocks: the blocks of the pass, in the order of the sequence.
         recorded_states: if this is a list, attention appends the keys and values of each layer, `[2, H_kv, N, D]`.
         score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
-        use_torch_kernels: whether PyTorch's own attention runs, or the one written for the CPU.
+        use_torch_kernels: whether PyTorch's own attention runs. If not, `BlockAttention` runs.
     """
 
     blocks: Sequence[Block]
@@ -141,7 +141,7 @@ def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tu
     ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # rows of equal length share a block
     begins = np.concatenate([[0], ends[:-1]])
     lowest_costs = np.zeros(len(ends) + 1)  # of the rows up to each end
-    best_begins = []  # for the rows up to each end, the number of the begin of their last block
+    best_begins = []  # for the rows up to each end, the index in `begins` of their last block
     for number, end in enumerate(ends):
         costs = lowest_costs[: number + 1] + (end - begins[: number + 1]) * lengths[end - 1] + block_cost
         best_begins.append(int(costs.argmin()))

@@ -123,10 +123,8 @@ def _torch_attention_agrees(model: Any, logits: Callable[[], Tensor], tolerance:
     if model.config._attn_implementation != "sdpa":
         return True
     configs = (model.config, *(getattr(model.config, part, None) for part in ("encoder", "decoder")))
-    if any(
-        getattr(config, "attn_logit_softcapping", None) for config in configs
-    ):  # a comparison in bf16 would not show it
-        return False
+    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):
+        return False  # a comparison in bf16 would not show it
     by_torch_BTV = logits()
     model.set_attn_implementation("eager")
     by_family_BTV = logits()

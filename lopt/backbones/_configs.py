@@ -20,7 +20,7 @@ _SUPPORTED = (
 DEQUANTISED = ("fp8", "mxfp4")
 _LEFT_UNCHANGED = ("bitnet",)
 
-# Keys of a config for the same number. Families of models name it differently.
+# The keys under which a config may have a number. Families of models name it differently.
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "emb_dim")
 _EMBEDDING_WIDTH_KEYS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
 _LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")

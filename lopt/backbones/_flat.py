@@ -70,7 +70,8 @@ class _FlatInput:
         """Append a block and return it.
 
         Args:
-            rows_RTH: embeddings of the block's rows. lengths: real tokens of each row; None if all T are real.
+            rows_RTH: embeddings of the block's rows.
+            lengths: number of real tokens of each row. None if all T are real.
             first_position: position of a row's first token: one for all rows, or one for each.
             context: the fields of `Block` that describe what precedes the rows.
         """
@@ -310,7 +311,7 @@ def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], i
         try:
             right_distance, wrong_distance = distance(1.0), min(distance(0.5), distance(0.0))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # an unusual attention, or a model that does not pass on the arguments of ours
+            return False  # an unusual attention, or a model that does not pass `layout` to it
         is_close = right_distance <= tolerance * float(plain_BH.norm())
         if not (is_close and right_distance * _LEAST_DISTANCE_RATIO <= wrong_distance):
             return False

@@ -67,7 +67,7 @@ class LoRA(WeightMethod):
         factors = {}
         for position, (name, tensor) in enumerate(sorted(adapters.items())):
             tensor.data = tensor.data.to(dtype)
-            if ".lora_A." in name:  # PEFT's distribution, but the same bits everywhere
+            if ".lora_A." in name:  # PEFT's distribution, but from NumPy's streams: the same bits everywhere
                 random = np.random.RandomState([config.seed, position])
                 bound = tensor.shape[1] ** -0.5
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))

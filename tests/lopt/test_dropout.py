@@ -76,7 +76,7 @@ def test_a_step_equals_that_of_the_plain_model_in_training_mode(folders, family,
     trial, model = Trial(config, phase="search"), plain_model(folders[family], family, dtype)
     (factor,) = trial.factors.values()
     for step in range(3):
-        positions, trial.step = trial.draw(), step
+        positions, trial.step = trial.draw_batch(), step
         loss = trial.loss(positions)
         (gradient,) = torch.autograd.grad(loss, factor)
         prompt = factor.detach().clone().requires_grad_()
@@ -97,7 +97,7 @@ def test_fine_tuning_drops_what_the_plain_model_drops(folders, family):
         max_tokens=32, dropout=RATE,
     )  # fmt: skip
     trial, model = Trial(config, phase="search"), plain_model(folders[family], family, torch.float64)
-    positions = trial.draw()
+    positions = trial.draw_batch()
     trial.clear_gradients()
     trial.loss(positions).backward()
     seed_torch(SEED, 0, 0)
@@ -149,7 +149,7 @@ def test_every_rate_of_a_family_is_set_wherever_it_is(name, shape, rates):
 
 def test_seed_step_and_part_of_the_batch_decide_the_masks(dropout_config):
     trial = Trial(dropout_config, phase="search")
-    positions = trial.draw()
+    positions = trial.draw_batch()
 
     def loss(seed=0, step=0, part_begins=0):
         same_factors = trial if seed == 0 else Trial(dropout_config.replace(seed=seed), phase="search")
