@@ -132,7 +132,7 @@ def leave_gap_in_vocabulary(folder):
         (lambda folder: change_config(folder, hidden_size=-32), ["hidden_size in its config.json is -32"]),
         (lambda folder: change_config(folder, hidden_size=64), ["cannot be loaded"]),
         (lambda folder: change_config(folder, model_type="no_such_model"), ["cannot be loaded"]),
-        (lambda folder: change_config(folder, model_type="gpt2"), ["lacks", "another model's"]),
+        (lambda folder: change_config(folder, model_type="gpt2"), ["lacks", "belongs to another model"]),
         (lambda folder: change_config(folder, num_hidden_layers=3), ["lacks", "model.layers.2"]),
         (lambda folder: (folder / "model.safetensors").unlink(), ["cannot be loaded"]),
         (truncate("model.safetensors", 0.5), ["cannot be loaded"]),
