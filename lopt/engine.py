@@ -284,10 +284,10 @@ class Engine:
                 except Exception as error:
                     half = len(pass_rows) // 2
                     with self._lock:
-                        if half and memory.ran_out(error) and self.most_tokens > _MIN_PASS_TOKENS:
+                        if half and memory.is_out_of_memory(error) and self.most_tokens > _MIN_PASS_TOKENS:
                             self.most_tokens //= 2
                             waiting.extendleft((pass_rows[half:], pass_rows[:half]))
-                            memory.free()
+                            memory.release_unused()
                         else:
                             errors.update((row.owner, error) for row in pass_rows)
 

@@ -14,7 +14,7 @@ _THIS_PROCESS = Path("/proc/self")
 _MESSAGES = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the memory of a GPU or of the machine was not enough."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
@@ -27,15 +27,15 @@ def run_in_parts(function: Callable[[np.ndarray], None], rows: np.ndarray) -> No
         function(rows)
         return
     except Exception as error:
-        if not ran_out(error) or len(rows) == 1:
+        if not is_out_of_memory(error) or len(rows) == 1:
             raise
-    free()  # here, where the exception no longer holds the tensors of the pass
+    release_unused()  # here, where the exception no longer holds the tensors of the pass
     half = len(rows) // 2
     run_in_parts(function, rows[:half])
     run_in_parts(function, rows[half:])
 
 
-def free() -> None:
+def release_unused() -> None:
     """Release memory that nothing uses any more."""
     gc.collect()
     if torch.cuda.is_available():

@@ -163,10 +163,10 @@ class Trial:
                     part_losses.append(part_loss.detach())
                 return sum(part_losses[1:], part_losses[0])
             except Exception as error:
-                if not memory.ran_out(error) or size == 1:
+                if not memory.is_out_of_memory(error) or size == 1:
                     raise
                 self._rows_that_fit = size // 2
-            memory.free()
+            memory.release_unused()
 
     def loss(self, positions: np.ndarray) -> Tensor:
         """Return the mean cross-entropy over the classes, in nats, of the training examples at `positions` `[B]`.
