@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.field_types import Fraction, check_field_types, field_types
-from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrate
+from lopt.migrations import LATER_SETTINGS, SCHEMA_VERSION, migrate
 
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
@@ -118,7 +118,7 @@ class TrialRecord:
     @property
     def metric(self) -> str:
         """The metric that selects the best evaluation and the best trial. A record without one used accuracy."""
-        return str(self.config.get("metric", SETTINGS["metric"]))
+        return str(self.config.get("metric", LATER_SETTINGS["metric"]))
 
     @property
     def selection_score(self) -> float | None:

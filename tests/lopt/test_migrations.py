@@ -20,7 +20,7 @@ STORES = Path(__file__).parents[1] / "stores"
 @pytest.mark.parametrize("version", range(1, migrations.SCHEMA_VERSION + 1))
 def test_a_record_of_each_schema_is_read_with_all_current_fields(version):
     for file in (STORES / f"schema-{version}" / "trials").glob("*.json"):
-        record = migrations.migrated(json.loads(file.read_text()))
+        record = migrations.migrate(json.loads(file.read_text()))
         assert set(record) == {field.name for field in dataclasses.fields(TrialRecord)}
         for evaluation in record["evaluations"]:
             assert set(evaluation) == {field.name for field in dataclasses.fields(Evaluation)}
@@ -28,14 +28,14 @@ def test_a_record_of_each_schema_is_read_with_all_current_fields(version):
 
 
 def test_there_is_a_migration_for_each_earlier_schema():
-    names = [migrate.__name__ for migrate in migrations.MIGRATIONS]
+    names = [migration.__name__ for migration in migrations.MIGRATIONS]
     assert names == [f"from_schema_{version}" for version in range(1, migrations.SCHEMA_VERSION)]
 
 
 def test_later_settings_have_their_defaults_in_older_records():
     """The warm-up is an exception, because the method's recipe decides it."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrialSettings)}
-    later = {name: value for name, value in migrations.SETTINGS.items() if name != "warmup"}
+    later = {name: value for name, value in migrations.LATER_SETTINGS.items() if name != "warmup"}
     assert later == {name: defaults[name] for name in later}
 
 
