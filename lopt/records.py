@@ -21,7 +21,7 @@ from lopt.migrations import LATER_SETTINGS, SCHEMA_VERSION, migrate
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that may differ when the same trial is trained twice.
-MEASURED = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
+MEASURED_FIELDS = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
             "provenance")  # fmt: skip
 _CODE_FOLDERS = ("lopt", "sweeps", "analysis")
 _RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
@@ -153,7 +153,7 @@ class TrialRecord:
             check_field_types(checked)
         return record
 
-    def flat(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, Any]:
         """One row of `trials.parquet`: the main settings and the results. `error` is the type and the message."""
         row: dict[str, Any] = {}
         for name in _COLUMNS:

@@ -171,7 +171,7 @@ class Store(RunFolder):
         import pandas
 
         path = self.folder / "trials.parquet"
-        rows = [record.flat() for record in self.records()]
+        rows = [record.to_row() for record in self.records()]
         table = pandas.DataFrame(rows)
         for column in ("length", "rank", "selection_step", "selection_n", "test_n", "test_split_size"):
             if column in table:

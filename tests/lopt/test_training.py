@@ -41,7 +41,7 @@ def test_the_metric_decides_which_step_is_the_best(tiny, metric, best):
     assert record.selection_step == best
     assert record.selection_accuracy == pytest.approx(scores[best][0])
     assert record.selection_score == pytest.approx(scores[best][metric == "macro_f1"])
-    row = record.flat()
+    row = record.to_row()
     assert (row["metric"], row["selection_score"]) == (metric, record.selection_score)
 
 
@@ -179,7 +179,7 @@ def test_a_failure_is_recorded_with_its_traceback(tiny):
     assert record.status == "failed"
     assert record.error["type"] == "MemoryError"
     assert "test_training" in record.error["traceback"]
-    assert record.flat()["error"] == "MemoryError: too much"
+    assert record.to_row()["error"] == "MemoryError: too much"
 
 
 def test_precision_is_resolved_once(tiny):
