@@ -225,7 +225,7 @@ class Store(RunFolder):
         interrupted = []
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                description = checkpoint.describe(path)
+                description = checkpoint.read_description(path)
                 values = check_type("its settings", description["config"], dict)
                 config = TrialConfig.from_dict(self._with_current_folders(values))
                 if description["phase"] == "search" and not self.path(config.key).exists():

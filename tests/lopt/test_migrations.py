@@ -47,12 +47,12 @@ def test_an_older_checkpoint_without_times_is_read(tiny):
         content = content.replace(escaped, escaped.replace(b"time", b"xxxx"))
     trial = Trial(tiny)
     checkpoint = Checkpoint.from_bytes(content, key=trial.config.key, factors=trial.factors)
-    assert (checkpoint.trial["train_time_s"], checkpoint.trial["evaluation_time_s"]) == (0.0, 0.0)
+    assert (checkpoint.trial_entries["train_time_s"], checkpoint.trial_entries["evaluation_time_s"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("version", range(1, migrations.SCHEMA_VERSION + 1))
 @pytest.mark.parametrize("evaluations", [5, "text", [5], {"step": 1}])
 def test_a_record_whose_evaluations_have_another_type_is_refused(version, evaluations):
     file = next((STORES / f"schema-{version}" / "trials").glob("*.json"))
-    with pytest.raises(ValueError, match=r"evaluations is|not a trial record"):
+    with pytest.raises(ValueError, match=r"`evaluations` is|not a trial record"):
         TrialRecord.from_dict({**json.loads(file.read_text()), "evaluations": evaluations})

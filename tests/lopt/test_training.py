@@ -12,7 +12,7 @@ import torch
 
 from lopt import evaluation, load_prompt, train
 from lopt.batches import evaluation_batches
-from lopt.evaluation import zero_shot
+from lopt.evaluation import measure_baselines
 from lopt.failure import failed_record
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
@@ -199,7 +199,7 @@ def test_training_lowers_the_loss_on_the_training_examples(tiny):
 
 
 def test_the_baselines_are_those_of_the_reported_split(tiny):
-    baselines = zero_shot(tiny)
+    baselines = measure_baselines(tiny)
     assert baselines["majority_accuracy"] == 0.5
     assert baselines["test_n"] == 120
     assert 0 <= baselines["zero_shot_accuracy"] <= 1
@@ -243,7 +243,7 @@ def test_factors_that_do_not_give_the_prompt_are_refused(tiny, tmp_path):
     tensors = load_file(tmp_path / "prompt.safetensors")
     tensors["factors.U"] = tensors["factors.U"] + 1
     save_file(tensors, tmp_path / "prompt.safetensors")
-    with pytest.raises(ValueError, match="its factors do not give its prompt"):
+    with pytest.raises(ValueError, match="its prompt does not match its factors"):
         load_prompt(tmp_path)
 
 
@@ -323,7 +323,7 @@ def test_an_evaluation_batch_that_does_not_fit_is_computed_in_parts_and_the_othe
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
-    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH))
+    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH_SIZE))
     tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
     most_tokens, real_logits, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 
