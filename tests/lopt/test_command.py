@@ -207,7 +207,7 @@ def test_a_text_without_the_columns_is_refused(text, message, rte, run):
             "task rte reads premise, hypothesis: give a .csv, .jsonl or .parquet file with these columns",
         ),
         ("a.tsv", b"one\n", "ends in .tsv; valid: .txt, .csv, .jsonl, .parquet"),
-        ("a", b"one\n", "ends in nothing; valid"),
+        ("a", b"one\n", "has no suffix; valid"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(name, content, message, rte, tmp_path, run):
@@ -254,7 +254,7 @@ def test_a_missing_or_damaged_prompt_is_refused(action, tmp_path, run, monkeypat
         (("export", "--prompt", "p", "OUT"), "--to"),
         (("export", "--prompt", "p", "--to", "gguf", "OUT"), "invalid choice: 'gguf'"),
         (("export", "--prompt", "p", "--to", "peft"), "OUT"),
-        (("export", "--prompt", "p", "--to", "peft", "s3://u:p@b/x"), "'s3://b/x' is a URL; give a folder of this"),
+        (("export", "--prompt", "p", "--to", "peft", "s3://u:p@b/x"), "'s3://b/x' is a URL; give a folder on this"),
         (("run", "--config", "c", "--artifact", "memory://x"), "argument --artifact: 'memory://x' is a URL"),
     ],
 )
@@ -301,8 +301,8 @@ def test_export_prints_the_files_that_it_wrote(tmp_path, run, capsys):
     tokenizer().save_pretrained(tmp_path / "base")
     values, base = torch.zeros(3, 32), str(tmp_path / "base")
     config = TrialConfig(method="prompt_tuning", task="toy", backbone=base, length=3, precision="fp32")
-    record = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
-    Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", record=record)
+    results = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
+    Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", results=results)
     argv = ("export", "--prompt", tmp_path / "prompt", "--to", "peft", tmp_path / "out")
     capsys.readouterr()  # drops what saving a model prints
     code, out, err = run(*argv)

@@ -100,7 +100,7 @@ def make_prompt(config):
 
 
 def save_and_load(config, folder, **scores):
-    make_prompt(config).save(folder, record=scores)
+    make_prompt(config).save(folder, results=scores)
     return load_prompt(folder)
 
 
@@ -306,7 +306,7 @@ def test_the_card_says_what_was_recorded(models, tmp_path):
         "more than 123 tokens",
         "rate 0.25,",
         "selection: the best macro-F1 of the evaluations at every",
-        "seed: 3, of the data 42",
+        "seed: 3; of the data: 42",
         f"key: {config.key}",
     ):
         assert line in card
