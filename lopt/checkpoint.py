@@ -32,7 +32,7 @@ class Checkpoint:
             train_loss, elapsed_s, and best (index of the best evaluation; None before the first).
         evaluations: all evaluations so far.
         factors: trained tensors by name. best_factors: the same at the best evaluation.
-        optimizer: the optimiser's state by the index of the factor.
+        optimizer_state: the optimiser's state by the index of the factor.
         losses: training losses since the last evaluation.
     """
 
@@ -40,7 +40,7 @@ class Checkpoint:
     evaluations: Sequence[Evaluation]
     factors: Mapping[str, Tensor]
     best_factors: Mapping[str, Tensor]
-    optimizer: Mapping[int, Mapping[str, Any]]
+    optimizer_state: Mapping[int, Mapping[str, Any]]
     losses: Sequence[Tensor]
 
     def to_bytes(self) -> bytes:
@@ -51,19 +51,19 @@ class Checkpoint:
         tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
         tensors |= {f"best {name}": factor for name, factor in self.best_factors.items()}
         numbers: dict[str, Any] = {}
-        for index, entries in self.optimizer.items():
+        for index, entries in self.optimizer_state.items():
             for name, value in entries.items():
                 (tensors if torch.is_tensor(value) else numbers)[f"state {index} {name}"] = value
         if self.losses:
             tensors["losses"] = torch.stack(list(self.losses))
         evaluations = [asdict(evaluation) for evaluation in self.evaluations]
         description = {**self.trial_entries, "evaluations": evaluations, "state": numbers}
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return save(on_cpu, metadata={"trial": json.dumps(description)})
+        cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return save(cpu_tensors, metadata={"trial": json.dumps(description)})
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Self:
-        """Read what `to_bytes` returned, for the trial with this key and factors of these names.
+    def from_bytes(cls, content: bytes, *, key: str, factor_names: Iterable[str]) -> Self:
+        """Read what `to_bytes` returned, for the trial with this key and these factors.
 
         Raises:
             ValueError: the content is damaged or belongs to another trial.
@@ -78,17 +78,17 @@ class Checkpoint:
                 raise ValueError(f"its checkpoint belongs to trial {description['key']}")
             evaluations = [Evaluation(**values) for values in description["evaluations"]]
             best = None if description["best"] is None else evaluations[description["best"]]
-            optimizer: dict[int, dict[str, Any]] = {}
+            optimizer_state: dict[int, dict[str, Any]] = {}
             for name, value in (tensors | description["state"]).items():
                 if name.startswith("state "):
                     _, index, entry = name.split(" ", 2)
-                    optimizer.setdefault(int(index), {})[entry] = value
+                    optimizer_state.setdefault(int(index), {})[entry] = value
             return cls(
                 trial_entries={name: description[name] for name in _TRIAL_ENTRIES},
                 evaluations=evaluations,
-                factors={name: tensors[f"factor {name}"] for name in factors},
-                best_factors={name: tensors[f"best {name}"] for name in factors} if best else {},
-                optimizer=optimizer,
+                factors={name: tensors[f"factor {name}"] for name in factor_names},
+                best_factors={name: tensors[f"best {name}"] for name in factor_names} if best else {},
+                optimizer_state=optimizer_state,
                 losses=list(tensors.get("losses", ())),
             )
         except (SafetensorError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
@@ -103,7 +103,7 @@ def read_description(path: Location) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged.
     """
-    start = read_part(path, 0, _FIRST_READ_BYTES)  # from a URL only this is read, and the rest of a longer header
+    start = read_part(path, 0, _FIRST_READ_BYTES)  # from a URL only this and the rest of a longer header are read
     end = 8 + _header_size(start)
     header = start[8:end] + (read_part(path, len(start), end) if end > len(start) == _FIRST_READ_BYTES else b"")
     try:
@@ -116,7 +116,7 @@ def read_description(path: Location) -> dict[str, Any]:
 
 
 def _header_size(content: bytes) -> int:
-    """The size of a safetensors header, which the first eight bytes of the file give."""
+    """Return the size of a safetensors header, which the first eight bytes of the file give."""
     return int.from_bytes(content[:8], "little")
 
 

@@ -1,7 +1,7 @@
 """Packed trials: several trials in one forward and backward pass over one frozen backbone. This is the fast path; it
 gives the same results as `training.Trial`.
 
-The backbone is frozen, so trials meet along the batch dimension only. Their texts are stacked as rows of a pass, each
+The backbone is frozen, so trials in one pass do not affect one another. Their texts are stacked as rows of a pass, each
 row with the soft prompt of its own trial, and each trial receives exactly its own gradient. A trial keeps its own
 batches, learning rate, optimiser, seed and step. Trials enter and leave between steps.
 
@@ -52,7 +52,7 @@ class Engine:
     """Trials in training over one backbone.
 
     Args:
-        most_tokens: the largest number of tokens in one pass. If it is None, it is chosen for the device. If memory
+        max_pass_tokens: the largest number of tokens in one pass. If it is None, it is chosen for the device. If memory
             runs out, the pass is split, and the attribute `max_pass_tokens` becomes smaller for later passes.
         lane_count: number of passes that run side by side (`lopt.lanes`). If it is None, it is chosen for the backbone.
     """
@@ -126,7 +126,7 @@ class Engine:
 
         Returns:
             The trials that failed, with their exceptions, for `advance` to remove. If a trial's own part of the step
-            raises, it fails alone. If a pass raises, all trials with rows in it fail.
+            raises, that trial fails alone. If a pass raises, all trials with rows in it fail.
         """
         failures: dict[Trial, Exception] = {}
         step_inputs = _for_each(self.trials, lambda trial: (trial.draw_batch(), _soft_prompt(trial)), failures)
@@ -160,19 +160,21 @@ class Engine:
         labels = [split.labels[batch] for split, batch in zip(splits, batches, strict=True)]
         tensors = [_tensors(soft_prompt) for soft_prompt in soft_prompts]
         device, dtype = tensors[0][0].device, tensors[0][0].dtype
-        sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
+        batch_sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
         results: dict[tuple[int, int], _PassResult] = {}  # by owner and position of the pass's first row
 
         def differentiate(pass_rows: Rows) -> None:
             owners = sorted({row.owner for row in pass_rows})
             inputs = [tensor for owner in owners for tensor in tensors[owner]]
             owner_R = on_device([row.owner for row in pass_rows], device)
-            losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / sizes_K[owner_R]
+            losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / batch_sizes_K[owner_R]
             # One call for the whole pass, so that a pass that runs out of memory leaves no partial gradients.
             next_gradients = iter(torch.autograd.grad(losses_R.sum(), inputs))
             pass_gradients = {owner: [next(next_gradients) for _ in tensors[owner]] for owner in owners}
-            first = pass_rows[0]
-            results[first.owner, first.position] = _PassResult(owner_R, losses_R.detach().to(dtype), pass_gradients)
+            first_row = pass_rows[0]
+            results[first_row.owner, first_row.position] = _PassResult(
+                owner_R, losses_R.detach().to(dtype), pass_gradients
+            )
 
         self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, differentiate, failures, before_repeat=results.clear)
@@ -189,10 +191,10 @@ class Engine:
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows, labels: Sequence[np.ndarray]
     ) -> Tensor:
         """Return the cross-entropy of each row over its own trial's classes, `[R]`."""
-        logits_RC, columns = self._logits(trials, soft_prompts, rows)
+        logits_RC, columns_by_owner = self._logits(trials, soft_prompts, rows)
         rows_by_columns: dict[tuple[int, ...], list[int]] = {}  # rows whose trials have the same label words
         for index, row in enumerate(rows):
-            rows_by_columns.setdefault(tuple(columns[row.owner]), []).append(index)
+            rows_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(index)
         losses_R = logits_RC.new_zeros(len(rows))
         for label_columns, indices in rows_by_columns.items():
             gold = on_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
@@ -205,16 +207,16 @@ class Engine:
     def _evaluate(self, trials: Sequence[Trial], failures: dict[Trial, Exception]) -> dict[Trial, Evaluation | None]:
         """Evaluate trials on their selection examples, all in the same passes."""
         with torch.no_grad():
-            prompt_by_trial = _for_each(trials, _soft_prompt, failures)
-        trials, soft_prompts = list(prompt_by_trial), list(prompt_by_trial.values())
+            prompts_by_trial = _for_each(trials, _soft_prompt, failures)
+        trials, soft_prompts = list(prompts_by_trial), list(prompts_by_trial.values())
         logits = [np.empty((len(trial.data.selection), len(trial.label_ids))) for trial in trials]
         rows = _rows(trial.data.selection.token_ids for trial in trials)
 
         def predict(pass_rows: Rows) -> None:
             with torch.inference_mode():
-                logits_RC, columns = self._logits(trials, soft_prompts, pass_rows)
+                logits_RC, columns_by_owner = self._logits(trials, soft_prompts, pass_rows)
             for row, row_logits in zip(pass_rows, logits_RC.cpu().numpy(), strict=True):
-                logits[row.owner][row.position] = row_logits[columns[row.owner]]
+                logits[row.owner][row.position] = row_logits[columns_by_owner[row.owner]]
 
         def record_evaluation(trial: Trial) -> Evaluation | None:
             selection, trial_logits = trial.data.selection, logits[trials.index(trial)]
@@ -252,16 +254,16 @@ class Engine:
     ) -> None:
         """Run rows in passes. The trials of a pass that raises are added to `failures`. Then `before_repeat` is called,
         and the passes are repeated without these trials."""
-        tokens = np.zeros(len(soft_prompts))
+        trial_tokens = np.zeros(len(soft_prompts))
         for row, row_tokens in zip(rows, token_counts(rows, soft_prompts, self._backbone), strict=True):
-            tokens[row.owner] += row_tokens
-        self._token_shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
+            trial_tokens[row.owner] += row_tokens
+        self._token_shares = dict(zip(trials, (trial_tokens / max(1.0, trial_tokens.sum())).tolist(), strict=True))
         while rows:
-            errors = self._run_passes(rows, soft_prompts, run_pass)
-            if not errors:
+            errors_by_owner = self._run_passes(rows, soft_prompts, run_pass)
+            if not errors_by_owner:
                 return
-            failures.update((trials[owner], error) for owner, error in errors.items())
-            rows = [row for row in rows if row.owner not in errors]
+            failures.update((trials[owner], error) for owner, error in errors_by_owner.items())
+            rows = [row for row in rows if row.owner not in errors_by_owner]
             before_repeat()
 
     def _run_passes(
@@ -271,10 +273,10 @@ class Engine:
         waiting_passes = divide_into_passes(
             rows, soft_prompts, self._backbone, max_pass_tokens=self.max_pass_tokens, lane_count=self._lanes.count
         )
-        errors: dict[int, Exception] = {}
+        errors_by_owner: dict[int, Exception] = {}
 
         def run_lane() -> None:
-            while waiting_passes and not errors:
+            while waiting_passes and not errors_by_owner:
                 with self._lock:
                     if not waiting_passes:  # another lane took the last pass
                         return
@@ -289,10 +291,10 @@ class Engine:
                             waiting_passes.extendleft((pass_rows[half:], pass_rows[:half]))
                             memory.release_unused()
                         else:
-                            errors.update((row.owner, error) for row in pass_rows)
+                            errors_by_owner.update((row.owner, error) for row in pass_rows)
 
         self._lanes.run(lambda _: run_lane(), range(min(self._lanes.count, len(waiting_passes))))
-        return errors
+        return errors_by_owner
 
     def _logits(
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows
@@ -308,11 +310,11 @@ class Engine:
             ids[index, : lengths[index]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
         label_ids_on_cpu = {owner: trials[owner].label_ids_on_cpu for owner in owners}
-        all_tokens = sorted({token for tokens in label_ids_on_cpu.values() for token in tokens})
-        label_ids = on_device(all_tokens, self._backbone.device)
+        all_ids = sorted({i for ids in label_ids_on_cpu.values() for i in ids})
+        label_ids = on_device(all_ids, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
-        columns = {owner: [all_tokens.index(token) for token in tokens] for owner, tokens in label_ids_on_cpu.items()}
-        return logits_RC, columns
+        columns_by_owner = {owner: [all_ids.index(i) for i in ids] for owner, ids in label_ids_on_cpu.items()}
+        return logits_RC, columns_by_owner
 
 
 def _for_each(

@@ -42,18 +42,18 @@ class Lanes:
         If a call raises, items that have not begun are skipped, and the exception is raised here once all lanes have
         stopped.
         """
-        waiting = list(items)
-        next_items = iter(waiting)  # shared by all lanes
+        waiting_items = list(items)
+        next_items = iter(waiting_items)  # shared by all lanes
 
         def run_lane() -> None:
             try:
                 for item in next_items:
                     function(item)
             except BaseException:
-                waiting.clear()
+                waiting_items.clear()
                 raise
 
-        lane_count = min(self.count, len(waiting))
+        lane_count = min(self.count, len(waiting_items))
         if lane_count < 2:
             run_lane()
             return
@@ -61,7 +61,7 @@ class Lanes:
         try:
             wait(futures)
         finally:  # also after Ctrl-C
-            waiting.clear()
+            waiting_items.clear()
             wait(futures)
         for future in futures:
             future.result()

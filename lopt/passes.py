@@ -20,7 +20,7 @@ class Row:
     Attributes:
         owner: index of the trial among the packed trials.
         token_ids: the tokens of the text.
-        position: index of the text in the trial's batch.
+        position: index of the text in the trial's batch, or among its selection examples.
     """
 
     owner: int
@@ -49,12 +49,13 @@ def divide_into_passes(
         return soft_prompts[row.owner].length, row.owner, len(row.token_ids)
 
     rows = sorted(rows, key=length_order if backbone.pads_rows else trial_order)
-    cumulative = np.cumsum([0, *token_counts(rows, soft_prompts, backbone)])
-    total = int(cumulative[-1])
-    pass_count = -(-total // max_pass_tokens)
+    cumulative_tokens = np.cumsum([0, *token_counts(rows, soft_prompts, backbone)])
+    total_tokens = int(cumulative_tokens[-1])
+    pass_count = -(-total_tokens // max_pass_tokens)
     # A multiple of the number of lanes keeps all lanes busy, but passes must not become too small for a lane.
-    pass_count = max(pass_count, min(-(-pass_count // lane_count) * lane_count, total // _MIN_TOKENS_PER_LANE))
-    bounds = [0, *np.searchsorted(cumulative, total / pass_count * np.arange(1, pass_count)).tolist(), len(rows)]
+    pass_count = max(pass_count, min(-(-pass_count // lane_count) * lane_count, total_tokens // _MIN_TOKENS_PER_LANE))
+    ends = total_tokens / pass_count * np.arange(1, pass_count)
+    bounds = [0, *np.searchsorted(cumulative_tokens, ends).tolist(), len(rows)]
     passes = (list(rows[begin:end]) for begin, end in itertools.pairwise(bounds))
     return deque(pass_rows for pass_rows in passes if pass_rows)
 

@@ -326,19 +326,19 @@ class Trial:
             evaluations=self.evaluations,
             factors=self.factors,
             best_factors=self._best_factors,
-            optimizer=self._optimizer.state_dict()["state"],
+            optimizer_state=self._optimizer.state_dict()["state"],
             losses=self._losses,
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
         """Continue from a checkpoint of `to_checkpoint`. This trial must not have begun. Raises ValueError, and changes
         nothing, if the checkpoint is damaged or of another trial."""
-        saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
+        saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factor_names=self.factors)
         entries = saved.trial_entries
         with torch.no_grad():
             for name, factor in self.factors.items():
                 factor.copy_(saved.factors[name])
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
             setattr(self, name, entries[name])
         lengths = self.data.train.lengths

@@ -46,7 +46,7 @@ def test_an_older_checkpoint_without_times_is_read(tiny):
         assert escaped in content
         content = content.replace(escaped, escaped.replace(b"time", b"xxxx"))
     trial = Trial(tiny)
-    checkpoint = Checkpoint.from_bytes(content, key=trial.config.key, factors=trial.factors)
+    checkpoint = Checkpoint.from_bytes(content, key=trial.config.key, factor_names=trial.factors)
     assert (checkpoint.trial_entries["train_time_s"], checkpoint.trial_entries["evaluation_time_s"]) == (0.0, 0.0)
 
 
