@@ -153,8 +153,8 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
         assert torch.equal(factor, repeated)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
+@pytest.mark.parametrize("raises", [False, True])
+def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
     """If that raises, the passes compute them."""
     configs = [{**changes, "options": {"placement": "suffix"}} for changes in MIXED[:3]]
     trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
@@ -166,7 +166,7 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
 
     def cache_texts(self, texts):
         texts_read.extend(texts)
-        if fails:
+        if raises:
             raise MemoryError("of reading")
         real_cache_texts(self, texts)
 
@@ -177,9 +177,9 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
     needed = {trial.data.train.token_ids[i] for trial in trials for i in next(batches_of(trial))}
     assert not engine.step()
     assert set(texts_read) <= needed
-    assert fails or set(texts_read) == needed
+    assert raises or set(texts_read) == needed
     assert text_store.computed - computed_before >= len(needed)
-    assert fails or text_store.computed - computed_before == len(needed)
+    assert raises or text_store.computed - computed_before == len(needed)
 
 
 def batches_of(trial):
@@ -367,18 +367,18 @@ def test_first_gradients_on_the_embedded_backbone(changes):
         "batch_size": 4, "max_steps": 2, "eval_every": 2,
     }  # fmt: skip
 
-    def trial(seed, precision):
+    def make(seed, precision):
         return Trial(TrialConfig(**{**changes, "seed": seed, "precision": precision}), phase="search")
 
     errors = []
     for seed in (1, 2, 3):
-        reference = trial(seed, "fp64")
+        reference = make(seed, "fp64")
         reference.backbone.flat, flat = None, reference.backbone.flat
         try:
             reference.loss(reference.draw_batch()).backward()
         finally:
             reference.backbone.flat = flat
-        packed, other = trial(seed, "fp32"), trial(seed + 10, "fp32")
+        packed, other = make(seed, "fp32"), make(seed + 10, "fp32")
         engine = Engine()
         engine.admit(packed)
         engine.admit(other)
