@@ -65,7 +65,7 @@ class RunObserver:
         """Read the run's checkpoints and new records; return the steps of all trials together."""
         for path in checkpoint_file.newest(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
-                description = checkpoint.describe(path)
+                description = checkpoint.read_description(path)
                 self._observe_trial(description["key"], description["step"], description["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
             status = path.stat()

@@ -45,7 +45,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         interrupted.update()
         if interrupted.close_interval():
-            interrupted.record_evaluation(predict_selection(interrupted))
+            interrupted.record_evaluation(first_predictions(interrupted))
     continued = Trial(config)
     continued.restore(interrupted.to_checkpoint())
     assert (continued.step, len(continued.evaluations), continued.started_at) == (5, 1, interrupted.started_at)
@@ -53,7 +53,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     assert_same(continued, uninterrupted)
 
 
-def predict_selection(trial):
+def first_predictions(trial):
     from lopt.evaluation import predict_split
 
     with torch.no_grad():
