@@ -135,7 +135,7 @@ def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .csv, .jsonl or .parquet file with the task's columns; for a task with one column also a .txt "
         "file with one text per line",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per input, with its probabilities")
+    parser.add_argument("--json", action="store_true", help="print label, probabilities and input as a JSON line")
 
 
 def _predict(options: argparse.Namespace) -> int:
