@@ -10,7 +10,7 @@ from reprlib import repr as shortened
 from typing import Any, TypeVar
 
 from lopt.field_types import FieldType, field_types
-from lopt.migrations import OPTIONS, SCHEMA_VERSION, SETTINGS, migrate, without_later_defaults
+from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, SCHEMA_VERSION, drop_later_defaults, migrate
 from lopt.records import PHASES, STATUSES, TrialRecord
 from lopt.settings import TrialSettings
 
@@ -155,7 +155,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
     check_schema(json_object(record, "a record"))
     get_objects(record, "evaluations")  # else the record cannot be migrate
     record = {**migrate(record)}
-    config = {**SETTINGS, **get_object(record, "config")}
+    config = {**LATER_SETTINGS, **get_object(record, "config")}
     provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
     options, truncated = get_optional_object(config, "options"), get_optional_object(record, "truncated")
     truncated_by_part = {part: get_integer(truncated, part) or 0 for part in truncated}
@@ -234,8 +234,8 @@ def _configuration(config: dict[str, Any]) -> str:
     """
     settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
     parts = (
-        without_later_defaults(settings, SETTINGS),
-        without_later_defaults(get_optional_object(config, "options"), OPTIONS),
+        drop_later_defaults(settings, LATER_SETTINGS),
+        drop_later_defaults(get_optional_object(config, "options"), LATER_OPTIONS),
     )
     values = [{name: value for name, value in part.items() if value is not None} for part in parts]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

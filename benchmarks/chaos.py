@@ -38,7 +38,7 @@ import psutil
 
 from benchmarks import _common
 from lopt import checkpoint
-from lopt.records import MEASURED
+from lopt.records import MEASURED_FIELDS
 from sweeps.results import checkpoint_file
 from sweeps.results.store import Store
 
@@ -65,7 +65,7 @@ class RunObserver:
         """Read the run's checkpoints and new records; return the steps of all trials together."""
         for path in checkpoint_file.newest(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
-                description = checkpoint.describe(path)
+                description = checkpoint.read_description(path)
                 self._observe_trial(description["key"], description["step"], description["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
             status = path.stat()
@@ -247,7 +247,7 @@ def differences(left: Any, right: Any, path: str = "") -> Iterator[tuple[str, fl
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)) and len(left) == len(right):
         left, right = dict(enumerate(left)), dict(enumerate(right))
     if isinstance(left, dict) and isinstance(right, dict):
-        for name in sorted({*left, *right} - set(MEASURED)):
+        for name in sorted({*left, *right} - set(MEASURED_FIELDS)):
             yield from differences(left.get(name), right.get(name), f"{path} {name}".strip())
     elif left != right:
         yield path, abs(left - right) if isinstance(left, float) and isinstance(right, float) else math.inf

@@ -1,4 +1,4 @@
-"""The command that uses and repeats what trials have trained:
+"""The command that predicts with a trained prompt, exports it, or trains a recorded trial again:
 
 python -m lopt predict --prompt results/<run>/artifacts/<key> --text "A warm, funny film."
 python -m lopt export --prompt results/<run>/artifacts/<key> --to peft my-adapter
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 FAILED = 3
 _TERMINAL_INTERVAL_S, _LOG_INTERVAL_S = 0.5, 10.0  # time between two reports of progress
-_OTHER_CLASSES = 3  # how many classes are printed beside the predicted one
-_MIN_TEXT = 20  # characters of the input that are printed on however short a line
+_OTHER_CLASS_COUNT = 3  # number of classes that are printed besides the predicted one
+_MIN_TEXT_WIDTH = 20  # characters of the input that are printed even on a narrow terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +98,22 @@ def _add_prompt_argument(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         required=True,
         metavar="DIR",
-        help="folder or URL of the trained prompt or weights: results/<run>/artifacts/<key>, or your own",
+        help="folder or URL of the trained prompt or weights, such as results/<run>/artifacts/<key>",
     )
     _add_backbone_argument(parser)
 
 
 def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backbone", metavar="FOLDER", help="folder of the model, if it has moved since training (the same weights)"
+        "--backbone", metavar="FOLDER", help="folder of the model, if it has moved (the weights must be the same)"
     )
 
 
 def _local_folder(text: str) -> Path:
-    if "://" in text:  # otherwise a folder called "s3:" would be made here
+    if "://" in text:  # as a path, it would make a folder called "s3:"
         from lopt.locations import redacted
 
-        raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder of this machine")
+        raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder on this machine")
     return Path(text)
 
 
@@ -127,14 +127,15 @@ def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--text",
         action="append",
         metavar="T",
-        help="an input; may be given several times. For a task of several columns, give a JSON object of them",
+        help="an input; the option may be repeated. For a task with several columns, give them as a JSON object",
     )
     inputs.add_argument(
         "--file",
         metavar="F",
-        help=".csv, .jsonl or .parquet with the task's columns; .txt with one text per line for a task of one column",
+        help="a .csv, .jsonl or .parquet file with the task's columns; for a task with one column also a .txt "
+        "file with one text per line",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object per line: label, probabilities, input")
+    parser.add_argument("--json", action="store_true", help="print label, probabilities and input as a JSON line")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -159,51 +160,51 @@ def _predict(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Report on standard error how many inputs are done. Yields the function that counts them.
+    """Print on standard error how many inputs are done. Yields a function that is called with each newly done number.
 
-    On a terminal this is one line, which is removed at the end. Elsewhere it is a new line now and then, so that a
-    short file prints none.
+    On a terminal the count is one line, which is removed at the end. Elsewhere a new line is printed every ten seconds,
+    so a short file prints none.
     """
     on_terminal = sys.stderr.isatty()
     begin, end, interval_s = ("\r", "", _TERMINAL_INTERVAL_S) if on_terminal else ("", "\n", _LOG_INTERVAL_S)
-    done, has_printed, next_print_s = 0, False, time.monotonic() + interval_s
+    done_count, has_printed, next_print_s = 0, False, time.monotonic() + interval_s
 
-    def count(newly_done: int) -> None:
-        nonlocal done, has_printed, next_print_s
-        done += newly_done
-        if time.monotonic() >= next_print_s and done != total:
+    def add(newly_done_count: int) -> None:
+        nonlocal done_count, has_printed, next_print_s
+        done_count += newly_done_count
+        if time.monotonic() >= next_print_s and done_count != total:
             next_print_s, has_printed = time.monotonic() + interval_s, True
-            print(f"{begin}{done:,} of {total:,} inputs", end=end, file=sys.stderr, flush=True)
+            print(f"{begin}{done_count:,} of {total:,} inputs", end=end, file=sys.stderr, flush=True)
 
     try:
-        yield count
+        yield add
     finally:
         if has_printed and on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _answer_lines(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    """Lines such as `positive  0.93  (negative 0.07)  A warm, funny film.`; the text is cut to the line of a terminal,
-    and otherwise whole."""
+    """Lines such as `positive  0.93  (negative 0.07)  A warm, funny film.`. On a terminal the text is cut to the width
+    of the line."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     label_width = max(len(answer.label) for answer in answers)
     predictions = [_prediction_text(answer, label_width) for answer in answers]
     indent = max(map(len, predictions))
     for prediction, fields in zip(predictions, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
-        room = len(text) if width is None else max(_MIN_TEXT, width - indent - 2)
-        yield f"{prediction:<{indent}}  {shortened(text, room)}"
+        text_width = len(text) if width is None else max(_MIN_TEXT_WIDTH, width - indent - 2)
+        yield f"{prediction:<{indent}}  {shortened(text, text_width)}"
 
 
 def _prediction_text(answer: "Answer", label_width: int) -> str:
     likeliest_first = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
-    others = [f"{label} {probability:.2f}" for label, probability in likeliest_first if label != answer.label]
-    others[_OTHER_CLASSES:] = ["…"] if len(others) > _OTHER_CLASSES else []
-    return f"{answer.label:<{label_width}}  {answer.probabilities[answer.label]:.2f}  ({', '.join(others)})"
+    other_classes = [f"{label} {probability:.2f}" for label, probability in likeliest_first if label != answer.label]
+    other_classes[_OTHER_CLASS_COUNT:] = ["…"] if len(other_classes) > _OTHER_CLASS_COUNT else []
+    return f"{answer.label:<{label_width}}  {answer.probabilities[answer.label]:.2f}  ({', '.join(other_classes)})"
 
 
 def _printable(text: str) -> str:
-    """The text as one line that cannot steer a terminal, in characters that the output's encoding has."""
+    """Return the text as one line without control characters, in characters that the output's encoding has."""
     text = "".join(character if character.isprintable() else "·" for character in " ".join(text.split()))
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
@@ -242,8 +243,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE",
-        help="file or URL of a trial's record, results/<run>/trials/<key>.json, or of a configuration's fields as a "
-        "JSON object",
+        help="file or URL of a trial's record (results/<run>/trials/<key>.json), or of a JSON object with the fields "
+        "of a configuration",
     )
     parser.add_argument("--task", metavar="FOLDER", help="the task's folder, if it has moved since training")
     _add_backbone_argument(parser)
@@ -258,20 +259,20 @@ def _run_again(options: argparse.Namespace) -> int:
     from lopt.replay import ReplayResult, changed_conditions, read_trial, replay
 
     config, record = read_trial(options.config, task=options.task, backbone=options.backbone)
-    report = (lambda line: None) if options.json else print
-    report(_trial_text(config) + (f"; recorded: {record.status} at step {record.steps:,}" if record else ""))
-    report(f"{'step':>7}  {'held out':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
+    print_line = (lambda line: None) if options.json else print
+    print_line(_trial_text(config) + (f"; recorded: {record.status} at step {record.steps:,}" if record else ""))
+    print_line(f"{'step':>7}  {'accuracy':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
     result = None
     try:
         for item in replay(config, record, artifact=options.artifact):
             if isinstance(item, ReplayResult):
                 result = item
             else:
-                report(_evaluation_text(*item))
+                print_line(_evaluation_text(*item))
     except Exception as error:
         if record is None and isinstance(error, ValueError | OSError):
             raise
-        traceback.print_exc()  # a failed trial is run again to see this
+        traceback.print_exc()  # which is why a failed trial is run again
         recorded_type = (record.error or {}).get("type") if record else None
         as_recorded = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
         print(f"failed: {type(error).__name__}{as_recorded}", file=sys.stderr)
@@ -282,10 +283,10 @@ def _run_again(options: argparse.Namespace) -> int:
         print(dumps(new_record.to_dict()), end="")
         return 0
     accuracy = new_record.test_accuracy
-    tested = "" if accuracy is None else f", {100 * accuracy:.2f} % on the test split"
-    report(f"{new_record.status} at step {new_record.steps:,}{tested}")
+    test_text = "" if accuracy is None else f", {100 * accuracy:.2f} % on the test split"
+    print_line(f"{new_record.status} at step {new_record.steps:,}{test_text}")
     if record is not None:
-        report(_comparison_text(result, record, changed_conditions(new_record, record)))
+        print_line(_comparison_text(result, record, changed_conditions(new_record, record)))
     return 0
 
 
@@ -297,28 +298,29 @@ def _trial_text(config: "TrialConfig") -> str:
     )
 
 
-def _evaluation_text(new: "Evaluation", recorded: "Evaluation | None") -> str:
-    """One line of the table: an evaluation beside the recorded one."""
+def _evaluation_text(evaluation: "Evaluation", recorded: "Evaluation | None") -> str:
+    """Return one line of the table: an evaluation and the recorded one."""
     accuracy, loss = "–", "–"
     if recorded is not None:
         accuracy, loss = f"{100 * recorded.selection_accuracy:.1f} %", f"{recorded.selection_loss:.6f}"
     return (
-        f"{new.step:>7,}  {100 * new.selection_accuracy:>6.1f} %  {accuracy:>8}  {new.selection_loss:>9.6f}  {loss:>9}"
+        f"{evaluation.step:>7,}  {100 * evaluation.selection_accuracy:>6.1f} %  {accuracy:>8}  "
+        f"{evaluation.selection_loss:>9.6f}  {loss:>9}"
     )
 
 
 def _comparison_text(result: "ReplayResult", record: "TrialRecord", changes: Sequence[str]) -> str:
-    """How far the new training is from the record, and what has changed since."""
-    since = f"; changed since then: {', '.join(changes)}" if changes else ""
+    """Say how far the new training is from the record, and what has changed since then."""
+    changes_text = f"; changed since then: {', '.join(changes)}" if changes else ""
     if result.accuracy_difference is None or result.loss_difference is None:
-        return f"there is nothing to compare, because the record has no evaluation{since}"
+        return f"there is nothing to compare, because the record has no evaluation{changes_text}"
     if result.record.status != record.status:
-        return f"differs from its record, whose status is {record.status}{since}"
+        return f"differs from its record, whose status is {record.status}{changes_text}"
     if result.accuracy_difference == 0 and result.loss_difference == 0:
         return "equal to its record"
     return (
         f"differs from its record by at most {100 * result.accuracy_difference:.2f} percentage points and "
-        f"{result.loss_difference:.2g} nats{since}"
+        f"{result.loss_difference:.2g} nats{changes_text}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Trained prompts and weights as files: tensors in safetensors, everything else in JSON, and no pickle."""
+"""Saves and loads trained prompts and weights: tensors in safetensors, everything else in JSON, and no pickle."""
 
 import json
 import os
@@ -26,10 +26,10 @@ from lopt.records import dumps
 from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
 
-_DESCRIPTION = "prompt.json"
-_IDENTITY = ("format", "key", "config", "classes", "task")  # entries of a description; all others are results
-# What the description keeps of the task for reading new inputs, beside classes, template and label words.
-_TASK_ENTRIES = ("title", "columns", "cut")
+_DESCRIPTION_FILE = "prompt.json"
+_IDENTITY_ENTRIES = ("format", "key", "config", "classes", "task")  # all other entries of a description are results
+# Attributes of the task under the entry "task". Classes, template and label words are elsewhere in the description.
+_TASK_ATTRIBUTES = ("title", "columns", "cut")
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a trial trained: a soft prompt, or the weights of LoRA and fine-tuning.
+    """What a trial trained: a soft prompt, or the weights of LoRA or fine-tuning.
 
     Attributes:
         config: the trial's configuration.
         factors: the trained tensors by name.
-        soft_prompt: what stands at the model's input, float32. None for methods that change weights.
-        results: what the description records beside the configuration, such as counts and accuracies.
-        trained_task: the task as it was in training. If None, the installed task is used.
-        backbone_source: name or folder of the backbone. If None, that of the configuration.
+        soft_prompt: the soft prompt, float32. None for methods that change weights.
+        results: results of the trial by name, such as parameter counts and accuracies.
+        trained_task: the task as it was in training. If it is None, the installed task is used.
+        backbone_source: name or folder of the backbone. If it is None, the configuration's backbone is used.
     """
 
     config: TrialConfig
@@ -62,7 +62,7 @@ class Prompt:
 
     @property
     def task(self) -> Task:
-        """The task that this was trained for: its columns and classes."""
+        """The task that was trained on, with its columns and classes."""
         return self.trained_task or tasks.get(self.config.task)
 
     @property
@@ -79,32 +79,31 @@ class Prompt:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model that this was trained for, with the trained weights in it if the method has any. It is loaded once
-        per process. ValueError if the weights are not those of training."""
+        """The backbone, with the trained weights in it if the method trains weights. It is loaded once per process.
+        ValueError if its weights are not those that training started from."""
         if self.soft_prompt is not None:
             return self.frozen_backbone
         return methods.get(self.config.method).begin(self.frozen_backbone, self.config, self.factors).backbone
 
     @cached_property
     def frozen_backbone(self) -> Backbone:
-        """The model that this was trained for, as it was before training. ValueError if the weights are not those of
-        training."""
-        backbone = self._load(methods.get(self.config.method).weights_precision(self.config.precision))
+        """The backbone as it was before training. ValueError if its weights are not those of that time."""
+        backbone = self._load_backbone(methods.get(self.config.method).weights_precision(self.config.precision))
         if backbone.revision != self.config.model_revision and self.results.get("weights") != fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
         if self.soft_prompt is not None and self.soft_prompt.prompt.shape[1] != backbone.width:
             raise ValueError(
                 f"this prompt is {self.soft_prompt.prompt.shape[1]} wide, but backbone {backbone.name} is "
-                f"{backbone.width}: give the model that it was trained for"
+                f"{backbone.width} wide: give the model that it was trained for"
             )
         return backbone
 
     @property
     def facts(self) -> Facts:
-        """What is known of the model without its weights. ValueError if the model cannot be found."""
+        """What is known about the model without loading its weights. ValueError if the model cannot be found."""
         return backbones.facts(self.backbone_source or _current_backbone(self.config.backbone))
 
-    def _load(self, precision: str) -> Backbone:
+    def _load_backbone(self, precision: str) -> Backbone:
         name = self.backbone_source or _current_backbone(self.config.backbone)
         try:
             return backbones.load(name, precision)
@@ -128,7 +127,7 @@ class Prompt:
         self._check_task()
         data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return self._predict(data.test)
+        return self._predict_split(data.test)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_progress: Callable[[int], None] = lambda count: None
@@ -137,8 +136,8 @@ class Prompt:
 
         Args:
             texts: the inputs. An input is a text if the task has one column, and otherwise a mapping of the task's
-                columns. A text that is too long loses its end, as in training.
-            on_done: called with the number of inputs that have just been predicted.
+                columns. The end of a text that is too long is cut off, as in training.
+            on_progress: called with the number of inputs that have just been predicted.
 
         Returns:
             An answer for each input, in their order: the likeliest class, and the probabilities of all classes (the
@@ -153,15 +152,15 @@ class Prompt:
         if not inputs:
             return []
         backbone = self.backbone
-        most, template = most_tokens(self.config, backbone), backbone.fill_template(self.config.template or "")
-        tokenised = [encode(backbone.tokenizer, task, template, fields, most) for fields in inputs]
+        token_limit, template = most_tokens(self.config, backbone), backbone.fill_template(self.config.template or "")
+        tokenised = [encode(backbone.tokenizer, task, template, fields, token_limit) for fields in inputs]
         encoded = Encoded(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),
             labels=np.zeros(len(inputs), dtype=np.int64),  # unknown, and not used
             example_ids=np.arange(len(inputs)),
             truncated=sum(was_cut for _, was_cut in tokenised),
         )
-        logits = self._predict(encoded, on_progress).logits
+        logits = self._predict_split(encoded, on_progress).logits
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
         return [
@@ -176,18 +175,20 @@ class Prompt:
         except ValueError as error:
             raise ValueError(f"to be scored again, this prompt needs the rows of its task, and {error}") from None
         for name in ("classes", "columns", "cut"):
-            then, now = getattr(self.task, name), getattr(current, name)
-            if then != now:
-                raise ValueError(f"this was trained with {name} {then}, but task {current.name} has {now}: restore it")
+            trained, installed = getattr(self.task, name), getattr(current, name)
+            if trained != installed:
+                raise ValueError(
+                    f"trained with `{name}` {trained}, but task {current.name} now has {installed}: restore the task"
+                )
 
-    def _predict(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict_split(self, split: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft_prompt, encoded, label_ids, on_progress=on_progress)
+        return predict_split(backbone, soft_prompt, split, label_ids, on_progress=on_progress)
 
-    def save(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Write the tensors and the description to `folder`, and return it. `record` holds results, as in
+    def save(self, folder: str | Path, *, results: Mapping[str, Any] | None = None) -> Path:
+        """Write the tensors and the description to `folder`, and return the folder. `results` are those of
         `write_description`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,27 +197,27 @@ class Prompt:
             tensors["prompt"] = self.soft_prompt.prompt
             if self.soft_prompt.update is not None:
                 tensors["update"] = self.soft_prompt.update
-        # Cloned: a factor may be the prompt itself, and tied weights share memory, which safetensors refuses.
+        # Cloned because safetensors refuses shared memory: a factor may be the prompt itself, and weights may be tied.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(tensors, folder / PROMPT_FILE)
-        return self.write_description(folder, record or {})
+        return self.write_description(folder, results or {})
 
     def write_description(self, folder: str | Path, results: Mapping[str, Any]) -> Path:
-        """Write the description beside the tensors: the configuration, the task, and `results` (counts, accuracies)."""
+        """Write the description into `folder`: the configuration, the task, and `results` (counts, accuracies)."""
         description = {
             "format": 2,
             "key": self.config.key,
             "config": self.config.to_dict(),
             "classes": list(self.task.classes),
-            "task": {name: getattr(self.task, name) for name in _TASK_ENTRIES},
+            "task": {name: getattr(self.task, name) for name in _TASK_ATTRIBUTES},
             **results,
         }
-        (Path(folder) / _DESCRIPTION).write_text(dumps(description))
+        (Path(folder) / _DESCRIPTION_FILE).write_text(dumps(description))
         return Path(folder)
 
 
 def check_revisions(config: TrialConfig, data_revision: str | None, model_revision: str | None) -> None:
-    """Raise ValueError if the revision of the data or the weights here is not the one that the configuration names."""
+    """Raise ValueError if the data or the weights on this machine have another revision than the configuration says."""
     for kind, name, expected, actual in (
         ("task", config.task, config.data_revision, data_revision),
         ("backbone", config.backbone, config.model_revision, model_revision),
@@ -229,26 +230,26 @@ def check_revisions(config: TrialConfig, data_revision: str | None, model_revisi
 
 
 def _current_backbone(backbone: str) -> str:
-    """Where a prompt's model is now: at its recorded name, or, if that folder no longer exists, in the folder of the
-    same name in `LOPT_MODEL_DIR`."""
+    """Return the name or folder under which a prompt's model is found now. This is the recorded one, or, if that folder
+    no longer exists, the folder of the same name in `LOPT_MODEL_DIR`."""
     mirror = os.environ.get("LOPT_MODEL_DIR")
-    moved = Path(mirror or "", Path(backbone).name)
-    if not mirror or not (moved / "config.json").is_file():
+    mirror_folder = Path(mirror or "", Path(backbone).name)
+    if not mirror or not (mirror_folder / "config.json").is_file():
         return backbone
     try:
-        original = backbones.local_folder(backbone)
+        recorded_folder = backbones.local_folder(backbone)
     except ValueError:  # a path where nothing exists
-        original = None
-    return backbone if original else str(moved)
+        recorded_folder = None
+    return backbone if recorded_folder else str(mirror_folder)
 
 
 def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Prompt:
-    """Open a trained prompt, or the trained weights of LoRA and fine-tuning. The backbone is loaded when it is first
-    needed. The task is in the files.
+    """Open a trained prompt, or the trained weights of LoRA or fine-tuning. The backbone is loaded when it is first
+    needed. The task's own folder is not needed, because the files describe the task.
 
     Args:
         folder: a folder, or a URL such as s3://bucket/results/<run>/artifacts/<key>.
-        backbone: the model, if it has moved since training. Its weights must be the same.
+        backbone: name or folder of the model, if it has moved since training. Its weights must be the same.
 
     Raises:
         ValueError: the folder does not hold a trained prompt, or its files do not belong together.
@@ -256,37 +257,38 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
     """
     source = location(folder)
     with local_copy(source) as folder:
-        return _read(folder, display_name=str(source), backbone=None if backbone is None else str(backbone))
+        return _read_prompt(folder, display_name=str(source), backbone=None if backbone is None else str(backbone))
 
 
-def _read(folder: Path, display_name: str, backbone: str | None) -> Prompt:
-    for file_name in (PROMPT_FILE, _DESCRIPTION):
+def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Prompt:
+    for file_name in (PROMPT_FILE, _DESCRIPTION_FILE):
         if not (folder / file_name).is_file():
             raise ValueError(
                 f"{display_name} holds no trained prompt: {file_name} is missing; give artifacts/<key> of a run"
             )
         refuse_pointer(folder / file_name)
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text())
+        description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)
-        task = _described_task(description)
+        task = _task_of(description)
     except Exception as error:  # a damaged file makes its reader raise all kinds of exceptions
         raise ValueError(f"{display_name} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(config_values, task)
     factors = {name.removeprefix("factors."): tensor for name, tensor in tensors.items() if name.startswith("factors.")}
-    soft_prompt = _checked_soft_prompt(config, factors, tensors, display_name)
-    results = {name: value for name, value in description.items() if name not in _IDENTITY}
+    soft_prompt = _read_soft_prompt(config, factors, tensors, display_name)
+    results = {name: value for name, value in description.items() if name not in _IDENTITY_ENTRIES}
     if task is None:
-        now, then = list(tasks.get(config.task).classes), description.get("classes")
-        if then not in (None, now):  # otherwise a class's number would stand for another class
+        trained, installed = description.get("classes"), list(tasks.get(config.task).classes)
+        if trained not in (None, installed):  # a class's index would mean another class
             raise ValueError(
-                f"{display_name} was trained on classes {then}, but task {config.task} now has {now}: restore them"
+                f"{display_name} was trained on classes {trained}, but task {config.task} now has {installed}: "
+                "restore them"
             )
     return Prompt(config, factors, soft_prompt, results, task, backbone)
 
 
-def _described_task(description: Mapping[str, Any]) -> Task | None:
-    """The task as it was in training. None for a description of format 1, which does not hold the task.
+def _task_of(description: Mapping[str, Any]) -> Task | None:
+    """Return the task as it was in training, or None for a description of format 1, which does not hold the task.
 
     Raises:
         ValueError, KeyError, TypeError: an entry of the task is missing or of the wrong kind.
@@ -297,9 +299,9 @@ def _described_task(description: Mapping[str, Any]) -> Task | None:
     columns, label_words = entries["columns"], config["label_words"]
     for name, texts in (("columns", columns), ("classes", classes), ("label_words", label_words)):
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise ValueError(f"its {name} are not a list of texts")
+            raise ValueError(f"its `{name}` are not a list of texts")
         if len(set(texts)) < len(texts):
-            raise ValueError(f"its {name} are not distinct")
+            raise ValueError(f"its `{name}` are not distinct")
     if entries["cut"] not in columns or not all(isinstance(text, str) for text in (entries["title"], config["task"])):
         raise ValueError("its task is incomplete")
     return Task(
@@ -313,10 +315,10 @@ def _described_task(description: Mapping[str, Any]) -> Task | None:
     )
 
 
-def _checked_soft_prompt(
+def _read_soft_prompt(
     config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], display_name: str
 ) -> SoftPrompt | None:
-    """The stored soft prompt. ValueError if it does not match the factors."""
+    """Return the stored soft prompt. Raise ValueError if it does not match the factors."""
     stored = tensors.get("prompt")
     if stored is not None and stored.ndim != 2:
         raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")

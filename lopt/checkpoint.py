@@ -1,10 +1,10 @@
-"""A trial's checkpoint: what it needs to continue as if nothing had happened, as the bytes of a safetensors file.
+"""A trial's checkpoint: a safetensors file with all that the trial needs to continue as if nothing had happened.
 
 Tensors are named `factor NAME`, `best NAME`, `state INDEX ENTRY` (of the optimiser) and `losses`. Everything else is
-JSON in the header, under `trial`, so that a checkpoint can be described without torch and without its tensors.
+JSON in the header, under `trial`, so that it can be read without torch and without the tensors.
 
-A trial writes a checkpoint at every evaluation but the last. It continues from there with the same bits: the batches
-depend on the lengths of the texts and on the seed only, so the number of batches that are done is enough.
+A trial writes a checkpoint at every evaluation but the last. It continues from there with the same bits. The
+batches depend only on the lengths of the texts and on the seed, so storing the number of finished batches is enough.
 """
 
 import json
@@ -16,11 +16,11 @@ from lopt.locations import Location, read_part
 from lopt.records import Evaluation
 from lopt.types import Tensor
 
-# Attributes of `Trial` that a checkpoint holds as they are, and all entries of `Checkpoint.trial`.
+# Attributes of `Trial` that a checkpoint holds as they are.
 TRIAL_ATTRIBUTES = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
-_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
-_LATER_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # values for older checkpoints, which lack these
-_FIRST_BYTES = 1 << 16
+_TRIAL_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
+_LATER_DEFAULTS = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # values of entries that older checkpoints lack
+_FIRST_READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +28,19 @@ class Checkpoint:
     """A trial between two steps.
 
     Attributes:
-        trial: the attributes of the trial (`TRIAL_ATTRIBUTES`), its identity (key, config, phase, cell), train_loss,
-            elapsed_s, and best (the index of the best evaluation, None before the first).
+        trial_entries: the attributes of the trial (`TRIAL_ATTRIBUTES`), its identity (key, config, phase, cell),
+            train_loss, elapsed_s, and best (index of the best evaluation; None before the first).
         evaluations: all evaluations so far.
-        factors, best_factors: trained tensors by name, now and at the best evaluation.
-        optimizer: the optimiser's state by the index of the factor.
+        factors: trained tensors by name. best_factors: the same at the best evaluation.
+        optimizer_state: the optimiser's state by the index of the factor.
         losses: training losses since the last evaluation.
     """
 
-    trial: Mapping[str, Any]
+    trial_entries: Mapping[str, Any]
     evaluations: Sequence[Evaluation]
     factors: Mapping[str, Tensor]
     best_factors: Mapping[str, Tensor]
-    optimizer: Mapping[int, Mapping[str, Any]]
+    optimizer_state: Mapping[int, Mapping[str, Any]]
     losses: Sequence[Tensor]
 
     def to_bytes(self) -> bytes:
@@ -51,19 +51,19 @@ class Checkpoint:
         tensors = {f"factor {name}": factor for name, factor in self.factors.items()}
         tensors |= {f"best {name}": factor for name, factor in self.best_factors.items()}
         numbers: dict[str, Any] = {}
-        for index, entries in self.optimizer.items():
+        for index, entries in self.optimizer_state.items():
             for name, value in entries.items():
                 (tensors if torch.is_tensor(value) else numbers)[f"state {index} {name}"] = value
         if self.losses:
             tensors["losses"] = torch.stack(list(self.losses))
         evaluations = [asdict(evaluation) for evaluation in self.evaluations]
-        description = {**self.trial, "evaluations": evaluations, "state": numbers}
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return save(on_cpu, metadata={"trial": json.dumps(description)})
+        description = {**self.trial_entries, "evaluations": evaluations, "state": numbers}
+        cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return save(cpu_tensors, metadata={"trial": json.dumps(description)})
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, key: str, factors: Iterable[str]) -> Self:
-        """Read what `to_bytes` returned, for the trial with this key and factors of these names.
+    def from_bytes(cls, content: bytes, *, key: str, factor_names: Iterable[str]) -> Self:
+        """Read what `to_bytes` returned, for the trial with this key and these factors.
 
         Raises:
             ValueError: the content is damaged or belongs to another trial.
@@ -73,29 +73,29 @@ class Checkpoint:
 
         try:
             tensors = load(content)
-            description = _LATER_ENTRIES | _parse_header(content[8 : 8 + _header_size(content)])
+            description = _LATER_DEFAULTS | _parse_header(content[8 : 8 + _header_size(content)])
             if description["key"] != key:
                 raise ValueError(f"its checkpoint belongs to trial {description['key']}")
             evaluations = [Evaluation(**values) for values in description["evaluations"]]
             best = None if description["best"] is None else evaluations[description["best"]]
-            optimizer: dict[int, dict[str, Any]] = {}
+            optimizer_state: dict[int, dict[str, Any]] = {}
             for name, value in (tensors | description["state"]).items():
                 if name.startswith("state "):
                     _, index, entry = name.split(" ", 2)
-                    optimizer.setdefault(int(index), {})[entry] = value
+                    optimizer_state.setdefault(int(index), {})[entry] = value
             return cls(
-                trial={name: description[name] for name in _ENTRIES},
+                trial_entries={name: description[name] for name in _TRIAL_ENTRIES},
                 evaluations=evaluations,
-                factors={name: tensors[f"factor {name}"] for name in factors},
-                best_factors={name: tensors[f"best {name}"] for name in factors} if best else {},
-                optimizer=optimizer,
+                factors={name: tensors[f"factor {name}"] for name in factor_names},
+                best_factors={name: tensors[f"best {name}"] for name in factor_names} if best else {},
+                optimizer_state=optimizer_state,
                 losses=list(tensors.get("losses", ())),
             )
         except (SafetensorError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"its checkpoint is damaged ({type(error).__name__}: {error})") from None
 
 
-def describe(path: Location) -> dict[str, Any]:
+def read_description(path: Location) -> dict[str, Any]:
     """Return the description in a checkpoint's file: key, config, phase, cell, step, evaluations, ... This needs no
     torch and does not read the tensors.
 
@@ -103,9 +103,9 @@ def describe(path: Location) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged.
     """
-    start = read_part(path, 0, _FIRST_BYTES)  # from a URL only this much is read, and the rest of a longer header
+    start = read_part(path, 0, _FIRST_READ_BYTES)  # from a URL only this and the rest of a longer header are read
     end = 8 + _header_size(start)
-    header = start[8:end] + (read_part(path, len(start), end) if end > len(start) == _FIRST_BYTES else b"")
+    header = start[8:end] + (read_part(path, len(start), end) if end > len(start) == _FIRST_READ_BYTES else b"")
     try:
         description = _parse_header(header)
     except (KeyError, TypeError, RecursionError) as error:
@@ -116,7 +116,7 @@ def describe(path: Location) -> dict[str, Any]:
 
 
 def _header_size(content: bytes) -> int:
-    """The size of a safetensors header, which the first eight bytes of the file give."""
+    """Return the size of a safetensors header, which the first eight bytes of the file give."""
     return int.from_bytes(content[:8], "little")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lopt import methods, tasks
-from lopt.migrations import OPTIONS, SETTINGS, without_later_defaults
+from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, drop_later_defaults
 from lopt.registry import nearest
 from lopt.settings import TrialSettings
 from lopt.tasks import Task
@@ -109,8 +109,8 @@ def key_of(values: Mapping[str, Any]) -> str:
     Raises:
         ValueError, TypeError, KeyError, AttributeError: `values` is not a configuration.
     """
-    hashed = without_later_defaults(values, SETTINGS)
-    hashed["options"] = without_later_defaults(values["options"], OPTIONS)
+    hashed = drop_later_defaults(values, LATER_SETTINGS)
+    hashed["options"] = drop_later_defaults(values["options"], LATER_OPTIONS)
     for name in ("task", "backbone"):
         hashed[name] = folder_name(hashed[name])
     json_text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), allow_nan=False)

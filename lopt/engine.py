@@ -1,7 +1,7 @@
 """Packed trials: several trials in one forward and backward pass over one frozen backbone. This is the fast path; it
 gives the same results as `training.Trial`.
 
-The backbone is frozen, so trials meet along the batch dimension only. Their texts are stacked as rows of a pass, each
+The backbone is frozen, so trials in one pass do not affect one another. Their texts are stacked as rows of a pass, each
 row with the soft prompt of its own trial, and each trial receives exactly its own gradient. A trial keeps its own
 batches, learning rate, optimiser, seed and step. Trials enter and leave between steps.
 
@@ -32,39 +32,39 @@ from lopt.records import Evaluation
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
 
-# What the engine reports of a trial: its evaluation; None if it has diverged; the exception if it has failed.
+# What the engine yields with a trial: an evaluation, None if the trial has diverged, or the exception if it failed.
 Outcome = Evaluation | None | Exception
 
-MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass; halved when memory runs out
+MAX_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # in one pass, by type of device; halved when memory runs out
 _MIN_PASS_TOKENS = 64  # passes are not halved below this size
 T = TypeVar("T")
 
 
 class _PassResult(NamedTuple):
-    """What one pass of a step computes for the trials whose rows it holds."""
+    """What one pass of a step computes for the trials whose rows are in it."""
 
     owner_R: Tensor  # index of each row's trial
     losses_R: Tensor  # each row's part of its trial's mean loss
-    gradients: dict[int, list[Tensor]]  # by owner, on the tensors of its soft prompt
+    gradients: dict[int, list[Tensor]]  # by owner: the gradient for each tensor of its soft prompt
 
 
 class Engine:
     """Trials in training over one backbone.
 
     Args:
-        most_tokens: the largest number of tokens in one pass. None chooses for the device. If memory runs out, the
-            pass is split, and later passes use the size that fits (the attribute `most_tokens` holds it).
-        lanes: number of passes that run side by side (`lopt.lanes`). None chooses for the backbone.
+        max_pass_tokens: the largest number of tokens in one pass. If it is None, it is chosen for the device. If memory
+            runs out, the pass is split, and the attribute `max_pass_tokens` becomes smaller for later passes.
+        lane_count: number of passes that run side by side (`lopt.lanes`). If it is None, it is chosen for the backbone.
     """
 
-    _backbone: Backbone  # set by the first trial, as are the lanes
+    _backbone: Backbone  # set when the first trial is admitted, as are the lanes
     _lanes: Lanes
 
-    def __init__(self, *, most_tokens: int | None = None, lanes: int | None = None) -> None:
+    def __init__(self, *, max_pass_tokens: int | None = None, lane_count: int | None = None) -> None:
         self.trials: list[Trial] = []
-        self.most_tokens = most_tokens or 0  # 0 until the first trial shows which device is used
-        self._lane_count = lanes
-        self._lock = threading.Lock()  # between lanes
+        self.max_pass_tokens = max_pass_tokens or 0  # 0 until the first trial is admitted
+        self._lane_count = lane_count
+        self._lock = threading.Lock()  # held while a lane changes what all lanes use
         self._token_shares: dict[Trial, float] = {}  # each trial's share of the tokens of the last passes
 
     def admit(self, trial: Trial) -> None:
@@ -74,14 +74,14 @@ class Engine:
             ValueError: the trial changes weights, has dropout, or has another backbone.
         """
         if trial.config.dropout:
-            raise ValueError(f"dropout is {trial.config.dropout:g}, and its masks are the trial's own: train it alone")
+            raise ValueError(f"dropout is {trial.config.dropout:g}, and each trial draws its own masks: train it alone")
         if trial.soft_prompt() is None:
             raise ValueError(
                 f"{trial.config.method} changes the model's weights, which cannot be shared: train it alone"
             )
         if not hasattr(self, "_backbone"):
             self._backbone, self._lanes = trial.backbone, Lanes(trial.backbone, self._lane_count)
-            self.most_tokens = self.most_tokens or MOST_TOKENS[self._backbone.device.type]
+            self.max_pass_tokens = self.max_pass_tokens or MAX_PASS_TOKENS[self._backbone.device.type]
         if trial.backbone is not self._backbone:
             raise ValueError(
                 f"this engine runs on {self._backbone.name}; the trial's backbone is another copy or model "
@@ -103,20 +103,20 @@ class Engine:
             yield from self.advance()
 
     def advance(self) -> list[tuple[Trial, Outcome]]:
-        """Update every trial once and evaluate those that are due. Return the pairs that iterating would yield."""
+        """Update every trial once and evaluate those that are due. Return the pairs that iteration yields."""
         step_began, self._token_shares = time.perf_counter(), {}
-        failed = self.step()
-        updated = [trial for trial in self.trials if trial not in failed]
-        is_due = _for_each(updated, lambda trial: trial.close_interval(), failed)
+        failures = self.step()
+        updated = [trial for trial in self.trials if trial not in failures]
+        due_by_trial = _for_each(updated, lambda trial: trial.close_interval(), failures)
         step_ended = time.perf_counter()
         for trial, share in self._token_shares.items():
             trial.train_time_s += share * (step_ended - step_began)
-        evaluations = self._evaluate([trial for trial, due in is_due.items() if due], failed)
+        evaluations = self._evaluate([trial for trial, is_due in due_by_trial.items() if is_due], failures)
         for trial, share in self._token_shares.items():
             trial.evaluation_time_s += share * (time.perf_counter() - step_ended)
-        diverged = {trial: None for trial in is_due if trial.diverged}
-        outcomes: dict[Trial, Outcome] = {**evaluations, **diverged, **failed}
-        for trial in [trial for trial in self.trials if trial.is_over or trial in failed]:
+        diverged = {trial: None for trial in due_by_trial if trial.diverged}
+        outcomes: dict[Trial, Outcome] = {**evaluations, **diverged, **failures}
+        for trial in [trial for trial in self.trials if trial.is_over or trial in failures]:
             self.evict(trial)
         return list(outcomes.items())
 
@@ -125,18 +125,18 @@ class Engine:
         """Update every trial once, each on its own next batch.
 
         Returns:
-            The trials that failed, with their exceptions, for `advance` to remove. A trial fails alone if its own part
-            of the step raises. If a pass raises, the trials whose rows are in it fail.
+            The trials that failed, with their exceptions, for `advance` to remove. If a trial's own part of the step
+            raises, that trial fails alone. If a pass raises, all trials with rows in it fail.
         """
-        failed: dict[Trial, Exception] = {}
-        started = _for_each(self.trials, lambda trial: (trial.draw_batch(), _soft_prompt(trial)), failed)
-        if not started:
-            return failed
-        trials, batches = list(started), [positions for positions, _ in started.values()]
-        soft_prompts = [soft_prompt for _, soft_prompt in started.values()]
-        # The passes see copies that are cut off from the factors. Their gradients then go back through the originals.
+        failures: dict[Trial, Exception] = {}
+        step_inputs = _for_each(self.trials, lambda trial: (trial.draw_batch(), _soft_prompt(trial)), failures)
+        if not step_inputs:
+            return failures
+        trials, batches = list(step_inputs), [positions for positions, _ in step_inputs.values()]
+        soft_prompts = [soft_prompt for _, soft_prompt in step_inputs.values()]
+        # The passes use copies that are detached from the factors. `update` takes their gradients back to the factors.
         copies = [soft_prompt.map(lambda tensor: tensor.detach().requires_grad_()) for soft_prompt in soft_prompts]
-        losses_K, gradients = self._losses_and_gradients(trials, batches, copies, failed)
+        losses_K, gradients = self._losses_and_gradients(trials, batches, copies, failures)
 
         def update(trial: Trial) -> None:
             index = trials.index(trial)
@@ -144,41 +144,43 @@ class Engine:
             torch.autograd.backward(_tensors(soft_prompts[index]), gradients[index])
             trial.apply_gradients(losses_K[index])
 
-        _for_each([trial for trial in trials if trial not in failed], update, failed)
-        return failed
+        _for_each([trial for trial in trials if trial not in failures], update, failures)
+        return failures
 
     def _losses_and_gradients(
         self,
         trials: Sequence[Trial],
         batches: Sequence[np.ndarray],
         soft_prompts: SoftPrompts,
-        failed: dict[Trial, Exception],
+        failures: dict[Trial, Exception],
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Mean loss of each trial's batch `[K]`, and its gradient on each tensor of the trial's soft prompt."""
+        """Return the mean loss of each trial's batch `[K]`, and its gradient for each tensor of the soft prompt."""
         splits = [trial.data.train for trial in trials]
         rows = _rows([split.token_ids[i] for i in batch] for split, batch in zip(splits, batches, strict=True))
         labels = [split.labels[batch] for split, batch in zip(splits, batches, strict=True)]
         tensors = [_tensors(soft_prompt) for soft_prompt in soft_prompts]
         device, dtype = tensors[0][0].device, tensors[0][0].dtype
-        sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
+        batch_sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
         results: dict[tuple[int, int], _PassResult] = {}  # by owner and position of the pass's first row
 
         def differentiate(pass_rows: Rows) -> None:
             owners = sorted({row.owner for row in pass_rows})
             inputs = [tensor for owner in owners for tensor in tensors[owner]]
             owner_R = on_device([row.owner for row in pass_rows], device)
-            losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / sizes_K[owner_R]
+            losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / batch_sizes_K[owner_R]
             # One call for the whole pass, so that a pass that runs out of memory leaves no partial gradients.
             next_gradients = iter(torch.autograd.grad(losses_R.sum(), inputs))
             pass_gradients = {owner: [next(next_gradients) for _ in tensors[owner]] for owner in owners}
-            first = pass_rows[0]
-            results[first.owner, first.position] = _PassResult(owner_R, losses_R.detach().to(dtype), pass_gradients)
+            first_row = pass_rows[0]
+            results[first_row.owner, first_row.position] = _PassResult(
+                owner_R, losses_R.detach().to(dtype), pass_gradients
+            )
 
         self._cache_texts_ahead(rows, soft_prompts)
-        self._run_rows(trials, rows, soft_prompts, differentiate, failed, before_repeat=results.clear)
+        self._run_rows(trials, rows, soft_prompts, differentiate, failures, before_repeat=results.clear)
         losses_K = torch.zeros(len(trials), dtype=dtype, device=device)
         gradients = [[torch.zeros_like(tensor) for tensor in trial_tensors] for trial_tensors in tensors]
-        for _, result in sorted(results.items()):  # always in one order, whichever pass ended first
+        for _, result in sorted(results.items()):  # always in the same order, whichever pass ended first
             losses_K.index_add_(0, result.owner_R, result.losses_R)
             for owner, owner_gradients in result.gradients.items():
                 for total, gradient in zip(gradients[owner], owner_gradients, strict=True):
@@ -188,11 +190,11 @@ class Engine:
     def _row_losses(
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows, labels: Sequence[np.ndarray]
     ) -> Tensor:
-        """Cross-entropy of each row over its own trial's classes, `[R]`."""
-        logits_RC, columns = self._logits(trials, soft_prompts, rows)
+        """Return the cross-entropy of each row over its own trial's classes, `[R]`."""
+        logits_RC, columns_by_owner = self._logits(trials, soft_prompts, rows)
         rows_by_columns: dict[tuple[int, ...], list[int]] = {}  # rows whose trials have the same label words
         for index, row in enumerate(rows):
-            rows_by_columns.setdefault(tuple(columns[row.owner]), []).append(index)
+            rows_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(index)
         losses_R = logits_RC.new_zeros(len(rows))
         for label_columns, indices in rows_by_columns.items():
             gold = on_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
@@ -202,43 +204,43 @@ class Engine:
         return losses_R
 
     # --- evaluations --------------------------------------------------------------------------------------------
-    def _evaluate(self, trials: Sequence[Trial], failed: dict[Trial, Exception]) -> dict[Trial, Evaluation | None]:
+    def _evaluate(self, trials: Sequence[Trial], failures: dict[Trial, Exception]) -> dict[Trial, Evaluation | None]:
         """Evaluate trials on their selection examples, all in the same passes."""
         with torch.no_grad():
-            computed = _for_each(trials, _soft_prompt, failed)
-        trials, soft_prompts = list(computed), list(computed.values())
+            prompts_by_trial = _for_each(trials, _soft_prompt, failures)
+        trials, soft_prompts = list(prompts_by_trial), list(prompts_by_trial.values())
         logits = [np.empty((len(trial.data.selection), len(trial.label_ids))) for trial in trials]
         rows = _rows(trial.data.selection.token_ids for trial in trials)
 
         def predict(pass_rows: Rows) -> None:
             with torch.inference_mode():
-                logits_RC, columns = self._logits(trials, soft_prompts, pass_rows)
+                logits_RC, columns_by_owner = self._logits(trials, soft_prompts, pass_rows)
             for row, row_logits in zip(pass_rows, logits_RC.cpu().numpy(), strict=True):
-                logits[row.owner][row.position] = row_logits[columns[row.owner]]
+                logits[row.owner][row.position] = row_logits[columns_by_owner[row.owner]]
 
-        def record(trial: Trial) -> Evaluation | None:
+        def record_evaluation(trial: Trial) -> Evaluation | None:
             selection, trial_logits = trial.data.selection, logits[trials.index(trial)]
             return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
 
         self._cache_texts_ahead(rows, soft_prompts)
-        self._run_rows(trials, rows, soft_prompts, predict, failed)
-        return _for_each([trial for trial in trials if trial not in failed], record, failed)
+        self._run_rows(trials, rows, soft_prompts, predict, failures)
+        return _for_each([trial for trial in trials if trial not in failures], record_evaluation, failures)
 
     # --- passes -------------------------------------------------------------------------------------------------
     def _cache_texts_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
-        """Before the passes, compute in all lanes the text states that the backbone keeps for all trials. Otherwise the
-        first pass that meets a text would keep the other passes waiting."""
-        texts: dict[int, list[tuple[int, ...]]] = {}
+        """Before the passes, compute in all lanes the keys and values of texts that the backbone stores for all trials.
+        Otherwise the first pass with a new text would make the other passes wait."""
+        texts_by_owner: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:
-            texts.setdefault(row.owner, []).append(row.token_ids)
+            texts_by_owner.setdefault(row.owner, []).append(row.token_ids)
         uncached_texts = {
             text
-            for owner, own_texts in texts.items()
-            for text in self._backbone.uncached_texts(soft_prompts[owner], own_texts)
+            for owner, texts in texts_by_owner.items()
+            for text in self._backbone.uncached_texts(soft_prompts[owner], texts)
         }
         ordered = sorted(uncached_texts, key=lambda text: (len(text), text))
         parts = [part for lane in range(self._lanes.count) if (part := ordered[lane :: self._lanes.count])]
-        with contextlib.suppress(Exception):  # the pass that needs the text raises it again, and fails alone
+        with contextlib.suppress(Exception):  # the pass that needs the text will raise it again, and fail alone
             self._lanes.run(self._backbone.cache_texts, parts)
 
     def _run_rows(
@@ -247,57 +249,57 @@ class Engine:
         rows: Rows,
         soft_prompts: SoftPrompts,
         run_pass: Callable[[Rows], None],
-        failed: dict[Trial, Exception],
+        failures: dict[Trial, Exception],
         before_repeat: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run rows in passes. If a pass raises, its trials have failed; `before_repeat` is called, and the passes are
-        repeated without these trials."""
-        tokens = np.zeros(len(soft_prompts))
+        """Run rows in passes. The trials of a pass that raises are added to `failures`. Then `before_repeat` is called,
+        and the passes are repeated without these trials."""
+        trial_tokens = np.zeros(len(soft_prompts))
         for row, row_tokens in zip(rows, token_counts(rows, soft_prompts, self._backbone), strict=True):
-            tokens[row.owner] += row_tokens
-        self._token_shares = dict(zip(trials, (tokens / max(1.0, tokens.sum())).tolist(), strict=True))
+            trial_tokens[row.owner] += row_tokens
+        self._token_shares = dict(zip(trials, (trial_tokens / max(1.0, trial_tokens.sum())).tolist(), strict=True))
         while rows:
-            errors = self._run_passes(rows, soft_prompts, run_pass)
-            if not errors:
+            errors_by_owner = self._run_passes(rows, soft_prompts, run_pass)
+            if not errors_by_owner:
                 return
-            failed.update((trials[owner], error) for owner, error in errors.items())
-            rows = [row for row in rows if row.owner not in errors]
+            failures.update((trials[owner], error) for owner, error in errors_by_owner.items())
+            rows = [row for row in rows if row.owner not in errors_by_owner]
             before_repeat()
 
     def _run_passes(
         self, rows: Rows, soft_prompts: SoftPrompts, run_pass: Callable[[Rows], None]
     ) -> dict[int, Exception]:
-        """Run rows in passes. Return the exceptions of passes by the owners of their rows."""
-        waiting = divide_into_passes(
-            rows, soft_prompts, self._backbone, most_tokens=self.most_tokens, lanes=self._lanes.count
+        """Run rows in passes until a pass raises. Return its exception, by each owner of its rows."""
+        waiting_passes = divide_into_passes(
+            rows, soft_prompts, self._backbone, max_pass_tokens=self.max_pass_tokens, lane_count=self._lanes.count
         )
-        errors: dict[int, Exception] = {}
+        errors_by_owner: dict[int, Exception] = {}
 
-        def lane() -> None:
-            while waiting and not errors:
+        def run_lane() -> None:
+            while waiting_passes and not errors_by_owner:
                 with self._lock:
-                    if not waiting:  # another lane took the last pass
+                    if not waiting_passes:  # another lane took the last pass
                         return
-                    pass_rows = waiting.popleft()
+                    pass_rows = waiting_passes.popleft()
                 try:
                     run_pass(pass_rows)
                 except Exception as error:
                     half = len(pass_rows) // 2
                     with self._lock:
-                        if half and memory.ran_out(error) and self.most_tokens > _MIN_PASS_TOKENS:
-                            self.most_tokens //= 2
-                            waiting.extendleft((pass_rows[half:], pass_rows[:half]))
-                            memory.free()
+                        if half and memory.is_out_of_memory(error) and self.max_pass_tokens > _MIN_PASS_TOKENS:
+                            self.max_pass_tokens //= 2
+                            waiting_passes.extendleft((pass_rows[half:], pass_rows[:half]))
+                            memory.release_unused()
                         else:
-                            errors.update((row.owner, error) for row in pass_rows)
+                            errors_by_owner.update((row.owner, error) for row in pass_rows)
 
-        self._lanes.run(lambda _: lane(), range(min(self._lanes.count, len(waiting))))
-        return errors
+        self._lanes.run(lambda _: run_lane(), range(min(self._lanes.count, len(waiting_passes))))
+        return errors_by_owner
 
     def _logits(
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows
     ) -> tuple[Tensor, dict[int, list[int]]]:
-        """Logits `[R, C]` of rows for the label words of all their trials, and which columns belong to each trial."""
+        """Return the logits `[R, C]` of rows for the label words of all their trials, and the columns of each owner."""
         owners = sorted({row.owner for row in rows})
         packed = PackedPrompts(
             prompts=[soft_prompts[owner] for owner in owners], prompt_indices=[owners.index(row.owner) for row in rows]
@@ -308,30 +310,30 @@ class Engine:
             ids[index, : lengths[index]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
         label_ids_on_cpu = {owner: trials[owner].label_ids_on_cpu for owner in owners}
-        all_tokens = sorted({token for tokens in label_ids_on_cpu.values() for token in tokens})
-        label_ids = on_device(all_tokens, self._backbone.device)
+        all_ids = sorted({i for ids in label_ids_on_cpu.values() for i in ids})
+        label_ids = on_device(all_ids, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
-        columns = {owner: [all_tokens.index(token) for token in tokens] for owner, tokens in label_ids_on_cpu.items()}
-        return logits_RC, columns
+        columns_by_owner = {owner: [all_ids.index(i) for i in ids] for owner, ids in label_ids_on_cpu.items()}
+        return logits_RC, columns_by_owner
 
 
 def _for_each(
-    trials: Iterable[Trial], function: Callable[[Trial], T], failed: dict[Trial, Exception]
+    trials: Iterable[Trial], function: Callable[[Trial], T], failures: dict[Trial, Exception]
 ) -> dict[Trial, T]:
-    """Call `function` on each trial and return the results. A trial for which it raises goes into `failed`; the others
-    go on."""
+    """Call `function` on each trial and return the results. If it raises, the exception goes into `failures`, and the
+    other trials continue."""
     results = {}
     for trial in trials:
         try:
             results[trial] = function(trial)
         except Exception as error:
-            failed[trial] = error
+            failures[trial] = error
     return results
 
 
 def _soft_prompt(trial: Trial) -> SoftPrompt:
     soft_prompt = trial.soft_prompt()
-    assert soft_prompt is not None, "the engine admits no other trial"
+    assert soft_prompt is not None, "the engine admits only trials with a soft prompt"
     return soft_prompt
 
 
@@ -340,7 +342,7 @@ def _tensors(soft_prompt: SoftPrompt) -> list[Tensor]:
 
 
 def _rows(batches: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:
-    """The texts of each trial's batch as rows, in the order of the trials."""
+    """Return the texts of each trial's batch as rows, in the order of the trials."""
     return [
         Row(owner, token_ids, position)
         for owner, batch in enumerate(batches)

@@ -19,7 +19,7 @@ from lopt.metrics import Predictions
 from lopt.resolve import resolve
 from lopt.soft_prompt import SoftPrompt
 
-EVALUATION_BATCH = 32
+EVALUATION_BATCH_SIZE = 32
 
 
 def predict_split(
@@ -30,36 +30,36 @@ def predict_split(
     *,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
-    """Predict a whole split. The batches are fixed, so that a repetition gives the same bits. A batch that does not fit
+    """Predict a whole split. The batches are fixed, so repeating it gives the same bits. A batch that does not fit
     into memory is computed in parts.
 
     Args:
-        soft_prompt: on the backbone's device. None puts nothing at the input.
-        encoded: N examples.
+        soft_prompt: the soft prompt on the backbone's device. If it is None, the input is the text alone.
+        encoded: the N examples of the split.
         label_ids: first token of each label word, `[C]`, as `backbone.label_ids` returns them.
-        on_done: called with the number of examples that have just been predicted. Several threads call it, but only
+        on_progress: called with the number of examples that have just been predicted. Several threads call it, but only
             one at a time.
 
     Returns:
         Predictions in the order of the split. Their logits are float64, `[N, C]`.
     """
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
-    reporting = threading.Lock()
+    progress_lock = threading.Lock()
 
     def predict(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
-        with reporting:
+        with progress_lock:
             on_progress(len(positions))
 
     with Lanes(backbone) as lanes:
-        batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH)
+        batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH_SIZE)
         lanes.run(lambda batch: memory.run_in_parts(predict, batch), batches)
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 
-def zero_shot(config: TrialConfig) -> dict[str, Any]:
+def measure_baselines(config: TrialConfig) -> dict[str, Any]:
     """Measure the baselines on the reported split: the backbone without a soft prompt, and the majority class.
 
     Returns:

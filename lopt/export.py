@@ -14,23 +14,23 @@ from lopt.artifact import Prompt
 from lopt.errors import imported
 from lopt.model_card import base_model_of, model_card
 
-WEIGHTS, CARD = "adapter_model.safetensors", "README.md"
-_ADAPTER = "default"  # PEFT's name for an adapter without a name; the files do not contain it
+_WEIGHTS_FILE, _CARD_FILE = "adapter_model.safetensors", "README.md"
+_ADAPTER_NAME = "default"  # PEFT's name for an adapter without a name; the files do not contain it
 
 
 def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
-    """Write adapter_config.json, adapter_model.safetensors and a model card to `folder`, and return it.
+    """Write adapter_config.json, adapter_model.safetensors and a model card to `folder`, and return the folder.
 
-    A prompt of any method becomes PEFT's PROMPT_TUNING with the matrix X that stands at the input. LoRA stays LoRA.
-    The base model is loaded to check that its weights are those of training, but it is not written. The adapter names
-    it in a way that others can use: by its name on the hub, or by the name of its folder.
+    A prompt of any method becomes a PROMPT_TUNING adapter, which holds the matrix X. LoRA becomes a LORA adapter. The
+    base model is loaded to check that its weights are those of training, but it is not written. The adapter calls the
+    base model by its name on the hub, or by the name of its folder without the path, so that others can use it.
 
     Args:
         folder: an empty or new folder.
 
     Raises:
-        ValueError: PEFT has no adapter for this method or placement; the base model is not available; `folder` is not
-            empty; peft is not installed.
+        ValueError: PEFT has no adapter for this method or placement, the base model is not available, `folder` is not
+            empty, or peft is not installed.
     """
     folder = Path(folder)
     _check_exportable(prompt)
@@ -49,8 +49,8 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
     card = model_card(prompt, base_model)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CARD).write_text(card, encoding="utf-8")
+    save_file(tensors, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / _CARD_FILE).write_text(card, encoding="utf-8")
     return folder
 
 
@@ -70,12 +70,12 @@ def _check_exportable(prompt: Prompt) -> None:
     if soft_prompt is not None and not soft_prompt.placement.in_peft:
         raise ValueError(
             f"this prompt is a {soft_prompt.placement.name}, and PEFT's prompt tuning puts it before the text: "
-            "predict with load_prompt, or train with placement prefix"
+            "predict with load_prompt, or train with placement=prefix"
         )
 
 
 def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return PEFT's configuration and tensors, float32, under the names that PEFT gives them on such a model.
+    """Return PEFT's configuration, and the tensors in float32 by the names that PEFT gives them for such a model.
 
     PEFT wraps a skeleton of the model whose weights take no memory, so the base model is not copied.
     """
@@ -83,14 +83,14 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if prompt.soft_prompt is not None:
-        # One submodule: for an encoder-decoder PEFT would double the prompt and give half of it to the decoder.
+        # One submodule, because PEFT would otherwise double an encoder-decoder's prompt, half of it for the decoder.
         config = peft.PromptTuningConfig(
             task_type=task_type,
             num_virtual_tokens=prompt.soft_prompt.length,
-            # Without it PEFT would take the hidden size, and OPT's embeddings may be narrower.
+            # Without `token_dim` PEFT would take the hidden size, but OPT's embeddings may be narrower.
             token_dim=prompt.soft_prompt.prompt.shape[1],
             num_transformer_submodules=1,
-            # PEFT requires these for every prompt, and looks for them under a few names, but does not use them here.
+            # PEFT requires these two, and finds only some models' names for them, but does not use them here.
             num_layers=getattr(model.config, "num_hidden_layers", 1),
             num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )
@@ -99,19 +99,18 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         config.task_type = task_type
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for GPT-2's Conv1D, PEFT warns that it sets fan_in_fan_out itself
-        wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER)
+        wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER_NAME)
     state_dict = None
     if prompt.soft_prompt is not None:
         prompt_PH = prompt.soft_prompt.prompt.detach().float().cpu()
-        wrapped.prompt_encoder[_ADAPTER].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
+        wrapped.prompt_encoder[_ADAPTER_NAME].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
     else:
         state_dict = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}
     tensors = peft.get_peft_model_state_dict(
-        wrapped, state_dict=state_dict, adapter_name=_ADAPTER, save_embedding_layers=False
+        wrapped, state_dict=state_dict, adapter_name=_ADAPTER_NAME, save_embedding_layers=False
     )
     config.inference_mode = True
     if getattr(config, "target_modules", None):
-        config.target_modules = sorted(
-            config.target_modules
-        )  # a set has no order, and equal exports should give equal files
+        # Sorted because a set has no order, and equal exports should give equal files.
+        config.target_modules = sorted(config.target_modules)
     return config, {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}

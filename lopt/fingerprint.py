@@ -1,4 +1,4 @@
-"""A fingerprint that recognises the same model in other files: those of the hub, or of a mirror with more files."""
+"""A fingerprint that recognises a model in other files, such as those of the hub or of a mirror with more files."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import torch
 from lopt.backbones import Backbone
 
 _VALUES_PER_TENSOR = 1024  # any training changes some of them
-_IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # entries of a configuration about its files only
+_IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # entries about the files only
 _SAMPLE_TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” 😀"
 
 
@@ -20,8 +20,8 @@ def fingerprint(backbone: Backbone) -> str:
         for name, value in backbone.model.config.to_dict().items()
         if name not in _IGNORED_ENTRIES and not name.startswith("_")
     }
-    described = json.dumps([backbone.tokenizer(_SAMPLE_TEXT)["input_ids"], model_config], sort_keys=True, default=str)
-    digest = hashlib.sha256(described.encode())
+    description = json.dumps([backbone.tokenizer(_SAMPLE_TEXT)["input_ids"], model_config], sort_keys=True, default=str)
+    digest = hashlib.sha256(description.encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // _VALUES_PER_TENSOR)][:_VALUES_PER_TENSOR].cpu().contiguous()

@@ -1,4 +1,5 @@
-"""Inputs of `python -m lopt predict`: texts of the command line or rows of a file, as the columns of a task."""
+"""Reads the inputs of `python -m lopt predict`: texts of the command line, or rows of a file. Each becomes the columns
+of a task."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,34 +11,35 @@ from lopt.errors import shortened
 from lopt.rows import rows_of
 from lopt.tasks import Task, in_utf8
 
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
 def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
-    """Return the task's columns of each `--text`. ValueError names a text that cannot be used."""
+    """Return the task's columns of each `--text`. ValueError, with the text, if one cannot be used."""
     return [_columns_of_text(f"--text {shortened(text, 40)!r}", text, task) for text in texts]
 
 
-def _columns_of_text(name: str, text: str, task: Task) -> dict[str, str]:
+def _columns_of_text(display_name: str, text: str, task: Task) -> dict[str, str]:
     if len(task.columns) == 1:
-        return _columns_of_row(name, {task.columns[0]: text}, task)
+        return _columns_of_row(display_name, {task.columns[0]: text}, task)
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, Mapping):
         example = json.dumps(dict.fromkeys(task.columns, "…"), ensure_ascii=False)
-        raise ValueError(f"{name}: task {task.name} reads several columns; give a JSON object: {example}")
-    return _columns_of_row(name, row, task)
+        raise ValueError(f"{display_name}: task {task.name} reads several columns; give a JSON object: {example}")
+    return _columns_of_row(display_name, row, task)
 
 
 def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
-    """Return the task's columns of each row of a file. ValueError names a row, or a line of a .txt file, that cannot be
-    used; both are counted from 1."""
+    """Return the task's columns of each row of a file. ValueError, with the number of the row (or of the line of a .txt
+    file, both from 1), if one cannot be used."""
     if not path.is_file():
         raise ValueError(f"--file {path} does not exist")
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(SUFFIXES)}")
+    if path.suffix not in _SUFFIXES:
+        suffix = f"ends in {path.suffix}" if path.suffix else "has no suffix"
+        raise ValueError(f"--file {path} {suffix}; valid: {', '.join(_SUFFIXES)}")
     if path.suffix != ".txt":
         rows = enumerate(rows_of(path), start=1)
         return [_columns_of_row(f"{path}, row {number}", row, task) for number, row in rows]
@@ -56,15 +58,15 @@ def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
     ]
 
 
-def _columns_of_row(name: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
+def _columns_of_row(display_name: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
     """Return the task's columns of one row. ValueError, with the row's name, if a column is missing or not text."""
     for column in task.columns:
         if column not in row:
-            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
+            raise ValueError(f"{display_name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
     try:
         fields = as_fields(task, row)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{display_name}: {error}") from None
     if not all(map(in_utf8, fields.values())):
-        raise ValueError(f"{name} is not text in UTF-8")
+        raise ValueError(f"{display_name} is not text in UTF-8")
     return fields

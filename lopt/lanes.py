@@ -1,7 +1,7 @@
-"""Lanes: threads that run passes side by side, each with its share of the processor's threads. The threads of several
-small passes wait for one another less than all threads do in one pass.
+"""Lanes: threads that run passes side by side, each with its share of the processor's threads. If all threads work on
+one small pass, they often wait for one another. With several passes at once they wait less.
 
-Results do not depend on which lane was first: the gradients of all passes are added up in one order (`lopt.engine`).
+Results do not depend on which lane is first: the gradients of all passes are always added in one order (`lopt.engine`).
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ import torch
 
 from lopt.backbones import Backbone
 
-MOST_LANES = 4
+MAX_LANES = 4
 T = TypeVar("T")
 
 
@@ -20,13 +20,13 @@ class Lanes:
     """Threads that run passes of a backbone.
 
     Args:
-        count: number of lanes. None chooses for the backbone: if passes can run side by side on a processor, one lane
-            for each thread of the process, at most four. Otherwise one lane, which is the caller's own thread.
+        count: number of lanes. None means: if the backbone allows passes side by side on a processor, one lane for each
+            thread of the process, but at most four; otherwise one lane, which is the caller's own thread.
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
-        single = backbone.device.type != "cpu" or not backbone.allows_parallel_passes
-        self.count = count or (1 if single else min(torch.get_num_threads(), MOST_LANES))
+        is_single = backbone.device.type != "cpu" or not backbone.allows_parallel_passes
+        self.count = count or (1 if is_single else min(torch.get_num_threads(), MAX_LANES))
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -42,31 +42,31 @@ class Lanes:
         If a call raises, items that have not begun are skipped, and the exception is raised here once all lanes have
         stopped.
         """
-        waiting = list(items)
-        next_items = iter(waiting)  # the lanes share it
+        waiting_items = list(items)
+        next_items = iter(waiting_items)  # shared by all lanes
 
-        def lane() -> None:
+        def run_lane() -> None:
             try:
                 for item in next_items:
                     function(item)
             except BaseException:
-                waiting.clear()
+                waiting_items.clear()
                 raise
 
-        lane_count = min(self.count, len(waiting))
+        lane_count = min(self.count, len(waiting_items))
         if lane_count < 2:
-            lane()
+            run_lane()
             return
-        futures = [self._threads().submit(lane) for _ in range(lane_count)]
+        futures = [self._thread_pool().submit(run_lane) for _ in range(lane_count)]
         try:
             wait(futures)
         finally:  # also after Ctrl-C
-            waiting.clear()
+            waiting_items.clear()
             wait(futures)
         for future in futures:
             future.result()
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _thread_pool(self) -> ThreadPoolExecutor:
         if self._pool is None:
             threads_per_lane = max(1, torch.get_num_threads() // self.count)
             self._pool = ThreadPoolExecutor(

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 _THIS_PROCESS = Path("/proc/self")
-# Messages of exceptions that have no type of their own: from the CPU (Windows, others), CUDA, and its libraries.
+# Messages of exceptions without a type of their own, from: Windows, other systems, CUDA, and the libraries of CUDA.
 _MESSAGES = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the memory of a GPU or of the machine was not enough."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
@@ -27,15 +27,15 @@ def run_in_parts(function: Callable[[np.ndarray], None], rows: np.ndarray) -> No
         function(rows)
         return
     except Exception as error:
-        if not ran_out(error) or len(rows) == 1:
+        if not is_out_of_memory(error) or len(rows) == 1:
             raise
-    free()  # here, where the exception no longer holds the tensors of the pass
+    release_unused()  # only here, because the exception has held the tensors of the pass
     half = len(rows) // 2
     run_in_parts(function, rows[:half])
     run_in_parts(function, rows[half:])
 
 
-def free() -> None:
+def release_unused() -> None:
     """Release memory that nothing uses any more."""
     gc.collect()
     if torch.cuda.is_available():
@@ -43,16 +43,17 @@ def free() -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin the measurement that `peak_bytes` reads."""
+    """Start the measurement whose result `peak_bytes` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak then counts from the process's start
+        with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is then that of the whole process
             (_THIS_PROCESS / "clear_refs").write_text("5")
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """Most bytes in use at once since `reset_peak`: of tensors on a GPU, of this process on a CPU. None if unknown."""
+    """Return the most bytes in use at once since `reset_peak`: by tensors on a GPU, by this process on a CPU. None if
+    unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -43,12 +43,12 @@ class Predictions:
 
     @property
     def top_class_share(self) -> float:
-        """Share of the class that is predicted most often. If it is 1, every example gets the same prediction."""
+        """Share of examples for which the most frequent prediction is made. At 1 all predictions are the same."""
         return float(np.bincount(self.predicted).max() / len(self.predicted))
 
     @property
     def majority_share(self) -> float:
-        """Accuracy of the majority class: of always predicting the most frequent one."""
+        """Accuracy of the majority class, which is that of always predicting the most frequent true class."""
         return float(np.bincount(self.gold).max() / len(self.gold))
 
     @property
@@ -57,9 +57,9 @@ class Predictions:
         return hashlib.sha256(self.predicted.astype("<i8").tobytes()).hexdigest()[:12]
 
 
-def macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Unweighted mean over classes of F1. A class that is neither present nor predicted counts as 0, as in
+def macro_f1(gold: np.ndarray, predicted: np.ndarray, class_count: int) -> float:
+    """Return the unweighted mean of the classes' F1. A class that is neither present nor predicted counts as 0, as in
     scikit-learn."""
-    hits = np.bincount(gold[gold == predicted], minlength=classes)
-    gold_counts, predicted_counts = (np.bincount(labels, minlength=classes) for labels in (gold, predicted))
+    hits = np.bincount(gold[gold == predicted], minlength=class_count)
+    gold_counts, predicted_counts = (np.bincount(labels, minlength=class_count) for labels in (gold, predicted))
     return float(np.mean(2 * hits / np.maximum(gold_counts + predicted_counts, 1)))

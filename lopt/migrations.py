@@ -1,15 +1,15 @@
-"""What later versions of records brought: one migration for each schema, and the settings that older trials lack.
+"""Makes older records readable: one migration for each older schema, and the settings that older trials lack.
 
-A change of the record's schema adds a function to `MIGRATIONS`. A new setting of a trial goes into `SETTINGS`, and a
-new option of a method into `OPTIONS`, each with the value that stands for the earlier behaviour.
+A change of the record's schema adds a function to `MIGRATIONS`. A new setting of a trial goes into `LATER_SETTINGS`,
+and a new option of a method into `LATER_OPTIONS`, each with the value that gives the earlier behaviour.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# A setting or option with the value here is left out of a trial's hash, so that older records keep their keys.
-SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
-OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
+# A setting or option that has its value from here is left out of a trial's hash, so that older records keep their keys.
+LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
+LATER_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
 
 class NewerSchemaError(ValueError):
@@ -50,6 +50,8 @@ def migrate(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return record
 
 
-def without_later_defaults(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings or options without those that came later and have the value of the earlier behaviour."""
-    return {name: value for name, value in values.items() if name not in later or value != later[name]}
+def drop_later_defaults(values: Mapping[str, Any], later_defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings or options without those that have their value from `later_defaults`."""
+    return {
+        name: value for name, value in values.items() if name not in later_defaults or value != later_defaults[name]
+    }

@@ -16,45 +16,45 @@ from lopt.settings import METRICS
 
 _CARD = """\
 ---
-{front}
+{front_matter}
 ---
 
 # {title} for {task}
 
 {summary}
 
-- Base model: {base}; its weights are not included
+- Base model: {base_text}; its weights are not included
 - Task: {task}; classes {classes}
 - Parameters: {counts}
 - Accuracy: {accuracy}
 
-{exact}## Input
+{same_weights}## Input
 
 Strip the text of white space at both ends, and insert it into this template with Python's `str.format`:
 
-    {indented}
+    {indented_template}
 
-{read} The predicted class is the one whose label word has the largest logit: {words}. Only the first token of a word
-counts, and its leading space belongs to it. If an input has more than {most:,} tokens, cut the end of `{cut}`, never
-the template.
+{reading} The predicted class is the one whose label word has the largest logit: {words_text}. Only the first token of
+a word counts; the leading space is part of the word. If an input has more than {token_limit:,} tokens, cut the end of
+`{cut}`, never the template.
 
 ```python
 import torch
 from peft import PeftModel
-from transformers import {auto}, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 adapter = "."  # this folder
-base_model = {name!r}{remark}
+base_model = {base_name!r}{remark}
 tokenizer = AutoTokenizer.from_pretrained(base_model)
-base = {auto}.from_pretrained(base_model, dtype=torch.{dtype})
+base = {auto_class}.from_pretrained(base_model, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, adapter).eval()
 
 template = {template!r}
 label_words = {label_words}
 fields = {fields}
 
-inputs = tokenizer(template.format(**fields), return_tensors="pt"){trimmed}
-{call}
+inputs = tokenizer(template.format(**fields), return_tensors="pt"){trim_code}
+{logits_code}
 first_tokens = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in label_words.values()]
 probabilities = logits[first_tokens].float().softmax(-1)
 label = list(label_words)[int(probabilities.argmax())]
@@ -73,12 +73,12 @@ class _LabelReading:
 
     Attributes:
         auto_class: the class of transformers that loads the model.
-        text: the card's sentence about it.
+        sentence: the card's sentence about it.
         code: the lines of the card's snippet that compute the logits.
     """
 
     auto_class: str
-    text: str
+    sentence: str
     code: str
 
 
@@ -103,7 +103,7 @@ logits = output.logits[0, 1]  # at the decoder's second step""",
 )
 
 
-_TRIMMED = """
+_TRIM = """
 for name in inputs:
     inputs[name] = inputs[name][:, :-{count}]  # without {end}, which the tokenizer appends"""
 
@@ -113,8 +113,8 @@ class BaseModel:
     """The base model as users of the adapter know it.
 
     Attributes:
-        name: its name on the hub, or the name of its folder alone: only the user knows where that folder is.
-        is_folder: whether it is the name of a folder.
+        name: its name on the hub, or the name of its folder without the path, which only the user knows.
+        is_folder: whether `name` is the name of a folder.
     """
 
     name: str
@@ -127,9 +127,9 @@ def base_model_of(config: TrialConfig) -> BaseModel:
     if name in backbones.names():
         return BaseModel(backbones.facts(name).hub or name, is_folder=False)
     mirror = os.environ.get("LOPT_MODEL_DIR")
-    in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
+    is_in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
     path = Path(os.path.expanduser(name))
-    if in_mirror or not (path.is_absolute() or name.startswith(".") or (path / "config.json").is_file()):
+    if is_in_mirror or not (path.is_absolute() or name.startswith(".") or (path / "config.json").is_file()):
         return BaseModel(name, is_folder=False)
     path = Path(os.path.abspath(path))
     if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):  # the hub's own cache
@@ -146,29 +146,29 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
     appended_tokens = getattr(backbone, "left_out_tokens", ())
     return _CARD.format(
-        front=_front_matter(prompt, base_model),
+        front_matter=_front_matter(prompt, base_model),
         title=title,
         task=task.title,
         summary=_summary(prompt, title),
-        base=_base_model_text(base_model, config, backbone.revision),
-        exact=f"{facts.exact}\n\n" if facts.exact else "",
-        name=base_model.name,
+        base_text=_base_model_text(base_model, config, backbone.revision),
+        same_weights=f"{facts.exact}\n\n" if facts.exact else "",
+        base_name=base_model.name,
         remark="  # the folder of the base model: give its path" if base_model.is_folder else "",
         classes=", ".join(task.classes),
         counts=_counts_text(prompt),
         accuracy=_accuracy_text(prompt.results),
         template=template,
-        indented=template.replace("\n", "\n    "),
-        read=reading.text,
-        words=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
-        most=most_tokens(config, backbone),
+        indented_template=template.replace("\n", "\n    "),
+        reading=reading.sentence,
+        words_text=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
+        token_limit=most_tokens(config, backbone),
         cut=task.cut,
-        auto=reading.auto_class,
+        auto_class=reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",
         label_words=repr(label_words),
         fields=repr({column: f"The {column} goes here." for column in task.columns}),
-        trimmed=_TRIMMED.format(count=len(appended_tokens), end=" ".join(appended_tokens)) if appended_tokens else "",
-        call=reading.code,
+        trim_code=_TRIM.format(count=len(appended_tokens), end=" ".join(appended_tokens)) if appended_tokens else "",
+        logits_code=reading.code,
         training=_training_text(config),
     )
 
@@ -176,8 +176,8 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
 def _base_model_text(base_model: BaseModel, config: TrialConfig, revision: str) -> str:
     if base_model.is_folder:
         return f"the model in the folder `{base_model.name}` of the machine that trained ({revision})"
-    name_here = "" if config.backbone == base_model.name else f"lopt's backbone {Path(config.backbone).name}, "
-    return f"`{base_model.name}` ({name_here}{revision})"
+    name_in_lopt = "" if config.backbone == base_model.name else f"lopt's backbone {Path(config.backbone).name}, "
+    return f"`{base_model.name}` ({name_in_lopt}{revision})"
 
 
 def _front_matter(prompt: Prompt, base_model: BaseModel) -> str:
@@ -200,7 +200,7 @@ def _summary(prompt: Prompt, title: str) -> str:
     rank = f" of rank {config.rank}" if config.rank else ""
     return (
         f"A soft prompt of {config.length} virtual tokens for a frozen language model, trained as {title}{rank} and "
-        "written as PEFT's prompt tuning. It stands before the whole input, even before a BOS token."
+        "written as PEFT's prompt tuning. It is put before the whole input, even before a BOS token."
     )
 
 
@@ -217,8 +217,8 @@ def _accuracy_text(results: Mapping[str, Any]) -> str:
         return "not recorded"
     text, count, split_size = f"{results['test_accuracy']:.1%}", results.get("test_n"), results.get("test_split_size")
     if count is not None:
-        of_split = "" if split_size in (None, count) else f" of the {split_size:,}"
-        text += f" on {count:,}{of_split} examples of `{results.get('test_split')}`, one training run"
+        split_text = "" if split_size in (None, count) else f" of the {split_size:,}"
+        text += f" on {count:,}{split_text} examples of `{results.get('test_split')}`, one training run"
     if results.get("majority_accuracy") is not None:
         text += f"; the majority class alone: {results['majority_accuracy']:.1%}"
     return text
@@ -239,7 +239,7 @@ def _training_text(config: TrialConfig) -> str:
         "examples of each class": config.shots,
         "training examples": config.train_examples,
         "precision of the base": config.precision,
-        "seed": f"{config.seed}, of the data {config.data_seed}",
+        "seed": f"{config.seed}; of the data: {config.data_seed}",
         "data": f"{Path(config.task).name}, revision {config.data_revision}",
         "key": config.key,
     }

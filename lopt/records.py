@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from lopt.field_types import Fraction, check_field_types, field_types
-from lopt.migrations import SCHEMA_VERSION, SETTINGS, migrate
+from lopt.migrations import LATER_SETTINGS, SCHEMA_VERSION, migrate
 
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that may differ when the same trial is trained twice.
-MEASURED = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
+MEASURED_FIELDS = ("wall_time_s", "train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes", "started_at",
             "provenance")  # fmt: skip
 _CODE_FOLDERS = ("lopt", "sweeps", "analysis")
 _RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "ray", "optuna", "datasets", "pyarrow")
@@ -33,7 +33,7 @@ class Evaluation:
 
     Attributes:
         step: updates made before it.
-        top_class_share: share of the class that is predicted most often.
+        top_class_share: share of examples for which the most frequent prediction is made.
         wall_time_s: seconds since the trial began.
         predictions: hash of the predicted classes; None in records of schema 1.
     """
@@ -57,17 +57,17 @@ class TrialRecord:
     """One complete, stopped, diverged or failed trial. Immutable; `to_dict` returns it as JSON.
 
     Attributes:
-        selection_*: the best evaluation on held-out data by the configuration's metric. It selected the prompt.
-        test_*: one canonical evaluation of the saved prompt on the reported split, for trials of the confirm phase.
+        selection_*: results of the best evaluation on held-out data, by the configuration's metric. Its prompt is kept.
+        test_*: results of the saved prompt on the reported split, for trials of the confirm phase.
         test_split_size: size of the whole split; test_n is smaller if a subset was scored.
-        truncated: number of texts that were cut to fit, by part of the data.
-        tokens: prompt and text tokens trained on, without padding.
+        truncated: number of texts that were cut to fit, for each part of the data (train, selection, test).
+        tokens: number of prompt and text tokens trained on, without padding.
         wall_time_s: seconds since the trial began.
         train_time_s, evaluation_time_s, test_time_s: seconds on its device for its steps, for its evaluations on
-            held-out data, and for the reported split. Of a pass with several trials, a trial counts its share by
-            tokens.
-        peak_memory_bytes: most memory in use at once, of its tensors on a GPU and of its process on a CPU. None if the
-            trial shared passes.
+            held-out data, and for the reported split. The time of a pass with several trials is divided among them in
+            proportion to their tokens.
+        peak_memory_bytes: most memory in use at once: by tensors on a GPU, by the process on a CPU. None if the trial
+            shared passes.
         error: None, or type, message and traceback of the exception.
     """
 
@@ -113,20 +113,20 @@ class TrialRecord:
             if value not in valid:
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
         if self.error is not None and not {"type", "message"} <= {*self.error}:
-            raise ValueError(f"error is {self.error!r}")
+            raise ValueError(f"`error` is {self.error!r}; it needs type and message")
 
     @property
     def metric(self) -> str:
         """The metric that selects the best evaluation and the best trial. A record without one used accuracy."""
-        return str(self.config.get("metric", SETTINGS["metric"]))
+        return str(self.config.get("metric", LATER_SETTINGS["metric"]))
 
     @property
     def selection_score(self) -> float | None:
-        """The best value of that metric as a fraction; None before the first evaluation."""
+        """The best value of `metric` as a fraction; None before the first evaluation."""
         if self.metric == "accuracy":
             return self.selection_accuracy
-        scores = (e.score(self.metric) for e in self.evaluations if e.step == self.selection_step)
-        return next(scores, None)
+        best = (evaluation for evaluation in self.evaluations if evaluation.step == self.selection_step)
+        return next((evaluation.score(self.metric) for evaluation in best), None)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -144,42 +144,42 @@ class TrialRecord:
         try:
             values = migrate(values)
             if not isinstance(values.get("evaluations", ()), list | tuple):
-                raise ValueError(f"evaluations is {values['evaluations']!r}")
-            evaluations = tuple(Evaluation(**e) for e in values.get("evaluations", ()))
+                raise ValueError(f"`evaluations` is {values['evaluations']!r}; it must be a list")
+            evaluations = tuple(Evaluation(**entries) for entries in values.get("evaluations", ()))
             record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
-        for checked in (record, *evaluations):
-            check_field_types(checked)
+        for instance in (record, *evaluations):
+            check_field_types(instance)
         return record
 
-    def flat(self) -> dict[str, Any]:
-        """One row of `trials.parquet`: the main settings and the results. `error` is the type and the message."""
+    def to_row(self) -> dict[str, Any]:
+        """Return a row of `trials.parquet`: the main settings and the results. `error` is `type: message`."""
         row: dict[str, Any] = {}
-        for name in _COLUMNS:
+        for name in _FIELD_COLUMNS:
             if name == "trainable_parameters":
-                row |= {setting: self.config.get(setting) for setting in _SETTINGS}
+                row |= {setting: self.config.get(setting) for setting in _SETTING_COLUMNS}
             if name == "selection_accuracy":
                 row |= {"metric": self.metric, "selection_score": self.selection_score}
             row[name] = getattr(self, name)
         return {**row, "error": f"{self.error['type']}: {self.error['message']}" if self.error else None}
 
 
-_SETTINGS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
+_SETTING_COLUMNS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
              "dropout", "precision")  # fmt: skip
-_NO_COLUMNS = ("width", "test_loss", "protocol", "schema_version")
-_COLUMNS = tuple(
-    name for name, field_type in field_types(TrialRecord).items() if field_type.plain and name not in _NO_COLUMNS
+_OMITTED_FIELDS = ("width", "test_loss", "protocol", "schema_version")
+_FIELD_COLUMNS = tuple(
+    name for name, field_type in field_types(TrialRecord).items() if field_type.plain and name not in _OMITTED_FIELDS
 )
 
 
 def now() -> str:
-    """The current time in UTC, in ISO 8601 format, to the millisecond."""
+    """Return the current time in UTC, in ISO 8601 format, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def provenance(**further_entries: Any) -> dict[str, Any]:
-    """Commit, dirty flag, versions and hardware of this process, and the further entries."""
+    """Return commit, dirty flag, versions and hardware of this process, and the further entries."""
     return {**_software(), "hardware": _hardware(), **further_entries}
 
 
@@ -193,11 +193,11 @@ def _software() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**_checkout(), "versions": versions}
+    return {**_git_state(), "versions": versions}
 
 
-def _checkout() -> dict[str, Any]:
-    """Commit and dirty flag of the git checkout that holds this package; None for both if there is no checkout.
+def _git_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the git checkout that holds this package; None for both if there is no checkout.
 
     The checkout is dirty if a tracked file of the three packages has changed, or if they hold a Python file that is
     not in a commit, such as a method of the user. Other files, such as data, results, a filled-in cluster.yaml or a
@@ -212,9 +212,9 @@ def _checkout() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             raise OSError("installed inside another repository")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE_FOLDERS)
-        new = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE_FOLDERS))
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
+        changed_files = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE_FOLDERS)
+        new_files = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE_FOLDERS))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed_files or new_files)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 
@@ -223,8 +223,8 @@ def _hardware() -> dict[str, Any]:
     hardware: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines() if line[:10] == "model name")
-        hardware["cpu"] = next((name.strip() for _, _, name in lines), None)
+        entries = (line.partition(":") for line in cpuinfo.read_text().splitlines() if line[:10] == "model name")
+        hardware["cpu"] = next((name.strip() for _, _, name in entries), None)
     torch = sys.modules.get("torch")  # only if this process uses it, because a report or a plan must not import it
     if torch is not None:
         hardware["threads"] = torch.get_num_threads()

@@ -35,7 +35,7 @@ def read_trial(
 
     Args:
         file: a path or a URL.
-        task, backbone: the folders of task and backbone, if they are not where the file says.
+        task, backbone: folders of the task and of the backbone, if they are not where the file says.
 
     Raises:
         ValueError: the file holds neither a record nor a configuration, or a folder that it names does not exist.
@@ -63,22 +63,22 @@ def read_trial(
 def replay(
     config: TrialConfig, record: TrialRecord | None = None, *, artifact: str | Path | None = None
 ) -> Iterator[tuple[Evaluation, Evaluation | None] | ReplayResult]:
-    """Train a configuration alone, as far as its record went.
+    """Train a configuration in this process, up to the last step of its record.
 
-    Yields each evaluation together with the recorded one (None if there is none), and at the end the result. Raises
-    whatever the trial raises.
+    Yields each evaluation together with the recorded one (None if there is none), and at the end a `ReplayResult`.
+    Raises whatever the trial raises.
     """
     from lopt.training import Trial
 
     trial = Trial(config, phase=record.phase if record else "confirm")
-    recorded = {evaluation.step: evaluation for evaluation in record.evaluations} if record else {}
+    recorded_by_step = {evaluation.step: evaluation for evaluation in record.evaluations} if record else {}
     last_step = record.steps if record and record.status == "stopped" else config.max_steps
     for evaluation in trial:
-        yield evaluation, recorded.get(evaluation.step)
+        yield evaluation, recorded_by_step.get(evaluation.step)
         if evaluation.step >= last_step:
             break
     new_record = trial.finish(artifact=artifact)
-    pairs = [(new, recorded[new.step]) for new in new_record.evaluations if new.step in recorded]
+    pairs = [(new, recorded_by_step[new.step]) for new in new_record.evaluations if new.step in recorded_by_step]
     accuracy_differences = [abs(new.selection_accuracy - old.selection_accuracy) for new, old in pairs]
     if record and new_record.test_accuracy is not None and record.test_accuracy is not None:
         accuracy_differences.append(abs(new_record.test_accuracy - record.test_accuracy))
@@ -89,18 +89,18 @@ def replay(
 def changed_conditions(new_record: TrialRecord, record: TrialRecord) -> list[str]:
     """Return what has changed since the record was made, each change in words: versions, commit, hardware, and settings
     that were resolved on this machine."""
-    then, now = record.provenance, new_record.provenance
+    old, new = record.provenance, new_record.provenance
     changes = [
-        f"{package} {then['versions'].get(package)} → {now['versions'].get(package)}"
+        f"{package} {old['versions'].get(package)} → {new['versions'].get(package)}"
         for package in ("torch", "transformers", "tokenizers")
-        if then.get("versions") and then["versions"].get(package) != now["versions"].get(package)
+        if old.get("versions") and old["versions"].get(package) != new["versions"].get(package)
     ]
-    if then.get("commit") != now.get("commit"):
-        changes.append(f"commit {str(then.get('commit'))[:10]} → {str(now.get('commit'))[:10]}")
+    if old.get("commit") != new.get("commit"):
+        changes.append(f"commit {str(old.get('commit'))[:10]} → {str(new.get('commit'))[:10]}")
     for device in ("gpu", "cpu"):
-        before, after = (provenance.get("hardware", {}).get(device) for provenance in (then, now))
-        if before != after:
-            changes.append(f"{device} {before} → {after}")
+        old_name, new_name = (provenance.get("hardware", {}).get(device) for provenance in (old, new))
+        if old_name != new_name:
+            changes.append(f"{device} {old_name} → {new_name}")
     if new_record.key != record.key:  # only settings that are resolved on this machine can differ
         old_config = record.config
         changes += [

@@ -35,7 +35,7 @@ from lopt.records import Evaluation, TrialRecord, now, provenance
 from lopt.resolve import resolve
 
 # A trial has diverged when its loss is this many times larger than both the loss of guessing and its own first loss.
-_EXPLOSION = 20
+_EXPLOSION_FACTOR = 20
 
 
 def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:
@@ -65,11 +65,10 @@ class Trial:
     Attributes:
         config: the resolved configuration.
         factors: the trained tensors by name.
-        soft_prompt: function that computes the soft prompt from the current factors, differentiable. It returns None
-            for methods that change weights.
-        step, tokens: updates made so far, and prompt and text tokens trained on, without padding.
+        soft_prompt: function that computes the soft prompt with autograd. It returns None for weight methods.
+        step: number of updates so far. tokens: number of prompt and text tokens trained on, without padding.
         diverged: whether training ended because the loss exploded or a value was not finite.
-        evaluations: all evaluations so far; `best` is the best of them, None before the first.
+        evaluations: all evaluations so far. best: the best of them; None before the first.
         train_time_s, evaluation_time_s: seconds on the device, as in `TrialRecord`.
         predictions: predictions on the reported split, set by `finish` for a complete trial of the confirm phase.
     """
@@ -79,22 +78,22 @@ class Trial:
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
-        frozen = backbones.load(config.backbone, self.method.weights_precision(config.precision))
-        self.data = prepare(config, frozen)
-        check_revisions(config, self.data.revision, frozen.revision)
-        self.label_ids = frozen.label_ids(config.label_words or ())
+        frozen_backbone = backbones.load(config.backbone, self.method.weights_precision(config.precision))
+        self.data = prepare(config, frozen_backbone)
+        check_revisions(config, self.data.revision, frozen_backbone.revision)
+        self.label_ids = frozen_backbone.label_ids(config.label_words or ())
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the processor
-        tuned = self.method.begin(frozen, config)
-        self.backbone, self.factors = tuned.backbone, tuned.factors
-        self.counts, self.soft_prompt = tuned.counts, tuned.soft_prompt
+        model = self.method.begin(frozen_backbone, config)
+        self.backbone, self.factors = model.backbone, model.factors
+        self.counts, self.soft_prompt = model.counts, model.soft_prompt
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
         self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
-        self._trains_alone = False  # whether it trains by its own `advance`, so that peak memory is its own
-        self._rows_that_fit = 0  # how many rows of a batch fit into memory at once; 0 while a whole batch does
+        self._trains_alone = False  # whether `advance` was called; the peak of memory is then this trial's own
+        self._max_rows = 0  # number of rows that fit into memory at once; 0 as long as a whole batch fits
         self._part_start = 0  # position in the batch at which the current part begins
         self._losses: list[Tensor] = []  # training losses since the last evaluation
         self._train_loss = math.nan  # their mean, at the last evaluation
@@ -146,14 +145,14 @@ class Trial:
         return positions
 
     def _backpropagate(self, positions: np.ndarray) -> Tensor:
-        """Put the gradient of a batch's mean loss on the factors. Return the loss.
+        """Compute the gradient of a batch's mean loss for each factor, as `factor.grad`. Return the loss.
 
-        If memory runs out, the batch is computed in smaller parts, each with its own dropout masks. Later batches use
-        the size that fits.
+        If memory runs out, the batch is computed in smaller parts, each with its own dropout masks. Later batches are
+        computed in parts of the size that fits.
         """
         while True:
             self.clear_gradients()
-            size = min(self._rows_that_fit or len(positions), len(positions))
+            size = min(self._max_rows or len(positions), len(positions))
             part_losses = []
             try:
                 for begin in range(0, len(positions), size):
@@ -163,10 +162,10 @@ class Trial:
                     part_losses.append(part_loss.detach())
                 return sum(part_losses[1:], part_losses[0])
             except Exception as error:
-                if not memory.ran_out(error) or size == 1:
+                if not memory.is_out_of_memory(error) or size == 1:
                     raise
-                self._rows_that_fit = size // 2
-            memory.free()
+                self._max_rows = size // 2
+            memory.release_unused()
 
     def loss(self, positions: np.ndarray) -> Tensor:
         """Return the mean cross-entropy over the classes, in nats, of the training examples at `positions` `[B]`.
@@ -191,19 +190,19 @@ class Trial:
 
     # --- evaluations --------------------------------------------------------------------------------------------
     def close_interval(self) -> bool:
-        """Return whether an evaluation is due now.
+        """Return whether to evaluate after this step: at every `eval_every` steps and at the end.
 
-        If the step calls for one, first take the mean of the losses since the last evaluation. If that mean has
-        exploded, or if it or a factor is not finite, the trial has diverged, and no evaluation is due.
+        At such a step, the mean of the losses since the last evaluation is taken first. If this mean has exploded, or
+        if it or a factor is not finite, the trial has diverged and is not evaluated.
         """
         if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
             return False
-        self._train_loss = float(sum(self._losses) / len(self._losses))  # the only time this waits for the device
+        self._train_loss = float(sum(self._losses) / len(self._losses))  # only here does training wait for the device
         self._losses.clear()
         is_finite = all(bool(factor.isfinite().all()) for factor in self.factors.values())
         loss_of_guessing = math.log(len(self.label_ids_on_cpu))
         first_loss = self.evaluations[0].train_loss if self.evaluations else 0.0
-        self.diverged = not (is_finite and self._train_loss <= _EXPLOSION * max(loss_of_guessing, first_loss))
+        self.diverged = not (is_finite and self._train_loss <= _EXPLOSION_FACTOR * max(loss_of_guessing, first_loss))
         return not self.diverged
 
     def record_evaluation(self, predictions: Predictions) -> Evaluation | None:
@@ -225,7 +224,7 @@ class Trial:
         self.evaluations.append(evaluation)
         if self.best is None or self._quality(evaluation) > self._quality(self.best):
             self.best = evaluation
-            self._best_factors = {name: f.detach().to("cpu", copy=True) for name, f in self.factors.items()}
+            self._best_factors = {name: factor.detach().to("cpu", copy=True) for name, factor in self.factors.items()}
         return evaluation
 
     def _quality(self, evaluation: Evaluation) -> tuple[float, float]:
@@ -241,10 +240,10 @@ class Trial:
     def finish(
         self, *, artifact: str | Path | None = None, cell: str | None = None, stratum: str | None = None
     ) -> TrialRecord:
-        """Return the record of the trial as it stands: complete, diverged, or stopped before `max_steps`.
+        """Return the record of the trial in its present state: complete, diverged, or stopped before `max_steps`.
 
         A complete trial of the confirm phase saves its best prompt to `artifact`. The saved prompt is then scored on
-        the reported split, and `predictions` holds what it predicts for each example.
+        the reported split, and its predictions are kept in `predictions`.
         """
         status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
         scores = self._score_best_prompt(artifact) if self.phase == "confirm" and status == "complete" else {}
@@ -256,16 +255,16 @@ class Trial:
 
     def best_prompt(self) -> Prompt:
         """Return what was trained, with the factors of the best evaluation, or the current ones before the first."""
-        factors = self._best_factors or {name: f.detach().cpu().clone() for name, f in self.factors.items()}
-        # It is computed on the CPU, as `load_prompt` does, so that the saved prompt is the one that is scored.
+        factors = self._best_factors or {name: factor.detach().cpu().clone() for name, factor in self.factors.items()}
+        # The prompt is computed on the CPU, as in `load_prompt`, so that the saved prompt is the one that is scored.
         return Prompt(self.config, factors, self.method.rebuild(self.config, factors, self.backbone.width))
 
     def _score_best_prompt(self, artifact: str | Path | None) -> dict[str, Any]:
-        """Save the best prompt, and score the saved files on the reported split. Return the record's fields for it."""
+        """Save the best prompt, and score the saved files on the reported split. Return the scores by field."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(artifact) if artifact else Path(scratch)
             self.best_prompt().save(folder)
-            self._optimizer.state.clear()  # fine-tuning needs the room for the model that is scored
+            self._optimizer.state.clear()  # fine-tuning needs this memory for the model that is scored
             self.clear_gradients()
             prompt = load_prompt(folder)
             began = time.perf_counter()
@@ -318,33 +317,34 @@ class Trial:
     # --- checkpoints --------------------------------------------------------------------------------------------
     def to_checkpoint(self, *, cell: str | None = None) -> bytes:
         """Return a checkpoint of the trial as the content of its file (`lopt.checkpoint`), for `restore`."""
-        trial = {name: getattr(self, name) for name in TRIAL_ATTRIBUTES}
-        trial |= {"key": self.config.key, "config": self.config.to_dict(), "phase": self.phase, "cell": cell}
-        trial |= {"train_loss": self._train_loss, "elapsed_s": self.elapsed_s}
-        trial["best"] = self.evaluations.index(self.best) if self.best else None
+        entries = {name: getattr(self, name) for name in TRIAL_ATTRIBUTES}
+        entries |= {"key": self.config.key, "config": self.config.to_dict(), "phase": self.phase, "cell": cell}
+        entries |= {"train_loss": self._train_loss, "elapsed_s": self.elapsed_s}
+        entries["best"] = self.evaluations.index(self.best) if self.best else None
         return Checkpoint(
-            trial=trial,
+            trial_entries=entries,
             evaluations=self.evaluations,
             factors=self.factors,
             best_factors=self._best_factors,
-            optimizer=self._optimizer.state_dict()["state"],
+            optimizer_state=self._optimizer.state_dict()["state"],
             losses=self._losses,
         ).to_bytes()
 
     def restore(self, checkpoint: bytes) -> None:
-        """Continue from a checkpoint of `to_checkpoint`; this trial must not have begun. Raises ValueError, and changes
+        """Continue from a checkpoint of `to_checkpoint`. This trial must not have begun. Raises ValueError, and changes
         nothing, if the checkpoint is damaged or of another trial."""
-        saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factors=self.factors)
+        saved = Checkpoint.from_bytes(checkpoint, key=self.config.key, factor_names=self.factors)
+        entries = saved.trial_entries
         with torch.no_grad():
             for name, factor in self.factors.items():
                 factor.copy_(saved.factors[name])
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
-            setattr(self, name, saved.trial[name])
+            setattr(self, name, entries[name])
         lengths = self.data.train.lengths
         self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
-        self._began, self._train_loss = time.monotonic() - saved.trial["elapsed_s"], saved.trial["train_loss"]
+        self._began, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
         device = next(iter(self.factors.values())).device
         self._losses = [loss.to(device) for loss in saved.losses]
         self.evaluations, self._best_factors = list(saved.evaluations), dict(saved.best_factors)
-        self.best = None if saved.trial["best"] is None else self.evaluations[saved.trial["best"]]
+        self.best = None if entries["best"] is None else self.evaluations[entries["best"]]

@@ -36,7 +36,7 @@ def test_every_option_of_a_method_is_listed():
 def test_every_column_of_the_table_is_listed():
     values = {"key": "0" * 16, "config": {}, "phase": "search", "status": "complete", "width": 32, "steps": 1}
     counts = dict.fromkeys(("trainable_parameters", "stored_parameters", "materialised_parameters"), 1)
-    row = TrialRecord(**values, **counts, max_steps=1).flat()
+    row = TrialRecord(**values, **counts, max_steps=1).to_row()
     assert names_in_section("Columns of `trials.parquet`") == {*row}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lopt", "sweeps", "analysis")
-MOST_LINES = 350
+MAX_LINES = 350
 # The only file that may use a private name of Ray, which has no public name for its check of cluster files.
 PRIVATE_NAMES_OF_RAY = "tests/test_cluster_yaml.py"
 
@@ -50,9 +50,9 @@ def test_imports_of_every_kind_are_seen():
 
 def test_only_on_ray_imports_ray():
     """Benchmarks are an exception, because they compare with plain Ray."""
-    users = {name for name, imports in IMPORTS.items() if any(module.partition(".")[0] == "ray" for module in imports)}
-    users = {name for name in users if not name.startswith("benchmarks.")}
-    assert users and all(name.startswith("sweeps.on_ray.") for name in users), users
+    importers = {name for name, modules in IMPORTS.items() if any(m.partition(".")[0] == "ray" for m in modules)}
+    importers = {name for name in importers if not name.startswith("benchmarks.")}
+    assert importers and all(name.startswith("sweeps.on_ray.") for name in importers), importers
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_packages_of_sweeps_are_in_no_circle_of_imports():
 
 
 def test_underscored_modules_are_imported_by_their_own_package_only():
-    wrong = []
+    violations = []
     for name, imports in IMPORTS.items():
         for module in imports:
             parts = module.split(".")
@@ -112,8 +112,8 @@ def test_underscored_modules_are_imported_by_their_own_package_only():
                 first_private = next(i for i, part in enumerate(parts) if part.startswith("_"))
                 owner = ".".join(parts[:first_private])
                 if package_of(name) != owner and not package_of(name).startswith(f"{owner}."):
-                    wrong.append((name, module))
-    assert not wrong
+                    violations.append((name, module))
+    assert not violations
 
 
 def private_attributes(tree):
@@ -138,16 +138,16 @@ def test_no_private_name_of_ray_or_optuna_is_used(module):
 
 
 def test_private_names_of_ray_are_used_in_one_file_only():
-    users = {
+    importers = {
         str(path.relative_to(ROOT))
         for folder in (*PACKAGES, "tests", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
         for module in imported_modules(ast.parse(path.read_text()))
         if module.partition(".")[0] == "ray" and any(part.startswith("_") for part in module.split("."))
     }
-    assert users <= {PRIVATE_NAMES_OF_RAY}, users
+    assert importers <= {PRIVATE_NAMES_OF_RAY}, importers
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_no_file_is_too_long(module):
-    assert len(FILES[module].read_text().splitlines()) <= MOST_LINES
+    assert len(FILES[module].read_text().splitlines()) <= MAX_LINES

@@ -52,7 +52,7 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
             leaf_BTH = prompted_BTH[:1, :8].clone().requires_grad_()
             logits_of(inputs_embeds=leaf_BTH.clone()).sum().backward()
     except Exception as error:  # a family's own code may raise anything
-        if memory.ran_out(error):
+        if memory.is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

@@ -171,7 +171,7 @@ class Store(RunFolder):
         import pandas
 
         path = self.folder / "trials.parquet"
-        rows = [record.flat() for record in self.records()]
+        rows = [record.to_row() for record in self.records()]
         table = pandas.DataFrame(rows)
         for column in ("length", "rank", "selection_step", "selection_n", "test_n", "test_split_size"):
             if column in table:
@@ -225,7 +225,7 @@ class Store(RunFolder):
         interrupted = []
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                description = checkpoint.describe(path)
+                description = checkpoint.read_description(path)
                 values = check_type("its settings", description["config"], dict)
                 config = TrialConfig.from_dict(self._with_current_folders(values))
                 if description["phase"] == "search" and not self.path(config.key).exists():

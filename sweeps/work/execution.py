@@ -83,7 +83,7 @@ class Execution:
             try:
                 self.trial.restore(checkpoint)
             except Exception as error:
-                if memory.ran_out(error):  # the checkpoint is as good as before
+                if memory.is_out_of_memory(error):  # the checkpoint is as good as before
                     raise
                 self._note = f"begins anew: {' '.join(str(error).split())}"
                 self._store.drop_checkpoints(self.key)

@@ -33,8 +33,8 @@ def prepare(
         "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
-    from lopt.engine import MOST_TOKENS
-    from lopt.evaluation import zero_shot
+    from lopt.engine import MAX_PASS_TOKENS
+    from lopt.evaluation import measure_baselines
     from lopt.resolve import resolve
 
     set_threads(threads)
@@ -56,14 +56,14 @@ def prepare(
             resolved.append(config)
             if config.shares_backbone:
                 step_tokens.append(packing.tokens_per_step(backbone, config, task_data))
-                pass_tokens = MOST_TOKENS[backbone.device.type]
+                pass_tokens = MAX_PASS_TOKENS[backbone.device.type]
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
     except (ValueError, OSError) as error:
         return {"error": one_line(error)}
     for index in baseline_indices:
         try:
-            baselines.append(zero_shot(resolved[index]))
+            baselines.append(measure_baselines(resolved[index]))
         except Exception as error:  # the report can do without a baseline, and trials are not affected
             problems.append(f"{type(error).__name__}: {error}")
     packed = 1

@@ -32,7 +32,7 @@ def release_memory() -> None:
 
     from lopt import memory
 
-    memory.free()
+    memory.release_unused()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -91,8 +91,8 @@ def test_the_same_seed_gives_the_same_bits(name):
         trial = train_trial(config_for(name, seed=seed))
         results.append((trial.finish(), trial.best_prompt().factors, trial.predictions.logits))
     (first, factors_1, logits_1), (second, factors_2, logits_2), (_, _, logits_3) = results
-    assert [(e.selection_loss, e.train_loss) for e in first.evaluations] == [
-        (e.selection_loss, e.train_loss) for e in second.evaluations
+    assert [(evaluation.selection_loss, evaluation.train_loss) for evaluation in first.evaluations] == [
+        (evaluation.selection_loss, evaluation.train_loss) for evaluation in second.evaluations
     ]
     assert set(factors_1) == set(factors_2)
     assert all(torch.equal(factors_1[factor], factors_2[factor]) for factor in factors_1)
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_bits(name):
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_another_seed_draws_every_random_matrix_anew(name):
+def test_another_seed_draws_every_random_matrix_again(name):
     """This includes frozen matrices. Otherwise an interval over seeds would leave out their draw and be too narrow."""
     first, second = initial_values(name, seed=1), initial_values(name, seed=2)
     for factor, values in first.items():
@@ -232,7 +232,8 @@ def test_closed_form_equals_the_count(name, length, rank, width):
     counts = method.counts(shape)
     assert counts.trainable == method.closed_form(shape)
     assert counts.stored == counts.trainable
-    soft_prompt = method.soft_prompt({n: torch.zeros(f.shape) for n, f in method.factors(shape).items()}, shape.options)
+    zeros = {factor_name: torch.zeros(factor.shape) for factor_name, factor in method.factors(shape).items()}
+    soft_prompt = method.soft_prompt(zeros, shape.options)
     assert soft_prompt.prompt.shape == (length, width)
     assert counts.materialised == length * width + (0 if soft_prompt.update is None else soft_prompt.update.numel())
 
@@ -242,8 +243,11 @@ def test_prompt_and_update_are_computed_for_one_trial_and_for_stacked_trials(nam
     method, options = methods.get(name), shape_for(name).options
     generator = np.random.RandomState(0)  # not the initial values, because zeros among them would hide a factor
     declared = method.factors(shape_for(name))
-    values = {n: torch.tensor(generator.uniform(-0.5, 0.5, f.shape)) for n, f in declared.items()}
-    stacked = {n: torch.stack([v, 2 * v]) for n, v in values.items()}
+    values = {
+        factor_name: torch.tensor(generator.uniform(-0.5, 0.5, factor.shape))
+        for factor_name, factor in declared.items()
+    }
+    stacked = {factor_name: torch.stack([value, 2 * value]) for factor_name, value in values.items()}
     for function in (method.prompt, method.update):
         alone = function(values, options)
         if alone is None:
@@ -252,7 +256,8 @@ def test_prompt_and_update_are_computed_for_one_trial_and_for_stacked_trials(nam
         assert alone.shape[-1] == WIDTH
         together = function(stacked, options)
         torch.testing.assert_close(together[0], alone)
-        torch.testing.assert_close(together[1], function({n: 2 * v for n, v in values.items()}, options))
+        doubled = {factor_name: 2 * value for factor_name, value in values.items()}
+        torch.testing.assert_close(together[1], function(doubled, options))
     assert method.prompt(values, options).shape == (6, WIDTH)
 
 
@@ -269,14 +274,14 @@ def test_initial_values_are_a_function_of_the_seed(name):
         if np.ptp(value) > 0:  # zeros and ones are not random
             own_seed = declared[factor].seed is not None
             assert (value == other_seed[factor]).all() if own_seed else (value != other_seed[factor]).any()
-    assert any(np.ptp(v) > 0 and declared[n].trainable for n, v in first.items())
+    assert any(np.ptp(value) > 0 and declared[factor_name].trainable for factor_name, value in first.items())
 
 
 @pytest.mark.parametrize("name", PROMPT_METHODS)
 def test_frozen_matrices_are_drawn_alone_and_without_a_vocabulary(name):
     method, shape = methods.get(name), shape_for(name)
     all_values, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
-    assert set(alone) == {n for n, f in method.factors(shape).items() if not f.trainable}
+    assert set(alone) == {factor_name for factor_name, factor in method.factors(shape).items() if not factor.trainable}
     for factor, value in alone.items():
         np.testing.assert_array_equal(value, all_values[factor])
 
@@ -285,14 +290,18 @@ def test_frozen_matrices_are_drawn_alone_and_without_a_vocabulary(name):
 def test_training_changes_the_declared_matrices_and_nothing_else(name):
     trial = Trial(config_for(name))
     assert trial.backbone is backbones.load("tiny", "fp32")
-    before = {n: f.detach().clone() for n, f in trial.factors.items()}
+    before = {factor_name: factor.detach().clone() for factor_name, factor in trial.factors.items()}
     drawn = initial_values(name, trial.config.seed)
     checksum = trial.backbone.checksum()
     for _ in trial:
         pass
     assert trial.backbone.checksum() == checksum
-    assert not any(p.requires_grad or p.grad is not None for p in trial.backbone.model.parameters())
-    assert set(trial.factors) == {n for n, f in trial.method.factors(shape_for(name)).items() if f.trainable}
+    assert not any(
+        parameter.requires_grad or parameter.grad is not None for parameter in trial.backbone.model.parameters()
+    )
+    assert set(trial.factors) == {
+        factor_name for factor_name, factor in trial.method.factors(shape_for(name)).items() if factor.trainable
+    }
     for factor, value in trial.factors.items():
         torch.testing.assert_close(before[factor], torch.tensor(drawn[factor]).float(), rtol=0, atol=0)
         assert (value.detach() != before[factor]).any(), factor
@@ -332,16 +341,19 @@ def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
     trial = Trial(config_for(name))
     copy = trial.backbone
     assert copy is not shared
-    assert not {p.data_ptr() for p in copy.model.parameters()} & {p.data_ptr() for p in shared.model.parameters()}
-    before = {n: t.detach().clone() for n, t in copy.model.named_parameters()}
-    assert {n for n, p in copy.model.named_parameters() if p.requires_grad} == set(trial.factors)
+    assert not {parameter.data_ptr() for parameter in copy.model.parameters()} & {
+        parameter.data_ptr() for parameter in shared.model.parameters()
+    }
+    before = {weight_name: weight.detach().clone() for weight_name, weight in copy.model.named_parameters()}
+    trained = {weight_name for weight_name, weight in copy.model.named_parameters() if weight.requires_grad}
+    assert trained == set(trial.factors)
     for _ in trial:
         pass
     assert trial.soft_prompt() is None
     for parameter, value in copy.model.named_parameters():
         assert torch.equal(value, before[parameter]) == (parameter not in trial.factors), parameter
     assert shared.checksum() == checksum
-    assert not any(p.requires_grad or p.grad is not None for p in shared.model.parameters())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in shared.model.parameters())
     assert backbones.load("tiny", "fp32") is shared
 
 

@@ -97,7 +97,7 @@ def test_scoring_again_needs_the_rows_of_the_task(mail, tmp_path):
     record = train_prompt(mail, "tiny", tmp_path / "prompt")
     assert load_prompt(tmp_path / "prompt").evaluate().accuracy == record.test_accuracy
     (mail / "task.toml").write_text(TOML.replace('["no", "yes"]', '["yes", "no"]'))
-    with pytest.raises(ValueError, match=r"trained with classes \('no', 'yes'\)"):
+    with pytest.raises(ValueError, match=r"trained with `classes` \('no', 'yes'\)"):
         load_prompt(tmp_path / "prompt").evaluate()
     shutil.rmtree(mail)
     with pytest.raises(ValueError, match=r"needs the rows of its task, and task '.*mail' is not a folder"):

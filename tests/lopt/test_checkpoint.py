@@ -24,11 +24,11 @@ def config_of(tiny, method, optimizer="adafactor", **changes):
 
 
 def assert_same(trial, expected):
-    def evaluations(of_trial):
-        return [dataclasses.replace(evaluation, wall_time_s=0) for evaluation in of_trial.evaluations]
+    def evaluations_without_times(trial):
+        return [dataclasses.replace(evaluation, wall_time_s=0) for evaluation in trial.evaluations]
 
     assert (trial.step, trial.tokens, trial.diverged) == (expected.step, expected.tokens, expected.diverged)
-    assert evaluations(trial) == evaluations(expected)
+    assert evaluations_without_times(trial) == evaluations_without_times(expected)
     assert dataclasses.replace(trial.best, wall_time_s=0) == dataclasses.replace(expected.best, wall_time_s=0)
     for name, factor in trial.factors.items():
         assert torch.equal(factor, expected.factors[name])
@@ -41,16 +41,16 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     config = config_of(tiny, method, optimizer, max_steps=12, weight_decay=0.01)
     uninterrupted = Trial(config)
     list(uninterrupted)
-    first = Trial(config)
+    interrupted = Trial(config)
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
-        first.update()
-        if first.close_interval():
-            first.record_evaluation(first_predictions(first))
-    second = Trial(config)
-    second.restore(first.to_checkpoint())
-    assert (second.step, len(second.evaluations), second.started_at) == (5, 1, first.started_at)
-    list(second)
-    assert_same(second, uninterrupted)
+        interrupted.update()
+        if interrupted.close_interval():
+            interrupted.record_evaluation(first_predictions(interrupted))
+    continued = Trial(config)
+    continued.restore(interrupted.to_checkpoint())
+    assert (continued.step, len(continued.evaluations), continued.started_at) == (5, 1, interrupted.started_at)
+    list(continued)
+    assert_same(continued, uninterrupted)
 
 
 def first_predictions(trial):
@@ -85,11 +85,11 @@ def test_a_trial_is_restored_before_its_first_step(tiny):
 def test_a_checkpoint_that_is_damaged_or_of_another_trial_is_refused_and_changes_nothing(tiny, damage):
     trial = Trial(tiny.replace(seed=7) if damage == "other" else tiny)
     next(iter(trial))
-    saved = trial.to_checkpoint()
-    content = {"cut": saved[:-20], "empty": b"", "text": b"text that is not a checkpoint", "other": saved}[damage]
+    checkpoint = trial.to_checkpoint()
+    contents = {"cut": checkpoint[:-20], "empty": b"", "text": b"text that is not a checkpoint", "other": checkpoint}
     fresh, uninterrupted = Trial(tiny), Trial(tiny)
     with pytest.raises(ValueError, match="belongs to trial" if damage == "other" else "is damaged"):
-        fresh.restore(content)
+        fresh.restore(contents[damage])
     list(fresh)
     list(uninterrupted)
     assert_same(fresh, uninterrupted)

@@ -79,18 +79,18 @@ def test_predictions_equal_the_librarys_and_the_recorded_ones(tiny, tmp_path, ru
     for _ in trial:
         pass
     record = trial.finish(artifact=tmp_path / "prompt")
-    stored, split = trial.predictions, load_split(tasks.get("toy"), "validation")
-    rows = [{"text": split[i].fields["text"], "label": split[i].label} for i in stored.example_ids]
+    recorded, split = trial.predictions, load_split(tasks.get("toy"), "validation")
+    rows = [{"text": split[i].fields["text"], "label": split[i].label} for i in recorded.example_ids]
     answers = predict(run, "--prompt", tmp_path / "prompt", "--file", write_rows(tmp_path / "reported.jsonl", rows))
 
     classes = tasks.get("toy").classes
-    assert [classes.index(answer["label"]) for answer in answers] == stored.predicted.tolist()
+    assert [classes.index(answer["label"]) for answer in answers] == recorded.predicted.tolist()
     assert len({answer["label"] for answer in answers}) == 2, "choose a rate at which both classes are predicted"
     hits = [classes.index(answer["label"]) == row["label"] for answer, row in zip(answers, rows, strict=True)]
     assert (np.mean(hits), len(hits)) == (record.test_accuracy, record.test_n)
-    odds = np.exp(stored.logits - stored.logits.max(axis=1, keepdims=True))
+    exponentials = np.exp(recorded.logits - recorded.logits.max(axis=1, keepdims=True))
     probabilities = np.array([list(answer["probabilities"].values()) for answer in answers])
-    assert probabilities == pytest.approx(odds / odds.sum(axis=1, keepdims=True), abs=1e-12)
+    assert probabilities == pytest.approx(exponentials / exponentials.sum(axis=1, keepdims=True), abs=1e-12)
 
     expected = load_prompt(tmp_path / "prompt").predict([row["text"] for row in rows])
     assert [answer["label"] for answer in answers] == [answer.label for answer in expected]
@@ -117,9 +117,11 @@ def test_without_json_an_answer_is_one_readable_line(toy, run):
     _, out, _ = run("predict", "--prompt", toy, "--text", " warm \x1b[31m and\nfresh ", "--text", "x" * 300)
     first, second = out.splitlines()
     answer = load_prompt(toy).predict(["warm \x1b[31m and\nfresh"])[0]
-    (other,) = (name for name in answer.probabilities if name != answer.label)
+    (other_class,) = (name for name in answer.probabilities if name != answer.label)
     shares = {name: f"{share:.2f}" for name, share in answer.probabilities.items()}
-    assert first == f"{answer.label}  {shares[answer.label]}  ({other} {shares[other]})  warm ·[31m and fresh"
+    assert (
+        first == f"{answer.label}  {shares[answer.label]}  ({other_class} {shares[other_class]})  warm ·[31m and fresh"
+    )
     assert second.endswith("x" * 300), "the text is whole where no terminal ends the line"
 
 
@@ -207,7 +209,7 @@ def test_a_text_without_the_columns_is_refused(text, message, rte, run):
             "task rte reads premise, hypothesis: give a .csv, .jsonl or .parquet file with these columns",
         ),
         ("a.tsv", b"one\n", "ends in .tsv; valid: .txt, .csv, .jsonl, .parquet"),
-        ("a", b"one\n", "ends in nothing; valid"),
+        ("a", b"one\n", "has no suffix; valid"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(name, content, message, rte, tmp_path, run):
@@ -254,7 +256,7 @@ def test_a_missing_or_damaged_prompt_is_refused(action, tmp_path, run, monkeypat
         (("export", "--prompt", "p", "OUT"), "--to"),
         (("export", "--prompt", "p", "--to", "gguf", "OUT"), "invalid choice: 'gguf'"),
         (("export", "--prompt", "p", "--to", "peft"), "OUT"),
-        (("export", "--prompt", "p", "--to", "peft", "s3://u:p@b/x"), "'s3://b/x' is a URL; give a folder of this"),
+        (("export", "--prompt", "p", "--to", "peft", "s3://u:p@b/x"), "'s3://b/x' is a URL; give a folder on this"),
         (("run", "--config", "c", "--artifact", "memory://x"), "argument --artifact: 'memory://x' is a URL"),
     ],
 )
@@ -301,8 +303,8 @@ def test_export_prints_the_files_that_it_wrote(tmp_path, run, capsys):
     tokenizer().save_pretrained(tmp_path / "base")
     values, base = torch.zeros(3, 32), str(tmp_path / "base")
     config = TrialConfig(method="prompt_tuning", task="toy", backbone=base, length=3, precision="fp32")
-    record = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
-    Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", record=record)
+    results = {"test_accuracy": 0.75, "test_n": 120, "test_split": "validation"}
+    Prompt(config, {"X": values}, SoftPrompt(prompt=values)).save(tmp_path / "prompt", results=results)
     argv = ("export", "--prompt", tmp_path / "prompt", "--to", "peft", tmp_path / "out")
     capsys.readouterr()  # drops what saving a model prints
     code, out, err = run(*argv)

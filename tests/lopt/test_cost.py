@@ -77,5 +77,5 @@ def test_exceptions_that_mean_that_memory_ran_out_are_recognised():
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "CUDA error: out of memory\nCUDA",
     )
-    assert all(memory.ran_out(error) for error in (raised.value, MemoryError(), *map(RuntimeError, messages)))
-    assert not memory.ran_out(RuntimeError("CUDA error: device-side assert triggered"))
+    assert all(memory.is_out_of_memory(error) for error in (raised.value, MemoryError(), *map(RuntimeError, messages)))
+    assert not memory.is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

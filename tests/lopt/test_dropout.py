@@ -211,7 +211,7 @@ def test_a_trial_whose_batches_are_split_repeats_too(dropout_config, monkeypatch
             return original_loss(self, positions)
 
         monkeypatch.setattr(Trial, "loss", loss)
-        monkeypatch.setattr(memory, "free", lambda: None)
+        monkeypatch.setattr(memory, "release_unused", lambda: None)
         list(trial)
         monkeypatch.setattr(Trial, "loss", original_loss)
         return trial
@@ -260,7 +260,7 @@ def test_the_model_with_dropout_shares_the_weights(dropout_config):
 def test_the_engine_refuses_a_trial_with_dropout(dropout_config, tiny):
     assert tiny.shares_backbone
     assert not dropout_config.shares_backbone
-    with pytest.raises(ValueError, match=r"dropout is 0\.3, and its masks are the trial's own: train it alone"):
+    with pytest.raises(ValueError, match=r"dropout is 0\.3, and each trial draws its own masks: train it alone"):
         Engine().admit(Trial(dropout_config))
 
 

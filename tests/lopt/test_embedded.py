@@ -15,7 +15,7 @@ import torch
 from lopt import TrialConfig, backbones, load_prompt, tasks, train
 from lopt.artifact import Prompt
 from lopt.backbones import embedded
-from lopt.evaluation import zero_shot
+from lopt.evaluation import measure_baselines
 from lopt.examples import load_split
 from lopt.export import export_to_peft
 from lopt.packages import cache_dir
@@ -70,7 +70,7 @@ def test_movie_snippets_are_complete():
 
 
 def test_zero_shot_is_better_than_the_majority_class():
-    baselines = zero_shot(
+    baselines = measure_baselines(
         TrialConfig(method="prompt_tuning", task="movie_snippets", learning_rate=1, test_examples=200, precision="fp32")
     )
     assert 0.45 < baselines["majority_accuracy"] < 0.55

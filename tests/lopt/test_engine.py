@@ -64,7 +64,7 @@ def test_packed_trials_equal_trials_alone(folders, family):
     stopped = make_trial(folders[family], MIXED[-1])
     next(iter(stopped))
     trials = [make_trial(folders[family], changes) for changes in MIXED]
-    engine, waiting, evaluated = Engine(most_tokens=700), trials[2:], []
+    engine, waiting, evaluated = Engine(max_pass_tokens=700), trials[2:], []
     engine.admit(trials[0])
     engine.admit(trials[1])
     for trial, evaluation in engine:
@@ -134,11 +134,11 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
     """They are equal up to rounding, because rows are divided differently. In whatever order passes end, the bits are
     the same."""
 
-    def train_with(lanes):
+    def train_with(lane_count):
         configs = [{**changes, "options": {"placement": placement}} for changes in MIXED[:3]]
         trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
         assert trials[0].backbone.allows_parallel_passes
-        engine = Engine(most_tokens=150, lanes=lanes)
+        engine = Engine(max_pass_tokens=150, lane_count=lane_count)
         for trial in trials:
             engine.admit(trial)
         for _, outcome in engine:
@@ -153,8 +153,8 @@ def test_passes_side_by_side_equal_passes_one_after_the_other(placement):
         assert torch.equal(factor, repeated)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
+@pytest.mark.parametrize("raises", [False, True])
+def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
     """If that raises, the passes compute them."""
     configs = [{**changes, "options": {"placement": "suffix"}} for changes in MIXED[:3]]
     trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
@@ -166,20 +166,20 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
 
     def cache_texts(self, texts):
         texts_read.extend(texts)
-        if fails:
+        if raises:
             raise MemoryError("of reading")
         real_cache_texts(self, texts)
 
     monkeypatch.setattr(type(trials[0].backbone), "cache_texts", cache_texts)
-    engine = Engine(lanes=2)
+    engine = Engine(lane_count=2)
     for trial in trials:
         engine.admit(trial)
     needed = {trial.data.train.token_ids[i] for trial in trials for i in next(batches_of(trial))}
     assert not engine.step()
     assert set(texts_read) <= needed
-    assert fails or set(texts_read) == needed
+    assert raises or set(texts_read) == needed
     assert text_store.computed_count - computed_before >= len(needed)
-    assert fails or text_store.computed_count - computed_before == len(needed)
+    assert raises or text_store.computed_count - computed_before == len(needed)
 
 
 def batches_of(trial):
@@ -191,7 +191,7 @@ def batches_of(trial):
 def test_a_prompt_is_computed_in_as_few_passes_as_possible(monkeypatch):
     """A pass without padding takes whole trials. Only the trials at its ends are also in another pass."""
     trials = [make_trial("tiny", {**MIXED[0], "length": n, "seed": n % 3}, precision="fp32") for n in (9, 3, 9, 6, 3)]
-    engine, pass_lengths = Engine(most_tokens=150, lanes=1), []
+    engine, pass_lengths = Engine(max_pass_tokens=150, lane_count=1), []
     for trial in trials:
         engine.admit(trial)
     real_logits = type(trials[0].backbone).label_logits
@@ -230,7 +230,7 @@ def test_when_memory_runs_out_the_pass_is_split_and_the_size_that_fits_is_kept(f
     for _ in engine:
         pass
     assert 0 < len(refused) < 10, "the smaller size is remembered"
-    assert engine.most_tokens < 4096
+    assert engine.max_pass_tokens < 4096
     for packed, reference in zip(trials, references, strict=True):
         assert_equal(packed, reference)
 
@@ -246,12 +246,12 @@ def test_another_exception_does_not_split_the_pass_and_fails_its_trials(folders,
         return real_logits(self, soft_prompt, *arguments)
 
     monkeypatch.setattr(type(trials[0].backbone), "label_logits", label_logits)
-    engine = Engine(most_tokens=20)  # a pass for each row
+    engine = Engine(max_pass_tokens=20)  # a pass for each row
     for trial in trials:
         engine.admit(trial)
     outcomes = list(engine)
     assert [trial for trial, outcome in outcomes if isinstance(outcome, ZeroDivisionError)] == trials[:2]
-    assert engine.most_tokens == 20
+    assert engine.max_pass_tokens == 20
     assert [trial.step for trial in trials] == [2, 2, 10]
     assert_equal(trials[2], reference)
 
@@ -367,18 +367,18 @@ def test_first_gradients_on_the_embedded_backbone(changes):
         "batch_size": 4, "max_steps": 2, "eval_every": 2,
     }  # fmt: skip
 
-    def trial(seed, precision):
+    def make(seed, precision):
         return Trial(TrialConfig(**{**changes, "seed": seed, "precision": precision}), phase="search")
 
     errors = []
     for seed in (1, 2, 3):
-        reference = trial(seed, "fp64")
+        reference = make(seed, "fp64")
         reference.backbone.flat, flat = None, reference.backbone.flat
         try:
             reference.loss(reference.draw_batch()).backward()
         finally:
             reference.backbone.flat = flat
-        packed, other = trial(seed, "fp32"), trial(seed + 10, "fp32")
+        packed, other = make(seed, "fp32"), make(seed + 10, "fp32")
         engine = Engine()
         engine.admit(packed)
         engine.admit(other)

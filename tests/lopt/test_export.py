@@ -92,15 +92,15 @@ def config_for(method, backbone, **more):
 def make_prompt(config):
     """A prompt as after training: every factor has values that differ from its initial ones."""
     method, backbone = methods.get(config.method), backbones.load(config.backbone, "fp32")
-    tuned = method.begin(backbone, config)
+    model = method.begin(backbone, config)
     generator = torch.Generator().manual_seed(7)
-    factors = {name: torch.randn(f.shape, generator=generator) * 0.5 for name, f in tuned.factors.items()}
+    factors = {name: torch.randn(factor.shape, generator=generator) * 0.5 for name, factor in model.factors.items()}
     with torch.no_grad():
         return Prompt(config, factors, method.begin(backbone, config, factors).soft_prompt())
 
 
 def save_and_load(config, folder, **scores):
-    make_prompt(config).save(folder, record=scores)
+    make_prompt(config).save(folder, results=scores)
     return load_prompt(folder)
 
 
@@ -111,15 +111,15 @@ def peft_logits(model, prompt, seq2seq, length=None):
     batch = tokenizer(
         [f"{text} It was {mask}".rstrip() for text in TEXTS], return_tensors="pt", padding=True, padding_side="right"
     )
-    call = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     words = tokenizer(list(prompt.config.label_words), add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         if seq2seq:
             start = torch.tensor([[0, tokenizer.convert_tokens_to_ids("<extra_id_0>")]] * len(TEXTS))
-            logits = model(**call, decoder_input_ids=start).logits[:, 1]
+            logits = model(**inputs, decoder_input_ids=start).logits[:, 1]
         else:
             last = (prompt.config.length or 0 if length is None else length) + batch.attention_mask.sum(1) - 1
-            logits = model(**call).logits[torch.arange(len(TEXTS)), last]
+            logits = model(**inputs).logits[torch.arange(len(TEXTS)), last]
     return logits[:, [token_ids[0] for token_ids in words]]
 
 
@@ -142,13 +142,13 @@ def test_peft_gives_the_same_label_logits(family, method, models, tmp_path):
     prompt = save_and_load(config_for(method, models[family]), tmp_path / "prompt")
     out = export_to_peft(prompt, tmp_path / "out")
     assert {path.name for path in out.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
-    auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
-    plain = auto.from_pretrained(models[family]).eval()
-    without = peft_logits(plain, prompt, family == "t5", length=0)
-    logits = peft_logits(peft.PeftModel.from_pretrained(plain, out).eval(), prompt, family == "t5")
+    auto_class = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    base_model = auto_class.from_pretrained(models[family]).eval()
+    base_logits = peft_logits(base_model, prompt, family == "t5", length=0)
+    logits = peft_logits(peft.PeftModel.from_pretrained(base_model, out).eval(), prompt, family == "t5")
     # fp32 rounds in another order on each processor: differences of 0.7e-5 were seen. The adapter changes over 1e-2.
     torch.testing.assert_close(logits, lopt_logits(prompt), rtol=1e-5, atol=5e-5)
-    assert (logits - without).abs().max() > 1e-2, "without an effect of the adapter, the comparison would show nothing"
+    assert (logits - base_logits).abs().max() > 1e-2, "if the adapter had no effect, the comparison would show nothing"
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -162,8 +162,10 @@ def test_the_files_equal_those_that_peft_writes_itself(family, models, tmp_path)
         out = export_to_peft(
             save_and_load(config_for(method, models[family]), tmp_path / method), tmp_path / f"{method}-out"
         )
-        auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
-        peft.get_peft_model(auto.from_pretrained(models[family]), config).save_pretrained(tmp_path / f"{method}-peft")
+        auto_class = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+        peft.get_peft_model(auto_class.from_pretrained(models[family]), config).save_pretrained(
+            tmp_path / f"{method}-peft"
+        )
         folders = (out, tmp_path / f"{method}-peft")
         exported, expected = (json.loads((folder / "adapter_config.json").read_text()) for folder in folders)
         assert exported.pop("base_model_name_or_path") == Path(expected.pop("base_model_name_or_path")).name
@@ -171,10 +173,10 @@ def test_the_files_equal_those_that_peft_writes_itself(family, models, tmp_path)
             adapter_config["target_modules"] = sorted(adapter_config.get("target_modules") or [])
         assert exported == expected
         exported, expected = (load_file(folder / "adapter_model.safetensors") for folder in folders)
-        assert forms_of(exported) == forms_of(expected)
+        assert shapes_and_types(exported) == shapes_and_types(expected)
 
 
-def forms_of(tensors):
+def shapes_and_types(tensors):
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
@@ -246,10 +248,10 @@ def export_and_read_card(prompt, out, *, base_model, backbone=None):
 def test_the_cards_snippet_gives_the_answer_of_predict(family, method, models, tmp_path, monkeypatch):
     prompt = save_and_load(config_for(method, models[family]), tmp_path / "prompt")
     for number, text in enumerate(TEXTS[:2]):
-        names = run_snippet(prompt, models[family], tmp_path / f"out-{number}", monkeypatch, text)
+        variables = run_snippet(prompt, models[family], tmp_path / f"out-{number}", monkeypatch, text)
         (answer,) = prompt.predict([text])
-        assert names["label"] == answer.label
-        assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
+        assert variables["label"] == answer.label
+        assert variables["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
 
 
 def run_snippet(prompt, folder, out, monkeypatch, text):
@@ -259,9 +261,9 @@ def run_snippet(prompt, folder, out, monkeypatch, text):
     monkeypatch.chdir(out)
     code = snippet.replace(f"base_model = {Path(folder).name!r}", f"base_model = {str(folder)!r}")
     assert code.count("The text goes here.") == 1
-    names: dict = {}
-    exec(compile(code.replace("The text goes here.", text), "README.md", "exec"), names)
-    return names
+    variables: dict = {}
+    exec(compile(code.replace("The text goes here.", text), "README.md", "exec"), variables)
+    return variables
 
 
 @pytest.mark.parametrize("end", ["</s>", "</s> [SEP]"])
@@ -270,16 +272,16 @@ def test_the_cards_snippet_leaves_out_the_end_that_a_tokenizer_appends(end, mode
     shutil.copytree(models["llama"], folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": end.split()})
-    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in end.split()]
+    special_tokens = [(name, tokenizer.convert_tokens_to_ids(name)) for name in end.split()]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=special
+        single=f"$A {end}", special_tokens=special_tokens
     )
     tokenizer.save_pretrained(folder)
-    assert AutoTokenizer.from_pretrained(folder)("a").input_ids[-1] == special[-1][1]
+    assert AutoTokenizer.from_pretrained(folder)("a").input_ids[-1] == special_tokens[-1][1]
     prompt = save_and_load(config_for("lopt2", str(folder)), tmp_path / "prompt")
-    names = run_snippet(prompt, folder, tmp_path / "out", monkeypatch, TEXTS[0])
+    variables = run_snippet(prompt, folder, tmp_path / "out", monkeypatch, TEXTS[0])
     (answer,) = prompt.predict([TEXTS[0]])
-    assert names["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
+    assert variables["probabilities"].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
 
 
 def test_the_card_says_what_was_recorded(models, tmp_path):
@@ -306,7 +308,7 @@ def test_the_card_says_what_was_recorded(models, tmp_path):
         "more than 123 tokens",
         "rate 0.25,",
         "selection: the best macro-F1 of the evaluations at every",
-        "seed: 3, of the data 42",
+        "seed: 3; of the data: 42",
         f"key: {config.key}",
     ):
         assert line in card

@@ -30,9 +30,9 @@ def test_macro_f1_is_the_mean_of_the_classes_f1(pairs):
     gold, predicted = (np.array(side) for side in zip(*pairs, strict=True))
     scores = []
     for label in range(3):
-        hits = sum(true == guess == label for true, guess in pairs)
-        precision = hits / max(1, sum(guess == label for _, guess in pairs))
-        recall = hits / max(1, sum(true == label for true, _ in pairs))
+        hit_count = sum(true == guess == label for true, guess in pairs)
+        precision = hit_count / max(1, sum(guess == label for _, guess in pairs))
+        recall = hit_count / max(1, sum(true == label for true, _ in pairs))
         scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
     assert macro_f1(gold, predicted, 3) == pytest.approx(np.mean(scores))
 

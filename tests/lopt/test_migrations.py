@@ -28,14 +28,14 @@ def test_a_record_of_each_schema_is_read_with_all_current_fields(version):
 
 
 def test_there_is_a_migration_for_each_earlier_schema():
-    names = [migrate.__name__ for migrate in migrations.MIGRATIONS]
+    names = [migration.__name__ for migration in migrations.MIGRATIONS]
     assert names == [f"from_schema_{version}" for version in range(1, migrations.SCHEMA_VERSION)]
 
 
 def test_later_settings_have_their_defaults_in_older_records():
     """The warm-up is an exception, because the method's recipe decides it."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrialSettings)}
-    later = {name: value for name, value in migrations.SETTINGS.items() if name != "warmup"}
+    later = {name: value for name, value in migrations.LATER_SETTINGS.items() if name != "warmup"}
     assert later == {name: defaults[name] for name in later}
 
 
@@ -46,13 +46,13 @@ def test_an_older_checkpoint_without_times_is_read(tiny):
         assert escaped in content
         content = content.replace(escaped, escaped.replace(b"time", b"xxxx"))
     trial = Trial(tiny)
-    checkpoint = Checkpoint.from_bytes(content, key=trial.config.key, factors=trial.factors)
-    assert (checkpoint.trial["train_time_s"], checkpoint.trial["evaluation_time_s"]) == (0.0, 0.0)
+    checkpoint = Checkpoint.from_bytes(content, key=trial.config.key, factor_names=trial.factors)
+    assert (checkpoint.trial_entries["train_time_s"], checkpoint.trial_entries["evaluation_time_s"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("version", range(1, migrations.SCHEMA_VERSION + 1))
 @pytest.mark.parametrize("evaluations", [5, "text", [5], {"step": 1}])
 def test_a_record_whose_evaluations_have_another_type_is_refused(version, evaluations):
     file = next((STORES / f"schema-{version}" / "trials").glob("*.json"))
-    with pytest.raises(ValueError, match=r"evaluations is|not a trial record"):
+    with pytest.raises(ValueError, match=r"`evaluations` is|not a trial record"):
         TrialRecord.from_dict({**json.loads(file.read_text()), "evaluations": evaluations})

@@ -65,8 +65,8 @@ def train(trial):
 
 
 def batches_of(trial):
-    order = training_batches(trial.data.train.lengths, BATCH, SEED)
-    return [collate(trial.data.train, positions, 0) for positions in itertools.islice(order, STEPS)]
+    batches = training_batches(trial.data.train.lengths, BATCH, SEED)
+    return [collate(trial.data.train, positions, 0) for positions in itertools.islice(batches, STEPS)]
 
 
 def token_ids_of(family, words):
@@ -91,12 +91,12 @@ def decoder_input(family, rows):
     return {"decoder_input_ids": torch.tensor([[0, *token_ids_of(family, [SENTINEL])]] * rows)}
 
 
-def loss_of_text(family, model, batch, before=0):
-    """The loss of a model on token ids. `before` is the number of virtual tokens that it adds in front itself."""
+def loss_of_text(family, model, batch, virtual_token_count=0):
+    """The loss of a model on token ids. The model itself puts `virtual_token_count` virtual tokens in front."""
     ids_BT, lengths_B, labels_B = batch
     mask_BT = (torch.arange(ids_BT.shape[1])[None] < lengths_B[:, None]).long()
     output = model(input_ids=ids_BT, attention_mask=mask_BT, **decoder_input(family, len(ids_BT)))
-    return cross_entropy(family, output.logits, label_positions(family, before + lengths_B - 1), labels_B)
+    return cross_entropy(family, output.logits, label_positions(family, virtual_token_count + lengths_B - 1), labels_B)
 
 
 def loss_of_input(family, model, batch, prompt_PH, update_SH, placement):
@@ -249,14 +249,14 @@ def train_in_torch(parameters, loss_of, batches, optimizer, scheduler):
     return np.array(losses), np.array(norms)
 
 
-def assert_equal(result, reference, before):
+def assert_equal(result, reference, initial):
     """Losses and factors must be equal, and the training must be one in which they could differ."""
     (losses, factors), (expected_losses, expected_factors, norms) = result, reference
     assert (norms > CLIP).any(), "no gradient was clipped"
     assert np.ptp(losses) > 1e-2, "the losses do not move"
-    assert set(factors) == set(expected_factors) == set(before)
-    moved = max(np.abs(factors[name] - before[name]).max() for name in factors)
-    assert moved > 1e-3, "nothing is trained"
+    assert set(factors) == set(expected_factors) == set(initial)
+    largest_change = max(np.abs(factors[name] - initial[name]).max() for name in factors)
+    assert largest_change > 1e-3, "nothing is trained"
     np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=TOLERANCE)
     for name, value in factors.items():
         np.testing.assert_allclose(value, expected_factors[name], rtol=0, atol=TOLERANCE, err_msg=name)
@@ -270,17 +270,17 @@ def assert_equal(result, reference, before):
 def test_prompt_tuning_and_lopt1_equal_the_reference(folders, family, method, placement):
     rank = {} if method == "prompt_tuning" else {"rank": 2}
     trial = make_trial(folders, family, method, **rank, learning_rate=0.1, options={"placement": placement})
-    before, formulas = factor_values(trial), PromptTuning() if method == "prompt_tuning" else LoPT1()
+    initial, formulas = factor_values(trial), PromptTuning() if method == "prompt_tuning" else LoPT1()
     reference = train_by_hand(
         family,
         formulas,
-        before,
+        initial,
         batches_of(trial),
         lambda factors: adafactor(list(factors.values()), 0.1),
         constant,
         placement,
     )
-    assert_equal(train(trial), reference, before)
+    assert_equal(train(trial), reference, initial)
 
 
 @pytest.mark.parametrize("activation", ["elu", "relu", "gelu"])
@@ -288,16 +288,16 @@ def test_lopt2_equals_the_reference(folders, family, activation):
     trial = make_trial(
         folders, family, "lopt2", rank=2, learning_rate=0.03, options={"activation": activation, "x0_seed": 7}
     )
-    before = factor_values(trial)
+    initial = factor_values(trial)
     reference = train_by_hand(
         family,
         LoPT2(activation, 7),
-        before,
+        initial,
         batches_of(trial),
         lambda factors: adafactor(list(factors.values()), 0.03),
         constant,
     )
-    assert_equal(train(trial), reference, before)
+    assert_equal(train(trial), reference, initial)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_dept_equals_the_reference(folders, family, tokens, placement):
     text get no gradient."""
     options = {"update_tokens": tokens, "update_learning_rate": 0.02, "alpha": 5.0, "placement": placement}
     trial = make_trial(folders, family, "dept", rank=3, learning_rate=0.1, warmup=0.1, options=options)
-    before, batches = factor_values(trial), batches_of(trial)
+    initial, batches = factor_values(trial), batches_of(trial)
     longest = max(int(lengths.max()) for _, lengths, _ in batches)
     assert longest == min(tokens, TOKENS)
 
@@ -321,26 +321,26 @@ def test_dept_equals_the_reference(folders, family, tokens, placement):
         ]
         return torch.optim.AdamW(groups, weight_decay=0.0)
 
-    reference = train_by_hand(family, DePT(5.0, 3), before, batches, make_optimizer, linear(2), placement)
+    reference = train_by_hand(family, DePT(5.0, 3), initial, batches, make_optimizer, linear(2), placement)
     result = train(trial)
-    assert_equal(result, reference, before)
+    assert_equal(result, reference, initial)
     for name in ("P", "A", "B"):
-        assert np.abs(result[1][name] - before[name]).max() > 1e-3
-    np.testing.assert_array_equal(result[1]["A"][longest:], before["A"][longest:])
+        assert np.abs(result[1][name] - initial[name]).max() > 1e-3
+    np.testing.assert_array_equal(result[1]["A"][longest:], initial["A"][longest:])
 
 
 def test_ulpt_equals_the_reference(folders, family):
     trial = make_trial(
         folders, family, "ulpt", rank=3, learning_rate=0.2, warmup=0.15, options={"projection_seed": 11}
     )  # fmt: skip
-    before = factor_values(trial)
+    initial = factor_values(trial)
     reference = train_by_hand(
-        family, ULPT(3, 11), before, batches_of(trial),
+        family, ULPT(3, 11), initial, batches_of(trial),
         lambda factors: torch.optim.AdamW(factors.values(), lr=0.2, weight_decay=0.0), linear(3),
     )  # fmt: skip
     result = train(trial)
-    assert_equal(result, reference, before)
-    assert all(np.abs(result[1][name] - before[name]).max() > 1e-3 for name in ("Z", "s", "b"))
+    assert_equal(result, reference, initial)
+    assert all(np.abs(result[1][name] - initial[name]).max() > 1e-3 for name in ("Z", "s", "b"))
 
 
 def arrays_of(parameters):
@@ -353,20 +353,20 @@ def arrays_of(parameters):
 def test_prompt_tuning_equals_peft(folders, family):
     peft = pytest.importorskip("peft")
     trial = make_trial(folders, family, "prompt_tuning", learning_rate=0.1)
-    before, batches = factor_values(trial), batches_of(trial)
-    task = (
+    initial, batches = factor_values(trial), batches_of(trial)
+    task_arguments = (
         {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 1} if family == "t5" else {"task_type": "CAUSAL_LM"}
     )
-    config = peft.PromptTuningConfig(num_virtual_tokens=LENGTH, **task)
+    config = peft.PromptTuningConfig(num_virtual_tokens=LENGTH, **task_arguments)
     wrapped = peft.get_peft_model(make_model(family), config).double().eval()  # PEFT makes its own weights in fp32
     weight = wrapped.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
-        weight.copy_(torch.tensor(before["X"]))
+        weight.copy_(torch.tensor(initial["X"]))
     optimizer = adafactor([weight], 0.1)
     losses, norms = train_in_torch(
         [weight], lambda batch: loss_of_text(family, wrapped, batch, LENGTH), batches, optimizer, constant(optimizer)
     )
-    assert_equal(train(trial), (losses, {"X": weight.detach().numpy()}, norms), before)
+    assert_equal(train(trial), (losses, {"X": weight.detach().numpy()}, norms), initial)
 
 
 def test_lora_equals_peft(folders, family):
@@ -374,36 +374,36 @@ def test_lora_equals_peft(folders, family):
     trial = make_trial(
         folders, family, "lora", rank=3, learning_rate=5e-3, weight_decay=0.1, warmup=0.1, options={"alpha": 7.0}
     )
-    before, batches = factor_values(trial), batches_of(trial)
+    initial, batches = factor_values(trial), batches_of(trial)
     config = peft.LoraConfig(r=3, lora_alpha=7.0, lora_dropout=0.0, bias="none", fan_in_fan_out=family == "gpt2")
     wrapped = peft.get_peft_model(make_model(family), config).eval()
     trained = ((name, parameter) for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
     parameters = {name.removeprefix("base_model.model."): parameter for name, parameter in trained}
-    assert set(parameters) == set(before)
+    assert set(parameters) == set(initial)
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float64}
     with torch.no_grad():
         for name, parameter in parameters.items():
-            assert parameter.shape == before[name].shape
-            parameter.copy_(torch.tensor(before[name]))
+            assert parameter.shape == initial[name].shape
+            parameter.copy_(torch.tensor(initial[name]))
     optimizer = torch.optim.AdamW(parameters.values(), lr=5e-3, weight_decay=0.1)
     losses, norms = train_in_torch(
         list(parameters.values()), lambda batch: loss_of_text(family, wrapped, batch), batches, optimizer,
         linear(2)(optimizer),
     )  # fmt: skip
     result = train(trial)
-    assert_equal(result, (losses, arrays_of(parameters), norms), before)
-    assert all((value != before[name]).any() for name, value in result[1].items())
+    assert_equal(result, (losses, arrays_of(parameters), norms), initial)
+    assert all((value != initial[name]).any() for name, value in result[1].items())
 
 
 def test_fine_tuning_equals_a_plain_loop(folders, family):
     trial = make_trial(folders, family, "fine_tuning", learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    before, batches, model = factor_values(trial), batches_of(trial), make_model(family)
+    initial, batches, model = factor_values(trial), batches_of(trial), make_model(family)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        np.testing.assert_array_equal(parameter.detach().numpy(), before[name])
+        np.testing.assert_array_equal(parameter.detach().numpy(), initial[name])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     losses, norms = train_in_torch(
         list(model.parameters()), lambda batch: loss_of_text(family, model, batch), batches, optimizer,
         linear(2)(optimizer),
     )  # fmt: skip
-    assert_equal(train(trial), (losses, arrays_of(parameters), norms), before)
+    assert_equal(train(trial), (losses, arrays_of(parameters), norms), initial)

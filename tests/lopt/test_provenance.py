@@ -20,7 +20,7 @@ def git(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def committed(tmp_path_factory):
+def clean_checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "lopt", folder / "lopt", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("sweeps", "analysis"):
@@ -64,9 +64,9 @@ def dirty_flag(folder):
         ("cluster.yaml", False),
     ],
 )
-def test_only_changes_of_the_code_make_a_checkout_dirty(committed, tmp_path, name, expected):
+def test_only_changes_of_the_code_make_a_checkout_dirty(clean_checkout, tmp_path, name, expected):
     folder = tmp_path / "checkout"
-    shutil.copytree(committed, folder)
+    shutil.copytree(clean_checkout, folder)
     if name:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("a") as file:
@@ -74,16 +74,16 @@ def test_only_changes_of_the_code_make_a_checkout_dirty(committed, tmp_path, nam
     assert dirty_flag(folder) is expected
 
 
-def test_a_deleted_or_staged_file_makes_a_checkout_dirty(committed, tmp_path):
+def test_a_deleted_or_staged_file_makes_a_checkout_dirty(clean_checkout, tmp_path):
     folder = tmp_path / "checkout"
-    shutil.copytree(committed, folder)
+    shutil.copytree(clean_checkout, folder)
     (folder / "sweeps" / "__init__.py").unlink()
     assert dirty_flag(folder) is True
     git(folder, "add", "-A")
     assert dirty_flag(folder) is True
 
 
-def test_a_package_outside_of_a_checkout_has_no_dirty_flag(committed, tmp_path):
+def test_a_package_outside_of_a_checkout_has_no_dirty_flag(clean_checkout, tmp_path):
     folder = tmp_path / "checkout"
-    shutil.copytree(committed, folder, ignore=shutil.ignore_patterns(".git"))
+    shutil.copytree(clean_checkout, folder, ignore=shutil.ignore_patterns(".git"))
     assert dirty_flag(folder) is None

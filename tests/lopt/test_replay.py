@@ -14,40 +14,40 @@ from lopt.training import Trial
 
 
 @pytest.fixture
-def recorded(tiny, tmp_path):
+def write_record(tiny, tmp_path):
     """A function that trains a trial, for a number of evaluations or to its end, and writes its record."""
 
-    def write_record(evaluations=None, phase="confirm", **changes):
+    def train_and_write(evaluation_count=None, phase="confirm", **changes):
         trial = Trial(tiny.replace(**changes), phase=phase)
         for number, _ in enumerate(trial, start=1):
-            if number == evaluations:
+            if number == evaluation_count:
                 break
         path = tmp_path / "record.json"
         path.write_text(dumps(trial.finish(cell="c", stratum="c").to_dict()))
         return path
 
-    return write_record
+    return train_and_write
 
 
-def test_a_repeated_trial_is_equal_to_its_record(recorded, capsys):
-    assert main(["run", "--config", str(recorded())]) == 0
+def test_a_repeated_trial_is_equal_to_its_record(write_record, capsys):
+    assert main(["run", "--config", str(write_record())]) == 0
     out = capsys.readouterr().out
     assert "recorded: complete at step" in out
     assert "on the test split" in out
     assert out.splitlines()[-1] == "equal to its record"
 
 
-def test_a_record_is_read_from_a_url(recorded, capsys):
+def test_a_record_is_read_from_a_url(write_record, capsys):
     record = location(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
-    record.write_bytes(recorded().read_bytes())
+    record.write_bytes(write_record().read_bytes())
     assert main(["run", "--config", str(record)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "equal to its record"
     assert main(["run", "--config", str(record.with_name("other.json"))]) == 2
     assert f"--config {record.parent}/other.json cannot be read" in capsys.readouterr().err
 
 
-def test_the_differences_from_the_record_are_printed(recorded, capsys):
-    path = recorded()
+def test_the_differences_from_the_record_are_printed(write_record, capsys):
+    path = write_record()
     values = json.loads(path.read_text())
     values["evaluations"][0]["selection_loss"] += 0.25
     values["evaluations"][1]["selection_accuracy"] = 0.0
@@ -61,15 +61,15 @@ def test_the_differences_from_the_record_are_printed(recorded, capsys):
     assert "torch 0.1 →" in last
 
 
-def test_a_stopped_trial_runs_only_to_the_step_of_its_record(recorded, capsys):
-    assert main(["run", "--config", str(recorded(evaluations=1, phase="search"))]) == 0
+def test_a_stopped_trial_runs_only_to_the_step_of_its_record(write_record, capsys):
+    assert main(["run", "--config", str(write_record(evaluation_count=1, phase="search"))]) == 0
     out = capsys.readouterr().out
     assert "stopped at step 3" in out
     assert out.splitlines()[-1] == "equal to its record"
 
 
-def test_a_trial_that_fails_again_prints_its_traceback(recorded, capsys, monkeypatch):
-    path = recorded()
+def test_a_trial_that_fails_again_prints_its_traceback(write_record, capsys, monkeypatch):
+    path = write_record()
     values = {**json.loads(path.read_text()), "status": "failed", "evaluations": []}
     values["error"] = {"type": "ZeroDivisionError", "message": "x", "traceback": "x"}
     path.write_text(dumps(values))

@@ -12,7 +12,7 @@ import torch
 
 from lopt import evaluation, load_prompt, train
 from lopt.batches import evaluation_batches
-from lopt.evaluation import zero_shot
+from lopt.evaluation import measure_baselines
 from lopt.failure import failed_record
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
@@ -41,7 +41,7 @@ def test_the_metric_decides_which_step_is_the_best(tiny, metric, best):
     assert record.selection_step == best
     assert record.selection_accuracy == pytest.approx(scores[best][0])
     assert record.selection_score == pytest.approx(scores[best][metric == "macro_f1"])
-    row = record.flat()
+    row = record.to_row()
     assert (row["metric"], row["selection_score"]) == (metric, record.selection_score)
 
 
@@ -94,8 +94,8 @@ def test_a_trial_whose_loss_explodes_has_diverged(tiny, monkeypatch, factor, exp
 
 
 def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_gradient(tiny, monkeypatch):
-    whole, in_parts = (Trial(tiny.replace(precision="fp64", max_steps=6)) for _ in range(2))
-    real_loss, sizes = in_parts.loss, []
+    whole_trial, divided_trial = (Trial(tiny.replace(precision="fp64", max_steps=6)) for _ in range(2))
+    real_loss, sizes = divided_trial.loss, []
 
     def loss(positions):
         if len(positions) > 3:
@@ -103,22 +103,22 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_gradient(t
         sizes.append(len(positions))
         return real_loss(positions)
 
-    monkeypatch.setattr(in_parts, "loss", loss)
+    monkeypatch.setattr(divided_trial, "loss", loss)
     for _ in range(2):
-        torch.testing.assert_close(in_parts.update(), whole.update(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(divided_trial.update(), whole_trial.update(), rtol=0, atol=1e-12)
     assert sizes == [2] * 8, "the size that fits is kept"
-    for name, factor in whole.factors.items():
-        torch.testing.assert_close(in_parts.factors[name], factor, rtol=0, atol=1e-12)
-    monkeypatch.setattr(in_parts, "loss", lambda positions: (_ for _ in ()).throw(MemoryError("not even one")))
+    for name, factor in whole_trial.factors.items():
+        torch.testing.assert_close(divided_trial.factors[name], factor, rtol=0, atol=1e-12)
+    monkeypatch.setattr(divided_trial, "loss", lambda positions: (_ for _ in ()).throw(MemoryError("not even one")))
     with pytest.raises(MemoryError, match="not even one"):
-        in_parts.update()
+        divided_trial.update()
 
 
 def test_every_evaluation_shows_whether_a_prediction_has_changed(tiny):
-    learning = train(tiny.replace(max_steps=30, learning_rate=0.5))
-    standing_still = train(tiny.replace(max_steps=30, learning_rate=1e-12))
-    assert len({evaluation.predictions for evaluation in learning.evaluations}) > 1
-    assert len({evaluation.predictions for evaluation in standing_still.evaluations}) == 1
+    learning_record = train(tiny.replace(max_steps=30, learning_rate=0.5))
+    constant_record = train(tiny.replace(max_steps=30, learning_rate=1e-12))
+    assert len({evaluation.predictions for evaluation in learning_record.evaluations}) > 1
+    assert len({evaluation.predictions for evaluation in constant_record.evaluations}) == 1
 
 
 def test_a_trial_whose_loss_is_not_a_number_has_diverged_and_keeps_its_earlier_evaluation(tiny, monkeypatch):
@@ -179,7 +179,7 @@ def test_a_failure_is_recorded_with_its_traceback(tiny):
     assert record.status == "failed"
     assert record.error["type"] == "MemoryError"
     assert "test_training" in record.error["traceback"]
-    assert record.flat()["error"] == "MemoryError: too much"
+    assert record.to_row()["error"] == "MemoryError: too much"
 
 
 def test_precision_is_resolved_once(tiny):
@@ -199,7 +199,7 @@ def test_training_lowers_the_loss_on_the_training_examples(tiny):
 
 
 def test_the_baselines_are_those_of_the_reported_split(tiny):
-    baselines = zero_shot(tiny)
+    baselines = measure_baselines(tiny)
     assert baselines["majority_accuracy"] == 0.5
     assert baselines["test_n"] == 120
     assert 0 <= baselines["zero_shot_accuracy"] <= 1
@@ -262,7 +262,7 @@ def test_factors_of_another_shape_are_refused_in_one_line(tiny, tmp_path, method
 
     train(tiny.replace(method=method, length=length, rank=rank, learning_rate=1e-3, options={}), artifact=tmp_path)
     tensors = load_file(tmp_path / "prompt.safetensors")
-    name = next(n for n in tensors if n.endswith(ending))
+    name = next(name for name in tensors if name.endswith(ending))
     tensors[name] = tensors[name][:rows].clone()
     save_file(tensors, tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match=r"is damaged|not those of") as caught:
@@ -295,12 +295,12 @@ def test_every_learning_rate_warms_up_and_falls(tiny):
 def test_a_prompt_of_another_revision_is_refused(tiny, tmp_path):
     trial = Trial(tiny)
     for change in ({"model_revision": "another"}, {"data_revision": "another"}):
-        other = dataclasses.replace(trial.best_prompt(), config=trial.config.replace(**change))
-        other.save(tmp_path)
+        prompt = dataclasses.replace(trial.best_prompt(), config=trial.config.replace(**change))
+        prompt.save(tmp_path)
         with pytest.raises(ValueError, match="at revision another, but its revision here is"):
             load_prompt(tmp_path).evaluate()
         with pytest.raises(ValueError, match="at revision another, but its revision here is"):
-            Trial(other.config)
+            Trial(prompt.config)
 
 
 def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
@@ -323,7 +323,7 @@ def test_an_evaluation_batch_that_does_not_fit_is_computed_in_parts_and_the_othe
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
-    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH))
+    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH_SIZE))
     tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
     most_tokens, real_logits, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 

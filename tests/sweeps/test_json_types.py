@@ -111,7 +111,7 @@ def test_a_checkpoint_with_a_damaged_header_is_left_out(tmp_path, header):
     assert store.interrupted() == []
     if "config" not in header:
         with pytest.raises(ValueError, match=r"\S"):
-            checkpoint.describe(path)
+            checkpoint.read_description(path)
 
 
 def test_damaged_records_of_other_runs_are_left_out(out):  # noqa: F811

@@ -182,7 +182,7 @@ def test_an_interrupted_sweep_in_s3_goes_on_from_its_checkpoint(s3, tmp_path, cu
 
 @pytest.mark.parametrize("first_bytes", [16, 1 << 16])
 def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny, monkeypatch, first_bytes):
-    monkeypatch.setattr(checkpoint, "_FIRST_BYTES", first_bytes)  # shorter and longer than the header
+    monkeypatch.setattr(checkpoint, "_FIRST_READ_BYTES", first_bytes)  # shorter and longer than the header
     trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.to_checkpoint(cell="here")
@@ -194,12 +194,12 @@ def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny,
         return parts[-1]
 
     monkeypatch.setattr(checkpoint, "read_part", read_part)
-    description = checkpoint.describe(path)
+    description = checkpoint.read_description(path)
     assert (description["key"], description["cell"], description["step"]) == (trial.config.key, "here", trial.step)
     assert sum(map(len, parts)) < len(content) or first_bytes > 16
     write(path, content[:100])
     with pytest.raises(ValueError):
-        checkpoint.describe(path)
+        checkpoint.read_description(path)
 
 
 def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):

@@ -300,7 +300,7 @@ def test_budgets_hold_on_a_cluster(tmp_path):
         process = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
         assert process.returncode == 4, process.stdout + process.stderr
         (path,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
-        assert checkpoint.describe(path)["elapsed_s"] < 20, (
+        assert checkpoint.read_description(path)["elapsed_s"] < 20, (
             "it would be 40 s if only the reserved quarter of the GPU counted"
         )
     finally:

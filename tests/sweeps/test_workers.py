@@ -15,7 +15,7 @@ import pytest
 
 from lopt import methods
 from lopt.engine import Engine
-from lopt.records import MEASURED, TrialRecord
+from lopt.records import MEASURED_FIELDS, TrialRecord
 from lopt.resolve import resolve
 from lopt.training import Trial
 from sweeps.on_ray.cluster import Allocation
@@ -55,7 +55,7 @@ def run_clients(worker, jobs):
 def comparable(report):
     """A report without durations, and with rounded losses: packing adds numbers in another order."""
     record = json.loads(report["record"])
-    for name in MEASURED:
+    for name in MEASURED_FIELDS:
         record.pop(name)
     for evaluation in record["evaluations"]:
         evaluation.pop("wall_time_s")
