@@ -113,7 +113,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
     space = spaces.load("table2", "paper")
     cells = {cell.fixed["task"]: cell for cell in space.cells if cell.fixed["method"] == "dept"}
     for task, run in DEPT_RUNS.items():
-        example, (first,) = space.example(cells[task]), cells[task].first
+        example, (first,) = space.sample_trial(cells[task]), cells[task].first
         assert (example.length, example.rank) == (run.length, run.rank)
         assert first == {"learning_rate": run.learning_rate, "update_learning_rate": run.update_learning_rate}
         assert (example.learning_rate, example.options["update_learning_rate"]) == tuple(first.values())
@@ -126,7 +126,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
 def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
     space = spaces.load("table2", "paper")
     for task in DEPT_RUNS:
-        examples = [space.example(cell) for cell in space.cells if cell.fixed["task"] == task]
+        examples = [space.sample_trial(cell) for cell in space.cells if cell.fixed["task"] == task]
         (protocol,) = {(e.max_steps, e.batch_size, e.eval_every, e.max_tokens, e.holdout, e.metric) for e in examples}
         assert protocol[-1] == ("macro_f1" if task == "cb" else "accuracy")
 
