@@ -11,7 +11,7 @@ from lopt.records import TrialRecord
 from sweeps.planning.plan import Plan
 from sweeps.progress import clock
 from sweeps.results.store import Store
-from sweeps.search.winners import confirmed_winners
+from sweeps.search.winners import winners_confirm_trials
 
 
 def summarise(
@@ -64,7 +64,7 @@ def _failure_lines(store: Store, failed: list[TrialRecord], same_command: str) -
 
 def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
     """Return the cells (in a free search, the sizes) whose winner has no complete confirm trial."""
-    confirmed = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
+    confirmed = {stratum for stratum, record in winners_confirm_trials(records) if record.status == "complete"}
     if plan.space.by_size:
         sizes = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
         return sorted(sizes - confirmed) or ([] if confirmed else ["every size"])

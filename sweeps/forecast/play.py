@@ -16,8 +16,8 @@ import numpy as np
 
 from sweeps.planning.points import trial_count
 from sweeps.search.early_stopping import Decision, EarlyStopping
-from sweeps.search.turns import CellTurns, Turns
-from sweeps.search.winners import confirmed_winners
+from sweeps.search.turns import CellCounts, Turns
+from sweeps.search.winners import winners_confirm_trials
 
 if TYPE_CHECKING:
     from lopt.records import TrialRecord
@@ -50,7 +50,7 @@ class Cost:
 
 
 @dataclass(eq=False, kw_only=True)
-class _Cell(CellTurns):
+class _Cell(CellCounts):
     """A cell of the simulated sweep."""
 
     costs: Sequence[Cost]  # the kinds of trial that its search may propose
@@ -148,12 +148,12 @@ class SimulatedSweep:
         finished: Sequence[TrialRecord] = (),
         trials: Sequence[int] = (),
         audit: float = 0.0,
-        audited: Mapping[str, int] = MappingProxyType({}),
+        audited_steps: Mapping[str, int] = MappingProxyType({}),
         number: int = 0,
     ) -> None:
         self._space, self._concurrent = space, concurrent
         self._quality, self._pick, self._number = quality, pick, number
-        self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
+        self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
         self._early_stopping.replay(finished)
         trials = trials or [trial_count(space, cell) for cell in space.cells]
         cells = [
@@ -205,7 +205,7 @@ class SimulatedSweep:
         turn = self._turns.next()
         if turn is None:
             return None
-        cost = turn.waiting or turn.cell.costs[self._pick(len(turn.cell.costs))]
+        cost = turn.waiting_trial or turn.cell.costs[self._pick(len(turn.cell.costs))]
         self.trials += 1
         turn.cell.running_count += 1
         last_step = self._space.max_steps
@@ -250,11 +250,11 @@ class SimulatedSweep:
             self._queue_winners(trial.cell)
 
     def _queue_winners(self, cell: _Cell) -> None:
-        if cell.searched and not cell.confirming:
-            cell.confirming = True
+        if cell.search_is_over and not cell.confirm_queued:
+            cell.confirm_queued = True
             for stratum, cost in sorted(cell.strata.items()):
                 left = max(0, self._space.confirm_seeds - cell.confirmed.get(stratum, 0))
-                self._turns.confirm.extend([(cell, cost)] * left)
+                self._turns.confirm_trials.extend([(cell, cost)] * left)
 
 
 def _simulated_cell(
@@ -268,7 +268,9 @@ def _simulated_cell(
         costs_in_stratum = [cost for cost in costs if cost.stratum == record.stratum]
         strata[record.stratum or ""] = (costs_in_stratum or costs)[0]
     started = min(trials, len(searched))
-    winners = confirmed_winners(records) if started == trials else []  # as long as the search goes on they may change
+    winners = (
+        winners_confirm_trials(records) if started == trials else []
+    )  # as long as the search goes on they may change
     confirmed = Counter(stratum for stratum, _ in winners)
     return _Cell(planned_count=trials, started_count=started, costs=costs, strata=strata, confirmed=confirmed)
 
@@ -312,7 +314,7 @@ def forecast(
     start_s: float = 0.0,
     finished: Sequence[TrialRecord] = (),
     audit: float = 0.0,
-    audited: Mapping[str, int] = MappingProxyType({}),
+    audited_steps: Mapping[str, int] = MappingProxyType({}),
     simulations: int = SIMULATIONS,
 ) -> Forecast:
     """Return the times within which 90 % of the simulated sweeps end.
@@ -337,7 +339,7 @@ def forecast(
             finished=finished,
             trials=trials_by_cell,
             audit=audit,
-            audited=audited,
+            audited_steps=audited_steps,
             number=seed,
         ).run()
         sweeps.append(sweep)

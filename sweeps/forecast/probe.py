@@ -28,7 +28,7 @@ _POINTS = 40  # configurations measured for a cell whose trials differ in more t
 _LEAST_SPREAD, _MOST_SPREAD = 0.08, 0.15
 # On a machine without a GPU, the driver and the starts of the trials' processes take time from the training steps. In
 # four runs the demo's ablation took 1.03 to 1.20 times as long as its steps alone would suggest (LOG.md).
-BESIDE_ON_CPU = 1.1
+CPU_SLOWDOWN = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def predict(
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
     audit: float = 0.0,
-    audited: Mapping[str, int] = MappingProxyType({}),
+    audited_steps: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """Predict the rest of a sweep; return the prediction in the form of `probe.json`.
@@ -101,7 +101,7 @@ def predict(
         start_s=start_s,
         finished=finished,
         audit=audit,
-        audited=audited,
+        audited_steps=audited_steps,
     )
     price_per_s = (price_per_hour or 0.0) / 3600
     return {
@@ -128,7 +128,7 @@ def predict(
     }
 
 
-def in_this_process(elapsed_s: float) -> Resources:
+def resources_of_this_process(elapsed_s: float) -> Resources:
     """Return the resources of this process, in which trials run one at a time.
 
     Args:

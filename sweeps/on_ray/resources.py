@@ -9,7 +9,7 @@ import ray
 
 from lopt.config import TrialConfig
 from sweeps.forecast.measure import measure
-from sweeps.forecast.probe import BESIDE_ON_CPU, Resources
+from sweeps.forecast.probe import CPU_SLOWDOWN, Resources
 from sweeps.on_ray import cluster
 from sweeps.on_ray.keeper import call_in_worker
 from sweeps.on_ray.tune import ReadyCluster
@@ -64,7 +64,7 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
         alone=alone,
         start_s=start_s,
         measure=measure_on_cluster,
-        slower=1.0 if machines.has_gpus else BESIDE_ON_CPU,
+        slower=1.0 if machines.has_gpus else CPU_SLOWDOWN,
     )
 
 

@@ -111,7 +111,7 @@ def test_trials_of_a_renamed_cell_belong_to_the_cell_of_the_new_name(tmp_path, c
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "complete: 3 trials" in out
-    assert "3 trials now belong to another cell, which has their settings: between → after" in out
+    assert "3 trials now belong to another cell, which has the same settings: between → after" in out
     store = Store(tmp_path, "run")
     assert store.left_out_keys() == []
     assert {record.cell for record in store.records()} == {record.stratum for record in store.records()} == {"after"}

@@ -189,11 +189,11 @@ def test_an_audited_trial_goes_on_without_competing(tiny):
 
     # A later command restores the trial and does not stop it if it is known to be audited.
     record = make_record(tiny, accuracy=0.1, steps=8, cell="a")
-    for audited in ({record.key: 2}, {}):
-        continued = asha_by_stratum(audited=audited)
+    for audited_steps in ({record.key: 2}, {}):
+        continued = asha_by_stratum(audited_steps=audited_steps)
         continued.replay([make_record(tiny.replace(seed=seed), accuracy=0.9, cell="a") for seed in range(1, 9)])
         continued.restore(record)
-        expected = Decision.GO_ON if audited else Decision.STOP
+        expected = Decision.GO_ON if audited_steps else Decision.STOP
         assert continued.report("a", record.key, 8, 0.1) is expected
 
 

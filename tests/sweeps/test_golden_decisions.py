@@ -87,8 +87,8 @@ class Command:
 
     def __init__(self, space, training, events, audit, earlier=None):
         self.space, self.training, self.events, self.running = space, training, events, {}
-        records, audited, interrupted = earlier or ({}, {}, [])
-        self.records, self.audited, self.number = records, audited, 0
+        records, audited_steps, interrupted = earlier or ({}, {}, [])
+        self.records, self.audited_steps, self.number = records, audited_steps, 0
         finished = [record for record in records.values() if record.status != "failed"]
         failed = [records.pop(record.key) for record in list(records.values()) if record.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
@@ -96,7 +96,7 @@ class Command:
             space, resolve=round_learning_rate, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
-        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
+        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
         self.early_stopping.replay(finished)
 
     def run(self, most_events=None):
@@ -155,7 +155,7 @@ class Command:
         decision = self.early_stopping.report(trial.queued.stratum, trial.config.key, step, best)
         if decision is Decision.AUDIT:
             self.events.append(f"audit {name}")
-            self.audited[trial.config.key] = step
+            self.audited_steps[trial.config.key] = step
         return decision is Decision.STOP
 
     def end(self, name, status):
@@ -182,7 +182,7 @@ class Command:
             for trial in sorted(self.running.values(), key=lambda trial: trial.config.key)
             if trial.queued.phase == "search" and trial.evaluations
         ]
-        return self.records, self.audited, interrupted
+        return self.records, self.audited_steps, interrupted
 
 
 def events_of(scenario):

@@ -89,7 +89,7 @@ def search_trials(driver):
 def test_untried_values_run_whatever_has_been_confirmed(commands, values_tried):
     tried_rates = set()
     for driver, expected in zip(run_commands(commands), values_tried, strict=True):
-        (lopt1,) = [queue for queue in driver.cell_queues if queue.cell.name == "lopt1 n=4 r=2"]
+        (lopt1,) = [queue for queue in driver.cell_searches if queue.cell.name == "lopt1 n=4 r=2"]
         tried_rates |= set(rates(driver))
         if lopt1.study:
             in_range = {rate for rate in tried_rates if rate in lopt1.cell.search["learning_rate"]}
