@@ -54,7 +54,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
         threads: the number of processor threads; None leaves it as it is.
 
     Returns:
-        `costs`: for each configuration, times in seconds by the names of fields of `sweeps.forecast.play.Cost`.
+        `costs`: for each configuration, times in seconds by the names of fields of `sweeps.forecast.simulate.Cost`.
         `figures`: the measurements of each kind, for a reader.
         `spread`: standard deviation of the logarithm of a step's time.
         `hardware`: the machine, as records name it.

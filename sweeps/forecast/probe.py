@@ -1,6 +1,6 @@
 """The prediction of how long a sweep will take.
 
-`sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.play` simulates the
+`sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.simulate` simulates the
 sweep with these costs. The range that is printed has two sources: the spread between simulations, and the spread
 of the measured steps.
 """
@@ -74,7 +74,7 @@ def predict(
         audit, audited: as for `EarlyStopping`.
         price_per_hour: the price of the machines, in any currency.
     """
-    from sweeps.forecast.play import HIGH, LOW, Cost, forecast
+    from sweeps.forecast.simulate import HIGH, LOW, Cost, forecast
 
     slower = resources.slower
     cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in samples(space, cell)]

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from sweeps import spaces
-from sweeps.forecast.play import Cost, SimulatedSweep, forecast, random_quality
+from sweeps.forecast.simulate import Cost, SimulatedSweep, forecast, random_quality
 from sweeps.planning import settings
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
