@@ -227,7 +227,7 @@ def test_a_sweep_of_slower_steps_takes_longer_by_the_same_factor(factor):
 @examples(deadline=None, max_examples=25)
 @given(trials=st.integers(1, 6), seeds=st.integers(1, 4))
 def test_a_sweep_of_more_trials_takes_longer(trials, seeds):
-    """The median is longer. Early stopping is off, since with it one more trial can stop another one earlier."""
+    """The median is longer. Early stopping is off, because with it one more trial can stop another one earlier."""
     base = {"trials": trials, "confirm_seeds": seeds, "grace_steps": 100}
     shorter = short_forecast(smoke_with(**base), simulation_count=3)
     for change in ({"confirm_seeds": seeds + 1}, {"trials": trials + 1}):
@@ -245,7 +245,7 @@ def test_qualities_are_alike_at_the_rungs_of_one_trial_and_differ_between_trials
     assert min(correlations) > -0.2
 
 
-def test_every_simulation_assigns_its_trials_to_brackets_anew():
+def test_every_simulation_assigns_its_trials_to_brackets_again():
     space = smoke_with(stopping="hyperband", trials=3)
     costs = [[cost(cell.name)] for cell in space.cells]
     options = {"device_count": 1, "max_concurrent": 4, "quality": falling_quality}

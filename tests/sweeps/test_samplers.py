@@ -120,10 +120,7 @@ def test_cma_es_searches_two_ranges_and_comes_nearer_to_the_best_point_than_rand
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["--space", "smoke", "--set", "sampler=cma_es"],
-            ["two ranges", "searches only one range", "as tpe"],
-        ),
+        (["--space", "smoke", "--set", "sampler=cma_es"], ["two ranges", "searches only one range", "as tpe"]),
         (["--space", "search", "--set", "sampler=cma_es"], ["method", "two ranges or more"]),
         (["--space", "smoke", "--set", "sampler=bayes"], ["unknown sampler 'bayes'", "cma_es, qmc, random, tpe"]),
         (["--space", "smoke", "--set", "stopping=halving"], ["unknown stopping rule", "asha, hyperband, median, none"]),
@@ -142,8 +139,8 @@ def test_cma_es_without_its_package_says_how_to_get_it(monkeypatch):
 
 @pytest.mark.parametrize("rule", ["hyperband", "median", "none"])
 def test_a_sweep_runs_with_another_sampler_and_another_stopping_rule(tmp_path, capsys, rule):
-    """The plan names both. The run continues with another sampler, but not with another stopping rule, since its trials
-    would not be comparable."""
+    """The plan names both. The run continues with another sampler, but not with another stopping rule, because its
+    trials would not be comparable."""
     command = ["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--set", f"stopping={rule}"]
     assert main([*command, "--set", "sampler=qmc", "--track", "events", "--track", "events"]) == 0
     out = capsys.readouterr().out

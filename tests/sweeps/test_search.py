@@ -36,9 +36,9 @@ def test_every_cell_gets_its_equal_number_of_trials_then_its_winner_is_confirmed
 def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the_others():
     space = spaces.load("smoke", "paper")
     uninterrupted = Driver(space, by_rate).run()
-    for finished_trials in (4, 9, 11):
+    for finished_count in (4, 9, 11):
         first = Driver(space, by_rate)
-        for _ in range(finished_trials):
+        for _ in range(finished_count):
             first.end(first.start())
         continued = Driver(space, by_rate, finished=first.records.values()).run()
         assert not set(first.records) & {trial.config.key for trial in continued.trials}
@@ -165,8 +165,8 @@ def test_replayed_trials_of_the_free_search_have_the_points_that_were_proposed()
     space = settings.with_settings(spaces.load("search", "demo"), {"trials": "12", "backbone": "tiny", "task": "toy"})
     driver = Driver(space, by_rate).run()
     continued = Driver(space, by_rate, finished=driver.records.values())
-    (continued_queue,), (cell_search,) = continued.cell_searches, driver.cell_searches
-    replayed, proposed = continued_queue.study._study.get_trials(), cell_search.study._study.get_trials()
+    (continued_search,), (cell_search,) = continued.cell_searches, driver.cell_searches
+    replayed, proposed = continued_search.study._study.get_trials(), cell_search.study._study.get_trials()
     assert {tuple(sorted(trial.params.items())) for trial in replayed} >= {
         tuple(sorted(_with_cut_rank(trial.params).items())) for trial in proposed
     }
@@ -189,8 +189,8 @@ def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
     assert winner([worse, better, stopped, diverged]) == better
     assert winner([stopped, diverged]) == stopped
     assert winner([diverged]) is None
-    of_lower_loss = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
-    assert winner([better, of_lower_loss]) == of_lower_loss, "among equal accuracies the lowest loss decides"
+    with_lower_loss = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
+    assert winner([better, with_lower_loss]) == with_lower_loss, "among equal accuracies the lowest loss decides"
 
 
 def test_a_stopped_trial_is_confirmed_if_no_trial_is_complete():
@@ -220,7 +220,7 @@ def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
 
 
 def test_an_interrupted_trial_comes_first_and_its_study_knows_it():
-    """Otherwise its checkpoint would be lost: a sampler that has learned more proposes other points."""
+    """Otherwise its checkpoint would be lost, because a sampler that has learned more proposes other points."""
     space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "14"})
     first = Driver(space, by_rate)
     for _ in range(36):
@@ -234,7 +234,7 @@ def test_an_interrupted_trial_comes_first_and_its_study_knows_it():
     )
     resumed = continued.start()
     assert resumed.config == interrupted.config
-    (cell_search,) = [queue for queue in continued.cell_searches if queue.cell.name == interrupted.cell.name]
+    (cell_search,) = [search for search in continued.cell_searches if search.cell.name == interrupted.cell.name]
     assert cell_search.study.states()["running"] == 1
     continued.end(resumed)
     continued.run()
@@ -286,5 +286,5 @@ def test_a_metric_cannot_be_searched():
         dataclasses.replace(cell, search={**cell.search, "metric": Choice(("accuracy", "macro_f1"))})
         for cell in smoke.cells
     )
-    with pytest.raises(ValueError, match="metric is the same for all trials of a cell; set it in `fixed` or `base`"):
+    with pytest.raises(ValueError, match="metric is the same for all trials of a cell; give it in fixed or base"):
         check_space(dataclasses.replace(smoke, grid=lambda axes: cells))
