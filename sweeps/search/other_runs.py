@@ -128,7 +128,7 @@ def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     """Return whether the search of a cell can learn from a trial of another run.
 
     The trial must have the cell's method and shape and lie inside its ranges; its task and backbone do not matter. It
-    must have been scored by the cell's metric, since scores by another metric cannot be compared.
+    must have been scored by the cell's metric, because scores by another metric cannot be compared.
     """
     config = _config_of(record)
     if config is None or config.metric != metric:

@@ -224,7 +224,7 @@ def test_no_trial_stops_in_its_grace_period_or_when_it_is_the_best(rule):
 
 
 def test_the_expected_steps_are_those_of_equally_good_trials(rule):
-    """The scores of many equal trials, one after another, are random; the expected steps are right up to a factor 1.5."""
+    """The scores of many equal trials, one after another, are random. The expected steps are right within 50 %."""
     generator, total_steps, expected_steps = random.Random(2), 0, 0.0
     for number in range(300):
         best = 0.0
