@@ -45,7 +45,7 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
 
     task, backbone = tasks.get(config.task), backbones.load(config.backbone, "fp32")
     data, examples = prepare(config, backbone), load_split(task, task.train)
-    template, files = backbone.complete(config.template), {}
+    template, files = backbone.fill_template(config.template or ""), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
         assert not encoded.truncated, "Trainer would cut the template: raise max_tokens"
         texts = [render(task, template, examples[example_id].fields)[0] for example_id in encoded.example_ids]

@@ -40,6 +40,6 @@ class Rungs:
         return False
 
     def forget(self, key: str) -> None:
-        """Remove a trial that will start over from every rung."""
+        """Remove a trial from every rung, because it will start over."""
         for _, values in self._rungs:
             values.pop(key, None)
