@@ -41,7 +41,7 @@ def intervals(times: Sequence[float]) -> list[float]:
 
 
 def run_in_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call every contender once in each round, in every other round in reverse order; return their results by name."""
+    """Call every contender once in each round, in reverse order in every second round; return their results by name."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for round_number in range(rounds):
         for name in list(contenders)[:: -1 if round_number % 2 else 1]:

@@ -6,11 +6,11 @@ Twenty-four trials (`twenty_four.py`) run on two nodes of one processor each. At
 in turn the driver, a worker, a trial's process, the keeper, and the raylet of the second node. After a death of the
 driver the same command is started again; a dead node is replaced by a new one.
 
-In the end every trial must have finished exactly once, no trial may have gone back behind a checkpoint, and every
-record must equal that of the undisturbed run, except for times. Records of trials that train alone must be equal bit
-for bit. Records of trials that share a pass must be equal within a tolerance, since a pass adds numbers in another
-order when trials join or leave it. The benchmark observes everything from outside: the checkpoints, the records, the
-command's output and its processes. The exit code is 1 if it observes a fault.
+In the end every trial must have finished exactly once, no trial may have lost steps before its last checkpoint, and
+every record must equal that of the undisturbed run, except for times. Records of trials that train alone must be equal
+bit for bit. Records of trials that share a pass must be equal within a tolerance, because a pass adds numbers in
+another order when trials join or leave it. The benchmark observes everything from outside: the checkpoints, the
+records, the command's output and its processes. The exit code is 1 if it observes a fault.
 """
 
 import argparse
@@ -56,9 +56,9 @@ class RunObserver:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.steps: dict[str, int] = {}  # of each trial according to its last checkpoint or its record, by key
+        self.steps: dict[str, int] = {}  # steps of each trial in its last checkpoint or its record, by key
         self.faults: list[str] = []  # descriptions of what must not have happened
-        self._start_times: dict[str, str] = {}  # by key; a trial that begins again has another start time
+        self._start_times: dict[str, str] = {}  # by key; a trial that starts over has another start time
         self._record_files: dict[str, tuple[int, int]] = {}  # inode and write time, by file name
 
     def observe(self) -> int:
@@ -82,7 +82,7 @@ class RunObserver:
         if step < self.steps.get(key, 0):
             self.faults.append(f"trial {key} went back from step {self.steps[key]} to {step}")
         if self._start_times.setdefault(key, started_at) != started_at:
-            self.faults.append(f"trial {key} had a checkpoint and began again")
+            self.faults.append(f"trial {key} had a checkpoint and started over")
         self.steps[key], self._start_times[key] = step, started_at
 
 
@@ -160,24 +160,24 @@ class Kill:
     """One kill and its consequences up to the next kill."""
 
     victim: str
-    at_steps: int  # steps of all trials when it struck
+    at_steps: int  # steps of all trials together at the time of the kill
     at_s: float
-    back_s: float = 0.0  # time until the last of the trials that it hit continued
+    back_s: float = 0.0  # time until all trials that it interrupted had continued
     trials_back: int = 0  # number of trials that continued from a checkpoint
-    repeated: int = 0  # the most steps done twice, since a checkpoint is as old as the last evaluation
-    known: dict[str, int]  # steps of the trials according to their checkpoints, by key
+    repeated: int = 0  # largest possible number of steps done twice: a checkpoint is as old as the last evaluation
+    saved_steps: dict[str, int]  # steps of each trial in its last checkpoint, by key
 
 
 def disturb(
-    nodes: Nodes, driver: Driver, observer: RunObserver, moments: list[int], generator: random.Random
+    nodes: Nodes, driver: Driver, observer: RunObserver, kill_steps: list[int], generator: random.Random
 ) -> tuple[list[Kill], int]:
-    """Kill a process at each moment, a number of steps; then wait for the end.
+    """Kill a process at each of these numbers of steps, then wait for the end.
 
     Returns:
         The kills and the command's exit code.
     """
     kills: list[Kill] = []
-    for moment, victim in zip(moments, itertools.cycle(VICTIMS), strict=False):
+    for kill_step, victim in zip(kill_steps, itertools.cycle(VICTIMS), strict=False):
         steps_before, last_kill_s = observer.observe(), time.monotonic()
         while True:
             time.sleep(_POLL_S)
@@ -185,24 +185,24 @@ def disturb(
                 return kills, driver.wait()
             steps = observer.observe()
             if time.monotonic() - last_kill_s > _STUCK_S and steps == steps_before:
-                observer.faults.append(f"no trial went on after kill {len(kills)}")
+                observer.faults.append(f"no trial continued after kill {len(kills)}")
                 driver.process.kill()
                 driver.wait()
                 return kills, -1
-            # A trial that dies three times without a step in between fails, and rightly so.
-            if steps < moment or steps == steps_before:
+            # There must be new steps since the last kill, because a trial that dies three times at one step fails.
+            if steps < kill_step or steps == steps_before:
                 continue
             if victim == DRIVER:
                 process = psutil.Process(driver.process.pid)
             elif victim == RAYLET:
-                nodes.find_processes(*TITLES.values())  # so that `leftover_faults` knows the processes of the raylet
+                nodes.find_processes(*TITLES.values())  # so that `leftover_faults` checks the raylet's processes, too
                 process = nodes.raylet
             elif processes := nodes.find_processes(TITLES[victim]):
                 process = generator.choice(sorted(processes, key=lambda process: process.pid))
             else:
                 continue
             break
-        kills.append(Kill(victim=victim, at_steps=steps, at_s=time.monotonic(), known=dict(observer.steps)))
+        kills.append(Kill(victim=victim, at_steps=steps, at_s=time.monotonic(), saved_steps=dict(observer.steps)))
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
         print(f"kill {len(kills)}: {victim} at step {steps:,}", file=sys.stderr, flush=True)
@@ -234,11 +234,11 @@ def attribute_output(
         if event == "begins anew":
             yield line
             continue
-        resumed_at, known = int(step.replace(",", "")), kill.known.get(keys.get((phase, cell), ""), 0)
-        if resumed_at < known:
-            yield f"{phase} {cell} continued at step {resumed_at} although it had a checkpoint at step {known}"
+        resumed_at, saved_step = int(step.replace(",", "")), kill.saved_steps.get(keys.get((phase, cell), ""), 0)
+        if resumed_at < saved_step:
+            yield f"{phase} {cell} continued at step {resumed_at} although it had a checkpoint at step {saved_step}"
         kill.trials_back += 1
-        kill.repeated += max(0, known - resumed_at) + eval_every - 1
+        kill.repeated += max(0, saved_step - resumed_at) + eval_every - 1
         kill.back_s = time_s - kill.at_s
 
 
@@ -257,27 +257,27 @@ def compare_records(disturbed: Mapping[str, Any], undisturbed: Mapping[str, Any]
     """Return the faults of the disturbed run's records, and the largest difference within the tolerance."""
     from lopt.config import TrialConfig
 
-    largest = 0.0
+    largest_difference = 0.0
     faults = [f"trial {key} is lost" for key in sorted(set(undisturbed) - set(disturbed))]
-    faults += [f"trial {key} is one too many" for key in sorted(set(disturbed) - set(undisturbed))]
+    faults += [f"trial {key} is not in the undisturbed run" for key in sorted(set(disturbed) - set(undisturbed))]
     for key in sorted(set(disturbed) & set(undisturbed)):
         record = disturbed[key].to_dict()
         tolerance = TOLERANCE if TrialConfig.from_dict(record["config"]).shares_backbone else 0.0
         if record["status"] != "complete":
             faults.append(f"trial {key} is {record['status']}: {record['error']}")
         for path, difference in differences(record, undisturbed[key].to_dict()):
-            largest = max(largest, difference if difference <= tolerance else 0.0)
+            largest_difference = max(largest_difference, difference if difference <= tolerance else 0.0)
             if difference > tolerance:
                 faults.append(f"trial {key} ({record['cell']}, {record['phase']}): {path} differs by {difference:g}")
-    return faults, largest
+    return faults, largest_difference
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="seed that decides when and which processes are killed")
+    parser.add_argument("--seed", type=int, default=0, help="seed that decides which processes are killed, and when")
     parser.add_argument("--steps", type=int, default=400, help="steps of a trial (default 400)")
-    parser.add_argument("--quick", action="store_true", help="one kill of each kind, short trials")
+    parser.add_argument("--quick", action="store_true", help="make one kill of each kind, with short trials")
     _common.add_out_option(parser)
     options = parser.parse_args(argv)
     if options.quick:
@@ -294,32 +294,32 @@ def main(argv: list[str] | None = None) -> int:
             return {record.key: record for record in Store(out, run).records()}
 
         began = time.monotonic()
-        driver = Driver([*command, "alone"], nodes.address)
-        code = wait_for_end(driver, RunObserver(Path(out, "alone")))
-        alone_s, undisturbed = time.monotonic() - began, read_records("alone")
-        if code:
+        driver = Driver([*command, "undisturbed"], nodes.address)
+        exit_code = wait_for_end(driver, RunObserver(Path(out, "undisturbed")))
+        undisturbed_s, undisturbed = time.monotonic() - began, read_records("undisturbed")
+        if exit_code:
             print(driver.output)
             return 1
         steps = sum(record.steps for record in undisturbed.values())
         eval_every = next(iter(undisturbed.values())).config["eval_every"]
-        moments = sorted(generator.randrange(steps // 50, steps * 19 // 20) for _ in range(options.kills))
+        kill_steps = sorted(generator.randrange(steps // 50, steps * 19 // 20) for _ in range(options.kills))
 
         began, observer = time.monotonic(), RunObserver(Path(out, "disturbed"))
         driver = Driver([*command, "disturbed"], nodes.address)
-        kills, code = disturb(nodes, driver, observer, moments, generator)
+        kills, exit_code = disturb(nodes, driver, observer, kill_steps, generator)
         disturbed_s = time.monotonic() - began
         faults = list(observer.faults)
-        if code:
-            faults.append(f"the command ended with {code}: {driver.lines[-1:]}")
+        if exit_code:
+            faults.append(f"the command ended with exit code {exit_code}: {driver.lines[-1:]}")
         if len(kills) < options.kills:
-            faults.append(f"{len(kills)} kills instead of {options.kills}: the sweep ended too soon")
+            faults.append(f"the sweep ended after {len(kills)} kills instead of {options.kills}")
         keys = {(record.phase, record.cell): key for key, record in undisturbed.items()}
         faults += attribute_output(kills, driver, keys, eval_every)
-        record_faults, largest = compare_records(read_records("disturbed"), undisturbed)
+        record_faults, largest_difference = compare_records(read_records("disturbed"), undisturbed)
         faults += [*record_faults, *nodes.leftover_faults()]
-        _, traceback, rest = driver.output.partition("Traceback")
+        _, traceback, later_output = driver.output.partition("Traceback")
         if traceback:
-            faults.append(f"the command printed {(traceback + rest)[:4000]}")
+            faults.append(f"the command printed {(traceback + later_output)[:4000]}")
 
     for kill in kills:
         kill.at_s -= began
@@ -330,17 +330,17 @@ def main(argv: list[str] | None = None) -> int:
     ]  # fmt: skip
     header = ["kill", "at step", "at s", "victim", "s until all were back", "trials back", "steps repeated, at most"]
     print(_common.format_table(header, rows))
-    print(f"\n{len(undisturbed)} trials, {steps:,} steps: {alone_s:.0f} s undisturbed, {disturbed_s:.0f} s with "
+    print(f"\n{len(undisturbed)} trials, {steps:,} steps: {undisturbed_s:.0f} s undisturbed, {disturbed_s:.0f} s with "
           f"{len(kills)} kills")  # fmt: skip
-    print(f"largest difference of trials that share a pass: {largest:.2g} (tolerance {TOLERANCE:g}); others: none")
+    print(f"largest tolerated difference, for a shared pass: {largest_difference:.2g} (tolerance {TOLERANCE:g})")
     print(*(f"FAULT: {fault}\n" for fault in faults), sep="", end="")
-    no_faults = "every trial finished once, none began again, and all records are equal"
-    print(f"{len(faults)} faults" if faults else no_faults)
+    no_faults = "every trial finished once, none started over, and all records are equal"
+    print(f"number of faults: {len(faults)}" if faults else no_faults)
     result = {
         "settings": {name: value for name, value in vars(options).items() if name != "out"},
-        "kills": [{field: value for field, value in asdict(kill).items() if field != "known"} for kill in kills],
-        "trials": len(undisturbed), "steps": steps, "alone_s": alone_s, "disturbed_s": disturbed_s,
-        "largest_difference": largest, "faults": faults,
+        "kills": [{field: value for field, value in asdict(kill).items() if field != "saved_steps"} for kill in kills],
+        "trials": len(undisturbed), "steps": steps, "alone_s": undisturbed_s, "disturbed_s": disturbed_s,
+        "largest_difference": largest_difference, "faults": faults,
     }  # fmt: skip
     _common.save_result("chaos", {**context, **result}, options.out, smoke=options.quick)
     return 1 if faults else 0

@@ -1,9 +1,9 @@
 """Packed trials compared with the same trials alone: python benchmarks/equal.py [--seeds 5] [--steps 30] [--rate 0.05]
 
 The benchmark compares losses and accuracies of LoPT-1 over several seeds, on film-review sentences with the embedded
-backbone in fp32. A pass of packed trials adds numbers in another order, and training enlarges this difference: the
-accuracies must agree as closely as those of two seeds. At a high learning rate not even one trial repeats its result,
-packed or alone (LOG.md).
+backbone in fp32. A pass of packed trials adds numbers in another order, and training enlarges this difference. The
+accuracies must agree as closely as those of two seeds. At a high learning rate a trial does not even repeat its own
+result, packed or alone (LOG.md).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks import _common
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, each of which is one trial (default 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, with one trial each (default 5)")
     parser.add_argument("--steps", type=int, default=30, help="steps of a trial (default 30)")
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate at the start; it falls linearly")
     parser.add_argument("--backbone", default="embedded")
@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     for _ in itertools.chain(*alone, engine):  # iterating over a trial or an engine trains to the end
         pass
     alone_losses, packed_losses = ([trial.evaluations[0].train_loss for trial in trials] for trials in (alone, packed))
-    loss_difference = max(abs(loss - other) for loss, other in zip(alone_losses, packed_losses, strict=True))
+    loss_difference = max(
+        abs(alone_loss - packed_loss) for alone_loss, packed_loss in zip(alone_losses, packed_losses, strict=True)
+    )
     alone_accuracies, packed_accuracies = (
         [trial.evaluations[-1].selection_accuracy for trial in trials] for trials in (alone, packed)
     )
@@ -68,13 +70,13 @@ def main(argv: list[str] | None = None) -> int:
         percentages = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
         print(f"{name:<7} {percentages}; mean {mean:.1f}, standard deviation {spread:.1f}")
     print(f"largest difference of the mean loss up to the first evaluation: {loss_difference:.2g}")
-    gaps = [
-        packed_accuracy - accuracy
-        for accuracy, packed_accuracy in zip(alone_accuracies, packed_accuracies, strict=True)
+    differences = [
+        packed_accuracy - alone_accuracy
+        for alone_accuracy, packed_accuracy in zip(alone_accuracies, packed_accuracies, strict=True)
     ]
     if options.seeds > 1:
-        half_width = float(stdtrit(options.seeds - 1, 0.975)) * statistics.stdev(gaps) / math.sqrt(options.seeds)
-        mean = statistics.mean(gaps)
+        half_width = float(stdtrit(options.seeds - 1, 0.975)) * statistics.stdev(differences) / math.sqrt(options.seeds)
+        mean = statistics.mean(differences)
         print(
             f"packed minus alone, in percentage points: {100 * mean:+.1f} [{100 * (mean - half_width):+.1f}, "
             f"{100 * (mean + half_width):+.1f}], 95 % t interval over seeds"

@@ -1,8 +1,8 @@
 """How long each form of a training step takes on this machine: python benchmarks/forms.py [--threads 2] [--steps 6]
 
-One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) computes the same batches in several forms, in
-turns and in one process. For three prompt lengths n, the benchmark prints the median time of a step in each form as a
-ratio to the plain form.
+One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) computes the same batches in several forms, which
+take turns in one process. For three prompt lengths n, the benchmark prints the median time of a step in each form,
+divided by that of the plain form.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Trial-steps a second on a GPU, for GPT-2 large and T5-base with random weights in bf16.
+"""Trial-steps per second on a GPU, for GPT-2 large and T5-base with random weights in bf16.
 
     python benchmarks/gpu.py [--models gpt2-large,t5-base] [--packed 1,4,16,64] [--processes 2,4]
     python benchmarks/gpu.py --dry      # tiny sizes on the CPU, only to test that the benchmark runs
 
-A trial has n = 10, batch 16 and texts of 40 tokens. The contenders take turns in one run, together with the matrix
-product: PEFT's prompt tuning in a loop, with one trial at a time and in several processes side by side; our loop of one
-trial; and the engine with K trials. The benchmark needs torch and transformers. Without peft, PEFT's rows are left out
-and the processes run our loop of one trial.
+A trial-step is one training step of one trial. A trial has n = 10, batch 16 and texts of 40 tokens. The contenders are
+PEFT's prompt tuning in a loop (one trial, or several processes side by side), our loop of one trial, and the engine
+with K trials. They take turns in one run, together with a matrix product that measures the peak. The benchmark needs
+torch and transformers. Without peft, PEFT's rows are left out and the processes run our loop of one trial.
 """
 
 import argparse
@@ -40,10 +40,10 @@ NOTES = """\
 share: the FLOP/s as a share of the fastest matrix product of this run, with 4 FLOPs for each token and each weight that
 the token passes. The weights are those of the blocks, without embeddings and head. In T5, tokens of prompt and text
 pass the encoder's weights, and the decoder's two tokens pass the decoder's.
-PEFT's loop has the loss over the whole vocabulary, and dropout as in training. Our contenders have the loss over the
-label words and no dropout.
-memory: the weights and what the contender adds to them at its peak; for processes, the sum of all.
-There is no padding, since all texts have the same length."""
+PEFT's loop computes the loss over the whole vocabulary, with dropout as in training. Our contenders compute the loss
+over the label words, without dropout.
+memory: the weights and what the contender adds to them at its peak; for several processes, the sum over them.
+There is no padding, because all texts have the same length."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def engine_step(setup: Setup, count: int) -> Callable[[], Any]:
 def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
     """Return a function that does one step of PEFT's prompt tuning.
 
-    The step computes all logits, has the loss on the label word, clips gradients at 1 and updates with Adafactor.
+    The step computes all logits, takes the loss on the label word, clips gradients at 1 and updates with Adafactor.
 
     Args:
         alone: whether no other contender of this process uses the model, so that it need not be copied.
@@ -181,22 +181,22 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
 def serve_steps(pipe: Any, setup: Setup, build_step: Callable[[Setup], Callable[[], Any]]) -> None:
     """Run a contender in a process of its own.
 
-    For each number received over the pipe the process does so many steps and sends back their begin, their end and the
-    peak of memory. It ends when it receives 0.
+    For each number that it receives over the pipe, the process does this number of steps, and sends back the times of
+    their begin and end and the peak of memory. It ends when it receives 0.
     """
     step = build_step(setup)
     step()
     pipe.send("ready")
     while count := pipe.recv():
-        _allocated_bytes()
+        _reset_peak_bytes()
         began = _common.synchronised_time()
         for _ in range(count):
             step()
         pipe.send((began, _common.synchronised_time(), _peak_bytes()))
 
 
-def _allocated_bytes() -> int:
-    """Return the allocated memory of the GPU (0 without one), and reset its peak."""
+def _reset_peak_bytes() -> int:
+    """Reset the peak of the GPU's allocated memory, and return the memory that is allocated now (0 without a GPU)."""
     import torch
 
     if torch.cuda.is_available():
@@ -225,17 +225,17 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
     with_peft = importlib.util.find_spec("peft") is not None
     process_step, loop_name = (partial(peft_step, alone=True), "PEFT loop") if with_peft else (our_step, "our loop")
     if not with_peft:
-        print("PEFT's loop does not run, since peft is not installed; the processes run our loop of one trial")
+        print("PEFT's loop does not run, because peft is not installed; the processes run our loop of one trial")
     backbone = begin_trial(setup, "lopt1").backbone
     weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
 
-    def in_this_process(step: Callable[[], Any], trials: int) -> Callable[[], dict[str, Any]]:
+    def in_this_process(step: Callable[[], Any], count: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             step()  # untimed
-            allocated = _allocated_bytes()
+            allocated = _reset_peak_bytes()
             times = _common.time_calls(step, options.steps)
             memory = weight_bytes + _peak_bytes() - allocated
-            return {"trial_steps": options.steps * trials, "seconds": sum(times), "steps_s": times, "memory": memory}
+            return {"trial_steps": options.steps * count, "seconds": sum(times), "steps_s": times, "memory": memory}
 
         return run
 

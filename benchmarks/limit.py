@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from benchmarks import _common
 
 PRECISIONS = ("fp32", "bf16")
-_LEAST_TIMED_S = 0.02  # shorter times would be of the size of the clock's noise
+_MIN_TIMED_S = 0.02  # in shorter times the clock's noise would be too large
 
 
 def block_parameters(model: Any) -> int:
@@ -27,10 +27,10 @@ def block_parameters(model: Any) -> int:
     from torch.nn import Embedding
 
     head = model.get_output_embeddings()
-    outside = [module.weight for module in model.modules() if isinstance(module, Embedding)]
-    outside += [head.weight] * (head is not None)
-    left_out = {id(weight) for weight in outside}
-    return sum(weight.numel() for weight in model.parameters() if id(weight) not in left_out)
+    outside_weights = [module.weight for module in model.modules() if isinstance(module, Embedding)]
+    outside_weights += [head.weight] * (head is not None)
+    outside_ids = {id(weight) for weight in outside_weights}
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in outside_ids)
 
 
 def product_flops(tokens: int, inputs: int, outputs: int, precision: str, repeats: int = 3) -> list[float]:
@@ -63,12 +63,12 @@ def copy_bytes_per_s(size_bytes: int, repeats: int = 3) -> list[float]:
 
 def _call_times(function: Callable[[], Any], repeats: int) -> list[float]:
     """Return `repeats` measurements of the seconds of one call, each averaged over enough calls to be measured."""
-    calls = max(1, round(_LEAST_TIMED_S / max(1e-7, min(_common.time_calls(function, 2)))))
+    calls = max(1, round(_MIN_TIMED_S / max(1e-7, min(_common.time_calls(function, 2)))))
     return [_common.time_calls(lambda: [function() for _ in range(calls)], 1)[0] / calls for _ in range(repeats)]
 
 
 def peaks(shapes: Sequence[tuple[int, int, int]], repeats: int = 3) -> dict[str, float]:
-    """Return the FLOP/s of the fastest shape in each precision, where a shape counts with its median."""
+    """Return, for each precision, the FLOP/s of the fastest shape: the highest of the shapes' medians."""
     return {
         precision: max(statistics.median(product_flops(*shape, precision, repeats)) for shape in shapes)
         for precision in PRECISIONS

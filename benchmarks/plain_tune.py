@@ -120,7 +120,7 @@ def main():
         {
             "learning_rate": result.config["learning_rate"],
             "steps": [int(step) for step in result.metrics_dataframe["step"]] if result.metrics else [],
-            "accuracy": [float(share) for share in result.metrics_dataframe["accuracy"]] if result.metrics else [],
+            "accuracy": [float(value) for value in result.metrics_dataframe["accuracy"]] if result.metrics else [],
             "error": str(result.error) if result.error else None,
         }
         for result in tuner.fit()

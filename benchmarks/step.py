@@ -1,12 +1,12 @@
-"""The seconds of one training step of one trial, for PEFT's prompt tuning with transformers' Trainer and this library.
+"""The seconds of one training step of one trial: PEFT's prompt tuning with transformers' Trainer, and this library.
 
     LOPT_DATA_DIR=<mirror> python benchmarks/step.py [--tasks sst2,ag_news,boolq] [--rounds 5] [--steps 4] [--threads 2]
 
-In every round each contender goes once through the same steps x batch examples, in batches of its own, and the matrix
-product is measured. A first pass of each contender, which also fills its caches, is timed apart. Trainer runs as a user
-runs it: full-vocabulary logits, loss on the label word, Adafactor, gradients clipped at 1. The time of one of its steps
-is measured from the end of the step before to its own end. Ratios compare medians over the rounds; the least and the
-greatest ratio of a round stand beside them.
+In every round each contender trains once on the same examples (steps x batch), in batches of its own, and matrix
+products are measured. A first pass of each contender, which also fills its caches, is timed separately. Trainer runs as
+a user runs it: full-vocabulary logits, loss on the label word, Adafactor, gradients clipped at 1. The time of one of
+its steps is measured from the end of the step before to its own end. Ratios compare medians over the rounds; the least
+and the greatest ratio of a round are printed next to them.
 """
 
 import argparse
@@ -38,10 +38,10 @@ times as fast: compared with Trainer in fp32, which pads to the longest text of 
 greatest ratio of a round.
 tokens/s: tokens of prompt and text, without padding.
 share: the FLOP/s, with 4 FLOPs for each such token and each weight of the blocks, as a share of the fastest matrix
-product of this run in the same precision; with suffixes only the prompt's tokens count.
+product of this run in the same precision. With suffixes only the prompt's tokens count.
 first: the time of the first pass over the examples, as a multiple of the time of a later pass.
 Trainer trains the prompt itself (prompt tuning) as a prefix, with the loss over the whole vocabulary. Our contenders
-train the named method with the loss over the label words. A suffix is another placement than PEFT's: compare its
+train the named method with the loss over the label words. A suffix is another placement than PEFT's, so compare its
 accuracy, too."""
 
 
@@ -50,18 +50,18 @@ class Contender:
     """A contender of the benchmark.
 
     Attributes:
-        run_pass: goes once through the examples and returns the seconds of each step.
-        trials: number of trials that a step trains.
+        run_pass: trains once on all examples and returns the seconds of each step.
+        trial_count: the number of trials that a step trains.
     """
 
     run_pass: Callable[[], list[float]]
     precision: str
-    trials: int = 1
+    trial_count: int = 1
     placement: str = "prefix"
 
 
 def begin_trial(arguments: argparse.Namespace, task: str, **changes: Any) -> Trial:
-    """Begin a trial of ours. Its limit of steps is never reached: the benchmark counts rounds and steps itself."""
+    """Begin a trial of ours. It never reaches its last step, because the benchmark counts rounds and steps itself."""
     method = changes.setdefault("method", arguments.method)
     config = TrialConfig(
         task=task, backbone=arguments.backbone, length=LENGTH, rank=2 if method.startswith("lopt") else None,
@@ -73,11 +73,11 @@ def begin_trial(arguments: argparse.Namespace, task: str, **changes: Any) -> Tri
 
 
 def our_contender(
-    arguments: argparse.Namespace, task: str, *, packed: int = 0, placement: str = "prefix", **changes: Any
+    arguments: argparse.Namespace, task: str, *, packed_count: int = 0, placement: str = "prefix", **changes: Any
 ) -> Contender:
-    """Return our loop of one trial (if `packed` is 0), or the engine with `packed` trials."""
+    """Return our loop of one trial (if `packed_count` is 0), or the engine with `packed_count` trials."""
     changes["options"] = {"placement": placement}
-    trials = [begin_trial(arguments, task, seed=seed, **changes) for seed in range(packed or 1)]
+    trials = [begin_trial(arguments, task, seed=seed, **changes) for seed in range(packed_count or 1)]
     engine = Engine()
     for trial in trials:
         engine.admit(trial)
@@ -85,7 +85,7 @@ def our_contender(
     def run_pass() -> list[float]:
         trials[0].loss(np.arange(arguments.batch)).backward()  # untimed, like Trainer's first step
         trials[0].clear_gradients()
-        return _common.time_calls(engine.step if packed else trials[0].update, arguments.steps)
+        return _common.time_calls(engine.step if packed_count else trials[0].update, arguments.steps)
 
     return Contender(run_pass, changes["precision"], len(trials), placement)
 
@@ -106,8 +106,8 @@ def trainer_contender(
     """Return PEFT's prompt tuning with Trainer on the same weights.
 
     Args:
-        padding: pads to the "longest" text of the batch or to "max_length".
-        autocast: whether Trainer's bf16 is on.
+        padding: "longest" pads to the longest text of the batch, "max_length" to `PADDED_TOKENS`.
+        autocast: whether Trainer computes in bf16 (its option `bf16`).
         weights: the precision of the weights.
         grouped: whether the texts of a batch have about the same length, as in our batches.
     """
@@ -167,13 +167,13 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace, str], Contender]] = {
     "solo fp32": partial(our_contender, precision="fp32"),
     "solo bf16": partial(our_contender, precision="bf16"),
     "solo bf16, prompt_tuning": partial(our_contender, precision="bf16", method="prompt_tuning"),
-    "engine K=1 bf16": partial(our_contender, precision="bf16", packed=1),
-    "engine K=4 bf16": partial(our_contender, precision="bf16", packed=4),
-    "engine K=8 bf16": partial(our_contender, precision="bf16", packed=8),
-    "engine K=8 fp32": partial(our_contender, precision="fp32", packed=8),
+    "engine K=1 bf16": partial(our_contender, precision="bf16", packed_count=1),
+    "engine K=4 bf16": partial(our_contender, precision="bf16", packed_count=4),
+    "engine K=8 bf16": partial(our_contender, precision="bf16", packed_count=8),
+    "engine K=8 fp32": partial(our_contender, precision="fp32", packed_count=8),
     "suffix solo bf16": partial(our_contender, precision="bf16", placement="suffix"),
-    "suffix engine K=8 bf16": partial(our_contender, precision="bf16", packed=8, placement="suffix"),
-    "suffix engine K=8 fp32": partial(our_contender, precision="fp32", packed=8, placement="suffix"),
+    "suffix engine K=8 bf16": partial(our_contender, precision="bf16", packed_count=8, placement="suffix"),
+    "suffix engine K=8 fp32": partial(our_contender, precision="fp32", packed_count=8, placement="suffix"),
 }
 
 
@@ -194,10 +194,10 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
     limits = later_rounds["limit"]
     peaks = {precision: statistics.median(peak[precision] for peak in limits) for precision in limit.PRECISIONS}
     block_weights = limit.block_parameters(model)
-    step_times = {  # seconds of one step of one trial in each pass, the first pass included
-        name: [sum(steps) / (arguments.steps * contender.trials) for steps in first_round[name] + later_rounds[name]]
-        for name, contender in contenders.items()
-    }
+    step_times = {}  # seconds of one step of one trial in each pass, the first pass included
+    for name, contender in contenders.items():
+        step_count = arguments.steps * contender.trial_count
+        step_times[name] = [sum(times) / step_count for times in first_round[name] + later_rounds[name]]
     rows, results = [], {}
     for name, contender in contenders.items():
         first_s, *later_s = step_times[name]
@@ -211,16 +211,16 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
             f"{first_s / median_s:.2f}",
         ])  # fmt: skip
         results[name] = {
-            "precision": contender.precision, "trials": contender.trials, "placement": contender.placement,
+            "precision": contender.precision, "trials": contender.trial_count, "placement": contender.placement,
             "median_s": median_s, "times_as_fast": [ratio, least, most], "tokens_per_s": tokens_per_s,
             "share_of_peak": share, "first_pass_s": first_round[name][0], "passes_s": later_rounds[name],
         }  # fmt: skip
     print(
-        f"\n{task}: {len(trial.data.train)} training texts of {text_tokens:.1f} tokens in the mean (at most "
+        f"\n{task}: {len(trial.data.train)} training texts with a mean of {text_tokens:.1f} tokens (at most "
         f"{PADDED_TOKENS - 1}), n={LENGTH}, batch {arguments.batch}, {arguments.method}; peak fp32 "
         f"{peaks['fp32'] / 1e12:.3g}, bf16 {peaks['bf16'] / 1e12:.3g} TFLOP/s"
     )
-    header = ["contender", "s a trial-step", "times as fast", "tokens/s", "share", "first"]
+    header = ["contender", "s per trial-step", "times as fast", "tokens/s", "share", "first"]
     print(_common.format_table(header, rows), flush=True)
     facts = {"text_tokens": text_tokens, "block_parameters": block_weights, "shapes": shapes, "limit": limits}
     return {**facts, "contenders": results}
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         "--square", type=int, default=2048, help="size of the largest matrix product of the limit (default 2048)"
     )
     parser.add_argument(
-        "--only", action="append", metavar="TEXT", help="run only contenders with this text in their name; repeatable"
+        "--only", action="append", metavar="TEXT", help="run only contenders whose name has this text; repeatable"
     )
     parser.add_argument(
         "--quick",

@@ -1,11 +1,11 @@
-"""The wall time of a whole sweep of twelve trials, with a plain Ray Tune script and with `sweeps/run.py`.
+"""The wall time of a sweep of twelve trials, with a plain Ray Tune script and with `sweeps/run.py`.
 
     LOPT_DATA_DIR=<mirror> python benchmarks/sweep.py [--task sst2] [--steps 30] [--rounds 1]
 
 Both sides train prompt tuning (n = 10) at the same twelve learning rates with Optuna and ASHA, on the same examples,
 with the same batch size, optimiser, steps and evaluations (`twelve.py`, `plain_tune.py`). Each side fills the machine
-in its own way. Our sweep runs with prefixes and with suffixes. The time is that of the whole command. Our command does
-more in this time: it also trains and scores the confirm trial and computes the zero-shot baseline.
+in its own way. Our sweep runs with prefixes and with suffixes. The time is that of the whole command. Our command also
+trains and scores the confirm trial and computes the zero-shot baseline in this time.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
 
     task, backbone = tasks.get(config.task), backbones.load(config.backbone, "fp32")
     data, examples = prepare(config, backbone), load_split(task, task.train)
-    template, files = backbone.complete(config.template), {}
+    template, files = backbone.fill_template(config.template or ""), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
         assert not encoded.truncated, "Trainer would cut the template: raise max_tokens"
         texts = [render(task, template, examples[example_id].fields)[0] for example_id in encoded.example_ids]
@@ -91,7 +91,7 @@ def run_plain_script(script_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_our_sweep(changes: dict[str, str], placement: str) -> dict[str, Any]:
-    """Run `sweeps/run.py` on the same trials; the times of its search and of its confirm trial are returned apart."""
+    """Run `sweeps/run.py` on the same trials; return separate times of its search and its confirm trial."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
         command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *arguments]
@@ -99,17 +99,18 @@ def run_our_sweep(changes: dict[str, str], placement: str) -> dict[str, Any]:
         wall_s = run_command([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
         paths = [*Path(folder, "twelve", "trials").glob("*.json")]
         records = [json.loads(path.read_text()) | {"written_at": path.stat().st_mtime} for path in paths]
-    search, confirm = ([record for record in records if record["phase"] == phase] for phase in ("search", "confirm"))
-    complete = [record for record in search if record["status"] == "complete"]
+    search_records = [record for record in records if record["phase"] == "search"]
+    confirm_records = [record for record in records if record["phase"] == "confirm"]
+    complete_records = [record for record in search_records if record["status"] == "complete"]
     kept_fields = ("phase", "status", "steps", "wall_time_s", "evaluations")
     return {
         "wall_s": wall_s,
-        "searched_s": max(record["written_at"] for record in search) - began,
-        "trials": len(search),
-        "steps": sum(record["steps"] for record in search),
-        "accuracies": [record["evaluations"][-1]["selection_accuracy"] for record in complete],
-        "confirm_s": sum(record["wall_time_s"] for record in confirm),
-        "confirm_steps": sum(record["steps"] for record in confirm),
+        "searched_s": max(record["written_at"] for record in search_records) - began,
+        "trials": len(search_records),
+        "steps": sum(record["steps"] for record in search_records),
+        "accuracies": [record["evaluations"][-1]["selection_accuracy"] for record in complete_records],
+        "confirm_s": sum(record["wall_time_s"] for record in confirm_records),
+        "confirm_steps": sum(record["steps"] for record in confirm_records),
         "precision": records[0]["config"]["precision"],
         "raw": [{field: record[field] for field in kept_fields} for record in records],
     }
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
             *(f"{number:.0f}" for number in (searched_s, steps, confirm_steps, len(accuracies))),
             *(f"{accuracy:.3f}" for accuracy in (max(accuracies, default=0), statistics.mean(accuracies or [0]))),
         ])  # fmt: skip
-    header = ["", "wall s", "times as fast", "searched s", "search steps", "confirm steps", "whole trials", "best",
+    header = ["", "wall s", "times as fast", "search s", "search steps", "confirm steps", "whole trials", "best",
               "mean accuracy"]  # fmt: skip
     plain_precision = "bf16 autocast" if options.plain_bf16 else "fp32"
     our_precision = runs_by_name["ours, prefix"][0]["precision"]
@@ -197,9 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     print(
         "wall s: the time of the whole command. Ours includes the zero-shot baseline and its confirm trial, whose\n"
         "steps have a column of their own.\n"
-        "searched s: the time from the start of the command to the end of the last search trial.\n"
-        "best, mean accuracy: at the last step of trials that were not stopped, on the same held-out examples.\n"
-        "ASHA does not stop the same trials on both sides, since initial values and the order of reports differ.\n"
+        "search s: the time from the start of the command to the end of the last search trial.\n"
+        "best, mean accuracy: the accuracies of trials that were not stopped, at the last step, on the same examples.\n"
+        "ASHA does not stop the same trials on both sides, because initial values and the order of reports differ.\n"
         "If --grace equals --steps, it stops none."
     )
     chosen_options = {name: value for name, value in vars(options).items() if name != "out"}

@@ -3,7 +3,7 @@
     python sweeps/run.py --space benchmarks/twenty_four.py --set max_steps=100
 
 No cell searches anything and no trial stops early, so the set of trials does not depend on timing. The trials of eight
-cells share a backbone; those of four cells change their backbone and train in processes of their own.
+cells share a backbone. The trials of the other four change their backbone and train in processes of their own.
 """
 
 from sweeps.space import Cell, Space, Spec

@@ -215,7 +215,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     if parsed.probe:
         from sweeps.forecast import probe
 
-        print(probe.text(sweep.probe(parsed.price_per_hour)))
+        print(probe.prediction_text(sweep.probe(parsed.price_per_hour)))
         return exit_codes.COMPLETE
     try:
         return sweep.run()

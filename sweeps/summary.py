@@ -11,7 +11,7 @@ from lopt.records import TrialRecord
 from sweeps.planning.plan import Plan
 from sweeps.progress import format_duration
 from sweeps.results.store import Store
-from sweeps.search.winners import confirmed_winners
+from sweeps.search.winners import winners_confirm_trials
 
 
 def summarise(
@@ -64,7 +64,7 @@ def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command
 
 def _unconfirmed_names(plan: Plan, records: list[TrialRecord]) -> list[str]:
     """Return the names of the cells (in a free search, of the sizes) whose winner has no complete confirm trial."""
-    confirmed_strata = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
+    confirmed_strata = {stratum for stratum, record in winners_confirm_trials(records) if record.status == "complete"}
     if plan.space.by_size:
         search_records = [r for r in records if r.phase == "search" and r.status in ("complete", "stopped")]
         unconfirmed = {record.stratum or "" for record in search_records} - confirmed_strata

@@ -134,7 +134,7 @@ class Sweep(Listener):
                 baselines=baselines,
                 finished=finished,
                 audit=self.options.audit,
-                audited=self._audited_steps(),
+                audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
             )
             self.store.write_prediction(prediction)
@@ -143,10 +143,10 @@ class Sweep(Listener):
     def _resources(self, stack: contextlib.ExitStack) -> Resources:
         """Return the machines on which trials would train. They are held until the stack is closed."""
         if self.options.local_mode:
-            from sweeps.forecast.probe import in_this_process
+            from sweeps.forecast.probe import resources_of_this_process
 
             self._resolve_with(lambda configs, baselines: prepare(configs))
-            return in_this_process(self._elapsed_s())
+            return resources_of_this_process(self._elapsed_s())
         from sweeps.on_ray.resources import ray_resources
 
         return ray_resources(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
@@ -155,8 +155,8 @@ class Sweep(Listener):
         """Return what earlier commands have left. New trials keep the former default of an option whose default has
         changed since."""
         earlier_work = read_earlier_work(self.store, self.plan.space)
-        self._left_out = earlier_work.left_out
-        self._resolved_settings.keep_former_defaults(earlier_work.former)
+        self._left_out = earlier_work.left_out_keys
+        self._resolved_settings.keep_former_defaults(earlier_work.former_defaults)
         return earlier_work
 
     def _elapsed_s(self) -> float:
@@ -252,7 +252,7 @@ class Sweep(Listener):
         space, options = self.plan.space, self.options
         finished = [
             *earlier_work.finished,
-            *other_runs.search_records(space, self._resolved_settings, earlier_work.finished, SEARCH_SEED),
+            *other_runs.reuse_search_trials(space, self._resolved_settings, earlier_work.finished, SEARCH_SEED),
         ]
         queue = TrialQueue(
             space,
@@ -260,7 +260,7 @@ class Sweep(Listener):
             finished=finished,
             failed=earlier_work.failed,
             interrupted=self.store.interrupted(),
-            find_reusable=other_runs.take,
+            reuse_trial=other_runs.reuse_trial,
             warm_start_records=warm_start,
         )
         if options.reuse:
@@ -279,7 +279,7 @@ class Sweep(Listener):
             total_grows=space.by_size,  # the confirm trials of a free search are known only when they start
         )
         self._followers.insert(0, progress)
-        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=self._audited_steps())
+        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited_steps=self._audited_steps())
         early_stopping.replay(finished)
         return Supervisor(
             queue,

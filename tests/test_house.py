@@ -43,7 +43,7 @@ def package_of(module):
 
 
 def test_imports_of_every_kind_are_seen():
-    assert "sweeps.search.turns" in IMPORTS["sweeps.forecast.play"]
+    assert "sweeps.search.turns" in IMPORTS["sweeps.forecast.simulate"]
     assert "sweeps.space" in IMPORTS["sweeps.samplers.cma_es"], "an import for types only"
     assert "sweeps.supervisor" in IMPORTS["sweeps.sweep"], "an import in a function"
 

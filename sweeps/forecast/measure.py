@@ -1,7 +1,7 @@
 """What trials cost on the device on which they would train.
 
 For each kind of trial, a few steps are measured: in the engine with as many trials as the sweep packs, or in the plain
-loop if such trials train alone. Evaluations and a part of the canonical evaluation are measured, too.
+loop if trials of this kind train alone. Evaluations and a part of the canonical evaluation are measured, too.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
     from lopt.encoding import Encoded
     from lopt.training import Trial
 
-SECONDS = 6.0  # the steps of each kind are measured for at least so long
-_STEPS_PER_BLOCK = {"cpu": 1, "cuda": 10}  # steps between two readings of the clock, before which a GPU must finish
-_BLOCKS = 3  # blocks of steps in a round, which then ends with an evaluation
-_LEAST_ROUNDS = 2
-_EXAMPLES = 64  # at most so many examples are evaluated; the time of more is estimated from them
-_RECIPE = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
+MIN_MEASURING_S = 6.0  # the steps of each kind of trial are measured for at least this time
+_STEPS_PER_BLOCK = {"cpu": 1, "cuda": 10}  # the clock is read after each block; a GPU must then finish its work
+_BLOCKS_PER_ROUND = 3  # after these blocks, a step with an evaluation ends the round
+_MIN_ROUNDS = 2
+_MAX_EXAMPLES = 64  # if a trial evaluates more examples, these are measured, and the time of all is estimated
+_RECIPE_FIELDS = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
 
 
 @dataclass(frozen=True)
 class _Rates:
     """Times of one kind of trial, in seconds."""
 
-    fixed_s: float  # the part of a step's time that does not depend on its tokens
-    least_s: float  # no step takes less time
+    fixed_s: float  # the part of a step's time that does not depend on the number of tokens
+    min_step_s: float  # no step takes less time
     token_s: float  # time of a token in a training step
     evaluated_token_s: float  # time of a token in an evaluation
     scored_token_s: float  # time of a token in the canonical evaluation
     begin_s: float  # time to begin a trial
 
 
-def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: int | None) -> dict[str, Any]:
+def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, threads: int | None) -> dict[str, Any]:
     """Measure what trials cost on this device.
 
     Args:
         configs: resolved configurations.
-        packed: the number of trials with a shared backbone that train together; None measures the plain loop.
-        threads: the number of processor threads; None leaves it as it is.
+        packed_count: the number of trials with a shared backbone that train together; None measures the plain loop.
+        threads: the number of processor threads; None leaves the present number.
 
     Returns:
-        `costs`: for each configuration, times in seconds by the names of fields of `sweeps.forecast.play.Cost`.
-        `figures`: the measurements of each kind, for a reader.
-        `spread`: standard deviation of the logarithm of a step's time.
-        `hardware`: the machine, as records name it.
+        `costs`: for each configuration, the fields of `sweeps.forecast.simulate.Cost` that are times in seconds.
+        `figures`: for each kind of trial, the measurements to be printed.
+        `spread`: the standard deviation of the logarithm of a step's time.
+        `hardware`: the machine, as in records.
     """
     from lopt import backbones
     from lopt.records import provenance
@@ -66,11 +66,11 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
     trial_configs = [TrialConfig.from_dict(values) for values in configs]
     indices_by_kind: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(trial_configs):
-        indices_by_kind.setdefault(_kind(config), []).append(index)
+        indices_by_kind.setdefault(_kind_key(config), []).append(index)
     costs: dict[int, dict[str, float]] = {}
     figures, spreads = [], []
     for indices in indices_by_kind.values():
-        rates, figure, spread = _measure_kind([trial_configs[index] for index in indices], packed)
+        rates, figure, spread = _measure_kind([trial_configs[index] for index in indices], packed_count)
         figures.append(figure)
         spreads.append(spread)
         for index in indices:
@@ -86,16 +86,16 @@ def measure(configs: Sequence[Mapping[str, Any]], packed: int | None, threads: i
     }
 
 
-def _kind(config: TrialConfig) -> tuple[object, ...]:
-    """Return a key for configurations that read the same texts and need the same time for a token."""
-    ignored = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE)
+def _kind_key(config: TrialConfig) -> tuple[object, ...]:
+    """Return a key that trials share if they read the same texts and need the same time for a token."""
+    ignored = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE_FIELDS)
     settings = {name: value for name, value in config.to_dict().items() if name not in ignored}
-    loop = config.options.get("placement") if config.shares_backbone else config.method
-    return (loop, bool(config.dropout), *map(str, settings.values()))
+    passes = config.options.get("placement") if config.shares_backbone else config.method
+    return (passes, bool(config.dropout), *map(str, settings.values()))
 
 
-def _measure_kind(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_Rates, dict[str, Any], float]:
-    """Measure trials of one kind; return their rates, the figures for a reader, and the spread of a step's time."""
+def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> tuple[_Rates, dict[str, Any], float]:
+    """Measure trials of one kind; return their rates, the figures to be printed, and the spread of a step's time."""
     from lopt import backbones
     from lopt.engine import Engine
     from lopt.evaluation import predict_split
@@ -118,34 +118,34 @@ def _measure_kind(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_
         return _TimedLoop(engine.advance, trials)
 
     first_trial, alone_loop = begin_trial(configs[0]), None
-    if packed is None or not configs[0].shares_backbone:
+    if packed_count is None or not configs[0].shares_backbone:
         trials = [first_trial]
         loop = _TimedLoop(first_trial.advance, trials)
     else:
-        trials = [begin_trial(config) for config in islice(cycle(configs), packed)]
+        trials = [begin_trial(config) for config in islice(cycle(configs), packed_count)]
         loop = engine_loop(trials)
-        alone_loop = engine_loop([first_trial]) if packed > 1 else None
+        alone_loop = engine_loop([first_trial]) if packed_count > 1 else None
     began = time.monotonic()
-    while len(loop.evaluation_times_s) < _LEAST_ROUNDS or time.monotonic() - began < SECONDS:
+    while len(loop.evaluation_times_s) < _MIN_ROUNDS or time.monotonic() - began < MIN_MEASURING_S:
         loop.run_round()
         if alone_loop:  # the loops take turns, since other work may slow the machine for a while
             alone_loop.run_round()
     step_times_s, alone_s = loop.step_times_s, median(alone_loop.step_times_s) if alone_loop else None
     for _ in range(2):  # the first pass of any shape takes longer, so the second one counts
-        began = _finished_time(backbone)
+        began = _synchronised_time(backbone)
         predict_split(first_trial.backbone, first_trial.soft_prompt(), first_trial.data.test, first_trial.label_ids)
-        score_s = _finished_time(backbone) - began
+        score_s = _synchronised_time(backbone) - began
     tokens = [_step_tokens(trial.config, backbone, trial.data.train) for trial in trials]
     step_s = median(step_times_s)
     token_s = step_s / sum(tokens)
     if alone_s is not None:
-        # The line through two measured points. Its slope may be negative: one trial alone can use the device poorly.
+        # The slope of the line through two measured points. It is negative if one trial alone uses the device poorly.
         alone_tokens = _step_tokens(first_trial.config, backbone, first_trial.data.train)
         token_s = min(token_s, (step_s - alone_s) / (sum(tokens) - alone_tokens))
     evaluated_tokens = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
     rates = _Rates(
         fixed_s=step_s - token_s * sum(tokens),
-        least_s=min(step_s, alone_s or step_s),
+        min_step_s=min(step_s, alone_s or step_s),
         token_s=token_s,
         evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_tokens,
         scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.lengths),
@@ -169,22 +169,22 @@ def _measure_kind(configs: Sequence[TrialConfig], packed: int | None) -> tuple[_
 
 
 def _config_to_measure(config: TrialConfig, seed: int, backbone: Backbone) -> TrialConfig:
-    """Return a like trial that never ends, evaluates few examples, and whose learning rate cannot make it diverge."""
+    """Return the trial with other limits: it never ends, evaluates few examples, and learns too slowly to diverge."""
     return config.replace(
         seed=seed,
         learning_rate=1e-6,
         max_steps=10**6,
-        eval_every=_BLOCKS * _STEPS_PER_BLOCK[backbone.device.type] + 1,
-        selection_examples=min(config.selection_examples or _EXAMPLES, _EXAMPLES),
-        test_examples=min(config.test_examples or _EXAMPLES, _EXAMPLES),
+        eval_every=_BLOCKS_PER_ROUND * _STEPS_PER_BLOCK[backbone.device.type] + 1,
+        selection_examples=min(config.selection_examples or _MAX_EXAMPLES, _MAX_EXAMPLES),
+        test_examples=min(config.test_examples or _MAX_EXAMPLES, _MAX_EXAMPLES),
     )
 
 
 class _TimedLoop:
     """A training loop whose steps and evaluations are timed.
 
-    A round is some blocks of steps and then one step with an evaluation. The time of a step is scaled to a batch whose
-    texts have the mean length of the training part.
+    A round consists of some blocks of steps, and then one step with an evaluation. The time of a step is scaled to a
+    batch whose texts have the mean length of the training examples.
     """
 
     def __init__(self, advance: Callable[[], object], trials: Sequence[Trial]) -> None:
@@ -199,30 +199,30 @@ class _TimedLoop:
         self.evaluation_times_s: list[float] = []
 
     def run_round(self) -> None:
-        blocks, steps_per_block = _BLOCKS, _STEPS_PER_BLOCK[self._backbone.device.type]
+        blocks, steps_per_block = _BLOCKS_PER_ROUND, _STEPS_PER_BLOCK[self._backbone.device.type]
         if not self.step_times_s:  # the first steps take longer and do not count
             self._time_steps(steps_per_block)
             blocks -= 1
         for _ in range(blocks):
-            elapsed_s, mean_steps = self._time_steps(steps_per_block)
-            self.step_times_s.append(elapsed_s / mean_steps)
-        elapsed_s, mean_steps = self._time_steps(1)
-        self.evaluation_times_s.append(elapsed_s - mean_steps * median(self.step_times_s))
+            elapsed_s, mean_step_count = self._time_steps(steps_per_block)
+            self.step_times_s.append(elapsed_s / mean_step_count)
+        elapsed_s, mean_step_count = self._time_steps(1)
+        self.evaluation_times_s.append(elapsed_s - mean_step_count * median(self.step_times_s))
 
     def _time_steps(self, count: int) -> tuple[float, float]:
-        """Return the seconds of `count` steps, and the number of steps of mean length that have as many tokens."""
-        tokens_before, began = self._trained_tokens(), _finished_time(self._backbone)
+        """Return the seconds of `count` steps, and the number of steps of mean length with equally many tokens."""
+        tokens_before, began = self._trained_tokens(), _synchronised_time(self._backbone)
         for _ in range(count):
             self._advance()
-        elapsed_s = _finished_time(self._backbone) - began
+        elapsed_s = _synchronised_time(self._backbone) - began
         return elapsed_s, (self._trained_tokens() - tokens_before) / self._mean_step_tokens
 
     def _trained_tokens(self) -> int:
         return sum(trial.tokens for trial in self._trials)
 
 
-def _finished_time(backbone: Backbone) -> float:
-    """Return the time, in seconds, when the device has finished all its work."""
+def _synchronised_time(backbone: Backbone) -> float:
+    """Wait until the device has finished all its work; return the time in seconds."""
     if backbone.device.type == "cuda":
         import torch
 
@@ -231,7 +231,7 @@ def _finished_time(backbone: Backbone) -> float:
 
 
 def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -> float:
-    """Return how many tokens rows with texts of these lengths take in passes of a trial."""
+    """Return the number of tokens that a trial's passes compute for texts of these lengths."""
     if not config.shares_backbone:
         return float(lengths.sum()) + len(lengths) * (config.length or 0)
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
@@ -241,19 +241,19 @@ def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -
 
 
 def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
-    """Return the mean number of tokens of a training step, plus one soft prompt: all rows of a pass may share it."""
+    """Return the mean number of tokens of a training step, plus one soft prompt, which all rows of a pass may share."""
     rows = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
     return rows + (config.length or 0)
 
 
 def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, float]:
-    """Return the times of a trial, in seconds, with all examples that the trial evaluates."""
+    """Return the times of a trial, in seconds. They include all examples that the trial evaluates."""
     from lopt import data
 
     trial_data = data.prepare(config, backbone)
     return {
         "fixed_s": rates.fixed_s,
-        "least_s": rates.least_s,
+        "min_step_s": rates.min_step_s,
         "step_s": rates.token_s * _step_tokens(config, backbone, trial_data.train),
         "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.lengths),
         "begin_s": rates.begin_s,

@@ -1,8 +1,8 @@
 """The prediction of how long a sweep will take.
 
-`sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.play` simulates the
-sweep with these costs. The range that is printed has two sources: the spread between simulations, and the spread
-of the measured steps.
+`sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.simulate` simulates
+the sweep with these costs. The width of the printed range has two sources: the spread between simulations, and the
+spread of the measured steps.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from lopt.records import TrialRecord
     from sweeps.space import Cell, Space
 
-_POINTS = 40  # configurations measured for a cell whose trials differ in more than their learning rates
-# The lower limit: a shared machine differs more from hour to hour than from step to step. The upper limit: a range that
-# contains every duration says nothing.
-_LEAST_SPREAD, _MOST_SPREAD = 0.08, 0.15
-# On a machine without a GPU, the driver and the starts of the trials' processes take time from the training steps. In
+_SAMPLE_COUNT = 40  # number of configurations that represent a cell if its trials differ in more than learning rates
+# The spread has a lower limit, because a shared machine differs more from hour to hour than from step to step. It has
+# an upper limit, because a range that contains every duration says nothing.
+_MIN_SPREAD, _MAX_SPREAD = 0.08, 0.15
+# On a machine without a GPU, the driver and the trials' processes that start take time from the training steps. In
 # four runs the demo's ablation took 1.03 to 1.20 times as long as its steps alone would suggest (LOG.md).
-BESIDE_ON_CPU = 1.1
+CPU_SLOWDOWN = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +36,23 @@ class Resources:
     """The machines on which a sweep runs.
 
     Attributes:
-        devices: number of GPUs, or of nodes without a GPU.
-        concurrent: number of trials that run at once.
-        shared: the share of a device that a trial with a shared backbone takes; None if no backbone is shared.
-        alone: the share of a device that any other trial takes.
-        start_s: returns the time until the first trial begins, without the baselines.
+        device_count: the number of GPUs, or of nodes without a GPU.
+        max_concurrent: the largest number of trials that run at once.
+        shared_backbone_share: the share of a device that a trial with a shared backbone takes; None if no trials share
+            a backbone.
+        alone_share: the share of a device that any other trial takes.
+        measure_start_s: returns the time, in seconds, until the first trial begins, without the baselines.
         measure: runs `sweeps.forecast.measure.measure` on configurations, where they would train.
-        slower: how many times as long everything takes in a sweep as in the measurement.
+        slowdown: the factor by which everything takes longer in a sweep than in the measurement.
     """
 
-    devices: int
-    concurrent: int
-    shared: float | None
-    alone: float
-    start_s: Callable[[], float]
+    device_count: int
+    max_concurrent: int
+    shared_backbone_share: float | None
+    alone_share: float
+    measure_start_s: Callable[[], float]
     measure: Callable[[list[TrialConfig]], Mapping[str, Any]]
-    slower: float = 1.0
+    slowdown: float = 1.0
 
 
 def predict(
@@ -62,7 +63,7 @@ def predict(
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
     audit: float = 0.0,
-    audited: Mapping[str, int] = MappingProxyType({}),
+    audited_steps: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """Predict the rest of a sweep; return the prediction in the form of `probe.json`.
@@ -71,64 +72,72 @@ def predict(
         resolve: fills in the precision and the revisions of a configuration.
         baselines: trials whose zero-shot baseline is still to be scored.
         finished: records of trials that earlier commands have finished.
-        audit, audited: as for `EarlyStopping`.
+        audit, audited_steps: as for `EarlyStopping`.
         price_per_hour: the price of the machines, in any currency.
     """
-    from sweeps.forecast.play import HIGH, LOW, Cost, forecast
+    from sweeps.forecast.simulate import HIGH, LOW, Cost, forecast
 
-    slower = resources.slower
-    cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in samples(space, cell)]
+    slowdown, device_count = resources.slowdown, resources.device_count
+    cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in sample_configs(space, cell)]
     measurement = resources.measure([config for _, config in cells_and_configs])
     costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
     baseline_s: dict[tuple[str, str], float] = {}
     for (cell, config), measured_times in zip(cells_and_configs, measurement["costs"], strict=True):
-        shared = resources.shared is not None and config.shares_backbone
-        share = resources.shared if shared and resources.shared else resources.alone
+        shares_device = resources.shared_backbone_share is not None and config.shares_backbone
+        shared_share, alone_share = resources.shared_backbone_share, resources.alone_share
+        device_share = shared_share if shares_device and shared_share else alone_share
         stratum = space.stratum(cell, config)
-        times = {name: slower * seconds for name, seconds in measured_times.items()}
+        times = {name: slowdown * seconds for name, seconds in measured_times.items()}
         costs[cell.name].append(
-            Cost(stratum=stratum, shared=shared, share=share, eval_every=config.eval_every, **times)
+            Cost(
+                stratum=stratum,
+                shares_device=shares_device,
+                device_share=device_share,
+                eval_every=config.eval_every,
+                **times,
+            )
         )
         baseline_s[config.backbone, config.task] = times["score_s"]
-    start_s = resources.start_s() + sum(baseline_s.get((config.backbone, config.task), 0.0) for config in baselines)
-    spread = min(max(measurement["spread"], _LEAST_SPREAD), _MOST_SPREAD)
-    rest = forecast(
+    start_s = resources.measure_start_s()
+    start_s += sum(baseline_s.get((config.backbone, config.task), 0.0) for config in baselines)
+    spread = min(max(measurement["spread"], _MIN_SPREAD), _MAX_SPREAD)
+    remaining = forecast(
         space,
         list(costs.values()),
-        devices=resources.devices,
-        concurrent=resources.concurrent,
+        device_count=device_count,
+        max_concurrent=resources.max_concurrent,
         spread=spread,
         start_s=start_s,
         finished=finished,
         audit=audit,
-        audited=audited,
+        audited_steps=audited_steps,
     )
     price_per_s = (price_per_hour or 0.0) / 3600
+    low_price, high_price = price_per_s * remaining.low_s, price_per_s * remaining.high_s
+    price = {"per_hour": price_per_hour, "low": low_price, "high": high_price}
     return {
-        "seconds": {"low": rest.low_s, "median": rest.median_s, "high": rest.high_s},
-        "price": None
-        if price_per_hour is None
-        else {"per_hour": price_per_hour, "low": price_per_s * rest.low_s, "high": price_per_s * rest.high_s},
+        "seconds": {"low": remaining.low_s, "median": remaining.median_s, "high": remaining.high_s},
+        "price": None if price_per_hour is None else price,
         "trials_done": len(finished),
-        "trials": len(finished) + rest.trials,
-        "steps": rest.steps,
+        "trials": len(finished) + remaining.trial_count,
+        "steps": remaining.step_count,
         "start_s": start_s,
-        "devices": resources.devices,
-        "concurrent": resources.concurrent,
+        "devices": device_count,
+        "concurrent": resources.max_concurrent,
         "spread": spread,
         "measured": measurement["figures"],
         "hardware": measurement["hardware"],
         "assumptions": [
             f"{round(100 * (HIGH - LOW))} % of sweeps simulated with random qualities of trials end within the range",
-            f"all steps of a sweep are slower or faster by one factor, standard deviation {100 * spread:.0f} %",
-            *([f"in a sweep everything takes {slower:g} times as long as measured"] if slower != 1 else []),
+            f"all steps of a sweep are slower or faster by one factor with standard deviation {100 * spread:.0f} %",
+            *([f"in a sweep everything takes {slowdown:g} times as long as measured"] if slowdown != 1 else []),
             "no trial fails, diverges or is tried again",
-            *([f"all {resources.devices} devices are like the measured one"] if resources.devices > 1 else []),
+            *([f"all {device_count} devices are like the measured one"] if device_count > 1 else []),
         ],
     }
 
 
-def in_this_process(elapsed_s: float) -> Resources:
+def resources_of_this_process(elapsed_s: float) -> Resources:
     """Return the resources of this process, in which trials run one at a time.
 
     Args:
@@ -137,58 +146,58 @@ def in_this_process(elapsed_s: float) -> Resources:
     from sweeps.forecast.measure import measure
 
     return Resources(
-        devices=1,
-        concurrent=1,
-        shared=None,
-        alone=1.0,
-        start_s=lambda: elapsed_s,
+        device_count=1,
+        max_concurrent=1,
+        shared_backbone_share=None,
+        alone_share=1.0,
+        measure_start_s=lambda: elapsed_s,
         measure=lambda configs: measure([config.to_dict() for config in configs], None, None),
     )
 
 
-def samples(space: Space, cell: Cell) -> list[TrialConfig]:
-    """Return trials that represent a cell: one, or random points if its trials differ in more than learning rates."""
+def sample_configs(space: Space, cell: Cell) -> list[TrialConfig]:
+    """Return trials that represent a cell: one, or random ones if its trials differ in more than learning rates."""
     if all(name.endswith("learning_rate") for name in cell.search):
         return [space.sample_trial(cell)]
     generator = np.random.default_rng(0)
-    return [
-        space.config(cell, {name: _random_value(searched, generator) for name, searched in cell.search.items()}, seed=0)
-        for _ in range(_POINTS)
-    ]
+
+    def random_point() -> dict[str, Any]:
+        return {name: _random_value(values, generator) for name, values in cell.search.items()}
+
+    return [space.config(cell, random_point(), seed=0) for _ in range(_SAMPLE_COUNT)]
 
 
-def _random_value(searched: Range, generator: np.random.Generator) -> Any:
-    if isinstance(searched, Choice):
-        return searched.values[generator.integers(len(searched.values))]
-    ends = np.array([searched.low, searched.high])
-    low, high = (np.log(ends) if searched.log else ends).tolist()
+def _random_value(values: Range, generator: np.random.Generator) -> Any:
+    if isinstance(values, Choice):
+        return values.values[generator.integers(len(values.values))]
+    ends = np.array([values.low, values.high])
+    low, high = (np.log(ends) if values.log else ends).tolist()
     value = generator.uniform(low, high)
-    value = float(np.exp(value)) if searched.log else value
-    return min(max(value if isinstance(searched, Real) else round(value), searched.low), searched.high)
+    value = float(np.exp(value)) if values.log else value
+    return min(max(value if isinstance(values, Real) else round(value), values.low), values.high)
 
 
-def text(prediction: Mapping[str, Any]) -> str:
-    """Return a prediction as text for a reader."""
-    seconds, price = prediction["seconds"], prediction["price"]
-    trials_left = prediction["trials"] - prediction["trials_done"]
-    hardware = prediction["hardware"]
+def prediction_text(prediction: Mapping[str, Any]) -> str:
+    """Return a prediction as text to be printed."""
+    seconds, price, hardware = prediction["seconds"], prediction["price"], prediction["hardware"]
     machine = hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
     lines = [f"measured on {machine}:"]
     for figure in prediction["measured"]:
         trials = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
-        alone = f", {_duration(figure['step_alone_s'])} alone" if figure["step_alone_s"] is not None else ""
+        alone = f"; {_duration(figure['step_alone_s'])} for one alone" if figure["step_alone_s"] is not None else ""
         lines.append(
             f"  {figure['kind']}: a step of {trials} takes {_duration(figure['step_s'])} "
             f"({_duration(figure['step_low_s'])} to {_duration(figure['step_high_s'])}{alone}), "
             f"an evaluation {_duration(figure['evaluation_s'])}, "
-            f"a canonical evaluation {_duration(figure['canonical_evaluation_s'])}"
+            f"and a canonical evaluation {_duration(figure['canonical_evaluation_s'])}"
         )
     lines.append(f"  the start-up takes {_duration(prediction['start_s'])}")
-    cost = f"; {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
-    finished = f"{prediction['trials_done']} trials are finished, " if prediction["trials_done"] else ""
+    cost = f"; the price is {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
+    total, done = prediction["trials"], prediction["trials_done"]
+    subject = f"{done} of {total} trials are finished; the rest takes" if done else f"all {total} trials take"
     lines.append(
-        f"prediction: {finished}{trials_left} to run in {format_duration(seconds['low'])} to "
-        f"{format_duration(seconds['high'])}, probably about {format_duration(seconds['median'])}{cost}"
+        f"prediction: {subject} {format_duration(seconds['low'])} to {format_duration(seconds['high'])}, "
+        f"probably about {format_duration(seconds['median'])}{cost}"
     )
     return "\n".join([*lines, *(f"  ({assumption})" for assumption in prediction["assumptions"])])
 

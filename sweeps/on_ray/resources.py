@@ -9,7 +9,7 @@ import ray
 
 from lopt.config import TrialConfig
 from sweeps.forecast.measure import measure
-from sweeps.forecast.probe import BESIDE_ON_CPU, Resources
+from sweeps.forecast.probe import CPU_SLOWDOWN, Resources
 from sweeps.on_ray import cluster
 from sweeps.on_ray.keeper import call_in_worker
 from sweeps.on_ray.tune import ReadyCluster
@@ -52,19 +52,19 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
             "hardware": measurements[0]["hardware"],
         }
 
-    def start_s() -> float:
+    def measure_start_s() -> float:
         began_at = time.monotonic()
         ray.get(cluster.one_shot(import_like_a_trial, {}).remote())
         return elapsed_s + (time.monotonic() - began_at) * max(1.0, allocation.concurrent / max(1, machines.cpus))
 
     return Resources(
-        devices=max(1, devices),
-        concurrent=allocation.concurrent,
-        shared=shared,
-        alone=alone,
-        start_s=start_s,
+        device_count=max(1, devices),
+        max_concurrent=allocation.concurrent,
+        shared_backbone_share=shared,
+        alone_share=alone,
+        measure_start_s=measure_start_s,
         measure=measure_on_cluster,
-        slower=1.0 if machines.has_gpus else BESIDE_ON_CPU,
+        slowdown=1.0 if machines.has_gpus else CPU_SLOWDOWN,
     )
 
 

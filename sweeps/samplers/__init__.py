@@ -1,7 +1,7 @@
 """Samplers, which propose the points of a cell's study.
 
-Each sampler is one module with a `Sampler` as its `SPEC`; `--set sampler=NAME` chooses it. It builds an Optuna sampler
-or another object with the same interface.
+Each sampler is one module with a `Sampler` as its `SPEC`; `--set sampler=NAME` chooses it. The `Sampler` builds an
+Optuna sampler or another object with the same interface.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyNeeds:
-    """The study for which a sampler is built.
+    """What `Sampler.make` needs to know of the study for which it builds an Optuna sampler.
 
     Attributes:
         distributions: Optuna's distribution of each name that the cell searches.
@@ -42,11 +42,11 @@ class Sampler:
 
     Attributes:
         make: builds the Optuna sampler of one study.
-        random_first: given the number of trials, returns how many of them get random points before the sampler is
-            asked.
+        random_first: given the number of trials, returns how many of them take random points before the sampler
+            proposes points.
         check: raises ValueError if the sampler cannot search a cell or if its package is missing.
         restarts_its_sequence: whether the sampler starts its sequence again when a study is continued. The study then
-            skips the points that it knows.
+            skips points that it has seen.
     """
 
     name: str

@@ -21,12 +21,15 @@ def make(needs: StudyNeeds) -> CmaEsSampler:
 
 
 def check(cell: Cell) -> None:
-    unsuitable = [name for name, searched in cell.search.items() if isinstance(searched, Choice) or "." in name]
-    if unsuitable or len(cell.search) < 2:
-        reason = f"also searches {', '.join(unsuitable)}" if unsuitable else f"searches {len(cell.search)}"
+    unsuitable_names = [
+        name for name, searched_range in cell.search.items() if isinstance(searched_range, Choice) or "." in name
+    ]
+    if unsuitable_names or len(cell.search) < 2:
+        too_few = "only one range" if cell.search else "nothing"
         raise ValueError(
             "sampler cma_es needs a cell that searches two ranges or more, and neither a list nor a name of one "
-            f"method; cell {cell.name} {reason}. Give another sampler, such as tpe"
+            f"method; cell {cell.name} searches {', '.join(unsuitable_names) or too_few}. Give another sampler, such "
+            "as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")

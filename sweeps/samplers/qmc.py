@@ -1,7 +1,7 @@
 """A quasi-random sequence (scrambled Sobol), which covers the ranges more evenly than random points do.
 
-See Bergstra and Bengio 2012. Every searched name is a dimension of the sequence, also a name of one method such as
-`lora.rank`; a trial of another method ignores that dimension.
+See Bergstra and Bengio 2012. Every searched name is a dimension of the sequence, even a name of one method such as
+`lora.rank`. A trial of another method ignores that dimension.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def make(needs: StudyNeeds) -> QMCSampler:
     import optuna
 
-    class AllNames(optuna.samplers.QMCSampler):
-        """A quasi-random sampler that knows all searched names; Optuna's takes them from the first finished trial."""
+    class AllNamesSampler(optuna.samplers.QMCSampler):
+        """Has all searched names as dimensions; Optuna's own class takes those of the first finished trial."""
 
         def infer_relative_search_space(
             self, study: optuna.Study, trial: optuna.trial.FrozenTrial
@@ -29,7 +29,7 @@ def make(needs: StudyNeeds) -> QMCSampler:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return AllNames(qmc_type="sobol", scramble=True, seed=needs.seed)
+        return AllNamesSampler(qmc_type="sobol", scramble=True, seed=needs.seed)
 
 
 SPEC = Sampler(name="qmc", make=make, restarts_its_sequence=True)

@@ -25,7 +25,7 @@ def make(needs: StudyNeeds) -> TPESampler:
             group=True,
             constant_liar=True,
             n_startup_trials=random_first(needs.trials),
-            seed=needs.sampler_seed,  # with the seed of an earlier command it would propose points already tried
+            seed=needs.sampler_seed,  # an earlier command's seed would give points already tried
         )
 
 

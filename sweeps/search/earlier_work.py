@@ -1,4 +1,4 @@
-"""What earlier commands have left of a run, and which of it a space that may have changed since can use."""
+"""What earlier commands have left of a run, and which of its trials still fit the space, which may have changed."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ class EarlierWork:
     """What earlier commands have left of a run.
 
     Attributes:
-        finished: records of finished trials that the space has.
-        failed: records of failed trials that the space has.
+        finished: records of the finished trials that fit the space.
+        failed: records of the failed trials that fit the space.
         space_changes: what has changed in the space since the run began, in words.
-        misfit_counts: reasons why other finished trials no longer count, with the number of trials for each.
+        misfit_counts: the number of finished trials that no longer count, by the reason.
         moved: records of trials that now belong to another cell.
-        move_counts: "old cell → new cell" of these trials, with the number of trials for each.
-        left_out: keys of trials that the space no longer has.
-        former: options whose default has changed since the run began, with the value that the run's trials have.
+        move_counts: the number of these trials, by "old cell → new cell".
+        left_out_keys: keys of trials that the space no longer has.
+        former_defaults: for each option whose default has changed since the run began, the value in its trials.
     """
 
     finished: list[TrialRecord]
@@ -40,26 +40,27 @@ class EarlierWork:
     misfit_counts: Counter[str]
     moved: list[TrialRecord]
     move_counts: Counter[str]
-    left_out: list[str]
-    former: dict[str, Any]
+    left_out_keys: list[str]
+    former_defaults: dict[str, Any]
 
     def announce(self, run: str) -> None:
         """Print which trials the run continues with, which no longer count, and which now count in another cell."""
         if self.space_changes:
             print(f"the space has changed since run {run} began: {'; '.join(self.space_changes)}", flush=True)
         for reason, count in self.misfit_counts.most_common():
-            print(f"  {count} finished trial{'s' * (count > 1)} kept, but no longer counted: {reason}", flush=True)
+            trials = f"{count} finished trials are" if count > 1 else "1 finished trial is"
+            print(f"  {trials} kept, but no longer counted: {reason}", flush=True)
         for cells, count in self.move_counts.most_common():
-            trials, their = (f"{count} trials now belong", "their") if count > 1 else ("1 trial now belongs", "its")
-            print(f"  {trials} to another cell, which has {their} settings: {cells}", flush=True)
+            trials = f"{count} trials now belong" if count > 1 else "1 trial now belongs"
+            print(f"  {trials} to another cell, which has the same settings: {cells}", flush=True)
         if self.finished or self.failed:
             failed = f"; {len(self.failed)} failed and will be tried again" if self.failed else ""
             trials = "1 trial is" if len(self.finished) == 1 else f"{len(self.finished)} trials are"
             print(f"continuing run {run}: {trials} finished{failed}", flush=True)
-        for name, value in self.former.items():
+        for name, value in self.former_defaults.items():
             print(
                 f"run {run} began with {name} {value}, which was the default then, and keeps it: all seeds share one "
-                "random draw. To draw it again for each seed, start a new run with --fresh or --name",
+                "random draw. To make a new draw for each seed, start a new run with --fresh or --name",
                 flush=True,
             )
 
@@ -68,7 +69,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     """Return what earlier commands have left of the store's run.
 
     Raises:
-        ValueError: The run cannot continue with this space (see `space_changes`, `check_moved_folders`).
+        ValueError: The run cannot continue with this space (see `space_changes` and `check_moved_folders`).
     """
     store.remember_folders(space.all_sample_trials)
     changes = space_changes(store, space)
@@ -91,8 +92,8 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
         misfit_counts=misfit_counts,
         moved=moved,
         move_counts=Counter(f"{former_cells[record.key]} → {record.cell}" for record in moved),
-        left_out=sorted(former_cells.keys() - {record.key for record in usable}),
-        former=former_defaults(space, [*(record.config for record in usable), *interrupted_configs]),
+        left_out_keys=sorted(former_cells.keys() - {record.key for record in usable}),
+        former_defaults=former_defaults(space, [*(record.config for record in usable), *interrupted_configs]),
     )
 
 
@@ -100,8 +101,8 @@ def space_changes(store: Store, space: Space) -> list[str]:
     """Return what has changed in the space since the run began: its cells, their ranges, or the trials of a cell.
 
     Raises:
-        ValueError: Other settings have changed, so the finished trials would not be comparable. Or the run's settings
-            are unknown, because the run has trials but no manifest.
+        ValueError: Other settings have changed, so the finished trials would not be comparable with new ones. Or the
+            run has trials but no manifest, so its settings are unknown.
     """
     manifest = store.manifest()
     if manifest is None and store.holds_a_run():
@@ -136,41 +137,42 @@ def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
     records = list(records)
     for (field, _), folder in store.current_folders.items():
         if re.search(re.escape(folder) + r"(?=[\"',]|$)", manifest_text):
-            continue
-        name, revision_of = ("data", data.data_revision) if field == "task" else ("model", backbones.model_revision)
-        before = {record.config.get(f"{name}_revision") for record in records if record.config[field] == folder}
-        if before and (now := revision_of(folder)) not in before:
+            continue  # the folder has not moved
+        name, read_revision = ("data", data.data_revision) if field == "task" else ("model", backbones.model_revision)
+        old_revisions = {record.config.get(f"{name}_revision") for record in records if record.config[field] == folder}
+        if old_revisions and (new_revision := read_revision(folder)) not in old_revisions:
             raise ValueError(
-                f"run {store.run!r} was trained on {name} revision {', '.join(map(str, before))}, but {folder} holds "
-                f"revision {now}: give --name for a new run, or the folder that the run began with"
+                f"run {store.run!r} was trained on {name} revision {', '.join(map(str, old_revisions))}, but {folder} "
+                f"holds revision {new_revision}: give --name for a new run, or the folder that the run began with"
             )
 
 
 def divide_by_fit(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
     """Divide the records of a run into those that fit a space, which may have changed since, and the others.
 
-    A cell may have another name now. A trial that no longer fits its own cell but fits another one moves to that cell.
+    A trial that no longer fits its own cell but fits another one moves there, because the cell may have a new name.
 
     Returns:
-        The records that fit, with their present cell and stratum; and the reasons why the others do not, counted.
+        The records that fit, with their present cell and stratum; and the number of the others, by the reason.
     """
     cells = {cell.name: cell for cell in space.cells}
     fitting_records, misfit_counts = [], Counter[str]()
     for record in records:
-        cell = cells.get(record.cell or "")
-        misfit = _misfit(space, cell, record) if cell else "is no longer in the space"
-        if not misfit:
+        old_cell = cells.get(record.cell or "")
+        reason = _misfit_reason(space, old_cell, record) if old_cell else "is no longer in the space"
+        new_cells = (cell for cell in cells.values() if not _misfit_reason(space, cell, record))
+        if not reason:
             fitting_records.append(record)
-        elif new_cell := next((other for other in cells.values() if not _misfit(space, other, record)), None):
+        elif new_cell := next(new_cells, None):
             stratum = space.stratum(new_cell, TrialConfig.from_dict(record.config))
             fitting_records.append(dataclasses.replace(record, cell=new_cell.name, stratum=stratum))
         else:
-            misfit_counts[f"{cell.name}: {misfit}" if cell else f"cell {record.cell} {misfit}"] += 1
+            misfit_counts[f"{old_cell.name}: {reason}" if old_cell else f"cell {record.cell} {reason}"] += 1
     return fitting_records, misfit_counts
 
 
-def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
-    """Return why a record's trial does not belong to a cell; empty or None if it does."""
+def _misfit_reason(space: Space, cell: Cell, record: TrialRecord) -> str:
+    """Return why a record's trial does not belong to a cell; an empty text if it does."""
     try:
         return space.mismatch_reason(cell, TrialConfig.from_dict(record.config))
     except ValueError as error:  # the method or the task is not installed here
@@ -178,28 +180,28 @@ def _misfit(space: Space, cell: Cell, record: TrialRecord) -> str | None:
 
 
 def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the options whose default has changed since the run began, with the value that its trials have.
+    """Return, for each option whose default has changed since the run began, the value that the run's trials have.
 
     Options that the space itself sets are left out.
 
     Args:
         configs: configurations of the run's trials.
     """
-    set_names = {
+    names_in_space = {
         name.rpartition(".")[2] for cell in space.cells for name in {**space.base, **cell.fixed, **cell.search}
     }
-    set_names |= {*space.base.get("options", {})}
+    names_in_space |= {*space.base.get("options", {})}
     return {
         name: former
         for config in configs
         if config["method"] in methods.names()
         for name, former in methods.get(config["method"]).FORMER_DEFAULTS.items()
-        if name not in set_names and config["options"].get(name) == former
+        if name not in names_in_space and config["options"].get(name) == former
     }
 
 
 def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether only the path of a folder has changed: neither the cells nor what the folder says of its task."""
+    """Return whether only paths of folders have changed, and neither a cell nor the template or words of a task."""
     old_configs = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
     if any(old_configs.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False
@@ -229,5 +231,5 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             if old_ranges.get(field) != new_range:
                 differences.append(f"{name}: {field} {old_ranges.get(field)} → {new_range}")
         if old_cells[name].get("first") != new_cells[name].get("first"):
-            differences.append(f"{name}: other first points")
+            differences.append(f"{name}: different first points")
     return [*differences[:4], *([f"{len(differences) - 4} more"] if len(differences) > 4 else [])]

@@ -26,20 +26,20 @@ class EarlyStopping:
     """Decides at each evaluation of a search trial whether the trial stops; confirm trials always run to the end.
 
     Args:
-        new_rule: builds the stopping rule of one stratum.
-        audit: share of the trials to be stopped that run to the end instead. A trial's key decides whether it is one of
-            them. The rule does not see their later scores, so they cannot stop another trial.
-        audited: the steps at which audited trials of earlier commands would have been stopped, by the trials' keys.
+        make_rule: builds the stopping rule of one stratum.
+        audit: the share of the trials to be stopped that run to the end instead. A trial's key decides whether it is
+            one of them. The rule does not see their later scores, so they cannot stop another trial.
+        audited_steps: for audited trials of earlier commands, the step at which each would have been stopped, by key.
     """
 
     def __init__(
         self,
-        new_rule: Callable[[], StoppingRule],
+        make_rule: Callable[[], StoppingRule],
         *,
         audit: float = 0.0,
-        audited: Mapping[str, int] = MappingProxyType({}),
+        audited_steps: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self._new_rule, self._audit, self._audited = new_rule, audit, dict(audited)
+        self._make_rule, self._audit, self._audited_steps = make_rule, audit, dict(audited_steps)
         self._rules: dict[str, StoppingRule] = {}
         self._audited_here: set[str] = set()  # keys of audited trials that this command runs to their end
 
@@ -49,14 +49,17 @@ class EarlyStopping:
             return Decision.GO_ON
         if _audit_draw(key) >= self._audit:
             return Decision.STOP
-        self._audited[key] = step
+        self._audited_steps[key] = step
         self._audited_here.add(key)
         return Decision.AUDIT
 
     def restore(self, record: TrialRecord) -> None:
-        """Report the past evaluations of a trial that continues from a checkpoint, all but the last one."""
+        """Report the past evaluations of a trial that continues from a checkpoint.
+
+        The last evaluation is left out, because the trial reports it again.
+        """
         self._replay_evaluations(record, record.evaluations[:-1])
-        if record.key in self._audited:
+        if record.key in self._audited_steps:
             self._audited_here.add(record.key)
 
     def replay(self, records: Iterable[TrialRecord]) -> None:
@@ -66,17 +69,17 @@ class EarlyStopping:
                 self._replay_evaluations(record, record.evaluations)
 
     def forget(self, stratum: str, key: str) -> None:
-        """Forget a trial that had not begun; it will be started again."""
+        """Forget a trial that had not begun and will be started again."""
         self._rule(stratum).forget(key)
 
     def _rule(self, stratum: str) -> StoppingRule:
         if stratum not in self._rules:
-            self._rules[stratum] = self._new_rule()
+            self._rules[stratum] = self._make_rule()
         return self._rules[stratum]
 
     def _replay_evaluations(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
-        """Report past evaluations to the rule. Its answers are ignored: those decisions have already been taken."""
-        last_step = self._audited.get(record.key, record.max_steps - 1)
+        """Report past evaluations to the rule. Its answers are ignored, because the decisions have been made before."""
+        last_step = self._audited_steps.get(record.key, record.max_steps - 1)
         best_score = 0.0
         for evaluation in evaluations:
             best_score = max(best_score, evaluation.score(record.metric) or 0.0)

@@ -1,4 +1,4 @@
-"""Finished trials of other runs: reused instead of trained again, or given to the sampler as a warm start."""
+"""Finished trials of other runs, which are reused instead of trained again, or warm-start the sampler."""
 
 import dataclasses
 from collections import Counter
@@ -29,7 +29,7 @@ class OtherRuns:
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
-        self._original_keys: dict[str, str] = {}  # for trials that have another key in their own run
+        self._original_keys: dict[str, str] = {}  # by the key here, for trials that have another key in their own run
         self._reused_counts: Counter[str] = Counter()  # number of reused trials, by the name of their run
         for other_store, records in _read_runs(store, runs):
             for record in records:
@@ -41,7 +41,7 @@ class OtherRuns:
         runs = ", ".join(self._reused_counts) or f"none of the {len(self._records)} finished trials of other runs fits"
         print(f"reused {self._reused_counts.total()} of {total} trials ({runs})", flush=True)
 
-    def search_records(
+    def reuse_search_trials(
         self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], finished: Iterable[TrialRecord], seed: int
     ) -> list[TrialRecord]:
         """Reuse search trials of the space, at most as many as each cell still needs.
@@ -49,15 +49,16 @@ class OtherRuns:
         Args:
             resolve: fills in the precision and the revisions of a configuration.
             finished: records that the run has already; they count towards the number of trials of their cells.
-            seed: the seed of search trials.
+            seed: the seed of the space's search trials.
 
         Returns:
-            The records of the reused trials, which are then in the sweep's store.
+            The records of the reused trials, which have been copied into the sweep's store.
         """
-        self._add_with_present_folders([resolve(config) for config in space.all_sample_trials])
+        self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_trials])
         counts = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
-        for record, _ in sorted(self._records.values(), key=lambda pair: (pair[0].started_at, pair[0].key)):
+        records = [record for record, _ in self._records.values()]
+        for record in sorted(records, key=lambda record: (record.started_at, record.key)):
             config = _config_of(record)
             if config is None or record.phase != "search" or config.seed != seed:
                 continue
@@ -65,15 +66,15 @@ class OtherRuns:
                 if counts[cell.name] >= (space.trials if cell.search else 1) or space.mismatch_reason(cell, config):
                     continue
                 if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
-                    reused_record = self.take(record.key, cell.name, space.stratum(cell, config))
+                    reused_record = self.reuse_trial(record.key, cell.name, space.stratum(cell, config))
                     if reused_record is not None:
                         counts[cell.name] += 1
                         reused_records.append(reused_record)
                     break
         return reused_records
 
-    def _add_with_present_folders(self, configs: Iterable[TrialConfig]) -> None:
-        """Add copies of the records whose tasks or backbones have another folder here, with the folders of `configs`.
+    def _add_copies_with_present_folders(self, configs: Iterable[TrialConfig]) -> None:
+        """Add a copy of each record whose task or backbone is another folder in `configs`; the copy has that folder.
 
         A trial's key contains the folder's name and the revision. The revision identifies the folder's content, so two
         folders with the same revision are the same task or backbone.
@@ -94,10 +95,10 @@ class OtherRuns:
                 self._records[key] = (dataclasses.replace(record, key=key, config=values), other_store)
                 self._original_keys[key] = record.key
 
-    def take(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
-        """Copy the finished trial of this key into the sweep's store and return its record; None if there is none.
+    def reuse_trial(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
+        """Copy the finished trial of this key into the sweep's store, and return its record.
 
-        None is also returned if the sweep's store has a record of this key already.
+        Return None if no other run has finished the trial, or if the sweep's store has a record of it already.
         """
         record, other_store = self._records.get(key, (None, None))
         if record is None or other_store is None or self._store.read(key) is not None:
@@ -127,7 +128,7 @@ def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     """Return whether the search of a cell can learn from a trial of another run.
 
     The trial must have the cell's method and shape and lie inside its ranges; its task and backbone do not matter. It
-    must have been scored by the cell's metric, since scores by another metric cannot be compared.
+    must have been scored by the cell's metric, because scores by another metric cannot be compared.
     """
     config = _config_of(record)
     if config is None or config.metric != metric:
@@ -145,7 +146,7 @@ def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
 def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[TrialRecord]]]:
     """Yield the stores of other runs with their records.
 
-    If `runs` means every run, those that this program cannot read are left out. A run that is named must be readable.
+    If `runs` contains "all", a run that this program cannot read is left out. A run that is named must be readable.
     """
     for run in _run_names(store, runs):
         try:
@@ -161,7 +162,7 @@ def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[
 
 
 def _run_names(store: Store, runs: Sequence[str]) -> list[str]:
-    """Return the names of the runs meant by `runs`, each once, without the store's own run.
+    """Return the names of the runs that `runs` means, each once, without the store's own run.
 
     Raises:
         ValueError: A run does not exist, or is the store's own.

@@ -13,7 +13,7 @@ from lopt.records import TrialRecord
 from sweeps.planning.points import trial_count
 from sweeps.search.other_runs import can_warm_start
 from sweeps.search.study import CellStudy, Proposal
-from sweeps.search.turns import CellTurns, Turns
+from sweeps.search.turns import CellCounts, Turns
 from sweeps.search.winners import winner
 from sweeps.space import Cell, Space
 
@@ -21,8 +21,8 @@ SEARCH_SEED = 0  # all search trials share it, so they differ in the searched fi
 
 
 @dataclass(eq=False, kw_only=True)
-class _CellQueue(CellTurns):
-    """One cell with its study (None if the cell searches nothing) and the records of its search trials."""
+class _CellSearch(CellCounts):
+    """The search of one cell: its study (None if the cell searches nothing) and the records of its search trials."""
 
     cell: Cell
     study: CellStudy | None
@@ -54,8 +54,8 @@ class TrialQueue:
         finished: records of trials that earlier commands have finished; these trials are not run again.
         failed: records of trials that failed under earlier commands; these trials are tried again.
         interrupted: search trials that have a checkpoint but no record, each with the name of its cell.
-        find_reusable: returns the record of a confirm trial from another run, given its key, cell and stratum; None if
-            no other run has finished it.
+        reuse_trial: given the key, cell and stratum of a confirm trial, copies its record from another run and returns
+            it; None if no other run has finished the trial.
         warm_start_records: records of search trials of other runs; only the sampler uses them.
     """
 
@@ -67,65 +67,67 @@ class TrialQueue:
         finished: Iterable[TrialRecord],
         failed: Iterable[TrialRecord],
         interrupted: Iterable[tuple[TrialConfig, str]] = (),
-        find_reusable: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
+        reuse_trial: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
-        self.space, self._resolve, self._find_reusable = space, resolve, find_reusable
+        self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
         self._finished = {record.key: record for record in finished}
         self._tried_keys: set[str] = set()  # of search trials that this command has begun or will try again
-        self._running: dict[QueuedTrial, _CellQueue] = {}
-        cell_queues = [self._make_cell_queue(cell, number) for number, cell in enumerate(space.cells)]
-        self._turns: Turns[_CellQueue, QueuedTrial] = Turns(cell_queues)
-        queues_by_name = {cell_queue.cell.name: cell_queue for cell_queue in cell_queues}
+        self._running: dict[QueuedTrial, _CellSearch] = {}
+        cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
+        self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
+        searches_by_cell = {cell_search.cell.name: cell_search for cell_search in cell_searches}
         for record in failed:
-            cell_queue = queues_by_name.get(record.cell or "")
-            if cell_queue is None or record.phase == "confirm":  # `_queue_winners` queues confirm trials
+            cell_search = searches_by_cell.get(record.cell or "")
+            if cell_search is None or record.phase == "confirm":  # `_queue_winners` queues confirm trials
                 continue
-            if cell_queue.study:
-                cell_queue.study.replay(record)
-            cell_queue.started_count = min(cell_queue.planned_count, cell_queue.started_count + 1)
-            self._queue_again(cell_queue, TrialConfig.from_dict(record.config), None)
+            if cell_search.study:
+                cell_search.study.replay(record)
+            cell_search.started_count = min(cell_search.planned_count, cell_search.started_count + 1)
+            self._queue_again(cell_search, TrialConfig.from_dict(record.config), None)
         for config, cell_name in interrupted:
-            cell_queue = queues_by_name.get(cell_name)
+            cell_search = searches_by_cell.get(cell_name)
             if (
-                cell_queue is None
-                or cell_queue.started_count >= cell_queue.planned_count
-                or space.mismatch_reason(cell_queue.cell, config)
+                cell_search is None
+                or cell_search.started_count >= cell_search.planned_count
+                or space.mismatch_reason(cell_search.cell, config)
             ):
                 continue
             if resolve(config).key != config.key:  # the data or the weights have changed
                 continue
-            cell_queue.started_count += 1
-            self._queue_again(cell_queue, config, cell_queue.study.resume(config) if cell_queue.study else None)
+            cell_search.started_count += 1
+            self._queue_again(cell_search, config, cell_search.study.resume(config) if cell_search.study else None)
         warm_start_records = list(warm_start_records)
-        for cell_queue in cell_queues:
-            if cell_queue.study:
-                metric = space.sample_trial(cell_queue.cell).metric if warm_start_records else ""
-                cell_queue.study.enqueue_first(
-                    record for record in warm_start_records if can_warm_start(cell_queue.cell, record, metric)
+        for cell_search in cell_searches:
+            if cell_search.study:
+                metric = space.sample_trial(cell_search.cell).metric if warm_start_records else ""
+                cell_search.study.enqueue_first_points(
+                    record for record in warm_start_records if can_warm_start(cell_search.cell, record, metric)
                 )
-            self._queue_winners(cell_queue)
+            self._queue_winners(cell_search)
 
-    def _make_cell_queue(self, cell: Cell, number: int) -> _CellQueue:
-        trials, study = trial_count(self.space, cell), None
+    def _new_cell_search(self, cell: Cell, index: int) -> _CellSearch:
+        planned_count, study = trial_count(self.space, cell), None
         if cell.search:
-            # A continued study has another seed, so that it does not repeat the random points of the first command.
-            seeds = {"seed": number, "sampler_seed": number + 1000 * len(self._finished)}
-            study = CellStudy(cell, trials=trials, sampler=self.space.sampler, **seeds)
+            # In a continued study the sampler has another seed, so that it does not repeat its earlier random points.
+            seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished)}
+            study = CellStudy(cell, trial_count=planned_count, sampler=self.space.sampler, **seeds)
         finished = self._finished.values()
         records = [record for record in finished if record.phase == "search" and record.cell == cell.name]
         if study:
             for record in records:
                 study.replay(record)
-        started = min(trials, len(records))
-        return _CellQueue(planned_count=trials, started_count=started, cell=cell, study=study, records=records)
+        started_count = min(planned_count, len(records))
+        return _CellSearch(
+            planned_count=planned_count, started_count=started_count, cell=cell, study=study, records=records
+        )
 
-    def _queue_again(self, cell_queue: _CellQueue, config: TrialConfig, proposal: Proposal | None) -> None:
+    def _queue_again(self, cell_search: _CellSearch, config: TrialConfig, proposal: Proposal | None) -> None:
         """Queue a search trial that an earlier command has begun."""
         self._tried_keys.add(config.key)
-        stratum = self.space.stratum(cell_queue.cell, config)
-        trial = QueuedTrial(config=config, phase="search", cell=cell_queue.cell, stratum=stratum, proposal=proposal)
-        self._turns.put_back(cell_queue, "search", trial)
+        stratum = self.space.stratum(cell_search.cell, config)
+        trial = QueuedTrial(config=config, phase="search", cell=cell_search.cell, stratum=stratum, proposal=proposal)
+        self._turns.put_back(cell_search, "search", trial)
 
     # --- how trials begin and end --------------------------------------------------------------------------------
 
@@ -137,109 +139,110 @@ class TrialQueue:
     def next(self) -> QueuedTrial | None:
         """Begin the next trial and return it; None if none waits now. Confirm trials may still follow later."""
         while turn := self._turns.next():
-            cell_queue, trial = turn.cell, turn.waiting
+            cell_search, trial = turn.cell, turn.waiting_trial
             if trial is None:
-                trial = self._new_trial(cell_queue)
+                trial = self._new_trial(cell_search)
             if trial is not None:
-                self._running[trial] = cell_queue
-                cell_queue.running_count += 1
+                self._running[trial] = cell_search
+                cell_search.running_count += 1
                 return trial
-            cell_queue.started_count = cell_queue.planned_count  # every point of the cell has been tried
-            self._queue_winners(cell_queue)
+            cell_search.started_count = cell_search.planned_count  # every point of the cell has been tried
+            self._queue_winners(cell_search)
         return None
 
-    def _new_trial(self, cell_queue: _CellQueue) -> QueuedTrial | None:
+    def _new_trial(self, cell_search: _CellSearch) -> QueuedTrial | None:
         """Return a search trial that has not been tried yet; None if every point of the cell has been tried."""
 
         def is_known(point: Mapping[str, Any]) -> bool:
-            key = self._search_config(cell_queue.cell, point).key
+            key = self._search_config(cell_search.cell, point).key
             return key in self._finished or key in self._tried_keys
 
-        proposal = cell_queue.study.propose(is_known) if cell_queue.study else None
-        if cell_queue.study and proposal is None:
+        proposal = cell_search.study.propose(is_known) if cell_search.study else None
+        if cell_search.study and proposal is None:
             return None
-        config = self._search_config(cell_queue.cell, proposal.point if proposal else {})
+        config = self._search_config(cell_search.cell, proposal.point if proposal else {})
         self._tried_keys.add(config.key)
-        stratum = self.space.stratum(cell_queue.cell, config)
-        return QueuedTrial(config=config, phase="search", cell=cell_queue.cell, stratum=stratum, proposal=proposal)
+        stratum = self.space.stratum(cell_search.cell, config)
+        return QueuedTrial(config=config, phase="search", cell=cell_search.cell, stratum=stratum, proposal=proposal)
 
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
         return self._resolve(self.space.config(cell, point, seed=SEARCH_SEED))
 
     def report(self, trial: QueuedTrial, step: int, score: float) -> None:
-        """Tell the study the best score of a running trial up to a step."""
+        """Report the best score of a running trial up to a step to its study."""
         if trial.proposal:
             trial.proposal.report(step, score)
 
     def put_back(self, trial: QueuedTrial) -> None:
-        """Queue a trial again because it had not begun, or because it is to continue later."""
-        cell_queue = self._running.pop(trial)
-        cell_queue.running_count -= 1
-        self._turns.put_back(cell_queue, trial.phase, trial)
+        """Queue a trial again, because its process died before it began, or because it will continue later."""
+        cell_search = self._running.pop(trial)
+        cell_search.running_count -= 1
+        self._turns.put_back(cell_search, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
-        """Take note that a trial has ended; `record` is None if its process died and left no record."""
-        cell_queue = self._running.pop(trial)
-        cell_queue.running_count -= 1
+        """Note that a trial has ended; `record` is None if its process died and left no record."""
+        cell_search = self._running.pop(trial)
+        cell_search.running_count -= 1
         if record is not None and record.status != "failed":
             self._finished[trial.config.key] = record
         if trial.phase == "search":
             if record is not None:
-                cell_queue.records.append(record)
-            if cell_queue.study and trial.proposal:
-                cell_queue.study.tell(trial.proposal, record)
-            elif cell_queue.study and record is not None:
-                cell_queue.study.replay(record)
-            self._queue_winners(cell_queue)
+                cell_search.records.append(record)
+            if cell_search.study and trial.proposal:
+                cell_search.study.tell(trial.proposal, record)
+            elif cell_search.study and record is not None:
+                cell_search.study.replay(record)
+            self._queue_winners(cell_search)
 
-    def _queue_winners(self, cell_queue: _CellQueue) -> None:
+    def _queue_winners(self, cell_search: _CellSearch) -> None:
         """Queue the confirm trials of a cell whose search is over: the winner of each stratum with every confirm seed.
 
         Confirm trials that this run or another one has finished already are not queued.
         """
-        if not cell_queue.searched or cell_queue.confirming:
+        if not cell_search.search_is_over or cell_search.confirm_queued:
             return
-        cell_queue.confirming = True
-        for stratum in sorted({record.stratum or "" for record in cell_queue.records}):
-            winning_record = winner(record for record in cell_queue.records if (record.stratum or "") == stratum)
+        cell_search.confirm_queued = True
+        for stratum in sorted({record.stratum or "" for record in cell_search.records}):
+            winning_record = winner(record for record in cell_search.records if (record.stratum or "") == stratum)
             if winning_record is None:
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
                 config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
                 if config.key in self._finished:
                     continue
-                if reused_record := self._find_reusable(config.key, cell_queue.cell.name, stratum):
+                if reused_record := self._reuse_trial(config.key, cell_search.cell.name, stratum):
                     self._finished[config.key] = reused_record
                 else:
-                    trial = QueuedTrial(config=config, phase="confirm", cell=cell_queue.cell, stratum=stratum)
-                    self._turns.confirm.append((cell_queue, trial))
+                    trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
+                    self._turns.confirm_trials.append((cell_search, trial))
 
     # --- how much is left ----------------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int]:
-        """Return the numbers of search trials and of confirm trials that are known to be left or running."""
-        cells = self._turns.cells
-        search = sum(cell.planned_count - cell.started_count + cell.running_count + cell.repeat_count for cell in cells)
-        not_queued_yet = sum(self.space.confirm_seeds for cell in cells if not cell.confirming)
-        running_confirm = self._running_confirm_count()
-        return search - running_confirm, len(self._turns.confirm) + not_queued_yet + running_confirm
+        """Return the number of search trials and that of confirm trials that are known to be left or running."""
+        unfinished_count = sum(
+            search.planned_count - search.started_count + search.running_count + search.repeat_count
+            for search in self._turns.cells
+        )
+        later_confirm_count = sum(self.space.confirm_seeds for search in self._turns.cells if not search.confirm_queued)
+        running_count = self._running_confirm_count()
+        confirm_count = len(self._turns.confirm_trials) + later_confirm_count + running_count
+        return unfinished_count - running_count, confirm_count
 
-    def steps_left(self, steps: Mapping[str, int]) -> float:
+    def steps_left(self, steps_done: Mapping[str, int]) -> float:
         """Return the expected number of steps that are left.
 
         Args:
-            steps: the steps that running trials have done, by their keys.
+            steps_done: the steps that running trials have done, by key.
         """
-        space, (_, confirm) = self.space, self.counts()
-        expected = (confirm - self._running_confirm_count()) * float(space.max_steps)
-        for cell in self._turns.cells:
-            expected += sum(
-                space.expected_steps(position) for position in range(cell.started_count + 1, cell.planned_count + 1)
-            )
-            expected += cell.repeat_count * space.expected_steps(max(1, cell.started_count))
-        for trial, cell in self._running.items():
-            whole_trial = space.max_steps if trial.phase == "confirm" else space.expected_steps(cell.started_count)
-            expected += max(0.0, whole_trial - steps.get(trial.config.key, 0))
+        space, (_, confirm_count) = self.space, self.counts()
+        expected = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
+        for search in self._turns.cells:
+            expected += sum(map(space.expected_steps, range(search.started_count + 1, search.planned_count + 1)))
+            expected += search.repeat_count * space.expected_steps(max(1, search.started_count))
+        for trial, search in self._running.items():
+            steps = space.max_steps if trial.phase == "confirm" else space.expected_steps(search.started_count)
+            expected += max(0.0, steps - steps_done.get(trial.config.key, 0))
         return expected
 
     def _running_confirm_count(self) -> int:

@@ -1,4 +1,4 @@
-"""The search inside one cell: an `optuna.Study`, used through its ask-and-tell interface."""
+"""The search inside one cell: an `optuna.Study` that is used through its ask-and-tell interface."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 20, 200
 _STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}  # every other status is a FAIL
 
 
-def distribution(searched: Range) -> BaseDistribution:
+def to_distribution(searched_range: Range) -> BaseDistribution:
     """Return Optuna's form of a range."""
-    if isinstance(searched, Choice):
-        return CategoricalDistribution(searched.values)
-    if isinstance(searched, Real):
-        return FloatDistribution(searched.low, searched.high, log=searched.log)
-    return IntDistribution(searched.low, searched.high, log=searched.log)
+    if isinstance(searched_range, Choice):
+        return CategoricalDistribution(searched_range.values)
+    if isinstance(searched_range, Real):
+        return FloatDistribution(searched_range.low, searched_range.high, log=searched_range.log)
+    return IntDistribution(searched_range.low, searched_range.high, log=searched_range.log)
 
 
 class Proposal:
@@ -53,20 +53,20 @@ class CellStudy:
 
     Args:
         cell: the cell to search.
-        trials: the number of trials of the cell.
-        seed: seed of the random points. It is the same in a continued search, which goes on with the same points.
+        trial_count: the number of search trials of the cell.
+        seed: seed of the random points. It stays the same when the search is continued, and so do the points.
         sampler_seed: seed of the sampler; 0 means `seed`.
         sampler: name of a sampler of `sweeps.samplers`.
     """
 
-    def __init__(self, cell: Cell, *, trials: int, seed: int, sampler_seed: int = 0, sampler: str = "tpe") -> None:
+    def __init__(self, cell: Cell, *, trial_count: int, seed: int, sampler_seed: int = 0, sampler: str = "tpe") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         spec = samplers.get(sampler)
         self.cell, self._seed = cell, seed
-        self._random_first, self._restarts_sequence = spec.random_first(trials), spec.restarts_its_sequence
-        self._distributions = {name: distribution(searched) for name, searched in cell.search.items()}
+        self._random_count, self._restarts_sequence = spec.random_first(trial_count), spec.restarts_its_sequence
+        self._distributions = {name: to_distribution(searched_range) for name, searched_range in cell.search.items()}
         needs = samplers.StudyNeeds(
-            distributions=self._distributions, trials=trials, seed=seed, sampler_seed=sampler_seed or seed
+            distributions=self._distributions, trials=trial_count, seed=seed, sampler_seed=sampler_seed or seed
         )
         self._study = optuna.create_study(sampler=spec.make(needs), direction="maximize")
 
@@ -75,10 +75,10 @@ class CellStudy:
         return Proposal(self._suggest_values(self._study.ask()))
 
     def _suggest_values(self, trial: optuna.Trial) -> optuna.Trial:
-        for name, searched in self._distributions.items():
+        for name, distribution in self._distributions.items():
             method, dot, _ = name.partition(".")
             if not dot or trial.params.get("method") == method:
-                _suggest(trial, name, searched)
+                _suggest(trial, name, distribution)
         return trial
 
     def tell(self, proposal: Proposal, record: TrialRecord | None) -> None:
@@ -89,8 +89,8 @@ class CellStudy:
             proposal.report(record.steps, score)
         self._study.tell(proposal.trial, score if state == TrialState.COMPLETE else None, state=state)
 
-    def enqueue_first(self, warm_start_records: Iterable[TrialRecord] = ()) -> None:
-        """Queue the cell's first points, then the best point of the warm start, or random points if there is none.
+    def enqueue_first_points(self, warm_start_records: Iterable[TrialRecord] = ()) -> None:
+        """Queue the cell's first points, then the best point of the warm start, or random points without a warm start.
 
         Call it after `replay`: points that have been replayed are skipped.
         """
@@ -99,11 +99,11 @@ class CellStudy:
         if warm_start_records := list(warm_start_records):
             self._warm_start(warm_start_records)
             return
-        # The sampler is not asked for these points: in a continued search it would propose other points, or points that
-        # have been tried already.
+        # The sampler is not asked for these points, because in a continued search it would propose other points, or
+        # points that have been tried already.
         random_points = self._random_points(2**31 + self._seed)
-        for _ in range(self._random_first):
-            if len(self._study.get_trials(deepcopy=False)) >= self._random_first:
+        for _ in range(self._random_count):
+            if len(self._study.get_trials(deepcopy=False)) >= self._random_count:
                 break
             self._study.enqueue_trial(next(random_points), skip_if_exists=True)
 
@@ -135,12 +135,12 @@ class CellStudy:
         return self.ask()
 
     def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Proposal | None:
-        """Return a proposal whose point is not known yet; None if every point of the cell has been tried.
+        """Return a proposal whose point is not known yet; None if every point of the cell is known.
 
         If the sampler proposes only known points, random points are tried, and after them a list of all points.
         """
-        number_of_trials = len(self._study.get_trials(deepcopy=False))
-        for _ in range(_SAMPLER_ATTEMPTS + self._restarts_sequence * number_of_trials):
+        trial_count = len(self._study.get_trials(deepcopy=False))
+        for _ in range(_SAMPLER_ATTEMPTS + self._restarts_sequence * trial_count):
             proposal = self.ask()
             if not is_known(proposal.point):
                 return proposal
@@ -168,13 +168,13 @@ class CellStudy:
         return dict(Counter(trial.state.name.lower() for trial in self._study.get_trials(deepcopy=False)))
 
 
-def _suggest(trial: optuna.Trial, name: str, searched: BaseDistribution) -> None:
-    if isinstance(searched, CategoricalDistribution):
-        trial.suggest_categorical(name, searched.choices)
-    elif isinstance(searched, FloatDistribution):
-        trial.suggest_float(name, searched.low, searched.high, log=searched.log)
-    elif isinstance(searched, IntDistribution):
-        trial.suggest_int(name, searched.low, searched.high, log=searched.log)
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(name, distribution.choices)
+    elif isinstance(distribution, FloatDistribution):
+        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
 
 
 def _best_scores(record: TrialRecord) -> dict[int, float]:

@@ -8,19 +8,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-Waiting = TypeVar("Waiting")  # represents a trial that waits: the sweep and the forecast have types of their own
-AnyCell = TypeVar("AnyCell", bound="CellTurns")
+WaitingTrial = TypeVar("WaitingTrial")  # the sweep and the forecast use different types
+AnyCell = TypeVar("AnyCell", bound="CellCounts")
 
 
 @dataclass(eq=False)
-class CellTurns:
-    """The numbers of a cell's trials.
+class CellCounts:
+    """How many of a cell's trials are planned, have begun, run, or wait.
 
     Attributes:
         planned_count: planned search trials.
         started_count: search trials that have begun.
-        running_count: trials that run, search and confirm trials together.
-        repeat_count: search trials that have begun before and wait for their turn, to be tried again or to continue.
+        running_count: search and confirm trials that run.
+        repeat_count: search trials that have begun before and wait to be tried again or to continue.
         confirming: whether the cell's confirm trials have been queued.
     """
 
@@ -28,50 +28,51 @@ class CellTurns:
     started_count: int = 0
     running_count: int = 0
     repeat_count: int = 0
-    confirming: bool = False
+    confirm_queued: bool = False
 
     @property
-    def searched(self) -> bool:
+    def search_is_over(self) -> bool:
         """Whether the search is over: no search trial is left and no trial runs."""
         return self.started_count >= self.planned_count and not self.running_count and not self.repeat_count
 
 
-class Turn(NamedTuple, Generic[AnyCell, Waiting]):
-    """The trial whose turn it is. `waiting` is the queued trial, or None for a new search trial."""
+class Turn(NamedTuple, Generic[AnyCell, WaitingTrial]):
+    """The trial whose turn it is. `waiting_trial` is the queued trial, or None for a new search trial."""
 
     cell: AnyCell
     phase: str
-    waiting: Waiting | None
+    waiting_trial: WaitingTrial | None
 
 
-class Turns(Generic[AnyCell, Waiting]):
-    """The trials of all cells that wait for their turn; true if there is one."""
+class Turns(Generic[AnyCell, WaitingTrial]):
+    """The trials of all cells that wait for their turn. An object of this class is true if a trial waits."""
 
     def __init__(self, cells: list[AnyCell]) -> None:
         self.cells = cells
-        self.confirm: deque[tuple[AnyCell, Waiting]] = deque()
-        self.repeat: deque[tuple[AnyCell, Waiting]] = deque()
+        self.confirm_trials: deque[tuple[AnyCell, WaitingTrial]] = deque()
+        self.repeat_trials: deque[tuple[AnyCell, WaitingTrial]] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self.confirm or self.repeat or any(cell.started_count < cell.planned_count for cell in self.cells))
+        has_new_trial = any(cell.started_count < cell.planned_count for cell in self.cells)
+        return bool(self.confirm_trials or self.repeat_trials or has_new_trial)
 
-    def put_back(self, cell: AnyCell, phase: str, waiting: Waiting) -> None:
+    def put_back(self, cell: AnyCell, phase: str, waiting_trial: WaitingTrial) -> None:
         """Queue a trial that has begun before; a confirm trial goes to the front of the confirm trials."""
         if phase == "confirm":
-            self.confirm.appendleft((cell, waiting))
+            self.confirm_trials.appendleft((cell, waiting_trial))
         else:
             cell.repeat_count += 1
-            self.repeat.append((cell, waiting))
+            self.repeat_trials.append((cell, waiting_trial))
 
-    def next(self) -> Turn[AnyCell, Waiting] | None:
-        """Remove the trial whose turn it is from the queue and return it; None if no trial waits."""
-        if self.confirm:
-            cell, waiting = self.confirm.popleft()
-            return Turn(cell, "confirm", waiting)
-        if self.repeat:
-            cell, waiting = self.repeat.popleft()
+    def next(self) -> Turn[AnyCell, WaitingTrial] | None:
+        """Remove the trial whose turn it is from those that wait, and return it; None if no trial waits."""
+        if self.confirm_trials:
+            cell, waiting_trial = self.confirm_trials.popleft()
+            return Turn(cell, "confirm", waiting_trial)
+        if self.repeat_trials:
+            cell, waiting_trial = self.repeat_trials.popleft()
             cell.repeat_count -= 1
-            return Turn(cell, "search", waiting)
+            return Turn(cell, "search", waiting_trial)
         open_cells = [cell for cell in self.cells if cell.started_count < cell.planned_count]
         if not open_cells:
             return None

@@ -1,4 +1,4 @@
-"""Which search trials are winners: they are trained again with fresh seeds by confirm trials."""
+"""The winners among the search trials. Confirm trials train each winner again with fresh seeds."""
 
 from collections.abc import Iterable
 
@@ -24,23 +24,23 @@ def _preference(record: TrialRecord) -> tuple[float, float, str]:
     return record.selection_score or 0.0, -(record.selection_loss or 0.0), record.key
 
 
-def confirmed_winners(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
+def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
     """Return the confirm trials of the present winners, each with its stratum.
 
-    Confirm trials of former winners are left out: a continued search can have found a better trial.
+    Confirm trials of former winners are left out, because a continued search may have found a better trial.
     """
     records = list(records)
-    confirmed = []
+    pairs = []
     for stratum in dict.fromkeys(record.stratum or "" for record in records if record.phase == "search"):
         in_stratum = [record for record in records if (record.stratum or "") == stratum]
         winning_record = winner(record for record in in_stratum if record.phase == "search")
         if winning_record is not None:
             winning_key = _key_without_seed(winning_record)
             confirm_records = [record for record in in_stratum if record.phase == "confirm"]
-            confirmed += [(stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key]
-    return confirmed
+            pairs += [(stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key]
+    return pairs
 
 
 def _key_without_seed(record: TrialRecord) -> str:
-    """Return a key that trials share if only their seeds differ, also if one record is of an earlier version."""
+    """Return a key that trials share if only their seeds differ, even if the records are of different versions."""
     return key_of({**record.config, "seed": 0})

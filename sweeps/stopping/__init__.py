@@ -1,8 +1,8 @@
 """Stopping rules, which decide whether a trial ends before its last step.
 
 Each rule is one module with the rule's class as its `SPEC`; `--set stopping=NAME` chooses it. One instance of a rule
-gets the reports of one stratum (`sweeps.search.early_stopping`). Each report has the trial's best held-out score up to
-its step; more is better.
+gets the reports of one stratum (`sweeps.search.early_stopping`). Each report has a step and the trial's best held-out
+score up to it; a higher score is better.
 """
 
 from abc import ABC, abstractmethod
@@ -32,33 +32,41 @@ class StoppingRule(ABC):
 
     @abstractmethod
     def report(self, key: str, step: int, value: float) -> bool:
-        """Return whether the trial `key`, whose best score is `value` at `step`, stops here.
+        """Return whether the trial `key`, whose best score up to `step` is `value`, stops here.
 
         The steps in the reports of one trial ascend.
         """
 
     @abstractmethod
     def forget(self, key: str) -> None:
-        """Forget all reports of a trial, which will begin anew."""
+        """Forget all reports of a trial that will start over."""
 
     # The plan and the forecast use the following methods. A new rule need not override them.
 
     def decision_steps(self, eval_every: int) -> list[int]:
-        """Return the steps, all below `max_steps`, after which the next evaluation may stop a trial."""
-        first = -(-self.grace_steps // eval_every) * eval_every
-        return list(range(first, self.max_steps, eval_every))
+        """Return the steps at which the rule decides, all below `max_steps`.
+
+        A trial that is not evaluated at such a step may stop at its next evaluation.
+        """
+        first_step = -(-self.grace_steps // eval_every) * eval_every
+        return list(range(first_step, self.max_steps, eval_every))
 
     def share_left(self, position: int, decisions: int) -> float:
         """Return the probability that a trial continues after a number of decisions, if all trials are equally good.
 
         Args:
             position: the trial's position in its stratum; the first trial has 1.
-            decisions: the number of decisions that the trial has come through.
+            decisions: the number of decisions at which the trial has gone on.
         """
         return 1.0
 
     def description(self, stratum: str, eval_every: int) -> str:
-        """Return one line on the rule. `stratum` is "cell" or "size": within one of these, trials compete."""
+        """Return a description of the rule in one line.
+
+        Args:
+            stratum: "cell" or "size", the group within which trials compete.
+            eval_every: the number of steps between evaluations.
+        """
         return f"{self.name} in each {stratum}"
 
     def expected_steps(self, position: int, eval_every: int) -> float:

@@ -1,15 +1,15 @@
 """The rungs of asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-A rung decides by the trials that have reached it so far, so no trial ever waits for another one.
+A rung compares a trial with those that have reached the rung before, so no trial ever waits for another one.
 """
 
 from collections.abc import Iterable
 
 
-def rung_steps(first: int, factor: int, max_steps: int) -> list[int]:
-    """Return the steps first · factor^k that are below `max_steps`."""
+def rung_steps(first_step: int, factor: int, max_steps: int) -> list[int]:
+    """Return the steps first_step · factor^k that are below `max_steps`."""
     steps = []
-    step = first
+    step = first_step
     while step < max_steps:
         steps.append(step)
         step *= factor
@@ -24,9 +24,9 @@ class Rungs:
         self._rungs: list[tuple[int, dict[str, float]]] = [(step, {}) for step in sorted(steps, reverse=True)]
 
     def report(self, key: str, step: int, value: float) -> bool:
-        """Return whether the trial `key`, which has `value` (more is better) at `step`, stops here.
+        """Return whether the trial `key`, whose best score up to `step` is `value`, stops here.
 
-        Only the trial's first report on the highest rung that it has reached counts.
+        At each report only the highest rung that the trial has reached decides, and it decides only once.
         """
         for rung_step, values in self._rungs:
             if key in values:
@@ -40,6 +40,6 @@ class Rungs:
         return False
 
     def forget(self, key: str) -> None:
-        """Remove a trial, which will begin anew, from every rung."""
+        """Remove a trial from every rung, because it will start over."""
         for _, values in self._rungs:
             values.pop(key, None)

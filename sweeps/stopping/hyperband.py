@@ -1,7 +1,7 @@
 """Asynchronous Hyperband (Li et al. 2018, arXiv 1603.06560): several brackets, each of which decides as ASHA does.
 
-The first bracket has a rung at `grace_steps` and all later rungs, each further bracket begins one rung later, and the
-last bracket has no rung, so it stops no trial. In this way a trial that learns slowly at first has a chance.
+The first bracket has a rung at `grace_steps` and all later rungs. Each further bracket begins one rung later. The last
+bracket has no rung and stops no trial, so a trial that learns slowly at first has a chance.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ class Hyperband(ASHA):
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
         steps = self.decision_steps(1)
-        self._brackets = [Rungs(steps[first:], reduction_factor) for first in range(len(steps) + 1)]
+        self._brackets = [Rungs(steps[skipped:], reduction_factor) for skipped in range(len(steps) + 1)]
         self._shares = _bracket_shares(len(self._brackets), reduction_factor)
 
     def rungs_of(self, key: str) -> Rungs:
         return self._brackets[self.bracket(key)]
 
     def bracket(self, key: str) -> int:
-        """Return the index of a trial's bracket. Only its key decides, so it stays the same in a continued sweep."""
+        """Return the index of a trial's bracket. The key alone decides, so it is the same in a continued sweep."""
         draw = int(hashlib.sha256(f"bracket {key}".encode()).hexdigest()[:13], 16) / 16**13
         for bracket, share in enumerate(self._shares):
             draw -= share
@@ -33,7 +33,7 @@ class Hyperband(ASHA):
         return len(self._shares) - 1
 
     def share_left(self, position: int, decisions: int) -> float:
-        """Return the mean over the brackets; the bracket with index k does not take part in the first k decisions."""
+        """Return the mean over the brackets. The bracket with index k skips the first k decisions."""
         return sum(
             share * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decisions - bracket)
             for bracket, share in enumerate(self._shares)
@@ -47,12 +47,12 @@ class Hyperband(ASHA):
         )
 
 
-def _bracket_shares(brackets: int, factor: int) -> list[float]:
-    """Return the share of trials in each bracket, the bracket that stops earliest (s = s_max) first.
+def _bracket_shares(bracket_count: int, factor: int) -> list[float]:
+    """Return the share of trials in each bracket. The bracket that stops trials earliest (s = s_max) comes first.
 
     The shares are in proportion to Hyperband's number of trials, ⌈(s_max + 1) / (s + 1) · factor^s⌉.
     """
-    counts = [math.ceil(brackets / (s + 1) * factor**s) for s in reversed(range(brackets))]
+    counts = [math.ceil(bracket_count / (s + 1) * factor**s) for s in reversed(range(bracket_count))]
     return [count / sum(counts) for count in counts]
 
 

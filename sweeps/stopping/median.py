@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from sweeps.stopping import StoppingRule
 
-FEWEST_OTHERS = 3  # so many other trials must have reached the step before the rule stops a trial there
+MIN_OTHER_TRIALS = 3  # the rule stops a trial only if this number of other trials or more have reached the step
 
 
 class Median(StoppingRule):
@@ -27,17 +27,17 @@ class Median(StoppingRule):
             for other_key, other_values in self._reports.items()
             if other_key != key and max(other_values) >= step and min(other_values) <= step
         ]
-        return len(averages) >= FEWEST_OTHERS and max(values.values()) < median(averages)
+        return len(averages) >= MIN_OTHER_TRIALS and max(values.values()) < median(averages)
 
     def forget(self, key: str) -> None:
         self._reports.pop(key, None)
 
     def share_left(self, position: int, decisions: int) -> float:
-        """Return 1 / (1 + decisions), but 1 for the first trials, which have too few others to compare with.
+        """Return 1 / (1 + decisions); for the first trials, which have too few others to compare with, return 1.
 
-        The better trials go on and raise the median, so each decision stops a smaller part of the trials than the last.
+        The better trials go on and raise the median, so each decision stops a smaller part of the trials.
         """
-        return 1.0 if position <= FEWEST_OTHERS else 1 / (1 + decisions)
+        return 1.0 if position <= MIN_OTHER_TRIALS else 1 / (1 + decisions)
 
     def description(self, stratum: str, eval_every: int) -> str:
         return (

@@ -1,7 +1,8 @@
 """Trackers, which follow the trials of a sweep and pass on what happens to them.
 
-Each tracker is one module with the tracker's class as its `SPEC`. `--track NAME` starts it, and can be given several
-times. If a tracker raises an exception, a message names it and it gets no further events; the sweep continues.
+Each tracker is one module with the tracker's class as its `SPEC`. `--track NAME` starts it; the option may be
+repeated. If a tracker raises an exception, a message names the tracker, it gets no further events, and the sweep
+continues.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Tracker(Listener, ABC):
-    """Base class of all trackers: a listener that knows the run's store and its space.
+    """Base class of all trackers: a listener with the run's store and space.
 
     Raises:
         ValueError: The tracker cannot follow this run.
@@ -50,7 +51,7 @@ class _GuardedTracker(Listener):
         except Exception as error:
             self._has_failed = True
             print(
-                f"tracker {tracker_name} failed; the sweep continues without it: "
+                f"tracker {tracker_name!r} failed; the sweep continues without it: "
                 f"{type(error).__name__}: {one_line(error)}",
                 file=sys.stderr,
             )

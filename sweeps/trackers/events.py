@@ -1,4 +1,4 @@
-"""A tracker that appends every event of a trial to `<run>/events.jsonl`, one JSON object a line.
+"""A tracker that appends every event of a trial to `<run>/events.jsonl`, as one JSON object in a line.
 
 To follow a sweep: tail -f results/ablation-demo/events.jsonl
 """
@@ -24,7 +24,9 @@ class Events(Tracker):
     def __init__(self, store: Store, space: Space) -> None:
         super().__init__(store, space)
         if not isinstance(store.folder, Path):
-            raise ValueError("tracker events appends to a file, which is not possible at a URL: give --out a folder")
+            raise ValueError(
+                "tracker 'events' appends to a file, which is not possible at a URL: give a folder as --out"
+            )
         self._path = store.folder / "events.jsonl"
 
     def started(self, job: Job) -> None:

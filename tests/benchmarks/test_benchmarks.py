@@ -151,12 +151,12 @@ def test_chaos_observes_faults(tmp_path):
     assert [fault.split(" ", 2)[2] for fault in observer.faults] == [
         f"{record.key}.json was written again".split(" ", 1)[1],
         "went back from step 4 to 1",
-        "had a checkpoint and began again",
+        "had a checkpoint and started over",
     ]
 
-    of_other_loss = dataclasses.replace(record, selection_loss=record.selection_loss + 1e-9, wall_time_s=9.0)
+    with_other_loss = dataclasses.replace(record, selection_loss=record.selection_loss + 1e-9, wall_time_s=9.0)
     assert chaos.compare_records({"a": record}, {"a": dataclasses.replace(record, wall_time_s=9.0)})[0] == []
-    assert len(chaos.compare_records({"a": record}, {"a": of_other_loss})[0]) == 1
+    assert len(chaos.compare_records({"a": record}, {"a": with_other_loss})[0]) == 1
     assert chaos.compare_records({}, {"a": record})[0] == ["trial a is lost"]
 
 

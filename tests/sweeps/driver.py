@@ -27,7 +27,7 @@ class Driver:
         )
 
     @property
-    def cell_queues(self):
+    def cell_searches(self):
         return self.queue._turns.cells
 
     def start(self):

@@ -71,9 +71,9 @@ def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert all(0.2 <= record.config["learning_rate"] <= 0.4 for record in fitting_records)
     assert f"complete: {len(fitting_records)} trials" in out
     assert store.left_out_keys() == sorted({record.key for record in store.records()} - fitting_keys)
-    study = load([store.folder])
-    assert {trial.key for trial in study.trials} == fitting_keys
-    assert study.left_out == misfit_counts.total()
+    results = load([store.folder])
+    assert {trial.key for trial in results.trials} == fitting_keys
+    assert results.left_out == misfit_counts.total()
     assert sweep(tmp_path, *narrower) == 0, "the same command again"
     out = capsys.readouterr().out
     assert f"continuing run smoke-paper: {len(fitting_records)} trials are finished" in out
@@ -111,7 +111,7 @@ def test_trials_of_a_renamed_cell_belong_to_the_cell_of_the_new_name(tmp_path, c
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "complete: 3 trials" in out
-    assert "3 trials now belong to another cell, which has their settings: between → after" in out
+    assert "3 trials now belong to another cell, which has the same settings: between → after" in out
     store = Store(tmp_path, "run")
     assert store.left_out_keys() == []
     assert {record.cell for record in store.records()} == {record.stratum for record in store.records()} == {"after"}
@@ -120,7 +120,7 @@ def test_trials_of_a_renamed_cell_belong_to_the_cell_of_the_new_name(tmp_path, c
         assert after | {"cell": "", "stratum": ""} == before | {"cell": "", "stratum": ""}, "no trial ran twice"
 
 
-def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
+def test_other_rules_are_refused_and_fresh_starts_over(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "trials=1") == 0
     before = write_times(tmp_path)
     capsys.readouterr()
@@ -136,7 +136,7 @@ def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", [b"{", b"5", b"\xff", None])
-def test_fresh_begins_anew_even_if_the_manifest_is_damaged_or_gone(tmp_path, capsys, damage):
+def test_fresh_starts_over_even_if_the_manifest_is_damaged_or_gone(tmp_path, capsys, damage):
     assert sweep(tmp_path, "--set", "trials=1") == 0
     before, manifest = write_times(tmp_path), tmp_path / "smoke-paper" / "manifest.json"
     manifest.unlink() if damage is None else manifest.write_bytes(damage)
@@ -223,7 +223,7 @@ def test_the_first_points_come_first_then_the_best_point_of_the_warm_start(monke
     ]
     usable = [can_warm_start(other_cell, warm_start_records[0], "accuracy") for other_cell in space.cells]
     assert usable == [True, False, False]
-    assert not can_warm_start(cell, warm_start_records[0], "macro_f1"), "accuracies say nothing of the macro-F1"
+    assert not can_warm_start(cell, warm_start_records[0], "macro_f1"), "accuracies say nothing about macro-F1"
     driver = Driver(space, by_rate, warm_start_records=warm_start_records).run()
     in_cell = [trial for trial in driver.trials if trial.cell.name == cell.name and trial.phase == "search"]
     rates = [trial.config.learning_rate for trial in in_cell]

@@ -19,11 +19,11 @@ from sweeps.stopping._rungs import Rungs, rung_steps
 from tests.bad_input import fixed
 from tests.sweeps.records import make_record
 
-RULES = {"grace_steps": 2, "reduction_factor": 3, "max_steps": 18}
+SETTINGS = {"grace_steps": 2, "reduction_factor": 3, "max_steps": 18}
 
 
 def asha(**changes):
-    return stopping.get("asha")(**{**RULES, **changes})
+    return stopping.get("asha")(**{**SETTINGS, **changes})
 
 
 def asha_by_stratum(rule_changes=None, **options):
@@ -51,11 +51,11 @@ class RayRule:
 
 
 def ray_asha(**changes):
-    rules = {**RULES, **changes}
+    settings = {**SETTINGS, **changes}
     return RayRule(
         AsyncHyperBandScheduler(
-            time_attr="step", metric="score", mode="max", grace_period=rules["grace_steps"],
-            reduction_factor=rules["reduction_factor"], max_t=rules["max_steps"],
+            time_attr="step", metric="score", mode="max", grace_period=settings["grace_steps"],
+            reduction_factor=settings["reduction_factor"], max_t=settings["max_steps"],
         )
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ report_lists = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 20)), min_si
 
 
 def assert_same_decisions(our_rule, ray_rule, reports, eval_every, max_steps):
-    """Each report is a trial's next evaluation; trials that are stopped report no more."""
+    """Compare two rules. Each report is a trial's next evaluation; a trial that has stopped reports no more."""
     steps, stopped = {}, set()
     for number, score in reports:
         step = steps[number] = steps.get(number, 0) + eval_every
@@ -80,8 +80,8 @@ def assert_same_decisions(our_rule, ray_rule, reports, eval_every, max_steps):
 @fixed(60)
 def test_rungs_at_evaluations_decide_as_rays_do(reports, grace_steps_and_eval_every, factor):
     grace_steps, eval_every = grace_steps_and_eval_every
-    rules = {"grace_steps": grace_steps, "reduction_factor": factor, "max_steps": 40}
-    assert_same_decisions(asha(**rules), ray_asha(**rules), reports, eval_every, 40)
+    changes = {"grace_steps": grace_steps, "reduction_factor": factor, "max_steps": 40}
+    assert_same_decisions(asha(**changes), ray_asha(**changes), reports, eval_every, 40)
 
 
 def test_a_report_beyond_a_skipped_rung_does_not_count_on_that_rung():
@@ -111,7 +111,7 @@ def test_a_forgotten_trial_counts_on_no_rung():
 @given(report_lists)
 @fixed(60)
 def test_the_median_rule_decides_as_rays_does(reports):
-    our_rule = stopping.get("median")(**{**RULES, "max_steps": 40})
+    our_rule = stopping.get("median")(**{**SETTINGS, "max_steps": 40})
     ray_rule = RayRule(
         MedianStoppingRule(time_attr="step", metric="score", mode="max", grace_period=2, min_samples_required=3)
     )
@@ -119,7 +119,7 @@ def test_the_median_rule_decides_as_rays_does(reports):
 
 
 def test_a_stratum_decides_as_it_would_alone():
-    """One stratum is much weaker; each keeps some trials and stops most."""
+    """One stratum is much weaker. In each, some trials run to their end and most stop."""
     generator = random.Random(0)
     early_stopping, ray_rules = asha_by_stratum(), {stratum: ray_asha() for stratum in "ab"}
     ends = []
@@ -133,8 +133,8 @@ def test_a_stratum_decides_as_it_would_alone():
                 break
         ends.append((stratum, stops))
     for stratum in "ab":
-        kept = sum(not stops for trial_stratum, stops in ends if trial_stratum == stratum)
-        assert 0.03 < kept / 30 < 0.5
+        complete_count = sum(not stops for trial_stratum, stops in ends if trial_stratum == stratum)
+        assert 0.03 < complete_count / 30 < 0.5
 
 
 def test_a_strong_stratum_never_stops_a_weak_one():
@@ -184,16 +184,16 @@ def test_an_audited_trial_goes_on_without_competing(tiny):
     for number in range(9):
         early_stopping.report("a", f"g{number}", 2, 0.9)
     assert early_stopping.report("a", "bad", 2, 0.1) is Decision.AUDIT
-    assert early_stopping.report("a", "bad", 6, 0.1) is Decision.GO_ON, "audited once"
+    assert early_stopping.report("a", "bad", 6, 0.1) is Decision.GO_ON, "a trial is audited once"
     assert early_stopping.report("a", "other", 6, 0.05) is Decision.GO_ON, "the first trial on the next rung"
 
     # A later command restores the trial and does not stop it if it is known to be audited.
     record = make_record(tiny, accuracy=0.1, steps=8, cell="a")
-    for audited in ({record.key: 2}, {}):
-        continued = asha_by_stratum(audited=audited)
+    for audited_steps in ({record.key: 2}, {}):
+        continued = asha_by_stratum(audited_steps=audited_steps)
         continued.replay([make_record(tiny.replace(seed=seed), accuracy=0.9, cell="a") for seed in range(1, 9)])
         continued.restore(record)
-        expected = Decision.GO_ON if audited else Decision.STOP
+        expected = Decision.GO_ON if audited_steps else Decision.STOP
         assert continued.report("a", record.key, 8, 0.1) is expected
 
 
@@ -224,17 +224,17 @@ def test_no_trial_stops_in_its_grace_period_or_when_it_is_the_best(rule):
 
 
 def test_the_expected_steps_are_those_of_equally_good_trials(rule):
-    """The scores of many equal trials, one after another, are random; the expected steps are right within a third."""
-    generator, total, expected, trials = random.Random(2), 0, 0.0, 300
-    for number in range(trials):
+    """The scores of many equal trials, one after another, are random. The expected steps are right within 50 %."""
+    generator, total_steps, expected_steps = random.Random(2), 0, 0.0
+    for number in range(300):
         best = 0.0
         for step in range(2, 61, 2):
             best = max(best, generator.random())
             if step < 60 and rule.report(f"{number:016x}", step, best):
                 break
-        total += step
-        expected += rule.expected_steps(number + 1, 2)
-    assert total / 1.5 < expected < total * 1.5, (total, expected)
+        total_steps += step
+        expected_steps += rule.expected_steps(number + 1, 2)
+    assert total_steps / 1.5 < expected_steps < total_steps * 1.5, (total_steps, expected_steps)
 
 
 def test_decision_steps_lie_between_the_grace_period_and_the_end(rule):
@@ -246,10 +246,10 @@ def test_decision_steps_lie_between_the_grace_period_and_the_end(rule):
 @pytest.mark.parametrize("invalid", [{"grace_steps": 0}, {"reduction_factor": 1}])
 def test_rules_with_endless_rungs_are_refused(name, invalid):
     with pytest.raises(ValueError, match="or more"):
-        stopping.get(name)(**{**RULES, **invalid})
+        stopping.get(name)(**{**SETTINGS, **invalid})
 
 
-def test_a_forgotten_trial_may_begin_anew(rule):
+def test_a_forgotten_trial_may_start_over(rule):
     for number in range(9):
         for step in range(2, 60, 2):
             rule.report(f"{number:016x}", step, 0.5)

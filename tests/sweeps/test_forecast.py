@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from sweeps import spaces
-from sweeps.forecast.play import Cost, SimulatedSweep, forecast, random_quality
+from sweeps.forecast.simulate import Cost, SimulatedSweep, forecast, random_quality_function
 from sweeps.planning import settings
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
@@ -32,8 +32,8 @@ def one_cell(space):
 
 def cost(cell="c", **changes):
     values = {
-        "stratum": cell, "shared": True, "share": 0.25, "fixed_s": 0.5, "step_s": 1.0, "evaluation_s": 2.0,
-        "begin_s": 3.0, "score_s": 10.0, "eval_every": 2,
+        "stratum": cell, "shares_device": True, "device_share": 0.25, "fixed_s": 0.5, "step_s": 1.0,
+        "evaluation_s": 2.0, "begin_s": 3.0, "score_s": 10.0, "eval_every": 2,
     }  # fmt: skip
     return Cost(**(values | changes))
 
@@ -46,18 +46,18 @@ def falling_quality(number, rung):
     return -number
 
 
-def simulate(space, costs=None, *, devices=1, concurrent=4, quality=equal_quality, finished=(), **changes):
+def simulate(space, costs=None, *, device_count=1, max_concurrent=4, quality=equal_quality, finished=(), **changes):
     costs = costs or [[cost(cell.name, **changes)] for cell in space.cells]
     return SimulatedSweep(
-        space, costs, devices=devices, concurrent=concurrent, quality=quality, finished=finished
+        space, costs, device_count=device_count, max_concurrent=max_concurrent, quality=quality, finished=finished
     ).run()
 
 
 def test_the_time_of_one_trial_at_a_time_is_a_sum():
     """No trial is worse than an equal one, so none stops: 9 search trials of 12 steps and 3 confirm trials run."""
-    simulated = simulate(smoke_with(), concurrent=1)
-    assert simulated.trials == 12
-    assert simulated.steps == 12 * 12
+    simulated = simulate(smoke_with(), max_concurrent=1)
+    assert simulated.trial_count == 12
+    assert simulated.step_count == 12 * 12
     assert simulated.seconds == pytest.approx(12 * (3.0 + 12 * (0.5 + 1.0 + 2.0 / 2)) + 3 * 10.0)
 
 
@@ -67,24 +67,24 @@ def test_trials_that_step_together_share_the_fixed_time_of_a_step():
     together = 12 * (0.5 + 3 * (1.0 + 1.0))
     assert simulate(space).seconds == pytest.approx(2 * (3.0 + together) + 3 * 10.0)
     alone = 12 * (0.5 + 1.0 + 1.0)
-    assert simulate(space, share=1.0, devices=3).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
-    assert simulate(space, share=0.3, shared=False).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
+    assert simulate(space, device_share=1.0, device_count=3).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
+    assert simulate(space, device_share=0.3, shares_device=False).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
 
 
 def test_a_step_of_one_trial_may_take_longer_than_a_step_of_several():
     space = smoke_with(trials=1)
-    falling = {"fixed_s": 4.0, "step_s": -1.0, "least_s": 1.5, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0}
+    falling = {"fixed_s": 4.0, "step_s": -1.0, "min_step_s": 1.5, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0}
     assert simulate(space, **falling).seconds == pytest.approx(2 * 12 * 1.5)
-    assert simulate(space, concurrent=1, **falling).seconds == pytest.approx(6 * 12 * 3.0)
+    assert simulate(space, max_concurrent=1, **falling).seconds == pytest.approx(6 * 12 * 3.0)
 
 
-def seconds_step_by_step(space, concurrent, fixed_s, step_s):
+def seconds_step_by_step(space, max_concurrent, fixed_s, step_s):
     """Simulate the sweep one step at a time, without early stopping, evaluations, scores or time to begin a trial."""
     waiting = deque((cell, "search") for _ in range(space.trials) for cell in range(len(space.cells)))
     search_trials_left = [space.trials] * len(space.cells)
     confirm, running, seconds = deque(), [], 0.0
     while running or waiting or confirm:
-        while len(running) < concurrent and (confirm or waiting):
+        while len(running) < max_concurrent and (confirm or waiting):
             cell, phase = (confirm or waiting).popleft()
             running.append(SimpleNamespace(cell=cell, phase=phase, steps_left=space.max_steps))
         seconds += fixed_s + sum(step_s[trial.cell] for trial in running)
@@ -103,19 +103,20 @@ def seconds_step_by_step(space, concurrent, fixed_s, step_s):
 @given(
     trials=st.integers(1, 5),
     seeds=st.integers(1, 3),
-    concurrent=st.integers(1, 8),
+    max_concurrent=st.integers(1, 8),
     step_s=st.lists(st.floats(0.1, 3.0), min_size=3, max_size=3),
     fixed_s=st.floats(0.0, 2.0),
 )
-def test_the_simulation_agrees_with_a_simulation_of_single_steps(trials, seeds, concurrent, step_s, fixed_s):
+def test_the_simulation_agrees_with_a_simulation_of_single_steps(trials, seeds, max_concurrent, step_s, fixed_s):
     space = smoke_with(trials=trials, confirm_seeds=seeds, grace_steps=100)
-    other_times = {"fixed_s": fixed_s, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0, "share": 1 / concurrent}
+    other_values = {"fixed_s": fixed_s, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0}
+    other_values["device_share"] = 1 / max_concurrent
     costs = [
-        [cost(cell.name, step_s=cell_step_s, **other_times)]
+        [cost(cell.name, step_s=cell_step_s, **other_values)]
         for cell, cell_step_s in zip(space.cells, step_s, strict=True)
     ]
-    simulated = simulate(space, costs, concurrent=concurrent)
-    assert simulated.seconds == pytest.approx(seconds_step_by_step(space, concurrent, fixed_s, step_s))
+    simulated = simulate(space, costs, max_concurrent=max_concurrent)
+    assert simulated.seconds == pytest.approx(seconds_step_by_step(space, max_concurrent, fixed_s, step_s))
 
 
 def steps_by_asha(space, quality):
@@ -138,25 +139,25 @@ def steps_by_asha(space, quality):
 def test_the_sweeps_own_early_stopping_decides(seed):
     space = one_cell(smoke_with(trials=8, max_steps=80, eval_every=2, confirm_seeds=1))
     scores = np.random.default_rng(seed).normal(size=(9, len(space.decision_steps())))
-    simulated = simulate(space, concurrent=1, quality=lambda number, rung: scores[number, rung])
-    assert simulated.steps == steps_by_asha(space, lambda number, rung: scores[number, rung]) + space.max_steps
+    simulated = simulate(space, max_concurrent=1, quality=lambda number, rung: scores[number, rung])
+    assert simulated.step_count == steps_by_asha(space, lambda number, rung: scores[number, rung]) + space.max_steps
 
 
 def test_a_rung_between_two_evaluations_counts_at_the_second_one():
     space = one_cell(smoke_with(trials=2, grace_steps=3, eval_every=4))
-    simulated = simulate(space, concurrent=1, quality=falling_quality, eval_every=4)
-    assert simulated.steps == 12 + 4 + 12
+    simulated = simulate(space, max_concurrent=1, quality=falling_quality, eval_every=4)
+    assert simulated.step_count == 12 + 4 + 12
 
 
 def test_audited_trials_run_to_the_end():
     space = one_cell(smoke_with(trials=6, max_steps=80, eval_every=2, confirm_seeds=1))
 
     def steps_with(audit):
-        options = {"devices": 1, "concurrent": 1, "quality": falling_quality}
-        return SimulatedSweep(space, [[cost("c")]], **options, audit=audit).run().steps
+        options = {"device_count": 1, "max_concurrent": 1, "quality": falling_quality}
+        return SimulatedSweep(space, [[cost("c")]], **options, audit=audit).run().step_count
 
     assert steps_with(audit=0.0) < steps_with(audit=1.0) == 7 * 80
-    steps = [short_forecast(space, audit=share).steps for share in (0.0, 0.5, 1.0)]
+    steps = [short_forecast(space, audit=share).step_count for share in (0.0, 0.5, 1.0)]
     assert steps[0] < steps[1] < steps[2] == 7 * 80
 
 
@@ -169,8 +170,8 @@ def test_finished_trials_are_not_run_again_and_count_on_their_rungs():
         for number in range(2)
     ]
     simulated = simulate(space, finished=finished, quality=lambda number, rung: 0.5)
-    assert simulated.trials == 3 + 3
-    assert simulated.steps == 3 * 4 + 3 * 12, "the new search trials are worse than the finished ones"
+    assert simulated.trial_count == 3 + 3
+    assert simulated.step_count == 3 * 4 + 3 * 12, "the new search trials are worse than the finished ones"
     finished += [
         make_record(config.replace(seed=1), accuracy=0.9, cell=cell.name, phase="confirm")
         for cell, config in zip(space.cells, configs, strict=True)
@@ -183,8 +184,8 @@ def test_finished_trials_are_not_run_again_and_count_on_their_rungs():
 
 def test_trials_for_which_no_device_is_free_wait():
     space = smoke_with(trials=1)
-    assert simulate(space, share=1.0, shared=False, concurrent=9).seconds == pytest.approx(
-        simulate(space, share=1.0, shared=False, concurrent=1).seconds
+    assert simulate(space, device_share=1.0, shares_device=False, max_concurrent=9).seconds == pytest.approx(
+        simulate(space, device_share=1.0, shares_device=False, max_concurrent=1).seconds
     )
 
 
@@ -192,22 +193,22 @@ def test_a_free_search_confirms_each_size():
     space = spaces.load("search", "demo")
     costs = [[cost("small", eval_every=10), cost("large", eval_every=10, step_s=2.0)]]
     numbers = iter(range(space.trials))
-    simulated = SimulatedSweep(
-        space, costs, devices=1, concurrent=4, quality=equal_quality, pick=lambda kinds: next(numbers) % kinds
-    ).run()
-    assert simulated.trials == space.trials + 2 * space.confirm_seeds
+    options = {"quality": equal_quality, "pick_kind": lambda kind_count: next(numbers) % kind_count}
+    simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=4, **options).run()
+    assert simulated.trial_count == space.trials + 2 * space.confirm_seeds
 
 
 def short_forecast(space, factor=1.0, **changes):
     """Return the forecast of a few simulations in which every time is multiplied by `factor`."""
     times = {name: factor * getattr(cost(), name) for name in vars(cost()) if name.endswith("_s")}
     costs = [[cost(cell.name, **times)] for cell in space.cells]
-    return forecast(space, costs, **({"devices": 1, "concurrent": 4, "spread": 0.1, "simulations": 30} | changes))
+    options = {"device_count": 1, "max_concurrent": 4, "spread": 0.1, "simulation_count": 30}
+    return forecast(space, costs, **(options | changes))
 
 
 def test_a_range_is_in_order_and_not_too_wide():
     space = smoke_with(trials=6)
-    narrow, wide = (short_forecast(space, spread=spread, simulations=200) for spread in (0.08, 0.15))
+    narrow, wide = (short_forecast(space, spread=spread, simulation_count=200) for spread in (0.08, 0.15))
     for predicted in (narrow, wide):
         assert predicted.low_s < predicted.median_s < predicted.high_s <= 2.0 * predicted.low_s
     assert wide.high_s > narrow.high_s
@@ -218,7 +219,7 @@ def test_a_range_is_in_order_and_not_too_wide():
 @given(factor=st.floats(0.1, 10.0))
 def test_a_sweep_of_slower_steps_takes_longer_by_the_same_factor(factor):
     space = smoke_with(trials=2)
-    measured, scaled = short_forecast(space, simulations=10), short_forecast(space, factor, simulations=10)
+    measured, scaled = short_forecast(space, simulation_count=10), short_forecast(space, factor, simulation_count=10)
     for name in ("low_s", "median_s", "high_s"):
         assert getattr(scaled, name) == pytest.approx(factor * getattr(measured, name))
 
@@ -226,29 +227,29 @@ def test_a_sweep_of_slower_steps_takes_longer_by_the_same_factor(factor):
 @examples(deadline=None, max_examples=25)
 @given(trials=st.integers(1, 6), seeds=st.integers(1, 4))
 def test_a_sweep_of_more_trials_takes_longer(trials, seeds):
-    """The median is longer. Early stopping is off, since with it one more trial can stop another one earlier."""
+    """The median is longer. Early stopping is off, because with it one more trial can stop another one earlier."""
     base = {"trials": trials, "confirm_seeds": seeds, "grace_steps": 100}
-    shorter = short_forecast(smoke_with(**base), simulations=3)
-    assert short_forecast(smoke_with(**base | {"confirm_seeds": seeds + 1}), simulations=3).median_s > shorter.median_s
-    assert short_forecast(smoke_with(**base | {"trials": trials + 1}), simulations=3).median_s > shorter.median_s
-    assert short_forecast(smoke_with(**base), simulations=3, start_s=100.0).low_s > shorter.low_s
+    shorter = short_forecast(smoke_with(**base), simulation_count=3)
+    for change in ({"confirm_seeds": seeds + 1}, {"trials": trials + 1}):
+        assert short_forecast(smoke_with(**base | change), simulation_count=3).median_s > shorter.median_s
+    assert short_forecast(smoke_with(**base), simulation_count=3, start_s=100.0).low_s > shorter.low_s
 
 
 def test_qualities_are_alike_at_the_rungs_of_one_trial_and_differ_between_trials():
     correlations = []
     for seed in range(40):
-        quality = random_quality(np.random.default_rng(seed), 50)
+        quality = random_quality_function(np.random.default_rng(seed), 50)
         scores = np.array([[quality(number, rung) for rung in range(2)] for number in range(200)])
         correlations.append(np.corrcoef(scores.T)[0, 1])
     assert 0.2 < np.mean(correlations) < 0.8
     assert min(correlations) > -0.2
 
 
-def test_every_simulation_assigns_its_trials_to_brackets_anew():
+def test_every_simulation_assigns_its_trials_to_brackets_again():
     space = smoke_with(stopping="hyperband", trials=3)
     costs = [[cost(cell.name)] for cell in space.cells]
-    options = {"devices": 1, "concurrent": 4, "quality": falling_quality}
-    assert len({SimulatedSweep(space, costs, **options, number=number).run().steps for number in range(20)}) > 1
+    options = {"device_count": 1, "max_concurrent": 4, "quality": falling_quality}
+    assert len({SimulatedSweep(space, costs, **options, number=number).run().step_count for number in range(20)}) > 1
 
 
 @pytest.mark.parametrize("name", spaces.names())
@@ -272,5 +273,5 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
         queue.end(trial, make_record(trial.config, status, 1 / trials, trial.phase, trial.cell.name, trial.stratum))
     eval_every = {cell.name: space.sample_trial(cell).eval_every for cell in space.cells}
     costs = [[cost(name, eval_every=eval_every[name])] for name in eval_every]
-    simulated = SimulatedSweep(space, costs, devices=1, concurrent=1, quality=falling_quality).run()
-    assert (simulated.trials, simulated.steps) == (trials, steps)
+    simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=1, quality=falling_quality).run()
+    assert (simulated.trial_count, simulated.step_count) == (trials, steps)

@@ -1,7 +1,7 @@
 """The decisions of queue and early stopping are those of recorded event streams.
 
 The streams cover every space, and trials that fail, diverge, are interrupted or audited. A change that intends other
-decisions records the streams anew, in a commit that says so:
+decisions records the streams again, in a commit that says so:
 
     python tests/sweeps/test_golden_decisions.py
 """
@@ -26,7 +26,7 @@ from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
 
 GOLDEN = Path(__file__).parent / "golden"
-CONCURRENT = 4  # trials that run at once
+MAX_CONCURRENT = 4  # number of trials that run at once
 SCENARIOS = {
     # name: (space, what goes wrong, share of audits, number of events after which the command is interrupted)
     **{name: (name, (), 0.0, None) for name in ("smoke", "table1", "table2", "ablation", "frontier", "search")},
@@ -87,8 +87,8 @@ class Command:
 
     def __init__(self, space, training, events, audit, earlier=None):
         self.space, self.training, self.events, self.running = space, training, events, {}
-        records, audited, interrupted = earlier or ({}, {}, [])
-        self.records, self.audited, self.number = records, audited, 0
+        records, audited_steps, interrupted = earlier or ({}, {}, [])
+        self.records, self.audited_steps, self.number = records, audited_steps, 0
         finished = [record for record in records.values() if record.status != "failed"]
         failed = [records.pop(record.key) for record in list(records.values()) if record.status == "failed"]
         self.restored = {config.key: evaluations for config, _, evaluations in interrupted}
@@ -96,13 +96,13 @@ class Command:
             space, resolve=round_learning_rate, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
-        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited=audited)
+        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
         self.early_stopping.replay(finished)
 
-    def run(self, most_events=None):
-        """Run until no trial is left or there are so many events."""
-        while most_events is None or len(self.events) < most_events:
-            while len(self.running) < CONCURRENT and (queued := self.queue.next()):
+    def run(self, max_events=None):
+        """Run until no trial is left or there are `max_events` events."""
+        while max_events is None or len(self.events) < max_events:
+            while len(self.running) < MAX_CONCURRENT and (queued := self.queue.next()):
                 self.begin(queued)
             if not self.running:
                 return
@@ -155,7 +155,7 @@ class Command:
         decision = self.early_stopping.report(trial.queued.stratum, trial.config.key, step, best)
         if decision is Decision.AUDIT:
             self.events.append(f"audit {name}")
-            self.audited[trial.config.key] = step
+            self.audited_steps[trial.config.key] = step
         return decision is Decision.STOP
 
     def end(self, name, status):
@@ -182,18 +182,18 @@ class Command:
             for trial in sorted(self.running.values(), key=lambda trial: trial.config.key)
             if trial.queued.phase == "search" and trial.evaluations
         ]
-        return self.records, self.audited, interrupted
+        return self.records, self.audited_steps, interrupted
 
 
 def events_of(scenario):
     """Run a scenario and return its events."""
-    name, failures, audit, most_events = SCENARIOS[scenario]
+    name, failures, audit, max_events = SCENARIOS[scenario]
     space = spaces.load(name, "paper" if name == "smoke" else "demo")
     space = dataclasses.replace(space, confirm_seeds=2)
     events, training = [], FakeTraining(failures)
     command = Command(space, training, events, audit)
-    command.run(most_events)
-    if most_events is not None:
+    command.run(max_events)
+    if max_events is not None:
         events.append("interrupted")
         command = Command(space, training, events, audit, command.interrupt())
         command.number = 1000

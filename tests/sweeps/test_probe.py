@@ -27,13 +27,13 @@ from sweeps.run import main
 from sweeps.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-COSTS = {"fixed_s", "least_s", "step_s", "evaluation_s", "begin_s", "score_s"}
+COSTS = {"fixed_s", "min_step_s", "step_s", "evaluation_s", "begin_s", "score_s"}
 SMALL = ["--space", "smoke", "--set", "trials=2", "--set", "max_steps=6"]
 
 
 @pytest.fixture(autouse=True)
 def _short_measurements(monkeypatch):
-    monkeypatch.setattr(measure, "SECONDS", 0.0)
+    monkeypatch.setattr(measure, "MIN_MEASURING_S", 0.0)
 
 
 def resolved(*configs):
@@ -129,23 +129,23 @@ def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
 
 def test_samples_of_a_cell_lie_in_its_ranges():
     table = spaces.load("ablation", "demo")
-    assert all(probe.samples(table, cell) == [table.sample_trial(cell)] for cell in table.cells)
+    assert all(probe.sample_configs(table, cell) == [table.sample_trial(cell)] for cell in table.cells)
     free_search = spaces.load("search", "demo")
     (cell,) = free_search.cells
-    configs = probe.samples(free_search, cell)
+    configs = probe.sample_configs(free_search, cell)
     assert len({config.method for config in configs}) == len(cell.search["method"].values)
     for config in configs:
         learning_rates = cell.search[f"{config.method}.learning_rate"]
         assert learning_rates.low <= config.learning_rate <= learning_rates.high
         assert config.rank is None or config.rank >= 1
-    assert configs == probe.samples(free_search, cell)
+    assert configs == probe.sample_configs(free_search, cell)
 
 
 def test_the_command_predicts_without_ray(tmp_path, capsys):
     command = [*SMALL, "--local-mode", "--out", str(tmp_path)]
     assert main([*command, "--probe", "--price-per-hour", "3.6"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"prediction: 9 to run in \d+:\d\d", out)
+    assert re.search(r"prediction: all 9 trials take \d+:\d\d", out)
     assert "toy with tiny, prompts: a step of one trial" in out
     assert "at 3.6 an hour" in out
     run = tmp_path / "smoke-paper"
@@ -183,7 +183,7 @@ def test_finished_trials_are_not_part_of_the_prediction(tmp_path, capsys):
     assert main([*command, "--max-trials", "4"]) == 4
     elapsed = json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["elapsed_s"]
     assert main([*command, "--probe"]) == 0
-    assert "4 trials are finished, 5 to run in" in capsys.readouterr().out
+    assert "4 of 9 trials are finished; the rest takes" in capsys.readouterr().out
     content = json.loads((tmp_path / "smoke-paper" / "probe.json").read_text())
     assert content["elapsed_before_s"] == elapsed
     assert (content["prediction"]["trials_done"], content["prediction"]["trials"]) == (4, 9)
@@ -215,11 +215,11 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
 
     def prediction(spread, **changes):
         test_resources = probe.Resources(
-            devices=1,
-            concurrent=1,
-            shared=None,
-            alone=1.0,
-            start_s=lambda: 5.0,
+            device_count=1,
+            max_concurrent=1,
+            shared_backbone_share=None,
+            alone_share=1.0,
+            measure_start_s=lambda: 5.0,
             measure=lambda configs: {
                 "costs": [dict.fromkeys(COSTS, 0.1) for _ in configs],
                 "figures": [],
@@ -236,7 +236,7 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
     assert widest["start_s"] == pytest.approx(5.1), "the start and the baseline, which is scored once"
     assert widest["seconds"]["high"] < 2.2 * widest["seconds"]["low"]
     assert np.isfinite(widest["seconds"]["median"])
-    slower = prediction(9.0, slower=1.5)
+    slower = prediction(9.0, slowdown=1.5)
     expected = 5.0 + 1.5 * (widest["seconds"]["median"] - 5.0)
     assert slower["seconds"]["median"] == pytest.approx(expected, rel=0.03), "everything but the start takes longer"
     assert "1.5 times as long as measured" in "".join(slower["assumptions"])
@@ -260,7 +260,7 @@ def test_the_command_predicts_on_ray(tmp_path):
     process = subprocess.run([*command, "--probe"], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "a step of 3 trials together" in process.stdout
-    assert "prediction: 9 to run in" in process.stdout
+    assert "prediction: all 9 trials take" in process.stdout
     assert not (tmp_path / "smoke-paper" / "ray").exists()
     free_search = [*command, "--set", "method=lopt1,fine_tuning", "--name", "mixed", "--probe", "--json"]
     free_search[free_search.index("smoke")] = "search"

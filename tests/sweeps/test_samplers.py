@@ -35,7 +35,7 @@ def search_trials(driver):
 
 
 def rates(driver, cell_index=0):
-    cell_name = driver.cell_queues[cell_index].cell.name
+    cell_name = driver.cell_searches[cell_index].cell.name
     return [trial.config.learning_rate for trial in search_trials(driver) if trial.cell.name == cell_name]
 
 
@@ -89,7 +89,7 @@ def test_a_quasi_random_sequence_covers_a_range_more_evenly_than_random_points()
 def test_the_quasi_random_sequence_is_optunas(tiny):
     """A study of one range has the same points as Optuna's sampler used directly."""
     (cell, *_) = spaces.load("smoke", "paper").cells
-    study = CellStudy(cell, trials=9, seed=3, sampler="qmc")
+    study = CellStudy(cell, trial_count=9, seed=3, sampler="qmc")
     optuna_study = optuna.create_study(sampler=optuna.samplers.QMCSampler(scramble=True, seed=3))
     optuna_study.add_trial(optuna.trial.create_trial(
         value=0.0, params={"learning_rate": 0.3},
@@ -120,7 +120,7 @@ def test_cma_es_searches_two_ranges_and_comes_nearer_to_the_best_point_than_rand
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--space", "smoke", "--set", "sampler=cma_es"], ["two ranges or more", "searches 1", "such as tpe"]),
+        (["--space", "smoke", "--set", "sampler=cma_es"], ["two ranges", "searches only one range", "as tpe"]),
         (["--space", "search", "--set", "sampler=cma_es"], ["method", "two ranges or more"]),
         (["--space", "smoke", "--set", "sampler=bayes"], ["unknown sampler 'bayes'", "cma_es, qmc, random, tpe"]),
         (["--space", "smoke", "--set", "stopping=halving"], ["unknown stopping rule", "asha, hyperband, median, none"]),
@@ -139,8 +139,8 @@ def test_cma_es_without_its_package_says_how_to_get_it(monkeypatch):
 
 @pytest.mark.parametrize("rule", ["hyperband", "median", "none"])
 def test_a_sweep_runs_with_another_sampler_and_another_stopping_rule(tmp_path, capsys, rule):
-    """The plan names both. The run continues with another sampler, but not with another stopping rule, since its trials
-    would not be comparable."""
+    """The plan names both. The run continues with another sampler, but not with another stopping rule, because its
+    trials would not be comparable."""
     command = ["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--set", f"stopping={rule}"]
     assert main([*command, "--set", "sampler=qmc", "--track", "events", "--track", "events"]) == 0
     out = capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_a_tracker_that_raises_is_named_once_and_the_sweep_goes_on(tmp_path, cap
 
     monkeypatch.setattr(Events, "_write", fail)
     assert main(["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--track", "events"]) == 0
-    message = "tracker events failed; the sweep continues without it: OSError: no space left on device"
+    message = "tracker 'events' failed; the sweep continues without it: OSError: no space left on device"
     assert capsys.readouterr().err.count(message) == 1
 
 
@@ -203,4 +203,4 @@ def test_a_tracker_is_closed_once_however_the_command_ends(tmp_path, monkeypatch
 
 def test_the_events_tracker_needs_a_folder(capsys):
     assert main(["--space", "smoke", "--local-mode", "--out", "memory://events", "--track", "events"]) == 2
-    assert "give --out a folder" in capsys.readouterr().err
+    assert "give a folder as --out" in capsys.readouterr().err

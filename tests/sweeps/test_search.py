@@ -36,15 +36,15 @@ def test_every_cell_gets_its_equal_number_of_trials_then_its_winner_is_confirmed
 def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the_others():
     space = spaces.load("smoke", "paper")
     uninterrupted = Driver(space, by_rate).run()
-    for finished_trials in (4, 9, 11):
+    for finished_count in (4, 9, 11):
         first = Driver(space, by_rate)
-        for _ in range(finished_trials):
+        for _ in range(finished_count):
             first.end(first.start())
         continued = Driver(space, by_rate, finished=first.records.values()).run()
         assert not set(first.records) & {trial.config.key for trial in continued.trials}
         assert len(first.records) + len(continued.trials) == len(uninterrupted.trials) == 12
-        for cell_queue in continued.cell_queues:
-            assert cell_queue.study.states()["complete"] == 3
+        for cell_search in continued.cell_searches:
+            assert cell_search.study.states()["complete"] == 3
     complete = Driver(space, by_rate, finished=uninterrupted.records.values())
     assert complete.queue.counts() == (0, 0)
     assert complete.start() is None
@@ -62,19 +62,19 @@ def test_optuna_is_told_how_each_trial_ends():
         return outcomes[number] if trial.phase == "search" else ("complete", 0.6)
 
     driver = Driver(space, outcome).run()
-    for cell_queue in driver.cell_queues:
-        assert cell_queue.study.states() == {"complete": 1, "pruned": 1, "fail": 1}
-        assert cell_queue.study._study.best_value == 0.6
+    for cell_search in driver.cell_searches:
+        assert cell_search.study.states() == {"complete": 1, "pruned": 1, "fail": 1}
+        assert cell_search.study._study.best_value == 0.6
     replayed = Driver(space, outcome, finished=driver.records.values())
-    for cell_queue in replayed.cell_queues:
-        states = {state: count for state, count in cell_queue.study.states().items() if state != "waiting"}
+    for cell_search in replayed.cell_searches:
+        states = {state: count for state, count in cell_search.study.states().items() if state != "waiting"}
         assert states == {"complete": 1, "pruned": 1, "fail": 1}
 
 
 def test_a_trial_without_a_record_is_a_failure_and_the_sweep_goes_on():
     driver = Driver(spaces.load("smoke", "paper"), lambda trial: None).run()
     assert len(driver.trials) == 9
-    assert all(cell_queue.study.states() == {"fail": 3} for cell_queue in driver.cell_queues)
+    assert all(cell_search.study.states() == {"fail": 3} for cell_search in driver.cell_searches)
 
 
 def test_failed_trials_are_tried_again_within_the_same_number():
@@ -94,7 +94,7 @@ def test_a_repeated_point_is_not_run_twice():
     driver = Driver(space, by_rate).run()
     search = [trial for trial in driver.trials if trial.phase == "search"]
     assert len({trial.config.key for trial in search}) == len(search) == 2 * 3
-    assert all(cell_queue.searched for cell_queue in driver.cell_queues)
+    assert all(cell_search.search_is_over for cell_search in driver.cell_searches)
 
 
 def test_a_cell_that_searches_nothing_has_one_trial():
@@ -140,9 +140,9 @@ def test_the_free_search_tries_the_papers_settings_first_and_keeps_each_method_i
     for config in configs:
         learning_rates = methods.get(config.method).ranges["learning_rate"]
         assert learning_rates.low <= config.learning_rate <= learning_rates.high
-    (cell_queue,) = driver.cell_queues
-    assert cell_queue.study is not None
-    for trial in cell_queue.study._study.get_trials():
+    (cell_search,) = driver.cell_searches
+    assert cell_search.study is not None
+    for trial in cell_search.study._study.get_trials():
         method = trial.params["method"]
         assert {name.partition(".")[0] for name in trial.params} == {"method", method}, "no name of another method"
 
@@ -165,8 +165,8 @@ def test_replayed_trials_of_the_free_search_have_the_points_that_were_proposed()
     space = settings.with_settings(spaces.load("search", "demo"), {"trials": "12", "backbone": "tiny", "task": "toy"})
     driver = Driver(space, by_rate).run()
     continued = Driver(space, by_rate, finished=driver.records.values())
-    (continued_queue,), (cell_queue,) = continued.cell_queues, driver.cell_queues
-    replayed, proposed = continued_queue.study._study.get_trials(), cell_queue.study._study.get_trials()
+    (continued_search,), (cell_search,) = continued.cell_searches, driver.cell_searches
+    replayed, proposed = continued_search.study._study.get_trials(), cell_search.study._study.get_trials()
     assert {tuple(sorted(trial.params.items())) for trial in replayed} >= {
         tuple(sorted(_with_cut_rank(trial.params).items())) for trial in proposed
     }
@@ -189,8 +189,8 @@ def test_the_winner_has_the_best_held_out_accuracy_of_the_complete_trials(tiny):
     assert winner([worse, better, stopped, diverged]) == better
     assert winner([stopped, diverged]) == stopped
     assert winner([diverged]) is None
-    of_lower_loss = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
-    assert winner([better, of_lower_loss]) == of_lower_loss, "among equal accuracies the lowest loss decides"
+    with_lower_loss = make_record(tiny.replace(learning_rate=0.5), "complete", 0.8, loss=0.1)
+    assert winner([better, with_lower_loss]) == with_lower_loss, "among equal accuracies the lowest loss decides"
 
 
 def test_a_stopped_trial_is_confirmed_if_no_trial_is_complete():
@@ -210,17 +210,17 @@ def test_the_steps_that_are_left_include_interrupted_trials():
 
 def test_a_study_can_be_replayed_and_its_first_points_are_not_run_again(tiny):
     (cell, *_) = spaces.load("smoke", "paper").cells
-    study = CellStudy(cell, trials=3, seed=0)
+    study = CellStudy(cell, trial_count=3, seed=0)
     study.replay(make_record(tiny.replace(learning_rate=0.3), cell=cell.name))
-    study.enqueue_first()
+    study.enqueue_first_points()
     assert study.ask().point["learning_rate"] != pytest.approx(0.3)
-    new_study = CellStudy(cell, trials=3, seed=0)
-    new_study.enqueue_first()
+    new_study = CellStudy(cell, trial_count=3, seed=0)
+    new_study.enqueue_first_points()
     assert new_study.ask().point["learning_rate"] == 0.3
 
 
 def test_an_interrupted_trial_comes_first_and_its_study_knows_it():
-    """Otherwise its checkpoint would be lost: a sampler that has learned more proposes other points."""
+    """Otherwise its checkpoint would be lost, because a sampler that has learned more proposes other points."""
     space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "14"})
     first = Driver(space, by_rate)
     for _ in range(36):
@@ -234,13 +234,13 @@ def test_an_interrupted_trial_comes_first_and_its_study_knows_it():
     )
     resumed = continued.start()
     assert resumed.config == interrupted.config
-    (cell_queue,) = [queue for queue in continued.cell_queues if queue.cell.name == interrupted.cell.name]
-    assert cell_queue.study.states()["running"] == 1
+    (cell_search,) = [search for search in continued.cell_searches if search.cell.name == interrupted.cell.name]
+    assert cell_search.study.states()["running"] == 1
     continued.end(resumed)
     continued.run()
     assert len(continued.records) == 36 + len(continued.trials) == 14 * 3 + 3
-    for cell_queue in continued.cell_queues:
-        states = cell_queue.study.states()
+    for cell_search in continued.cell_searches:
+        states = cell_search.study.states()
         assert (states["complete"], states.get("running", 0)) == (14, 0)
 
 
@@ -249,8 +249,8 @@ def test_a_first_point_whose_trial_was_interrupted_is_not_proposed_twice():
     interrupted = Driver(space, by_rate).start()
     driver = Driver(space, by_rate, interrupted=[(interrupted.config, interrupted.cell.name)]).run()
     assert len({trial.config.key for trial in driver.trials}) == len(driver.trials) == 12
-    for cell_queue in driver.cell_queues:
-        assert cell_queue.study.states()["complete"] == 3
+    for cell_search in driver.cell_searches:
+        assert cell_search.study.states()["complete"] == 3
 
 
 def test_the_winner_and_the_study_go_by_the_cells_metric():
@@ -270,7 +270,7 @@ def test_the_winner_and_the_study_go_by_the_cells_metric():
         for config, (accuracy, macro_f1) in zip(configs, scores, strict=True)
     ]
     assert winner(accuracy_records) == accuracy_records[0]
-    study = CellStudy(cell, trials=3, seed=0)
+    study = CellStudy(cell, trial_count=3, seed=0)
     for record in records:
         study.replay(record)
     trials = study._study.get_trials(deepcopy=False)

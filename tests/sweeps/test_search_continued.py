@@ -89,7 +89,7 @@ def search_trials(driver):
 def test_untried_values_run_whatever_has_been_confirmed(commands, values_tried):
     tried_rates = set()
     for driver, expected in zip(run_commands(commands), values_tried, strict=True):
-        (lopt1,) = [queue for queue in driver.cell_queues if queue.cell.name == "lopt1 n=4 r=2"]
+        (lopt1,) = [search for search in driver.cell_searches if search.cell.name == "lopt1 n=4 r=2"]
         tried_rates |= set(rates(driver))
         if lopt1.study:
             in_range = {rate for rate in tried_rates if rate in lopt1.cell.search["learning_rate"]}
@@ -185,7 +185,7 @@ rate_lists = st.lists(st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.5, 1.0]), min_size
 @given(st.lists(st.tuples(rate_lists, st.integers(1, 5), st.sampled_from(["", "0.1", "0.3"])), min_size=1, max_size=4))
 @fixed(20)
 def test_any_commands_on_a_run_leave_nothing_to_try(commands):
-    """Each command has its learning rates, its trials of a cell, and a rate at which trials fail."""
+    """Each command has its learning rates, its number of trials in a cell, and a rate at which trials fail."""
     records = {}
     for values, trials, failing_rate in commands:
         changes = {"learning_rate": ",".join(map(str, values)), "trials": str(trials)}
@@ -199,12 +199,12 @@ def test_any_commands_on_a_run_leave_nothing_to_try(commands):
         assert driver.queue.counts() == (0, 0)
         for cell in space.cells:
             in_cell = [record for record in records.values() if record.cell == cell.name]
-            searched_names = [record for record in in_cell if record.phase == "search"]
-            tried_rates = {record.config["learning_rate"] for record in searched_names} & set(values)
+            search_records = [record for record in in_cell if record.phase == "search"]
+            tried_rates = {record.config["learning_rate"] for record in search_records} & set(values)
             assert len(tried_rates) >= min(trials, len(values))
             candidates = [
                 record
-                for record in searched_names
+                for record in search_records
                 if record.status == "complete" and record.config["learning_rate"] in values
             ]
             best = max(candidates, key=lambda record: (record.selection_accuracy, record.key), default=None)

@@ -203,7 +203,7 @@ def test_trials_of_a_removed_method_are_kept_and_do_not_count(out, monkeypatch):
     assert len(Store(out, RUN).records()) == 6 and file.exists()
     code, stdout, _ = sweep(out, trials=2)
     assert code == 0
-    line = r"1 finished trial kept, but no longer counted: lopt1 .*: unknown method 'gone'; valid: "
+    line = r"1 finished trial is kept, but no longer counted: lopt1 .*: unknown method 'gone'; valid: "
     assert re.search(line, stdout)
     assert file.read_bytes() == content
 

@@ -1,0 +1,350 @@
+"""How long a sweep will take: the sweep is simulated many times with the measured costs of its trials.
+
+Each simulation draws new qualities for its trials, and the sweep's own early stopping decides on them. Trials begin in
+the sweep's own order and wait for a free device as they do on Ray. Trials that share a device step together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sweeps.planning.points import trial_count
+from sweeps.search.early_stopping import Decision, EarlyStopping
+from sweeps.search.turns import CellCounts, Turns
+from sweeps.search.winners import winners_confirm_trials
+
+if TYPE_CHECKING:
+    from lopt.records import TrialRecord
+    from sweeps.space import Space
+
+SIMULATION_COUNT = 300
+LOW, HIGH = 0.05, 0.95  # quantiles of the simulated times: the ends of a forecast's range
+_QUALITY_GRAIN = 0.2  # qualities are rounded to multiples of this, because accuracies on few examples are often equal
+_ALMOST_ZERO_S = 1e-9
+
+# Returns the score of a trial at a rung, given the trial's number and the rung's index.
+QualityFunction = Callable[[int, int], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a trial of one kind costs, in seconds."""
+
+    stratum: str
+    shares_device: bool  # whether the trial steps together with other trials on its device
+    device_share: float  # the share of a device that the trial takes
+    fixed_s: float  # the part of a step's time that counts once for all trials that step together
+    step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
+    evaluation_s: float  # time of one evaluation of the held-out examples
+    begin_s: float  # time that the trial takes on its device before its first step
+    score_s: float  # time of its canonical evaluation, during which no trial on the device steps
+    eval_every: int  # number of steps between evaluations
+    min_step_s: float = 0.0  # no step takes less time
+
+
+@dataclass(eq=False, kw_only=True)
+class _Cell(CellCounts):
+    """A cell of the simulated sweep."""
+
+    costs: Sequence[Cost]  # the costs of the kinds of trial that its search may propose
+    cost_by_stratum: dict[str, Cost]  # for each stratum of its trials so far, the cost of one of them
+    confirmed_counts: Counter[str] = field(default_factory=Counter)  # by stratum, the winner's finished confirm trials
+
+
+@dataclass(eq=False)
+class _Trial:
+    """A trial that waits or runs."""
+
+    number: int
+    cell: _Cell
+    cost: Cost
+    phase: str
+    idle_s: float  # time until the trial takes part in steps, or until its canonical evaluation is over
+    milestones: deque[int]  # the steps at which early stopping may end it, and its last step
+    decision_count: int  # how often early stopping may decide on it
+    step: float = 0.0
+    scoring: bool = False  # whether its canonical evaluation has begun
+    group: _Group | None = None
+
+
+@dataclass(eq=False)
+class _Group:
+    """Trials that step together on a device."""
+
+    device: int
+    trials: list[_Trial] = field(default_factory=list)
+    blocked_s: float = 0.0  # time until all canonical evaluations are over and the trials step again
+
+    def step_s(self) -> float:
+        """Return the time of a step with its share of evaluations; 0 if no trial steps."""
+        costs = [trial.cost for trial in self.trials if trial.idle_s <= 0]
+        if not costs:
+            return 0.0
+        step_s = max(cost.fixed_s for cost in costs) + sum(cost.step_s for cost in costs)
+        evaluations_s = sum(cost.evaluation_s / cost.eval_every for cost in costs)
+        return max(step_s, *(cost.min_step_s for cost in costs)) + evaluations_s
+
+    def next_event_s(self) -> float:
+        """Return the time until one of the trials reaches a milestone, or is no longer idle."""
+        waits = [trial.idle_s for trial in self.trials if trial.idle_s > 0]
+        if self.blocked_s > 0:
+            return min([self.blocked_s, *waits])
+        step_s = self.step_s()
+        stepping_trials = [trial for trial in self.trials if trial.idle_s <= 0]
+        return min([*waits, *(step_s * (trial.milestones[0] - trial.step) for trial in stepping_trials)])
+
+    def advance(self, seconds: float) -> list[_Trial]:
+        """Simulate this time; return the trials that are then at a milestone or have had their canonical evaluation."""
+        step_s = self.step_s() if self.blocked_s <= 0 else 0.0
+        self.blocked_s = _time_left(self.blocked_s, seconds)
+        for trial in self.trials:
+            if trial.idle_s > 0:
+                trial.idle_s = _time_left(trial.idle_s, seconds)
+            elif step_s:
+                trial.step += seconds / step_s
+        ready = [trial for trial in self.trials if trial.idle_s <= 0]
+        return [trial for trial in ready if trial.scoring or trial.milestones[0] - trial.step < 1e-6]
+
+
+def _time_left(before_s: float, elapsed_s: float) -> float:
+    left_s = before_s - elapsed_s
+    return left_s if left_s > _ALMOST_ZERO_S else 0.0
+
+
+class SimulatedSweep:
+    """One simulation of a sweep.
+
+    Args:
+        costs: for each cell, the costs of the kinds of trial that its search may propose; one kind in a table.
+        device_count: the number of GPUs, or of nodes without a GPU.
+        max_concurrent: the largest number of trials that run at once.
+        quality: returns the score of a trial at a rung.
+        pick_kind: chooses the kind of a proposed trial: given the number of kinds, it returns an index.
+        finished: records of earlier commands; early stopping takes account of their scores.
+        search_trial_counts: the number of search trials of each cell (`trial_count`), if it has been counted already.
+        audit, audited_steps: as for `EarlyStopping`.
+        number: the number of this simulation, for the random choices that depend on the trials' keys.
+
+    Attributes:
+        seconds: the duration of the sweep, once `run` has ended.
+        trial_count, step_count: the number of trials of the sweep, and the number of steps of all trials.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        costs: Sequence[Sequence[Cost]],
+        *,
+        device_count: int,
+        max_concurrent: int,
+        quality: QualityFunction,
+        pick_kind: Callable[[int], Any] = lambda kind_count: 0,
+        finished: Sequence[TrialRecord] = (),
+        search_trial_counts: Sequence[int] = (),
+        audit: float = 0.0,
+        audited_steps: Mapping[str, int] = MappingProxyType({}),
+        number: int = 0,
+    ) -> None:
+        self._space, self._max_concurrent = space, max_concurrent
+        self._quality, self._pick_kind, self._number = quality, pick_kind, number
+        self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
+        self._early_stopping.replay(finished)
+        counts = search_trial_counts or [trial_count(space, cell) for cell in space.cells]
+        cells = [
+            _simulated_cell(cell.name, cell_costs, count, finished, space)
+            for cell, cell_costs, count in zip(space.cells, costs, counts, strict=True)
+        ]
+        self._turns: Turns[_Cell, Cost] = Turns(cells)
+        self._waiting: deque[_Trial] = deque()
+        self._free_shares = [1.0] * device_count
+        self._groups: list[_Group] = []
+        self.seconds, self.step_count, self.trial_count = 0.0, 0.0, 0
+        for cell in cells:
+            self._queue_winners(cell)
+
+    def run(self) -> SimulatedSweep:
+        self._start_trials()
+        while self._groups:
+            elapsed_s = min(group.next_event_s() for group in self._groups)
+            self.seconds += elapsed_s
+            for trial in [trial for group in self._groups for trial in group.advance(elapsed_s)]:
+                self._handle(trial)
+            self._start_trials()
+        return self
+
+    # --- how trials start -----------------------------------------------------------------------------------------
+
+    def _start_trials(self) -> None:
+        while len(self._waiting) + sum(len(group.trials) for group in self._groups) < self._max_concurrent:
+            if (trial := self._next_trial()) is None:
+                break
+            self._waiting.append(trial)
+        for trial in list(self._waiting):
+            needed = trial.cost.device_share - 1e-3
+            free_devices = [device for device, share in enumerate(self._free_shares) if share >= needed]
+            if free_devices:
+                self._waiting.remove(trial)
+                self._place(trial, max(free_devices, key=self._free_shares.__getitem__))
+
+    def _place(self, trial: _Trial, device: int) -> None:
+        self._free_shares[device] -= trial.cost.device_share
+        groups = (group for group in self._groups if group.device == device and group.trials[0].cost.shares_device)
+        group = next(groups, None) if trial.cost.shares_device else None
+        if group is None:
+            group = _Group(device)
+            self._groups.append(group)
+        group.trials.append(trial)
+        trial.group = group
+
+    def _next_trial(self) -> _Trial | None:
+        turn = self._turns.next()
+        if turn is None:
+            return None
+        cost = turn.waiting_trial or turn.cell.costs[self._pick_kind(len(turn.cell.costs))]
+        self.trial_count += 1
+        turn.cell.running_count += 1
+        last_step = self._space.max_steps
+        decision_steps = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
+        evaluations = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
+        milestones = deque(sorted(evaluations | {last_step}))
+        return _Trial(self.trial_count, turn.cell, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1)
+
+    # --- how trials end -------------------------------------------------------------------------------------------
+
+    def _handle(self, trial: _Trial) -> None:
+        """Decide on a trial that is at a milestone or has had its canonical evaluation."""
+        if trial.scoring:
+            self._end(trial)
+            return
+        step = trial.milestones.popleft()
+        if trial.milestones:
+            quality = self._quality(trial.number, trial.decision_count - len(trial.milestones))
+            key = f"{self._number}-{trial.number}"
+            if self._early_stopping.report(trial.cost.stratum, key, step, quality) is Decision.STOP:
+                self._end(trial)
+        elif trial.phase == "confirm" and trial.cost.score_s > 0:
+            assert trial.group is not None
+            trial.scoring, trial.idle_s = True, trial.cost.score_s
+            if trial.cost.shares_device:  # trials of a group are scored one after another
+                trial.group.blocked_s += trial.cost.score_s
+                trial.idle_s = trial.group.blocked_s
+        else:
+            self._end(trial)
+
+    def _end(self, trial: _Trial) -> None:
+        group = trial.group
+        assert group is not None
+        self.step_count += round(trial.step)
+        self._free_shares[group.device] += trial.cost.device_share
+        group.trials.remove(trial)
+        if not group.trials:
+            self._groups.remove(group)
+        trial.cell.running_count -= 1
+        if trial.phase == "search":
+            trial.cell.cost_by_stratum[trial.cost.stratum] = trial.cost
+            self._queue_winners(trial.cell)
+
+    def _queue_winners(self, cell: _Cell) -> None:
+        if cell.search_is_over and not cell.confirm_queued:
+            cell.confirm_queued = True
+            for stratum, cost in sorted(cell.cost_by_stratum.items()):
+                seeds_left = max(0, self._space.confirm_seeds - cell.confirmed_counts[stratum])
+                self._turns.confirm_trials.extend([(cell, cost)] * seeds_left)
+
+
+def _simulated_cell(
+    name: str, costs: Sequence[Cost], planned_count: int, finished: Sequence[TrialRecord], space: Space
+) -> _Cell:
+    """Return a cell as earlier commands have left it."""
+    records = [record for record in finished if record.cell == name]
+    search_records = [record for record in records if record.phase == "search"]
+    cost_by_stratum = {}
+    for record in search_records:
+        costs_in_stratum = [cost for cost in costs if cost.stratum == record.stratum]
+        cost_by_stratum[record.stratum or ""] = (costs_in_stratum or costs)[0]
+    started_count = min(planned_count, len(search_records))
+    # As long as the search goes on, its winners may change.
+    confirm_trials = winners_confirm_trials(records) if started_count == planned_count else []
+    cell = _Cell(planned_count=planned_count, started_count=started_count, costs=costs, cost_by_stratum=cost_by_stratum)
+    cell.confirmed_counts = Counter(stratum for stratum, _ in confirm_trials)
+    return cell
+
+
+def random_quality_function(generator: np.random.Generator, trial_count: int) -> QualityFunction:
+    """Return a function that gives the trials of one simulation random qualities.
+
+    Two properties of the sweep are random, too: how closely the scores of one trial agree (`constancy`), and whether
+    later trials are better or worse than earlier ones (`trend`).
+    """
+    constancy, trend = generator.uniform(0.4, 0.95), generator.normal(0.0, 0.5)
+    trial_qualities: dict[int, float] = {}
+
+    def quality(number: int, rung: int) -> float:
+        if number not in trial_qualities:
+            trial_qualities[number] = generator.normal() + trend * number / max(1, trial_count)
+        score = constancy * trial_qualities[number] + np.sqrt(1 - constancy**2) * generator.normal()
+        return float(np.round(score / _QUALITY_GRAIN) * _QUALITY_GRAIN)
+
+    return quality
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The time that a sweep takes, and the median number of its trials and of the steps of all trials."""
+
+    low_s: float
+    median_s: float
+    high_s: float
+    trial_count: int
+    step_count: int
+
+
+def forecast(
+    space: Space,
+    costs: Sequence[Sequence[Cost]],
+    *,
+    device_count: int,
+    max_concurrent: int,
+    spread: float,
+    start_s: float = 0.0,
+    finished: Sequence[TrialRecord] = (),
+    audit: float = 0.0,
+    audited_steps: Mapping[str, int] = MappingProxyType({}),
+    simulation_count: int = SIMULATION_COUNT,
+) -> Forecast:
+    """Return the range of time in which 90 % of the simulated sweeps end.
+
+    Args:
+        spread: standard deviation of the logarithm of the random factor by which all steps of one sweep are slower.
+        start_s: time before the first trial.
+        space, costs, device_count, max_concurrent, finished, audit, audited_steps: as for `SimulatedSweep`.
+        simulation_count: the number of simulated sweeps.
+    """
+    seconds, sweeps = [], []
+    search_trial_counts = [trial_count(space, cell) for cell in space.cells]
+    for seed in range(simulation_count):
+        generator = np.random.default_rng(seed)
+        sweep = SimulatedSweep(
+            space,
+            costs,
+            device_count=device_count,
+            max_concurrent=max_concurrent,
+            quality=random_quality_function(generator, sum(search_trial_counts)),
+            pick_kind=generator.integers,
+            finished=finished,
+            search_trial_counts=search_trial_counts,
+            audit=audit,
+            audited_steps=audited_steps,
+            number=seed,
+        ).run()
+        sweeps.append(sweep)
+        seconds.append((start_s + sweep.seconds) * np.exp(spread * generator.normal()))
+    low, median, high = np.quantile(seconds, [LOW, 0.5, HIGH])
+    counts = np.median([(sweep.trial_count, sweep.step_count) for sweep in sweeps], axis=0)
+    return Forecast(float(low), float(median), float(high), round(float(counts[0])), round(float(counts[1])))
