@@ -91,8 +91,8 @@ def ray_with_workers(monkeypatch):
         remaining, ended = iter(workers), []
         keeper = SimpleNamespace(
             worker=lambda node, device, key: ActorHandle(next(remaining)),
-            end=lambda node, device, hangs: ended.append((node, device)),
-            hangs=lambda node, device: len(ended),
+            end_worker=lambda node, device, hang_count: ended.append((node, device)),
+            hang_count=lambda node, device: len(ended),
         )
         replace_ray(monkeypatch, keeper)
         return ended
@@ -129,7 +129,7 @@ def test_when_a_worker_dies_another_one_goes_on_from_the_checkpoint(config, tmp_
 
 def test_a_worker_that_cannot_be_placed_counts_as_dead(config, tmp_path, ray_with_workers):
     class UnplacedWorker(Worker):
-        def admit(self, job, apart=False):
+        def admit(self, job, steps_alone=False):
             raise ActorUnschedulable("its node is dead")
 
     ray_with_workers([UnplacedWorker(), MortalWorker(9)])
@@ -163,7 +163,7 @@ def test_a_trial_that_moves_to_another_device_is_evicted_where_its_client_died(c
     current_node, workers = ["first"], {}
 
     class LastingWorker(Worker):
-        def until_death(self):
+        def wait_until_death(self):
             pass
 
     def start_worker(node, device):
@@ -222,11 +222,11 @@ def test_a_trial_whose_step_hangs_fails_and_its_worker_is_ended(
     assert ended == [("node", None)]
     record = Store(tmp_path, "r").read(resolve(config).key)
     assert record.error["type"] == "TimeoutError"
-    assert "longer than 2 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
+    assert "longer than 2 s (--max-trial-time), and reached no evaluation after step 4" in record.error["message"]
 
 
 @pytest.mark.parametrize("part", ["weights", "data"])
-def test_a_trial_whose_making_hangs_fails_and_its_worker_is_ended(
+def test_a_trial_whose_setup_hangs_fails_and_its_worker_is_ended(
     config, tmp_path, ray_with_workers, monkeypatch, short_hang, part
 ):
     config, end_of_hang = resolve(config), threading.Event()
@@ -243,11 +243,11 @@ def test_a_trial_whose_making_hangs_fails_and_its_worker_is_ended(
 
 def test_a_worker_that_was_ended_for_another_trial_is_not_counted_as_a_death(config, tmp_path, ray_with_workers):
     class EndedWorker(Worker):
-        def admit(self, job, apart=False):
+        def admit(self, job, steps_alone=False):
             ended.append(self)
             raise ActorDied("the actor was killed")
 
-    ended = ray_with_workers([*(EndedWorker() for _ in range(client.DEATHS)), MortalWorker(9)])
+    ended = ray_with_workers([*(EndedWorker() for _ in range(client.MAX_DEATHS)), MortalWorker(9)])
     assert [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path))] == [4, 8, 12]
 
 
@@ -260,7 +260,9 @@ class SharedWorker:
     def keeper(self):
         """A keeper that hands out this worker."""
         return SimpleNamespace(
-            worker=lambda node, device, key: self.handle(), end=self.end, hangs=lambda node, device: len(self.ended)
+            worker=lambda node, device, key: self.handle(),
+            end_worker=self.end_worker,
+            hang_count=lambda node, device: len(self.ended),
         )
 
     def handle(self):
@@ -278,8 +280,8 @@ class SharedWorker:
 
                 return call
 
-            def admit(self, job, apart):
-                future = POOL.submit(worker.admit, job, apart)
+            def admit(self, job, steps_alone):
+                future = POOL.submit(worker.admit, job, steps_alone)
                 while not wait([future], 0.05).done:
                     raise_if_ended()
                 return future.result()
@@ -291,9 +293,9 @@ class SharedWorker:
 
         return ActorHandle(MortalActor())
 
-    def end(self, node, device, hangs):
+    def end_worker(self, node, device, hang_count):
         with self.lock:
-            if hangs < len(self.ended):
+            if hang_count < len(self.ended):
                 return
             ended_worker, self.worker = self.worker, Worker()
             self.ended.append(ended_worker)
@@ -313,7 +315,7 @@ def test_when_a_step_of_several_trials_hangs_only_the_one_at_fault_fails(config,
     assert len(shared.ended) == 2, "once with all trials in it, once with only the one at fault"
 
 
-def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(config, tmp_path, monkeypatch, short_hang):
+def test_trials_that_wait_for_one_whose_setup_hangs_are_not_at_fault(config, tmp_path, monkeypatch, short_hang):
     hangs, end_of_hang, original, shared = threading.Event(), threading.Event(), Trial.__init__, SharedWorker()
 
     def make(self, config, **options):
@@ -385,7 +387,7 @@ train(job)
 
 @pytest.mark.parametrize("behaviour", ["hangs", "goes on"])
 def test_a_hanging_trial_that_trains_alone_writes_its_record_and_ends_its_process(config, tmp_path, behaviour):
-    job = dataclasses.replace(job_of(config, tmp_path, limit_s=8.0), shared=False)
+    job = dataclasses.replace(job_of(config, tmp_path, limit_s=8.0), shares_backbone=False)
     command = [sys.executable, "-c", TRAIN_ALONE, json.dumps(job.to_dict()), behaviour]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     record = Store(tmp_path, "r").read(resolve(config).key)

@@ -41,7 +41,7 @@ class FakeTime:
 @pytest.fixture
 def short_lease(monkeypatch):
     """Leases of two seconds, with the real clock."""
-    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "LOOK_S": 0.02}.items():
+    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "POLL_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
 
 
@@ -93,17 +93,17 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
 def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     """On a file system without an exclusive create both find no lease, both write it, and both read their own."""
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
-    original = lock._Lease._highest
+    original = lock._Lease._read_highest
     first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
     first_lease = first_hold.__enter__()
     with monkeypatch.context() as patch:
         empty = iter([(0, b"")])
-        patch.setattr(lock._Lease, "_highest", lambda self: next(empty, None) or original(self))
+        patch.setattr(lock._Lease, "_read_highest", lambda self: next(empty, None) or original(self))
         patch.setattr(RemoteLocation, "create", RemoteLocation.write_bytes)
         second_lease = second_hold.__enter__()
     assert first_lease._number == second_lease._number
     for lease in (second_lease, first_lease):
-        lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._beat > 0)
+        lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._renewal_count > 0)
         lease._renew()
     assert second_lease.lost_reason() == ""
     assert "being worked on by another command" in first_lease.lost_reason()
@@ -127,7 +127,7 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
     folder = location(url) / "run"
     with hold_run(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
-            patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
+            patch.setattr(lease, "_read_highest", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
         assert lease.lost_reason() == ""
@@ -177,8 +177,8 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from sweeps.results.lock import held
-        with held(Path({str(tmp_path / "run")!r}), ["first"]):
+        from sweeps.results.lock import hold_run
+        with hold_run(Path({str(tmp_path / "run")!r}), ["first"]):
             print("held", flush=True)
             time.sleep(60)
     """

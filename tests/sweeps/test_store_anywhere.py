@@ -205,7 +205,7 @@ def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny,
 def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):
     from sweeps.results import lock
 
-    for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
+    for name, seconds in {"RENEW_S": 0.05, "POLL_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
     with Store(s3, "smoke-paper").hold(["python", "sweeps/run.py"]):
         assert main([*SMALL, "--out", s3]) == 2
@@ -338,7 +338,7 @@ def test_a_bucket_that_cannot_be_reached_during_a_sweep(s3, monkeypatch, capsys)
     # The lease was not given back, and its process is alive: it is this one.
     from sweeps.results import lock
 
-    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "LOOK_S": 0.1}.items():
+    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "POLL_S": 0.1}.items():
         monkeypatch.setattr(lock, name, seconds)
     continue_sweep(s3, results_by_key(s3))
 
@@ -347,7 +347,7 @@ def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, cap
     from sweeps.results.lock import _Lease
 
     with monkeypatch.context() as patch:
-        call_before_step(patch, 20, lambda: patch.setattr(_Lease, "loss", lambda self: "taken by another"))
+        call_before_step(patch, 20, lambda: patch.setattr(_Lease, "lost_reason", lambda self: "taken by another"))
         assert "taken by another" in failing_sweep(s3, capsys)
     assert json.loads((location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
 

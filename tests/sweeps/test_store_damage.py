@@ -187,7 +187,7 @@ def test_a_run_of_a_newer_version_is_refused_and_not_changed(out, with_manifest,
     line = line_of(*sweep(out, *options))
     assert contents(out) == before
     if with_manifest or options != ["--set", "grace_steps=2"]:
-        reason = "manifest.json: of schema 9" if with_manifest else f"{files[-1].name}: record of schema 9"
+        reason = "manifest.json has schema 9" if with_manifest else f"{files[-1].name}: record of schema 9"
         assert reason in line and "; use the version of this program that wrote the run" in line
     else:
         assert "other settings (grace_steps " in line

@@ -50,7 +50,7 @@ def check_sweep_ends(out, capsys, code=1):
     captured = capsys.readouterr()
     (line,) = captured.err.strip().splitlines()
     assert "Stale file handle" in line and "the same command continues" in line
-    assert "begins anew" not in captured.out
+    assert "starts over" not in captured.out
     assert Store(out, "smoke-paper").records() == []
 
 
@@ -80,10 +80,10 @@ def test_checkpoints_that_cannot_be_described_for_a_moment_are_not_left_out(out,
     assert "continues at step 4" in capsys.readouterr().out
 
 
-def test_a_trial_with_a_damaged_checkpoint_begins_anew(out, first_checkpoint, capsys):
+def test_a_trial_with_a_damaged_checkpoint_starts_over(out, first_checkpoint, capsys):
     write(first_checkpoint, first_checkpoint.read_bytes()[:-20])
     assert main([*SMALL, "--out", out]) == 0
-    assert "begins anew: its checkpoint is damaged (" in capsys.readouterr().out
+    assert "starts over: its checkpoint is damaged (" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_kept_when_memory_runs_out(out, first_checkpoint, monkeypatch, capsys):

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def job_of(config, tmp_path, run="r", phase="search", **options):
     values = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run, **options}
-    return Job(config=resolve(config), shared=config.shares_backbone, **values)
+    return Job(config=resolve(config), shares_backbone=config.shares_backbone, **values)
 
 
 def run_client(worker, job, most=math.inf):
@@ -140,7 +140,7 @@ def test_trials_that_report_together_go_on_together(six, tmp_path, step_sizes):
 
 def test_the_first_step_waits_for_as_many_trials_as_the_worker_has_room_for(six, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 60.0)
-    worker, jobs = Worker(), [job_of(config, tmp_path, packed=3) for config in six[:3]]
+    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=3) for config in six[:3]]
     with ThreadPoolExecutor(3) as pool:
         began_at, clients = time.monotonic(), []
         for job in jobs:
@@ -159,7 +159,7 @@ def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(six, tmp_path,
         return self.fail(ValueError("no")) if self.config.length == 6 else original(self)
 
     monkeypatch.setattr(Execution, "begin", begin)
-    worker, jobs = Worker(), [job_of(config, tmp_path, packed=2) for config in (six[0], six[5])]
+    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=2) for config in (six[0], six[5])]
     began_at = time.monotonic()
     first, second = run_clients(worker, jobs)
     assert [first[-1]["status"], second[-1]["status"]] == ["complete", "failed"]
@@ -168,7 +168,7 @@ def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(six, tmp_path,
 
 def test_the_first_step_waits_only_for_a_limited_time(six, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 1.0)
-    worker, job = Worker(), job_of(six[0], tmp_path, packed=3)
+    worker, job = Worker(), job_of(six[0], tmp_path, pack_size=3)
     began_at = time.monotonic()
     name = worker.admit(job)
     with ThreadPoolExecutor(1) as pool:
@@ -188,7 +188,7 @@ def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(six, tmp_path,
     def advance(self):
         is_stepping.set()
         ends_at = time.monotonic() + 60
-        while not step_sizes and worker._arriving < 3 and time.monotonic() < ends_at:
+        while not step_sizes and worker._arriving_count < 3 and time.monotonic() < ends_at:
             time.sleep(0.01)  # the first step lasts until the others have arrived
         return original(self)
 
@@ -252,7 +252,7 @@ def test_a_trial_saved_between_two_evaluations_first_reports_the_earlier_one_aga
     worker._in_training_thread(lambda: [trial.update() for _ in range(2)])
     worker.save()
     worker.evict(name)
-    assert Store(tmp_path, "r").interrupted() == [(trial.config, "c")]
+    assert Store(tmp_path, "r").interrupted_trials() == [(trial.config, "c")]
     rest = run_client(Worker(), job)
     assert [(report["step"], report["status"], report["restored"]) for report in rest][:2] == [
         (4, "running", True),
@@ -268,7 +268,7 @@ def test_a_damaged_checkpoint_is_noted_and_ignored(six, tmp_path):
     Store(tmp_path, "r").write_checkpoint(key, 8, b"nothing")
     reports = run_client(Worker(), job)
     assert [report["step"] for report in reports] == [4, 8, 12]
-    assert reports[0]["note"].startswith("begins anew: ")
+    assert reports[0]["note"].startswith("starts over: ")
     assert "is damaged" in reports[0]["note"]
     assert reports[1]["note"] == ""
     assert not Store(tmp_path, "r").read_checkpoint(key)
@@ -369,7 +369,7 @@ def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch
     monkeypatch.setattr(worker_module.os, "_exit", lambda code: has_ended.set())
     worker = Worker()
     name = worker.admit(job_of(six[0], tmp_path))
-    threading.Thread(target=worker.until_death, daemon=True).start()
+    threading.Thread(target=worker.wait_until_death, daemon=True).start()
     assert not has_ended.wait(1)
     worker.evict(name)
     assert has_ended.wait(10)
@@ -389,10 +389,12 @@ def test_an_error_of_the_engine_fails_its_trials_but_not_the_worker(six, tmp_pat
 def test_which_methods_share_a_backbone(tiny):
     sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
     assert not sharing & {"lora", "fine_tuning"} and {"lopt1", "dept"} <= sharing
-    allocation = Allocation(solo={}, shared={}, packed=4, concurrent=4, threads=1, shared_threads=2)
-    assert allocation.job_fields(tiny) == {"shared": True, "threads": 2, "packed": 4}
+    allocation = Allocation(
+        solo_resources={}, shared_resources={}, pack_size=4, concurrent_count=4, solo_threads=1, shared_threads=2
+    )
+    assert allocation.job_fields(tiny) == {"shares_backbone": True, "threads": 2, "pack_size": 4}
     for alone in (tiny.replace(dropout=0.1), tiny.replace(method="fine_tuning", length=None, rank=None, options={})):
-        assert allocation.job_fields(alone) == {"shared": False, "threads": 1, "packed": 4}
+        assert allocation.job_fields(alone) == {"shares_backbone": False, "threads": 1, "pack_size": 4}
 
 
 def test_the_process_of_a_client_does_not_import_torch():
