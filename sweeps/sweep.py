@@ -346,10 +346,5 @@ class Sweep(Listener):
     def _ready_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
         from sweeps.on_ray.tune import ready_cluster
 
-        return ready_cluster(
-            self.options,
-            self._resolve_with,
-            search_trial_count=self.plan.search_trials,
-            left_s=self._budget.left_s,
-            score_baselines=score_baselines,
-        )
+        arguments = self.options, self._resolve_with, self.plan.search_trials, self._budget.left_s
+        return ready_cluster(*arguments, score_baselines=score_baselines)

@@ -43,9 +43,9 @@ class ReadyCluster:
 def ready_cluster(
     options: Options,
     resolve_with: Callable[[Prepare], dict[str, Any]],
-    *,
     search_trial_count: int,
     left_s: Callable[[], float],
+    *,
     score_baselines: bool = True,
 ) -> Iterator[ReadyCluster]:
     """Prepare the Ray cluster of RAY_ADDRESS, or one that is started on this machine, for the trials of a sweep.

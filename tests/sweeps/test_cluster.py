@@ -20,15 +20,15 @@ def test_what_a_trial_reserves():
     )
     assert (allocation.shared_threads, allocation.solo_threads) == (8, 1)
     assert allocate(one_node, 16).concurrent_count == 16
-    capped = allocate(one_node, 6, max_concurrent=2)
-    assert (capped.solo_resources, capped.concurrent_count, capped.solo_threads) == ({"cpu": 4.0}, 2, 4)
+    limited = allocate(one_node, 6, max_concurrent=2)
+    assert (limited.solo_resources, limited.concurrent_count, limited.solo_threads) == ({"cpu": 4.0}, 2, 4)
     two_gpus = Machines(gpu_count=2, cpu_count=16, node_count=2, cpus_per_node=8, on_demand=False)
     allocation = allocate(two_gpus, 6)
     assert (allocation.shared_resources, allocation.solo_resources) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0})
     assert (allocation.concurrent_count, allocation.solo_threads, allocation.shared_threads) == (12, None, None)
     assert allocate(two_gpus, 4, trials_per_gpu=4).solo_resources == {"cpu": 1.0, "gpu": 0.25}
     two_nodes = Machines(gpu_count=0, cpu_count=4, node_count=2, cpus_per_node=2, on_demand=True)
-    assert allocate(two_nodes, 4, max_concurrent=1).solo_resources == {"cpu": 2.0}, "no more than one node has"
+    assert allocate(two_nodes, 4, max_concurrent=1).solo_resources == {"cpu": 2.0}, "no more than a node has"
     no_workers_yet = allocate(Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, on_demand=True), 4)
     assert (no_workers_yet.shared_resources, no_workers_yet.concurrent_count) == ({"gpu": 0.25}, 32)
 
@@ -68,17 +68,17 @@ def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, mon
 def test_a_folder_that_is_too_long_for_a_socket_is_not_used(variable, length, monkeypatch, tmp_path_factory, capsys):
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
-    own_folder = "/" + "x" * (length - 1)
-    monkeypatch.setenv(variable, own_folder)
+    users_folder = "/" + "x" * (length - 1)
+    monkeypatch.setenv(variable, users_folder)
     short_folder = cluster.temporary_folder()
-    folder = short_folder or f"{own_folder}/ray"
+    folder = short_folder or f"{users_folder}/ray"
     assert len(f"{folder}/session_2026-11-30_03-53-58_177962_4194304/sockets/plasma_store") <= 107
     assert (short_folder is None) == (length <= 36), "the user's own folder is used if it is short enough"
     message = capsys.readouterr().out
     if short_folder is None:
         assert message == ""
     else:
-        assert short_folder in message and own_folder in message and len(message.splitlines()) == 1
+        assert short_folder in message and users_folder in message and len(message.splitlines()) == 1
 
 
 def test_without_a_short_folder_the_error_says_what_to_set(monkeypatch):

@@ -1,4 +1,4 @@
-"""JSON files of a run with values of a wrong type: they are named, refused or set aside, without a traceback."""
+"""JSON files of a run with values of a wrong type. They are named, and refused or set aside, without a traceback."""
 
 from __future__ import annotations
 

@@ -25,17 +25,17 @@ COMMAND = ["python", "sweeps/run.py", "--out", "s3://me:password@bucket", "--set
 
 
 class FakeTime:
-    """A time that only passes when a command sleeps. A lease with its clock is never renewed."""
+    """A time that only passes when a command sleeps. A lease with this clock is never renewed."""
 
-    def __init__(self, at: float = 0.0) -> None:
-        self.at = at
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
 
     def sleep(self, seconds: float) -> None:
-        self.at += seconds
+        self.elapsed_s += seconds
 
     @property
     def clock(self) -> Clock:
-        return Clock(monotonic=lambda: self.at, sleep=self.sleep, wait=lambda over, seconds: over.wait())
+        return Clock(monotonic=lambda: self.elapsed_s, sleep=self.sleep, wait=lambda over, seconds: over.wait())
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_run_that_was_given_back_is_free_at_once(anywhere):
     for _ in range(3):
         with hold_run(location(anywhere) / "run", COMMAND, time.clock) as hold:
             assert hold.lost_reason() == ""
-    assert time.at == 0
+    assert time.elapsed_s == 0
 
 
 def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkeypatch, capsys):
@@ -74,10 +74,10 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
         first_lease = first_hold.__enter__()
     assert first_lease.lost_reason() == ""
     with hold_run(folder, COMMAND, second_time.clock) as second_lease:
-        assert lock.LEASE_S < second_time.at < 2 * lock.LEASE_S
+        assert lock.LEASE_S < second_time.elapsed_s < 2 * lock.LEASE_S
         assert "checking whether that process is alive" in capsys.readouterr().err
         assert second_lease.lost_reason() == ""
-        first_time.at = lock.LEASE_S - 1
+        first_time.elapsed_s = lock.LEASE_S - 1
         assert "another command may have taken the run" in first_lease.lost_reason(), (
             "noticed before a command may take it"
         )
@@ -91,7 +91,7 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
 
 
 def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
-    """On a file system without an exclusive create both find no lease, both write it, and both read their own."""
+    """On a file system without an exclusive create, both find no lease, write one, and read their own."""
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
     original = lock._Lease._read_highest
     first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
@@ -112,7 +112,7 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     assert (folder / "lock" / "00000001.json").read_bytes() == content, "the first command does not give it back"
     second_hold.__exit__(None, None, None)
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at == 0
+        assert time.elapsed_s == 0
 
 
 def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch):
@@ -136,21 +136,25 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
 
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead_process = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
     folder, time, original = location(url) / "run", FakeTime(), lock._describe_holder
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_describe_holder", lambda command: original(command) | {"process": int(dead.stdout)})
-        left_holds = [hold_run(folder, COMMAND, time.clock)]
-        left_holds[0].__enter__()
+        patch.setattr(
+            lock, "_describe_holder", lambda command: original(command) | {"process": int(dead_process.stdout)}
+        )
+        abandoned_holds = [hold_run(folder, COMMAND, time.clock)]
+        abandoned_holds[0].__enter__()
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at == 0
-    elsewhere = {"process": int(dead.stdout), "machine": "other"}
+        assert time.elapsed_s == 0
+    other_machine = {"process": int(dead_process.stdout), "machine": "other"}
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_describe_holder", lambda command: original(command) | elsewhere)
-        left_holds.append(hold_run(folder, COMMAND, time.clock))
-        left_holds[1].__enter__()
+        patch.setattr(lock, "_describe_holder", lambda command: original(command) | other_machine)
+        abandoned_holds.append(hold_run(folder, COMMAND, time.clock))
+        abandoned_holds[1].__enter__()
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at > lock.LEASE_S, "nothing is known about processes of another machine"
+        assert time.elapsed_s > lock.LEASE_S, "nothing is known about processes of another machine"
 
 
 def test_only_one_of_many_simultaneous_commands_holds_a_run(url, short_lease):
@@ -199,5 +203,5 @@ def test_a_damaged_lease_is_over_when_it_does_not_change(url):
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at > lock.LEASE_S
+        assert time.elapsed_s > lock.LEASE_S
         assert (folder / "lock" / "00000004.json").is_file()
