@@ -9,7 +9,7 @@ from analysis.frontier import hypervolume, reference_of
 from analysis.noninferiority import Difference
 from analysis.notes import examples_text
 from analysis.records import grouped
-from analysis.render import Column, Table, count, interval, numbers
+from analysis.render import Column, Table, count, interval, number_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def comparison_table(comparison: GroupComparison) -> Table:
     titles = ("params", *accuracy_titles, "difference, pp [95 % CI]")
     return Table(
         caption=f"{first_name} and {second_name}: {comparison.title}",
-        columns=(Column(title="cell", align="left"), *numbers(*titles)),
+        columns=(Column(title="cell", align="left"), *number_columns(*titles)),
         rows=tuple(rows),
         notes=tuple(notes),
     )

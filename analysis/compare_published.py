@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
-from analysis.render import ACCURACY, Column, Table, interval
+from analysis.render import ACCURACY_TITLE, Column, Table, interval
 from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out, wilson
 
 
-def same_backbone(ours: str, published: str) -> bool:
-    """Whether both are the same backbone; ours may have its owner's name, as in `openai-community/gpt2-large`."""
+def is_same_backbone(ours: str, published: str) -> bool:
+    """Whether both are the same backbone. Ours may begin with its owner's name, as in `openai-community/gpt2-large`."""
     return ours.rstrip("/").rsplit("/", 1)[-1].lower() == published
 
 
@@ -21,7 +21,7 @@ class PublishedComparison:
     """Our result compared with a published one.
 
     Attributes:
-        difference: our accuracy minus theirs, a fraction; None where they may not be compared.
+        difference: our accuracy minus theirs, a fraction; None if they may not be compared.
         verdict: "agrees", "below", "above", "not run", "not confirmed", or "not comparable: ..." with the reason.
         obstacle: the reason why they may not be compared, else None.
     """
@@ -31,25 +31,25 @@ class PublishedComparison:
     obstacle: str | None = None
 
     @property
-    def points(self) -> str:
-        """The difference in percentage points, as a text."""
+    def difference_text(self) -> str:
+        """The difference in percentage points."""
         return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
 
 
-_ROUNDING = 0.1  # parameter counts that differ by at most this share are the same: the paper rounds its counts
+_ROUNDING = 0.1  # parameter counts that differ by at most this share count as equal, because the paper rounds them
 
-VERDICTS = (
-    "Verdict: our mean agrees with the published accuracy if they differ by no more than the 95 % intervals of both "
-    "allow; otherwise it is below or above it. The published accuracy gets the Wilson interval of one run on its "
+VERDICT_NOTE = (
+    "Verdict: our mean test accuracy agrees with the published one if the 95 % intervals of both together allow their "
+    "difference. If not, it is below or above. The published accuracy gets the Wilson interval of one run on its "
     "split, even if it is a mean over an unstated number of runs. Two results are compared only if backbone, task and "
-    "split are the same, and the numbers of parameters differ by at most 10 % (the paper rounds its counts)."
+    "split are the same and their numbers of parameters differ by at most 10 % (the paper rounds its counts)."
 )
 
 
 def compare_with_published(group: Group | None, cell: Cell | None, point: Point) -> PublishedComparison:
     """Compare our cell with a published result.
 
-    They agree if their difference is at most the root of the sum of two squares: the half widths of both intervals,
+    They agree if their difference is at most sqrt(a² + b²). Here a and b are the half widths of the two intervals,
     each on the side of the other result.
     """
     if group is None or cell is None or not cell.trials:
@@ -73,19 +73,19 @@ def _size_obstacle(cell: Cell, point: Point) -> str | None:
 
 
 def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[list[str], str]:
-    """Return the texts of a table's column of verdicts, empty for None, and a note.
+    """Return the verdict on each comparison (an empty text for None), and a note.
 
-    If one obstacle forbids every comparison, the note states it once for all of them, and the column has dashes.
+    If the same obstacle forbids every comparison, the note states it, and each verdict is a dash. Otherwise the note
+    is empty.
     """
     comparisons = list(comparisons)
-    with_result = [result for result in comparisons if result and (result.obstacle or result.difference is not None)]
-    reasons = {comparison.obstacle for comparison in with_result}
-    (common_reason,) = reasons if len(reasons) == 1 else (None,)
+    obstacles = {item.obstacle for item in comparisons if item and (item.obstacle or item.difference is not None)}
+    (common_obstacle,) = obstacles if len(obstacles) == 1 else (None,)
     texts = [
-        "" if comparison is None else "–" if common_reason and comparison.obstacle else comparison.verdict
+        "" if comparison is None else "–" if common_obstacle and comparison.obstacle else comparison.verdict
         for comparison in comparisons
     ]
-    note = f"None of our results can be compared with the published ones: {common_reason}." if common_reason else ""
+    note = f"None of our results can be compared with the published ones: {common_obstacle}." if common_obstacle else ""
     return texts, note
 
 
@@ -113,63 +113,66 @@ class Row:
     comparison: PublishedComparison
 
     @property
-    def ours(self) -> Estimate | None:
-        """Our accuracy; None without a confirmed trial."""
+    def our_accuracy(self) -> Estimate | None:
+        """Our test accuracy; None without a confirmed trial."""
         return self.cell.accuracy if self.cell else None
 
     @property
-    def parameters(self) -> int | None:
-        """Our number of trainable parameters."""
+    def our_parameters(self) -> int | None:
+        """The trainable parameters of our cell."""
         return self.cell.trainable_parameters if self.cell else None
 
 
-def compared_row(group: Group, point: Point, compared_point: Point | None = None) -> Row:
+def comparison_row(group: Group, point: Point, compared_point: Point | None = None) -> Row:
     """Return the row of a published point.
 
     Args:
-        compared_point: the point that our cell is compared with, where that is another one of the same row.
+        compared_point: the point with which our cell is compared; None for `point` itself.
     """
     cell = group.find(point.method, point.length, point.rank)
     return Row(point=point, cell=cell, comparison=compare_with_published(group, cell, compared_point or point))
 
 
-def compared_table(
-    info: Info[Row], caption: str, columns: tuple[Column, ...], texts: Callable[[Row], tuple[str, ...]]
+def comparison_table(
+    info: Info[Row], caption: str, columns: tuple[Column, ...], middle_texts: Callable[[Row], tuple[str, ...]]
 ) -> Table:
     """Return a published table with our results.
 
     Args:
-        columns: for the row's name and for its `texts`. Those of our result, the difference and the verdict follow.
-        texts: writes the cells of a row under all but the first of `columns`.
+        columns: the first columns. The name of a published row is in the first of them. The columns of our result, the
+            difference and the verdict follow.
+        middle_texts: writes the texts of a row for all but the first of `columns`.
     """
-    best = standing_out([row.ours for row in info.rows])
+    bold_row = standing_out([row.our_accuracy for row in info.rows])
     verdicts, obstacle_note = verdict_texts(row.comparison for row in info.rows)
-    ours = [interval(row.ours, row.cell.missing_accuracy_text if row.cell else "not run") for row in info.rows]
+    our_texts = [
+        interval(row.our_accuracy, row.cell.missing_accuracy_text if row.cell else "not run") for row in info.rows
+    ]
     return Table(
         caption=f"{caption}, and our results: {info.group.title}",
         columns=(
             *columns,
-            Column(title=f"our {ACCURACY}", csv_name="ours % [95 % CI] (N)"),
+            Column(title=f"our {ACCURACY_TITLE}", csv_name="ours % [95 % CI] (N)"),
             Column(title="difference, percentage points", csv_name="difference, pp"),
             Column(title="verdict", align="left"),
         ),
         rows=tuple(
-            (row.point.cell, *texts(row), result, row.comparison.points, verdict)
-            for row, result, verdict in zip(info.rows, ours, verdicts, strict=True)
+            (row.point.row_name, *middle_texts(row), our_text, row.comparison.difference_text, verdict)
+            for row, our_text, verdict in zip(info.rows, our_texts, verdicts, strict=True)
         ),
         notes=(
-            obstacle_note or VERDICTS,
+            obstacle_note or VERDICT_NOTE,
             protocol_note(info.group),
-            describe([row.ours for row in info.rows if row.ours]),
-            BOLD_NOTE if best is not None else "",
+            describe([row.our_accuracy for row in info.rows if row.our_accuracy]),
+            BOLD_NOTE if bold_row is not None else "",
         ),
-        bold=frozenset() if best is None else frozenset({(best, len(columns))}),
+        bold=frozenset() if bold_row is None else frozenset({(bold_row, len(columns))}),
     )
 
 
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     """Return why our result may not be compared with the published one; None when it may."""
-    is_same = {"backbone": same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
+    is_same = {"backbone": is_same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
     if different := [name for name, same in is_same.items() if not same]:
         return f"different {' and '.join(different)}"
     if group.shots is not None:
@@ -187,7 +190,7 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
 
 
 def comparable_points(group: Group) -> tuple[Point, ...]:
-    """Return the published points that a figure of this group may show, each setting once."""
+    """Return the published points that a figure of this group may show. A point of several tables is returned once."""
     cell = next(iter(group.confirmed), None)
     if cell is None:
         return ()

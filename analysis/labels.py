@@ -1,4 +1,4 @@
-"""Where the labels of points stand: beside their points, and away from lines, error bars and each other."""
+"""Place the labels of points near their points, and away from lines, error bars and each other."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from analysis import style
 
 Box = tuple[float, float, float, float]  # left, bottom, right and top, in points (1/72 inch)
 
-_FONT, _LETTER_PT, _HEIGHT_PT = 8, 4.7, 9.0
-_GAPS_PT = (7.0, 14.0, 22.0, 32.0, 44.0)  # from a point's middle to its label's edge; from the second on with a leader
+_FONT_SIZE, _LETTER_WIDTH_PT, _HEIGHT_PT = 8, 4.7, 9.0
+_GAPS_PT = (7.0, 14.0, 22.0, 32.0, 44.0)  # from a point's middle to its label's edge; all but the first need a leader
 _DIRECTIONS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # right, left, others
-# A label stands where its costs are lowest: of hiding another label, of leaving the axes, of each point of distance.
-_HIDDEN_LABEL, _OUTSIDE, _DISTANCE = 100.0, 50.0, 0.12
-_OTHER_SIDE = 4.0  # the cost of naming a level on the other side of its line
-MARKER, LINE, BAR = 20.0, 1.5, 0.5  # the costs of hiding a marker, and two points' length of a line or an error bar
+# A label is put where the sum of its costs is lowest.
+_HIDDEN_LABEL_COST, _OUTSIDE_COST, _DISTANCE_COST = 100.0, 50.0, 0.12  # the last is for each point of distance
+_OTHER_SIDE_COST = 4.0  # of naming a level on the other side of its line
+MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # of hiding a marker, and 2 pt of a line or error bar
 
 
 class Labels:
@@ -30,7 +30,7 @@ class Labels:
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
-        axes.get_xlim(), axes.get_ylim()  # matplotlib computes the limits of an axes when they are asked for
+        axes.get_xlim(), axes.get_ylim()  # this makes matplotlib compute the limits of the axes
         self._points_per_pixel = 72 / axes.figure.dpi
         (self._left, self._bottom), (self._right, self._top) = axes.bbox.get_points() * self._points_per_pixel
         self._obstacles: list[np.ndarray] = [np.empty((0, 3))]  # rows of x, y and the cost of hiding it
@@ -58,16 +58,18 @@ class Labels:
         (x0, y0, x1, y1), obstacles = box, np.concatenate(self._obstacles)
         x, y, costs = obstacles.T
         is_hidden = (x > x0 - 2) & (x < x1 + 2) & (y > y0 - 1) & (y < y1 + 1)
-        labels = sum(x0 < label[2] and x1 > label[0] and y0 < label[3] and y1 > label[1] for label in self._label_boxes)
-        return float(costs[is_hidden].sum()) + _HIDDEN_LABEL * labels
+        hidden_labels = [
+            label for label in self._label_boxes if x0 < label[2] and x1 > label[0] and y0 < label[3] and y1 > label[1]
+        ]
+        return float(costs[is_hidden].sum()) + _HIDDEN_LABEL_COST * len(hidden_labels)
 
-    def level(self, y: float, text: str, *, below: bool = False) -> None:
-        """Draw a dashed line across at this height, with its name where it hides least: left, right or between.
+    def draw_level(self, y: float, text: str, *, below: bool = False) -> None:
+        """Draw a dashed horizontal line at this height, with its name where it hides least.
 
-        The name stands above the line, or below it if `below`; on the other side if that costs less.
+        The name is above the line (below it if `below`), unless it costs less on the other side.
         """
         self._axes.axhline(y, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
-        height, width = self._to_points([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_PT * len(text)
+        height, width = self._to_points([(self._axes.get_xlim()[0], y)])[0][1], _LETTER_WIDTH_PT * len(text)
         span = self._right - self._left - 12 - width
         candidates = [
             (self._left + 6 + span * share, height - 2 - _HEIGHT_PT if is_below else height + 2, is_below)
@@ -78,11 +80,11 @@ class Labels:
         def cost(candidate: tuple[float, float, bool]) -> float:
             left, bottom, is_below = candidate
             box = (left, bottom, left + width, bottom + _HEIGHT_PT)
-            return self._hiding_cost(box) + _OTHER_SIDE * (is_below is not below)
+            return self._hiding_cost(box) + _OTHER_SIDE_COST * (is_below is not below)
 
         left, bottom, is_below = min(candidates, key=cost)
         self._label_boxes.append((left, bottom, left + width, bottom + _HEIGHT_PT))
-        self.keep_off_line([(end, y) for end in self._axes.get_xlim()], LINE)
+        self.keep_off_line([(end, y) for end in self._axes.get_xlim()], LINE_COST)
         self._axes.annotate(
             text,
             (0, y),
@@ -91,20 +93,20 @@ class Labels:
             textcoords="offset points",
             va="top" if is_below else "bottom",
             color=style.MUTED,
-            fontsize=_FONT,
+            fontsize=_FONT_SIZE,
             path_effects=style.halo(),
         )
 
-    def levels(self, lines: Sequence[tuple[float, str]]) -> None:
-        """Draw several levels, from (height, name); the name of the lowest stands below its line."""
+    def draw_levels(self, lines: Sequence[tuple[float, str]]) -> None:
+        """Draw several levels, each a (height, name). The name of the lowest is below its line."""
         for i, (y, text) in enumerate(sorted(lines)):
-            self.level(y, text, below=i == 0 and len(lines) > 1)
+            self.draw_level(y, text, below=i == 0 and len(lines) > 1)
 
     def place(self, point: tuple[float, float], text: str, leader_colour: str) -> None:
-        """Write a point's label where it hides least; one that stands farther away gets a leader line."""
-        (x, y), width = self._to_points([point])[0], _LETTER_PT * len(text)
+        """Write a point's label where it hides least. A label that is farther away gets a leader line."""
+        (x, y), width = self._to_points([point])[0], _LETTER_WIDTH_PT * len(text)
         obstacles = np.concatenate(self._obstacles)
-        others = obstacles[np.hypot(*(obstacles[:, :2] - (x, y)).T) > 0.5]  # all but the point itself
+        other_obstacles = obstacles[np.hypot(*(obstacles[:, :2] - (x, y)).T) > 0.5]  # all but the point itself
 
         def label_box(gap: float, direction: float) -> Box:
             middle_x = x + math.cos(direction) * (gap + width / 2)
@@ -113,15 +115,15 @@ class Labels:
 
         def cost(gap: float, direction: float) -> float:
             x0, y0, x1, y1 = box = label_box(gap, direction)
-            total = self._hiding_cost(box) + _DISTANCE * gap
+            total = self._hiding_cost(box) + _DISTANCE_COST * gap
             is_outside = x0 < self._left or x1 > self._right or y0 < self._bottom or y1 > self._top
-            if gap > _GAPS_PT[0]:  # the leader line crosses markers
+            if gap > _GAPS_PT[0]:  # the leader line may cross markers
                 end = (x + math.cos(direction) * gap, y + math.sin(direction) * gap)
                 for share in (0.4, 0.7, 1.0):
                     on_leader = x + share * (end[0] - x), y + share * (end[1] - y)
-                    is_near = np.hypot(*(others[:, :2] - on_leader).T) < 3
-                    total += MARKER / 2 * float((others[is_near, 2] == MARKER).sum())
-            return total + _OUTSIDE * is_outside
+                    is_near = np.hypot(*(other_obstacles[:, :2] - on_leader).T) < 3
+                    total += MARKER_COST / 2 * float((other_obstacles[is_near, 2] == MARKER_COST).sum())
+            return total + _OUTSIDE_COST * is_outside
 
         candidates = [(gap, direction) for gap in _GAPS_PT for direction in _DIRECTIONS]
         gap, direction = min(candidates, key=lambda candidate: cost(*candidate))
@@ -143,7 +145,7 @@ class Labels:
             textcoords="offset points",
             ha="center",
             va="center",
-            fontsize=_FONT,
+            fontsize=_FONT_SIZE,
             color=style.INK,
             zorder=8,
             path_effects=style.halo(1.8),

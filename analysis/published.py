@@ -16,36 +16,39 @@ ULPT = "ULPT, arXiv 2502.04501"
 GPT2_LARGE, GPT2_LARGE_WIDTH = "gpt2-large", 1280
 T5_BASE = "t5-base"
 
-WHOLE = {"sst2": 872, "ag_news": 7600, "boolq": 3270, "rte": 277, "wic": 638, "cb": 56}
-# How many examples the code of DePT and Compacter scores: it shuffles the validation split by torch.randperm(n), seed
-# 42, selects on the first n // 2 examples and tests on the rest. Of RTE's 277 examples, 138 select and 139 are scored.
-# SST-2 is large enough to select on training examples, so its split stays whole.
-HALF = {"sst2": 872, "boolq": 1635, "rte": 139, "wic": 319, "cb": 28}
-T5_TASKS = {"sst2": "SST-2", "boolq": "BoolQ", "rte": "RTE", "wic": "WiC", "cb": "CB"}  # Table 2's columns
+# Numbers of examples of the scored splits, and of the halves that the code of DePT and Compacter scores. This code
+# shuffles the validation split by torch.randperm(n) with seed 42, selects on the first n // 2 examples and tests on the
+# others. Of RTE's 277 examples, 138 select and 139 are scored. SST-2 is large enough to select on training examples, so
+# its split stays whole.
+WHOLE_SPLIT_SIZES = {"sst2": 872, "ag_news": 7600, "boolq": 3270, "rte": 277, "wic": 638, "cb": 56}
+HALF_SPLIT_SIZES = {"sst2": 872, "boolq": 1635, "rte": 139, "wic": 319, "cb": 28}
+T5_TASKS = {"sst2": "SST-2", "boolq": "BoolQ", "rte": "RTE", "wic": "WiC", "cb": "CB"}  # the columns of Table 2
 
 MIXED_PROTOCOLS = (
-    "Table 2 mixes protocols. The runs of its fine-tuning, LoRA, prompt tuning and DePT rows select on one half of the "
-    "validation split of RTE, BoolQ, WiC and CB, and are scored on the other; that half has 139 examples on RTE and 28 "
-    "on CB. On CB they select by macro-F1. Prompt tuning's row is a mean over an unstated number of runs (no single "
-    "run can have 78.8 on RTE); DePT's row is one run per task."
+    "Table 2 mixes protocols. On RTE, BoolQ, WiC and CB, its runs of fine-tuning, LoRA, prompt tuning and DePT select "
+    "on one half of the validation split and are scored on the other half (139 examples on RTE, 28 on CB). On CB they "
+    "select by macro-F1. The row of prompt tuning is a mean over an unstated number of runs, because no single run can "
+    "have 78.8 on RTE. The row of DePT is one run per task."
 )
 UNDER_TUNED = (
-    "LoPT's row for prompt tuning on T5-base is under-tuned (BoolQ is near the majority class, WiC at chance): "
-    "the same prompt of 76,800 parameters reaches 80.4 and 67.7 there in the ULPT paper."
+    "LoPT's row for prompt tuning on T5-base is under-tuned: BoolQ is near the majority class, and WiC is at chance. "
+    "In the ULPT paper, the same prompt of 76,800 parameters reaches 80.4 on BoolQ and 67.7 on WiC."
 )
-NOT_ONE_RUN = (
-    "LoPT's own rows on T5-base cannot be means over a few seeds on the public validation split (CB's 90.4 and 74.0 "
-    "together need 11 or more seeds on its 56 examples), but could be one run on SuperGLUE's hidden test split. The "
-    "paper states neither. So this report assumes a split on SST-2 only, and gives no verdict on the other tasks."
+UNKNOWN_SPLITS = (
+    "LoPT's own rows on T5-base cannot be means over a few seeds on the public validation split, because CB's 90.4 and "
+    "74.0 on its 56 examples need at least 11 seeds. They could be one run on SuperGLUE's hidden test split. The paper "
+    "states neither split nor seeds. So this report assumes a split for SST-2 only, and gives no verdict on the other "
+    "tasks."
 )
-NOISE = (
-    "At the published accuracies, one run has this noise from its test examples (95 %, in percentage points): CB ±9, "
-    "RTE ±5, WiC ±3.6, SST-2 ±1.7, AGNews ±0.6. A smaller difference means nothing by itself."
+SAMPLING_NOISE = (
+    "Test examples are a sample, so the accuracy of one run is noisy. At the published accuracies its 95 % intervals "
+    "are, in percentage points: CB ±9, RTE ±5, WiC ±3.6, SST-2 ±1.7 and AGNews ±0.6. A smaller difference means "
+    "nothing by itself."
 )
 CAVEATS = (
     UNDER_TUNED,
-    NOT_ONE_RUN,
-    NOISE,
+    UNKNOWN_SPLITS,
+    SAMPLING_NOISE,
     MIXED_PROTOCOLS,
     released_runs.PROTOCOL,
     "The LoPT paper does not state its number of training steps, nor over how many seeds it averages.",
@@ -74,13 +77,14 @@ class Point:
     """One published accuracy.
 
     Attributes:
-        table: the table it stands in, such as "table2" or "ulpt-table1". cell: the name of its row there.
-        split_size: how many examples were scored; None where the source does not say.
-        runs: "one" run; a "mean" over an unstated number of runs; "unstated" where the source says neither.
+        table: its table, such as "table2" or "ulpt-table1".
+        row_name: the name of its row in that table.
+        split_size: the number of scored examples; None if it is not known.
+        runs: "one" for a single run, "mean" for a mean over an unstated number of runs, "unstated" if neither is known.
     """
 
     table: str
-    cell: str
+    row_name: str
     source: str
     backbone: str
     task: str
@@ -95,7 +99,8 @@ class Point:
 
 
 _RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
-_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]  # see `_points`
+# Row name, method, length, rank, trainable parameters, and the accuracy on each task in percent.
+_Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]
 
 
 def _points(
@@ -104,20 +109,20 @@ def _points(
     """Return the points of a table.
 
     Args:
-        rows: name, method, length, rank, trainable parameters, and the accuracy on each task.
-        halved: the methods whose runs are scored on `HALF` of a split.
+        tasks: the tasks of the accuracies in each row, in their order.
+        halved: the methods whose runs are scored on one half of a split.
     """
-    # The papers state what they score with GPT-2 large; with T5-base a split is assumed on SST-2 only.
-    whole = WHOLE if backbone == GPT2_LARGE else {"sst2": WHOLE["sst2"]}
+    # The paper states its split with GPT-2 large. With T5-base, a split is assumed for SST-2 only.
+    whole_sizes = WHOLE_SPLIT_SIZES if backbone == GPT2_LARGE else {"sst2": WHOLE_SPLIT_SIZES["sst2"]}
     return [
         Point(
             table=table,
-            cell=cell,
+            row_name=name,
             source=source,
             backbone=backbone,
             task=task,
             split="test" if task == "ag_news" else "validation",
-            split_size=HALF[task] if method in halved else whole.get(task),
+            split_size=HALF_SPLIT_SIZES[task] if method in halved else whole_sizes.get(task),
             method=method,
             length=length,
             rank=rank,
@@ -125,7 +130,7 @@ def _points(
             accuracy_percent=percent,
             runs=_RUNS.get(method, "unstated") if method in halved else "unstated",
         )
-        for cell, method, length, rank, parameters, *percents in rows
+        for name, method, length, rank, parameters, *percents in rows
         for task, percent in zip(tasks, percents, strict=True)
     ]
 
@@ -142,7 +147,10 @@ _TABLE3_PERCENT = {
 }  # fmt: skip
 _TABLE3: list[_Row] = [
     ("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8),
-    *((f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), p) for (n, r), p in _TABLE3_PERCENT.items()),
+    *(
+        (f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), percent)
+        for (n, r), percent in _TABLE3_PERCENT.items()
+    ),
 ]
 _TABLE2: list[_Row] = [
     ("Fine-tuning", "fine_tuning", None, None, 220_000_000, 94.6, 81.1, 71.9, 70.2, 85.7),

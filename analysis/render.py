@@ -24,21 +24,22 @@ class Column:
     text: Callable[[Any], str] = str  # writes the cell of a row; `Table.from_rows` calls it
     align: Literal["left", "right"] = "right"
     code: bool = False  # whether the texts are code, which is set in a monospaced font
-    once: bool = False  # whether a text that repeats the one above is left empty, except in CSV
+    once: bool = False  # whether a text that repeats the one above it is left out, except in CSV
 
 
-def numbers(*titles: str) -> tuple[Column, ...]:
+def number_columns(*titles: str) -> tuple[Column, ...]:
     """Return a column of numbers for each title."""
     return tuple(Column(title=title) for title in titles)
 
 
-INTERVAL = "[95\u00a0%\u00a0interval]"  # with no-break spaces, so that a head is not broken within it
-ACCURACY = f"accuracy, % {INTERVAL} (N\u00a0seeds)"  # the head above what `interval` writes
+# Parts of a column's title. The no-break spaces keep each part on one line.
+INTERVAL_TITLE = "[95\u00a0%\u00a0interval]"
+ACCURACY_TITLE = f"test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # of a column whose texts `interval` writes
 
 
 def accuracy_column(text: Callable[[Any], str]) -> Column:
     """Return the column of test accuracies, whose `text` writes them with `interval`."""
-    return Column(title=f"test {ACCURACY}", csv_name="test % [95 % CI] (N)", text=text)
+    return Column(title=ACCURACY_TITLE, csv_name="test % [95 % CI] (N)", text=text)
 
 
 def parameters_column(text: Callable[[Any], str]) -> Column:
@@ -52,7 +53,7 @@ class Table:
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]  # of each row one text for each column
+    rows: tuple[tuple[str, ...], ...]  # for each row, one text for each column
     notes: tuple[str, ...] = ()  # sentences under the table; empty ones are dropped
     bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)  # (row, column) of results that stand out
 
@@ -68,8 +69,8 @@ class Table:
         return cls(columns=columns, rows=texts, **fields)
 
 
-# After the end of a row, [ and * would be read as arguments of that end.
-_LATEX = {
+# Braces around [ and * are needed because LaTeX reads these two, directly after the end of a row, as its arguments.
+_LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "*": "{*}", '"': r"\textquotedbl{}", "Δ": r"$\Delta$", "×": r"$\times$",
@@ -103,7 +104,7 @@ def with_minus_signs(text: str) -> str:
 def latex_text(text: str) -> str:
     """Escape a text for LaTeX."""
     one_line = with_minus_signs(" ".join(str(text).split()))
-    return "".join(_LATEX.get(letter, letter) for letter in one_line if letter.isprintable())
+    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in one_line if letter.isprintable())
 
 
 def _repeats(table: Table, i: int, j: int) -> bool:
@@ -112,7 +113,7 @@ def _repeats(table: Table, i: int, j: int) -> bool:
 
 
 def _without_repeats(table: Table) -> list[list[str]]:
-    """Return the rows' texts, with an empty one for each that `Column.once` does not write again."""
+    """Return the texts of the rows. A repeat in a column with `once` becomes an empty text."""
     return [["" if _repeats(table, i, j) else text for j, text in enumerate(row)] for i, row in enumerate(table.rows)]
 
 
@@ -145,26 +146,26 @@ def csv(table: Table) -> str:
 
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?")
 
-_LONGEST_LINE = 25  # letters: a cell with more of them is broken into lines
+_LONGEST_LINE = 25  # in letters; a longer cell is broken into lines
 _WORD_LIST = re.compile(r"[a-z ]+(, [a-z ]+)+")  # the page breaks a list of words into lines, however short it is
 
 # Widths in letters of LaTeX's \footnotesize: a line of an article's text, the space between two columns, and the least
 # width of a heading or of a column whose texts are broken into lines.
-_LINE, _GAP, _NARROWEST = 81, 1.5, 12
-_BREAKS, _BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where code may be broken, and how
+_LINE_WIDTH, _GAP_WIDTH, _LEAST_WIDTH = 81, 1.5, 12
+_CODE_BREAK, _LATEX_BREAK = re.compile(r"(?<=[/_(-])(?=\w)"), r"\\allowbreak{}"  # where LaTeX may break code, and how
 
 
 def latex(table: Table) -> str:
     """Return the table as a `table` environment of LaTeX.
 
     It needs the packages booktabs, siunitx, graphicx and, for quotes, T1 fonts. A column that holds only numbers is an
-    S column of siunitx, so that the author's settings for numbers apply to it. Long texts are broken into lines; a
-    table that is still wider than the document's text is shrunk to its width.
+    S column of siunitx, so that the author's settings for numbers apply to it. Long texts are broken into lines. A
+    table that is still wider than the document's text is shrunk to the width of that text.
     """
     rows = _without_repeats(table)
     widths = _widths(table, rows)
     texts_by_column = list(zip(*rows, strict=True)) or [()] * len(table.columns)
-    formats = [_table_format(texts, column) for texts, column in zip(texts_by_column, table.columns, strict=True)]
+    formats = [_number_format(texts, column) for texts, column in zip(texts_by_column, table.columns, strict=True)]
 
     def cell(text: str, i: int, j: int) -> str:
         is_number = bool(formats[j] and _NUMBER.fullmatch(text))
@@ -173,22 +174,22 @@ def latex(table: Table) -> str:
             return r"\bfseries " * is_bold + text.replace(",", "")
         content = latex_text(text)
         if table.columns[j].code and text:
-            content = rf"\texttt{{{_BREAKS.sub(_BREAK, content)}}}"
+            content = rf"\texttt{{{_CODE_BREAK.sub(_LATEX_BREAK, content)}}}"
         content = rf"\textbf{{{content}}}" if is_bold else content
         return f"{{{content}}}" if formats[j] else content
 
-    def heading(column: Column, texts: Sequence[str], format: str) -> str:
+    def heading(column: Column, texts: Sequence[str], number_format: str) -> str:
         lines = textwrap.wrap(
-            column.title, max(_NARROWEST, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
+            column.title, max(_LEAST_WIDTH, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
         )
         title = r" \\ ".join(map(latex_text, lines))
         if len(lines) > 1:
             title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
-        return f"{{{title}}}" if format else title
+        return f"{{{title}}}" if number_format else title
 
-    def specifier(column: Column, format: str, width: int | None) -> str:
+    def specifier(column: Column, number_format: str, width: int | None) -> str:
         if width is None:
-            return format or column.align[0]
+            return number_format or column.align[0]
         ragged = "right" if column.align == "left" else "left"
         return rf">{{\ragged{ragged}\arraybackslash}}p{{{width / 2:g}em}}"
 
@@ -207,25 +208,25 @@ def latex(table: Table) -> str:
 def _widths(table: Table, rows: Sequence[Sequence[str]]) -> list[int | None]:
     """Return the width of each column in letters; None for a column whose texts are not broken into lines.
 
-    The columns with long texts share the width that the others leave of the document's text.
+    The columns with long texts share what the other columns leave of a line of the document.
     """
     widths: list[int | None] = [None] * len(table.columns)
     longest = [max((len(row[j]) for row in rows), default=0) for j in range(len(table.columns))]
-    long = [j for j, letters in enumerate(longest) if letters > _LONGEST_LINE]
-    others = sum(max(_NARROWEST / 2, letters) for j, letters in enumerate(longest) if j not in long)
-    room = _LINE - others - _GAP * len(table.columns)
-    for j in long:
-        gaps = _BREAKS if table.columns[j].code else re.compile(r"\s+")
-        words = [word for row in rows for word in gaps.split(row[j])]
-        widths[j] = max(_NARROWEST, *map(len, words), min(longest[j], int(room / len(long))))
+    long_columns = [j for j, letters in enumerate(longest) if letters > _LONGEST_LINE]
+    other_width = sum(max(_LEAST_WIDTH / 2, letters) for j, letters in enumerate(longest) if j not in long_columns)
+    room = _LINE_WIDTH - other_width - _GAP_WIDTH * len(table.columns)
+    for j in long_columns:
+        word_break = _CODE_BREAK if table.columns[j].code else re.compile(r"\s+")
+        words = [word for row in rows for word in word_break.split(row[j])]
+        widths[j] = max(_LEAST_WIDTH, *map(len, words), min(longest[j], int(room / len(long_columns))))
     return widths
 
 
-def _table_format(texts: Sequence[str], column: Column) -> str:
-    """Return the S column of siunitx that fits these numbers; empty for a column with other texts."""
+def _number_format(texts: Sequence[str], column: Column) -> str:
+    """Return the S column of siunitx that fits these numbers, or an empty text for a column with other texts."""
     numbers = [number for text in texts if (number := _NUMBER.fullmatch(text))]
-    others = {text for text in texts if not _NUMBER.fullmatch(text)}
-    if column.align == "left" or not numbers or others - {"", "–"}:
+    other_texts = {text for text in texts if not _NUMBER.fullmatch(text)}
+    if column.align == "left" or not numbers or other_texts - {"", "–"}:
         return ""
     sign = "+" if any(number[1] for number in numbers) else ""
     digits = max(len(number[2].replace(",", "")) for number in numbers)
@@ -233,23 +234,24 @@ def _table_format(texts: Sequence[str], column: Column) -> str:
     return f"S[table-format={sign}{digits}.{decimals}]"
 
 
-# The page may break the lines of a heading, and of a column of texts, until they have only so many letters.
-_NARROWEST_HEADING, _NARROWEST_TEXT = 10, 20
+# The least widths, in letters, to which the page may break a heading and a column of texts.
+_LEAST_HEADING_WIDTH, _LEAST_TEXT_WIDTH = 10, 20
 
 
 def html(table: Table, caption: bool = True) -> Markup:
     """Return the table as HTML.
 
-    Its heads sort it, unless rows belong together. `caption` is False where a heading above the table says the same.
+    A click on a head sorts the table, unless some rows belong together. `caption` is False where a heading above the
+    table says the same.
     """
-    sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
+    is_sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
 
     def head(column: Column, j: int) -> str:
         title = str(escape(column.title))
-        content = f'<button type="button">{title}</button>' if sortable else title
-        width = min(len(column.title), _NARROWEST_HEADING)
+        content = f'<button type="button">{title}</button>' if is_sortable else title
+        width = min(len(column.title), _LEAST_HEADING_WIDTH)
         if column.align == "left":
-            width = max(width, min(max((len(row[j]) for row in table.rows), default=0), _NARROWEST_TEXT))
+            width = max(width, min(max((len(row[j]) for row in table.rows), default=0), _LEAST_TEXT_WIDTH))
         return f'<th scope="col" class="{column.align}" style="min-width: {width}ch">{content}</th>'
 
     def cell(text: str, i: int, j: int) -> str:
@@ -267,7 +269,7 @@ def html(table: Table, caption: bool = True) -> Markup:
     )
     notes = "".join(f"<li>{escape(keep_units(with_minus_signs(note)))}</li>" for note in table.notes)
     notes = f'<ul class="notes">{notes}</ul>' if notes else ""
-    label, table_class = escape(table.caption), ' class="sortable"' if sortable else ""
+    label, table_class = escape(table.caption), ' class="sortable"' if is_sortable else ""
     heads = "".join(head(column, j) for j, column in enumerate(table.columns))
     return Markup(
         (f'<p class="caption">{label}</p>\n' if caption else "")
@@ -288,7 +290,7 @@ def keep_units(text: str) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Write a fraction in percent with one decimal; a dash for None."""
+    """Write a fraction in percent with one decimal, or a dash for None."""
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
@@ -298,25 +300,25 @@ def bounds(estimate: Estimate) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in its two largest units, such as "1 h 2 min"; less than a minute in seconds."""
+    """Write a duration in its two largest units, such as "1 h 2 min". Less than a minute is written in seconds."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
-    """Write an estimate as `mean [low, high] (N)`, in percent with N seeds; `missing` where there is none."""
+    """Write an estimate as `mean [low, high] (N)`, in percent with N seeds. None is written as `missing`."""
     return f"{percent(estimate.mean)} {bounds(estimate)} ({estimate.seeds})" if estimate else missing
 
 
-def percents(estimate: Estimate) -> dict[str, float]:
-    """Return an estimate as columns of a figure's data."""
+def data_columns(estimate: Estimate) -> dict[str, float]:
+    """Return an estimate as values by column name, for a figure's CSV file."""
     fractions = {"test_percent": estimate.mean, "low_percent": estimate.low, "high_percent": estimate.high}
     counts = {"seeds": estimate.seeds, "test_n": estimate.test_n}
     return {name: 100 * fraction for name, fraction in fractions.items()} | counts
 
 
 def rows_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows of a figure's data as CSV, with a column for every name that any row has."""
+    """Return the rows of a figure's data as CSV, with a column for every name in any row."""
     buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv_module.DictWriter(buffer, names, lineterminator="\n")
@@ -328,15 +330,15 @@ def rows_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def count(number: int | None) -> str:
-    """Write a whole number with commas; a dash for None."""
+    """Write a whole number with commas, or a dash for None."""
     return "–" if number is None else f"{number:,}"
 
 
 def change(number: float, base: float) -> str:
-    """Write the relative change from a parameter count `base` to `number`, which is the paper's Δ."""
+    """Write the relative change from `base` to `number`, both parameter counts. It is the paper's Δ."""
     return f"{100 * (number - base) / base:+.2f} %" if number != base else "0 %"
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits; a dash for None."""
+    """Write a number with three digits, or a dash for None."""
     return "–" if value is None else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""How figures look: colours, markers, axes and legends; and their files, which are the same in every run.
+"""How figures look (colours, markers, axes and legends), and their files. The same figure always gives the same files.
 
-Ink, paper, grid and the darkest hue are fixed colours, so that a page can replace them by its own (light or dark) when
-it includes a figure.
+Ink, muted ink, grid, paper and blue have fixed colours, so that a page that includes a figure can replace these by its
+own, light or dark.
 """
 
 import io
@@ -26,21 +26,21 @@ from analysis.methods import described, method_label
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
-COLOURS = {  # by the names that methods use; the hues are those of Okabe and Ito, and methods differ by marker too
+COLOURS = {  # by the names that methods use. The hues are those of Okabe and Ito; methods also differ by marker
     "blue": "#0072b2", "vermillion": "#d55e00", "green": "#009e73", "orange": "#e69f00", "purple": "#cc79a7",
     "sky": "#56b4e9", "ink": INK, "muted": MUTED,
 }  # fmt: skip
 _PAGE_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
 _PAGE_VARIABLES[COLOURS["blue"]] = "var(--blue)"
 _PANELS_PER_ROW = 3
-MOST_DRAWN = 1000  # lines or points of one look; if there are more, they are an image within the figure
+MOST_VECTOR_SHAPES = 1000  # if more lines or points look alike, they are one image within the figure
 MARKERS = ("o", "s", "^", "D", "v", "P")
-# The colours of lengths and ranks: the part of this ramp that can be read on light and on dark paper.
+# Lengths and ranks have colours from the part of this ramp that can be read on light and on dark paper.
 _RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)
-_HANDLE_PT, _LETTER_PT, _ROW_PT = 34.0, 4.7, 13.5  # sizes in a legend: an entry's marker, a letter, a row
+_HANDLE_WIDTH_PT, _LETTER_WIDTH_PT, _ROW_HEIGHT_PT = 34.0, 4.7, 13.5  # in a legend; a handle is an entry's marker
 _OTHER_MARKERS = ("h", "*", "d", "8")  # for methods that have no marker of their own
 
-RC: Any = {  # Any, since the type stubs want literal keys
+RC: Any = {  # Any, because the type stubs want literal keys
     "svg.hashsalt": "analysis",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -92,7 +92,7 @@ def method_style(method: str) -> tuple[str, str]:
 def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, str]]:
     """Return the colour and marker of each rank (or length), which are the same in every panel of a figure.
 
-    The colours rise along one ramp, which no method uses. If None is among the levels, its colour is ink.
+    The colours are taken from one ramp, in order. No method uses that ramp. If None is among the levels, it is ink.
     """
     levels = set(levels)
     numbers = sorted(level for level in levels if level is not None)
@@ -122,11 +122,11 @@ def method_handles(methods: Iterable[str], **line_options: Any) -> list[Line2D]:
     ]
 
 
-def legend_rows(labels: Sequence[str], width_pt: float) -> int:
-    """Return the number of rows in which a legend of these labels fits; it is filled column by column."""
+def count_legend_rows(labels: Sequence[str], width_pt: float) -> int:
+    """Return how many rows a legend of these labels needs. A legend is filled column by column."""
     for rows in range(1, len(labels) + 1):
         columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
-        if sum(_HANDLE_PT + _LETTER_PT * max(map(len, column)) for column in columns) <= width_pt:
+        if sum(_HANDLE_WIDTH_PT + _LETTER_WIDTH_PT * max(map(len, column)) for column in columns) <= width_pt:
             return rows
     return max(1, len(labels))
 
@@ -144,7 +144,7 @@ def panels(
 
     Args:
         titles: the title of each panel.
-        width, height: of a figure with one row of panels, in inches.
+        width, height: the size of a figure with one row of panels, in inches.
         right: where the last panel ends, as a share of the width.
         legend: the entries of the legend.
         shared: whether the panels share one y axis.
@@ -152,15 +152,16 @@ def panels(
     titles = list(titles)
     count = len(titles)
     columns, rows = min(count, _PANELS_PER_ROW), -(-count // _PANELS_PER_ROW)
-    legend_row_count = legend_rows([str(handle.get_label()) for handle in legend], 72 * width - 20) if legend else 0
-    head = 0.3 + legend_row_count * _ROW_PT / 72  # inches above the panels, for the legend and a title
-    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows + head - 0.3))
+    labels = [str(handle.get_label()) for handle in legend]
+    legend_row_count = count_legend_rows(labels, 72 * width - 20) if legend else 0
+    head_in = 0.3 + legend_row_count * _ROW_HEIGHT_PT / 72  # inches above the panels, for the legend and a title
+    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows + head_in - 0.3))
     grid = figure.subplots(rows, columns, sharey=shared, squeeze=False)
     figure.subplots_adjust(
         left=0.09 if shared else 0.065,
         right=right,
         bottom=0.5 / figure.get_figheight(),
-        top=1 - head / figure.get_figheight(),
+        top=1 - head_in / figure.get_figheight(),
         wspace=0.08 if shared else 0.22,
         hspace=0.35,
     )
@@ -175,8 +176,8 @@ def panels(
             borderpad=0.3,
         )
     all_panels = list(grid.flat)
-    for unused in all_panels[count:]:
-        unused.set_visible(False)
+    for unused_panel in all_panels[count:]:
+        unused_panel.set_visible(False)
     for axes, title in zip(all_panels, titles, strict=False):
         panel_title(axes, title)
     return figure, all_panels[:count]
@@ -202,23 +203,26 @@ def files(figure: Figure) -> dict[str, bytes]:
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-    # With a palette the file has a third of the size, and looks the same.
+    # A file with a palette looks the same and is a third as large.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(buffers["png"], format="png", optimize=True)
     return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
 
 
 def inline_svg(text: str, name: str, label: str) -> Markup:
-    """Prepare an SVG file's text for a page.
+    """Prepare the text of an SVG file for a page, whose colours it then has.
 
-    Its ids start with `name`, its colours are the page's, and screen readers read out `label`.
+    Args:
+        text: the content of the file.
+        name: put before each id, so that the ids of several figures on a page differ.
+        label: what screen readers read out.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = re.sub(r"<path(?![^>]*\bd=)", '<path d=""', text)  # the glyph of a space
-    # As wide as the page, but at most a quarter larger than drawn.
+    # The figure is as wide as the page, but at most a quarter wider than it was drawn.
     text = re.sub(r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
     for colour, variable in _PAGE_VARIABLES.items():
@@ -240,8 +244,9 @@ def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
 def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) -> None:
     """Make the x axis a logarithmic one of counts, from `low` to `high`.
 
-    Without `ticks` there is a tick at each doubling: 500, 1,000, 2,000, ...; below 100, where these would not be whole
-    numbers, 1, 2, 4, .... An axis of more than ten doublings has a tick at each power of ten.
+    Without `ticks` there is a tick at each doubling of 125, such as 500, 1,000 and 2,000. If `low` is at most 100, the
+    ticks are at 1, 2, 4 and so on, because halves of 125 are not whole numbers. An axis of more than ten doublings has
+    a tick at each power of ten.
     """
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
@@ -265,7 +270,7 @@ def _format_tick(value: float) -> str:
 def spread(positions: Sequence[float], gap: float) -> list[float]:
     """Move positions as little as possible until they are at least `gap` apart; their order stays the same."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
-    # Blocks of neighbours that touch: where the first one stands (the best compromise of all), and who belongs to it.
+    # A block holds neighbours that touch: the position of the first one, and the indices of all. Their mean is unmoved.
     blocks: list[tuple[float, list[int]]] = []
     for i in order:
         start, members = positions[i], [i]
@@ -281,7 +286,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def break_mark(upper: Axes, lower: Axes) -> None:
+def draw_axis_break(upper: Axes, lower: Axes) -> None:
     """Mark that the y axis leaves out the values between two panels."""
     upper.spines.bottom.set_visible(False)
     upper.tick_params(which="both", bottom=False, labelbottom=False)
@@ -295,12 +300,12 @@ def halo(width: float = 2.2) -> list[withStroke]:
     return [withStroke(linewidth=width, foreground=PAPER)]
 
 
-def end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap: float = 10) -> None:
+def draw_end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap: float = 10) -> None:
     """Write labels (x, y, text, colour) to the right of their points, moved up or down until none overlaps another."""
     labels = list(labels)
     if not labels:
         return
-    axes.get_ylim()  # matplotlib computes the limits of an axes when they are asked for
+    axes.get_ylim()  # this makes matplotlib compute the limits of the axes
     points_per_pixel = 72 / axes.figure.dpi
     heights = [axes.transData.transform((x, y))[1] * points_per_pixel for x, y, *_ in labels]
     moved_heights = [0.0] * len(labels)

@@ -30,7 +30,7 @@ def form_switches(backbone: Any) -> dict[str, Callable[[], None]]:
         "plain, norms fused": lambda: backbone.take_form(None, fused=True),
         "flat": lambda: backbone.take_form(flat, fused=False),
         DEFAULT_FORM: lambda: backbone.take_form(flat, fused=True),
-        "flat, norms fused, PyTorch's attention": lambda: backbone.take_form(flat, fused=True, kernels=True),
+        "flat, norms fused, PyTorch's attention": lambda: backbone.take_form(flat, fused=True, use_torch_kernels=True),
     }
 
 

@@ -159,7 +159,7 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
     optimizer = Adafactor(trained, lr=RATE, scale_parameter=False, relative_step=False, warmup_init=False)
 
     def step() -> None:
-        batch = collate(trial.data.train, trial.draw(), 0)
+        batch = collate(trial.data.train, trial.draw_batch(), 0)
         ids_BT, lengths_B, classes_B = (tensor.to(backbone.device) for tensor in batch)
         word_B1 = label_ids[classes_B][:, None]
         mask_BT = torch.arange(ids_BT.shape[1], device=backbone.device)[None] < lengths_B[:, None]

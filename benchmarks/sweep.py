@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         changes = {name: str(value) for name, value in values.items()}
         space = settings.with_settings(spaces.load(SPACE, "paper"), changes)
         (cell,) = space.cells
-        config, rates = space.example(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
+        config, rates = space.sample_trial(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
         rate_range = cell.search["learning_rate"]
         script_settings = {
             "model": model, "files": write_examples(config, Path(folder)), "label_words": list(config.label_words),

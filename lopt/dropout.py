@@ -13,12 +13,13 @@ from torch.nn.modules.dropout import _DropoutNd
 def with_dropout(model: Any, rate: float) -> Any:
     """Return a copy of a transformers model in training mode, with every dropout rate set. It shares the weights.
 
-    A dropout rate is the `p` of a dropout module, or a number with "drop" in its name, of a module or of its config.
+    A dropout rate is the `p` of a dropout module. It is also any number with "drop" in its name, if it is an attribute
+    of a module or of a module's config.
     The rates at which a model leaves out whole layers at random (`layerdrop`) are not dropout and stay as they are.
     """
     shared_tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared_tensors).train()
-    for module in copied.modules():
+    model_copy = copy.deepcopy(model, shared_tensors).train()
+    for module in model_copy.modules():
         if isinstance(module, _DropoutNd):
             module.p = rate
         for holder in (module, getattr(module, "config", None)):
@@ -26,7 +27,7 @@ def with_dropout(model: Any, rate: float) -> Any:
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
                 if is_number and "drop" in name and "layerdrop" not in name:
                     setattr(holder, name, rate)
-    return copied
+    return model_copy
 
 
 @contextlib.contextmanager

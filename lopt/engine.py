@@ -300,7 +300,7 @@ class Engine:
         """Logits `[R, C]` of rows for the label words of all their trials, and which columns belong to each trial."""
         owners = sorted({row.owner for row in rows})
         packed = PackedPrompts(
-            prompts=[soft_prompts[owner] for owner in owners], owners=[owners.index(row.owner) for row in rows]
+            prompts=[soft_prompts[owner] for owner in owners], prompt_indices=[owners.index(row.owner) for row in rows]
         )
         lengths = np.array([len(row.token_ids) for row in rows])
         ids = np.full((len(rows), lengths.max()), self._backbone.pad_id, dtype=np.int64)

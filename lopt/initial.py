@@ -16,10 +16,10 @@ from lopt.backbones import Vocabulary
 from lopt.files import refuse_pointer
 from lopt.soft_prompt import PROMPT_FILE
 
-COMMONEST = 5000  # tokens among which initial rows are drawn
+COMMONEST = 5000  # number of tokens from which initial rows are drawn
 _PINNED_PROMPT = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")
 
-# Draws initial values of a shape. The vocabulary is None for factors that do not need it.
+# A function that draws initial values of a shape. The vocabulary is None for factors that do not need it.
 Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
 
 
@@ -65,7 +65,7 @@ def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabula
     return rows
 
 
-# Words of the `init` option of methods that train embeddings themselves, and what each draws for an `init_bound`.
+# The words of the `init` option (`prompt_rows`). Each has a function that takes `init_bound` and returns a `Draw`.
 INITIAL: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,
@@ -74,11 +74,12 @@ INITIAL: dict[str, Callable[[float], Draw]] = {
 
 
 def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
-    """Return how the initial values of a prompt that is trained itself are drawn.
+    """Return the function that draws the initial values of a prompt whose rows are trained themselves.
 
     Args:
         init: the `init` option: a word of `INITIAL`, or a saved prompt as `pin_saved_prompt` returns it.
-        bound: the `init_bound` option. shape: `[P, H]`.
+        bound: the `init_bound` option.
+        shape: `[P, H]`.
 
     Raises:
         ValueError: the saved prompt has another shape.
@@ -89,13 +90,13 @@ def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     folder, rows, width = match[1], int(match[2]), int(match[3])
     if (rows, width) != shape:
         raise ValueError(
-            f"init is a prompt of {rows} rows of width {width}, and this trial's is {shape[0]} rows of width "
-            f"{shape[1]}: give length {rows}, and a backbone of width {width}"
+            f"init is a prompt of {rows} rows of width {width}, but this trial's has {shape[0]} rows of width "
+            f"{shape[1]}: give length {rows} and a backbone of width {width}"
         )
 
     def draw(*_: object) -> np.ndarray:
         if pin_saved_prompt(folder) != init:
-            raise ValueError(f"init is {init}, and the prompt in that folder is another one now: restore it")
+            raise ValueError(f"init is {init}, but that folder holds another prompt now: restore the former one")
         return _read_prompt(Path(folder))
 
     return draw

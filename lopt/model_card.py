@@ -144,7 +144,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
     template = backbone.fill_template(config.template or "")
     label_words = dict(zip(task.classes, config.label_words or (), strict=True))
     reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
-    appended_tokens = getattr(backbone, "left_out", ())
+    appended_tokens = getattr(backbone, "left_out_tokens", ())
     return _CARD.format(
         front=_front_matter(prompt, base_model),
         title=title,

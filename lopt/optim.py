@@ -18,7 +18,7 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
 
     Args:
         factors: trained tensors by name.
-        rates: learning rates by name, of factors that do not have `config.learning_rate`.
+        rates: learning rates, by name, of the factors that have another one than `config.learning_rate`.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
     tensors_by_rate: dict[float, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Placements: where a soft prompt stands beside the text."""
+"""Placements: whether a soft prompt comes before or after the text."""
 
 from abc import ABC, abstractmethod
 
@@ -9,8 +9,8 @@ class Placement(ABC):
     """How prompt and text are joined.
 
     Attributes:
-        prompt_first: no text stands before the prompt, so one pass computes a prompt once for all its rows.
-        text_first: the whole text stands before the prompt, so what is computed of a text serves all steps.
+        prompt_first: whether no text comes before the prompt. Then a pass computes a prompt once for all its rows.
+        text_first: whether the whole text comes before the prompt. Then what is computed for a text serves all steps.
         in_peft: whether PEFT's prompt tuning can express the placement.
     """
 
@@ -21,7 +21,7 @@ class Placement(ABC):
 
     @abstractmethod
     def text_before(self, lengths_B: Tensor) -> Tensor:
-        """Return how many tokens of each row's text stand before the prompt, `[B]`, from the texts' real lengths."""
+        """Return how many tokens of each row's text come before the prompt, `[B]`, from the texts' real lengths."""
 
     @abstractmethod
     def join(self, text_BTH: Tensor, prompt_BPH: Tensor, lengths_B: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class Placement(ABC):
 
 
 class Prefix(Placement):
-    """The prompt stands before everything, the BOS token included."""
+    """The prompt comes before everything, the BOS token included."""
 
     name, prompt_first, in_peft = "prefix", True, True
 
@@ -44,7 +44,7 @@ class Prefix(Placement):
 
 
 class Suffix(Placement):
-    """The prompt stands after the last token of the text."""
+    """The prompt comes after the last token of the text."""
 
     name, text_first = "suffix", True
 
@@ -59,7 +59,7 @@ class Suffix(Placement):
         place_1S = torch.arange(tokens + length, device=text_BTH.device)[None]
         text_ends_B1 = lengths_B.to(text_BTH.device)[:, None]
         source_BS = torch.where(place_1S < text_ends_B1, place_1S, tokens + place_1S - text_ends_B1)
-        # Beyond the prompt the source would run over the end. Those places are padding, so any value will do.
+        # After the prompt the index would run past the end. Those places are padding, so any value will do.
         source_BS = source_BS.clamp(max=tokens + length - 1)
         return joined.gather(1, source_BS[..., None].expand(-1, -1, joined.shape[2]))
 

@@ -1,6 +1,6 @@
 """Soft prompts: what a prompt method puts at a model's input.
 
-A method makes the soft prompt, and the prompt's placement (`lopt.placement`) says where it stands beside the text.
+A method makes the soft prompt, and its placement (`lopt.placement`) says whether it comes before or after the text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class SoftPrompt:
 
     Attributes:
         prompt: X, `[P, H]` for all rows, or `[B, P, H]` with one for each row.
-        update: is added to the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
-        placement: where the prompt stands.
+        update: what is added to the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
+        placement: whether the prompt comes before or after the text.
     """
 
     prompt: Tensor
@@ -35,7 +35,7 @@ class SoftPrompt:
 
     @property
     def leaves_text_unchanged(self) -> bool:
-        """Whether a causal model computes the same of a text at every step and in every trial, because the text sees
+        """Whether a causal model computes the same for a text at every step and in every trial, because the text sees
         neither a prompt nor an update."""
         return self.placement.text_first and self.update is None
 
@@ -51,17 +51,18 @@ class SoftPrompt:
         return (text_BTH + _pad_or_cut(self.update, text_BTH.shape[1])).to(text_BTH.dtype)
 
     def as_packed(self, rows: int) -> PackedPrompts:
-        """Return this soft prompt as the packed prompts of a batch of so many rows."""
+        """Return this soft prompt as the packed prompts of a batch with this many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
-            return PackedPrompts(prompts=[self], owners=[0] * rows)
+            return PackedPrompts(prompts=[self], prompt_indices=[0] * rows)
         prompts = [self.map(lambda tensor, row=row: tensor if tensor.ndim == 2 else tensor[row]) for row in range(rows)]
-        return PackedPrompts(prompts=prompts, owners=range(rows))
+        return PackedPrompts(prompts=prompts, prompt_indices=range(rows))
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Join prompt and text.
 
         Args:
-            text_BTH: embeddings of the text, padded on the right. lengths_B: number of real tokens of each row.
+            text_BTH: embeddings of the text, padded on the right.
+            lengths_B: number of real tokens of each row.
 
         Returns:
             Embeddings `[B, P+T, H]` and the number of real ones in each row, `[B]`. These are the first
@@ -74,15 +75,15 @@ class SoftPrompt:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedPrompts:
-    """Soft prompts of several trials, of which each row of a batch has one. The interface is that of `SoftPrompt`.
+    """Soft prompts of several trials. Each row of a batch has one of them. The interface is that of `SoftPrompt`.
 
     Attributes:
         prompts: K soft prompts of any lengths and placements.
-        owners: for each row, the index of its soft prompt in `prompts`, `[B]`.
+        prompt_indices: for each row, the index of its soft prompt in `prompts`, `[B]`.
     """
 
     prompts: Sequence[SoftPrompt]
-    owners: Sequence[int]
+    prompt_indices: Sequence[int]
 
     def as_packed(self, rows: int) -> PackedPrompts:
         """See `SoftPrompt.as_packed`."""
@@ -90,28 +91,28 @@ class PackedPrompts:
 
     def select_rows(self, rows: Sequence[int]) -> PackedPrompts:
         """Return the packed prompts of a batch that consists of these rows, in this order."""
-        return PackedPrompts(prompts=self.prompts, owners=[self.owners[row] for row in rows])
+        return PackedPrompts(prompts=self.prompts, prompt_indices=[self.prompt_indices[row] for row in rows])
 
     def add_update(self, text_BTH: Tensor) -> Tensor:
         """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch
 
-        used_owners = sorted(set(self.owners))
-        updates = [self.prompts[owner].update for owner in used_owners]
+        used_indices = sorted(set(self.prompt_indices))
+        updates = [self.prompts[index].update for index in used_indices]
         if all(update is None for update in updates):
             return text_BTH
         tokens, width = text_BTH.shape[1:]
-        empty_0H = self.prompts[used_owners[0]].prompt.new_zeros(0, width)
+        empty_0H = self.prompts[used_indices[0]].prompt.new_zeros(0, width)
         updates_KTH = torch.stack([_pad_or_cut(empty_0H if update is None else update, tokens) for update in updates])
-        update_of_owner = {owner: number for number, owner in enumerate(used_owners)}
-        update_of_row_B = torch.tensor([update_of_owner[owner] for owner in self.owners], device=text_BTH.device)
-        return (text_BTH + updates_KTH[update_of_row_B]).to(text_BTH.dtype)
+        update_of_prompt = {index: number for number, index in enumerate(used_indices)}
+        update_of_row_B = torch.tensor([update_of_prompt[index] for index in self.prompt_indices])
+        return (text_BTH + updates_KTH[update_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SoftPrompt.join_text`. All rows are as long as the longest prompt needs.
+        """See `SoftPrompt.join_text`. All rows are padded to the length that the longest prompt needs.
 
         Texts and prompts are laid end to end in one source `[F, H]`, and the result is gathered from it: for each place
-        of each row, `index_BS` says which row of the source stands there.
+        of each row, `index_BS` gives the index in the source.
         """
         import torch
 
@@ -120,26 +121,27 @@ class PackedPrompts:
         text_BTH = self.add_update(text_BTH)
         prompts = [soft_prompt.prompt.to(text_BTH.dtype) for soft_prompt in self.prompts]
         source_FH = torch.cat([text_BTH.reshape(-1, width), *prompts])
-        owner_B = torch.tensor(self.owners)
+        prompt_index_B = torch.tensor(self.prompt_indices)
         prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
-        prompt_begins_K = rows * tokens + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # of each prompt in the source
-        prompt_lengths_B1 = prompt_lengths_K[owner_B].to(device)[:, None]
-        prompt_begins_B1 = prompt_begins_K[owner_B].to(device)[:, None]
+        prompt_begins_K = rows * tokens + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # in the source
+        prompt_lengths_B1 = prompt_lengths_K[prompt_index_B].to(device)[:, None]
+        prompt_begins_B1 = prompt_begins_K[prompt_index_B].to(device)[:, None]
         placements = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
         placement_K = torch.tensor([placements.index(soft_prompt.placement) for soft_prompt in self.prompts])
         lengths_on_device_B = lengths_B.to(device)
-        before_by_placement = torch.stack([placement.text_before(lengths_on_device_B) for placement in placements])
-        before_B1 = before_by_placement.gather(0, placement_K[owner_B].to(device)[None]).T  # text before the prompt
-        place_1S = torch.arange(tokens + int(prompt_lengths_K[owner_B].max()), device=device)[None]
-        is_prompt_BS = (place_1S >= before_B1) & (place_1S < before_B1 + prompt_lengths_B1)
-        token_BS = torch.where(place_1S < before_B1, place_1S, place_1S - prompt_lengths_B1).clamp(0, tokens - 1)
+        text_before_by_placement = torch.stack([placement.text_before(lengths_on_device_B) for placement in placements])
+        text_before_B1 = text_before_by_placement.gather(0, placement_K[prompt_index_B].to(device)[None]).T
+        place_1S = torch.arange(tokens + int(prompt_lengths_K[prompt_index_B].max()), device=device)[None]
+        is_prompt_BS = (place_1S >= text_before_B1) & (place_1S < text_before_B1 + prompt_lengths_B1)
+        is_before_BS = place_1S < text_before_B1
+        token_BS = torch.where(is_before_BS, place_1S, place_1S - prompt_lengths_B1).clamp(0, tokens - 1)
         text_index_BS = token_BS + tokens * torch.arange(rows, device=device)[:, None]
-        index_BS = torch.where(is_prompt_BS, prompt_begins_B1 + place_1S - before_B1, text_index_BS)
+        index_BS = torch.where(is_prompt_BS, prompt_begins_B1 + place_1S - text_before_B1, text_index_BS)
         return source_FH[index_BS], lengths_B + prompt_lengths_B1[:, 0].to(lengths_B.device)
 
 
 def _pad_or_cut(update_SH: Tensor, tokens: int) -> Tensor:
-    """Return the update for a text of so many tokens: zeros beyond S, or the first rows if the text is shorter."""
+    """Return the update for a text of this many tokens: zeros beyond S, or the first rows if the text is shorter."""
     from torch.nn.functional import pad
 
     return pad(update_SH, (0, 0, 0, tokens - update_SH.shape[-2]))

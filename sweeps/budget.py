@@ -21,8 +21,8 @@ class GpuTime:
     A GPU that several trials share counts once. A GPU that has a single trial counts in full, however small the part
     of it that the trial reserves.
 
-    A trial's first report names its device. Until then, the trial counts by its reservation: all placed trials together
-    occupy at least as many GPUs as they reserve.
+    The device of a trial is known from its first report on. Before that, only its reservation is known, so the number
+    of GPUs in use is at least the sum of the reservations.
 
     Args:
         clock: Returns the current time in seconds.
@@ -31,29 +31,29 @@ class GpuTime:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counted_s, self._counted_until = 0.0, clock()
-        self._reserved: dict[str, float] = {}  # GPUs that each trial reserves, by the trial's key
-        self._devices: dict[str, str] = {}  # device of each placed trial; "" until the trial reports it
+        self._reserved_gpus: dict[str, float] = {}  # by the trial's key; parts of a GPU are possible
+        self._devices: dict[str, str] = {}  # of placed trials, by the trial's key; "" until it is reported
 
-    def reserve(self, trial: str, gpus: float) -> None:
-        """Note how many GPUs a trial will reserve; 0 on a machine without GPU."""
-        self._reserved[trial] = gpus
+    def reserve(self, key: str, gpus: float) -> None:
+        """Note how many GPUs a trial will reserve; 0 on a machine without a GPU."""
+        self._reserved_gpus[key] = gpus
 
-    def place(self, trial: str) -> None:
-        """Count a trial from now on: it has its place on a machine."""
-        if self._reserved.get(trial):
+    def place(self, key: str) -> None:
+        """Start to count a trial, which now has its place on a machine."""
+        if self._reserved_gpus.get(key):
             self._count()
-            self._devices[trial] = ""
+            self._devices[key] = ""
 
-    def locate(self, trial: str, device: str) -> None:
-        """Note the device of a trial that runs."""
-        if self._devices.get(trial, device) != device:
+    def locate(self, key: str, device: str) -> None:
+        """Note the device of a running trial."""
+        if self._devices.get(key, device) != device:
             self._count()
-            self._devices[trial] = device
+            self._devices[key] = device
 
-    def remove(self, trial: str) -> None:
-        """Stop counting a trial that has left its place, because it is over or its process has died."""
+    def remove(self, key: str) -> None:
+        """Stop counting a trial that has left its place because the trial is over or its process has died."""
         self._count()
-        self._devices.pop(trial, None)
+        self._devices.pop(key, None)
 
     @property
     def seconds(self) -> float:
@@ -65,9 +65,9 @@ class GpuTime:
         """Add the seconds since the last count."""
         now = self._clock()
         known_devices = set(self._devices.values()) - {""}
-        reserved = sum(self._reserved[trial] for trial in self._devices)
-        needed_gpus = math.ceil(round(reserved, 6))  # a sum of 1.0000000000000002 is one GPU
-        self._counted_s += (now - self._counted_until) * max(len(known_devices), needed_gpus)
+        reserved_gpus = sum(self._reserved_gpus[key] for key in self._devices)
+        whole_gpus = math.ceil(round(reserved_gpus, 6))  # a sum of 1.0000000000000002 is one GPU
+        self._counted_s += (now - self._counted_until) * max(len(known_devices), whole_gpus)
         self._counted_until = now
 
 
@@ -76,10 +76,10 @@ class OutOfTime(Exception):
 
 
 class Budget(Listener):
-    """The limits that the options set: number of trials, wall time and GPU-hours.
+    """The limits that the options set to the number of trials, the wall time and the GPU-hours.
 
     Args:
-        elapsed_s: Returns the seconds since the command began.
+        elapsed_s: Returns the number of seconds since the command began.
         gpus_of: Returns how many GPUs the trial of a job reserves.
 
     Attributes:
@@ -90,7 +90,7 @@ class Budget(Listener):
         self, options: Options, elapsed_s: Callable[[], float], gpus_of: Callable[[Job], float] = lambda job: 0.0
     ) -> None:
         self._options, self._elapsed_s, self._gpus_of = options, elapsed_s, gpus_of
-        self._started_trials, self.gpu_time = 0, GpuTime()
+        self._started_count, self.gpu_time = 0, GpuTime()
 
     def left_s(self) -> float:
         """Return the seconds of wall time that are left; infinity without a limit."""
@@ -98,17 +98,17 @@ class Budget(Listener):
         return math.inf if limit_s is None else max(0.0, limit_s - self._elapsed_s())
 
     def is_spent(self) -> bool:
-        """Return whether time or GPU-hours are used up, so that running trials end, too."""
+        """Return whether the wall time or the GPU-hours are used up. Running trials then end, too."""
         max_gpu_hours = self._options.max_gpu_hours
         return not self.left_s() or (max_gpu_hours is not None and self.gpu_time.seconds >= max_gpu_hours * 3600)
 
     def may_start(self) -> bool:
         """Return whether another trial may start."""
         max_trials = self._options.max_trials
-        return not self.is_spent() and (max_trials is None or self._started_trials < max_trials)
+        return not self.is_spent() and (max_trials is None or self._started_count < max_trials)
 
     def started(self, job: Job) -> None:
-        self._started_trials += 1
+        self._started_count += 1
         self.gpu_time.reserve(job.key, self._gpus_of(job))
 
     def placed(self, job: Job) -> None:
@@ -124,7 +124,7 @@ class Budget(Listener):
         self.gpu_time.remove(job.key)
 
     def requeued(self, job: Job) -> None:
-        self._started_trials -= 1
+        self._started_count -= 1
         self.gpu_time.remove(job.key)
 
     def ended(self, job: Job, record: TrialRecord) -> None:

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM (which batch systems and spot machines send).
 
-The first signal ends a command in order, the second ends it at once.
+The first signal lets the command save its trials before it ends. The second ends it at once.
 """
 
 import os
@@ -13,10 +13,10 @@ from lopt.exit_codes import INTERRUPTED
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def listen() -> None:
-    """Raise KeyboardInterrupt at the first signal from now on.
+def install_handlers() -> None:
+    """From now on, raise KeyboardInterrupt at the first signal and end the process at the second.
 
-    A signal that the parent process wants ignored (nohup) stays ignored.
+    A signal that this process was told to ignore when it was started (by nohup, for example) stays ignored.
     """
     _set_handler(_on_first_signal)
 
@@ -33,6 +33,6 @@ def _on_first_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_second_signal(number: int, frame: FrameType | None) -> None:
-    # Nothing is tidied up, as after a crash. That loses no finished trial.
+    # As after a crash, nothing is tidied up, but no finished trial is lost.
     os.write(2, b"\nended at once; the same command without --fresh continues the run\n")
     os._exit(INTERRUPTED)

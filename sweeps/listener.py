@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Is called at each event of every trial; a subclass overrides the events that it needs.
+    """A listener is called at each event of every trial. A subclass overrides the events that it needs.
 
     The events of one trial come in this order: `started`; then `placed`, `reported` and `displaced`, any number of
-    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the driver's own
-    thread, so a slow listener delays the sweep.
+    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the
+    thread that runs the sweep, so a slow listener delays the sweep.
     """
 
     def started(self, job: Job) -> None:
-        """It is the trial's turn. The trial may still have to wait for a place on a machine."""
+        """The queue has given out the trial, which may still have to wait for a place on a machine."""
 
     def placed(self, job: Job) -> None:
         """The trial has its place on a machine."""
@@ -35,19 +35,19 @@ class Listener:
         """Early stopping ends the trial at this report; `ended` follows."""
 
     def paused(self, job: Job, report: Report) -> None:
-        """A budget has ended the trial at this report, and another command continues the trial.
+        """A budget has ended the trial at this report, and a later command continues the trial.
 
-        The report is empty if the trial still waited for a place.
+        The report is empty if the trial was still waiting for a place.
         """
 
     def requeued(self, job: Job) -> None:
-        """The process died before the trial began in it, and the trial waits for its turn again."""
+        """The trial's process died before the trial began in it, and the trial is in the queue again."""
 
     def ended(self, job: Job, record: TrialRecord) -> None:
         """The trial is over, and this is its record."""
 
     def close(self) -> None:
-        """The command ends, and no event follows."""
+        """The command ends. No event follows."""
 
 
 class Listeners(Listener):

@@ -9,16 +9,18 @@ class Options:
 
     Attributes:
         local_mode: Train in this process, one trial at a time, without Ray.
-        trials_per_gpu: Number of trials that share a GPU, or a node without GPU; None lets the worker find it.
-        max_concurrent: Number of trials at once; None fills the machine.
-        max_trials, max_wall_time_s, max_gpu_hours: Limits beyond which no trial starts. Beyond the latter two, running
-            trials end at their next evaluation, and another command continues them from there.
-        max_trial_time_s: A trial that takes longer has failed.
-        reuse: Other runs whose finished trials are taken over.
-        warm_start: Other runs from whose results the search learns.
+        trials_per_gpu: Number of trials that share a GPU, or a machine without one. If None, the worker measures how
+            many keep the device busy.
+        max_concurrent: Largest number of trials at once. If None, as many as the machines have room for.
+        max_trials: Number of trials that the command may start.
+        max_wall_time_s, max_gpu_hours: Once one of them is used up, no trial starts, and running trials end at their
+            next evaluation. A later command continues these from there.
+        max_trial_time_s: A trial that takes longer counts as failed.
+        reuse: Names of other runs whose finished trials are copied; "all" stands for every run.
+        warm_start: Names of other runs whose results the search starts with.
         track: Names of trackers.
-        audit: Share of the trials to be stopped early that run to the end instead.
-        fresh: Whether the command has --fresh, so that repeating it would begin the run anew.
+        audit: Of the trials that early stopping would stop, this share runs to the end instead.
+        fresh: Whether the command has --fresh, in which case the same command would start the run over.
     """
 
     local_mode: bool = False

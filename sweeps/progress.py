@@ -1,4 +1,4 @@
-"""The line of progress: rewritten in place on a terminal, printed as plain lines elsewhere."""
+"""The progress line. On a terminal it is rewritten in place; elsewhere each update is printed as a new line."""
 
 import os
 import shutil
@@ -13,122 +13,131 @@ from lopt.settings import METRICS
 from sweeps.listener import Listener
 from sweeps.work.job import STEP, Job, Report
 
-_TERMINAL_INTERVAL_S, _PLAIN_INTERVAL_S = 0.5, 30.0  # the line is drawn this often at most, unless there is an event
+_TERMINAL_INTERVAL_S, _PLAIN_INTERVAL_S = 0.5, 30.0  # shortest time between two lines, unless there is an event
 
 
 class Progress(Listener):
-    """Counts trials and prints the line.
+    """Counts trials and prints the progress line.
 
     Args:
-        total: Number of trials of the whole sweep, as far as it is known.
-        done: Number of trials that earlier commands have finished.
+        total_count: Number of trials of the whole sweep, as far as it is known.
+        done_count: Number of trials that earlier commands have finished.
         steps_left: Returns the expected number of steps still to do, given the steps that each running trial has done.
-        grows: Whether the total grows with every confirm trial that starts. In a free search, nobody knows beforehand
-            how many there will be.
+        total_grows: Whether each confirm trial adds one to the total when it starts, because the number of confirm
+            trials is not known beforehand (in a free search).
     """
 
     def __init__(
-        self, *, total: int, done: int, steps_left: Callable[[Mapping[str, int]], float], grows: bool = False
+        self,
+        *,
+        total_count: int,
+        done_count: int,
+        steps_left: Callable[[Mapping[str, int]], float],
+        total_grows: bool = False,
     ) -> None:
-        self._total, self._done, self._steps_left, self._grows = total, done, steps_left, grows
-        self.counts: Counter[str] = Counter()  # trials by status
-        self._steps: dict[str, int] = {}  # steps of each running trial
-        self._reports: Counter[str] = Counter()  # reports of each running trial
-        self._steps_done = 0  # steps of this command alone
-        self._stepped_at: float | None = None  # when the last of them were reported; None while the pace is unknown
-        self._best: tuple[TrialRecord, str] | None = None  # record and cell of the best trial of this command
-        self._began, self._drawn_at, self._width = time.monotonic(), 0.0, 0
+        self._total_count, self._done_count = total_count, done_count
+        self._steps_left, self._total_grows = steps_left, total_grows
+        self.status_counts: Counter[str] = Counter()  # number of ended trials by status
+        self._steps_by_key: dict[str, int] = {}  # steps of each running trial, by the trial's key
+        self._report_counts: Counter[str] = Counter()  # number of reports of each running trial, by the trial's key
+        self._new_step_count = 0  # steps that this command has done
+        self._last_step_at: float | None = None  # time of the last of them; None while the pace is unknown
+        self._best_trial: tuple[TrialRecord, str] | None = None  # record and cell of the best trial of this command
+        self._began_at, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
     def started(self, job: Job) -> None:
-        self._total += self._grows and job.phase == "confirm"
-        self._steps[job.key] = 0
+        self._total_count += self._total_grows and job.phase == "confirm"
+        self._steps_by_key[job.key] = 0
         self._draw()
 
     def reported(self, job: Job, report: Report) -> None:
         key = job.key
         if report.get("restored"):
-            self._steps[key] = int(report[STEP])
+            self._steps_by_key[key] = int(report[STEP])
         else:
-            self._reports[key] += 1
-            self._add_steps(key, int(report[STEP]), tells_pace=self._reports[key] > 1)
+            self._report_counts[key] += 1
+            self._add_steps(key, int(report[STEP]), pace_is_known=self._report_counts[key] > 1)
         note = report.get("note")
-        self._draw(event=f"{job}: {note}" if note else None)
+        self._draw(event_text=f"{job}: {note}" if note else None)
 
-    def _add_steps(self, key: str, step: int, *, tells_pace: bool) -> None:
-        self._steps_done += max(0, step - self._steps[key])
-        self._steps[key] = step
-        if tells_pace or self._stepped_at is not None:
-            self._stepped_at = time.monotonic()
+    def _add_steps(self, key: str, step: int, *, pace_is_known: bool) -> None:
+        """Count the steps of a trial up to `step`. `pace_is_known` says whether they show the pace (`time_left_s`)."""
+        self._new_step_count += max(0, step - self._steps_by_key[key])
+        self._steps_by_key[key] = step
+        if pace_is_known or self._last_step_at is not None:
+            self._last_step_at = time.monotonic()
 
     def ended(self, job: Job, record: TrialRecord) -> None:
-        self._add_steps(job.key, record.steps, tells_pace=True)
+        self._add_steps(job.key, record.steps, pace_is_known=True)
         self._forget(job)
-        self._done += 1
-        self.counts[record.status] += 1
+        self._done_count += 1
+        self.status_counts[record.status] += 1
         score = record.selection_score
-        if score is not None and (self._best is None or score > (self._best[0].selection_score or 0.0)):
-            self._best = (record, job.cell)
-        self._draw(event=_ending(job, record))
+        if score is not None and (self._best_trial is None or score > (self._best_trial[0].selection_score or 0.0)):
+            self._best_trial = (record, job.cell)
+        self._draw(event_text=_describe_end(job, record))
 
     def paused(self, job: Job, report: Report) -> None:
         self._forget(job)
         notes = [note for note in (report.get("note"), "stopped at the budget, can go on") if note]
-        self._draw(event=f"{job}: {'; '.join(notes)}" if report else None)
+        self._draw(event_text=f"{job}: {'; '.join(notes)}" if report else None)
 
     def requeued(self, job: Job) -> None:
-        self._total -= self._grows and job.phase == "confirm"
+        self._total_count -= self._total_grows and job.phase == "confirm"
         self._forget(job)
-        self._draw(event=f"{job}: waits for its turn again, because its process died before it began")
+        self._draw(event_text=f"{job}: waits for its turn again, because its process died before it began")
 
     def _forget(self, job: Job) -> None:
-        del self._steps[job.key]
-        self._reports.pop(job.key, None)
+        del self._steps_by_key[job.key]
+        self._report_counts.pop(job.key, None)
 
     def time_left_s(self) -> float | None:
         """Return the seconds left at the pace up to the last report.
 
-        None until a trial has reported twice or ended: before that, most of the time went into the start.
+        Return None until a trial has reported twice or ended, because before that most of the time went into the start.
         """
-        if self._stepped_at is None or not self._steps_done:
+        if self._last_step_at is None or not self._new_step_count:
             return None
-        seconds_per_step = (self._stepped_at - self._began) / self._steps_done
-        return max(0.0, self._steps_left(self._steps) * seconds_per_step - (time.monotonic() - self._stepped_at))
+        seconds_per_step = (self._last_step_at - self._began_at) / self._new_step_count
+        since_last_step_s = time.monotonic() - self._last_step_at
+        return max(0.0, self._steps_left(self._steps_by_key) * seconds_per_step - since_last_step_s)
 
     def line(self) -> str:
         """Return the line: elapsed time, counts, the best trial and the time left."""
-        parts = [f"{self._done}/{self._total} done", f"{len(self._steps)} running", f"{self.counts['stopped']} stopped"]
-        if self.counts["diverged"]:
-            parts.append(f"{self.counts['diverged']} diverged")
-        parts.append(f"{self.counts['failed']} failed")
-        if self._best:
-            best_record, cell = self._best
-            parts.append(f"best {_format_score(best_record)} ({cell})")
+        parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._steps_by_key)} running"]
+        parts.append(f"{self.status_counts['stopped']} stopped")
+        if self.status_counts["diverged"]:
+            parts.append(f"{self.status_counts['diverged']} diverged")
+        parts.append(f"{self.status_counts['failed']} failed")
+        if self._best_trial:
+            record, cell_name = self._best_trial
+            parts.append(f"best {_format_score(record)} ({cell_name})")
         left_s = self.time_left_s()
-        if left_s is not None and self._done < self._total:
-            parts.append(f"about {clock(left_s)} left")
-        return f"[{clock(time.monotonic() - self._began)}] " + " · ".join(parts)
+        if left_s is not None and self._done_count < self._total_count:
+            parts.append(f"about {format_duration(left_s)} left")
+        return f"[{format_duration(time.monotonic() - self._began_at)}] " + " · ".join(parts)
 
-    def _draw(self, event: str | None = None) -> None:
-        """Print the line and an event; without an event, only if the last line is old enough."""
+    def _draw(self, event_text: str | None = None) -> None:
+        """Print the line and the text of an event; without an event, only if the last line is old enough."""
         now, on_terminal = time.monotonic(), _on_terminal()
-        if not event and now - self._drawn_at < (_TERMINAL_INTERVAL_S if on_terminal else _PLAIN_INTERVAL_S):
+        if not event_text and now - self._drawn_at < (_TERMINAL_INTERVAL_S if on_terminal else _PLAIN_INTERVAL_S):
             return
         try:
             if on_terminal:
                 columns = shutil.get_terminal_size().columns - 1
-                if event:
-                    print(f"\r{event[:columns].ljust(self._width)}")
+                if event_text:
+                    print(f"\r{event_text[:columns].ljust(self._width)}")
                 line = self.line()[:columns]
                 print(f"\r{line.ljust(self._width)}", end="", flush=True)
                 self._width = len(line)
             else:
-                print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
+                print(f"{self.line()}{f' | {event_text}' if event_text else ''}", flush=True)
             self._drawn_at = now
         except OSError:  # nobody reads the output any more, which is no reason to end a sweep
             reader_has_gone()
 
     def close(self) -> None:
-        """Leave the last line on the terminal."""
+        """End the last line on the terminal, so that later output does not overwrite it."""
         if _on_terminal() and self._width:
             print(flush=True)
 
@@ -137,15 +146,18 @@ def _on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _ending(job: Job, record: TrialRecord) -> str:
+def _describe_end(job: Job, record: TrialRecord) -> str:
     """Return how a trial ended, in one line."""
     if record.status == "failed":
         error = record.error or {}
         lines = str(error.get("message") or "").splitlines() or [""]
         return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
-    score = f", {_format_score(record)} held out" if record.selection_score is not None else ""
-    test = f", {100 * record.test_accuracy:.1f} % on {record.test_split}" if record.test_accuracy is not None else ""
-    return f"{job}: {record.status} at step {record.steps:,}{score}{test}"
+    text, accuracy = f"{job}: {record.status} at step {record.steps:,}", record.test_accuracy
+    if record.selection_score is not None:
+        text += f", {_format_score(record)} held out"
+    if accuracy is not None:
+        text += f", {100 * accuracy:.1f} % on {record.test_split}"
+    return text
 
 
 def _format_score(record: TrialRecord) -> str:
@@ -154,7 +166,7 @@ def _format_score(record: TrialRecord) -> str:
     return f"{100 * (record.selection_score or 0.0):.1f} %{metric}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as h:mm:ss or m:ss."""
     whole_seconds = int(seconds)
     hours, minutes = whole_seconds // 3600, whole_seconds // 60 % 60

@@ -1,8 +1,8 @@
 """Run a sweep: python sweeps/run.py --space ablation --profile demo
 
 Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a cell has no confirmed trial ·
-4 stopped at a budget · 130 interrupted (Ctrl-C or SIGTERM) · 1 anything else.
-After 4 and 130, the same command continues the run.
+4 stopped at a budget · 130 interrupted (Ctrl-C or SIGTERM) · 1 anything else. After 4 and 130, the same command
+continues the run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps/; it must be the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    import lopt.python_version  # noqa: F401  # comes first, because an old Python cannot read the modules below
+    import lopt.python_version  # noqa: F401  # first, because it refuses a Python that cannot read the modules below
 
 from lopt import commands, exit_codes, registry
 from lopt.errors import Parser, one_line, reader_has_gone
@@ -27,13 +27,13 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(
         prog=commands.line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
-        "The same command again continues a run; finished trials are never run twice.",
+        "The same command again continues a run; a finished trial is never run again.",
         epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
         "4 stopped at a budget, 130 interrupted; the same command continues a run after 4 and 130",
         allow_abbrev=False,
     )
     add = command_line.add_argument
-    samplers, rules = ("|".join(registry.names(f"sweeps.{package}")) for package in ("samplers", "stopping"))
+    sampler_names, rule_names = ("|".join(registry.names(f"sweeps.{package}")) for package in ("samplers", "stopping"))
     add("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
     add("--profile", default="paper", help="paper (the setting of the paper, default) or demo")
     add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
@@ -50,21 +50,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--price-per-hour",
-        type=_PRICE,
+        type=_parse_price,
         metavar="P",
         help="with --probe: price of all machines together, to predict what the sweep costs",
     )
     add("--json", action="store_true", help="with --dry-run or --probe: print JSON")
-    add("--seeds", type=_count, metavar="N", help="number of fresh seeds that confirm each winner (paper 5, demo 1)")
+    add("--seeds", type=_parse_count, metavar="N", help="train each winner again with N fresh seeds (paper 5, demo 1)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="set a field of the trials or of the space: one value, a list as in rank=1,2,5, or a range as in "
-        f"learning_rate=0.01:0.5; sampler={samplers}; stopping={rules}",
+        f"learning_rate=0.01:0.5; sampler={sampler_names}; stopping={rule_names}",
     )
-    add("--fresh", action="store_true", help="begin the run anew; its earlier results are kept as <run>-before-N")
+    add("--fresh", action="store_true", help="start the run over; its earlier results are kept as <run>-before-N")
     add(
         "--reuse",
         action="append",
@@ -72,18 +72,18 @@ def parser() -> argparse.ArgumentParser:
         const="all",
         default=[],
         metavar="RUN",
-        help="take finished trials with the same settings from another run under --out (without a name: from all runs)",
+        help="copy finished trials with the same settings from another run under --out (without a name: from all runs)",
     )
     add(
         "--warm-start",
         action="append",
         default=[],
         metavar="RUN",
-        help="let the search learn from the results of another run under --out, even of another task or backbone",
+        help="let the search start with the results of another run under --out, even of another task or backbone",
     )
     add(
         "--audit",
-        type=_SHARE,
+        type=_parse_share,
         default=0.0,
         metavar="SHARE",
         help="let this share of the trials that early stopping would stop run to the end, to see what stopping costs",
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "--track",
         action="append",
         default=[],
-        type=_tracker,
+        type=_check_tracker,
         metavar="NAME",
         help=f"follow the sweep with a tracker (available: {', '.join(registry.names('sweeps.trackers'))}); repeat the "
         "option for several trackers",
@@ -100,23 +100,23 @@ def parser() -> argparse.ArgumentParser:
     add("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
     add(
         "--trials-per-gpu",
-        type=_count,
+        type=_parse_count,
         metavar="K",
         help="train K trials at once on each GPU, or on each machine without one (default: as many as keep it busy)",
     )
-    add("--max-concurrent", type=_count, metavar="N", help="number of trials at once (default: fill the machine)")
-    add("--max-trials", type=_count, metavar="N", help="start at most N trials, then exit with code 4")
+    add("--max-concurrent", type=_parse_count, metavar="N", help="at most N trials at once (default: fill the machine)")
+    add("--max-trials", type=_parse_count, metavar="N", help="start at most N trials, then exit with code 4")
     add(
         "--max-wall-time",
         dest="max_wall_time_s",
-        type=_duration,
+        type=_parse_duration,
         metavar="T",
         help="after T (90s, 30m, 2h), end running trials at their next evaluation and exit with code 4; the time spent "
         "waiting for machines counts",
     )
     add(
         "--max-gpu-hours",
-        type=_HOURS,
+        type=_parse_hours,
         metavar="H",
         help="after H GPU-hours, end running trials at their next evaluation and exit with code 4; a GPU counts while "
         "it has trials, once for all that share it",
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--max-trial-time",
         dest="max_trial_time_s",
-        type=_duration,
+        type=_parse_duration,
         metavar="T",
         help="a trial that takes longer than T counts as failed, and the others go on (with --local-mode, a trial that "
         "hangs is not ended)",
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         code = _parse_and_run(arguments, owns_process=argv is None)
-        sys.stdout.flush()  # inside this `try`, where a reader that has gone is not a fault
+        sys.stdout.flush()  # here, so that a BrokenPipeError is handled below
         return code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
@@ -154,10 +154,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse_and_run(arguments: list[str], *, owns_process: bool) -> int:
-    """Parse the arguments and run the command; `owns_process` says whether the process ends with the command."""
+    """Run the command and return its exit code; `owns_process` says whether the process ends with the command."""
     try:
         parsed = parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse has printed its one line
+    except SystemExit as stop:  # argparse has printed the help or an error
         return int(stop.code or 0)
     if owns_process and parsed.out.lower().startswith("memory:"):
         raise ValueError(
@@ -175,7 +175,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from sweeps.planning.plan import make_plan
     from sweeps.results.store import Store
 
-    space = settings.with_settings(spaces.load(parsed.space, parsed.profile), _settings(parsed.set))
+    space = settings.with_settings(spaces.load(parsed.space, parsed.profile), _parse_settings(parsed.set))
     space = settings.with_seeds(space, parsed.seeds)
     plan = make_plan(space)
     store = Store(parsed.out, f"{space.name}-{space.profile}" if parsed.name is None else parsed.name)
@@ -194,12 +194,12 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from sweeps.sweep import Sweep
 
     option_names = {field.name for field in dataclasses.fields(Options)}
-    values: dict[str, Any] = {
+    option_values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(parsed).items()
         if name in option_names
     }
-    sweep = Sweep(plan, store, Options(**values), commands.words("sweep", *arguments))
+    sweep = Sweep(plan, store, Options(**option_values), commands.words("sweep", *arguments))
     if parsed.probe and parsed.json:
         with contextlib.redirect_stdout(sys.stderr):
             prediction = sweep.probe(parsed.price_per_hour)
@@ -208,7 +208,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     earlier_run = store.put_aside() if parsed.fresh else None
     if earlier_run:
         print(
-            f"run {store.run} begins anew; its earlier results are kept as {earlier_run}. To continue the new run "
+            f"run {store.run} starts over; its earlier results are kept as {earlier_run}. To continue the new run "
             "later, leave out --fresh"
         )
     print(plan_text.format_plan(plan, store.run), flush=True)
@@ -225,8 +225,8 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
         raise
 
 
-def _settings(pairs: list[str]) -> dict[str, str]:
-    """Return the key and value of each `--set key=value`."""
+def _parse_settings(pairs: list[str]) -> dict[str, str]:
+    """Return the value of each `--set key=value`, by its key."""
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -239,7 +239,8 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-def _tracker(name: str) -> str:
+def _check_tracker(name: str) -> str:
+    """Return the name of a tracker if there is such a tracker."""
     from sweeps import trackers
 
     try:
@@ -248,31 +249,31 @@ def _tracker(name: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999,999,999")
     return int(text)
 
 
-def _number(valid_range: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a function that reads a number; it refuses a number that is not valid and names what is."""
+def _number_parser(kind: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return a function that parses a number; if the number is not valid, its error says which kind of number is."""
 
-    def read(text: str) -> float:
+    def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
             value = float(text)
             if is_valid(value):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not a {valid_range}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}")
 
-    return read
-
-
-_PRICE = _number("price above 0", lambda value: 0 < value < float("inf"))
-_HOURS = _number("number of hours above 0", lambda value: 0 < value < float("inf"))
-_SHARE = _number("share from 0 to 1", lambda value: 0 <= value <= 1)
+    return parse
 
 
-def _duration(text: str) -> float:
+_parse_price = _number_parser("price above 0", lambda value: 0 < value < float("inf"))
+_parse_hours = _number_parser("number of hours above 0", lambda value: 0 < value < float("inf"))
+_parse_share = _number_parser("share from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _parse_duration(text: str) -> float:
     """Return the seconds of a duration such as 90s, 30m or 2h."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
     if not match or float(match[1]) <= 0:
@@ -286,10 +287,10 @@ def _duration(text: str) -> float:
 
 
 def script() -> int:
-    """Run the program `lopt-sweep`: `main`, which Ctrl-C and SIGTERM end in order."""
+    """Run the program `lopt-sweep`: `main`, with Ctrl-C and SIGTERM handled."""
     from sweeps import interrupt
 
-    interrupt.listen()
+    interrupt.install_handlers()
     return main()
 
 

@@ -18,10 +18,11 @@ from sweeps import stopping
 from sweeps.stopping import StoppingRule
 
 _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
-# Fields that are filled in where trials run; precision only if it is "auto".
+# Fields that are filled in where trials run; `precision` only if it is "auto".
 RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")
-SPACE_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor", "sampler", "stopping")
-NAME_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # space fields that are names, with their defaults
+_COUNT_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
+NAME_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # fields that name a plugin, with their defaults
+SPACE_FIELDS = (*_COUNT_FIELDS, *NAME_DEFAULTS)  # fields of a space that --set changes
 _MAX_COUNT, _MAX_CELLS = 1_000_000, 10_000
 
 
@@ -30,9 +31,9 @@ class Cell:
     """One cell of a table, or the whole of a free search.
 
     Attributes:
-        fixed: Fields of TrialConfig that all trials of the cell share.
-        search: Range (or list of values) of each searched field. `lora.rank` is the rank of trials of method lora only.
-        first: Points that are tried before the sampler proposes its own (the settings of the papers).
+        fixed: Values of the fields of TrialConfig that all trials of the cell share.
+        search: Range (or list of values) of each searched field. The name `lora.rank` is for the rank of method lora.
+        first: Points that are tried first, such as the settings of the papers. A point has values of searched fields.
     """
 
     name: str
@@ -44,14 +45,14 @@ class Cell:
         _check_one_line("name of a cell", self.name)
         where = f"cell {self.name}"
         if not isinstance(self.first, list | tuple):
-            raise ValueError(f"{where}: first is {self.first!r}; give a tuple of mappings")
-        _check_mapping(f"{where}: fixed", self.fixed)
-        _check_mapping(f"{where}: search", self.search)
+            raise ValueError(f"{where}: `first` is {self.first!r}; give a tuple of mappings")
+        _check_mapping(f"{where}: `fixed`", self.fixed)
+        _check_mapping(f"{where}: `search`", self.search)
         for point in self.first:
-            _check_mapping(f"{where}: first", point)
-        for name, values in self.search.items():
-            if not isinstance(values, Range):
-                raise ValueError(f"{where}: range of {name} is {values!r}; give a Real, Whole or Choice of lopt.ranges")
+            _check_mapping(f"{where}: a point of `first`", point)
+        for name, value in self.search.items():
+            if not isinstance(value, Range):
+                raise ValueError(f"{where}: range of {name} is {value!r}; give a Real, Whole or Choice of lopt.ranges")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,16 @@ class Space:
     """The whole description of a sweep.
 
     Attributes:
-        base: Fields of TrialConfig that all trials share.
-        axes: Lists of values from which `grid` makes the cells.
+        base: Values of the fields of TrialConfig that all trials share.
+        axes: Lists of values by their names. `grid` makes the cells from them.
         trials: Number of search trials of each cell, the same for all cells.
         confirm_seeds: Number of fresh seeds with which each winner is trained again.
         grace_steps: No trial stops before this step.
-        reduction_factor: The best 1/reduction_factor of the trials at a rung go on. Rungs lie at
-            grace_steps · reduction_factor^k.
-        by_size: Whether trials compete within a factor of two of parameter count, instead of inside their cell.
-        sampler, stopping: Name of a module in `sweeps.samplers`, and of one in `sweeps.stopping`.
+        reduction_factor: Early stopping lets the best 1/reduction_factor of the trials at a rung continue. The rungs
+            are the steps grace_steps · reduction_factor^k.
+        by_size: Whether a trial competes with those of similar parameter count (within a factor of two), not its cell.
+        sampler: Name of a sampler, which is a module in `sweeps.samplers`.
+        stopping: Name of a stopping rule, which is a module in `sweeps.stopping`.
     """
 
     name: str
@@ -87,20 +89,20 @@ class Space:
     def __post_init__(self) -> None:
         for name in ("name", "title", "profile"):
             _check_one_line(f"{name} of a space", getattr(self, name))
-        for name in SPACE_FIELDS[:4]:
+        for name in _COUNT_FIELDS:
             minimum = 2 if name == "reduction_factor" else 1
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_COUNT:
                 raise ValueError(f"{name} is {value!r}; give a whole number from {minimum} to {_MAX_COUNT:,}")
-        _check_mapping(f"space {self.name}: base", self.base)
-        _check_mapping(f"space {self.name}: axes", self.axes)
+        _check_mapping(f"space {self.name}: `base`", self.base)
+        _check_mapping(f"space {self.name}: `axes`", self.axes)
         for name, values in self.axes.items():
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"space {self.name}: axis {name} is {values!r}; give a tuple of one value or more")
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Cells of the grid, in the order of the table; made anew at each call.
+        """Cells of the grid, in the order of the table. Each access makes them again.
 
         Raises:
             ValueError: The grid fails on these axes, or returns no cells, too many, or two of the same name.
@@ -109,7 +111,7 @@ class Space:
             cells = tuple(islice(self.grid(self.axes), _MAX_CELLS + 1))
         except ValueError:
             raise
-        except Exception as error:  # the grid is code of the space, and its axes may be values of the user
+        except Exception as error:  # the grid is the space's own code, and may fail at values that the user gave
             axes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in self.axes.items()) or "none"
             raise ValueError(
                 f"space {self.name} cannot make its cells from these axes: {axes} ({type(error).__name__}: {error})"
@@ -124,14 +126,14 @@ class Space:
             raise ValueError(f"space {self.name} has two cells named {repeated[0]!r}; give each cell its own name")
         if len(cells) > _MAX_CELLS:
             raise ValueError(f"space {self.name} has more than {_MAX_CELLS:,} cells; give fewer values for its axes")
-        return tuple(_without_other_methods(cell) for cell in cells)
+        return tuple(_without_unsearched_methods(cell) for cell in cells)
 
     @property
     def max_steps(self) -> int:
         return int(self.base.get("max_steps", 5000))
 
     def stopping_rule(self) -> StoppingRule:
-        """Return a new rule of early stopping, for the trials of one stratum."""
+        """Return a new instance of the stopping rule, for the trials of one stratum."""
         settings = {name: getattr(self, name) for name in ("grace_steps", "reduction_factor", "max_steps")}
         return stopping.get(self.stopping)(**settings)
 
@@ -147,21 +149,21 @@ class Space:
         return self.stopping_rule().expected_steps(position, int(self.base.get("eval_every", 100)))
 
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
-        """Return the trial of a cell at one point of its ranges.
+        """Return the configuration of a cell's trial at one point of its ranges.
 
-        A value for one method (`lora.rank`) takes precedence over a value for all methods. A field that the method
-        does not have (length, rank, an option of the base) is left out. A searched rank above the maximum for the
-        length is lowered to that maximum.
+        A value for one method (`lora.rank`) takes precedence over a value for all methods. A length, a rank or an
+        option of the base is left out if the method does not have it. A searched rank above the maximum for the length
+        is lowered to that maximum.
         """
         values = {**self.base, **cell.fixed, **point, "seed": seed}
         method = methods.get(values.get("method"))
         prefix = f"{method.name}."
-        for_method = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
-        values = {name: value for name, value in values.items() if "." not in name} | for_method
+        method_values = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        values = {name: value for name, value in values.items() if "." not in name} | method_values
         fields = {name: value for name, value in values.items() if name in FIELDS}
-        # An option of the base is for the methods that have it. The cell and the point must name valid options.
-        kept_options = {*method.OPTIONS, *cell.fixed, *point} - {*FIELDS}
-        options = {name: value for name, value in values.items() if name in kept_options}
+        # Options of the cell and the point are not left out, so that TrialConfig refuses those of another method.
+        option_names = {*method.OPTIONS, *cell.fixed, *point} - {*FIELDS}
+        options = {name: value for name, value in values.items() if name in option_names}
         if not method.uses_length:
             fields.pop("length", None)
         if not method.uses_rank:
@@ -174,28 +176,31 @@ class Space:
         return TrialConfig.from_dict({**fields, "options": all_options})
 
     def sample_trial(self, cell: Cell) -> TrialConfig:
-        """Return a valid trial of the cell, for planning: at its first point, else at the low ends of its ranges."""
+        """Return a valid trial of the cell, for planning: at the first point if there is one, else at the low ends."""
         return self.config(cell, {**self.low_ends(cell), **(cell.first[0] if cell.first else {})}, seed=0)
 
     @staticmethod
     def low_ends(cell: Cell) -> dict[str, Any]:
         """Return the point at the low ends of a cell's ranges; for a list, its first value."""
-        return {name: r.values[0] if isinstance(r, Choice) else r.low for name, r in cell.search.items()}
+        return {
+            name: searched_range.values[0] if isinstance(searched_range, Choice) else searched_range.low
+            for name, searched_range in cell.search.items()
+        }
 
     def largest_trials(self, cell: Cell) -> list[TrialConfig]:
-        """Return the cell's trial at the high ends of its ranges, one for each method that the cell searches."""
-        point = self.low_ends(cell)  # for a list of names, the first
+        """Return one trial for each method that the cell searches, at the high ends of the ranges."""
+        point = self.low_ends(cell)  # a list of names keeps its first value
         for name, searched_range in cell.search.items():
             if not isinstance(searched_range, Choice):
                 point[name] = searched_range.high
             elif all(isinstance(value, int) for value in searched_range.values):
                 point[name] = max(searched_range.values)
         choice = cell.search.get("method")
-        names = choice.values if isinstance(choice, Choice) else [{**self.base, **cell.fixed}.get("method")]
-        return [self.config(cell, {**point, "method": name}, seed=0) for name in names]
+        method_names = choice.values if isinstance(choice, Choice) else [{**self.base, **cell.fixed}.get("method")]
+        return [self.config(cell, {**point, "method": name}, seed=0) for name in method_names]
 
     def sample_trials(self, cell: Cell) -> list[TrialConfig]:
-        """Return the cell's example with each backbone, task and precision that its trials can have."""
+        """Return the sample trial of a cell with each backbone, task and precision that the cell searches."""
         configs = [self.sample_trial(cell)]
         for name in ("backbone", "task", "precision"):
             values = getattr(cell.search.get(name), "values", None)
@@ -205,11 +210,11 @@ class Space:
 
     @property
     def all_sample_trials(self) -> list[TrialConfig]:
-        """`sample_trials` of all cells, in their order."""
+        """The result of `sample_trials` for all cells, in their order."""
         return [config for cell in self.cells for config in self.sample_trials(cell)]
 
     def mismatch_reason(self, cell: Cell, config: TrialConfig) -> str:
-        """Return why a trial does not belong to the cell; an empty text if it does."""
+        """Return the reason why a trial does not belong to the cell; an empty text if it does belong."""
         point = point_of(cell, config)
         for name, value in point.items():
             if value not in cell.search[name]:
@@ -219,7 +224,7 @@ class Space:
         except ValueError as error:
             return str(error)
         actual, expected = config.to_dict(), expected_config.to_dict()
-        # A run of an earlier version may have the former default of an option.
+        # In a run of an earlier version, an option may have its former default.
         for name, former in methods.get(config.method).FORMER_DEFAULTS.items():
             if (expected["options"].get(name), actual["options"].get(name)) == (None, former):
                 expected["options"][name] = former
@@ -231,15 +236,14 @@ class Space:
         return f"{differing[0]} {actual[differing[0]]!r}, not {expected[differing[0]]!r}" if differing else ""
 
     def stratum(self, cell: Cell, config: TrialConfig) -> str:
-        """Return the name of the group of trials with which this trial competes."""
+        """Return the name of a trial's stratum, the group of trials with which it competes."""
         if not self.by_size:
             return cell.name
-        counts = methods.counts_of(config)
-        high = 2 ** math.ceil(math.log2(counts.trainable))
+        high = 2 ** math.ceil(math.log2(methods.counts_of(config).trainable))
         return f"{high // 2 + 1:,}–{high:,} parameters"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as JSON, for the manifest."""
+        """Return the space as a JSON object, for the manifest."""
         return {
             "name": self.name,
             "title": self.title,
@@ -263,24 +267,24 @@ class Space:
         }
 
     def identity(self) -> str:
-        """Return a hash of everything that may not change between two commands on one run."""
+        """Return a hash of everything that all commands on one run must have in common."""
         may_change = ("confirm_seeds", "title", "sampler")
         settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in may_change}
         # The content of a task's folder can change while its name stays the same.
-        examples = [self.sample_trial(cell) for cell in self.cells]
-        folders = {folder_name(e.task): [e.template, e.label_words] for e in examples if Path(e.task).is_absolute()}
+        configs = [config for config in map(self.sample_trial, self.cells) if Path(config.task).is_absolute()]
+        folders = {folder_name(config.task): [config.template, config.label_words] for config in configs}
         settings |= {"folders": folders} if folders else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of `Space.to_dict`, or a part of it, with only the name of each task or backbone folder."""
+    """Return the result of `Space.to_dict`, or a part of it, with task and backbone folders cut to their names."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "search" and isinstance(value, Mapping):
             result[name] = {
-                n: ", ".join(map(folder_name, str(r).split(", "))) if n in _FOLDER_FIELDS else r
-                for n, r in value.items()
+                key: ", ".join(map(folder_name, str(text).split(", "))) if key in _FOLDER_FIELDS else text
+                for key, text in value.items()
             }
         elif isinstance(value, Mapping):
             result[name] = without_paths(value)
@@ -291,19 +295,19 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _without_other_methods(cell: Cell) -> Cell:
-    """Return the cell without ranges and first points of methods that it does not search."""
+def _without_unsearched_methods(cell: Cell) -> Cell:
+    """Return the cell without the ranges and first points of methods that are not in its list of methods."""
     choice = cell.search.get("method")
     if not isinstance(choice, Choice):
         return cell
     valid = choice.values
-    search = {name: r for name, r in cell.search.items() if "." not in name or name.partition(".")[0] in valid}
+    search = {name: item for name, item in cell.search.items() if "." not in name or name.partition(".")[0] in valid}
     first = tuple(point for point in cell.first if point.get("method", valid[0]) in valid)
     return dataclasses.replace(cell, search=search, first=first)
 
 
 def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
-    """Return the values that a trial has for the searched names of a cell; names of another method are left out."""
+    """Return a trial's values of the searched fields of a cell, without those that belong to another method."""
     point = {}
     for name in cell.search:
         method, dot, field_name = name.rpartition(".")
@@ -325,14 +329,13 @@ def _check_one_line(label: str, text: object) -> None:
         raise ValueError(f"{label} is {text!r}; give text of one line")
 
 
-def searched_names(cell: Cell, name: str) -> list[str]:
-    """Return the names under which a cell searches a field: `rank`, or one `lora.rank` for each method."""
-    return [searched_name for searched_name in cell.search if searched_name.rpartition(".")[2] == name]
+def searched_names(cell: Cell, field_name: str) -> list[str]:
+    """Return the names under which a cell searches a field, such as `rank`, or `lora.rank` and `dept.rank`."""
+    return [name for name in cell.search if name.rpartition(".")[2] == field_name]
 
 
-def learning_rate_search(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
-    """Return what a cell of a fixed shape searches: the ranges of a method's learning rates, and its recipe's point,
-    which is tried first."""
+def learning_rates(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
+    """Return the ranges of a method's learning rates, and the point of its recipe, which is to be tried first."""
     method = methods.get(method_name)
     search = {name: values for name, values in method.ranges.items() if name.endswith("learning_rate")}
     options = {name: method.OPTIONS[name] for name in search if name in method.OPTIONS}

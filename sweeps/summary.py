@@ -9,7 +9,7 @@ from lopt.exit_codes import BUDGET, COMPLETE, INCOMPLETE, INTERRUPTED
 from lopt.locations import display_path
 from lopt.records import TrialRecord
 from sweeps.planning.plan import Plan
-from sweeps.progress import clock
+from sweeps.progress import format_duration
 from sweeps.results.store import Store
 from sweeps.search.winners import confirmed_winners
 
@@ -20,17 +20,17 @@ def summarise(
     """Return the summary of a sweep, as lines of text, and the exit code of its command.
 
     Args:
-        status: "complete" if no trial was left to start, "stopped" at a budget, or "interrupted".
+        status: "complete" if no trial was left to start, "stopped" if a budget was used up, or "interrupted".
         seconds: How long the command took.
-        left_out: Keys of trials that do not count.
-        fresh: Whether the command has --fresh, so that repeating it would begin the run anew.
+        left_out: Keys of trials that do not count, because the space no longer has them.
+        fresh: Whether the command has --fresh, in which case the same command would start the run over.
     """
     same_command = "the same command without --fresh" if fresh else "the same command"
     records = [record for record in store.records() if record.key not in left_out]
     counts = Counter(record.status for record in records)
-    count_of_each = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
-    trials = "1 trial" if len(records) == 1 else f"{len(records)} trials"
-    lines = [f"{status}: {trials} ({count_of_each}) in {clock(seconds)}; results in {store}"]
+    counts_text = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+    trials_text = "1 trial" if len(records) == 1 else f"{len(records)} trials"
+    lines = [f"{status}: {trials_text} ({counts_text}) in {format_duration(seconds)}; results in {store}"]
     lines += _failure_lines(store, [record for record in records if record.status == "failed"], same_command)
     if status == "interrupted":
         return "\n".join([*lines, f"{same_command} continues the run; finished trials are kept"]), INTERRUPTED
@@ -40,20 +40,20 @@ def summarise(
             "evaluation"
         )
         return "\n".join(lines), BUDGET
-    unconfirmed = _unconfirmed(plan, records)
-    if unconfirmed:
-        lines.append(f"no confirmed trial: {', '.join(unconfirmed)}")
+    unconfirmed_names = _unconfirmed_names(plan, records)
+    if unconfirmed_names:
+        lines.append(f"no confirmed trial: {', '.join(unconfirmed_names)}")
     lines.append(f"report: {commands.line('report', store)}")
-    return "\n".join(lines), INCOMPLETE if counts["failed"] or unconfirmed else COMPLETE
+    return "\n".join(lines), INCOMPLETE if counts["failed"] or unconfirmed_names else COMPLETE
 
 
-def _failure_lines(store: Store, failed: list[TrialRecord], same_command: str) -> list[str]:
-    """Return failed trials by the type of their error, the most frequent first, each type with a command that runs one
-    of them again."""
+def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command: str) -> list[str]:
+    """Return lines on the failed trials by the type of their error, the most frequent first. Each type has a command
+    that runs one of its trials again."""
     records_by_type: dict[str, list[TrialRecord]] = {}
-    for record in failed:
+    for record in failed_records:
         records_by_type.setdefault(str((record.error or {}).get("type")), []).append(record)
-    lines = [f"some trials failed; {same_command} tries them again:"] if failed else []
+    lines = [f"some trials failed; {same_command} tries them again:"] if failed_records else []
     for error_type, records in sorted(records_by_type.items(), key=lambda item: -len(item[1])):
         message = " ".join(str((records[0].error or {}).get("message")).split())
         rerun = commands.line("lopt", "run", "--config", display_path(store.path(records[0].key)))
@@ -62,10 +62,11 @@ def _failure_lines(store: Store, failed: list[TrialRecord], same_command: str) -
     return lines
 
 
-def _unconfirmed(plan: Plan, records: list[TrialRecord]) -> list[str]:
-    """Return the cells (in a free search, the sizes) whose winner has no complete confirm trial."""
-    confirmed = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
+def _unconfirmed_names(plan: Plan, records: list[TrialRecord]) -> list[str]:
+    """Return the names of the cells (in a free search, of the sizes) whose winner has no complete confirm trial."""
+    confirmed_strata = {stratum for stratum, record in confirmed_winners(records) if record.status == "complete"}
     if plan.space.by_size:
-        sizes = {r.stratum or "" for r in records if r.phase == "search" and r.status in ("complete", "stopped")}
-        return sorted(sizes - confirmed) or ([] if confirmed else ["every size"])
-    return [cell.name for cell in plan.cells if cell.name not in confirmed]
+        search_records = [r for r in records if r.phase == "search" and r.status in ("complete", "stopped")]
+        unconfirmed = {record.stratum or "" for record in search_records} - confirmed_strata
+        return sorted(unconfirmed) or ([] if confirmed_strata else ["every size"])
+    return [cell.name for cell in plan.cells if cell.name not in confirmed_strata]

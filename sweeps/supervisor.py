@@ -1,9 +1,9 @@
 """Supervises each trial of a sweep as it begins, reports and ends, whether this process or Ray runs it.
 
-A budget of time also bounds trials that run: each ends without a record at its next evaluation, goes back into the
-queue, and continues from its checkpoint under the next command.
+When a time budget is used up, running trials end, too. Each ends at its next evaluation without a record and goes back
+into the queue; the next command continues it from its checkpoint.
 
-queue.next ──> job ──> reports ──> early stopping, budget ──> goes on, or stops ──> record ──> queue.end
+queue.next ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
 """
 
 import json
@@ -42,7 +42,7 @@ class Supervisor:
         listeners: Are called at each event, in their order.
 
     Attributes:
-        held_back: Whether a budget has kept a trial from beginning.
+        held_back_by_budget: Whether a budget keeps waiting trials from beginning.
     """
 
     def __init__(
@@ -57,34 +57,33 @@ class Supervisor:
     ) -> None:
         self._queue, self._early_stopping, self._store, self._budget = queue, early_stopping, store, budget
         self._job_of, self._listeners = job_of, Listeners(listeners)
-        self._running: dict[str, _RunningTrial] = {}  # by the name that the caller has given
+        self._running_trials: dict[str, _RunningTrial] = {}  # by the name that the caller has given
         self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # error, and whether the trial had begun
-        self.held_back = False
+        self.held_back_by_budget = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no trial runs."""
-        return not self._running
+        return not self._running_trials
 
     def over_budget(self) -> bool:
-        """Return whether the budget is spent. Running trials then end at their next evaluation, and pending ones do not
-        begin."""
+        """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
         return self._budget.is_spent()
 
     def next(self, name: str) -> Job | None:
-        """Return the job of the trial that begins now under this name; None if no trial may begin.
+        """Begin the next trial under this name, and return its job; None if no trial may begin now.
 
-        If no trial is running either, the sweep is over.
+        If it is None while no trial is running, the sweep is over.
 
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
-        self.held_back = self._queue.has_waiting and not self._budget.may_start()
-        trial = None if self.held_back else self._queue.next()
+        self.held_back_by_budget = self._queue.has_waiting and not self._budget.may_start()
+        trial = None if self.held_back_by_budget else self._queue.next()
         if trial is None:
             return None
         job = self._job_of(trial)
-        self._running[name] = _RunningTrial(trial=trial, job=job, began_at=now())
+        self._running_trials[name] = _RunningTrial(trial=trial, job=job, began_at=now())
         earlier_record = self._store.read(job.key)
         if earlier_record is not None and earlier_record.status == "failed":
             self._store.set_aside(earlier_record)
@@ -93,33 +92,33 @@ class Supervisor:
 
     def placed(self, name: str) -> None:
         """Note that the trial has its place on a machine."""
-        if running := self._running.get(name):
-            self._listeners.placed(running.job)
+        if running_trial := self._running_trials.get(name):
+            self._listeners.placed(running_trial.job)
 
     def displaced(self, name: str) -> None:
         """Note that the trial's process has died and the trial waits for another place."""
-        if running := self._running.get(name):
-            self._listeners.displaced(running.job)
+        if running_trial := self._running_trials.get(name):
+            self._listeners.displaced(running_trial.job)
 
     def report(self, name: str, report: Report) -> bool:
-        """Take a trial's report, and return whether the trial goes on."""
-        running = self._running.get(name)
-        if running is None:
+        """Take a trial's report, and return whether the trial continues."""
+        running_trial = self._running_trials.get(name)
+        if running_trial is None:
             return True
         if report.get("store_error"):
             raise StoreError(report["store_error"])
         self._store.check()
-        self._listeners.reported(running.job, report)
+        self._listeners.reported(running_trial.job, report)
         if report["status"] != "running":
             return True
-        self._queue.report(running.trial, report[STEP], report[SCORE])
-        if running.trial.phase == "search" and self._stop_early(running, report):
+        self._queue.report(running_trial.trial, report[STEP], report[SCORE])
+        if running_trial.trial.phase == "search" and self._stop_early(running_trial, report):
             return False
         return not self._budget.is_spent()
 
-    def _stop_early(self, running: _RunningTrial, report: Report) -> bool:
-        """Ask early stopping about a report. If it ends the trial, write the trial's record and return True."""
-        trial = running.trial
+    def _stop_early(self, running_trial: _RunningTrial, report: Report) -> bool:
+        """Return whether early stopping ends the trial at this report. If it does, write the trial's record."""
+        trial = running_trial.trial
         if report.get("restored"):
             self._early_stopping.restore(_record_in(report))
         decision = self._early_stopping.report(trial.stratum, trial.config.key, report[STEP], report[SCORE])
@@ -128,61 +127,62 @@ class Supervisor:
         if decision is not Decision.STOP:
             return False
         self._store.write(_record_in(report))
-        self._listeners.stopped(running.job, report)
+        self._listeners.stopped(running_trial.job, report)
         return True
 
     def died(self, name: str, error: Exception | None, *, begun: bool) -> None:
-        """Note that a trial's process has died for the last time; `end` follows.
+        """Note that a trial's process has died and is not started again; `end` follows.
 
         Args:
-            error: Why the process died, if that is known.
+            error: The reason why the process died; None if it is not known.
             begun: Whether the trial had begun in that process.
         """
-        if name in self._running:
+        if name in self._running_trials:
             self._deaths[name] = error, begun
             if not begun:
-                trial = self._running[name].trial
+                trial = self._running_trials[name].trial
                 self._early_stopping.forget(trial.stratum, trial.config.key)
 
     def end(self, name: str, report: Report | None, *, died: bool = False) -> None:
         """Note that the trial does not run any more.
 
         Args:
-            report: The last report of the trial, empty if it has made none. None if the trial still waited for a place.
-            died: Whether the process of the trial has died for the last time (see `died`).
+            report: The last report of the trial; empty if there was none, and None if the trial was still waiting for a
+                place.
+            died: Whether `died` was called for the trial.
         """
-        running = self._running.pop(name, None)
-        if running is None:
+        running_trial = self._running_trials.pop(name, None)
+        if running_trial is None:
             return
-        trial, job = running.trial, running.job
+        trial, job = running_trial.trial, running_trial.job
         error, begun = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
-            record = _record_in(report)  # some file systems show a file of another machine late
+            record = _record_in(report)  # some file systems show a new file to other machines only later
         if record is None and died and not begun:
             self._queue.put_back(trial)
             self._listeners.requeued(job)
         elif record is None and not died and report != {}:
-            # The budget has stopped the trial: everything else that stops a trial writes a record. A later command
-            # continues it.
+            # The budget has stopped the trial, because everything else that stops a trial writes a record. A later
+            # command continues the trial.
             self._queue.put_back(trial)
             self._listeners.paused(job, report or {})
         else:
             self._queue.end(trial, record)
-            record = record or self._write_death(running, error)
+            record = record or self._write_death(running_trial, error)
             self._listeners.ended(job, record)
 
-    def _write_death(self, running: _RunningTrial, error: Exception | None) -> TrialRecord:
+    def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""
         reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
-        job = running.job
+        job = running_trial.job
         record = failed_record(
             job.config,
             RuntimeError(f"the trial's process died (out of memory, or its machine vanished){reason}"),
             phase=job.phase,
             cell=job.cell,
             stratum=job.stratum,
-            started_at=running.began_at,
+            started_at=running_trial.began_at,
         )
         self._store.write(record)
         return record

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sweeps.search.queue import QueuedTrial
     from sweeps.supervisor import Supervisor
 
-_MANIFEST_INTERVAL_S = 60  # how often the manifest is told how long the run has taken
+_MANIFEST_INTERVAL_S = 60  # how often the time that the run has taken is written to the manifest
 
 
 class Sweep(Listener):
@@ -49,21 +49,21 @@ class Sweep(Listener):
         self._titles = {
             name: tasks.get(name).title for name in {config.task for config in plan.space.all_sample_trials}
         }
-        self._began = time.monotonic()
-        self._seconds_in_manifest = 0.0  # of the seconds since `_began`, those that the manifest counts already
+        self._began_at = time.monotonic()
+        self._seconds_in_manifest = 0.0  # how many of the seconds since `_began_at` the manifest has already
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._resolved_settings = ResolvedSettings(store)
         self._has_begun = False  # whether this command has changed the run
         self._followers: list[Listener] = []  # progress and trackers
-        self._left_out: list[str] = []  # keys of trials that the space no longer has, because it was changed
+        self._left_out: list[str] = []  # keys of trials that the space no longer has because it was changed
 
     def run(self) -> int:
         """Run or continue the sweep, and return the exit code.
 
         Raises:
             ValueError: The run has other settings or is in use, or data or weights are missing.
-            StoreError: Results cannot be written, and nothing has begun.
+            StoreError: Results cannot be written, and this command has not changed the run.
         """
         try:
             return self._run()
@@ -82,7 +82,7 @@ class Sweep(Listener):
             if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
                 self.store.write_moved(earlier_work.moved)
                 self.store.write_table()
-                self._seconds_in_manifest = self._elapsed_s()  # the time of looking for work does not count for the run
+                self._seconds_in_manifest = self._elapsed_s()  # looking for work does not count as time of the run
                 self._write_manifest("complete")
                 return self._print_summary("complete")
 
@@ -98,7 +98,7 @@ class Sweep(Listener):
             status = "interrupted"
             try:
                 with contextlib.closing(Listeners(self._followers)):
-                    status = "stopped" if run_trials(start_supervisor).held_back else "complete"
+                    status = "stopped" if run_trials(start_supervisor).held_back_by_budget else "complete"
             except KeyboardInterrupt:
                 print("\ninterrupted", flush=True)
             except OutOfTime as error:
@@ -113,9 +113,9 @@ class Sweep(Listener):
             return self._print_summary(status)
 
     def probe(self, price_per_hour: float | None = None) -> dict[str, Any]:
-        """Measure how fast trials train where they would run, and predict the rest of the sweep.
+        """Measure how fast trials train on the machines of the sweep, and predict the rest of the sweep.
 
-        Return the prediction, which is also written to the run.
+        Return the prediction, and also write it to the run.
 
         Raises:
             ValueError: As for `run`.
@@ -125,8 +125,8 @@ class Sweep(Listener):
 
         with self.store.hold(), contextlib.ExitStack() as stack:
             finished = self._read_earlier_work().finished
-            examples = self.plan.space.all_sample_trials
-            baselines = [examples[index] for index in self._indices_without_baseline(examples)]
+            sample_trials = self.plan.space.all_sample_trials
+            baselines = [sample_trials[index] for index in self._indices_without_baseline(sample_trials)]
             prediction = probe.predict(
                 self.plan.space,
                 self._resources(stack),
@@ -141,7 +141,7 @@ class Sweep(Listener):
             return prediction
 
     def _resources(self, stack: contextlib.ExitStack) -> Resources:
-        """Return the machines on which trials would train; they are held until the stack is closed."""
+        """Return the machines on which trials would train. They are held until the stack is closed."""
         if self.options.local_mode:
             from sweeps.forecast.probe import in_this_process
 
@@ -160,7 +160,7 @@ class Sweep(Listener):
         return earlier_work
 
     def _elapsed_s(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._began_at
 
     def _print_summary(self, status: str) -> int:
         """Print the summary, and return the exit code."""
@@ -185,42 +185,42 @@ class Sweep(Listener):
         self._seconds_in_manifest = elapsed_s
 
     def reported(self, job: Job, report: Report) -> None:
-        # Also during the run, because a command that is killed cannot write it at its end.
+        # The manifest is also written during the run, because a command that is killed cannot write it at its end.
         if self._elapsed_s() - self._seconds_in_manifest >= _MANIFEST_INTERVAL_S:
             self._write_manifest("running")
 
     # --- before the first trial ----------------------------------------------------------------------------------
 
     def _resolve_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
-        """Resolve the precision and revisions of every backbone and task of the sweep, where trials will run.
+        """Resolve the precision and revisions of every backbone and task of the sweep, on a machine that runs trials.
 
         Args:
-            run_prepare: Runs `sweeps.work.prepare.prepare` there, on configurations and on the indices of those whose
-                baseline is missing.
+            run_prepare: Runs `sweeps.work.prepare.prepare` on that machine, given configurations and the indices of
+                those whose baseline is missing.
 
         Returns:
             What `prepare` returned.
 
         Raises:
-            ValueError: Data or weights are missing or do not fit, or finished trials used others.
+            ValueError: Data or weights are missing or do not fit, or are not those that finished trials used.
         """
-        examples = self.plan.space.all_sample_trials
+        sample_trials = self.plan.space.all_sample_trials
         print("preparing data and weights (missing files are downloaded once)", flush=True)
-        configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(examples)]
-        prepared = run_prepare(configs, self._indices_without_baseline(examples))
+        configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(sample_trials)]
+        prepared = run_prepare(configs, self._indices_without_baseline(sample_trials))
         if "error" in prepared:
             raise ValueError(prepared["error"])
-        self._resolved_settings.add(examples, prepared["configs"])
+        self._resolved_settings.add(sample_trials, prepared["configs"])
         return prepared
 
-    def _indices_without_baseline(self, examples: list[TrialConfig]) -> list[int]:
-        """Return the index of one example for each backbone and task whose baseline is not in the store yet."""
+    def _indices_without_baseline(self, configs: list[TrialConfig]) -> list[int]:
+        """Return the index of one configuration for each backbone and task whose baseline is not in the store yet."""
         stored = {
             (folder_name(baseline["backbone"]), folder_name(baseline["task"])) for baseline in self.store.baselines()
         }
         first_index = {
             (folder_name(config.backbone), folder_name(config.task)): index
-            for index, config in reversed(list(enumerate(examples)))
+            for index, config in reversed(list(enumerate(configs)))
         }
         return [index for backbone_and_task, index in first_index.items() if backbone_and_task not in stored]
 
@@ -231,7 +231,7 @@ class Sweep(Listener):
             print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
     def _is_finished(self, finished: list[TrialRecord]) -> bool:
-        """Return whether every trial is finished already. Nothing is started to find out."""
+        """Return whether every trial is finished already, without starting anything."""
         if self._indices_without_baseline(self.plan.space.all_sample_trials):
             return False
         from sweeps.search.queue import TrialQueue
@@ -264,19 +264,19 @@ class Sweep(Listener):
             warm_start_records=warm_start,
         )
         if options.reuse:
-            other_runs.announce(self.plan.search_trials + (self.plan.confirm_trials or 0))
+            other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
             metrics = {config.metric for config in space.all_sample_trials}
-            used = sum(record.metric in metrics for record in warm_start)
-            unused = len(warm_start) - used
-            note = f"; {unused} more are not used, because they were selected by another metric" if unused else ""
-            print(f"the search learns from {used} trials of other runs{note}", flush=True)
-        waiting_search, waiting_confirm = queue.counts()
+            used_count = sum(record.metric in metrics for record in warm_start)
+            unused_count = len(warm_start) - used_count
+            note = f"; {unused_count} more cannot be used: they were selected by another metric" if unused_count else ""
+            print(f"the search learns from {used_count} trial{'s' * (used_count != 1)} of other runs{note}", flush=True)
+        search_count, confirm_count = queue.counts()
         progress = Progress(
-            total=len(finished) + waiting_search + (0 if space.by_size else waiting_confirm),
-            done=len(finished),
+            total_count=len(finished) + search_count + (0 if space.by_size else confirm_count),
+            done_count=len(finished),
             steps_left=queue.steps_left,
-            grows=space.by_size,  # only while it runs does a free search know which trials it confirms
+            total_grows=space.by_size,  # the confirm trials of a free search are known only when they start
         )
         self._followers.insert(0, progress)
         early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited=self._audited_steps())
@@ -291,7 +291,7 @@ class Sweep(Listener):
         )
 
     def _audited_steps(self) -> dict[str, int]:
-        """Return the step at which each audited trial of earlier commands would have been stopped, by key."""
+        """Return the step at which each audited trial of earlier commands would have been stopped, by trial key."""
         return {key: int(audit["step"]) for key, audit in self.store.audits().items()}
 
     def _job_of(self, trial: QueuedTrial) -> Job:
@@ -314,9 +314,9 @@ class Sweep(Listener):
             return float(torch.cuda.is_available())
         return self._allocation.resources_for(job.shares_backbone).get("gpu", 0.0)
 
-    def _run_here(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
+    def _run_here(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """Run all trials in this process, one at a time."""
-        supervisor, number = start(self._resolve_with(prepare)), 0
+        supervisor, number = start_supervisor(self._resolve_with(prepare)), 0
         while job := supervisor.next(name := f"local-{number}"):
             number += 1
             supervisor.placed(name)
@@ -327,18 +327,18 @@ class Sweep(Listener):
             supervisor.end(name, report)
         return supervisor
 
-    def _run_on_ray(self, start: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
-        """Run all trials on the Ray cluster of RAY_ADDRESS, or else on a Ray that is started on this machine."""
+    def _run_on_ray(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
+        """Run all trials on the Ray cluster at RAY_ADDRESS, or else on a Ray that is started on this machine."""
         from sweeps.on_ray.tune import run_trials
 
-        # Ray writes its snapshots beside the results, or on this machine if those are remote. Nothing reads them again.
+        # Ray writes its snapshots next to the results, or on this machine if these are remote. Nothing reads them.
         folder = self.store.folder
         snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with self._ready_cluster() as ready:
-                self._allocation = ready.allocation
-                supervisor = start(ready.prepared)
-                run_trials(ready, supervisor, snapshots)
+            with self._ready_cluster() as cluster:
+                self._allocation = cluster.allocation
+                supervisor = start_supervisor(cluster.prepared)
+                run_trials(cluster, supervisor, snapshots)
                 return supervisor
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
@@ -346,5 +346,5 @@ class Sweep(Listener):
     def _ready_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
         from sweeps.on_ray.tune import ready_cluster
 
-        arguments = self.options, self._resolve_with, self.plan.search_trials, self._budget.left_s
+        arguments = self.options, self._resolve_with, self.plan.search_trial_count, self._budget.left_s
         return ready_cluster(*arguments, score_baselines=score_baselines)

@@ -1,4 +1,4 @@
-"""How well early stopping works: who passes each rung, what the first rung predicts, which winners would be lost."""
+"""How well early stopping works: how many trials pass each rung, what the first rung predicts, and the false kills."""
 
 import math
 from collections import Counter
@@ -22,21 +22,23 @@ class Point:
     """A search trial that ran to the end.
 
     Attributes:
-        early: its best held-out accuracy until the first rung. late: that of its whole training.
-        audited: whether early stopping would have stopped it. false_kill: whether it won all the same.
+        early_accuracy: its best held-out accuracy until the first rung.
+        final_accuracy: its best held-out accuracy until its last step.
+        is_audited: whether early stopping would have stopped it.
+        is_false_kill: whether early stopping would have stopped it although it won.
     """
 
-    early: float
-    late: float
-    audited: bool
-    false_kill: bool
+    early_accuracy: float
+    final_accuracy: float
+    is_audited: bool
+    is_false_kill: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     group: Group
     rungs: tuple[int, ...]
-    survival: dict[str, tuple[float, ...]]  # by stratum ("" for all trials): the share of trials that pass each rung
+    survival: dict[str, tuple[float, ...]]  # the shares of trials that pass each rung, by stratum ("" for all trials)
     points: tuple[Point, ...]
 
 
@@ -48,12 +50,14 @@ def compute(group: Group) -> Info | Missing:
     strata = grouped(trials, lambda trial: trial.stratum)
     survival = {name: _survival(strata[name], rungs) for name in sorted(strata)}
     points = []
-    for stratum in finished_trials_by_stratum(trials):
-        for trial in stratum:
-            if (early := best_until(trial, rungs[0])) is None:
+    for stratum_trials in finished_trials_by_stratum(trials):
+        for trial in stratum_trials:
+            if (early_accuracy := best_until(trial, rungs[0])) is None:
                 continue
-            audited, late = trial.audited_at is not None, trial.selection_score or 0.0
-            points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, stratum)))
+            accuracies = {"early_accuracy": early_accuracy, "final_accuracy": trial.selection_score or 0.0}
+            is_audited = trial.audited_at is not None
+            is_false_kill = is_audited and wins(trial, stratum_trials)
+            points.append(Point(**accuracies, is_audited=is_audited, is_false_kill=is_false_kill))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
 
@@ -63,6 +67,7 @@ def _stopping_step(trial: Trial) -> int | None:
 
 
 def _survival(trials: Sequence[Trial], rungs: Sequence[int]) -> tuple[float, ...]:
+    """Return the share of trials that pass each rung."""
     steps = [step for trial in trials if (step := _stopping_step(trial)) is not None]
     return tuple(1 - sum(step <= rung for step in steps) / len(trials) for rung in rungs)
 
@@ -76,46 +81,49 @@ def draw(info: Info) -> Figure:
 
 
 def _draw_survival(axes: Axes, info: Info) -> None:
-    first = info.rungs[0]
-    start, end = first / 2, info.rungs[-1] * 1.4
+    start, end = info.rungs[0] / 2, info.rungs[-1] * 1.4
 
     def draw_steps(shares: tuple[float, ...], **line_options: Any) -> None:
         xs, ys = [start, *info.rungs, end], [100.0, *(100 * share for share in shares), 100 * shares[-1]]
         axes.step(xs, ys, where="post", **line_options)
 
-    strata = Counter(shares for name, shares in info.survival.items() if name)
-    for shares, count in strata.items():  # strata with the same shares are one line, which is thicker
-        draw_steps(shares, color=style.MUTED, linewidth=0.7 * math.sqrt(count), alpha=0.45, zorder=2)
+    stratum_counts = Counter(shares for name, shares in info.survival.items() if name)
+    for shares, stratum_count in stratum_counts.items():  # strata with the same shares are one line, which is thicker
+        draw_steps(shares, color=style.MUTED, linewidth=0.7 * math.sqrt(stratum_count), alpha=0.45, zorder=2)
     draw_steps(info.survival[""], color=style.INK, linewidth=1.8, zorder=4)
     style.log2_axis(axes, start, end, info.rungs)
     axes.set_ylim(0, 104)
-    axes.set_xlabel("rung, training steps")
+    axes.set_xlabel("rung (training step)")
     axes.set_ylabel("search trials that pass the rung, %")
-    style.panel_title(axes, f"all search trials, and each {kind(info.group.trials)} (grey)")
+    style.panel_title(axes, f"all search trials (black), each {kind(info.group.trials)} (grey)")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
-    kinds = (
-        ("passed every rung", "o", style.MUTED, [p for p in info.points if not p.audited]),
-        ("audited", "s", style.COLOURS["blue"], [p for p in info.points if p.audited and not p.false_kill]),
-        ("audited and won: a false kill", "*", style.COLOURS["vermillion"], [p for p in info.points if p.false_kill]),
+    passed = [point for point in info.points if not point.is_audited]
+    audited = [point for point in info.points if point.is_audited and not point.is_false_kill]
+    false_kills = [point for point in info.points if point.is_false_kill]
+    legend_entries = (
+        ("passed every rung", "o", style.MUTED, passed),
+        ("audited", "s", style.COLOURS["blue"], audited),
+        ("audited and won: a false kill", "*", style.COLOURS["vermillion"], false_kills),
     )
     handles = []
-    for label, marker, colour, points in kinds:
+    for label, marker, colour, points in legend_entries:
         options: dict[str, Any] = {"color": colour, "marker": marker, "mec": style.PAPER, "mew": 0.6, "linestyle": ""}
         options["markersize"] = 9 if marker == "*" else 5.5
-        xs, ys = [100 * point.early for point in points], [100 * point.late for point in points]
+        xs = [100 * point.early_accuracy for point in points]
+        ys = [100 * point.final_accuracy for point in points]
         axes.plot(xs, ys, alpha=0.85, zorder=3, **options)
         if points:
             handles.append(Line2D([], [], label=label, **options))
-    values = [100 * value for point in info.points for value in (point.early, point.late)]
+    values = [100 * value for point in info.points for value in (point.early_accuracy, point.final_accuracy)]
     if values:
         low, high = min(values) - 2, min(100.5, max(values) + 2)
         axes.plot([low, high], [low, high], color=style.MUTED, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_aspect("equal")
-        # No point lies below the diagonal, since the best accuracy of the whole training includes the first rung's.
+        # The legend is below the diagonal. No point is there, because the final accuracy is at least the early one.
         axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)
     axes.set_xlabel(f"best held-out accuracy until step {info.rungs[0]:,}, %")
     axes.set_ylabel("best until the last step, %")
@@ -123,25 +131,26 @@ def _draw_points(axes: Axes, info: Info) -> None:
 
 
 def caption(info: Info) -> str:
-    audited = sum(point.audited for point in info.points)
-    kills = sum(point.false_kill for point in info.points)
+    audited_count = sum(point.is_audited for point in info.points)
+    false_kill_count = sum(point.is_false_kill for point in info.points)
     stratum = kind(info.group.trials)
     text = (
-        f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung, over all trials "
-        f"(black) and in each {stratum} (grey); a line is thicker where several coincide. Right: each point is one "
-        "trial, with its best held-out accuracy until the first rung and until its last step. On the dashed line, "
-        "training beyond the first rung gained nothing. "
+        f"Early stopping on {info.group.title}. A rung is a step at which early stopping may stop a trial. Left: the "
+        f"share of search trials that pass each rung, over all trials (black) and in each {stratum} (grey). Lines that "
+        "coincide are drawn as one thicker line. Right: each point is a trial that ran to the end, with its best "
+        "held-out accuracy until the first rung and until its last step. On the dashed line, training beyond the first "
+        "rung gained nothing. "
     )
-    if audited:
+    if audited_count:
         text += (
-            f"{audited} trial{'s' * (audited > 1)} that would have been stopped ran on for the audit; {kills} then won "
-            f"{'its' if kills == 1 else 'their'} {stratum}. A false kill is such a winner, which early stopping would "
-            "have lost. "
+            f"To audit early stopping, {audited_count} trial{'s' * (audited_count > 1)} that it would have stopped ran "
+            f"to the end, and {false_kill_count} of these won {'its' if false_kill_count == 1 else 'their'} {stratum}. "
+            "Stopping such a winner would be a false kill. "
         )
     else:
         text += (
-            "No trial that would have been stopped ran to the end (with --audit 0.1 some would), so the number of "
-            "winners that early stopping loses (false kills) is unknown. "
+            "No trial that early stopping chose to stop ran to the end, so the number of winners that were lost (false "
+            "kills) is unknown. With --audit 0.1, some of these trials run to the end. "
         )
     return text + "There are no error bars."
 
@@ -153,8 +162,8 @@ def data(info: Info) -> list[Row]:
         for rung, share in zip(info.rungs, shares, strict=True)
     ]
     return survival + [
-        {"what": "trial", "early_percent": 100 * point.early, "late_percent": 100 * point.late}
-        | {"audited": point.audited, "false_kill": point.false_kill}
+        {"what": "trial", "early_percent": 100 * point.early_accuracy, "late_percent": 100 * point.final_accuracy}
+        | {"audited": point.is_audited, "false_kill": point.is_false_kill}
         for point in info.points
     ]
 

@@ -1,4 +1,4 @@
-"""Learning curves: held-out accuracy by step, with confirmed trials in colour over grey search trials."""
+"""Learning curves: held-out accuracy by step. Confirmed trials are coloured and drawn over the grey other trials."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -18,8 +18,9 @@ Curve = list[tuple[int, float]]  # (step, accuracy)
 
 
 def curve(trial: Trial) -> Curve:
-    """Return the evaluations of one trial."""
-    return sorted((e.step, e.selection_score) for e in trial.evaluations if e.selection_score is not None)
+    """Return the step and held-out accuracy of each evaluation of a trial."""
+    scores = ((evaluation.step, evaluation.selection_score) for evaluation in trial.evaluations)
+    return sorted((step, score) for step, score in scores if score is not None)
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
@@ -38,14 +39,14 @@ def draw(info: Info[Trial]) -> Figure:
         trials = [trial for trial in info.rows if trial.method == method]
         for rank, (colour, _) in styles.items():
             confirmed = [trial for trial in trials if trial.confirmed and trial.rank == rank]
-            means = _mean_curves(confirmed)
-            has_several_seeds = len(means) < len(confirmed)
-            _draw_curves(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
-            seeds = map(curve, confirmed) if has_several_seeds else []
-            _draw_curves(axes, seeds, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-        others = [curve(trial) for trial in trials if not trial.confirmed]
-        _draw_curves(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
-        dots = [(step, 100 * accuracy) for ((step, accuracy), *later) in others if not later]
+            mean_curves = _mean_curves(confirmed)
+            has_several_seeds = len(mean_curves) < len(confirmed)
+            _draw_curves(axes, mean_curves, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
+            seed_curves = map(curve, confirmed) if has_several_seeds else []
+            _draw_curves(axes, seed_curves, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
+        grey_curves = [curve(trial) for trial in trials if not trial.confirmed]
+        _draw_curves(axes, grey_curves, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
+        dots = [(points[0][0], 100 * points[0][1]) for points in grey_curves if len(points) == 1]
         if dots:  # trials that were stopped at their first evaluation
             axes.plot(*zip(*dots, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
         axes.autoscale_view()
@@ -56,28 +57,28 @@ def draw(info: Info[Trial]) -> Figure:
 
 def _mean_curves(trials: Sequence[Trial]) -> list[Curve]:
     """Return the mean curve of each cell's seeds, over the steps that all of them reached."""
-    means = []
-    for seeds in grouped(trials, lambda trial: (trial.cell, trial.length, trial.rank)).values():
-        accuracies = [dict(curve(trial)) for trial in seeds]
-        steps = [step for step in accuracies[0] if all(step in by_step for by_step in accuracies)]
-        means.append([(step, fmean(by_step[step] for by_step in accuracies)) for step in steps])
-    return means
+    mean_curves = []
+    for cell_trials in grouped(trials, lambda trial: (trial.cell, trial.length, trial.rank)).values():
+        accuracies_by_step = [dict(curve(trial)) for trial in cell_trials]  # one dict for each seed
+        steps = [step for step in accuracies_by_step[0] if all(step in by_step for by_step in accuracies_by_step)]
+        mean_curves.append([(step, fmean(by_step[step] for by_step in accuracies_by_step)) for step in steps])
+    return mean_curves
 
 
 def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> None:
-    """Draw curves that look alike; as an image if they are too many for a page to hold as lines."""
+    """Draw curves that look alike. If they are too many for a page to hold as lines, draw them as an image."""
     if lines := [[(step, 100 * accuracy) for step, accuracy in points] for points in curves]:
-        axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_DRAWN, **line_options))
+        axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_VECTOR_SHAPES, **line_options))
 
 
 def caption(info: Info[Trial]) -> str:
-    confirmed = sum(trial.confirmed for trial in info.rows)
-    others = len(info.rows) - confirmed
+    confirmed_count = sum(trial.confirmed for trial in info.rows)
+    other_count = len(info.rows) - confirmed_count
     return (
-        f"Learning curves on {info.group.title}: accuracy on the held-out examples by training step. The colour shows "
-        f"the rank r of {confirmed} confirmed trial{'s' * (confirmed != 1)} (thin lines) and of the mean over each "
-        f"cell's seeds (thick lines). The {others} other trial{'s are' if others != 1 else ' is'} grey; a dot is a "
-        "trial with a single evaluation. There are no error bars."
+        f"Learning curves on {info.group.title}: held-out accuracy by training step. Colours show the rank r. A thick "
+        f"line is the mean over a cell's seeds, and thin lines are the single seeds ({confirmed_count} confirmed "
+        f"trial{'s' * (confirmed_count != 1)}). The {other_count} other trial{'s are' if other_count != 1 else ' is'} "
+        "grey, and a grey dot is a trial with a single evaluation. There are no error bars."
     )
 
 

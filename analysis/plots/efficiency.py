@@ -1,8 +1,8 @@
 """What the length of a prompt costs: time and memory of a training step, and the speed of inference.
 
-Time and memory are relative to those of the shortest full prompt. Every confirmed trial is a point, so that readers see
-which differences the times of a sweep cannot resolve. DePT (arXiv 2309.05173) reports the same about itself: a shorter
-prompt is cheaper to train and to use.
+Time and memory are relative to those of the shortest full prompt. Every confirmed trial is a point, so that the figure
+shows which differences are smaller than the scatter of the measured times. The paper of DePT (arXiv 2309.05173) also
+reports that a shorter prompt is cheaper to train and to use.
 """
 
 from collections.abc import Callable
@@ -27,27 +27,28 @@ class Panel:
     """One quantity, with a value for every confirmed trial.
 
     Attributes:
-        points: the values by method and length. flat: by method, for methods without a prompt and so without a length.
+        points: the values by method and length.
+        values_without_length: the values by method, for methods without a prompt and therefore without a length.
     """
 
     name: str
     points: dict[str, dict[int, tuple[float, ...]]]
-    flat: dict[str, tuple[float, ...]]
+    values_without_length: dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     group: Group
     panels: tuple[Panel, ...]
-    reference: str  # the cell whose median is 1 in the relative panels
+    reference_label: str  # of the cell whose median is 1 in the relative panels
 
 
 def compute(group: Group) -> Info | Missing:
     lengths = {cell.length for cell in group.confirmed if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full_prompts = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
-    reference = min(full_prompts, key=lambda cell: (cell.length or 0, cell.name))
+    full_prompts = [cell for cell in group.confirmed if cell.method == FULL_PROMPT]
+    reference = min(full_prompts or group.confirmed, key=lambda cell: (cell.length or 0, cell.name))
     candidates = (
         _panel("training step, relative time", group, _step_seconds, reference),
         _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference),
@@ -56,7 +57,7 @@ def compute(group: Group) -> Info | Missing:
     panels = tuple(panel for panel in candidates if len(_lengths(panel)) > 1)
     if not panels:
         return Missing("its records hold neither the time nor the memory of trials")
-    return Info(group=group, panels=panels, reference=reference.label)
+    return Info(group=group, panels=panels, reference_label=reference.label)
 
 
 def _lengths(panel: Panel) -> set[int]:
@@ -64,23 +65,23 @@ def _lengths(panel: Panel) -> set[int]:
 
 
 def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], reference: Cell | None) -> Panel:
-    """Return the panel of a quantity; with a `reference`, it is relative to the median of that cell."""
+    """Return the panel of a quantity. With a `reference`, its values are relative to the median of that cell."""
     reference_values = _known_values(reference, quantity) if reference else [1.0]
     points: dict[str, dict[int, list[float]]] = {}
-    flat: dict[str, list[float]] = {}
+    values_without_length: dict[str, list[float]] = {}
     for cell in group.confirmed if reference_values else ():
         values = [value / median(reference_values) for value in _known_values(cell, quantity)]
         if cell.length and values:
             points.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
         elif values:
-            flat.setdefault(cell.method, []).extend(values)
+            values_without_length.setdefault(cell.method, []).extend(values)
     return Panel(
         name=name,
         points={
             method: {length: tuple(sorted(by_length[length])) for length in sorted(by_length)}
             for method, by_length in points.items()
         },
-        flat={method: tuple(sorted(values)) for method, values in flat.items()},
+        values_without_length={method: tuple(sorted(values)) for method, values in values_without_length.items()},
     )
 
 
@@ -98,11 +99,11 @@ def _examples_per_second(trial: Trial) -> float | None:
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.flat))
-    flat = {method for panel in info.panels for method in panel.flat}
-    handles = style.method_handles(method for method in methods if method not in flat)
+    methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.values_without_length))
+    without_length = {method for panel in info.panels for method in panel.values_without_length}
+    handles = style.method_handles(method for method in methods if method not in without_length)
     dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
-    handles += style.method_handles((method for method in methods if method in flat), **dashed)
+    handles += style.method_handles((method for method in methods if method in without_length), **dashed)
     figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
     lengths = sorted({length for panel in info.panels for length in _lengths(panel)})
     for axes, panel in zip(panels, info.panels, strict=True):
@@ -111,46 +112,48 @@ def draw(info: Info) -> Figure:
             axes.xaxis.set_major_locator(LogLocator(2))
         for i, (method, by_length) in enumerate(panel.points.items()):
             colour, marker = style.method_style(method)
-            shift = 1.04 ** (i - (len(panel.points) - 1) / 2)  # so that methods of one length stand side by side
+            shift = 1.04 ** (i - (len(panel.points) - 1) / 2)  # puts methods of one length side by side
             trials = [(length * shift, value) for length, values in by_length.items() for value in values]
             axes.plot(*zip(*trials, strict=True), marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
             medians = [(length * shift, median(values)) for length, values in by_length.items()]
             axes.plot(*zip(*medians, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
-        for method, flat_values in panel.flat.items():
+        for method, method_values in panel.values_without_length.items():
             colour, _ = style.method_style(method)
-            axes.axhline(median(flat_values), color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
+            axes.axhline(median(method_values), color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
         axes.set_ylim(0, 1.12 * max(value for _, _, value in _values(panel)))
         axes.set_xlabel("prompt length n")
     return figure
 
 
 def _values(panel: Panel) -> list[tuple[str, int | None, float]]:
-    """Return (method, length, value) for every trial; the length is None for a method without a prompt."""
+    """Return (method, length, value) for every trial. The length is None for a method without a prompt."""
     values: list[tuple[str, int | None, float]] = [
         (method, length, value)
         for method, by_length in panel.points.items()
         for length, length_values in by_length.items()
         for value in length_values
     ]
-    return values + [(method, None, value) for method, flat_values in panel.flat.items() for value in flat_values]
+    for method, method_values in panel.values_without_length.items():
+        values += [(method, None, value) for value in method_values]
+    return values
 
 
 def caption(info: Info) -> str:
-    names = " ".join(panel.name for panel in info.panels)
+    panel_names = " ".join(panel.name for panel in info.panels)
     sentences = [
-        f"What the length of a prompt costs on {info.group.title}. A pale point is a confirmed trial, of any rank; a "
-        "solid point is the median of a method and length."
+        f"What the length of a prompt costs on {info.group.title}. A pale point is a confirmed trial, of any rank. A "
+        "solid point is the median of all trials of one method and length."
     ]
-    if "relative" in names:
-        sentences.append(f"Relative values are relative to the median of {info.reference}, which is 1.")
-    if any(panel.flat for panel in info.panels):
+    if "relative" in panel_names:
+        sentences.append(f"In relative values, the median of {info.reference_label} is 1.")
+    if any(panel.values_without_length for panel in info.panels):
         sentences.append("A dashed line is the median of a method without a prompt.")
     sentences.append(
-        "Time is that of the device; trials that share a pass share its time by tokens. Inference is the evaluation on "
-        "the reported split. All values were measured while the sweep ran, not side by side: trials of one length "
-        "differ by what else the machine did meanwhile. There are no error bars."
+        "Time is that of the device. The time of a pass that trials share is divided among them in proportion to their "
+        "tokens. Inference is the evaluation on the test examples. All values were measured during the sweep, so they "
+        "also depend on what else the machine did at that time. There are no error bars."
     )
-    if "memory" not in names:
+    if "memory" not in panel_names:
         sentences.append("Memory is known only for trials that train alone.")
     return " ".join(sentences)
 

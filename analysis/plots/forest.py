@@ -11,7 +11,7 @@ _MOST_ROWS = 30  # a figure can hold no more
 
 
 def _drawn_rows(info: Info[Comparison]) -> tuple[Comparison, ...]:
-    """Return the comparisons to draw; if there are too many, those that come closest to being as good."""
+    """Return the comparisons to draw. If there are too many, these are the ones closest to being as good."""
     closest = sorted(info.rows, key=lambda row: -row.verdict.difference.low)[:_MOST_ROWS]
     return tuple(row for row in info.rows if row in closest)
 
@@ -47,7 +47,7 @@ def draw(info: Info[Comparison]) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in rows])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("accuracy minus that of the full prompt, percentage points")
+    axes.set_xlabel("test accuracy minus that of the full prompt, percentage points")
     axes.annotate(
         f"margin: −{margin:g}",
         (-margin, 1.0),
@@ -65,15 +65,15 @@ def caption(info: Info[Comparison]) -> str:
     full = info.rows[0].full
     text = (
         f"Prompts with far fewer parameters, compared with the full prompt ({full.label}) on {info.group.title}. Each "
-        "point is the difference in accuracy on the same test examples; the bar is its 95 % interval over seeds and "
-        "examples. In the shaded area a prompt is worse than the full one by more than the margin; a bar that stays "
-        "out of it suggests that the prompt is as good. The verdicts at the right hold for all tests together "
-        "(corrected by Holm's method), so they demand more than a single bar shows."
+        "point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds and "
+        "examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside this "
+        "area suggests that the prompt is as good. The verdicts at the right are corrected for the number of tests by "
+        "Holm's method, so a prompt can be inconclusive although its bar is outside the shaded area."
     )
     if len(info.rows) > _MOST_ROWS:
         text += (
             f" Of {len(info.rows)} smaller prompts, the figure shows the {_MOST_ROWS} that come closest to being as "
-            "good; the table shows all."
+            'good. The table "As good as the full prompt?" shows all of them.'
         )
     return text
 
@@ -81,15 +81,15 @@ def caption(info: Info[Comparison]) -> str:
 def data(info: Info[Comparison]) -> list[Row]:
     rows: list[Row] = []
     for row in info.rows:
-        gap = row.verdict.difference
+        difference = row.verdict.difference
         rows.append(
             {
                 "cell": row.cell.label,
                 "parameters": row.cell.trainable_parameters,
                 "times_fewer": row.ratio,
-                "difference_pp": 100 * gap.mean,
-                "difference_pp_low": 100 * gap.low,
-                "difference_pp_high": 100 * gap.high,
+                "difference_pp": 100 * difference.mean,
+                "difference_pp_low": 100 * difference.low,
+                "difference_pp_high": 100 * difference.high,
                 "verdict": row.verdict.outcome,
             }
         )

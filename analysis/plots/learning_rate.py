@@ -15,7 +15,7 @@ from analysis.registry import Info, Missing, PlotSpec, Row
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
-    """Collect the search trials; one without a score diverged before its first evaluation."""
+    """Collect the search trials. One without a score diverged before its first evaluation."""
     trials = tuple(
         trial
         for trial in sorted(group.trials, key=lambda trial: trial.key)
@@ -38,7 +38,7 @@ def draw(info: Info[Trial]) -> Figure:
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
-        xs = _side_by_side([trial.learning_rate or 0.0 for trial in trials])
+        xs = _spread_rates([trial.learning_rate or 0.0 for trial in trials])
         points_by_style: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
         for trial, x in zip(trials, xs, strict=True):
             y = floor if trial.selection_score is None else 100 * trial.selection_score
@@ -51,7 +51,7 @@ def draw(info: Info[Trial]) -> Figure:
             else:
                 fill = "none" if status == "stopped" else colour
                 options: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
-                options["rasterized"] = len(points) > style.MOST_DRAWN
+                options["rasterized"] = len(points) > style.MOST_VECTOR_SHAPES
                 axes.plot(*coordinates, marker, linestyle="", zorder=3, **options)
         style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
         axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
@@ -72,21 +72,21 @@ def _status_handles(statuses: set[str]) -> list[Line2D]:
     ]
 
 
-def _side_by_side(rates: Sequence[float]) -> list[float]:
-    """Return the x of each learning rate. Equal rates, which each cell tries first, are moved apart."""
-    totals, seen = Counter(rates), Counter[float]()
+def _spread_rates(rates: Sequence[float]) -> list[float]:
+    """Return an x for each learning rate. Equal rates are moved apart; every cell tries the same rate first."""
+    totals, counts_so_far = Counter(rates), Counter[float]()
     xs = []
     for rate in rates:
-        xs.append(rate * 1.025 ** (seen[rate] - (totals[rate] - 1) / 2))
-        seen[rate] += 1
+        xs.append(rate * 1.025 ** (counts_so_far[rate] - (totals[rate] - 1) / 2))
+        counts_so_far[rate] += 1
     return xs
 
 
 def caption(info: Info[Trial]) -> str:
     text = (
         f"Held-out accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank r. "
-        "Each point is one trial, so there are no error bars. A hollow point is a trial that was stopped early, at the "
-        "best accuracy it had reached. Trials with the same learning rate are drawn side by side."
+        "Each point is one trial, so there are no error bars. A hollow point is a trial that was stopped early, at "
+        "the best accuracy it had reached. Trials with the same learning rate are drawn side by side."
     )
     if any(trial.status == "diverged" for trial in info.rows):
         text += " Crosses are trials that diverged; those at the bottom diverged before their first evaluation."

@@ -11,14 +11,14 @@ from analysis import published, style
 from analysis.cells import Group
 from analysis.compare_published import comparable_points
 from analysis.frontier import pareto
-from analysis.labels import BAR, LINE, MARKER, Labels
+from analysis.labels import BAR_COST, LINE_COST, MARKER_COST, Labels
 from analysis.methods import in_order
 from analysis.registry import Missing, PlotSpec, Row
-from analysis.render import percents
+from analysis.render import data_columns
 from analysis.stats import Estimate, describe
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
-_APART_PT = 2.5  # the least distance at which points of nearly one size are drawn: less than half a marker
+_LEAST_DISTANCE_PT = 2.5  # between points of nearly equal size: less than half a marker
 _LEGEND_PT = 470.0  # the width of the legend
 
 
@@ -52,7 +52,7 @@ def compute(group: Group) -> Info | Missing:
             parameters=parameters,
             accuracy=accuracy,
             method=cell.method,
-            # The colour shows the method, so length and rank suffice; a rank alone would say too little.
+            # The colour shows the method, so length and rank suffice. A cell without a length is named in full.
             label=cell.label if cell.length is None else cell.size,
             is_on_frontier=i in frontier,
         )
@@ -67,7 +67,7 @@ def _baselines(info: Info) -> list[tuple[float, str]]:
     return [(100 * value, f"{name} {100 * value:.1f} %") for name, value in fractions if value is not None]
 
 
-def _range(info: Info) -> tuple[float, float]:
+def _accuracy_range(info: Info) -> tuple[float, float]:
     """Return the lowest and the highest accuracy of the points and their intervals, in percent."""
     ends = [100 * end for point in info.points for end in (point.accuracy.low, point.accuracy.high)]
     ends += [point.accuracy_percent for point in info.published]
@@ -75,37 +75,39 @@ def _range(info: Info) -> tuple[float, float]:
 
 
 def _is_broken(info: Info) -> bool:
-    """Whether the y axis is broken between the baselines and the points, which would otherwise lie flat on top."""
-    baselines, (low, high) = _baselines(info), _range(info)
+    """Whether the y axis is broken between baselines and points. Otherwise the points might be squeezed at the top."""
+    baselines, (low, high) = _baselines(info), _accuracy_range(info)
     return bool(baselines) and low - max(y for y, _ in baselines) > 0.8 * (high - low)
 
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    baselines, (low, high), is_broken = _baselines(info), _range(info), _is_broken(info)
+    baselines, (low, high), is_broken = _baselines(info), _accuracy_range(info), _is_broken(info)
     handles = _handles(info)
-    legend_rows = style.legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
+    legend_rows = style.count_legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
     figure = Figure(figsize=(7.2, 4.9))
     bottom = 0.27 if is_broken else 0.11
     axes = figure.add_axes((0.08, bottom, 0.885, 0.97 - 0.04 * legend_rows - bottom))
     lower_axes = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if is_broken else axes
     heights = [y for y, _ in baselines]
     if is_broken:
-        style.break_mark(axes, lower_axes)
+        style.draw_axis_break(axes, lower_axes)
         room = max(4.0, 0.9 * (max(heights) - min(heights)))
         lower_axes.set_ylim(min(heights) - room, max(heights) + room)
     else:
         low, high = min([low, *heights]), max([high, *heights])
     room = max(0.5, 0.06 * (high - low))
     axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
-    sizes = [point.parameters for point in info.points] + [point.trainable_parameters for point in info.published]
-    span = max(max(sizes) / min(sizes), 2.0)
-    left = 0.06 if span < 1000 else 0.2  # where the sizes span much, the first labels need room at their left
-    right = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # the last labels need room, too
-    style.log2_axis(lower_axes, min(sizes) / span**left, max(sizes) * span**right)
+    parameter_counts = [point.parameters for point in info.points]
+    parameter_counts += [point.trainable_parameters for point in info.published]
+    least, most = min(parameter_counts), max(parameter_counts)
+    span = max(most / least, 2.0)
+    left_room = 0.06 if span < 1000 else 0.2  # if the counts span much, the first labels need room on their left
+    right_room = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # room for the last labels
+    style.log2_axis(lower_axes, least / span**left_room, most * span**right_room)
     labels = Labels(axes)
     _draw_points(axes, info, labels)
-    (Labels(lower_axes) if is_broken else labels).levels(baselines)
+    (Labels(lower_axes) if is_broken else labels).draw_levels(baselines)
     _label_points(info, labels)
     axes.legend(
         handles=handles,
@@ -121,38 +123,40 @@ def draw(info: Info) -> Figure:
 
 
 def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
-    for point, x in zip(info.points, _spread_sizes(axes, info), strict=True):
+    for point, x in zip(info.points, _spread_points(axes, info), strict=True):
         colour, marker = style.method_style(point.method)
         low, mean, high = (100 * value for value in (point.accuracy.low, point.accuracy.mean, point.accuracy.high))
         axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.55, zorder=3)
         axes.plot(x, mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
-        labels.keep_off([(point.parameters, mean)], MARKER)
-        labels.keep_off_line([(x, low), (x, high)], BAR)
+        labels.keep_off([(point.parameters, mean)], MARKER_COST)
+        labels.keep_off_line([(x, low), (x, high)], BAR_COST)
     for published_point in info.published:
         colour, marker = style.method_style(published_point.method)
         position = published_point.trainable_parameters, published_point.accuracy_percent
         axes.plot(*position, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
-        labels.keep_off([position], MARKER)
-    frontier = sorted((float(p.parameters), 100 * p.accuracy.mean) for p in info.points if p.is_on_frontier)
+        labels.keep_off([position], MARKER_COST)
+    on_frontier = [point for point in info.points if point.is_on_frontier]
+    frontier = sorted((float(point.parameters), 100 * point.accuracy.mean) for point in on_frontier)
     corners = [frontier[0]]
     for size, accuracy in [*frontier[1:], (axes.get_xlim()[1], frontier[-1][1])]:
         corners += [(size, corners[-1][1]), (size, accuracy)]
     axes.plot(
         *zip(*corners, strict=True), color=style.INK, linewidth=3.2, alpha=0.22, zorder=2, solid_joinstyle="miter"
     )
-    labels.keep_off_line(corners, LINE)
+    labels.keep_off_line(corners, LINE_COST)
 
 
-def _spread_sizes(axes: Axes, info: Info) -> list[float]:
-    """Return the x of each point: its size, moved so that markers do not hide each other's error bars."""
+def _spread_points(axes: Axes, info: Info) -> list[float]:
+    """Return the x of each point: its parameters, moved so that markers do not hide each other's error bars."""
     points_per_pixel = 72 / axes.figure.dpi
-    positions = [float(axes.transData.transform((p.parameters, 0))[0]) * points_per_pixel for p in info.points]
+    pixels = [float(axes.transData.transform((point.parameters, 0))[0]) for point in info.points]
+    positions = [x * points_per_pixel for x in pixels]
     to_data = axes.transData.inverted()
-    return [float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.spread(positions, _APART_PT)]
+    return [float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.spread(positions, _LEAST_DISTANCE_PT)]
 
 
 def _label_points(info: Info, labels: Labels) -> None:
-    """Label the points; those on the frontier come first and get the best places, since readers look for them."""
+    """Label the points. Those on the frontier come first and so get the best places, because they matter most."""
     labelled = [point for point in info.points if point.is_on_frontier or len(info.points) <= _MOST_LABELS]
     for point in sorted(labelled, key=lambda point: (not point.is_on_frontier, point.parameters)):
         labels.place((point.parameters, 100 * point.accuracy.mean), point.label, style.method_style(point.method)[0])
@@ -178,8 +182,8 @@ def caption(info: Info) -> str:
         "The grey line is the frontier: it joins the cells that no other cell "
         + ("of this run " if info.published else "")
         + "beats with the same number of parameters or fewer. A label gives a cell's prompt length n and rank r"
-        + ("." if len(info.points) <= _MOST_LABELS else "; since there are many, only cells on the frontier have one."),
-        "Cells of equal size are drawn side by side, less than a marker apart.",
+        + ("." if len(info.points) <= _MOST_LABELS else "; it is only shown for cells on the frontier."),
+        "Cells with the same number of parameters are drawn side by side, less than a marker apart.",
     ]
     if _baselines(info):
         sentences.append("The dashed lines are baselines, which need no training.")
@@ -196,12 +200,12 @@ def caption(info: Info) -> str:
 def data(info: Info) -> list[Row]:
     ours = [
         {"source": "this run", "cell": point.label, "method": point.method, "parameters": point.parameters}
-        | percents(point.accuracy)
+        | data_columns(point.accuracy)
         | {"on_frontier": point.is_on_frontier}
         for point in info.points
     ]
     theirs = [
-        {"source": point.source, "cell": point.cell, "method": point.method}
+        {"source": point.source, "cell": point.row_name, "method": point.method}
         | {"parameters": point.trainable_parameters, "test_percent": point.accuracy_percent}
         for point in info.published
     ]

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.cells import Group
 from analysis.comparisons import full_prompt
-from analysis.labels import LINE, MARKER, Labels
+from analysis.labels import LINE_COST, MARKER_COST, Labels
 from analysis.methods import FULL_PROMPT, in_order, method_label
 from analysis.registry import Missing, PlotSpec, Row
-from analysis.render import percents
+from analysis.render import data_columns
 from analysis.stats import Estimate, describe
 
 
@@ -27,8 +27,8 @@ class Line:
 class Info:
     group: Group
     lines: tuple[Line, ...]
-    full: Estimate | None  # the full prompt
-    full_label: str
+    full_accuracy: Estimate | None  # of the full prompt
+    full_size: str  # the length of the full prompt as a text
     left_out: tuple[str, ...]  # methods with a single rank at each length
 
 
@@ -37,21 +37,21 @@ def compute(group: Group) -> Info | Missing:
     for cell in group.confirmed:
         if cell.rank is not None and cell.accuracy is not None:
             by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
-    with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}
-    if not with_several_ranks:
-        return Missing("it needs confirmed cells of two ranks at one length")
+    methods_with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}
+    if not methods_with_several_ranks:
+        return Missing("it needs confirmed cells of one method and length with two ranks")
     lines = tuple(
         Line(method=method, length=length, points=tuple((rank, by_rank[rank]) for rank in sorted(by_rank)))
         for (method, length), by_rank in sorted(by_line.items(), key=lambda item: (item[0][0], item[0][1] or 0))
-        if method in with_several_ranks
+        if method in methods_with_several_ranks
     )
     full = full_prompt(group)
     return Info(
         group=group,
         lines=lines,
-        full=full.accuracy if full else None,
-        full_label=full.size if full else "",
-        left_out=tuple(sorted({method for method, _ in by_line} - with_several_ranks)),
+        full_accuracy=full.accuracy if full else None,
+        full_size=full.size if full else "",
+        left_out=tuple(sorted({method for method, _ in by_line} - methods_with_several_ranks)),
     )
 
 
@@ -67,35 +67,35 @@ def draw(info: Info) -> Figure:
         ranks = sorted({rank for line in lines for rank, _ in line.points})
         style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
         axes.set_xlabel("rank r")
-        if info.full is not None:
-            axes.axhspan(100 * info.full.low, 100 * info.full.high, color=style.MUTED, alpha=0.12, linewidth=0)
+        if full := info.full_accuracy:
+            axes.axhspan(100 * full.low, 100 * full.high, color=style.MUTED, alpha=0.12, linewidth=0)
         _draw_lines(axes, lines, styles)
     style.y_label(panels, "test accuracy, %")
-    for axes, method in zip(panels, methods, strict=True):  # only now the shared y axis has its final limits
+    for axes, method in zip(panels, methods, strict=True):  # the shared y axis now has its final limits
         _label_lines(axes, [line for line in info.lines if line.method == method], info, styles)
     return figure
 
 
 def _label_lines(axes: Axes, lines: Sequence[Line], info: Info, styles: Mapping[int | None, tuple[str, str]]) -> None:
     """Name the full prompt's level, and each line at its right end."""
-    if info.full is not None:
+    if info.full_accuracy is not None:
         labels = Labels(axes)
         for line in lines:
-            labels.keep_off_line([(rank, 100 * accuracy.mean) for rank, accuracy in line.points], LINE)
+            labels.keep_off_line([(rank, 100 * accuracy.mean) for rank, accuracy in line.points], LINE_COST)
         for x, accuracy in _positions(lines):
-            labels.keep_off([(x, 100 * accuracy.mean)], MARKER)
-            labels.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE)
-        labels.level(100 * info.full.mean, f"full prompt {info.full_label}")
-    ends = [(*line.points[-1], line.length) for line in lines]
-    names = (
+            labels.keep_off([(x, 100 * accuracy.mean)], MARKER_COST)
+            labels.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE_COST)
+        labels.draw_level(100 * info.full_accuracy.mean, f"full prompt {info.full_size}")
+    last_points = [(*line.points[-1], line.length) for line in lines]
+    end_labels = (
         (rank * 1.03, 100 * accuracy.mean, "" if length is None else f"n={length}", styles[length][0])
-        for rank, accuracy, length in ends
+        for rank, accuracy, length in last_points
     )
-    style.end_labels(axes, names)
+    style.draw_end_labels(axes, end_labels)
 
 
 def _positions(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
-    """Return the x of each accuracy: its rank, shifted so that those of several lengths stand side by side."""
+    """Return (x, accuracy) for each point. The x is its rank, shifted so that several lengths are side by side."""
     shifts = [1.03 ** (i - (len(lines) - 1) / 2) for i in range(len(lines))]
     return [
         (rank * shift, accuracy) for line, shift in zip(lines, shifts, strict=True) for rank, accuracy in line.points
@@ -117,7 +117,8 @@ def _draw_lines(axes: Axes, lines: Sequence[Line], styles: Mapping[int | None, t
 
 
 def caption(info: Info) -> str:
-    estimates = [accuracy for line in info.lines for _, accuracy in line.points] + ([info.full] if info.full else [])
+    estimates = [accuracy for line in info.lines for _, accuracy in line.points]
+    estimates += [info.full_accuracy] if info.full_accuracy else []
     sentences = [
         f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
@@ -126,19 +127,19 @@ def caption(info: Info) -> str:
     if info.left_out:
         methods = ", ".join(map(method_label, info.left_out))
         sentences.append(f"Methods with a single rank at each length are left out: {methods}.")
-    if info.full:
+    if info.full_accuracy:
         sentences.append("The dashed line is the full prompt, and the grey band is its interval.")
     return " ".join(sentences)
 
 
 def data(info: Info) -> list[Row]:
     rows: list[Row] = [
-        {"method": line.method, "length": line.length, "rank": rank, **percents(accuracy)}
+        {"method": line.method, "length": line.length, "rank": rank, **data_columns(accuracy)}
         for line in info.lines
         for rank, accuracy in line.points
     ]
-    if info.full:
-        rows.append({"method": FULL_PROMPT, "cell": info.full_label, **percents(info.full)})
+    if info.full_accuracy:
+        rows.append({"method": FULL_PROMPT, "cell": info.full_size, **data_columns(info.full_accuracy)})
     return rows
 
 

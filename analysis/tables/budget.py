@@ -15,17 +15,17 @@ from lopt.locations import location
 class Row:
     budget: int
     cell: Cell
-    key: str
+    trial_key: str
     load_line: str
-    has_artifact: bool  # whether the artifact exists that the line loads
+    has_artifact: bool  # whether the artifact that the line loads exists
 
 
 def compute(group: Group) -> Info[Row] | Missing:
-    sizes = [cell.trainable_parameters or 0 for cell in group.confirmed]
-    if not sizes:
-        return Missing("no confirmed trial yet: nothing to recommend")
+    parameter_counts = [cell.trainable_parameters or 0 for cell in group.confirmed]
+    if not parameter_counts:
+        return Missing("no trial is confirmed yet, so there is nothing to recommend")
     rows: list[Row] = []
-    for budget in budgets(min(sizes), max(sizes)):
+    for budget in budgets(min(parameter_counts), max(parameter_counts)):
         cell = best_within(group.confirmed, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
@@ -35,7 +35,7 @@ def compute(group: Group) -> Info[Row] | Missing:
             Row(
                 budget=budget,
                 cell=cell,
-                key=trial.key,
+                trial_key=trial.key,
                 load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
                 has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
@@ -44,7 +44,7 @@ def compute(group: Group) -> Info[Row] | Missing:
 
 
 def render(info: Info[Row]) -> Table:
-    missing = ", ".join(row.key for row in info.rows if not row.has_artifact)
+    missing_keys = ", ".join(row.trial_key for row in info.rows if not row.has_artifact)
     return Table.from_rows(
         info.rows,
         caption=f"What to use within a budget of parameters: {info.group.title}",
@@ -61,11 +61,11 @@ def render(info: Info[Row]) -> Table:
             Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
-            "The cell and its seed are chosen by accuracy on examples that are held out from training, never by test "
-            "accuracy. A larger budget that leads to the same cell has no row.",
+            "The cell and its seed are chosen by held-out accuracy, never by test accuracy. A larger budget that leads "
+            "to the same cell has no row.",
             describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
-            f"The artifacts/ folder of the run lacks these artifacts, so their lines load nothing: {missing}."
-            if missing
+            f"These trials have no folder in artifacts/, so their lines load nothing: {missing_keys}."
+            if missing_keys
             else "",
         ),
     )

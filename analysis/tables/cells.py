@@ -7,7 +7,8 @@ from analysis.render import Column, Table, accuracy_column, count, interval, num
 from analysis.stats import BOLD_NOTE, describe, standing_out
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
-_FALL = 0.1  # a note names cells whose held-out accuracy is lower by more than this once confirmed
+_LARGE_FALL = 0.1  # a note names the cells whose held-out accuracy falls by more than this when they are confirmed
+_ACCURACY_COLUMN = 8  # its index
 
 
 def compute(group: Group) -> Info[Cell] | Missing:
@@ -17,28 +18,31 @@ def compute(group: Group) -> Info[Cell] | Missing:
 
 def render(info: Info[Cell]) -> Table:
     notes = [
-        "A cell is one method at one prompt length n and rank r. Search trials: how many are complete / stopped early "
-        "/ diverged / failed. Best search trial: its accuracy on the held-out examples. Learning rate and held-out "
-        "accuracy are those of the confirmed configuration, the latter as the mean over its seeds; in a cell that is "
-        "not confirmed, those of the best search trial.",
-        "Optimism: held-out accuracy minus test accuracy of the same seeds. The best step and learning rate are chosen "
-        "by held-out accuracy, which is therefore too high; no table or figure reports it as a result.",
+        "A cell is one method at one prompt length n and rank r. Search trials are counted as complete / stopped early "
+        "/ diverged / failed. The best search trial is shown with its held-out accuracy. Learning rate and held-out "
+        "accuracy are those of the confirmed configuration, and the accuracy is the mean over its seeds. If a cell is "
+        "not confirmed, they are those of its best search trial.",
+        "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate "
+        "are chosen by held-out accuracy, so this accuracy is too high, and no table or figure reports it as a result.",
         describe([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
-    best = standing_out([cell.accuracy for cell in info.rows])
-    notes.append("" if best is None else BOLD_NOTE)
-    lost = [f"{cell.label}: {cell.lost}" for cell in info.rows if cell.lost]
-    if lost:
-        notes.append(f"Confirm trials that did not finish, so the mean is over the other seeds: {', '.join(lost)}.")
-    fallen = [
-        f"{cell.label} ({percent(cell.best_search_score)} to {percent(cell.selection_score)})"
-        for cell in info.rows
-        if cell.accuracy and (cell.best_search_score or 0.0) - (cell.selection_score or 0.0) > _FALL
-    ]
-    if fallen:
+    bold_row = standing_out([cell.accuracy for cell in info.rows])
+    notes.append("" if bold_row is None else BOLD_NOTE)
+    lost_seeds = [f"{cell.label} ({cell.lost} seed{'s' * (cell.lost > 1)})" for cell in info.rows if cell.lost]
+    if lost_seeds:
         notes.append(
-            "The winner of the search does not do as well with other seeds; their held-out accuracy is lower by more "
-            f"than {100 * _FALL:.0f} percentage points: {', '.join(fallen)}."
+            "In these cells some seeds did not finish their confirm trials, so the mean is over the others: "
+            f"{', '.join(lost_seeds)}."
+        )
+    fallen_cells = [
+        f"{cell.label} (from {percent(cell.best_search_score)} % to {percent(cell.selection_score)} %)"
+        for cell in info.rows
+        if cell.accuracy and (cell.best_search_score or 0.0) - (cell.selection_score or 0.0) > _LARGE_FALL
+    ]
+    if fallen_cells:
+        notes.append(
+            "With fresh seeds, the held-out accuracy of these search winners fell by more than "
+            f"{100 * _LARGE_FALL:.0f} percentage points: {', '.join(fallen_cells)}."
         )
     return Table.from_rows(
         info.rows,
@@ -66,7 +70,7 @@ def render(info: Info[Cell]) -> Table:
             Column(title="optimism, percentage points", csv_name="optimism, pp", text=_optimism),
         ),
         notes=tuple(notes),
-        bold=frozenset() if best is None else frozenset({(best, 8)}),
+        bold=frozenset() if bold_row is None else frozenset({(bold_row, _ACCURACY_COLUMN)}),
     )
 
 

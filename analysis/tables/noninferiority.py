@@ -3,7 +3,7 @@
 from analysis.cells import Group
 from analysis.comparisons import RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
+from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
 
 
 def compute(group: Group) -> Info[Comparison] | Missing:
@@ -12,17 +12,17 @@ def compute(group: Group) -> Info[Comparison] | Missing:
 
 
 def render(info: Info[Comparison]) -> Table:
-    full, margin = info.rows[0].full, 100 * info.group.margin
-    margin_text = f"{margin:g} percentage point{'s' * (margin != 1)}"
+    full, margin_pp = info.rows[0].full, 100 * info.group.margin
+    margin_text = f"{margin_pp:g} percentage point{'s' * (margin_pp != 1)}"
     return Table.from_rows(
         info.rows,
         caption=f"As good as the full prompt, within {margin_text}? {info.group.title}",
         columns=(
             Column(title="smaller prompt", align="left", text=lambda row: row.cell.label),
             parameters_column(lambda row: count(row.cell.trainable_parameters)),
-            Column(title="times fewer", csv_name="fewer", text=lambda row: f"{row.ratio:.1f}×"),
+            Column(title="times fewer parameters", csv_name="fewer", text=lambda row: f"{row.ratio:.1f}×"),
             Column(
-                title=f"difference, percentage points {INTERVAL}",
+                title=f"difference, percentage points {INTERVAL_TITLE}",
                 csv_name="difference, pp [95 % CI]",
                 text=lambda row: str(row.verdict.difference),
             ),
@@ -39,14 +39,14 @@ def render(info: Info[Comparison]) -> Table:
         ),
         notes=(
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
-            f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the accuracy of the "
-            "smaller prompt minus that of the full one, on the same test examples. Seeds are those of the smaller "
-            f"prompt, then of the full one. The table shows every cell with at least {RATIO} times fewer parameters.",
-            f"Non-inferior: the test refutes, at the 5 % level, that the smaller prompt loses {margin_text} or more. "
-            "Inferior: it refutes that the prompt loses less. Each p value belongs to the hypothesis that is to be "
-            "refuted. The tests are one-sided t tests over seeds and examples; Holm's method corrects their p values "
-            f"for {len(info.rows)} test{'s' * (len(info.rows) > 1)}. The margin must be chosen before the results are "
-            "seen (--margin).",
+            f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the test accuracy of the "
+            "smaller prompt minus that of the full one, on the same examples. Seeds are those of the smaller prompt, "
+            f"then of the full one. The table shows cells with at least {RATIO} times fewer parameters.",
+            "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
+            f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
+            "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
+            f"values for {len(info.rows)} prompt{'s' * (len(info.rows) > 1)}. Choose the margin (--margin) before you "
+            "see the results.",
         ),
     )
 

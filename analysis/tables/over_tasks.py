@@ -7,10 +7,10 @@ from statistics import fmean
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
+from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
 from analysis.stats import interquartile
 
-LEAST_TASKS = 4  # with fewer tasks, nothing is left between the lowest and the highest quarter
+_LEAST_TASKS = 4  # a quarter of fewer tasks is less than one task, so nothing would be left out of the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +18,17 @@ class Row:
     """One method over all tasks.
 
     Attributes:
-        interquartile: the interquartile mean, and the ends of its 95 % interval. mean: the plain mean.
-        parameters: the fewest and the most of its cells. seeds: the fewest of its cells.
+        interquartile_mean: the interquartile mean, and the low and high end of its 95 % interval.
+        mean: the plain mean.
+        parameter_range: the fewest and the most trainable parameters of its cells.
+        fewest_seeds: the number of seeds of the cell that has the fewest.
     """
 
     method: str
-    interquartile: tuple[float, float, float]
+    interquartile_mean: tuple[float, float, float]
     mean: float
-    parameters: tuple[int, int]
-    seeds: int
+    parameter_range: tuple[int, int]
+    fewest_seeds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ class Info:
 def compute(groups: Sequence[Group]) -> Info | Missing:
     """Compute the table from one cell for each method and task: the one with the best held-out accuracy."""
     confirmed_groups = [group for group in groups if group.confirmed]
-    if len(confirmed_groups) < LEAST_TASKS:
-        return Missing(f"it needs {LEAST_TASKS} tasks with confirmed cells", quiet=True)
+    if len(confirmed_groups) < _LEAST_TASKS:
+        return Missing(f"it needs {_LEAST_TASKS} tasks with confirmed cells", quiet=True)
     rows, left_out = [], []
     for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed):
         cells = [group.best(method) for group in confirmed_groups]
@@ -51,20 +53,20 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
             rows.append(_row(method, [cell for cell in cells if cell is not None]))
     if not rows:
         return Missing("no method has confirmed cells on all tasks", quiet=True)
-    rows.sort(key=lambda row: -row.interquartile[0])
+    rows.sort(key=lambda row: -row.interquartile_mean[0])
     tasks = tuple(group.task_title for group in confirmed_groups)
     return Info(backbone=confirmed_groups[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
 
 
 def _row(method: str, cells: Sequence[Cell]) -> Row:
     estimates = [cell.accuracy for cell in cells if cell.accuracy]
-    sizes = [cell.trainable_parameters or 0 for cell in cells]
+    parameter_counts = [cell.trainable_parameters or 0 for cell in cells]
     return Row(
         method=method,
-        interquartile=interquartile(estimates),
+        interquartile_mean=interquartile(estimates),
         mean=fmean(estimate.mean for estimate in estimates),
-        parameters=(min(sizes), max(sizes)),
-        seeds=min(estimate.seeds for estimate in estimates),
+        parameter_range=(min(parameter_counts), max(parameter_counts)),
+        fewest_seeds=min(estimate.seeds for estimate in estimates),
     )
 
 
@@ -74,27 +76,30 @@ def render(info: Info) -> Table:
         caption=f"The accuracy of each method over {len(info.tasks)} tasks with {info.backbone}",
         columns=(
             Column(title="method", align="left", text=lambda row: method_label(row.method)),
-            parameters_column(lambda row: " to ".join(dict.fromkeys(map(count, row.parameters)))),
+            parameters_column(lambda row: " to ".join(dict.fromkeys(map(count, row.parameter_range)))),
             Column(
-                title=f"interquartile mean, % {INTERVAL}",
+                title=f"interquartile mean, % {INTERVAL_TITLE}",
                 csv_name="interquartile mean % [95 % CI]",
                 text=_format_interquartile,
             ),
             Column(title="mean, %", csv_name="mean %", text=lambda row: percent(row.mean)),
-            Column(title="seeds, at least", text=lambda row: count(row.seeds)),
+            Column(title="seeds (fewest)", csv_name="seeds, at least", text=lambda row: count(row.fewest_seeds)),
         ),
         notes=(
             f"The tasks are {', '.join(info.tasks)}. Each method is shown with its best cell on each task, chosen by "
             "held-out accuracy.",
-            "The interquartile mean leaves out the lowest and the highest quarter of the tasks. For its interval, the "
-            "mean of each task is drawn from that task's own interval over seeds and examples; the tasks are fixed.",
-            f"Not confirmed on all tasks, and therefore left out: {', '.join(info.left_out)}." if info.left_out else "",
+            "The interquartile mean leaves out the lowest and the highest quarter of the tasks. Its interval comes "
+            "from random draws of each task's accuracy, from that task's own interval over seeds and examples. The "
+            "tasks themselves are not drawn.",
+            f"Methods that are not confirmed on all tasks are left out: {', '.join(info.left_out)}."
+            if info.left_out
+            else "",
         ),
     )
 
 
 def _format_interquartile(row: Row) -> str:
-    mean, low, high = map(percent, row.interquartile)
+    mean, low, high = map(percent, row.interquartile_mean)
     return f"{mean} [{low}, {high}]"
 
 

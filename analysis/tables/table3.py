@@ -8,37 +8,38 @@ from analysis.compare_published import Row
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, change, count
 
-LEAST_CELLS = 3  # with fewer cells, the table says nothing about length and rank
+_LEAST_CELLS = 3  # with fewer cells, the table says nothing about length and rank
 
 
 def compute(group: Group) -> Info[Row] | Missing:
     points = published.table_points("table3")
     settings = {(point.method, point.length, point.rank) for point in points}
-    if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < LEAST_CELLS:
-        return Missing(f"fewer than {LEAST_CELLS} of Table 3's cells among the cells", quiet=True)
-    return Info(group=group, rows=tuple(compare_published.compared_row(group, point) for point in points))
+    if len(settings & {(cell.method, cell.length, cell.rank) for cell in group.cells}) < _LEAST_CELLS:
+        return Missing(f"the run has fewer than {_LEAST_CELLS} of Table 3's cells", quiet=True)
+    return Info(group=group, rows=tuple(compare_published.comparison_row(group, point) for point in points))
 
 
 def render(info: Info[Row]) -> Table:
-    full = info.rows[0]  # the full prompt stands in the first row
+    full_row = info.rows[0]  # the full prompt is in the first row
 
-    def texts(row: Row) -> tuple[str, ...]:
-        our_change = change(row.parameters, full.parameters) if row.parameters and full.parameters else "–"
-        published_change = change(row.point.trainable_parameters, full.point.trainable_parameters)
-        return published_change, f"{row.point.accuracy_percent:.1f}", count(row.parameters), our_change
+    def middle_texts(row: Row) -> tuple[str, ...]:
+        ours, full = row.our_parameters, full_row.our_parameters
+        our_change = change(ours, full) if ours and full else "–"
+        published_change = change(row.point.trainable_parameters, full_row.point.trainable_parameters)
+        return published_change, f"{row.point.accuracy_percent:.1f}", count(ours), our_change
 
     columns = (
         Column(title="cell", align="left"),
         Column(title="published change in parameters", csv_name="Δ params, paper"),
         Column(title="published accuracy, %", csv_name="published %"),
-        Column(title="our parameters", csv_name="params, ours"),
+        Column(title="our trainable parameters", csv_name="params, ours"),
         Column(title="our change in parameters", csv_name="Δ params, ours"),
     )
     caption = "Table 3 of the paper (LoPT-1 on GPT-2 large, SST-2)"
-    table = compare_published.compared_table(info, caption, columns, texts)
+    table = compare_published.comparison_table(info, caption, columns, middle_texts)
     note = (
-        "Changes in parameters are relative to the full prompt of length n = 10: the published ones to the paper's "
-        "12,800 parameters, ours to our own count. r is the rank."
+        "Changes in parameters are relative to a full prompt of length n = 10. It has 12,800 parameters in the paper; "
+        "ours has the number in the first row. r is the rank."
     )
     return replace(table, notes=(note, *table.notes))
 

@@ -1,6 +1,6 @@
 """Backbones: frozen language models behind one small interface.
 
-A backbone plugin knows the facts of its models (width, number of layers, …) without their weights, so that planning
+A backbone plugin gives the facts of its models (width, number of layers, …) without their weights, so that planning
 works offline. It loads a model only when it is asked to. A plugin can import everything that it needs from this
 package. Importing this package does not import torch.
 """
@@ -16,7 +16,7 @@ from lopt.backbones._names import BackboneSpec, facts, local_folder, names, spec
 
 
 def model_revision(name: str) -> str:
-    """Return what identifies the weights behind `name`. It is part of a trial's key.
+    """Return a text that identifies the weights of backbone `name`. It is part of a trial's key.
 
     Raises:
         ValueError: the weights are not available.

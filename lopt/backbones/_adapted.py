@@ -9,7 +9,7 @@ from lopt.errors import imported, reason_of
 
 Projections = tuple[tuple[int, int, int], ...]  # (number of projections, fan_in, fan_out), one entry for each shape
 
-# Names of the query and value projections, in two matrices or in one. A model may have several kinds of attention.
+# Names of the query and value projections, which are two layers or one. A model may have several kinds of attention.
 _QUERY_AND_VALUE = (
     ("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("q_lin", "v_lin"), ("Wq", "Wv"),
     ("query_proj", "value_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",),
@@ -22,8 +22,8 @@ def target_names(model: Any, targets: str | None = None) -> list[str]:
     """Return the names of the modules that LoRA adapts, sorted. A name is the last part of the module's full name.
 
     Args:
-        targets: names joined by "+". None takes PEFT's choice for the model type, or attention's query and value
-            projections if PEFT does not know the type.
+        targets: names joined by "+". If it is None, PEFT's choice for the model type is taken, or attention's query and
+            value projections if PEFT does not know the type.
 
     Raises:
         ValueError: the model has no linear layer of that name, or peft is not installed.
@@ -37,7 +37,8 @@ def target_names(model: Any, targets: str | None = None) -> list[str]:
         for name in names:
             if name not in linear_names:
                 raise ValueError(
-                    f"targets names {name!r}, but a {model_type} model has no linear layer of that name; valid: {valid}"
+                    f"`targets` names {name!r}, but a {model_type} model has no linear layer of that name; "
+                    f"valid: {valid}"
                 )
         return sorted(set(names))
     names = [name for name in peft_choices.get(model_type) or () if name in linear_names]
@@ -55,7 +56,7 @@ def adapted_projections(model: Any, targets: str | None = None) -> Projections:
     """Return (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts.
 
     PEFT decides which matrices a name stands for: one name may stand for the matrices of all experts. This function
-    changes the model. The model may be one without memory for its weights.
+    adds adapters to the model. The model may be one without memory for its weights.
     """
     from peft import LoraConfig
 
@@ -83,7 +84,7 @@ def inject_adapters(model: Any, config: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"PEFT cannot adapt {'+'.join(sorted(config.target_modules))} of a {model.config.model_type} model "
-            f"({reason_of(error)}); name other modules with targets"
+            f"({reason_of(error)}); name other modules with `targets`"
         ) from None
     return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
 

@@ -1,4 +1,4 @@
-"""Attention of a flat pass: it is computed block by block, inside rows.
+"""Attention of a flat pass, computed block by block. A token sees only tokens of its own row.
 
 transformers lets a program register an attention function under a name. Every layer of the model then calls
 `attend_in_blocks` with queries, keys and values of the whole sequence, and with the pass's `Layout`. For each block
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lopt.backbones._blocks import Block, Layout, without_padding
+from lopt.backbones._blocks import Block, Layout, drop_padding
 
 ATTENTION_NAME = "lopt_flat"
 # Arguments of transformers' attention functions that change the result and that the flat form does not support.
@@ -44,7 +44,8 @@ def attend_in_blocks(
 
     Args:
         module: the model's attention module.
-        query: `[1, H_q, N, D]`. key, value: `[1, H_kv, N, D]`.
+        query: `[1, H_q, N, D]`.
+        key, value: `[1, H_kv, N, D]`.
         attention_mask: not used, because the layout says what a token sees.
 
     Raises:
@@ -63,7 +64,7 @@ def attend_in_blocks(
 def _attend_with_torch_kernels(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float
 ) -> Tensor:
-    """Attention by PyTorch's own kernels: `[N, H_q, D]` from queries `[H_q, N, D]` and keys and values
+    """Return attention `[N, H_q, D]` from PyTorch's kernels. Queries are `[H_q, N, D]`, keys and values
     `[H_kv, N, D]`."""
     outputs = []
     for number, block in enumerate(layout.blocks):
@@ -76,7 +77,7 @@ def _attend_with_torch_kernels(
             scale=scale,
             enable_gqa=len(query) != len(key),
         )
-        outputs.append(without_padding(attended_RHTD.transpose(1, 2), block.real_indices))
+        outputs.append(drop_padding(attended_RHTD.transpose(1, 2), block.real_indices))
     return torch.cat(outputs)
 
 
@@ -87,8 +88,8 @@ def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, layout: Layout, la
 class BlockAttention(torch.autograd.Function):
     """Attention of all blocks as one function with its own backward pass, for the CPU.
 
-    PyTorch's fused kernel for the CPU has a slow backward pass at these lengths. Autograd would also fill a gradient of
-    the whole sequence with zeros for every block that is cut out.
+    PyTorch's fused kernel for the CPU has a slow backward pass at these lengths. Autograd would also make a
+    gradient of the whole sequence, mostly zeros, for every block.
 
     Scores and their softmax are computed in fp32 or wider. The softmax is saved in the model's type.
     """
@@ -110,7 +111,7 @@ class BlockAttention(torch.autograd.Function):
             torch.add(layout.mask(number, scores)[:, :, None], scores_by_head, alpha=scale, out=scores_by_head)
             weights = torch.softmax(scores, dim=3, dtype=wide_dtype).to(query.dtype)
             saved_tensors += [queries, weights]
-            _write(output, block, torch.matmul(weights, values))
+            _write_block(output, block, torch.matmul(weights, values))
         ctx.save_for_backward(key, value, *saved_tensors)
         ctx.layout, ctx.layer, ctx.scale = layout, layer, scale
         return output
@@ -129,12 +130,13 @@ class BlockAttention(torch.autograd.Function):
             keys, values = block.visible_rows(key, 0, ctx.layer), block.visible_rows(value, 1, ctx.layer)
             d_weights = torch.matmul(d_rows, values.transpose(2, 3))
             d_scores = torch._softmax_backward_data(d_weights, weights, 3, weights.dtype).mul_(ctx.scale)
-            _write(d_query, block, torch.matmul(d_scores, keys))
-            past_tokens = 0 if block.past is None else block.past.shape[4]  # they need no gradient
-            d_keys = torch.matmul(d_scores[..., past_tokens:].transpose(2, 3), queries)
-            d_values = torch.matmul(weights[..., past_tokens:].transpose(2, 3), d_rows)
-            _write_with_prefixes(d_key, block, d_keys)
-            _write_with_prefixes(d_value, block, d_values)
+            _write_block(d_query, block, torch.matmul(d_scores, keys))
+            # Past states need no gradient.
+            past_token_count = 0 if block.past_states is None else block.past_states.shape[4]
+            d_keys = torch.matmul(d_scores[..., past_token_count:].transpose(2, 3), queries)
+            d_values = torch.matmul(weights[..., past_token_count:].transpose(2, 3), d_rows)
+            _write_with_prefix_gradients(d_key, block, d_keys)
+            _write_with_prefix_gradients(d_value, block, d_values)
         return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
 
 
@@ -144,7 +146,7 @@ def _group_heads(rows_RHTD: Tensor, groups: int) -> Tensor:
     return rows_RHTD.reshape(rows, groups, -1, dimension)
 
 
-def _write(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
+def _write_block(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
     """Write a block's rows to their place in the sequence."""
     _, heads, dimension = sequence_NHD.shape
     rows_RTHD = grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2)
@@ -152,21 +154,21 @@ def _write(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
     if block.real_indices is None:
         target.view(rows_RTHD.shape).copy_(rows_RTHD)
     else:
-        target.copy_(without_padding(rows_RTHD, block.real_indices))
+        target.copy_(drop_padding(rows_RTHD, block.real_indices))
 
 
-def _write_with_prefixes(sequence_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:
-    """Write the gradient of a block's keys or values to its place, and add that of its prefixes to theirs.
+def _write_with_prefix_gradients(sequence_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:
+    """Write the gradient of a block's keys or values to its place, and add the gradient of its prefixes to theirs.
 
-    The prefixes stand earlier in the sequence, so their own gradient is there already.
+    The prefixes come earlier in the sequence, so their own gradient is already there.
     """
-    prefix_tokens = gradient_RHSD.shape[2] - block.tokens
-    _write(sequence_NHD, block, gradient_RHSD[:, :, prefix_tokens:])
-    prefixes = block.prefixes
-    if prefixes is not None:
+    prefix_token_count = gradient_RHSD.shape[2] - block.tokens
+    _write_block(sequence_NHD, block, gradient_RHSD[:, :, prefix_token_count:])
+    prefix_block = block.prefix_block
+    if prefix_block is not None:
         assert block.prefix_of_row_R is not None
-        prefix_numbers_K1 = torch.arange(prefixes.rows, device=sequence_NHD.device)[:, None]
+        prefix_numbers_K1 = torch.arange(prefix_block.rows, device=sequence_NHD.device)[:, None]
         is_prefix_of_row_KR = block.prefix_of_row_R[None] == prefix_numbers_K1
-        gradient_by_row_RX = gradient_RHSD[:, :, :prefix_tokens].transpose(1, 2).flatten(1)
+        gradient_by_row_RX = gradient_RHSD[:, :, :prefix_token_count].transpose(1, 2).flatten(1)
         summed_KX = is_prefix_of_row_KR.to(sequence_NHD.dtype) @ gradient_by_row_RX
-        sequence_NHD[prefixes.begin : prefixes.end] += summed_KX.view(-1, *sequence_NHD.shape[1:])
+        sequence_NHD[prefix_block.begin : prefix_block.end] += summed_KX.view(-1, *sequence_NHD.shape[1:])

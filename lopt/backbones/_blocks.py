@@ -1,6 +1,6 @@
 """Blocks: which tokens of a flat pass belong together in attention.
 
-In a flat pass (`_flat`) the tokens of all rows stand in one sequence without padding. A block is a group of
+In a flat pass (`_flat`) the tokens of all rows are in one sequence without padding. A block is a group of
 neighbouring rows of about the same length. Attention computes one block at a time and needs rows of equal length, so
 the rows of a block are padded for the time of one call of attention. Nothing else sees padding.
 
@@ -16,27 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The cost of one more block in every layer, in tokens of padding in attention. These numbers are guessed, not measured.
-_BLOCK_TOKENS = {"cpu": 48, "cuda": 256}
+# One more block costs as much as this many tokens of padding in attention. These numbers are guessed, not measured.
+_BLOCK_COST_TOKENS = {"cpu": 48, "cuda": 256}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
     """A group of R rows that attention computes together, each padded to `tokens` tokens.
 
-    A token sees the earlier tokens of its own row. What stands before the row, if anything, is either a row of another
-    block in the same pass (`prefixes`: soft prompts in front of texts) or keys and values that an earlier pass computed
-    (`past`: texts in front of soft prompts).
+    A token sees the earlier tokens of its own row. Before them, it sees either a row of another block in the same pass
+    (`prefix_block`: soft prompts in front of texts), or keys and values that an earlier pass computed (`past_states`:
+    texts in front of soft prompts), or nothing.
 
     Attributes:
         begin: index of the block's first token in the sequence.
-        rows: number of rows R. tokens: length T to which attention pads the rows.
+        rows: number of rows R.
+        tokens: length T to which attention pads the rows.
         lengths: number of real tokens of each row, `[R]`. None if all rows have `tokens` tokens.
         real_indices: indices of the real tokens among the R·T places of the padded rows, `[sum of lengths]`. None if
             there is no padding.
-        prefixes: the block whose rows stand in front of this block's rows.
-        prefix_of_row_R: for each row, which row of `prefixes` stands in front of it.
-        past: keys and values of each layer in front of the rows, `[L, 2, R, H_kv, S, D]`.
+        prefix_block: the block whose rows precede this block's rows.
+        prefix_of_row_R: for each row, the index of the row of `prefix_block` that precedes it.
+        past_states: keys and values that precede the rows in each layer, `[L, 2, R, H_kv, S, D]`.
         past_lengths: how many of the S places are real, `[R]`.
     """
 
@@ -45,9 +46,9 @@ class Block:
     tokens: int
     lengths: np.ndarray | None = None
     real_indices: Tensor | None = None
-    prefixes: Block | None = None
+    prefix_block: Block | None = None
     prefix_of_row_R: Tensor | None = None
-    past: Tensor | None = None
+    past_states: Tensor | None = None
     past_lengths: Tensor | None = None
 
     @property
@@ -62,8 +63,7 @@ class Block:
         return self.begin + (self.rows * self.tokens if self.lengths is None else int(self.lengths.sum()))
 
     def padded_rows(self, sequence_HND: Tensor) -> Tensor:
-        """Cut the block's rows out of queries, keys or values of the whole sequence, padded with zeros:
-        `[R, H, T, D]`."""
+        """Return the block's rows of the sequence's queries, keys or values, padded with zeros, `[R, H, T, D]`."""
         block_HXD = sequence_HND[:, self.begin : self.end]
         if self.real_indices is not None:
             heads, _, dimension = block_HXD.shape
@@ -74,12 +74,14 @@ class Block:
     def visible_rows(self, sequence_HND: Tensor, key_or_value: int, layer: int) -> Tensor:
         """Return the keys (`key_or_value` 0) or values (1) that the block's rows see, `[R, H, S+T, D]`."""
         rows_RHTD = self.padded_rows(sequence_HND)
-        if self.prefixes is not None:
-            return torch.cat([self.prefixes.padded_rows(sequence_HND)[self.prefix_of_row_R], rows_RHTD], dim=2)
-        return rows_RHTD if self.past is None else torch.cat([self.past[layer, key_or_value], rows_RHTD], dim=2)
+        if self.prefix_block is not None:
+            return torch.cat([self.prefix_block.padded_rows(sequence_HND)[self.prefix_of_row_R], rows_RHTD], dim=2)
+        if self.past_states is not None:
+            return torch.cat([self.past_states[layer, key_or_value], rows_RHTD], dim=2)
+        return rows_RHTD
 
 
-def without_padding(padded_RTX: Tensor, real_indices: Tensor | None) -> Tensor:
+def drop_padding(padded_RTX: Tensor, real_indices: Tensor | None) -> Tensor:
     """Lay padded rows end to end and drop the padding, `[sum of lengths, ...]`."""
     flat = padded_RTX.flatten(0, 1)
     return flat if real_indices is None else flat[real_indices]
@@ -87,13 +89,13 @@ def without_padding(padded_RTX: Tensor, real_indices: Tensor | None) -> Tensor:
 
 @dataclass(eq=False)
 class Layout:
-    """What attention needs to know of a flat pass.
+    """What attention needs of a flat pass, in addition to queries, keys and values.
 
     Attributes:
         blocks: the blocks of the pass, in the order of the sequence.
         recorded_states: if this is a list, attention appends the keys and values of each layer, `[2, H_kv, N, D]`.
         score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
-        use_torch_kernels: use PyTorch's own attention instead of the one that is written for the CPU.
+        use_torch_kernels: whether PyTorch's own attention runs. If not, `BlockAttention` runs.
     """
 
     blocks: Sequence[Block]
@@ -104,7 +106,7 @@ class Layout:
 
     def mask(self, block_number: int, like: Tensor) -> Tensor:
         """Return what is added to a block's attention scores: 0 for what a token sees and -inf for the rest,
-        `[1 or R, 1, T, S+T]`. It has the type and device of `like`, and is made once for all layers."""
+        `[1 or R, 1, T, S+T]`. It has the type and device of `like`. All layers share one mask."""
         if block_number not in self._masks:
             self._masks[block_number] = _mask(self.blocks[block_number], like)
         return self._masks[block_number]
@@ -112,21 +114,21 @@ class Layout:
 
 def _mask(block: Block, like: Tensor) -> Tensor:
     causal_TT = torch.full((block.tokens, block.tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
-    if block.past is None:
-        prefix_tokens = block.prefixes.tokens if block.prefixes is not None else 0
-        return torch.nn.functional.pad(causal_TT, (prefix_tokens, 0))[None, None]
+    if block.past_states is None:
+        prefix_token_count = block.prefix_block.tokens if block.prefix_block is not None else 0
+        return torch.nn.functional.pad(causal_TT, (prefix_token_count, 0))[None, None]
     assert block.past_lengths is not None
-    past_tokens = block.past.shape[4]
-    is_real_RS = torch.arange(past_tokens, device=like.device)[None] < block.past_lengths.to(like.device)[:, None]
+    past_token_count = block.past_states.shape[4]
+    is_real_RS = torch.arange(past_token_count, device=like.device)[None] < block.past_lengths.to(like.device)[:, None]
     past_RS = torch.zeros(is_real_RS.shape, dtype=like.dtype, device=like.device).masked_fill(~is_real_RS, -torch.inf)
     past_RTS = past_RS[:, None].expand(-1, block.tokens, -1)
     return torch.cat([past_RTS, causal_TT.expand(block.rows, -1, -1)], dim=2)[:, None]
 
 
 def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
-    """Cut rows into blocks at the lowest cost of padded rows and number of blocks.
+    """Cut rows into blocks at the lowest total cost of padded rows and blocks.
 
-    The cut is optimal. It is found by dynamic programming over the distinct lengths.
+    Dynamic programming over the distinct lengths finds the best cut.
 
     Args:
         lengths: lengths of the rows, sorted from the shortest to the longest.
@@ -135,10 +137,11 @@ def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tu
         For each block, the number of its first row and the number after its last row.
     """
     lengths = np.asarray(lengths)
-    block_cost = _BLOCK_TOKENS["cpu" if device == "cpu" else "cuda"]
+    block_cost = _BLOCK_COST_TOKENS["cpu" if device == "cpu" else "cuda"]
     ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # rows of equal length share a block
     begins = np.concatenate([[0], ends[:-1]])
-    lowest_costs, best_begins = np.zeros(len(ends) + 1), []  # of the rows up to each end; where their last block begins
+    lowest_costs = np.zeros(len(ends) + 1)  # of the rows up to each end
+    best_begins = []  # for the rows up to each end, the index in `begins` of their last block
     for number, end in enumerate(ends):
         costs = lowest_costs[: number + 1] + (end - begins[: number + 1]) * lengths[end - 1] + block_cost
         best_begins.append(int(costs.argmin()))

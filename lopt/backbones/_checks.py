@@ -1,4 +1,4 @@
-"""Checks when a model is loaded: can a soft prompt stand at its input, and do its files belong together?"""
+"""Checks of a model when it is loaded: can it have a soft prompt at its input, and do its files belong together?"""
 
 import inspect
 import re
@@ -19,28 +19,28 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
             For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.
 
     Raises:
-        ValueError: the model cannot run on embeddings; it reads more of a token than its embedding; it is causal and
-            sees later tokens; an answer depends on the other texts of a batch; or its numbers are not finite.
+        ValueError: the model cannot run on embeddings; it uses more of a token than its embedding; it is causal and
+            sees later tokens; an answer depends on the other texts of a batch; or its output is not finite.
     """
     import torch
 
     from lopt import memory
 
     model, name = backbone.model, backbone.name
-    models = f"models of type {model.config.model_type}"
+    these_models = f"models of type {model.config.model_type}"
     parameters = inspect.signature(model.forward).parameters.values()
     names = {parameter.name for parameter in parameters}
     if "inputs_embeds" not in names and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {models} take token ids only; give another model"
+            f"backbone {name!r} cannot have a soft prompt: {these_models} take token ids only; give another model"
         )
     tolerance = 0.05 if backbone.dtype == torch.bfloat16 else 1e-3
     ids_BT = backbone.sample_ids(2, 16)
     embeds_BTH = model.get_input_embeddings()(ids_BT)
     prompted_BTH = embeds_BTH.clone()
-    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # like a soft prompt, not the embedding of any token
+    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # like a soft prompt: not the embedding of any token
     try:
-        if not _torch_attention_holds(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), tolerance):
+        if not _torch_attention_agrees(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), tolerance):
             model.set_attn_implementation("eager")
         # The inputs are cloned because CTRL scales them in place.
         batch_BTV = logits_of(inputs_embeds=prompted_BTH.clone())
@@ -56,8 +56,8 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {models} cannot be run on embeddings, or give no gradient "
-            f"for them ({reason}); give another model"
+            f"backbone {name!r} cannot have a soft prompt: {these_models} cannot be run on embeddings, or give no "
+            f"gradient for them ({reason}); give another model"
         ) from error
     if not beginning_TV.isfinite().all():
         raise ValueError(
@@ -71,21 +71,21 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
         )
     if not _mostly_equal(batch_BTV[0], alone_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r}: the answer of {models} to a text depends on the other texts of its batch; give "
+            f"backbone {name!r}: the answer of {these_models} to a text depends on the other texts of its batch; give "
             "another model"
         )
     if not _mostly_equal(by_id_TV, by_embedding_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {models} read more of a token than its embedding at the "
-            "input; give another model"
+            f"backbone {name!r} cannot have a soft prompt: {these_models} use more of a token than its embedding at "
+            "the input; give another model"
         )
 
 
 def refuse_unused_weights(name: str, model: Any, unused: Iterable[str]) -> None:
     """Refuse a model if its files hold weights of a layer that have no place in the model.
 
-    Without these weights the model would not be the one that was trained. Other weights are left out for good reason:
-    heads for other uses and the like, and the last layers of models that predict further tokens.
+    Without these weights the model would not be the one that was trained. Other weights may be left out: heads for
+    other uses and the like, and the last layers of models that predict several tokens at once.
 
     Args:
         unused: names of weights that are in the files and not in the model.
@@ -97,24 +97,25 @@ def refuse_unused_weights(name: str, model: Any, unused: Iterable[str]) -> None:
 
     stacks = [stack for stack, module in model.named_modules() if isinstance(module, ModuleList)]
     stacks += [stack.removeprefix(f"{model.base_model_prefix}.") for stack in stacks]
-    in_layer = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
+    layer_key = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
     layer_count = getattr(model.config, "num_hidden_layers", 0)
     extra_layer_count = getattr(model.config, "num_nextn_predict_layers", None) or 0
-    extra_layers = range(layer_count, layer_count + extra_layer_count)  # they predict further tokens
-    refused = sorted(
+    extra_layers = range(layer_count, layer_count + extra_layer_count)  # they predict tokens after the next one
+    refused_keys = sorted(
         key
         for key in unused
-        if (match := in_layer.match(key)) and not _COMPUTED_TABLES.search(key) and int(match[2]) not in extra_layers
+        if (match := layer_key.match(key)) and not _COMPUTED_TABLES.search(key) and int(match[2]) not in extra_layers
     )
-    if refused:
+    if refused_keys:
         raise ValueError(
-            f"backbone {name!r}: its files hold {len(refused)} weights of layers that a {model.config.model_type} "
-            f"model with its config.json does not have ({', '.join(refused[:3])}{', …' if len(refused) > 3 else ''}): "
-            "its config.json is another model's, or the file is of an adapter or a quantised model"
+            f"backbone {name!r}: its files hold weights of layers that a {model.config.model_type} model with its "
+            f"config.json does not have ({', '.join(refused_keys[:3])}{', …' if len(refused_keys) > 3 else ''}; "
+            f"{len(refused_keys)} in all): its config.json belongs to another model, or its files to an adapter or a "
+            "quantised model"
         )
 
 
-def _torch_attention_holds(model: Any, logits: Callable[[], Tensor], tolerance: float) -> bool:
+def _torch_attention_agrees(model: Any, logits: Callable[[], Tensor], tolerance: float) -> bool:
     """Return whether PyTorch's attention, if the model uses it, gives what the family's own attention gives.
 
     Some families accept PyTorch's attention and leave out what it cannot do. T5Gemma, for example, caps its scores.
@@ -122,8 +123,8 @@ def _torch_attention_holds(model: Any, logits: Callable[[], Tensor], tolerance: 
     if model.config._attn_implementation != "sdpa":
         return True
     configs = (model.config, *(getattr(model.config, part, None) for part in ("encoder", "decoder")))
-    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):  # the effect is too small for bf16
-        return False
+    if any(getattr(config, "attn_logit_softcapping", None) for config in configs):
+        return False  # a comparison in bf16 would not show it
     by_torch_BTV = logits()
     model.set_attn_implementation("eager")
     by_family_BTV = logits()

@@ -20,12 +20,19 @@ _SUPPORTED = (
 DEQUANTISED = ("fp8", "mxfp4")
 _LEFT_UNCHANGED = ("bitnet",)
 
-# Names that families have for a number in their config.
-_WIDTH = ("hidden_size", "n_embd", "d_model", "emb_dim")
-_EMBEDDING_WIDTH = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
-_WINDOW = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions", "context_length")
-_WINDOW_WITHOUT_POSITIONS, _T5_WINDOW = 2048, 512
+# The keys under which a config may have a number. Families of models name it differently.
+_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "emb_dim")
+_EMBEDDING_WIDTH_KEYS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
+_LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+_WINDOW_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_target_positions",
+    "context_length",
+)
+_DEFAULT_WINDOW, _DEFAULT_T5_WINDOW = 2048, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +40,17 @@ class Facts:
     """What is known of a model without its weights.
 
     Attributes:
-        width: embedding width d. layers: number of layers. vocabulary: number of tokens. window: longest input, in
-            tokens.
+        width: embedding width d.
+        layers: number of layers.
+        vocabulary: number of tokens.
+        window: length of the longest input, in tokens.
         hub: the model's name on the model hub, if the backbone has another name here.
-        exact: in Markdown, how others get the same weights, if those on the hub differ.
+        exact: a text in Markdown that says how to get the same weights, if those on the hub differ.
         seq2seq: whether the model has an encoder and a decoder.
-        size: number of weights. count: computes it if `size` is None.
+        size: number of weights. If it is None, `count` computes it.
         projections: (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts by default.
-        project: computes it for given targets, or by default if `projections` is None. Like `count`, it builds the
-            model without memory for its weights.
+        project: a function that returns the same for LoRA's option `targets`, or for the default if that is None. Like
+            `count`, it builds the model without memory for its weights.
     """
 
     width: int
@@ -74,7 +83,7 @@ class Facts:
         """Return (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts.
 
         Args:
-            targets: names of modules, joined by "+". If None, the default is taken (`lopt.methods.lora`).
+            targets: names of modules, joined by "+". None for the default (`lopt.methods.lora`).
 
         Raises:
             ValueError: the projections are not known, the model has none of that name, or PEFT is missing.
@@ -83,8 +92,8 @@ class Facts:
             return self.projections
         if self.project is None:
             raise ValueError(
-                "the parameters of targets can only be counted from a config.json, and a named model has none here: "
-                "give backbone as a folder, or leave targets out"
+                "the parameters of `targets` can only be counted from a config.json, and this backbone has none here: "
+                "give a folder as `backbone`, or leave `targets` out"
             )
         return self.project(targets)
 
@@ -121,12 +130,16 @@ def facts_from_config(name: str, config: Mapping[str, Any]) -> Facts:
                 return value
         return None
 
-    keys_of = {"width": (*_EMBEDDING_WIDTH, *_WIDTH), "layers": _LAYERS, "vocabulary": ("vocab_size",)}
+    keys_of = {
+        "width": (*_EMBEDDING_WIDTH_KEYS, *_WIDTH_KEYS),
+        "layers": _LAYER_COUNT_KEYS,
+        "vocabulary": ("vocab_size",),
+    }
     numbers = {fact: first_number(config, keys) for fact, keys in keys_of.items()}
     if None in numbers.values():  # a number that the config leaves out has the default of the model type
-        completed = _completed(config)
-        numbers = {fact: number or first_number(completed, keys_of[fact]) for fact, number in numbers.items()}
-        config = {**completed, **config}
+        full_config = _with_defaults(config)
+        numbers = {fact: number or first_number(full_config, keys_of[fact]) for fact, number in numbers.items()}
+        config = {**full_config, **config}
     for fact, number in numbers.items():
         if number is None:
             raise ValueError(
@@ -143,16 +156,16 @@ def facts_from_config(name: str, config: Mapping[str, Any]) -> Facts:
 
 
 def window_of(config: Mapping[str, Any]) -> int:
-    """Return the most tokens that a model with this config reads.
+    """Return the largest number of tokens that a model with this config reads.
 
-    Two families have a smaller window here, so that no answer depends on another text. Where positions are scaled by
-    the longest text of a batch (LongRoPE), the window ends where scaling would begin. Where attention chooses among all
-    tokens of a row, later ones included (Doge), it ends where attention would begin to choose.
+    Two families have a smaller window here, so that no answer depends on the other texts of a batch. If positions are
+    scaled by the longest text of a batch (LongRoPE), the window ends where scaling would begin. If attention chooses
+    among all tokens of a row, later ones included (Doge), the window ends where attention would begin to choose.
     """
     is_seq2seq = config.get("is_encoder_decoder")
-    text_config = {**_part(config, "encoder"), **config} if is_seq2seq else config
-    sizes = (text_config.get(key) for key in _WINDOW)
-    default = _T5_WINDOW if is_seq2seq else _WINDOW_WITHOUT_POSITIONS
+    text_config = {**_subconfig(config, "encoder"), **config} if is_seq2seq else config
+    sizes = (text_config.get(key) for key in _WINDOW_KEYS)
+    default = _DEFAULT_T5_WINDOW if is_seq2seq else _DEFAULT_WINDOW
     window = next((size for size in sizes if isinstance(size, int) and size > 0), default)
     original_key = "original_max_position_embeddings"
     for scaling in _position_scalings(text_config):
@@ -170,30 +183,30 @@ def _position_scalings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
             yield from (part for part in scaling.values() if isinstance(part, Mapping))
 
 
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _subconfig(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = config.get(name)
     return part if isinstance(part, Mapping) else {}
 
 
-def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config with the defaults of its model type, and with the type's own names for settings.
 
-    If an encoder-decoder has a config for each side, the encoder's counts. An unknown type's config is returned as it
-    is.
+    If an encoder-decoder has a config for each side, the encoder's numbers are taken. The config of an unknown type is
+    returned as it is.
     """
     try:
         model_config = _model_config(config)
     except Exception:  # transformers raises many kinds of errors; the caller then says what is missing
         return config
-    completed = model_config.to_dict()
-    for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings"):  # some types have another name
-        completed[name] = completed.get(name) or getattr(model_config, name, None)
-    return {**completed, **_part(completed, "encoder")}
+    full_config = model_config.to_dict()
+    for name in ("hidden_size", "num_hidden_layers", "max_position_embeddings"):  # some types name them differently
+        full_config[name] = full_config.get(name) or getattr(model_config, name, None)
+    return {**full_config, **_subconfig(full_config, "encoder")}
 
 
 def _model_config(config: Mapping[str, Any]) -> Any:
-    """Return transformers' config object. It is read from a file, because transformers' JSON files write infinity
-    as an object."""
+    """Return transformers' config object. It is read from a file, because transformers writes infinity as a JSON
+    object and only its reader of files understands that."""
     from transformers import CONFIG_MAPPING
 
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:

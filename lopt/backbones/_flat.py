@@ -1,9 +1,9 @@
-"""The flat form of a causal pass: the tokens of all rows stand in one sequence, without padding.
+"""The flat form of a causal pass: the tokens of all rows are in one sequence, without padding.
 
-The idea: linear layers and norms treat every token by itself, so they need not know which row it belongs to. Only
-attention must know. The flat form lays the tokens of all rows end to end, `[1, N, H]`, gives every token the position
-that it has in its own row, and lets the model call an attention function that stays inside rows (`_attention`, with the
-blocks of `_blocks`). So one pass over the weights serves rows of any lengths and of any trials:
+The idea: linear layers and norms treat every token by itself, so only attention depends on the row of a token. The flat
+form lays the tokens of all rows end to end, `[1, N, H]`, gives every token the position that it has in its own row, and
+lets the model call an attention function that stays inside rows (`_attention`, with the blocks of `_blocks`). So one
+pass over the weights serves rows of any lengths and of any trials:
 
 - A prefix is in the sequence once. All rows of its trial see its keys and values (`FlatForm._append_rows_with_prefix`).
 - A text before a suffix does not depend on the trial. Its keys and values come from a store that computes every text
@@ -11,7 +11,7 @@ blocks of `_blocks`). So one pass over the weights serves rows of any lengths an
 - A row that shares nothing is in the sequence as a whole: text and suffix if an update changes the text
   (`FlatForm._append_whole_rows`), and a text without a prompt.
 
-The label of a row is read at the row's last token. The model's last MLP is computed there and nowhere else (`_read`).
+The label of a row is read at the row's last token. The model's last MLP is computed only there (`_last_mlp`).
 `flat_form_agrees` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
 """
 
@@ -27,33 +27,34 @@ import torch
 from torch import Tensor
 
 from lopt.backbones import _attention
-from lopt.backbones._blocks import Block, Layout, cut_into_blocks, without_padding
-from lopt.backbones._read import read_at, restrict_last_mlp
+from lopt.backbones._blocks import Block, Layout, cut_into_blocks, drop_padding
+from lopt.backbones._last_mlp import last_mlp_only_at, restrict_last_mlp
 from lopt.backbones._texts import TextIds, TextStates
 from lopt.batches import on_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
-# Keys of a config that, if they are set, limit which earlier tokens a token sees. A check on short texts misses this.
-_LIMITED_SIGHT_KEYS = re.compile(
+# Matches config keys that limit which earlier tokens a token sees. A comparison on short texts would not show this.
+_LIMITED_SIGHT_KEY = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
-# A form whose attention is wrong on purpose must be at least this many times farther from the plain form than the
-# right one.
+# Attention that is wrong on purpose must take the result at least this many times farther from the plain form than the
+# right attention does (`flat_form_agrees`).
 _LEAST_DISTANCE_RATIO = 4.0
-_TOKENS_PER_TEXT_PASS = 2048  # of texts whose keys and values are computed, without gradients
-_STORED_PER_COMPUTED_TOKEN = (
-    8  # stored tokens that cost as much as a computed one; a guess, for the size of passes only
-)
+_TOKENS_PER_TEXT_PASS = 2048  # in a pass that computes keys and values of texts, without gradients
+# How many stored tokens cost as much as a computed one. This is a guess, used only for the size of passes.
+_STORED_PER_COMPUTED_TOKEN = 8
 
 
 class _FlatInput:
     """The input of a flat pass while it is put together.
 
     Attributes:
-        ids: token ids of the batch's texts, `[B, T]`. lengths: number of real tokens of each text, `[B]`.
-        blocks: the blocks so far. embeddings, position_ids: those of the real tokens, one tensor for each block.
-        label_index: for each row of the batch, where its label is read in the sequence.
+        ids: token ids of the batch's texts, `[B, T]`.
+        lengths: number of real tokens of each text, `[B]`.
+        blocks: the blocks so far.
+        embeddings, position_ids: one tensor for each block, of its real tokens.
+        label_index_of_row: for each row of the batch, the index in the sequence at which its label is read.
     """
 
     def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
@@ -61,7 +62,7 @@ class _FlatInput:
         self.blocks: list[Block] = []
         self.embeddings: list[Tensor] = []
         self.position_ids: list[Tensor] = []
-        self.label_index: dict[int, int] = {}
+        self.label_index_of_row: dict[int, int] = {}
 
     def append(
         self, rows_RTH: Tensor, lengths: np.ndarray | None = None, *, first_position: int | Tensor = 0, **context: Any
@@ -69,8 +70,9 @@ class _FlatInput:
         """Append a block and return it.
 
         Args:
-            rows_RTH: embeddings of the block's rows. lengths: real tokens of each row; None if all T are real.
-            first_position: position of a row's first token, for all rows or for each of them.
+            rows_RTH: embeddings of the block's rows.
+            lengths: number of real tokens of each row. None if all T are real.
+            first_position: position of a row's first token: one for all rows, or one for each.
             context: the fields of `Block` that describe what precedes the rows.
         """
         rows, tokens, _ = rows_RTH.shape
@@ -79,8 +81,8 @@ class _FlatInput:
             real_indices = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
         first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(rows)[:, None]
         position_ids_RT = first_position_R1 + torch.arange(tokens, device=self.device)
-        self.position_ids.append(without_padding(position_ids_RT, real_indices))
-        self.embeddings.append(without_padding(rows_RTH, real_indices))
+        self.position_ids.append(drop_padding(position_ids_RT, real_indices))
+        self.embeddings.append(drop_padding(rows_RTH, real_indices))
         block = Block(
             begin=begin,
             rows=rows,
@@ -93,8 +95,8 @@ class _FlatInput:
         return block
 
     def mark_label_positions(self, block: Block, batch_rows: np.ndarray) -> None:
-        """Note that the labels of these batch rows, which are the rows of the block, are read at their last tokens."""
-        self.label_index.update(zip(batch_rows.tolist(), (block.row_ends - 1).tolist(), strict=True))
+        """Record where the labels of batch rows are read: at the last tokens of the block's rows, in the same order."""
+        self.label_index_of_row.update(zip(batch_rows.tolist(), (block.row_ends - 1).tolist(), strict=True))
 
 
 class FlatForm:
@@ -104,9 +106,9 @@ class FlatForm:
         self.model, self.pad_id = model, pad_id
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
-        self.use_torch_kernels = self.device.type != "cpu"  # instead of the attention that is written for the CPU
-        self._running_passes, self._lock = 0, threading.Lock()
-        self._usual_attention = ""
+        self.use_torch_kernels = self.device.type != "cpu"  # if not, `BlockAttention` runs
+        self._running_pass_count, self._lock = 0, threading.Lock()
+        self._usual_attention_name = ""
         _attention.register()
         restrict_last_mlp(model)
 
@@ -132,20 +134,20 @@ class FlatForm:
                 block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
                 flat_input.mark_label_positions(block, block_rows)
         else:
-            prompt_of_row = [packed.prompts[owner] for owner in packed.owners]
+            prompt_of_row = [packed.prompts[index] for index in packed.prompt_indices]
             is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
-            leaves_text = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
+            leaves_text_unchanged = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
             prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
             for length in np.unique(prompt_lengths):
                 has_length = prompt_lengths == length
                 self._append_rows_with_prefix(flat_input, packed, all_rows[is_prefix & has_length])
-                self._append_suffixes(flat_input, packed, all_rows[leaves_text & has_length])
-            self._append_whole_rows(flat_input, packed, all_rows[~is_prefix & ~leaves_text])
-        label_indices_B = on_device([flat_input.label_index[row] for row in range(len(ids))], self.device)
+                self._append_suffixes(flat_input, packed, all_rows[leaves_text_unchanged & has_length])
+            self._append_whole_rows(flat_input, packed, all_rows[~is_prefix & ~leaves_text_unchanged])
+        label_indices_B = on_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
         return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
-        """Return about how many tokens a row takes in a pass. Stored tokens of a text before a suffix count little."""
+        """Return about how many tokens a row takes in a pass. A stored token of a text counts little."""
         if soft_prompt.placement.prompt_first:
             return length  # the prompt is in the pass once for many rows
         text_tokens = length // _STORED_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
@@ -153,14 +155,15 @@ class FlatForm:
 
     def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
         """See `lopt.backbones.Backbone.uncached_texts`."""
-        return self.texts.missing(texts) if soft_prompt.leaves_text_unchanged else []
+        return self.texts.missing_texts(texts) if soft_prompt.leaves_text_unchanged else []
 
     def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
-        """Append rows whose prompts stand first. All the prompts have one length, and each is appended once."""
+        """Append rows whose prompts are prefixes of one length. Each prompt is appended once."""
         if not len(rows):
             return
-        owners, prefix_numbers = np.unique(np.asarray(packed.owners)[rows], return_inverse=True)
-        prefixes = flat_input.append(torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype))
+        prompt_indices, prefix_numbers = np.unique(np.asarray(packed.prompt_indices)[rows], return_inverse=True)
+        prompts_KPH = torch.stack([packed.prompts[index].prompt for index in prompt_indices]).to(self.dtype)
+        prefix_block = flat_input.append(prompts_KPH)
         prefix_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
         for block_rows, longest in self._blocks_of(rows, flat_input.lengths):
             text_RTH = self._embed(flat_input.ids[block_rows, :longest])
@@ -168,28 +171,32 @@ class FlatForm:
             block = flat_input.append(
                 text_RTH,
                 flat_input.lengths[block_rows],
-                first_position=prefixes.tokens,
-                prefixes=prefixes,
+                first_position=prefix_block.tokens,
+                prefix_block=prefix_block,
                 prefix_of_row_R=on_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
             )
             flat_input.mark_label_positions(block, block_rows)
 
     def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
-        """Append the prompts of rows whose texts no trial changes. All the prompts have one length and stand last."""
+        """Append the prompts of rows whose texts come from the store. The prompts are suffixes of one length."""
         for block_rows, _ in self._blocks_of(rows, flat_input.lengths):
             texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
-            past, past_lengths_R = self.texts.get(texts)
-            owners = sorted({packed.owners[row] for row in block_rows})
-            prompts_KPH = torch.stack([packed.prompts[owner].prompt for owner in owners]).to(self.dtype)
-            prompt_of_row_R = on_device([owners.index(packed.owners[row]) for row in block_rows], self.device)
+            past_states, past_lengths_R = self.texts.get(texts)
+            index_of_row = [packed.prompt_indices[row] for row in block_rows]
+            used_indices = sorted(set(index_of_row))
+            prompts_KPH = torch.stack([packed.prompts[index].prompt for index in used_indices]).to(self.dtype)
+            prompt_of_row_R = on_device([used_indices.index(index) for index in index_of_row], self.device)
             block = flat_input.append(
-                prompts_KPH[prompt_of_row_R], first_position=past_lengths_R, past=past, past_lengths=past_lengths_R
+                prompts_KPH[prompt_of_row_R],
+                first_position=past_lengths_R,
+                past_states=past_states,
+                past_lengths=past_lengths_R,
             )
             flat_input.mark_label_positions(block, block_rows)
 
     def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
-        prompt_lengths = np.array([packed.prompts[owner].length for owner in packed.owners])
+        prompt_lengths = np.array([packed.prompts[index].length for index in packed.prompt_indices])
         for block_rows, _ in self._blocks_of(rows, flat_input.lengths + prompt_lengths):
             lengths = flat_input.lengths[block_rows]
             text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
@@ -197,7 +204,7 @@ class FlatForm:
             flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
     def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Cut rows of the batch into blocks of about equal length. Yield each block's rows and its longest length."""
+        """Cut rows of the batch into blocks of about equal length. Yield each block's rows and the longest length."""
         if len(rows):
             order = rows[np.argsort(lengths[rows], kind="stable")]
             for first, end in cut_into_blocks(lengths[order], self.device.type):
@@ -214,7 +221,7 @@ class FlatForm:
         score_factor: float = 1.0,
     ) -> Tensor:
         """Return the last hidden states of the sequence, `[N, H]`. They are right at the read indices only."""
-        with self._flat_attention(), read_at(read_indices_M):
+        with self._flat_attention(), last_mlp_only_at(read_indices_M):
             output = self.model.base_model(
                 inputs_embeds=torch.cat(flat_input.embeddings)[None],
                 position_ids=torch.cat(flat_input.position_ids)[None],
@@ -228,17 +235,17 @@ class FlatForm:
         """Let the model use the attention of `_attention` as long as any thread is in this context."""
         config = self.model.config
         with self._lock:
-            if not self._running_passes:
-                self._usual_attention = config._attn_implementation
+            if not self._running_pass_count:
+                self._usual_attention_name = config._attn_implementation
                 config._attn_implementation = _attention.ATTENTION_NAME
-            self._running_passes += 1
+            self._running_pass_count += 1
         try:
             yield
         finally:
             with self._lock:
-                self._running_passes -= 1
-                if not self._running_passes:
-                    config._attn_implementation = self._usual_attention
+                self._running_pass_count -= 1
+                if not self._running_pass_count:
+                    config._attn_implementation = self._usual_attention_name
 
     @cached_property
     def texts(self) -> TextStates:
@@ -254,11 +261,11 @@ class FlatForm:
         ids = np.full((len(texts), lengths.max()), self.pad_id)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
-        waiting = np.argsort(lengths, kind="stable")
+        waiting_rows = np.argsort(lengths, kind="stable")
         with torch.no_grad():
-            while len(waiting):  # the longest texts first
-                count = max(1, _TOKENS_PER_TEXT_PASS // lengths[waiting[-1]])
-                pass_rows, waiting = waiting[-count:], waiting[:-count]
+            while len(waiting_rows):  # the longest texts first
+                row_count = max(1, _TOKENS_PER_TEXT_PASS // lengths[waiting_rows[-1]])
+                pass_rows, waiting_rows = waiting_rows[-row_count:], waiting_rows[:-row_count]
                 recorded_states: list[Tensor] = []
                 flat_input, blocks_and_rows = _FlatInput(self.device, ids, lengths), []
                 for block_rows, longest in self._blocks_of(pass_rows, lengths):
@@ -277,14 +284,14 @@ def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], i
 
     The flat form also runs with attention scores that are wrong on purpose: halved, and all equal. The right form must
     be far closer to the plain form than these are. So the answer is False for a model whose attention hardly matters,
-    and for one whose rounding hides a wrong attention: there the comparison proves nothing.
+    and for one whose rounding hides a wrong attention, because the comparison proves nothing for them.
 
     Args:
         plain_label_state: the plain form of `FlatForm.label_state`.
         ids_BT: ordinary token ids.
     """
     config = form.model.config.to_dict()
-    if any(_LIMITED_SIGHT_KEYS.search(key) and value for key, value in config.items()):
+    if any(_LIMITED_SIGHT_KEY.search(key) and value for key, value in config.items()):
         return False
     if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
         return False
@@ -302,9 +309,10 @@ def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], i
             return float((flat_BH.float() - plain_BH).norm())
 
         try:
-            right, wrong = distance(1.0), min(distance(0.5), distance(0.0))
+            right_distance, wrong_distance = distance(1.0), min(distance(0.5), distance(0.0))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # an unusual attention, or a model that does not pass it the arguments it needs
-        if not (right <= tolerance * float(plain_BH.norm()) and right * _LEAST_DISTANCE_RATIO <= wrong):
+            return False  # an unusual attention, or a model that does not pass `layout` to it
+        is_close = right_distance <= tolerance * float(plain_BH.norm())
+        if not (is_close and right_distance * _LEAST_DISTANCE_RATIO <= wrong_distance):
             return False
     return True

@@ -1,9 +1,9 @@
-"""Parts of a frozen model that transformers composes of many small steps, each replaced by one function.
+"""One function for each part of a frozen model that transformers composes of many small steps.
 
 These parts are RMS norms and rotary positions, both with their own backward pass, and GPT-2's GELU. They take a good
-part of a step's time (LOG.md). A part is replaced by a change of its class, so that its weights, its name and its
-copies stay as they are, and only if the fused class gives what the original class gives. If a part's weights are
-trained, the original code runs.
+part of a step's time (LOG.md). A part is replaced only if the fused class gives what the original class gives. Only its
+class is changed, so that its weights, its name and its copies stay as they are. If a part's weights are trained, the
+original code runs.
 """
 
 from functools import cache
@@ -23,8 +23,8 @@ def fuse(model: Any) -> None:
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
                 continue
-            fused_class, gives_the_same = _fused_class(module)
-            if fused_class is not None and _holds(gives_the_same, module, fused_class):
+            fused_class, check = _fused_class_and_check(module)
+            if fused_class is not None and _passes(check, module, fused_class):
                 module.__class__ = fused_class
 
 
@@ -35,24 +35,24 @@ def unfuse(model: Any) -> None:
             module.__class__ = type(module).original_class
 
 
-def _holds(gives_the_same: Any, module: Any, fused_class: type) -> bool:
-    """Return whether the fused class gives the same. A part that is called in another way, or lacks an attribute that
-    similar parts have, is left alone."""
+def _passes(check: Any, module: Any, fused_class: type) -> bool:
+    """Return whether the check finds that the fused class gives the same. It does not if the part is called in another
+    way, or lacks an attribute that similar parts have."""
     try:
-        return gives_the_same(module, fused_class)
+        return check(module, fused_class)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return False
 
 
-def _fused_class(module: Any) -> tuple[Any, Any]:
-    """Return the fused class of a part and the function that compares it with the original, or None and None."""
+def _fused_class_and_check(module: Any) -> tuple[Any, Any]:
+    """Return the fused class of a part and the check that compares it with the original, or None and None."""
     module_class: Any = type(module)
     if module_class.__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon"):
         return _fused_rms_norm(module_class), _outputs_agree
     if module_class.__name__ == "NewGELUActivation":
         return _fused_gelu(module_class), _outputs_agree
-    # Attention whose code calls transformers' rotary function.
     forward = module_class.forward
+    # An attention module whose code calls transformers' rotary function.
     if isinstance(forward, FunctionType) and _ROTARY_FUNCTION in forward.__code__.co_names:
         return _fused_rotary(module_class), _rotations_agree
     return None, None
@@ -69,16 +69,17 @@ def _outputs_agree(module: Any, fused_class: type) -> bool:
         output = module(inputs)
     finally:
         module.__class__ = original_class
-    return _close(output, expected)
+    return _is_close(output, expected)
 
 
 def _rotations_agree(module: Any, fused_class: Any) -> bool:
     """Return whether the fused rotation is the module's own. Some families rotate neighbouring entries of a head, and
     some rotate only the first half of a head or less."""
     weight = next(module.parameters(), None)
-    size, generator = getattr(module, "head_dim", 0), torch.Generator().manual_seed(0)
+    size = getattr(module, "head_dim", 0)
     if weight is None or not size or size % 2:
         return False
+    generator = torch.Generator().manual_seed(0)
     heads = [torch.randn(1, count, 3, size, generator=generator) for count in (2, 1)]
     agreements = []
     for rotated_size in (size, size // 2):
@@ -89,11 +90,11 @@ def _rotations_agree(module: Any, fused_class: Any) -> bool:
         except RuntimeError:  # the module rotates whole heads only, so it never meets this case
             continue
         rotated = fused_class.forward.__globals__[_ROTARY_FUNCTION](*arguments)
-        agreements.append(all(_close(*pair) for pair in zip(rotated, expected, strict=True)))
+        agreements.append(all(_is_close(*pair) for pair in zip(rotated, expected, strict=True)))
     return bool(agreements) and all(agreements)
 
 
-def _close(output: Tensor, expected: Tensor) -> bool:
+def _is_close(output: Tensor, expected: Tensor) -> bool:
     tolerance = 2e-2 if output.dtype == torch.bfloat16 else 1e-5
     return bool((output - expected).norm() <= tolerance * expected.norm())
 
@@ -108,7 +109,7 @@ def _fused_rms_norm(original_class: type) -> type:
                 return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
             return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
 
-    return _named_as(original_class, FusedRMSNorm)
+    return _link_to_original(original_class, FusedRMSNorm)
 
 
 @cache
@@ -117,25 +118,27 @@ def _fused_gelu(original_class: type) -> type:
         def forward(self, input: Tensor) -> Tensor:
             return gelu(input, approximate="tanh")
 
-    return _named_as(original_class, FusedGELU)
+    return _link_to_original(original_class, FusedGELU)
 
 
 @cache
 def _fused_rotary(original_class: Any) -> type:
-    """Return a subclass whose `forward` has the original code and calls our rotary function."""
+    """Return a subclass whose `forward` has the original code but calls `_rotate_queries_and_keys`."""
     forward = original_class.forward
     fused_forward = FunctionType(
         forward.__code__, {**forward.__globals__, _ROTARY_FUNCTION: _rotate_queries_and_keys}, forward.__name__,
         forward.__defaults__, forward.__closure__,
     )  # fmt: skip
     fused_forward.__kwdefaults__ = forward.__kwdefaults__
-    return _named_as(original_class, type(original_class.__name__, (original_class,), {"forward": fused_forward}))
+    return _link_to_original(
+        original_class, type(original_class.__name__, (original_class,), {"forward": fused_forward})
+    )
 
 
 def _rotate_queries_and_keys(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """transformers' `apply_rotary_pos_emb`. If heads are longer than the angles, their first part is rotated."""
+    """Do what transformers' `apply_rotary_pos_emb` does. Of heads longer than the angles, rotate the first part."""
     cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
     return _rotate_heads(query, cos, sin), _rotate_heads(key, cos, sin)
 
@@ -147,7 +150,8 @@ def _rotate_heads(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([Rotation.apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
 
 
-def _named_as(original_class: type, fused_class: type) -> type:
+def _link_to_original(original_class: type, fused_class: type) -> type:
+    """Return the fused class with the original class's name and, for `unfuse`, a reference to the original class."""
     fused_class.__name__ = original_class.__name__
     fused_class.original_class = original_class  # type: ignore[attr-defined]
     return fused_class
@@ -159,20 +163,20 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.to(torch.float32, copy=True)
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        x_fp32 = x.to(torch.float32, copy=True)
+        scale = torch.linalg.vector_norm(x_fp32, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         scale = scale.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return wide.mul_(scale).to(x.dtype).mul_(weight)
+        return x_fp32.mul_(scale).to(x.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """s · (g - x · s² · <g, x> / d), where s is the scale 1 / √(mean(x²) + ε) and g the gradient times w."""
+        """Return s · (g - x · s² · <g, x> / d), where s is the scale 1 / √(mean(x²) + ε) and g the gradient times w."""
         x, weight, scale = ctx.saved_tensors
-        wide = x.to(torch.float32)
+        x_fp32 = x.to(torch.float32)
         scaled_gradient = (gradients[0] * weight).to(torch.float32)
-        along_x = (scaled_gradient * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
-        return scaled_gradient.addcmul(wide, along_x).mul_(scale).to(x.dtype), None, None
+        along_x = (scaled_gradient * x_fp32).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
+        return scaled_gradient.addcmul(x_fp32, along_x).mul_(scale).to(x.dtype), None, None
 
 
 def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:

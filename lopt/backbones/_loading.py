@@ -34,7 +34,8 @@ def from_source(
     Args:
         backbone_class: called with (name, revision, model, tokenizer).
         auto_class: name of the transformers class that loads the model.
-        name: the backbone's name. revision: what identifies its weights.
+        name: the backbone's name.
+        revision: a text that identifies its weights.
         source: the folder, or the name on the hub.
         precision: "bf16", "fp32" or "fp64".
 
@@ -49,7 +50,7 @@ def from_source(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    facts(name)  # refuses what the config.json rules out
+    facts(name)  # raises if the config.json describes a model that is not supported
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "trust_remote_code": False, "output_loading_info": True}
     if precision == "fp64":
         options["experts_implementation"] = "eager"  # PyTorch's grouped products do not support fp64
@@ -58,7 +59,7 @@ def from_source(
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         options["config"] = _model_config(source)
         model, loading_info = _load_with_attention(getattr(transformers, auto_class).from_pretrained, source, options)
-    except Exception as error:  # transformers and the hub's client raise many kinds of errors; one line says it
+    except Exception as error:  # transformers and the hub's client raise many kinds of errors
         raise ValueError(
             f"backbone {name!r} cannot be loaded ({reason_of(error)}); give a folder with config.json, weights and "
             "tokenizer, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs "
@@ -68,7 +69,8 @@ def from_source(
     if missing:  # transformers would continue with random weights
         raise ValueError(
             f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
-            f"{', …' if len(missing) > 3 else ''}): its config.json is another model's, or its files are incomplete"
+            f"{', …' if len(missing) > 3 else ''}): its config.json belongs to another model, or its files are "
+            "incomplete"
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # the weights are those of another folder
         raise ValueError(
@@ -88,11 +90,11 @@ def from_source(
 
 
 def _model_config(source: str | Path) -> Any:
-    """Return the model's config without its own settings of how the model is run. This program decides those."""
+    """Return the model's config. What a forward pass returns is set by this program, not by the config's file."""
     from transformers import AutoConfig
 
-    run_settings = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **run_settings)
+    output_settings = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **output_settings)
     quantised = getattr(config, "quantization_config", None)
     if isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED:
         quantised["dequantize"] = True  # on a GPU, transformers might leave the weights quantised
@@ -100,8 +102,8 @@ def _model_config(source: str | Path) -> Any:
 
 
 def _load_with_attention(load: Any, source: str | Path, options: dict[str, Any]) -> Any:
-    """Load a model with PyTorch's attention, or with the family's own where PyTorch's cannot express it (Gemma 2,
-    BLOOM)."""
+    """Load a model with PyTorch's attention, or with the family's own attention if PyTorch's cannot do the same
+    (Gemma 2, BLOOM)."""
     try:
         return load(source, attn_implementation="sdpa", **options)
     except ValueError as error:
@@ -111,7 +113,7 @@ def _load_with_attention(load: Any, source: str | Path, options: dict[str, Any])
 
 
 def source_of(name: str) -> str | Path:
-    """Return what transformers loads for a name: a local folder, or the name itself, which is then one on the hub."""
+    """Return where transformers finds a model: a local folder, or else the name, which is then one on the hub."""
     return local_folder(name) or name
 
 
@@ -136,14 +138,16 @@ def revision_of(name: str) -> str:
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
         raise ValueError(
-            f"backbone {name!r} is not on this machine and the hub gave none ({reason_of(error)}); give a folder, set "
-            "LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs no hub"
+            f"backbone {name!r} is not on this machine, and the hub did not give it ({reason_of(error)}); give a "
+            "folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs no "
+            "hub"
         ) from None
 
 
 @lru_cache(maxsize=8)
 def _folder_revision(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the hash of these files. Their sizes and times are arguments so that a change misses the cache."""
+    """Return the hash of these files. Their sizes and times are arguments so that a changed file is not taken from
+    the cache."""
     digest = hashlib.sha256()
     for name, _, _ in files:
         with (folder / name).open("rb") as file:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device, dtype
 
-# Keys of a config that, if they are set, cap the logits.
-_LOGIT_CAP_KEYS = re.compile(r"^(?!attn).*logits?_soft_?cap")
+# Matches config keys that cap the logits. A key that begins with "attn" caps attention scores instead.
+_LOGIT_CAP_KEY = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Vocabulary:
     """A backbone's token embeddings, for initial values.
 
     Attributes:
-        embed: returns the embeddings `[..., H]` of token ids `[...]` as the model sees them: some families scale them.
+        embed: a function that returns the embeddings `[..., H]` of token ids `[...]` as the model sees them. Some
+            families scale them.
         size: number of rows of the embeddings.
     """
 
@@ -41,8 +42,8 @@ class Vocabulary:
         return self.embed(ids).double().cpu().numpy()
 
     def ordinary_ids(self, count: int) -> np.ndarray:
-        """Return the first `count` token ids that are not special. Vocabularies are ordered by frequency or by
-        merges, so these are the commonest tokens."""
+        """Return the first `count` token ids that are not special. Vocabularies are sorted by frequency,
+        or in the order of BPE's merges, so these are the commonest tokens."""
         import numpy as np
 
         special = set(self.tokenizer.all_special_ids)
@@ -61,8 +62,8 @@ class Backbone(ABC):
     """A loaded, frozen language model.
 
     Attributes:
-        autocast: None, or the type in which a copy with trained weights computes.
-        dropout: the rate of a copy that is used for training steps only; otherwise 0.
+        autocast: the type in which a copy with trained weights computes. None for the type of its weights.
+        dropout: the dropout rate, above 0 only in a copy for training steps (`with_dropout`).
     """
 
     width: int
@@ -80,10 +81,10 @@ class Backbone(ABC):
         self.model = model.eval().requires_grad_(False)
         row_H = self.embed([0])[0]
         self.width, self.device, self.dtype = len(row_H), row_H.device, row_H.dtype
-        tokens = max(tokenizer.get_vocab().values(), default=-1) + 1  # more than len() if the vocabulary has gaps
-        if tokens > self.embedding_rows:
+        token_count = max(tokenizer.get_vocab().values(), default=-1) + 1  # more than len() if the vocabulary has gaps
+        if token_count > self.embedding_rows:
             raise ValueError(
-                f"backbone {name!r}: its tokenizer has {tokens:,} tokens and its embeddings only "
+                f"backbone {name!r}: its tokenizer has {token_count:,} tokens and its embeddings only "
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
@@ -91,10 +92,10 @@ class Backbone(ABC):
             fuse(self.model)
         with torch.no_grad():
             refuse_unfit_model(self, lambda **inputs: self._logits(**inputs).float())
-            self._uses_whole_head = not self._label_rows_of_head_suffice()
+            self._uses_whole_head = not self._head_rows_give_the_logits()
 
     def embed(self, ids: np.ndarray | Sequence[int]) -> Any:
-        """Return the embeddings `[..., H]` of token ids `[...]` from the model's own module (Gemma's scales them)."""
+        """Return the embeddings `[..., H]` of token ids `[...]`, scaled if the model scales them (Gemma)."""
         import torch
 
         module = self.model.get_input_embeddings()
@@ -110,7 +111,7 @@ class Backbone(ABC):
     @property
     def allows_parallel_passes(self) -> bool:
         """Whether several threads may run passes at the same time."""
-        return False  # the choice of attention kernels holds for the whole process
+        return False  # a pass chooses the attention kernel for the whole process
 
     @property
     def pads_rows(self) -> bool:
@@ -119,7 +120,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def fill_template(self, template: str) -> str:
-        """Return the template as this kind of model reads it. `{mask}` is where the label is read, and is replaced."""
+        """Return the template as this kind of model reads it. `{mask}`, the place of the label, is replaced."""
 
     @property
     def head_scale(self) -> float:
@@ -168,9 +169,10 @@ class Backbone(ABC):
         """Return the logits of the label words at the label position, float32 or wider, `[B, C]`.
 
         Args:
-            soft_prompt: what stands at the input beside the text. None for the text alone.
+            soft_prompt: one soft prompt, or those of several trials. None for the text alone.
             ids_BT: token ids of template and text, padded on the right. The padding does not change the result.
-            lengths_B: number of real tokens of each row. label_ids_C: token ids of the label words.
+            lengths_B: number of real tokens of each row.
+            label_ids_C: token ids of the label words.
         """
         with self._attention_and_autocast():
             if self._uses_whole_head:
@@ -183,21 +185,22 @@ class Backbone(ABC):
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return how many tokens a row with a text of this length takes in a pass of several rows.
 
-        The size of passes is computed from it.
+        The number of rows in a pass is computed from it.
         """
         return soft_prompt.length + length
 
     def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the texts (token ids) that `read` should compute before passes with this prompt.
+        """Return the texts (token ids) that `cache_texts` should compute before passes with this prompt.
 
-        These are texts that the prompt leaves as they are, that the store has room for, and that it does not hold yet.
+        These are the texts that are not in the store yet. There are none if a text's keys and values depend on the
+        prompt, or if the store is full.
         """
         return []
 
     def cache_texts(self, texts: Sequence[tuple[int, ...]]) -> None:
         """Compute and store the keys and values of texts. Several threads may call this at the same time if
         `allows_parallel_passes` is true."""
-        raise AssertionError("this backbone stores nothing of texts, so no text is missing in its store")
+        raise AssertionError("this backbone has no store of texts")
 
     def vocabulary(self, label_words: tuple[str, ...]) -> Vocabulary:
         """Return the token embeddings, for initial values."""
@@ -215,7 +218,7 @@ class Backbone(ABC):
     def with_dropout(self, rate: float) -> Self:
         """Return a copy for training steps only, with every dropout of the model on. It shares the weights.
 
-        What is dropped is drawn from torch's generators.
+        torch's generators draw what is dropped.
 
         Args:
             rate: in (0, 1).
@@ -228,10 +231,8 @@ class Backbone(ABC):
         from lopt.dropout import seeded_masks, with_dropout
 
         backbone = copy.copy(self)
-        backbone.dropout, backbone.model = (
-            rate,
-            with_dropout(self.model, 0.5),
-        )  # a rate of 0.5 is sure to show in eight tokens
+        backbone.dropout = rate
+        backbone.model = with_dropout(self.model, 0.5)  # a rate of 0.5 is sure to change the logits of eight tokens
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
         logits_by_seed = []
         with torch.no_grad():
@@ -259,7 +260,7 @@ class Backbone(ABC):
     def _logits_from_rows_of_head(self, state_BH: Any, label_ids_C: Any) -> Any:
         """Return the product of a last hidden state and the rows of the head that belong to the label words, `[B, C]`.
 
-        It is computed in fp32 at least. In bf16, logits around 11 have steps of 1/16, and one or two examples in a
+        It is computed in fp32 at least. In bf16, logits around 11 have steps of 1/16, so one or two examples in a
         hundred would be exact ties.
         """
         import torch
@@ -271,20 +272,22 @@ class Backbone(ABC):
         with torch.autocast(self.device.type, enabled=False):
             return torch.nn.functional.linear(_at_least_fp32(state_BH) * self.head_scale, rows_CH, bias_C)
 
-    def _label_rows_of_head_suffice(self) -> bool:
-        """Return whether rows of the head give the model's own logits. Some families scale or cap them (Gemma,
-        Cohere)."""
+    def _head_rows_give_the_logits(self) -> bool:
+        """Return whether the product of the last hidden state and rows of the head gives the model's own logits.
+
+        Some families scale or cap their logits (Gemma, Cohere).
+        """
         import torch
 
-        if any(_LOGIT_CAP_KEYS.search(key) and value for key, value in self.model.config.to_dict().items()):
-            return False  # in bf16 a comparison would show a cap on large logits only
+        if any(_LOGIT_CAP_KEY.search(key) and value for key, value in self.model.config.to_dict().items()):
+            return False  # in bf16 the comparison below would show a cap on large logits only
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
         whole_V = self._vocabulary_logits(None, ids_BT, lengths_B)[0].float()
         all_ids_V = torch.arange(len(whole_V), device=self.device)
         try:
             state_BH = self._label_state(None, ids_BT, lengths_B)
             by_rows_V = self._logits_from_rows_of_head(state_BH, all_ids_V)[0].float()
-        except (AttributeError, IndexError, RuntimeError, TypeError):  # no head, no last state, or another width
+        except (AttributeError, IndexError, RuntimeError, TypeError):  # no head, no last hidden state, or another width
             return False
         rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
         return torch.allclose(whole_V, by_rows_V, rtol=rtol, atol=atol)

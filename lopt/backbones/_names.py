@@ -17,7 +17,7 @@ from lopt.registry import nearest
 
 
 class BackboneSpec(Protocol):
-    """A backbone plugin: names with known facts, and a loader."""
+    """Interface of a backbone plugin: names of models with their facts, and a loader."""
 
     name: str
     known: Mapping[str, Facts]
@@ -27,26 +27,26 @@ class BackboneSpec(Protocol):
         ...
 
     def revision(self, name: str) -> str:
-        """Return what identifies the weights, without loading them."""
+        """Return a text that identifies the weights, without loading them."""
         ...
 
 
 def names() -> list[str]:
-    """Return all names with known facts."""
+    """Return the names of all models with known facts."""
     return sorted(name for spec in registry.plugins("lopt.backbones").values() for name in spec.known)
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """Return the plugin that loads a name: the plugin that knows the name, or the one for the kind of its config."""
+    """Return the plugin that loads a model: the one that has its name in `known`, or the one for its kind of config."""
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             return spec
-    kind = "seq2seq" if _facts_from_its_config(name).seq2seq else "causal"
+    kind = "seq2seq" if _facts_from_config_file(name).seq2seq else "causal"
     return registry.find("lopt.backbones", kind, "backbone")
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder of a model: the one below `LOPT_MODEL_DIR`, or the name itself. None means the hub.
+    """Return a model's folder: the one below `LOPT_MODEL_DIR`, or the one that `name` is. None means the hub.
 
     Raises:
         ValueError: LOPT_MODEL_DIR is not a folder, or the name looks like a path and is not a model's folder.
@@ -68,7 +68,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def facts(name: str) -> Facts:
-    """Return the facts of any backbone. Known facts need no network, others come from the model's config.json in a
+    """Return the facts of any backbone. Known facts need no network. Others come from the model's config.json, in a
     folder, in the hub's cache or on the hub.
 
     Raises:
@@ -79,12 +79,12 @@ def facts(name: str) -> Facts:
             known = spec.known[name]
             if name == spec.name or local_folder(name) is None:
                 return known
-            # A folder below LOPT_MODEL_DIR may hold another model of this name, so the numbers are its config's.
-            return dataclasses.replace(_facts_from_its_config(name), licence=known.licence, hub=known.hub)
-    return _facts_from_its_config(name)
+            # A folder below LOPT_MODEL_DIR may hold another model of this name, so its config gives the numbers.
+            return dataclasses.replace(_facts_from_config_file(name), licence=known.licence, hub=known.hub)
+    return _facts_from_config_file(name)
 
 
-def _facts_from_its_config(name: str) -> Facts:
+def _facts_from_config_file(name: str) -> Facts:
     return _read_facts(name, local_folder(name))
 
 
@@ -105,6 +105,6 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except Exception as error:  # the hub's client raises many kinds of errors; here they all mean the same
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
-            f"gave none ({reason_of(error)}).{nearest(name, names())}"
+            f"gave no config.json ({reason_of(error)}).{nearest(name, names())}"
         ) from None
     return facts_from_config(name, config)

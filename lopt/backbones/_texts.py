@@ -2,8 +2,8 @@
 
 In a causal model the text before a suffix does not see the suffix. So the keys and values of the text, which the suffix
 sees, are the same in every trial. The store finds a text by its token ids. On a CPU the tensors lie in a file that is
-mapped into memory, on a GPU in its own memory. They are gone when the process ends. Beyond the store's limit, a text is
-computed again whenever a pass needs it.
+mapped into memory, on a GPU in its own memory. They are gone when the process ends. If the store is full, a text that
+is not in it is computed again whenever a pass needs it.
 """
 
 import mmap
@@ -22,7 +22,7 @@ from lopt.packages import cache_dir
 LIMIT_VARIABLE = "LOPT_TEXT_CACHE_GB"
 _DEFAULT_LIMIT_GB = 16.0
 _LARGEST_FREE_SHARE = 0.25  # of the free disk, or of a GPU's free memory
-_GROWTH_BYTES = 256 * 2**20
+_GROWTH_BYTES = 256 * 2**20  # by which the file grows at a time
 
 TextIds = tuple[int, ...]  # the token ids of a text
 
@@ -33,7 +33,8 @@ class TextStates:
     Args:
         shape: (layers, heads of keys and values, dimension of a head).
         compute: a function that returns the keys and values `[L, 2, H_kv, T, D]` of each text.
-        limit_bytes: None takes `LOPT_TEXT_CACHE_GB` or else 16 GB, but not more than a quarter of what is free.
+        limit_bytes: the most bytes to store. If it is None, the limit is `LOPT_TEXT_CACHE_GB` or 16 GB, but at most a
+            quarter of the free disk or of the GPU's free memory.
     """
 
     def __init__(
@@ -48,24 +49,24 @@ class TextStates:
         self.shape, self.dtype, self.device, self._compute = shape, dtype, device, compute
         self.limit_bytes = _default_limit_bytes(device) if limit_bytes is None else limit_bytes
         self.used_bytes = 0
-        self.computed = 0  # number of texts computed so far; a text that is computed again counts again
-        self._kept: dict[TextIds, Tensor] = {}
+        self.computed_count = 0  # of texts; a text that is computed again counts again
+        self._stored_states: dict[TextIds, Tensor] = {}
         self._file = _MappedFile() if device.type == "cpu" else None
         self._lock = threading.Lock()
 
-    def missing(self, texts: Iterable[TextIds]) -> list[TextIds]:
+    def missing_texts(self, texts: Iterable[TextIds]) -> list[TextIds]:
         """Return the texts that are not in the store. Return an empty list if the store is full."""
-        return [text for text in texts if text not in self._kept] if self.used_bytes < self.limit_bytes else []
+        return [text for text in texts if text not in self._stored_states] if self.used_bytes < self.limit_bytes else []
 
     def compute_and_store(self, texts: Sequence[TextIds]) -> dict[TextIds, Tensor]:
         """Compute the keys and values of texts, store as many as there is room for, and return all of them.
 
         Several threads may call this at the same time.
         """
-        with torch.inference_mode(False), torch.no_grad():  # so that what an evaluation stores can serve training
+        with torch.inference_mode(False), torch.no_grad():  # so that training can use what an evaluation stores
             states_by_text = dict(zip(texts, self._compute(texts), strict=True)) if texts else {}
             with self._lock:
-                self.computed += len(states_by_text)
+                self.computed_count += len(states_by_text)
                 for text, states in states_by_text.items():
                     self._store(text, states)
         return states_by_text
@@ -76,18 +77,18 @@ class TextStates:
         Returns:
             Keys and values `[L, 2, R, H_kv, S, D]`, zero where a text is shorter than S. Lengths `[R]`.
         """
-        computed = self.compute_and_store(sorted({text for text in texts if text not in self._kept}, key=len))
+        computed = self.compute_and_store(sorted({text for text in texts if text not in self._stored_states}, key=len))
         layers, heads, dimension = self.shape
         longest = max(map(len, texts))
         size = (layers, 2, len(texts), heads, longest, dimension)
         states_L2RHSD = torch.zeros(size, dtype=self.dtype, device=self.device)
         for row, text in enumerate(texts):
-            states_L2RHSD[:, :, row, :, : len(text)] = computed[text] if text in computed else self._kept[text]
+            states_L2RHSD[:, :, row, :, : len(text)] = computed[text] if text in computed else self._stored_states[text]
         return states_L2RHSD, torch.tensor([len(text) for text in texts], device=self.device)
 
     def _store(self, text: TextIds, states: Tensor) -> None:
         size_bytes = states.numel() * states.element_size()
-        if text in self._kept:
+        if text in self._stored_states:
             return
         destination = None
         if self.used_bytes + size_bytes <= self.limit_bytes:
@@ -95,14 +96,14 @@ class TextStates:
                 states if self._file is None else self._file.new_tensor(states.shape, states.dtype, size_bytes)
             )
         if destination is None:  # the store or the disk is full
-            self.limit_bytes = self.used_bytes  # so that `missing` stops to offer texts that cannot be stored
+            self.limit_bytes = self.used_bytes  # so that `missing_texts` stops offering texts that cannot be stored
             return
-        self._kept[text] = destination if destination is states else destination.copy_(states)
+        self._stored_states[text] = destination if destination is states else destination.copy_(states)
         self.used_bytes += size_bytes
 
 
 class _MappedFile:
-    """A file without a name in the cache folder, which grows and is mapped into memory piece by piece."""
+    """A file without a name in the cache folder. It grows piece by piece, and each piece is mapped into memory."""
 
     def __init__(self) -> None:
         try:
@@ -131,7 +132,7 @@ class _MappedFile:
 
 
 def _reserve_disk(file_descriptor: int, offset: int, size_bytes: int) -> None:
-    """Reserve these bytes of a file on the disk. Where the system has no call for this (macOS), zeros are written.
+    """Reserve these bytes of a file on the disk. If the system has no call for this (macOS), write zeros.
 
     Raises:
         OSError: the disk is full.
@@ -152,7 +153,7 @@ def _default_limit_bytes(device: Any) -> int:
     except ValueError:
         limit_gb = -1.0
     if not limit_gb >= 0:
-        raise ValueError(f"{LIMIT_VARIABLE} is {value!r}; give a number of gigabytes, 0 for none")
+        raise ValueError(f"{LIMIT_VARIABLE} is {value!r}; give a number of gigabytes, or 0 to store no texts")
     if device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(device)[0]
     else:

@@ -1,9 +1,10 @@
 """Decoder-only models: GPT-2, Llama and similar, any `AutoModelForCausalLM` that takes `inputs_embeds`.
 
-A prefix stands before everything. A suffix stands after the last token, and the label is then read after the suffix. A
-pass has two forms. The plain form pads all rows to one length on the right. The label position of a causal model never
-sees what follows it, so no attention mask is needed. The flat form (`_flat`) gives the same faster. It is used where
-`flat_form_agrees` says that it gives the same.
+A prefix comes before everything. A suffix comes after the last token, and the label is then read after the suffix.
+
+A pass has two forms. The plain form pads all rows to one length on the right. The label position of a causal model
+never sees what follows it, so no attention mask is needed. The flat form (`_flat`) is faster. It is used if
+`flat_form_agrees` finds that it gives the same.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class CausalBackbone(Backbone):
     """A frozen causal language model.
 
     Attributes:
-        flat: the flat form of its passes. None means that passes take the plain form.
-        left_out: special tokens that the original tokenizer appends to every text. Here they are left out.
+        flat: the flat form of its passes, or None if passes take the plain form.
+        left_out_tokens: special tokens that the original tokenizer appends to every text. Here they are left out.
     """
 
     flat: FlatForm | None = None
@@ -37,10 +38,10 @@ class CausalBackbone(Backbone):
 
         takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._forward_options = {"use_cache": False} if takes_use_cache else {}
-        window = min(window_of(model.config.to_dict()), _learned_positions(model))
-        self.left_out = tuple(end_of(tokenizer))
+        window = min(window_of(model.config.to_dict()), _learned_position_count(model))
+        self.left_out_tokens = tuple(end_of(tokenizer))
         super().__init__(name, revision, model, without_end(tokenizer), window=window)
-        if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for proofs, which take the plain form
+        if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for tests, which use the plain form
             form = FlatForm(self.model, self.pad_id)
             with torch.no_grad():
                 if flat_form_agrees(form, self._plain_label_state, self.sample_ids(4, 12)):
@@ -49,22 +50,22 @@ class CausalBackbone(Backbone):
     def _logits(self, **inputs: Any) -> Any:
         return self.model(**inputs, **self._forward_options).logits
 
-    def take_form(self, flat: FlatForm | None, *, fused: bool, kernels: bool | None = None) -> None:
-        """Run passes in another form than the one chosen at load, to compare forms.
+    def take_form(self, flat: FlatForm | None, *, fused: bool, use_torch_kernels: bool | None = None) -> None:
+        """Run passes in another form than the one chosen when the model was loaded, to compare forms.
 
         Args:
             flat: the flat form, or None for the plain form.
             fused: whether to use the fused parts of `_fused` or the model's own.
-            kernels: whether the flat form uses PyTorch's attention. None takes the usual choice for the device.
+            use_torch_kernels: whether the flat form uses PyTorch's attention. None leaves the choice to the device.
         """
         from lopt.backbones._fused import fuse, unfuse
-        from lopt.backbones._read import restrict_last_mlp
+        from lopt.backbones._last_mlp import restrict_last_mlp
 
         (fuse if fused else unfuse)(self.model)
         self.flat = flat
         if flat is not None:
             restrict_last_mlp(self.model)  # `unfuse` has undone it
-            flat.use_torch_kernels = self.device.type != "cpu" if kernels is None else kernels
+            flat.use_torch_kernels = self.device.type != "cpu" if use_torch_kernels is None else use_torch_kernels
 
     def copy(self) -> Self:
         backbone = super().copy()
@@ -101,7 +102,7 @@ class CausalBackbone(Backbone):
         return [] if self.flat is None else self.flat.uncached_texts(soft_prompt, texts)
 
     def cache_texts(self, texts: Any) -> None:
-        assert self.flat is not None, "there is nothing unread"
+        assert self.flat is not None, "the plain form has no store of texts"
         self.flat.texts.compute_and_store(texts)
 
     def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
@@ -132,9 +133,9 @@ class CausalBackbone(Backbone):
         return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)
 
 
-def _learned_positions(model: Any) -> int:
+def _learned_position_count(model: Any) -> int:
     """Return how many positions a text can have if the model counts them from its padding token, as RoBERTa does. For
-    other models return a number without effect."""
+    other models return a number so large that it has no effect."""
     import torch
 
     counts = [

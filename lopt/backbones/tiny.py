@@ -1,8 +1,7 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Its tokens are bytes, and the label words of the built-in tasks. Other label words may begin with the same byte, so each
-of them is given a token that stands for it where a label is read. This token has no meaning, but neither has any answer
-of a random model.
+Its tokens are bytes, and the label words of the built-in tasks. Other label words may begin with the same byte, so the
+label of each is read at a token of its own. This token has no meaning, but neither has any answer of a random model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ _WIDTH, _LAYERS = 32, 2
 _WINDOWS = {"tiny": 256, "tiny-long": 2048}  # the second is for long templates
 _LABEL_WORDS = (" negative", " positive", " bad", " great", " terrible", " politics", " sports", " business",
                 " technology", " yes", " no", " maybe")  # fmt: skip
-_SEED = 0
+_SEED = 0  # of the weights
 
 
 def tokenizer() -> Any:
@@ -51,8 +50,8 @@ class TinyBackbone(CausalBackbone):
         unused_ids = [i for i in range(1, len(self.tokenizer)) if i not in id_of_word.values()]
         if len(words) > len(id_of_word) + len(unused_ids):
             raise ValueError(
-                f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, and there are "
-                f"{len(words)}: give another one, as in --set backbone=embedded"
+                f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, but there are "
+                f"{len(words)}: give another backbone, as in --set backbone=embedded"
             )
         next_unused = iter(unused_ids)
         ids = [id_of_word[word] if word in id_of_word else next(next_unused) for word in words]
@@ -94,7 +93,7 @@ class TinySpec:
             torch.manual_seed(_SEED)
             config._attn_implementation = "sdpa"
             model = LlamaForCausalLM(config)
-        # Larger weights than for a network that will be trained, because a frozen one must already mix its inputs.
+        # The weights are larger than in a network to be trained, because a frozen one must already mix its inputs.
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:

@@ -60,14 +60,15 @@ def count_parameters(
 
     Args:
         method: name of the method.
-        length: prompt length n, in virtual tokens. rank: rank r, if the method has one.
+        length: prompt length n, in virtual tokens.
+        rank: rank r, if the method has one.
         width: embedding width d.
         backbone: a name or folder whose facts are known. LoRA and fine-tuning need it; its width replaces `width`.
         options: the method's own options, such as update_tokens of DePT.
 
     Raises:
         ValueError: the method or an option is unknown; a length, rank or width is missing, superfluous or out of range;
-            both width and backbone are missing; or nothing is known of the backbone.
+            both width and backbone are missing; or the facts of the backbone are not known.
 
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
     2580
@@ -80,7 +81,7 @@ def count_parameters(
     facts = backbones.facts(backbone) if backbone else None
     width = facts.width if facts else width
     if width is None:
-        raise ValueError("give width, the embedding width d, or backbone, a model's name")
+        raise ValueError("give `width` (the embedding width d) or `backbone` (a model's name)")
     return spec.counts(Shape(width=width, length=length, rank=rank, options=all_options, model=facts)).trainable
 
 

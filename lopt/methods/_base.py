@@ -37,8 +37,11 @@ class Shape:
     """What the sizes of a method's matrices depend on.
 
     Attributes:
-        width: embedding width d. length: prompt length n. rank: rank r. A method without a length or rank has None.
-        options: the method's options. model: facts of the backbone, for methods that change weights.
+        width: embedding width d.
+        length: prompt length n. None if the method has no prompt.
+        rank: rank r. None if the method has no rank.
+        options: the method's options.
+        model: facts of the backbone, for methods that change weights.
     """
 
     width: int
@@ -66,8 +69,8 @@ class Counts:
 
     Attributes:
         trainable: numbers that the optimiser changes.
-        stored: numbers that must be on disk. Frozen random matrices are not, because their seed gives them again.
-        materialised: numbers that stand at the model's input: n·d for a prompt, 0 for weight methods.
+        stored: numbers that must be on disk. Frozen random matrices need not, because their seed gives them again.
+        materialised: numbers that are added to the model's input: n·d for a prompt, 0 for weight methods.
     """
 
     trainable: int
@@ -82,7 +85,7 @@ class TrainableModel:
     Attributes:
         backbone: the shared backbone, or the trial's own copy.
         factors: trained tensors by name. They are leaves of the autograd graph.
-        soft_prompt: makes the soft prompt from the factors. It returns None for methods that change weights.
+        soft_prompt: a function that makes the soft prompt from the factors. For weight methods it returns None.
     """
 
     backbone: Backbone
@@ -97,14 +100,14 @@ class Method(ABC):
     Attributes:
         title: the name as the papers write it.
         colour: colour in the report's figures: blue, vermillion, green, orange, sky, purple, ink or muted, which are
-            the report's own, or any colour that matplotlib knows, such as "#aa3377". None is drawn in ink.
+            the report's own, or any colour of matplotlib, such as "#aa3377". None means ink.
         marker: one of matplotlib's markers.
-        place: position among other methods, low numbers first; equal ones are sorted by name.
+        place: position among other methods, low numbers first. Methods with equal numbers are sorted by name.
         shares_backbone: whether the method leaves the backbone as it is. See also `TrialConfig.shares_backbone`.
         paper: length and rank in the paper, which the free search tries first. A method without them takes part in that
             search only if it is asked for by name.
         has_adapter: whether PEFT has an adapter for what is trained. See `adapter_config`.
-        ranges: what the free search searches: learning_rate, length, rank and options.
+        ranges: for the free search, the ranges of learning_rate, length, rank and options.
         OPTIONS: the default of each option.
         FORMER_DEFAULTS: defaults of earlier versions that have changed. Runs of these versions keep them.
     """
@@ -132,7 +135,7 @@ class Method(ABC):
     def begin(
         self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None
     ) -> TrainableModel:
-        """Return what is trained, at its initial values or at `values`. The given backbone never changes."""
+        """Return what is trained, at its initial values or at `values`. `backbone` itself never changes."""
 
     def rebuild(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt | None:
         """Return the soft prompt that trained factors give, on the CPU. Methods that change weights return None.
@@ -150,7 +153,7 @@ class Method(ABC):
         raise ValueError(f"{self.name} trains no adapter")
 
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
-        """Raise ValueError if an option's value is invalid. All options are there. A value may be replaced in place."""
+        """Raise ValueError if an option's value is invalid. `options` has all options. Values may be replaced in it."""
 
     def require(self) -> None:  # noqa: B027  # most methods need nothing more
         """Raise ValueError if a package that the method needs is missing."""
@@ -160,7 +163,7 @@ class Method(ABC):
         return None
 
     def learning_rates(self, config: TrialSettings) -> dict[str, float]:
-        """Return the learning rates by name, of the factors that do not have `config.learning_rate`."""
+        """Return the learning rates, by name, of the factors that have another one than `config.learning_rate`."""
         return {}
 
     def weights_precision(self, precision: str) -> str:
@@ -180,12 +183,12 @@ class Method(ABC):
         if not self.uses_length and length is not None:
             raise ValueError(f"length is {length}, but {self.name} has no prompt: leave it out")
         if self.uses_length and length is None:
-            raise ValueError(f"{self.name} needs a length: give length, the number of prompt tokens")
+            raise ValueError(f"{self.name} needs a length: give `length`, the number of prompt tokens")
         if self.uses_rank:
             largest = self.largest_rank(length)
             valid = "1 or more" if largest is None else f"1 to {largest} (X has rank n at most)"
             if rank is None:
-                raise ValueError(f"{self.name} needs a rank: give rank, {valid}")
+                raise ValueError(f"{self.name} needs a rank: give `rank`, {valid}")
             if rank < 1 or (largest is not None and rank > largest):
                 at_length = "" if length is None else f" at length {length}"
                 raise ValueError(f"rank is {rank}{at_length}; give {valid}")
@@ -205,10 +208,11 @@ class Method(ABC):
         return type(self).within is not Method.within
 
     def within(self, budget: int, width: int) -> tuple[int | None, int | None] | None:
-        """Return length and rank of the method's customary form that uses as much of a budget as it can.
+        """Return length and rank of the method's customary form that uses as much of a budget as possible.
 
         Args:
-            budget: the most trainable parameters. width: embedding width d.
+            budget: the most trainable parameters.
+            width: embedding width d.
 
         Returns:
             None if the budget is too small or the method has no such form.
@@ -244,5 +248,5 @@ def seed_option(name: str, value: Any) -> None:
     """Check an option that is a seed. None means the trial's own seed."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32):
         raise ValueError(
-            f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}, or none for the trial's own seed"
+            f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}, or the word 'none' for the trial's own seed"
         )

@@ -58,7 +58,7 @@ class PromptMethod(Method):
     """
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
-    # This range of learning rates is what code bases like LoPT's search (with Adafactor).
+    # The range of learning rates is the one that code bases like LoPT's search with Adafactor.
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor at a constant rate, no warm-up
 
@@ -116,7 +116,7 @@ class PromptMethod(Method):
             values[name] = factor.draw(RandomState(entropy), factor.shape, vocabulary)
         return values
 
-    def frozen(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
+    def frozen_factors(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """Return the frozen random matrices of a trial, on the CPU, exactly as in training."""
         import torch
 
@@ -127,9 +127,10 @@ class PromptMethod(Method):
     def rebuild(self, config: TrialSettings, factors: Mapping[str, Tensor], width: int) -> SoftPrompt:
         import torch
 
-        frozen = self.frozen(config, width, dtype=next(iter(factors.values())).dtype)
+        frozen_factors = self.frozen_factors(config, width, dtype=next(iter(factors.values())).dtype)
         with torch.no_grad():
-            return self.soft_prompt({**frozen, **factors}, config.options).map(lambda tensor: tensor.contiguous())
+            soft_prompt = self.soft_prompt({**frozen_factors, **factors}, config.options)
+            return soft_prompt.map(lambda tensor: tensor.contiguous())
 
     def begin(
         self, backbone: Backbone, config: TrialSettings, values: Mapping[str, Tensor] | None = None
@@ -143,14 +144,14 @@ class PromptMethod(Method):
             initial = self.initial_values(shape, config.seed, vocabulary)
             trained_names = [name for name, factor in self.factors(shape).items() if factor.trainable]
             values = {name: torch.tensor(initial[name]) for name in trained_names}
-        frozen_on_cpu = self.frozen(config, backbone.width, dtype=dtype)
-        frozen = {name: tensor.to(backbone.device) for name, tensor in frozen_on_cpu.items()}
+        frozen_on_cpu = self.frozen_factors(config, backbone.width, dtype=dtype)
+        frozen_factors = {name: tensor.to(backbone.device) for name, tensor in frozen_on_cpu.items()}
         factors = {
             name: value.detach().clone().to(backbone.device, dtype).requires_grad_() for name, value in values.items()
         }
         return TrainableModel(
             backbone=backbone,
             factors=factors,
-            soft_prompt=lambda: self.soft_prompt({**frozen, **factors}, config.options),
+            soft_prompt=lambda: self.soft_prompt({**frozen_factors, **factors}, config.options),
             counts=self.counts(shape),
         )

@@ -21,7 +21,7 @@ class WeightMethod(Method):
         """Prepare the trial's own copy of the model and return its trained tensors by name. They require gradients."""
 
     def stored_tensor_count(self, shape: Shape) -> int:
-        """Return how many tensors a model with so many layers usually has."""
+        """Return about how many tensors a model with this many layers has."""
         assert shape.model is not None
         return 12 * shape.model.layers
 
@@ -30,8 +30,8 @@ class WeightMethod(Method):
     ) -> TrainableModel:
         import torch
 
-        own_backbone = backbone.copy()
-        factors = self.attach(own_backbone.model, config)
+        backbone_copy = backbone.copy()
+        factors = self.attach(backbone_copy.model, config)
         if values is not None:
             expected_shapes = {name: factor.shape for name, factor in factors.items()}
             if {name: value.shape for name, value in values.items()} != expected_shapes:
@@ -43,7 +43,7 @@ class WeightMethod(Method):
                 for name, value in values.items():
                     factors[name].copy_(value)
         if config.precision == "bf16":
-            own_backbone.autocast = torch.bfloat16
+            backbone_copy.autocast = torch.bfloat16
         trainable = sum(factor.numel() for factor in factors.values())
         counts = Counts(trainable=trainable, stored=trainable, materialised=0)
-        return TrainableModel(backbone=own_backbone, factors=factors, soft_prompt=lambda: None, counts=counts)
+        return TrainableModel(backbone=backbone_copy, factors=factors, soft_prompt=lambda: None, counts=counts)

@@ -11,7 +11,7 @@ from lopt.types import Tensor
 
 
 class DePT(PromptMethod):
-    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P stands beside them and gets no update.
+    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P gets no update.
 
     Shapes: P (m×d), A (s×r), B (r×d); m·d + r(s+d) parameters. `length` is m, and `update_tokens` is s: longer texts
     are cut to s tokens. The rank may be larger than the length.
@@ -21,10 +21,10 @@ class DePT(PromptMethod):
     repeated). Their code pads texts for causal models on the left, so that the row of A B that a token gets depends on
     the padding. Here row i always belongs to token i.
 
-    Recipe, from their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), P at a
-    learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. They pass weight decay
-    1e-5 to an optimiser that never gets it. Their AdamW has eps 1e-6 (option `adam_eps`). The default here is
-    PyTorch's 1e-8, which earlier trials of this program had.
+    The recipe is that of their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017),
+    P at a learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. Their weight decay
+    of 1e-5 never reaches their optimiser. Their AdamW has eps 1e-6 (option `adam_eps`). The default here is PyTorch's
+    1e-8, which earlier trials of this program had.
     """
 
     name = "dept"
@@ -77,9 +77,9 @@ class DePT(PromptMethod):
         return shape.n * shape.width + shape.r * (shape.options["update_tokens"] + shape.width)
 
     def counts(self, shape: Shape) -> Counts:
-        of_factors = super().counts(shape)
+        factor_counts = super().counts(shape)
         update_size = shape.options["update_tokens"] * shape.width
-        return Counts(of_factors.trainable, of_factors.stored, of_factors.materialised + update_size)
+        return Counts(factor_counts.trainable, factor_counts.stored, factor_counts.materialised + update_size)
 
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["P"]

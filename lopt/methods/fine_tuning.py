@@ -14,8 +14,8 @@ class FineTuning(WeightMethod):
     They are kept in fp32. With precision "bf16" the forward pass is computed under autocast. As for every method here,
     there is no dropout unless the setting `dropout` asks for it.
 
-    Recipe, that of the published T5-base baselines (Compacter, ATTEMPT): AdamW at 3e-4, linear decay, 500 warm-up steps
-    of 20,000 (hence the share 0.025). Causal models need lower rates: the searched range begins at 1e-6.
+    The recipe is that of the published T5-base baselines (Compacter, ATTEMPT): AdamW at 3e-4, linear decay, 500 warm-up
+    steps of 20,000 (hence the share 0.025). Causal models need lower rates, so the searched range begins at 1e-6.
     """
 
     name = "fine_tuning"

@@ -12,7 +12,7 @@ from lopt.types import Tensor
 class LoPT1(PromptMethod):
     """X (n×d) is the product of U (n×r) and V (r×d), both trained; r(n+d) parameters.
 
-    Initial values are uniform in [-0.5, 0.5] (`init_bound`). It is smaller than X only if r < n·d/(n+d).
+    That is fewer than X has only if r < n·d/(n+d). Initial values are uniform in [-0.5, 0.5] (`init_bound`).
     """
 
     name = "lopt1"
@@ -23,7 +23,7 @@ class LoPT1(PromptMethod):
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
+        real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         draw = uniform(shape.options["init_bound"])

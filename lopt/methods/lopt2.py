@@ -21,14 +21,14 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 
 
 class LoPT2(PromptMethod):
-    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters, fewer than X only if r < n/2.
+    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters, fewer than X has only if r < n/2.
 
     The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5] like LoPT-1's factors.
     U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer, which keeps X0 U in the range where ELU bends;
     `u_bound` sets another bound. X0 is drawn from the trial's seed, so it need not be stored, and results over seeds
     include the effect of its draw. With `x0_seed` it is the same for all seeds.
 
-    The option `activation` is "elu", or "relu" or "gelu", which the paper found worse.
+    The option `activation` is "elu" by default. The paper found the others, "relu" and "gelu", worse.
     """
 
     name = "lopt2"
@@ -50,7 +50,7 @@ class LoPT2(PromptMethod):
         choice_option("activation", options["activation"], ACTIVATIONS)
         bounds = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
         for name in bounds:
-            real_option(name, options[name], "initial values are uniform in [-a, a]")
+            real_option(name, options[name], "the bound a of initial values in [-a, a]")
         seed_option("x0_seed", options["x0_seed"])
 
     def factors(self, shape: Shape) -> dict[str, Factor]:

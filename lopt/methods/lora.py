@@ -17,11 +17,11 @@ from lopt.types import Tensor
 class LoRA(WeightMethod):
     """Each adapted weight W becomes W + (α/r)·B A. A is Kaiming-uniform and B is zero.
 
-    A target has r·(fan_in + fan_out) parameters. PEFT chooses the targets for a model type: q and v (T5, Llama), or the
-    fused q, k, v (GPT-2). In types that PEFT does not know, they are attention's query and value projections. The
-    option `targets` names others, joined by "+". Adapters have no dropout of their own.
+    An adapter has r·(fan_in + fan_out) parameters. PEFT chooses the adapted weights for a model type: q and v (T5,
+    Llama), or the fused q, k, v (GPT-2). If PEFT does not know the type, they are attention's query and value
+    projections. The option `targets` names others, joined by "+". Adapters have no dropout of their own.
 
-    Recipe, the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
+    The recipe is the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
     warm-up, r = 8, α = 16.
     """
 
@@ -67,7 +67,7 @@ class LoRA(WeightMethod):
         factors = {}
         for position, (name, tensor) in enumerate(sorted(adapters.items())):
             tensor.data = tensor.data.to(dtype)
-            if ".lora_A." in name:  # PEFT's distribution, drawn from our own streams: the same bits everywhere
+            if ".lora_A." in name:  # PEFT's distribution, but from NumPy's streams: the same bits everywhere
                 random = np.random.RandomState([config.seed, position])
                 bound = tensor.shape[1] ** -0.5
                 tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))

@@ -11,9 +11,12 @@ from lopt.types import Tensor
 class PromptTuning(PromptMethod):
     """X (n×d) itself is trained; n·d parameters.
 
-    The option `init` says what X begins with: "uniform" (U[-0.5, 0.5], as in the code base that LoPT builds on; the
-    bound is `init_bound`), "vocabulary" (rows of sampled tokens) or "label_words" (rows of the label words first), both
-    as in Lester et al., or the folder of a trained prompt.
+    The option `init` says what X begins with:
+
+    - "uniform": U[-0.5, 0.5], as in the code base that LoPT builds on. The bound is `init_bound`.
+    - "vocabulary": embeddings of sampled tokens, as in Lester et al.
+    - "label_words": embeddings of the label words, then of sampled tokens, as in Lester et al.
+    - The folder of a trained prompt: that prompt.
     """
 
     name = "prompt_tuning"
@@ -25,7 +28,7 @@ class PromptTuning(PromptMethod):
 
     def check_options(self, options: dict[str, Any]) -> None:
         options["init"] = init_option(options["init"])
-        real_option("init_bound", options["init_bound"], "initial values are uniform in [-a, a]")
+        real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         size = shape.n, shape.width

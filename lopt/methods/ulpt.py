@@ -17,7 +17,7 @@ class ULPT(PromptMethod):
     P is drawn from the trial's seed. With `projection_seed` it is the same for all seeds. As in the authors' code
     (MANGA-UOFA/ULPT), Z is N(0, 1), s is ones, b is zeros and P is Xavier-uniform (the paper says normal).
 
-    Recipe, theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), no
+    The recipe is theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), no
     weight decay.
     """
 

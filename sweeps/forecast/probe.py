@@ -16,7 +16,7 @@ import numpy as np
 
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Range, Real
-from sweeps.progress import clock
+from sweeps.progress import format_duration
 
 if TYPE_CHECKING:
     from lopt.records import TrialRecord
@@ -187,8 +187,8 @@ def text(prediction: Mapping[str, Any]) -> str:
     cost = f"; {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
     finished = f"{prediction['trials_done']} trials are finished, " if prediction["trials_done"] else ""
     lines.append(
-        f"prediction: {finished}{trials_left} to run in {clock(seconds['low'])} to {clock(seconds['high'])}, "
-        f"probably about {clock(seconds['median'])}{cost}"
+        f"prediction: {finished}{trials_left} to run in {format_duration(seconds['low'])} to "
+        f"{format_duration(seconds['high'])}, probably about {format_duration(seconds['median'])}{cost}"
     )
     return "\n".join([*lines, *(f"  ({assumption})" for assumption in prediction["assumptions"])])
 

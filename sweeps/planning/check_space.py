@@ -1,4 +1,4 @@
-"""Checks a space before anything runs: a setting that its trials would refuse is an error at once."""
+"""Checks a space before anything runs, so that a setting which its trials would refuse is an error at once."""
 
 from lopt import methods
 from lopt.config import FIELDS
@@ -9,14 +9,14 @@ from sweeps.space import Cell, Space
 
 
 def check_space(space: Space) -> None:
-    """Check every value of a list, both ends of every range, the sampler and the rule of early stopping.
+    """Check every value of each list, both ends of each range, the sampler and the stopping rule.
 
     Raises:
-        ValueError: A trial would refuse a value, or the sampler or the rule is unknown or does not fit the space.
+        ValueError: A trial would refuse a value, or the sampler or the rule is unknown or does not fit a cell.
     """
     stopping.get(space.stopping)
     sampler = samplers.get(space.sampler)
-    cell_names: dict[str, str] = {}  # the first cell with these trials
+    cell_names: dict[str, str] = {}  # by an id of the cell's trials
     for cell in space.cells:
         _check_names(space, cell)
         if cell.search:
@@ -29,29 +29,29 @@ def check_space(space: Space) -> None:
         if trials_id in cell_names:
             raise ValueError(
                 f"space {space.name}: {cell_names[trials_id]} and {cell.name} have the same trials, but a trial "
-                "belongs to one cell; leave out one of them"
+                "belongs to one cell only; leave out one of the two cells"
             )
         cell_names[trials_id] = cell.name
 
 
 def _check_ranges(space: Space, cell: Cell) -> None:
-    """Raise ValueError if a trial at a listed value, or at an end of a range, would be refused."""
+    """Raise ValueError if TrialConfig refuses a value of a list or an end of a range."""
     for name, searched_range in cell.search.items():
         method, dot, field_name = name.rpartition(".")
-        low = {**space.low_ends(cell), **({"method": method} if dot else {})}
+        low_point = {**space.low_ends(cell), **({"method": method} if dot else {})}
         for value in (
             searched_range.values if isinstance(searched_range, Choice) else (searched_range.low, searched_range.high)
         ):
-            point = {**low, name: value}
-            if field_name == "rank":  # a rank may be as large as the length, so the length must be as large as the rank
-                low_length = space.config(cell, low, seed=0).length
+            point = {**low_point, name: value}
+            if field_name == "rank":  # a rank cannot exceed the length, so the length is raised to the rank
+                low_length = space.config(cell, low_point, seed=0).length
                 has_length = isinstance(value, int) and low_length is not None
                 point[f"{method}{dot}length"] = max(value, low_length) if has_length else low_length
             space.config(cell, point, seed=0)
 
 
 def _check_first_points(space: Space, cell: Cell) -> None:
-    """Raise ValueError if a first point has a value that is not searched, or that a trial would refuse."""
+    """Raise ValueError if a point of `first` has a field that is not searched, or a value that is not valid."""
     where = f"space {space.name}, cell {cell.name}"
     for point in cell.first:
         for name, value in point.items():
@@ -68,16 +68,16 @@ def _check_first_points(space: Space, cell: Cell) -> None:
 def _check_names(space: Space, cell: Cell) -> None:
     """Raise ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
     where = f"space {space.name}, cell {cell.name}"
-    valid = {*FIELDS, *methods.options()}
-    if "max_steps" in {*cell.fixed, *cell.search}:  # rungs and budgets are those of the whole space
-        raise ValueError(f"{where}: max_steps is the same for all cells; set it in `base`")
+    valid_names = {*FIELDS, *methods.options()}
+    if "max_steps" in {*cell.fixed, *cell.search}:  # the cells share rungs and budgets
+        raise ValueError(f"{where}: `max_steps` must be the same for all cells; set it in `base`")
     if "metric" in cell.search:  # scores by different metrics cannot be compared
-        raise ValueError(f"{where}: metric is the same for all trials of a cell; set it in `fixed` or `base`")
+        raise ValueError(f"{where}: `metric` must be the same for all trials of a cell; set it in `fixed` or `base`")
     names_in_first = (name for point in cell.first for name in point)
     for name in dict.fromkeys([*space.base, *cell.fixed, *cell.search, *names_in_first]):
         method, dot, field_name = name.rpartition(".")
-        if field_name not in valid or (dot and method not in methods.names()):
+        if field_name not in valid_names or (dot and method not in methods.names()):
             raise ValueError(
-                f"{where}: unknown name {name!r}; valid are the fields of TrialConfig and the options of methods."
-                f"{nearest(field_name, valid)}"
+                f"{where}: unknown name {name!r}; valid names are the fields of TrialConfig and the options of methods."
+                f"{nearest(field_name, valid_names)}"
             )

@@ -1,4 +1,4 @@
-"""The plan of a sweep: what it will run, known without network or weights."""
+"""The plan of a sweep, which says what will run. Making it takes neither a network nor weights."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,55 +15,56 @@ class CellPlan:
 
     Attributes:
         sample_trial: One of its trials.
-        counts: Parameter counts of its trials; None if method or shape is searched.
-        search: Range of each searched field, in words.
-        trials: Number of search trials.
+        counts: Parameter counts of its trials; None if the method or the shape is searched.
+        search: Range of each searched field, as text.
+        trial_count: Number of search trials.
     """
 
     name: str
     sample_trial: TrialConfig
     counts: methods.Counts | None
     search: dict[str, str]
-    trials: int
+    trial_count: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of all cells, and totals."""
+    """The plans of all cells, and their totals."""
 
     space: Space
     cells: tuple[CellPlan, ...]
 
     @property
-    def search_trials(self) -> int:
+    def search_trial_count(self) -> int:
         """Number of search trials."""
-        return sum(cell.trials for cell in self.cells)
+        return sum(cell.trial_count for cell in self.cells)
 
     @property
-    def confirm_trials(self) -> int | None:
-        """Number of confirm trials; None in a free search, which confirms a winner of each size that it finds."""
+    def confirm_trial_count(self) -> int | None:
+        """Number of confirm trials; None in a free search, which confirms the winner of each size that occurs."""
         return None if self.space.by_size else len(self.cells) * self.space.confirm_seeds
 
     @property
     def most_steps(self) -> int:
         """Number of steps if no trial stops early."""
-        return (self.search_trials + (self.confirm_trials or 0)) * self.space.max_steps
+        return (self.search_trial_count + (self.confirm_trial_count or 0)) * self.space.max_steps
 
     @property
     def expected_steps(self) -> float:
         """Average number of steps if the trials of a cell are equally good."""
+        cell_counts = Counter(cell.trial_count for cell in self.cells)  # number of cells by their number of trials
         search_steps = sum(
-            cells * sum(self.space.expected_steps(position) for position in range(1, trials + 1))
-            for trials, cells in Counter(cell.trials for cell in self.cells).items()
+            cell_count * sum(self.space.expected_steps(position) for position in range(1, count + 1))
+            for count, cell_count in cell_counts.items()
         )
-        return search_steps + (self.confirm_trials or 0) * self.space.max_steps
+        return search_steps + (self.confirm_trial_count or 0) * self.space.max_steps
 
 
 def make_plan(space: Space) -> Plan:
-    """Return the plan of a space; this validates the configuration of every cell.
+    """Return the plan of a space, after validating the configuration of every cell.
 
     Raises:
-        ValueError: No trial could run a cell, or nothing is known offline about a backbone.
+        ValueError: A cell has settings with which no trial could run, or nothing is known offline about a backbone.
     """
     cells = []
     for cell in space.cells:
@@ -75,7 +76,7 @@ def make_plan(space: Space) -> Plan:
                 sample_trial=sample_trial,
                 counts=None if shape_is_searched else methods.counts_of(sample_trial),
                 search={name: str(searched) for name, searched in cell.search.items()},
-                trials=trial_count(space, cell),
+                trial_count=trial_count(space, cell),
             )
         )
     return Plan(space, tuple(cells))

@@ -1,4 +1,4 @@
-"""The plan as text for a reader, and as JSON."""
+"""The plan as a JSON object and as text."""
 
 from dataclasses import asdict, astuple
 from typing import Any
@@ -12,18 +12,18 @@ from sweeps.space import Space
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan as JSON."""
+    """Return the plan as a JSON object."""
     space = plan.space.to_dict()
     for cell_dict, cell in zip(space["cells"], plan.cells, strict=True):
-        cell_dict["trials"] = cell.trials
+        cell_dict["trials"] = cell.trial_count
         for name in ("trainable", "stored", "materialised"):
             cell_dict[f"{name}_parameters"] = getattr(cell.counts, name, None)
     return {
         **space,
         "rungs": plan.space.decision_steps(),
         "max_steps": plan.space.max_steps,
-        "search_trials": plan.search_trials,
-        "confirm_trials": plan.confirm_trials,
+        "search_trials": plan.search_trial_count,
+        "confirm_trials": plan.confirm_trial_count,
         "most_steps": plan.most_steps,
         "expected_steps": round(plan.expected_steps),
         "most_tokens": sizes.most_tokens(plan),
@@ -33,26 +33,29 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def format_plan(plan: Plan, run: str) -> str:
-    """Return the plan as text for a reader."""
+    """Return the plan as text of several lines."""
     space, sample_trial = plan.space, plan.cells[0].sample_trial
     facts = backbones.facts(sample_trial.backbone)
     task_names = sorted({cell.sample_trial.task for cell in plan.cells})
-    task_titles = ", ".join(_task_title(name) for name in task_names)
-    label_words = "" if len(task_names) > 1 else f"; label words {', '.join(map(repr, sample_trial.label_words or ()))}"
-    seeds = f"{space.confirm_seeds} fresh seed{'s' if space.confirm_seeds > 1 else ''}"
-    if plan.confirm_trials is None:
-        confirm, more_steps = f"then confirm trials (the best of each size with {seeds})", ", plus the confirm trials"
+    task_text = ", ".join(_task_title(name) for name in task_names)
+    if len(task_names) == 1:
+        task_text += f"; label words {', '.join(map(repr, sample_trial.label_words or ()))}"
+    seeds_text = _count(space.confirm_seeds, "fresh seed")
+    if plan.confirm_trial_count is None:
+        confirm_text = f"then confirm trials (the best of each size with {seeds_text})"
+        steps_suffix = ", plus the confirm trials"
     else:
-        confirm, more_steps = f"then {plan.confirm_trials} confirm trials (each winner with {seeds})", ""
+        confirm_text = f"then {_count(plan.confirm_trial_count, 'confirm trial')} (each winner with {seeds_text})"
+        steps_suffix = ""
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
         f"  backbone   {sample_trial.backbone} (d = {facts.width:,}, {facts.layers} layers)",
-        f"  task       {task_titles}{label_words}",
-        f"  training   {_training(plan)}; {space.max_steps:,} steps, evaluated every {sample_trial.eval_every:,}",
-        f"  stopping   {_stopping(space)}",
+        f"  task       {task_text}",
+        f"  training   {_training_text(plan)}; {space.max_steps:,} steps, evaluated every {sample_trial.eval_every:,}",
+        f"  stopping   {_stopping_text(space)}",
         *_optional_lines(plan),
-        f"  trials     {plan.search_trials} search trials ({_trials_per_cell(plan)}), {confirm}",
-        f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{more_steps}",
+        f"  trials     {_count(plan.search_trial_count, 'search trial')} ({_trials_per_cell(plan)}), {confirm_text}",
+        f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{steps_suffix}",
         *sizes.size_lines(plan),
         *(f"  note       {note}" for note in plan_notes(plan)),
         "",
@@ -62,28 +65,33 @@ def format_plan(plan: Plan, run: str) -> str:
     for cell in plan.cells:
         counts = [f"{count:,}" for count in astuple(cell.counts)] if cell.counts else ["searched"] * 3
         columns = "  ".join(f"{count:>10}" for count in counts)
-        lines.append(f"  {cell.name:<{width}}  {columns}  {cell.trials:>6}")
+        lines.append(f"  {cell.name:<{width}}  {columns}  {cell.trial_count:>6}")
     return "\n".join([*lines, *_range_lines(plan)])
 
 
 def plan_notes(plan: Plan) -> list[str]:
-    """Return what a user should know about the task's rows and label words before anything runs."""
+    """Return notes on the rows and label words of the tasks, which a user should read before anything runs."""
     return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.sample_trial)))
 
 
+def _count(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless the count is 1."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _trials_per_cell(plan: Plan) -> str:
-    """Return how many search trials a cell has, and, if they are fewer than the space asks for, why."""
-    counts, asked = sorted({cell.trials for cell in plan.cells}), plan.space.trials
+    """Return the number of search trials of a cell as text. If a cell has fewer than the space asks for, say why."""
+    counts, requested_count = sorted({cell.trial_count for cell in plan.cells}), plan.space.trials
     count_text = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    if counts[0] == asked:
+    if counts[0] == requested_count:
         return f"{count_text} per cell"
     if not any(cell.search for cell in plan.cells):
         return f"{count_text} per cell, because nothing is searched"
-    return f"{count_text} per cell instead of {asked}, because the lists have no further values"
+    return f"{count_text} per cell instead of {requested_count}, because the lists have no further values"
 
 
-def _stopping(space: Space) -> str:
-    """Return when trials are stopped early."""
+def _stopping_text(space: Space) -> str:
+    """Return a description of the stopping rule."""
     rule, eval_every = space.stopping_rule(), int(space.base.get("eval_every", 100))
     if space.stopping != "none" and not rule.decision_steps(eval_every):
         return f"none, because trials end before the first rung, which is at {space.grace_steps:,} steps"
@@ -91,20 +99,20 @@ def _stopping(space: Space) -> str:
 
 
 def _optional_lines(plan: Plan) -> list[str]:
-    """Return lines on what is off by default: another sampler than TPE, dropout, selection by another metric."""
-    examples, lines = plan.space.all_sample_trials, []
+    """Return lines on settings that differ from the defaults: the sampler, dropout, the metric for selection."""
+    configs, lines = plan.space.all_sample_trials, []
     if plan.space.sampler != "tpe":
         lines.append(f"  sampler    {plan.space.sampler}")
-    rates = sorted({f"{config.dropout:g}" for config in examples if config.dropout})
-    if rates:
-        lines.append(f"  dropout    {', '.join(rates)} in training; trials with dropout train alone")
+    dropout_rates = sorted({f"{config.dropout:g}" for config in configs if config.dropout})
+    if dropout_rates:
+        lines.append(f"  dropout    {', '.join(dropout_rates)} in training; trials with dropout train alone")
     tasks_by_metric: dict[str, list[str]] = {}
-    for config in examples:
+    for config in configs:
         tasks_by_metric.setdefault(METRICS[config.metric], []).append(_task_title(config.task))
     if set(tasks_by_metric) != {METRICS["accuracy"]}:
-        several = len(tasks_by_metric) > 1
+        has_several_metrics = len(tasks_by_metric) > 1
         parts = [
-            f"by {metric}" + (f" on {', '.join(dict.fromkeys(titles))}" if several else "")
+            f"by {metric}" + (f" on {', '.join(dict.fromkeys(titles))}" if has_several_metrics else "")
             for metric, titles in tasks_by_metric.items()
         ]
         lines.append(f"  selection  {'; '.join(parts)}")
@@ -112,7 +120,7 @@ def _optional_lines(plan: Plan) -> list[str]:
 
 
 def _round_steps(steps: float) -> int:
-    """Round to two digits, or below a hundred to the whole number."""
+    """Return a number of steps rounded to two digits, or below a hundred to a whole number."""
     return int(round(steps, -max(0, len(str(int(steps))) - 2)))
 
 
@@ -124,36 +132,37 @@ _OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW"}
 _SCHEDULES = {"constant": "constant", "linear": "falling"}
 
 
-def _training(plan: Plan) -> str:
-    """Return batch size, optimiser, schedule and learning rates; only what is common to all methods of the space."""
-    examples = plan.space.all_sample_trials
-    batches = " or ".join(str(size) for size in sorted({config.batch_size for config in examples}))
-    searches_method = any("method" in cell.search for cell in plan.cells)  # the examples have only the first method
-    several_methods = len({config.method for config in examples}) > 1
-    several_optimizers = len({(config.optimizer, config.schedule) for config in examples}) > 1
-    if searches_method or (several_methods and several_optimizers):
-        return f"batch {batches}, each method's own optimiser, schedule and learning rates"
-    example, cell = examples[0], plan.cells[0]
+def _training_text(plan: Plan) -> str:
+    """Return batch size, optimiser, schedule and learning rates, as far as all methods of the space share them."""
+    configs = plan.space.all_sample_trials
+    batch_text = "batch " + " or ".join(str(size) for size in sorted({config.batch_size for config in configs}))
+    searches_method = any("method" in cell.search for cell in plan.cells)  # `configs` have only the first method then
+    has_several_methods = len({config.method for config in configs}) > 1
+    has_several_optimizers = len({(config.optimizer, config.schedule) for config in configs}) > 1
+    if searches_method or (has_several_methods and has_several_optimizers):
+        return f"{batch_text}, each method's own optimiser, schedule and learning rates"
+    config, cell = configs[0], plan.cells[0]
     first_points = [point for space_cell in plan.space.cells for point in space_cell.first]
     first_rates = sorted({point["learning_rate"] for point in first_points if "learning_rate" in point})
     rate_range = cell.search.get("learning_rate")
-    rates = f"searched in {rate_range}" if rate_range else f"{example.learning_rate:g}"
+    rate_text = f"searched in {rate_range}" if rate_range else f"{config.learning_rate:g}"
     if rate_range and first_rates:
-        rates = f"{', '.join(f'{rate:g}' for rate in first_rates)} first, then {rates}"
-    optimizer, schedule = _OPTIMIZERS[str(example.optimizer)], _SCHEDULES[str(example.schedule)]
-    return f"batch {batches}, {optimizer}, {schedule} learning rate, {rates}"
+        rate_text = f"{', '.join(f'{rate:g}' for rate in first_rates)} first, then {rate_text}"
+    optimizer, schedule = _OPTIMIZERS[str(config.optimizer)], _SCHEDULES[str(config.schedule)]
+    return f"{batch_text}, {optimizer}, {schedule} learning rate, {rate_text}"
 
 
 def _range_lines(plan: Plan) -> list[str]:
-    """Return lines on the ranges that the line on training does not name; cells with the same ranges share a line."""
+    """Return lines on the ranges that `_training_text` does not give. Cells with the same ranges share a line."""
     cells_by_ranges: dict[str, list[str]] = {}
     rates_differ = len({cell.search.get("learning_rate") for cell in plan.cells}) > 1
     for cell in plan.cells:
         if rates_differ or set(cell.search) - {"learning_rate"}:
-            ranges = "; ".join(f"{name} {searched}" for name, searched in cell.search.items())
-            cells_by_ranges.setdefault(ranges, []).append(cell.name)
-    return [
-        f"  ranges in {names[0]}{f' and {len(names) - 1} more cells' if len(names) > 1 else ''}: {ranges}"
-        for ranges, names in cells_by_ranges.items()
-        if ranges
-    ]
+            ranges_text = "; ".join(f"{name} {range_text}" for name, range_text in cell.search.items())
+            cells_by_ranges.setdefault(ranges_text, []).append(cell.name)
+    lines = []
+    for ranges_text, names in cells_by_ranges.items():
+        other_cells = f" and {_count(len(names) - 1, 'more cell')}" if len(names) > 1 else ""
+        if ranges_text:
+            lines.append(f"  ranges in {names[0]}{other_cells}: {ranges_text}")
+    return lines

@@ -1,4 +1,4 @@
-"""The points of a cell. A cell has fewer trials than the space asks for if its lists give fewer points."""
+"""The points of a cell, one for each combination of its searched values. A cell has at most one trial per point."""
 
 from collections.abc import Iterator
 from itertools import chain, islice, product
@@ -7,35 +7,38 @@ from typing import Any
 from lopt.ranges import Choice, Real, Whole
 from sweeps.space import Cell, Space
 
-_MAX_POINTS = 10_000  # a cell with more points counts as endless
+_MAX_POINTS = 10_000  # a cell with more points counts as having endlessly many
 
 
 def all_points(cell: Cell) -> Iterator[dict[str, Any]] | None:
-    """Return all points of a cell; None if a range of real numbers makes them endless."""
+    """Return all points of a cell; None if there are endlessly many, because a range has real numbers."""
     method_choice = cell.search.get("method")
-    parts = []
+    points_by_method = []
     for method in method_choice.values if isinstance(method_choice, Choice) else (None,):
         values: dict[str, Any] = {}
-        for name, searched in cell.search.items():
+        for name, searched_range in cell.search.items():
             if "." in name and name.partition(".")[0] != method:
                 continue
-            if isinstance(searched, Real):
+            if isinstance(searched_range, Real):
                 return None
-            values[name] = range(searched.low, searched.high + 1) if isinstance(searched, Whole) else searched.values
+            if isinstance(searched_range, Whole):
+                values[name] = range(searched_range.low, searched_range.high + 1)
+            else:
+                values[name] = searched_range.values
         if method is not None:
             values["method"] = (method,)
-        parts.append(_combinations(values))
-    return chain.from_iterable(parts)
+        points_by_method.append(_combinations(values))
+    return chain.from_iterable(points_by_method)
 
 
 def _combinations(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return every combination of the values of each name."""
+    """Return every combination of the values of the names."""
     return (dict(zip(values, combination, strict=True)) for combination in product(*values.values()))
 
 
 def trial_count(space: Space, cell: Cell) -> int:
-    """Return the number of search trials of a cell: the number that the space asks for, or as many different trials as
-    the cell has."""
+    """Return the number of search trials of a cell: the number that the space asks for, or the number of different
+    trials that the cell has, if that is smaller."""
     points = all_points(cell) if cell.search else iter([{}])
     if points is None:
         return space.trials

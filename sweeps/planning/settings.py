@@ -1,4 +1,4 @@
-"""`--set key=value`: changes the values, lists and ranges of a space."""
+"""What `--set key=value` does: it changes the values, lists and ranges of a space."""
 
 import contextlib
 import dataclasses
@@ -25,8 +25,8 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
     range of a searched number. One value fixes a searched field, or sets any other field.
 
     Raises:
-        ValueError: The key is unknown (the message names the nearest), the value is of the wrong kind, or a list stands
-            where only one value is valid.
+        ValueError: The key is unknown (the message names the nearest), the value is of the wrong kind, or a list is
+            given where only one value is valid.
     """
     for key, text in settings.items():
         if not text.strip():
@@ -44,15 +44,15 @@ def with_seeds(space: Space, seeds: int | None) -> Space:
 def _with_setting(space: Space, key: str, text: str) -> Space:
     names_in_search = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")
-    if dot and key not in names_in_search and field in names_in_search and _methods(space) == {method}:
-        key = field  # with one method only, as after --set method=lora, its ranges have no prefix
-    valid = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - NOT_SETTABLE)
-    if key not in valid and key not in _options_with_prefix(space):
-        raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid)}.{nearest(key, valid)}")
+    if dot and key not in names_in_search and field in names_in_search and _method_names(space) == {method}:
+        key = field  # the names of ranges have no prefix if there is one method only, as after --set method=lora
+    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - NOT_SETTABLE)
+    if key not in valid_keys and key not in _options_with_prefix(space):
+        raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid_keys)}.{nearest(key, valid_keys)}")
     if key in SPACE_FIELDS:
         value: Any = text.strip() if key in ("sampler", "stopping") else _parse_value(text)
         return dataclasses.replace(space, **{key: value})
-    if key in ("template", "label_words"):  # text that may contain commas or look like a number
+    if key in ("template", "label_words"):  # texts, which may contain commas or look like numbers
         value = tuple(text.split(",")) if key == "label_words" else text
         return dataclasses.replace(space, base={**space.base, key: value})
     if len(text.strip().splitlines()) > 1:
@@ -77,13 +77,13 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
             f"takes {_valid_values(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
         )
     if len(values) == 1:
-        fixed = _without_search(space, key, values[0]) if ranges else space
-        return dataclasses.replace(fixed, base={**fixed.base, key: values[0]})
+        new_space = _without_search(space, key, values[0]) if ranges else space
+        return dataclasses.replace(new_space, base={**new_space.base, key: values[0]})
     if ranges:
         return _with_search(space, key, lambda name, old_range: _make_range(key, Choice, values))
-    lists = sorted({*space.axes, *names_in_search})
+    list_keys = sorted({*space.axes, *names_in_search})
     raise ValueError(
-        f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(lists)}"
+        f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(list_keys)}"
     )
 
 
@@ -100,56 +100,59 @@ def _with_axis(space: Space, key: str, text: str, values: tuple[Any, ...]) -> Sp
 def _valid_values(space: Space) -> str:
     """Return what `--set` takes for the fields of a space, in words."""
     names_in_search = {name for cell in space.cells for name in cell.search}
-    not_free = names_in_search.union(space.axes, *(cell.fixed for cell in space.cells))
-    free = [name for name in ("max_steps", "batch_size", "placement", "backbone", "task") if name not in not_free]
-    parts = [
-        ("a list for an axis", sorted(space.axes)),
-        ("a list or a range for a searched field", sorted(names_in_search)),
-        ("one value for any other field", [*free[:3], "…"]),
-    ]
-    return "; ".join(f"{value_and_kind} ({', '.join(names)})" for value_and_kind, names in parts if names)
+    names_of_cells = names_in_search.union(space.axes, *(cell.fixed for cell in space.cells))
+    common_names = ("max_steps", "batch_size", "placement", "backbone", "task")
+    other_names = [name for name in common_names if name not in names_of_cells]
+    names_by_kind = {
+        "a list for an axis": sorted(space.axes),
+        "a list or a range for a searched field": sorted(names_in_search),
+        "one value for any other field": [*other_names[:3], "…"],
+    }
+    return "; ".join(f"{kind} ({', '.join(names)})" for kind, names in names_by_kind.items() if names)
 
 
 def _names_for_key(cell: Cell, key: str) -> list[str]:
-    """Return the searched names that a key stands for: `lora.rank` for itself, `rank` for that of every method."""
+    """Return the searched names that a key stands for. `lora.rank` is one name; `rank` may stand for several."""
     if key in cell.search:
         return [key]
     return [] if "." in key else searched_names(cell, key)
 
 
-def _methods(space: Space) -> set[str]:
-    """Return all methods that the trials of a space may have."""
-    fixed = [values["method"] for values in (space.base, *(c.fixed for c in space.cells)) if "method" in values]
+def _method_names(space: Space) -> set[str]:
+    """Return the names of all methods that the trials of a space may have."""
+    settings = (space.base, *(cell.fixed for cell in space.cells))
+    fixed_methods = [values["method"] for values in settings if "method" in values]
     choices = [cell.search.get("method") for cell in space.cells]
-    chosen = [value for choice in choices if isinstance(choice, Choice) for value in choice.values]
-    return {str(name) for name in (*fixed, *chosen)}
+    searched_methods = [value for choice in choices if isinstance(choice, Choice) for value in choice.values]
+    return {str(name) for name in (*fixed_methods, *searched_methods)}
 
 
 def _options_with_prefix(space: Space) -> set[str]:
     """Return the options of the space's methods, each with the name of its method, as in `lora.alpha`."""
-    known_methods = _methods(space) & {*methods.names()}
-    return {f"{name}.{option}" for name in known_methods for option in methods.get(name).OPTIONS}
+    known_names = _method_names(space) & {*methods.names()}
+    return {f"{name}.{option}" for name in known_names for option in methods.get(name).OPTIONS}
 
 
 def _check_option_has_method(space: Space, key: str) -> None:
     """Raise ValueError on an option that no method of the space has."""
     if key in methods.options() and key not in FIELDS:
-        space_methods = sorted(_methods(space))
-        if not any(key in methods.get(name).OPTIONS for name in space_methods if name in methods.names()):
-            owners = ", ".join(name for name in methods.names() if key in methods.get(name).OPTIONS)
+        space_methods = sorted(_method_names(space))
+        methods_with_option = [name for name in methods.names() if key in methods.get(name).OPTIONS]
+        if not set(methods_with_option) & set(space_methods):
             raise ValueError(
-                f"{key} is an option of {owners}, but the methods of space {space.name} are {', '.join(space_methods)}"
+                f"{key} is an option of {', '.join(methods_with_option)}, but the methods of space {space.name} are "
+                f"{', '.join(space_methods)}"
             )
 
 
 def _absolute_folder(key: str, value: Any) -> Any:
-    """Return the absolute path of a task or backbone folder, because workers run elsewhere; return other values
-    unchanged."""
+    """Return the absolute path of a task or backbone folder, because workers run in other folders. Return any other
+    value unchanged."""
     if key not in ("task", "backbone") or not isinstance(value, str):
         return value
-    marker, built_in = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
+    required_file, built_in = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
     path = Path(os.path.expanduser(value))
-    return str(path.resolve()) if value not in built_in and os.path.isfile(path / marker) else value
+    return str(path.resolve()) if value not in built_in and os.path.isfile(path / required_file) else value
 
 
 def _range_ends(text: str) -> list[Any]:
@@ -165,25 +168,25 @@ def _is_numeric(searched_range: Range) -> bool:
 
 
 def _new_range(key: str, text: str, name: str, old_range: Range) -> Range:
-    """Return the range of a searched name that the text asks for, of the kind and scale of the old range.
+    """Return the range that `low:high` gives for a searched name. Its kind and scale are those of the old range.
 
-    A list has no scale: the new range then has the scale of the method's own range, or is logarithmic if the method has
-    none. It is linear if `low` is not above 0.
+    If the old range is a list, which has no scale, the new range has the scale of the method's own range, or is
+    logarithmic if the method has none. It is then linear if `low` is not above 0.
     """
     ends = _range_ends(text)
     if not ends:
         raise ValueError(f"{key} is {text!r}; give a range as low:high, as in learning_rate=0.01:0.5")
     low, high = ends
-    log = low > 0 and _is_log(name) if isinstance(old_range, Choice) else old_range.log
-    if log and low <= 0:
+    is_log = low > 0 and _is_log(name) if isinstance(old_range, Choice) else old_range.log
+    if is_log and low <= 0:
         raise ValueError(
             f"{key} is {text!r}, but {key} is searched on a logarithmic scale ({old_range}): give a low end above 0"
         )
-    return _make_range(key, Real if _is_real(name, old_range) else Whole, low, high, log)
+    return _make_range(key, Real if _is_real(name, old_range) else Whole, low, high, is_log)
 
 
 def _is_log(name: str) -> bool:
-    """Return whether the methods search a name on a logarithmic scale; of `lora.rank`, whether LoRA does."""
+    """Return whether the methods (for `lora.rank`, only LoRA) search a name on a logarithmic scale."""
     method, _, field = name.rpartition(".")
     method_names = [method] if method in methods.names() else methods.names()
     ranges = (methods.get(method_name).ranges.get(field) for method_name in method_names)
@@ -191,7 +194,7 @@ def _is_log(name: str) -> bool:
 
 
 def _is_real(name: str, old_range: Range) -> bool:
-    """Return whether a searched name takes real numbers. If it takes a list, the field decides."""
+    """Return whether a searched name takes real numbers. If its old range is a list, the type of the field decides."""
     if not isinstance(old_range, Choice):
         return isinstance(old_range, Real)
     field = name.rpartition(".")[2]
@@ -202,7 +205,7 @@ def _is_real(name: str, old_range: Range) -> bool:
 
 
 def _make_range(key: str, kind: Callable[..., Range], *arguments: Any) -> Range:
-    """Return a range; if its values are not valid, the error names the key."""
+    """Return a range of this kind. If the arguments are not valid, the error names the key."""
     try:
         return kind(*arguments)
     except ValueError as error:
@@ -216,21 +219,21 @@ def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range
     ranges are dropped.
     """
 
-    def change(cell: Cell) -> Cell:
+    def with_new_ranges(cell: Cell) -> Cell:
         ranges = {name: new_range(name, cell.search[name]) for name in _names_for_key(cell, key)}
 
-        def lies_inside(point: Mapping[str, Any]) -> bool:
+        def is_inside(point: Mapping[str, Any]) -> bool:
             return all(point.get(name) is None or point[name] in values for name, values in ranges.items())
 
-        first = tuple(point for point in cell.first if lies_inside(point))
+        first = tuple(point for point in cell.first if is_inside(point))
         return dataclasses.replace(cell, search={**cell.search, **ranges}, first=first)
 
-    return _map_cells(space, change)
+    return _map_cells(space, with_new_ranges)
 
 
 def _without_search(space: Space, key: str, value: Any) -> Space:
-    """Return the space with a searched field fixed. If the method is fixed, only the ranges of that method remain, and
-    their names lose the prefix."""
+    """Return the space without the ranges of a field, which is fixed to `value`. If the field is the method, only the
+    ranges of this method remain, and their names lose the prefix."""
 
     def without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "method":
@@ -242,27 +245,27 @@ def _without_search(space: Space, key: str, value: Any) -> Space:
             if "." not in name or name.startswith(prefix)
         }
 
-    def change(cell: Cell) -> Cell:
+    def without_field(cell: Cell) -> Cell:
         fixed_names = _names_for_key(cell, key)
 
-        def remaining(values: Mapping[str, Any]) -> dict[str, Any]:
+        def remove_fixed(values: Mapping[str, Any]) -> dict[str, Any]:
             return without_prefix({name: item for name, item in values.items() if name not in fixed_names})
 
         points = [point for point in cell.first if key != "method" or point.get(key, value) == value]
-        first = tuple(point for point in map(remaining, points) if point)
-        return dataclasses.replace(cell, search=remaining(cell.search), first=first)
+        first = tuple(point for point in map(remove_fixed, points) if point)
+        return dataclasses.replace(cell, search=remove_fixed(cell.search), first=first)
 
-    return _map_cells(space, change)
+    return _map_cells(space, without_field)
 
 
 def _map_cells(space: Space, change: Callable[[Cell], Cell]) -> Space:
-    """Return the space with every cell changed."""
+    """Return the space with every cell changed by a function."""
     grid = space.grid
     return dataclasses.replace(space, grid=lambda axes: tuple(change(cell) for cell in grid(axes)))
 
 
 def _parse_value(text: str) -> Any:
-    """Return the number or text that a text stands for; None for `none` and an empty text."""
+    """Return the number that a text gives, None for 'none' or an empty text, or else the text itself."""
     text = text.strip()
     if text.lower() in ("none", ""):
         return None

@@ -1,4 +1,4 @@
-"""Spaces, one module each. The first lines of a module name its command, the expected time and the result."""
+"""Spaces, one module each. The first lines of a module give its command, its duration and its result."""
 
 import importlib.util
 import os

@@ -3,9 +3,9 @@
     python sweeps/run.py --space frontier                  # gpt2-large, SST-2, 5,000 steps: a GPU cluster (not timed)
     python sweeps/run.py --space frontier --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
-There is one cell for each method and budget. It has the method's usual form with at most that many trainable
-parameters; a method that cannot be so small has no cell at that budget. Each cell searches its learning rates, and the
-recipe of the method's own paper is tried first.
+There is one cell for each method and budget. A budget is a number of trainable parameters, and the cell has the largest
+usual length and rank that fit into it. A method that cannot be so small has no cell at that budget. Each cell searches
+its learning rates, and the recipe of the method's own paper is tried first.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lopt import backbones, methods
-from sweeps.space import Cell, Space, Spec, learning_rate_search
+from sweeps.space import Cell, Space, Spec, learning_rates
 from sweeps.spaces import ablation
 
 
@@ -27,7 +27,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
                 if shape is None:
                     continue
                 length, rank = shape
-                search, recipe = learning_rate_search(method)
+                search, recipe = learning_rates(method)
                 prefix = f"{backbone} " if len(axes["backbone"]) > 1 else ""
                 name = f"{prefix}{method} n={length}" + (f" r={rank}" if rank else "")
                 fixed = {"method": method, "backbone": backbone, "length": length, "rank": rank}
@@ -37,24 +37,24 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
         if method not in methods_with_cell:
             budgets = ", ".join(f"{budget:,}" for budget in axes["budget"])
             raise ValueError(
-                f"method {method} has no form within a budget of {budgets} parameters: leave the method out"
+                f"method {method} has no usual length and rank for {budgets} parameters: leave the method out"
             )
     return tuple(cells.values())
 
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
-    shared = ablation.build(profile)
+    ablation_space = ablation.build(profile)
     left_out = ("backbone", "optimizer")  # the backbone is an axis, and each method has its own optimiser
     return replace(
-        shared,
+        ablation_space,
         name="frontier",
         title="Parameters against accuracy: every prompt method at a grid of budgets",
-        base={name: value for name, value in shared.base.items() if name not in left_out},
+        base={name: value for name, value in ablation_space.base.items() if name not in left_out},
         axes={
             "budget": (1_000, 4_000, 16_000) if demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
             "method": tuple(method.name for method in methods.in_order() if method.has_forms),
-            "backbone": (shared.base["backbone"],),
+            "backbone": (ablation_space.base["backbone"],),
         },
         grid=_grid,
     )

@@ -1,11 +1,11 @@
-"""The free search: how few parameters are enough, over method, length, rank and learning rates at once.
+"""The free search over method, length, rank and learning rates at once: how few parameters are enough?
 
     python sweeps/run.py --space search                  # gpt2-large, SST-2: a GPU cluster, hours
     python sweeps/run.py --space search --profile demo   # embedded backbone, movie snippets: two cores (not timed)
 
-One study (TPE) proposes all trials, each method in its own ranges; the settings of the papers come first. Trials
-compete within a factor of two of parameter count, so that the smallest prompts are not stopped because of the largest.
-The best trial of each such size is trained again with fresh seeds.
+One study (TPE) proposes all trials, each method in its own ranges. The settings of the papers come first. A trial
+competes only with trials of similar size (within a factor of two), so that the smallest prompts are not stopped because
+of the largest. The best trial of each size is trained again with fresh seeds.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ def _method_ranges(method: Method, max_length: int) -> dict[str, Range]:
     length = ranges.get("length")
     if isinstance(length, Whole):
         ranges["length"] = Whole(length.low, min(length.high, max_length), log=length.log)
-    return {f"{method.name}.{name}": searched for name, searched in ranges.items()}
+    return {f"{method.name}.{name}": searched_range for name, searched_range in ranges.items()}
 
 
 def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
-    """Return the paper's setting as a point of the search; for what it does not state, the low ends of the ranges."""
+    """Return the paper's setting as a point. A value that the paper does not state is the low end of its range."""
     low_ends = {
-        name: searched.values[0] if isinstance(searched, Choice) else searched.low
-        for name, searched in method.ranges.items()
+        name: searched_range.values[0] if isinstance(searched_range, Choice) else searched_range.low
+        for name, searched_range in method.ranges.items()
     }
     values = {**low_ends, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper or {})}
     if "length" in values:
@@ -42,7 +42,8 @@ def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
 
 def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     all_methods = methods.in_order()
-    search: dict[str, Range] = {"method": Choice(tuple(m.name for m in all_methods if m.paper is not None))}
+    names = tuple(method.name for method in all_methods if method.paper is not None)
+    search: dict[str, Range] = {"method": Choice(names)}
     for method in all_methods:
         search |= _method_ranges(method, max_length)
     first = tuple(_paper_point(method, max_length) for method in all_methods)
@@ -51,12 +52,12 @@ def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, .
 
 def build(profile: str) -> Space:
     demo = profile == "demo"
-    shared = ablation.build(profile)
+    ablation_space = ablation.build(profile)
     return replace(
-        shared,
+        ablation_space,
         name="search",
         title="Free search over method, length, rank and learning rates",
-        base={name: value for name, value in shared.base.items() if name != "optimizer"},
+        base={name: value for name, value in ablation_space.base.items() if name != "optimizer"},
         axes={},
         grid=lambda axes: _grid(40 if demo else 100, axes),
         trials=40 if demo else 200,

@@ -1,9 +1,9 @@
-"""A test of a few seconds on a tiny random model and made-up text. It shows that everything works together, and nothing
-about prompts.
+"""A test of a few seconds on a tiny random model and made-up text. It shows that everything works together, but says
+nothing about prompts.
 
     python sweeps/run.py --space smoke
 
-Three cells with fixed shapes, as in a table, with 3 search trials and one confirm seed each.
+Three cells with fixed lengths and ranks, as in a table. Each has 3 search trials and one confirm seed.
 """
 
 from collections.abc import Mapping

@@ -29,5 +29,5 @@ def test_the_answer_uses_the_declared_margin(store):
     assert "no smaller prompt" not in with_margin.answer
     assert any("within 5 pp" in detail for detail in with_margin.details)
     assert "no smaller prompt comes within 1 pp" in headline(groups(load([path]))[0]).answer
-    examples = "128 held-out training examples, each of which counts 0.78 pp"
+    examples = "128 held-out training examples, each of which counts for 0.78 pp"
     assert any(examples in detail for detail in with_margin.details)

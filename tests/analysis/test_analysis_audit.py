@@ -92,7 +92,7 @@ def test_a_rank_correlation_needs_ten_trials_and_is_a_mean_over_strata(store, tr
 def test_without_an_audit_the_cost_is_called_unknown(store):
     results = load_run(store, CURVES)
     text = audit_text(audit_early_stopping(results.trials, 10))
-    assert "ended 1 search trial. None was run to the end" in text
+    assert "ended 1 search trial. No stopped trial was run on to the end" in text
     assert "false-kill rate" not in text
 
 

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 
 from analysis import published, style
 from analysis.cells import groups
-from analysis.labels import MARKER, Labels
+from analysis.labels import MARKER_COST, Labels
 from analysis.load import load
 from analysis.plots.curves import curve
 from analysis.plots.importances import Importances
@@ -30,21 +30,21 @@ TABLES, PLOTS = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotS
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The group of a whole run, with three seeds and predictions."""
+    """The group of a full run, with three seeds and predictions."""
     run = Store(root=tmp_path_factory.mktemp("plots") / "results")
     return groups(load([run.fill(seeds=3, predictions=True)]))[0]
 
 
 @pytest.fixture
-def bare(store):
+def empty(store):
     """The group of a run without any trial."""
     return groups(load([store().write(status="running")]))[0]
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_keeps_the_contract(name, full, bare):
+def test_every_table_keeps_the_contract(name, full, empty):
     spec = TABLES[name]
-    for group in (full, bare):
+    for group in (full, empty):
         subject = (group,) if spec.across else group
         info = spec.info(subject)
         assert info == spec.info(subject)  # computed from the group alone
@@ -56,9 +56,9 @@ def test_every_table_keeps_the_contract(name, full, bare):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_plot_keeps_the_contract(name, full, bare):
+def test_every_plot_keeps_the_contract(name, full, empty):
     spec = PLOTS[name]
-    assert isinstance(spec.info(bare), Missing) and spec.info(bare).reason
+    assert isinstance(spec.info(empty), Missing) and spec.info(empty).reason
     info = spec.info(full)
     assert re.search(r"interval|error bars", spec.caption(info)), "a caption says what the error bars are"
     files = style.files(spec.draw(info))
@@ -77,9 +77,8 @@ def test_the_frontier_shows_published_points_only_if_they_are_comparable(store, 
     run = store(backbone="gpt2-large", task="sst2", width=1280, test_split="validation", test_n=872, split_size=872)
     run.confirm("lopt1", 10, 1, 0.9)
     run.confirm("lopt1", 10, 2, 0.92)
-    assert (
-        len(PLOTS["pareto"].info(groups(load([run.write()]))[0]).published) == 11
-    )  # those of Table 3, and LoPT-2 of Table 1
+    info = PLOTS["pareto"].info(groups(load([run.write()]))[0])
+    assert len(info.published) == 11, "those of Table 3, and LoPT-2 of Table 1"
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_names_with_special_characters_are_drawn(store):
 
 
 @given(st.lists(st.floats(-1000, 1000), max_size=12), st.floats(0.1, 50))
-def test_spread_sets_apart_in_order(positions, gap):
+def test_spread_moves_positions_apart_and_keeps_their_order(positions, gap):
     moved = spread(positions, gap)
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     assert all(right - left >= gap - 1e-6 for left, right in pairwise([moved[i] for i in order]))
@@ -166,9 +165,10 @@ def test_the_efficiency_figure_shows_values_relative_to_the_full_prompt(store):
     spec = PLOTS["efficiency"]
     info = spec.info(groups(load([run.write()]))[0])
     step, speed = info.panels  # memory is known only at one length
-    assert step.points == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}} and step.flat == {"lora": (4.0,)}
+    assert step.points == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}}
+    assert step.values_without_length == {"lora": (4.0,)}
     assert speed.points == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
-    assert speed.flat == {"lora": (200.0,)}
+    assert speed.values_without_length == {"lora": (200.0,)}
     assert "A dashed line is the median of a method without a prompt." in spec.caption(info)
     assert [row["value"] for row in spec.data(info) if row["method"] == "lopt1"] == [1.5, 1.8, 40.0, 50.0]
 
@@ -192,10 +192,10 @@ def test_importances_are_those_of_optuna(store):
     (row,) = spec.info(groups(load([run.write()]))[0]).rows
     expected = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     assert dict(row.shares) == {"learning rate": expected["learning_rate"], "rank r": expected["rank"]}
-    assert row.shares[0][0] == "learning rate" and row.trials == 30
+    assert row.shares[0][0] == "learning rate" and row.trial_count == 30
 
 
-def test_each_importance_stands_at_its_own_bar(full):
+def test_each_importance_is_at_its_own_bar(full):
     """Methods share one axis, even if the order of their importances differs."""
     shares_by_method = {
         "lopt1": {"learning rate": 0.6, "rank r": 0.3, "length n": 0.1},
@@ -203,7 +203,7 @@ def test_each_importance_stands_at_its_own_bar(full):
         "prompt_tuning": {"length n": 0.8, "learning rate": 0.2},
     }
     rows = tuple(
-        Importances(method=method, shares=tuple(shares.items()), trials=10)
+        Importances(method=method, shares=tuple(shares.items()), trial_count=10)
         for method, shares in shares_by_method.items()
     )
     figure = PLOTS["importances"].draw(Info(group=full, rows=rows))
@@ -216,8 +216,8 @@ def test_each_importance_stands_at_its_own_bar(full):
             assert bars[name] == pytest.approx(100 * shares.get(name, 0))
 
 
-def test_points_and_the_frontier_stand_at_their_sizes(full):
-    """Points may move by half a marker, to set apart cells of nearly one size; the frontier stands exactly."""
+def test_points_and_the_frontier_are_at_their_sizes(full):
+    """Points may move by half a marker, so that cells of nearly equal size are apart. The frontier may not move."""
     info = PLOTS["pareto"].info(full)
     figure = PLOTS["pareto"].draw(info)
     figure.canvas.draw()
@@ -229,7 +229,7 @@ def test_points_and_the_frontier_stand_at_their_sizes(full):
         pixels = [
             axes.transData.transform([(marker[0][0], height), (point.parameters, height)])[:, 0] for marker in markers
         ]
-        assert min(abs(drawn - true) for drawn, true in pixels) * 72 / figure.dpi <= 3.25
+        assert min(abs(drawn - exact) for drawn, exact in pixels) * 72 / figure.dpi <= 3.25
     frontier = [(point.parameters, 100 * point.accuracy.mean) for point in info.points if point.is_on_frontier]
     assert any(all(any(np.allclose(corner, point) for corner in xy) for point in frontier) for xy in lines)
 
@@ -241,8 +241,8 @@ def test_labels_hide_no_label_and_no_marker(points):
         axes = Figure(figsize=(7, 5)).add_axes((0.1, 0.1, 0.8, 0.8))
         axes.plot([0, 10], [0, 10])  # the limits are set by nothing else
         labels = Labels(axes)
-        labels.keep_off(points, MARKER)
-        labels.levels([(5.0, "no prompt 50.0 %"), (4.0, "majority class 40.0 %")])
+        labels.keep_off(points, MARKER_COST)
+        labels.draw_levels([(5.0, "no prompt 50.0 %"), (4.0, "majority class 40.0 %")])
         for point in points:
             labels.place(point, "n=20 r=5", style.INK)
         FigureCanvasAgg(axes.figure).draw()
@@ -313,20 +313,17 @@ def test_the_audit_figure_shows_who_passes_and_which_winner_would_be_lost(store)
         evaluations = [
             {"step": step, "selection_accuracy": accuracy, **values} for step, accuracy in ((10, early), (50, late))
         ]
-        record = run.search(
-            "lopt1", 10, 1, key=str(number), evaluations=evaluations, selection_accuracy=max(early, late)
-        )
-        keys.append(record["key"])
+        changes = {"evaluations": evaluations, "selection_accuracy": max(early, late)}
+        keys.append(run.search("lopt1", 10, 1, key=str(number), **changes)["key"])
     run.search("lopt1", 10, 1, key="cut", status="stopped", steps=10, selection_accuracy=0.3)
     path = run.write()
     (path / "audits.json").write_text(json.dumps({keys[2]: {"step": 10, "selection_accuracy": 0.4}}))
     info = PLOTS["audit"].info(groups(load([path]))[0])
     assert info.rungs == (10,) and info.survival[""] == (0.5,) == info.survival["lopt1 n=10 r=1"]
-    assert [(p.early, p.late, p.audited, p.false_kill) for p in info.points] == [
-        (0.6, 0.8, False, False), (0.7, 0.7, False, False), (0.4, 0.9, True, True)
-    ]  # fmt: skip
+    points = [(p.early_accuracy, p.final_accuracy, p.is_audited, p.is_false_kill) for p in info.points]
+    assert points == [(0.6, 0.8, False, False), (0.7, 0.7, False, False), (0.4, 0.9, True, True)]
     caption = PLOTS["audit"].caption(info)
-    assert "1 trial that would have been stopped ran on for the audit; 1 then won its cell" in caption
+    assert "1 trial that it would have stopped ran to the end, and 1 of these won its cell" in caption
 
 
 def test_a_figures_data_are_its_points(full):

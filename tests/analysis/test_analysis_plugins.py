@@ -1,4 +1,4 @@
-"""A table or plot that fails, whether built in or a user's, is named and left out; the rest of the report remains."""
+"""A table or plot that fails is named and left out, and the rest of the report remains, also for a user's plugin."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def bad_text(info):
     return figure
 """
 
+# For each fault, the code of a plugin and what the message says.
 PLOTS = {
     "import": ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
     "syntax": ("def (", "SyntaxError"),
@@ -74,6 +75,7 @@ CASES = [("plots", name) for name in PLOTS] + [("tables", name) for name in TABL
 
 @pytest.fixture
 def small(store):
+    """The path of a run with one confirmed cell."""
     run = store(cells=[("lopt1", 10, 1)])
     run.confirm("lopt1", 10, 1, 0.8)
     return run.write()
@@ -97,9 +99,9 @@ def plugin(tmp_path, monkeypatch):
 
 def report(path, out, capsys):
     """Write a report; return the exit code, the page, the Markdown, and what was printed to stdout and stderr."""
-    code = main([str(path), "--out", str(out)])
+    exit_code = main([str(path), "--out", str(out)])
     printed = capsys.readouterr()
-    return code, (out / "report.html").read_text(), (out / "report.md").read_text(), printed.out, printed.err
+    return exit_code, (out / "report.html").read_text(), (out / "report.md").read_text(), printed.out, printed.err
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -110,8 +112,8 @@ def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plug
     for folder, ending in (("figures", "png"), ("tables", "md")):
         (out / folder).mkdir(parents=True)
         (out / folder / f"mine.{ending}").write_text("of an earlier report")
-    code, page, markdown, output, errors = report(small, out, capsys)
-    assert code == 0 and "report: " in output
+    exit_code, page, markdown, output, errors = report(small, out, capsys)
+    assert exit_code == 0 and "report: " in output
     (line,) = errors.splitlines()
     assert line.startswith(f"report: left out, because it failed: analysis/{kind}/mine.py") and reason in line
     assert "Left out, because it failed: analysis/" in page and "Left out, because it failed" in markdown
@@ -136,7 +138,7 @@ def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, kind, cod
 
 @pytest.mark.parametrize(("place", "before"), [("", ["budget", "cells"]), (", place=25", ["budget"])])
 @pytest.mark.parametrize("kind", ["plots", "tables"])
-def test_a_plugin_stands_at_its_place(small, tmp_path, capsys, plugin, kind, place, before):
+def test_a_plugin_is_shown_at_its_place(small, tmp_path, capsys, plugin, kind, place, before):
     plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
     _, page, _, _, _ = report(small, tmp_path / "out", capsys)
     names = re.findall(r'class="card" id="([a-z_]+)"', page)
@@ -187,17 +189,15 @@ def test_a_method_in_one_file_is_shown_with_its_title_colour_and_place(store, tm
 
 def test_a_method_that_cannot_be_imported_costs_only_the_titles(store, tmp_path, capsys, method):
     method.write_text("import nowhere_at_all")
-    code, _, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
-    assert code == 0 and errors == "" and "mine n=10 r=1" in markdown
+    exit_code, _, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
+    assert exit_code == 0 and errors == "" and "mine n=10 r=1" in markdown
 
 
 def test_matplotlib_settings_of_a_plot_do_not_leak(small, tmp_path, capsys, plugin):
     import matplotlib
 
-    plugin(
-        "plots",
-        "import matplotlib as m\ndef draw(info):\n    m.rcParams['font.size'] = 77\n    boom()\nSPEC = plot(draw=draw)",
-    )
+    draw = "def draw(info):\n    m.rcParams['font.size'] = 77\n    boom()\n"
+    plugin("plots", f"import matplotlib as m\n{draw}SPEC = plot(draw=draw)")
     report(small, tmp_path / "out", capsys)
     assert matplotlib.rcParams["font.size"] != 77
 
@@ -206,11 +206,10 @@ def test_a_built_in_table_that_fails_costs_only_itself(small, tmp_path, capsys, 
     def boom(info):
         raise KeyError("gone")
 
-    monkeypatch.setattr(
-        cells, "SPEC", cells.TableSpec(name="cells", title="All cells", info=cells.compute, render=boom)
-    )
-    code, page, _, _, errors = report(small, tmp_path / "out", capsys)
-    assert code == 0 and "analysis/tables/cells.py" in errors and "KeyError: &#39;gone&#39;" in page
+    spec = cells.TableSpec(name="cells", title="All cells", info=cells.compute, render=boom)
+    monkeypatch.setattr(cells, "SPEC", spec)
+    exit_code, page, _, _, errors = report(small, tmp_path / "out", capsys)
+    assert exit_code == 0 and "analysis/tables/cells.py" in errors and "KeyError: &#39;gone&#39;" in page
     assert "What to use within a budget" in page
 
 

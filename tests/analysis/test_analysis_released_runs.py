@@ -39,7 +39,7 @@ def test_every_number_of_tables_1_and_2_is_the_papers(facts):
     for heading, table in (("Table 1 (", "table1"), ("Table 2 (", "table2")):
         (_, _, *tasks), *rows = table_rows(facts, heading)
         expected = {(row[0], TASK_NAMES[task]): float(value) for row in rows for task, value in zip(tasks, row[2:])}
-        assert {(p.cell, p.task): p.accuracy_percent for p in published.table_points(table)} == expected
+        assert {(p.row_name, p.task): p.accuracy_percent for p in published.table_points(table)} == expected
 
 
 def test_every_number_of_table_3_is_the_papers(facts):
@@ -54,10 +54,10 @@ def test_every_number_of_table_3_is_the_papers(facts):
 def test_every_point_of_the_ulpt_paper_is_known(facts):
     text = facts[facts.index("More published T5-base points") :].split("\n\n")[0]
     expected = {tuple(map(float, numbers.split("/"))) for numbers in re.findall(r"[\d.]+(?:/[\d.]+){4}", text)}
-    percents_by_cell = {}
+    percents_by_row = {}
     for point in published.table_points("ulpt-table1"):
-        percents_by_cell.setdefault(point.cell, []).append(point.accuracy_percent)
-    assert {tuple(values) for values in percents_by_cell.values()} == expected and len(expected) == 9
+        percents_by_row.setdefault(point.row_name, []).append(point.accuracy_percent)
+    assert {tuple(values) for values in percents_by_row.values()} == expected and len(expected) == 9
 
 
 def test_the_settings_of_depts_released_runs(facts):
@@ -71,38 +71,36 @@ def test_the_settings_of_depts_released_runs(facts):
         for task, m, r, rate, update_rate, steps in runs
     }
     assert {task: astuple(run) for task, run in DEPT_RUNS.items()} == expected and len(expected) == 5
-    assert (
-        f"batch {released_runs.BATCH}, s = {released_runs.UPDATE_TOKENS}, AdamW eps 1e-6" in text
-        and released_runs.EPS == 1e-6
-    )
+    assert f"batch {released_runs.BATCH_SIZE}, s = {released_runs.UPDATE_TOKENS}, AdamW eps 1e-6" in text
+    assert released_runs.ADAM_EPS == 1e-6
 
 
 def test_the_split_and_the_runs_behind_each_row(facts):
     assert "halves for every method; PT's 78.8 on RTE is no single run's accuracy, so a mean" in facts
     assert "no split size is assumed but on SST-2" in facts
     for point in ROWS:
-        expected_size = published.HALF[point.task]
+        expected_size = published.HALF_SPLIT_SIZES[point.task]
         if point.method in ("lopt1", "lopt2"):
-            expected_size = published.WHOLE["sst2"] if point.task == "sst2" else None
+            expected_size = published.WHOLE_SPLIT_SIZES["sst2"] if point.task == "sst2" else None
         assert point.split_size == expected_size, point
         assert point.runs == {"dept": "one", "prompt_tuning": "mean"}.get(point.method, "unstated"), point
     for point in published.table_points("ulpt-table1"):
         assert (point.split_size, point.runs) == (872 if point.task == "sst2" else None, "unstated"), point
     for point in (*published.table_points("table1"), *published.table_points("table3")):
-        assert (point.split_size, point.runs) == (published.WHOLE[point.task], "unstated"), point
+        assert (point.split_size, point.runs) == (published.WHOLE_SPLIT_SIZES[point.task], "unstated"), point
 
 
 def possible_percents(n, seeds=1):
-    """Return all accuracies, as they are printed, that a mean over so many runs on n examples can have."""
+    """Return all accuracies, as they are printed, that a mean over this number of runs on n examples can have."""
     return {round(100 * right / (n * seeds) + side, 1) for right in range(n * seeds + 1) for side in (-1e-9, 1e-9)}
 
 
 def test_the_numbers_of_runs_follow_from_the_published_accuracies():
     percents = {(p.method, p.task): p.accuracy_percent for p in ROWS}
     for task in ("boolq", "rte", "wic", "cb"):
-        assert percents["dept", task] in possible_percents(published.HALF[task]), "one run each"
-    of_one_run = possible_percents(139) | possible_percents(277)
-    assert percents["prompt_tuning", "rte"] not in of_one_run, "a mean, on the half or the whole split"
+        assert percents["dept", task] in possible_percents(published.HALF_SPLIT_SIZES[task]), "one run each"
+    percents_of_one_run = possible_percents(139) | possible_percents(277)
+    assert percents["prompt_tuning", "rte"] not in percents_of_one_run, "a mean, on the half or the whole split"
     lopt_on_cb = {percents["lopt1", "cb"], percents["lopt2", "cb"]}
     assert next(seeds for seeds in range(1, 20) if lopt_on_cb <= possible_percents(56, seeds)) == 11
     assert lopt_on_cb <= possible_percents(250), "SuperGLUE's hidden test of CB"
@@ -113,12 +111,12 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
     space = spaces.load("table2", "paper")
     cells = {cell.fixed["task"]: cell for cell in space.cells if cell.fixed["method"] == "dept"}
     for task, run in DEPT_RUNS.items():
-        example, (first,) = space.example(cells[task]), cells[task].first
-        assert (example.length, example.rank) == (run.length, run.rank)
-        assert first == {"learning_rate": run.learning_rate, "update_learning_rate": run.update_learning_rate}
-        assert (example.learning_rate, example.options["update_learning_rate"]) == tuple(first.values())
-        assert example.options["update_tokens"] == released_runs.UPDATE_TOKENS and example.optimizer == "adamw"
-        assert example.options["adam_eps"] == released_runs.EPS
+        config, (first_point,) = space.sample_trial(cells[task]), cells[task].first
+        assert (config.length, config.rank) == (run.length, run.rank)
+        assert first_point == {"learning_rate": run.learning_rate, "update_learning_rate": run.update_learning_rate}
+        assert (config.learning_rate, config.options["update_learning_rate"]) == tuple(first_point.values())
+        assert config.options["update_tokens"] == released_runs.UPDATE_TOKENS and config.optimizer == "adamw"
+        assert config.options["adam_eps"] == released_runs.ADAM_EPS
         assert f"n={run.length} r={run.rank}" in cells[task].name
     check_space(space)
 
@@ -126,8 +124,9 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
 def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
     space = spaces.load("table2", "paper")
     for task in DEPT_RUNS:
-        examples = [space.example(cell) for cell in space.cells if cell.fixed["task"] == task]
-        (protocol,) = {(e.max_steps, e.batch_size, e.eval_every, e.max_tokens, e.holdout, e.metric) for e in examples}
+        configs = [space.sample_trial(cell) for cell in space.cells if cell.fixed["task"] == task]
+        settings = ("max_steps", "batch_size", "eval_every", "max_tokens", "holdout", "metric")
+        (protocol,) = {tuple(getattr(config, name) for name in settings) for config in configs}
         assert protocol[-1] == ("macro_f1" if task == "cb" else "accuracy")
 
 
@@ -136,7 +135,7 @@ def confirmed_groups(store, task, methods, **changes):
     run = store(
         name=f"{task}-{len(changes)}", task=task, backbone="t5-base", width=768, test_split="validation", cells=[]
     )
-    run.test_n = run.split_size = published.HALF[task]
+    run.test_n = run.split_size = published.HALF_SPLIT_SIZES[task]
     for method, length, rank in methods:
         run.confirm(method, length, rank, 0.8, max_steps=20_000, config__batch_size=8, **changes)
     return groups(load([run.write()]))
@@ -157,14 +156,14 @@ def test_how_a_run_differs_from_depts(store, changes, missing):
     run = store(task="cb", backbone="t5-base", width=768, cells=[])
     run.confirm("dept", 40, 45, 0.8, **({"max_steps": 20_000, "config__batch_size": 8} | options | changes))
     (group,) = groups(load([run.write()]))
-    by_word = differences(group.confirmed[0].confirmed, "cb")
+    texts = differences(group.confirmed[0].confirmed, "cb")
     every_word = {"answers", "dropout", "metric", "size", "steps", "batch size", "update tokens", "epsilon"}
-    assert {*by_word} == every_word - missing
-    assert by_word["size"] == "(m, r) = (40, 45) here, (60, 30) there"
-    assert by_word["update tokens"] == "s = 128 here, 256 there"
-    assert by_word.get("epsilon", "AdamW's is 1e-8 here, 1e-6 there") == "AdamW's is 1e-8 here, 1e-6 there"
-    assert by_word.get("steps", "20,000 here, 30,000 there") == "20,000 here, 30,000 there"
-    assert by_word.get("batch size", "8 here, 32 there") == "8 here, 32 there"
+    assert {*texts} == every_word - missing
+    assert texts["size"] == "(m, r) = (40, 45) here, (60, 30) there"
+    assert texts["update tokens"] == "s = 128 here, 256 there"
+    assert texts.get("epsilon", "AdamW's is 1e-8 here, 1e-6 there") == "AdamW's is 1e-8 here, 1e-6 there"
+    assert texts.get("steps", "20,000 here, 30,000 there") == "20,000 here, 30,000 there"
+    assert texts.get("batch size", "8 here, 32 there") == "8 here, 32 there"
 
 
 def test_compared_rows_state_the_differences(store, table2_cells):
@@ -175,8 +174,8 @@ def test_compared_rows_state_the_differences(store, table2_cells):
     assert rows["DePT", "differs in"].startswith("answers, dropout, metric, size, steps, batch size")
     assert not any(row[:2] == ("LoPT-1", "differs in") for row in table.rows), "how it was trained is not stated"
     notes = " ".join(table.notes)
-    assert "dropout: off in training here, on there" in notes
-    assert "of DePT, steps: 20,000 here, 30,000 there (CB); " in notes
+    assert '"dropout": off in training here, on there' in notes
+    assert '"steps" of DePT on CB: 20,000 here, 30,000 there; ' in notes
     assert "CB (m, r) = (60, 30), learning rates 0.4 (prompt) and 0.0001 (update), 30,000 steps" in notes
     assert "epsilon 1e-6" in notes
 
@@ -194,5 +193,6 @@ def test_the_caveats_state_how_the_runs_of_dept_train():
     caveats = " ".join(published.CAVEATS)
     for words in ("dropout on", "full vocabulary", "generated answers", "mean over an unstated number", "hidden test"):
         assert words in caveats
-    assert {p.method for p in ROWS if p.split_size == published.HALF[p.task] and p.task != "sst2"} == set(METHODS)
-    assert not [p for p in ROWS if p.method.startswith("lopt") and p.split_size and p.task != "sst2"]
+    points = [point for point in ROWS if point.task != "sst2"]
+    assert {p.method for p in points if p.split_size == published.HALF_SPLIT_SIZES[p.task]} == set(METHODS)
+    assert not [point for point in points if point.method.startswith("lopt") and point.split_size]

@@ -49,9 +49,8 @@ def test_latex_signs():
 
 def test_a_negative_number_has_a_minus_for_readers_and_a_hyphen_in_data():
     columns = (render.Column(title="difference, pp"), render.Column(title="code", align="left", code=True))
-    table = render.Table(
-        caption="c", columns=columns, rows=(("-1.5 [-2.0, +1.0]", "--audit -1"),), notes=("From -1 to LoPT-1.",)
-    )
+    rows = (("-1.5 [-2.0, +1.0]", "--audit -1"),)
+    table = render.Table(caption="c", columns=columns, rows=rows, notes=("From -1 to LoPT-1.",))
     for text in (str(render.html(table)), render.markdown(table)):
         assert "−1.5 " in text and "−2.0" in text and "From −1 to LoPT-1." in text and "--audit -1" in text
     assert render.csv(table).splitlines()[1] == '"-1.5 [-2.0, +1.0]",--audit -1'
@@ -59,14 +58,8 @@ def test_a_negative_number_has_a_minus_for_readers_and_a_hyphen_in_data():
 
 
 def test_the_page_breaks_lists_of_words_and_keeps_numbers_whole():
-    is_broken = {
-        "answers, dropout": True,
-        "batch size, steps": True,
-        "dropout": False,
-        "[79.2, 84.8]": False,
-        "-0.5": False,
-        "x" * 26: True,
-    }
+    is_broken = {"answers, dropout": True, "batch size, steps": True, "x" * 26: True}
+    is_broken |= {"dropout": False, "[79.2, 84.8]": False, "-0.5": False}
     for cell, expected in is_broken.items():
         page = render.html(render.Table(caption="c", columns=(render.Column(title="a"),), rows=((cell,),)))
         assert (' long"' in page) is expected, cell

@@ -26,7 +26,7 @@ def test_one_seed_is_the_wilson_interval():
     one = estimate([0.9], 100)
     assert (one.low, one.high) == pytest.approx((0.82563, 0.94477), abs=1e-5)
     assert one.seeds == 1
-    assert "seed variance unknown" in describe([one])
+    assert "variation between seeds is unknown" in describe([one])
 
 
 def test_several_seeds_follow_the_stated_formula():

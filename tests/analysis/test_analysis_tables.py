@@ -4,20 +4,14 @@ import pytest
 
 from analysis import published, render
 from analysis.cells import groups
-from analysis.compare_published import VERDICTS, PublishedComparison, comparable_points, obstacle, verdict_texts
+from analysis.compare_published import VERDICT_NOTE, PublishedComparison, comparable_points, obstacle, verdict_texts
 from analysis.load import load
 from analysis.registry import Missing
 from analysis.tables import budget, cells, cost, frontier, noninferiority, over_tasks, table1, table2, table3
 from tests.analysis.simulated import simulated
 
-PAPER = {
-    "backbone": "gpt2-large",
-    "task": "sst2",
-    "width": 1280,
-    "test_split": "validation",
-    "test_n": 872,
-    "split_size": 872,
-}
+PAPER = {"backbone": "gpt2-large", "task": "sst2", "width": 1280}
+PAPER |= {"test_split": "validation", "test_n": 872, "split_size": 872}
 
 
 def only_group(path):
@@ -30,7 +24,7 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
     run = store()
     run.confirm("lopt1", 10, 2, 0.85)
     rows = table3.compute(only_group(run.write())).rows
-    assert [row.point.cell for row in rows] == [
+    assert [row.point.row_name for row in rows] == [
         "No LoPT n=10", *(f"n={n} r={r}" for n in (10, 20, 30) for r in (1, 2, 5))
     ]  # fmt: skip
     csv_text = render.csv(table3.render(table3.compute(only_group(run.path))))
@@ -40,12 +34,12 @@ def test_table3_lists_all_ten_cells_and_which_were_not_run(store):
 
 def test_table3_parameters_and_changes(store, full_run):
     info = table3.compute(only_group(full_run))
-    rows = {row.point.cell: row for row in info.rows}
+    rows = {row.point.row_name: row for row in info.rows}
     (line,) = [line for line in table3.render(info).rows if line[0] == "n=20 r=5"]
-    assert rows["n=20 r=5"].parameters == 5 * (20 + 576)
+    assert rows["n=20 r=5"].our_parameters == 5 * (20 + 576)
     assert line[1:5] == ("-49.22 %", "92.9", "2,980", "-48.26 %")  # against 12,800, and our own 5,760
     assert {row.comparison.verdict for row in rows.values()} == {"not comparable: different backbone and task"}
-    assert {row.comparison.points for row in rows.values()} == {"–"}
+    assert {row.comparison.difference_text for row in rows.values()} == {"–"}
 
 
 def test_an_obstacle_of_all_rows_is_stated_once(full_run):
@@ -53,7 +47,7 @@ def test_an_obstacle_of_all_rows_is_stated_once(full_run):
     assert {row[-1] for row in table.rows} == {"–"}
     note = "None of our results can be compared with the published ones: different backbone and task."
     assert note in table.notes
-    assert VERDICTS not in table.notes
+    assert VERDICT_NOTE not in table.notes
 
 
 def test_not_run_is_stated_in_spite_of_an_obstacle_and_several_obstacles_in_each_row(store):
@@ -90,14 +84,14 @@ def test_table3_needs_three_of_its_cells(store, ranks, applies):
 def test_a_difference_is_stated_only_where_results_are_comparable(store, changes, expected):
     run = store(**(PAPER | changes))
     run.confirm("lopt1", 10, 2, 0.90)
-    row = next(row for row in table3.compute(only_group(run.write())).rows if row.point.cell == "n=10 r=2")
-    assert (row.comparison.points, row.comparison.verdict) == expected
+    row = next(row for row in table3.compute(only_group(run.write())).rows if row.point.row_name == "n=10 r=2")
+    assert (row.comparison.difference_text, row.comparison.verdict) == expected
 
 
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        ([0.899], "agrees"),  # 2.2 pp below; the intervals of about 2 pp and 2 pp allow 2.7 together
+        ([0.899], "agrees"),  # 2.2 pp below; the intervals of about 2 pp each allow 2.7 pp together
         ([0.88], "below"),
         ([0.96], "above"),
         ([0.80, 0.96, 0.88], "agrees"),  # 4 pp below, but the seeds differ too much to tell
@@ -110,7 +104,7 @@ def test_the_verdict_follows_from_both_intervals(store, accuracies, expected):
     run.search("lopt1", 10, 2)
     for seed, accuracy in enumerate(accuracies):
         run.confirm("lopt1", 10, 2, accuracy, config__seed=seed)
-    rows = {row.point.cell: row for row in table3.compute(only_group(run.write())).rows}
+    rows = {row.point.row_name: row for row in table3.compute(only_group(run.write())).rows}
     assert rows["n=10 r=2"].comparison.verdict == expected
     assert rows["n=20 r=2"].comparison.verdict == "not run"
 
@@ -127,9 +121,9 @@ def test_only_complete_confirmed_trials_count_as_our_result(store):
 def test_table1_compares_with_the_published_number_of_the_task(store):
     run = store(**(PAPER | {"task": "ag_news", "test_split": "test", "test_n": 7600, "split_size": 7600}))
     run.confirm("lopt2", 10, 2, 0.91)
-    rows = {row.point.cell: row for row in table1.compute(only_group(run.write())).rows}
-    assert rows["LoPT-2"].comparison.points == "+1.0"
-    assert rows["LoPT-1"].ours is None
+    rows = {row.point.row_name: row for row in table1.compute(only_group(run.write())).rows}
+    assert rows["LoPT-2"].comparison.difference_text == "+1.0"
+    assert rows["LoPT-1"].our_accuracy is None
 
 
 def test_table1_does_not_apply_without_lopt2(full_run):
@@ -141,6 +135,7 @@ def test_table3_does_not_apply_to_the_cells_of_table2(store, table2_cells):
 
 
 T5 = {"backbone": "t5-base", "width": 768, "test_split": "validation"}
+# For each task the numbers of examples of the scored half and of the whole split.
 HALF_AND_WHOLE = {"sst2": (872, 872), "boolq": (1635, 3270), "rte": (139, 277), "wic": (319, 638), "cb": (28, 56)}
 
 
@@ -163,21 +158,13 @@ def test_table2_has_rows_for_each_method_and_a_column_for_each_task(store, table
     assert [column.title for column in table.columns[2:]] == ["trainable parameters", *titles]
     assert render.csv(table).splitlines()[0] == ",".join(["method", "what", "params", *titles])
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    assert list(dict.fromkeys(name for name, _ in rows)) == [
-        "Fine-tuning", "LoRA", "PT (n=100)", "DePT", "LoPT-1", "LoPT-2"
-    ]  # fmt: skip
+    names = ["Fine-tuning", "LoRA", "PT (n=100)", "DePT", "LoPT-1", "LoPT-2"]
+    assert list(dict.fromkeys(name for name, _ in rows)) == names
     assert rows["LoRA", "published"] == ("3.8M", "94.3", "81.3", "75.5", "68.3", "92.9")
     assert rows["LoRA", "ours (N)"] == ("3,538,944", "", "", "80.0 (1)", "", "80.0 (1)")
     assert rows["LoRA", "95 % CI"][:3] == ("", "", "") and rows["LoRA", "95 % CI"][3] == "[72.6, 85.8]"
     assert rows["LoRA", "difference, pp"] == ("", "", "", "+4.5", "", "-12.9")
-    assert rows["LoRA", "verdict"] == (
-        "",
-        "not run",
-        "not run",
-        "agrees",
-        "not run",
-        "agrees",
-    )  # of 139 and 28 examples
+    assert rows["LoRA", "verdict"] == ("", "not run", "not run", "agrees", "not run", "agrees")
     unknown = "not comparable: split not stated"
     assert rows["LoPT-1", "verdict"] == ("", "not run", "not run", unknown, "not run", unknown)
     assert ("LoPT-1", "difference, pp") not in rows
@@ -190,8 +177,8 @@ def test_table2_shows_the_setting_with_the_best_held_out_accuracy(store):
     run = store(task="sst2", test_n=872, split_size=872, cells=[("fine_tuning", None, None)], **T5)
     run.confirm("lora", None, 8, 0.95, selection_accuracy=0.80)
     run.confirm("lora", None, 32, 0.90, selection_accuracy=0.85)
-    row = next(row for row in table2.compute(groups(load([run.write()]))).rows if row.cell == "LoRA")
-    assert (row.entries[0].size, row.entries[0].comparison.points) == ("r=32", "-4.3")
+    row = next(row for row in table2.compute(groups(load([run.write()]))).rows if row.name == "LoRA")
+    assert (row.entries[0].our_size, row.entries[0].comparison.difference_text) == ("r=32", "-4.3")
 
 
 @pytest.mark.parametrize(("rank", "verdict"), [(8, "not comparable: different size"), (32, "agrees")])
@@ -199,8 +186,9 @@ def test_a_method_with_another_size_than_in_the_paper_is_not_compared(store, ran
     run = store(task="sst2", test_n=872, split_size=872, cells=[("fine_tuning", None, None)], **T5)
     run.confirm("lora", None, rank, 0.943)  # 884,736 or 3,538,944 parameters; the paper says 3.8M
     run.confirm("fine_tuning", None, None, 0.946)  # 222,903,552 parameters; the paper says 220M
-    comparisons = {row.cell: row.entries[0].comparison for row in table2.compute(groups(load([run.write()]))).rows}
-    assert comparisons["LoRA"].verdict == verdict and (comparisons["LoRA"].points == "–") == (rank == 8)
+    comparisons = {row.name: row.entries[0].comparison for row in table2.compute(groups(load([run.write()]))).rows}
+    assert comparisons["LoRA"].verdict == verdict
+    assert (comparisons["LoRA"].difference_text == "–") == (rank == 8)
     assert comparisons["Fine-tuning"].verdict == "agrees"
 
 
@@ -259,14 +247,12 @@ def test_few_shot_results_are_not_compared(store, table2_cells):
 
 
 def test_a_folder_can_be_the_papers_backbone_but_not_its_task(store):
-    for changes, expected in (
-        ({"backbone": "/models/gpt2-large/"}, "agrees"),
-        ({"task": "/data/me/sst2"}, "not comparable: different task"),
-    ):
+    not_comparable = ({"task": "/data/me/sst2"}, "not comparable: different task")
+    for changes, expected in (({"backbone": "/models/gpt2-large/"}, "agrees"), not_comparable):
         run = store(**(PAPER | changes), name=expected)
         run.confirm("lopt1", 10, 2, 0.90)
         info = table3.compute(only_group(run.write()))
-        assert next(row for row in info.rows if row.point.cell == "n=10 r=2").comparison.verdict == expected
+        assert next(row for row in info.rows if row.point.row_name == "n=10 r=2").comparison.verdict == expected
         caption = table3.render(info).caption
         assert "/" not in caption and caption.endswith("sst2 with gpt2-large")
 
@@ -274,8 +260,8 @@ def test_a_folder_can_be_the_papers_backbone_but_not_its_task(store):
 def test_a_difference_of_zero_has_no_minus(store):
     run = store(**PAPER)
     run.confirm("lopt1", 10, 2, 0.9208)
-    row = next(row for row in table3.compute(only_group(run.write())).rows if row.point.cell == "n=10 r=2")
-    assert row.comparison.points == "+0.0"
+    row = next(row for row in table3.compute(only_group(run.write())).rows if row.point.row_name == "n=10 r=2")
+    assert row.comparison.difference_text == "+0.0"
 
 
 def test_budget_loads_the_seed_with_the_best_held_out_accuracy(store):
@@ -283,7 +269,7 @@ def test_budget_loads_the_seed_with_the_best_held_out_accuracy(store):
     run.confirm("lopt1", 10, 1, 0.95, selection_accuracy=0.80, config__seed=1)
     best = run.confirm("lopt1", 10, 1, 0.85, selection_accuracy=0.90, config__seed=2)
     (row,) = budget.compute(only_group(run.write())).rows
-    assert (row.budget, row.key) == (1000, best["key"])
+    assert (row.budget, row.trial_key) == (1000, best["key"])
     assert row.load_line == f'load_prompt("{run.path.as_posix()}/artifacts/{best["key"]}")'
 
 
@@ -308,7 +294,7 @@ def test_cells_counts_every_outcome(store):
     assert table.rows[0][4:6] == ("2 / 1 / 1 / 1", "0.2")
     assert table.rows[1][-2:] == ("not run", "–")
     assert table.rows[0][-1] == "+0.0"  # optimism
-    assert any("LoPT-1 n=10 r=1: 1" in note for note in table.notes)
+    assert any("LoPT-1 n=10 r=1 (1 seed)" in note for note in table.notes)
 
 
 def test_a_search_winner_that_does_worse_with_other_seeds_is_named(store):
@@ -320,8 +306,8 @@ def test_a_search_winner_that_does_worse_with_other_seeds_is_named(store):
     table = cells.render(cells.compute(only_group(run.write())))
     column = [column.title for column in table.columns].index("best search trial, %")
     assert [row[column : column + 2] for row in table.rows] == [("89.1", "55.7"), ("89.1", "80.0")]
-    (note,) = [note for note in table.notes if "lower by more than 10 percentage points" in note]
-    assert "LoPT-1 n=4 r=1 (89.1 to 55.7)" in note and "r=2" not in note
+    (note,) = [note for note in table.notes if "fell by more than 10 percentage points" in note]
+    assert "LoPT-1 n=4 r=1 (from 89.1 % to 55.7 %)" in note and "r=2" not in note
 
 
 def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(store):
@@ -329,15 +315,12 @@ def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(stor
     for rank, accuracy in ((1, 0.6), (5, 0.9)):
         run.confirm("lopt1", 10, rank, accuracy)
     table = frontier.render(frontier.compute(only_group(run.write())))
-    assert [column.title for column in table.columns][-3:] == [
-        "on the frontier by parameters trained",
-        "on the frontier by parameters stored",
-        "on the frontier by parameters at input",
-    ]
+    counts = ("trainable parameters", "stored parameters", "parameters at input")
+    assert [column.title for column in table.columns[-3:]] == [f"on the frontier by {count}" for count in counts]
     assert [row[-3:-1] for row in table.rows] == [("smallest", "smallest"), ("100 %", "100 %")]
     assert "smallest" not in {row[-1] for row in table.rows}, "both have ten vectors at the input"
     (note,) = [note for note in table.notes if note.startswith("Hypervolume")]
-    assert "accuracy (1 is 100 %) times doublings" in note and "twice the largest" in note
+    assert "over log2 of the trainable parameters" in note and "twice those of the largest cell" in note
 
 
 @pytest.mark.parametrize(
@@ -346,11 +329,8 @@ def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(stor
 def test_each_p_value_belongs_to_the_verdict_in_its_heading(store, gap, expected):
     group = simulated(store, [gap], n=6000, spread=0.001, seeds=10)
     table = noninferiority.render(noninferiority.compute(group))
-    assert [column.title for column in table.columns][-3:] == [
-        "p value, non-inferior",
-        "p value, inferior",
-        "verdict",
-    ]
+    titles = [column.title for column in table.columns]
+    assert titles[-3:] == ["p value, non-inferior", "p value, inferior", "verdict"]
     (row,) = table.rows
     assert row[-3:] == expected
 
@@ -368,7 +348,7 @@ def test_cost_never_shows_zero_hours_and_shows_memory_where_it_is_known(store, m
 
 def test_published_values():
     def published_values(table, *setting):
-        """Return parameters and accuracy of the point with this task, method, length and rank."""
+        """Return parameters and accuracy of the point with this setting: task, method, length and rank."""
         points = published.table_points(table)
         (point,) = [p for p in points if (p.task, p.method, p.length, p.rank) == setting]
         return point.trainable_parameters, point.accuracy_percent
@@ -394,15 +374,15 @@ def test_over_tasks_needs_four_tasks_and_takes_the_best_size_on_each(store):
     paths = []
     for task, accuracy in (("sst2", 0.9), ("boolq", 0.5), ("rte", 0.7), ("wic", 0.6), ("cb", 0.8)):
         run = store(name=task, task=task)
-        for rank, loss in ((1, 0.1), (2, 0.0)):
-            run.confirm("lopt1", 10, rank, accuracy - loss, selection_accuracy=accuracy - loss)
+        for rank, rank_accuracy in ((1, accuracy - 0.1), (2, accuracy)):
+            run.confirm("lopt1", 10, rank, rank_accuracy, selection_accuracy=rank_accuracy)
         if task != "cb":
             run.confirm("ulpt", 10, 2, accuracy)
         paths.append(run.write())
     info = over_tasks.compute(groups(load(paths)))
     (row,) = info.rows
-    assert row.interquartile[0] == pytest.approx(0.7) and row.mean == pytest.approx(0.7)
-    assert row.parameters == (2 * (10 + 576),) * 2
+    assert row.interquartile_mean[0] == pytest.approx(0.7) and row.mean == pytest.approx(0.7)
+    assert row.parameter_range == (2 * (10 + 576),) * 2
     assert info.left_out == ("ULPT",)
     assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
     assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)

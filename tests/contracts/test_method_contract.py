@@ -297,8 +297,9 @@ def test_training_changes_the_declared_matrices_and_nothing_else(name):
         torch.testing.assert_close(before[factor], torch.tensor(drawn[factor]).float(), rtol=0, atol=0)
         assert (value.detach() != before[factor]).any(), factor
     # The frozen matrices are still those of their seed: with them the factors give the current prompt.
-    frozen = trial.method.frozen(trial.config, WIDTH, dtype=torch.float32)
-    remade, current = trial.method.soft_prompt({**frozen, **trial.factors}, trial.config.options), trial.soft_prompt()
+    frozen_factors = trial.method.frozen_factors(trial.config, WIDTH, dtype=torch.float32)
+    remade = trial.method.soft_prompt({**frozen_factors, **trial.factors}, trial.config.options)
+    current = trial.soft_prompt()
     assert torch.equal(remade.prompt, current.prompt)
     assert (remade.update is None) == (current.update is None)
     assert remade.update is None or torch.equal(remade.update, current.update)

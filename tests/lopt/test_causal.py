@@ -11,17 +11,17 @@ from lopt.backbones.causal import CausalBackbone
 from lopt.backbones.tiny import tokenizer
 from lopt.soft_prompt import SoftPrompt
 
-VOCABULARY, WIDTH, PROMPT = 300, 48, 7
+VOCABULARY_SIZE, WIDTH, PROMPT_LENGTH = 300, 48, 7
 
 
 def make_model(family, **changes):
     torch.manual_seed(0)
     if family == "gpt2":
-        config = GPT2Config(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=128, **changes)
+        config = GPT2Config(vocab_size=VOCABULARY_SIZE, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=128, **changes)
         model = GPT2LMHeadModel(config)
     else:
         config = LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=3,
+            vocab_size=VOCABULARY_SIZE, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=3,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, **changes,
         )  # fmt: skip
         model = LlamaForCausalLM(config)
@@ -54,7 +54,7 @@ def label_inputs(backbone, padding=0):
 
 def random_prompt():
     torch.manual_seed(2)
-    return torch.randn(PROMPT, WIDTH, dtype=torch.float64, requires_grad=True)
+    return torch.randn(PROMPT_LENGTH, WIDTH, dtype=torch.float64, requires_grad=True)
 
 
 @pytest.mark.parametrize("padding", [0, 13])
@@ -67,14 +67,14 @@ def test_logits_and_gradient_equal_pefts_prompt_tuning(family, padding):
     labels = torch.tensor([0, 1, 1])
     (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits_BC, labels), prompt)
 
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPT)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPT_LENGTH)
     wrapped = peft.get_peft_model(make_model(family), config).double().eval()
     weight = wrapped.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
         weight.copy_(prompt)
     mask_BT = torch.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
     logits_BSV = wrapped(input_ids=ids_BT, attention_mask=mask_BT.long()).logits
-    peft_BC = logits_BSV[torch.arange(3), PROMPT + lengths_B - 1][:, label_ids]
+    peft_BC = logits_BSV[torch.arange(3), PROMPT_LENGTH + lengths_B - 1][:, label_ids]
     (peft_gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(peft_BC, labels), weight)
 
     assert gradient.abs().max() > 1e-6
@@ -116,7 +116,7 @@ def test_label_logits_are_rows_of_the_whole_head_on_a_hand_built_input(backbone)
 
 
 def test_label_logits_of_a_bf16_model_are_not_rounded_to_bf16():
-    """In bf16, logits around 11 have steps of 1/16, so examples would be exact ties. The last state stays bf16."""
+    """In bf16, logits around 11 have steps of 1/16, so examples would be exact ties. The hidden states stay bf16."""
     backbone = CausalBackbone("llama", "test", make_model("llama").to(torch.bfloat16), tokenizer())
     ids_BT, lengths_B, label_ids = label_inputs(backbone)
     backbone.flat = None
@@ -161,7 +161,7 @@ def test_a_model_that_looks_at_later_tokens_is_refused():
     from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+        vocab_size=VOCABULARY_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
     with pytest.raises(ValueError, match=r"'bert' looks at the tokens that follow.*give a decoder"):
         CausalBackbone("bert", "test", BertLMHeadModel(config), tokenizer())

@@ -17,7 +17,7 @@ from lopt.config import TrialConfig
 from lopt.dropout import seeded_masks, with_dropout
 from lopt.engine import Engine
 from lopt.training import Trial
-from tests.lopt.test_checkpoint import assert_same, config_of, predictions_of
+from tests.lopt.test_checkpoint import assert_same, config_of, first_predictions
 from tests.tiny_models import FAMILIES, SENTINEL
 
 RATE, SEED = 0.1, 3
@@ -45,7 +45,7 @@ def plain_model(folder, family, precision):
 
 
 def plain_loss(model, family, trial, positions, prompt=None):
-    """Return the cross-entropy over the label words, without this program's code. The prompt stands before the text."""
+    """Return the cross-entropy over the label words, without this program's code. The prompt comes before the text."""
     ids, lengths, labels = collate(trial.data.train, positions, trial.backbone.pad_id)
     inputs, prompt_length = model.get_input_embeddings()(ids), 0
     if prompt is not None:
@@ -76,7 +76,7 @@ def test_a_step_equals_that_of_the_plain_model_in_training_mode(folders, family,
     trial, model = Trial(config, phase="search"), plain_model(folders[family], family, dtype)
     (factor,) = trial.factors.values()
     for step in range(3):
-        positions, trial.step = trial.draw(), step
+        positions, trial.step = trial.draw_batch(), step
         loss = trial.loss(positions)
         (gradient,) = torch.autograd.grad(loss, factor)
         prompt = factor.detach().clone().requires_grad_()
@@ -97,7 +97,7 @@ def test_fine_tuning_drops_what_the_plain_model_drops(folders, family):
         max_tokens=32, dropout=RATE,
     )  # fmt: skip
     trial, model = Trial(config, phase="search"), plain_model(folders[family], family, torch.float64)
-    positions = trial.draw()
+    positions = trial.draw_batch()
     trial.clear_gradients()
     trial.loss(positions).backward()
     seed_torch(SEED, 0, 0)
@@ -124,7 +124,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "v
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_every_rate_of_a_family_is_set_wherever_it_stands(name, shape, rates):
+def test_every_rate_of_a_family_is_set_wherever_it_is(name, shape, rates):
     """A rate is in a dropout module, is a number of a layer, or is read from the configuration in every pass."""
 
     def model_with_rate(rate):
@@ -149,7 +149,7 @@ def test_every_rate_of_a_family_is_set_wherever_it_stands(name, shape, rates):
 
 def test_seed_step_and_part_of_the_batch_decide_the_masks(dropout_config):
     trial = Trial(dropout_config, phase="search")
-    positions = trial.draw()
+    positions = trial.draw_batch()
 
     def loss(seed=0, step=0, part_begins=0):
         same_factors = trial if seed == 0 else Trial(dropout_config.replace(seed=seed), phase="search")
@@ -202,7 +202,7 @@ def test_trials_with_other_dropout_rates_are_other_trials(dropout_config):
 
 
 def test_a_trial_whose_batches_are_split_repeats_too(dropout_config, monkeypatch):
-    def trained():
+    def train_in_parts():
         trial, original_loss = Trial(dropout_config, phase="search"), Trial.loss
 
         def loss(self, positions):
@@ -216,7 +216,7 @@ def test_a_trial_whose_batches_are_split_repeats_too(dropout_config, monkeypatch
         monkeypatch.setattr(Trial, "loss", original_loss)
         return trial
 
-    assert_same(trained(), trained())
+    assert_same(train_in_parts(), train_in_parts())
 
 
 # --- what stays as it is -----------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_dropout_is_on_at_training_steps_only(tiny, tmp_path, method):
             for name, factor in without_dropout.factors.items():
                 factor.copy_(trial.factors[name])
         without_dropout.step, without_dropout._train_loss = evaluation.step, evaluation.train_loss
-        expected = without_dropout.record_evaluation(predictions_of(without_dropout))
+        expected = without_dropout.record_evaluation(first_predictions(without_dropout))
         assert dataclasses.replace(expected, wall_time_s=0) == dataclasses.replace(evaluation, wall_time_s=0)
     record = trial.finish(artifact=tmp_path / "artifact")
     assert load_prompt(tmp_path / "artifact").evaluate().accuracy == record.test_accuracy

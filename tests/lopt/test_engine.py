@@ -159,8 +159,8 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
     configs = [{**changes, "options": {"placement": "suffix"}} for changes in MIXED[:3]]
     trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
     text_store, texts_read = trials[0].backbone.flat.texts, []
-    text_store._kept.clear()  # of trials of other tests in this process
-    text_store.used_bytes, computed_before = 0, text_store.computed
+    text_store._stored_states.clear()  # of trials of other tests in this process
+    text_store.used_bytes, computed_before = 0, text_store.computed_count
 
     real_cache_texts = type(trials[0].backbone).cache_texts
 
@@ -178,8 +178,8 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, fails):
     assert not engine.step()
     assert set(texts_read) <= needed
     assert fails or set(texts_read) == needed
-    assert text_store.computed - computed_before >= len(needed)
-    assert fails or text_store.computed - computed_before == len(needed)
+    assert text_store.computed_count - computed_before >= len(needed)
+    assert fails or text_store.computed_count - computed_before == len(needed)
 
 
 def batches_of(trial):
@@ -257,7 +257,7 @@ def test_another_exception_does_not_split_the_pass_and_fails_its_trials(folders,
 
 
 @pytest.mark.parametrize(
-    "part", ["draw_batch", "soft_prompt", "apply_gradients", "evaluation_due", "record_evaluation"]
+    "part", ["draw_batch", "soft_prompt", "apply_gradients", "close_interval", "record_evaluation"]
 )
 def test_a_trial_whose_own_part_raises_fails_alone(folders, monkeypatch, part):
     reference = train_alone(make_trial(folders["gpt2"], MIXED[0]))

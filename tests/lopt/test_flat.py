@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from lopt.backbones import _read, _texts
+from lopt.backbones import _last_mlp, _texts
 from lopt.backbones._attention import attend_in_blocks
 from lopt.backbones._blocks import Block, Layout, cut_into_blocks
 from lopt.backbones._flat import FlatForm
@@ -19,17 +19,18 @@ from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from tests.tiny_models import WIDTH, make_model, make_tokenizer
 
-KINDS = (("prefix", 4, None), ("prefix", 4, 5), ("prefix", 6, None), ("suffix", 4, None), ("suffix", 3, 20),
-         ("suffix", 3, None))  # fmt: skip
-OWNERS = [0, 1, 2, 3, 4, 5, 0, 3, 2]
+PROMPT_KINDS = (("prefix", 4, None), ("prefix", 4, 5), ("prefix", 6, None), ("suffix", 4, None), ("suffix", 3, 20),
+                ("suffix", 3, None))  # fmt: skip
+# For each row of a batch, the index of its prompt.
+PROMPT_INDICES = [0, 1, 2, 3, 4, 5, 0, 3, 2]
 
 
 def make_backbone(family, dtype=torch.float32):
     return CausalBackbone(family, "test", make_model(family).to(dtype), make_tokenizer(family))
 
 
-def packed_prompts(dtype, owners=OWNERS):
-    """Return one soft prompt of each of KINDS, and the owner of each row."""
+def packed_prompts(dtype, prompt_indices=PROMPT_INDICES):
+    """Return packed prompts: one soft prompt of each of PROMPT_KINDS, and rows with these prompts."""
     torch.manual_seed(1)
 
     def leaf(tokens):
@@ -37,9 +38,9 @@ def packed_prompts(dtype, owners=OWNERS):
 
     prompts = [
         SoftPrompt(prompt=leaf(length), update=leaf(update), placement=PLACEMENTS[placement])
-        for placement, length, update in KINDS
+        for placement, length, update in PROMPT_KINDS
     ]
-    return PackedPrompts(prompts=prompts, owners=owners)
+    return PackedPrompts(prompts=prompts, prompt_indices=prompt_indices)
 
 
 def batch(rows=9, seed=0):
@@ -51,10 +52,10 @@ def batch(rows=9, seed=0):
 
 
 def logits_and_gradients(backbone, soft_prompt, ids_BT, lengths_B):
-    """Return label logits, and the gradients of all prompts and updates that a row has."""
+    """Return label logits, and the gradients of all prompts and updates that rows use."""
     logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, torch.tensor([3, 7]))
-    used_prompts = [soft_prompt.prompts[owner] for owner in sorted(set(soft_prompt.owners))]
-    leaves = [tensor for used in used_prompts for tensor in (used.prompt, used.update) if tensor is not None]
+    used_prompts = [soft_prompt.prompts[index] for index in sorted(set(soft_prompt.prompt_indices))]
+    leaves = [tensor for prompt in used_prompts for tensor in (prompt.prompt, prompt.update) if tensor is not None]
     loss = torch.nn.functional.cross_entropy(logits_BC, torch.arange(len(ids_BT)) % 2, reduction="sum")
     return [logits_BC.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -104,7 +105,7 @@ def test_one_prompt_for_all_rows_one_for_each_row_and_none_take_the_flat_form():
 
 
 def padded_to(tokens, lengths):
-    """Return the arguments of a block whose rows have these lengths and are padded to so many tokens."""
+    """Return the arguments of a block whose rows have these lengths and are padded to this many tokens."""
     lengths = np.array(lengths)
     return {"lengths": lengths, "real_indices": torch.from_numpy(np.flatnonzero(np.arange(tokens) < lengths[:, None]))}
 
@@ -115,11 +116,16 @@ def test_attention_by_pytorchs_kernels_equals_the_one_for_the_cpu():
 
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=3)
-    texts = Block(begin=6, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
-    past = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
-    suffixes = Block(begin=18, rows=2, tokens=3, past=past, past_lengths=torch.tensor([5, 2]))
+    texts = Block(begin=6, rows=3, tokens=4, prefix_block=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
+    past_states = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
+    suffixes = Block(begin=18, rows=2, tokens=3, past_states=past_states, past_lengths=torch.tensor([5, 2]))
     uneven = Block(
-        begin=24, rows=3, tokens=4, prefixes=prompts, prefix_of_row_R=torch.tensor([0, 1, 1]), **padded_to(4, [4, 1, 3])
+        begin=24,
+        rows=3,
+        tokens=4,
+        prefix_block=prompts,
+        prefix_of_row_R=torch.tensor([0, 1, 1]),
+        **padded_to(4, [4, 1, 3]),
     )
     assert uneven.end == 32
     assert uneven.row_ends.tolist() == [28, 29, 32]
@@ -138,7 +144,12 @@ def test_the_backward_pass_of_attention_is_its_derivative():
     torch.manual_seed(0)
     prompts = Block(begin=0, rows=2, tokens=2)
     texts = Block(
-        begin=4, rows=3, tokens=2, prefixes=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]), **padded_to(2, [1, 2, 2])
+        begin=4,
+        rows=3,
+        tokens=2,
+        prefix_block=prompts,
+        prefix_of_row_R=torch.tensor([1, 0, 1]),
+        **padded_to(2, [1, 2, 2]),
     )
     module = type("Module", (), {"layer_idx": 0})()
 
@@ -152,20 +163,20 @@ def test_the_backward_pass_of_attention_is_its_derivative():
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_no_padding_is_computed_and_the_last_mlp_only_where_a_label_is_read(family):
     backbone, (ids_BT, lengths_B) = make_backbone(family), batch()
-    prefixes = 4 + 4 + 6  # the prefixes among OWNERS, each once
-    suffixes = OWNERS.count(3) * 4 + OWNERS.count(5) * 3  # their texts are stored
-    whole_rows = sum(int(lengths_B[row]) + 3 for row, owner in enumerate(OWNERS) if owner == 4)
-    texts = sum(int(lengths_B[row]) for row, owner in enumerate(OWNERS) if owner in (0, 1, 2))
-    backbone.cache_texts(
-        backbone.uncached_texts(packed_prompts(torch.float32).prompts[3], texts_of(ids_BT, lengths_B))
-    )  # stored before we count
+    prefix_tokens = 4 + 4 + 6  # each prefix once
+    suffix_tokens = PROMPT_INDICES.count(3) * 4 + PROMPT_INDICES.count(5) * 3  # their texts are stored
+    whole_row_tokens = sum(int(lengths_B[row]) + 3 for row, index in enumerate(PROMPT_INDICES) if index == 4)
+    text_tokens = sum(int(lengths_B[row]) for row, index in enumerate(PROMPT_INDICES) if index in (0, 1, 2))
+    suffix = packed_prompts(torch.float32).prompts[3]
+    backbone.cache_texts(backbone.uncached_texts(suffix, texts_of(ids_BT, lengths_B)))
     token_counts = []
     layers = backbone.model.base_model.layers if family == "llama" else backbone.model.base_model.h
     for layer in layers:
         linear = layer.mlp.gate_proj if family == "llama" else layer.mlp.c_fc
         linear.register_forward_hook(lambda module, inputs, output: token_counts.append(inputs[0].shape[1]))
     logits_and_gradients(backbone, packed_prompts(torch.float32), ids_BT, lengths_B)
-    assert token_counts == [prefixes + suffixes + whole_rows + texts] * (len(layers) - 1) + [len(OWNERS)]
+    pass_tokens = prefix_tokens + suffix_tokens + whole_row_tokens + text_tokens
+    assert token_counts == [pass_tokens] * (len(layers) - 1) + [len(PROMPT_INDICES)]
 
 
 def test_an_mlp_that_returns_more_than_states_is_computed_everywhere():
@@ -174,8 +185,8 @@ def test_an_mlp_that_returns_more_than_states_is_computed_everywhere():
             return 2 * states, "which experts"
 
     mixture, states = Mixture(), torch.randn(1, 5, 3)
-    mixture.__class__ = _read._restricted_class(Mixture)
-    with _read.read_at(torch.tensor([1, 4])):
+    mixture.__class__ = _last_mlp._restricted_class(Mixture)
+    with _last_mlp.last_mlp_only_at(torch.tensor([1, 4])):
         output, experts = mixture(states)
     assert torch.equal(output, 2 * states)
     assert experts == "which experts"
@@ -198,37 +209,38 @@ def test_blocks_cover_all_rows_at_the_lowest_cost(lengths):
 # --- texts before a suffix -------------------------------------------------------------------------------------------
 
 
-def suffixes():
-    return packed_prompts(torch.float32, owners=[3, 5, 3, 5, 3, 5])
+def packed_suffixes():
+    return packed_prompts(torch.float32, prompt_indices=[3, 5, 3, 5, 3, 5])
 
 
 def test_texts_are_computed_once_and_shared_between_prompts_and_passes():
     backbone = make_backbone("llama")
     ids_BT, lengths_B = batch(6)
     texts = backbone.flat.texts
-    computed, used_bytes = texts.computed, texts.used_bytes  # by the checks when the backbone was loaded
-    first = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
-    distinct = len(set(texts_of(ids_BT, lengths_B)))
-    assert texts.computed == computed + distinct
-    again = logits_and_gradients(backbone, suffixes(), ids_BT, lengths_B)
-    assert texts.computed == computed + distinct
-    for first_tensor, second_tensor in zip(first, again, strict=True):
+    # Loading the backbone has computed texts already, for its checks.
+    computed_before, bytes_before = texts.computed_count, texts.used_bytes
+    first = logits_and_gradients(backbone, packed_suffixes(), ids_BT, lengths_B)
+    distinct_count = len(set(texts_of(ids_BT, lengths_B)))
+    assert texts.computed_count == computed_before + distinct_count
+    second = logits_and_gradients(backbone, packed_suffixes(), ids_BT, lengths_B)
+    assert texts.computed_count == computed_before + distinct_count
+    for first_tensor, second_tensor in zip(first, second, strict=True):
         assert torch.equal(first_tensor, second_tensor)
     bytes_per_token = 2 * 2 * 2 * (WIDTH // 4) * 4  # layers, keys and values, heads, width of a head, bytes
-    assert texts.used_bytes == used_bytes + bytes_per_token * int(lengths_B.sum())
+    assert texts.used_bytes == bytes_before + bytes_per_token * int(lengths_B.sum())
 
 
 def test_texts_met_in_an_evaluation_serve_training():
     backbone = make_backbone("llama")
-    expected = logits_and_gradients(backbone, suffixes(), *batch(6))
+    expected = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
     fresh = make_backbone("llama")
     with torch.inference_mode():
-        fresh.label_logits(suffixes(), *batch(6), torch.tensor([3, 7]))
-    results = logits_and_gradients(fresh, suffixes(), *batch(6))
+        fresh.label_logits(packed_suffixes(), *batch(6), torch.tensor([3, 7]))
+    results = logits_and_gradients(fresh, packed_suffixes(), *batch(6))
     assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
 
 
-def test_unread_texts_are_those_that_the_store_would_keep_and_does_not_have():
+def test_uncached_texts_are_those_that_the_store_has_room_for_and_does_not_have():
     backbone, (ids_BT, lengths_B) = make_backbone("llama"), batch(6)
     texts = texts_of(ids_BT, lengths_B)
     prefix, _, _, suffix, suffix_with_update, _ = packed_prompts(torch.float32).prompts
@@ -246,20 +258,20 @@ def test_unread_texts_are_those_that_the_store_would_keep_and_does_not_have():
 @pytest.mark.parametrize("limit_bytes", [0, 2000])
 def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_bytes):
     backbone = make_backbone("llama")
-    expected = logits_and_gradients(backbone, suffixes(), *batch(6))
+    expected = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
     backbone.flat.texts.limit_bytes = limit_bytes
-    backbone.flat.texts._kept.clear()
+    backbone.flat.texts._stored_states.clear()
     backbone.flat.texts.used_bytes = 0
-    before = backbone.flat.texts.computed
+    computed_before = backbone.flat.texts.computed_count
     for _ in range(2):
-        results = logits_and_gradients(backbone, suffixes(), *batch(6))
+        results = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
         for result, expected_result in zip(results, expected, strict=True):
             torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
     assert backbone.flat.texts.used_bytes <= limit_bytes
     assert backbone.uncached_texts(packed_prompts(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], (
         "no text is computed ahead in vain"
     )
-    assert backbone.flat.texts.computed > before + 6
+    assert backbone.flat.texts.computed_count > computed_before + 6
 
 
 def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
@@ -268,18 +280,18 @@ def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
 
     monkeypatch.setattr(_texts.os, "posix_fallocate", fail)
     backbone = make_backbone("gpt2")
-    logits_and_gradients(backbone, suffixes(), *batch(6))
+    logits_and_gradients(backbone, packed_suffixes(), *batch(6))
     assert backbone.flat.texts.used_bytes == 0
 
 
 def test_texts_are_stored_even_if_the_system_has_no_call_to_reserve_disk(monkeypatch):
     """macOS has none. Unhandled, the AttributeError would turn the flat form off without a message."""
-    expected = logits_and_gradients(make_backbone("gpt2"), suffixes(), *batch(6))
+    expected = logits_and_gradients(make_backbone("gpt2"), packed_suffixes(), *batch(6))
     monkeypatch.delattr(_texts.os, "posix_fallocate")
     monkeypatch.setattr(_texts, "_GROWTH_BYTES", (1 << 20) + 1)  # not a multiple of the pieces that are written
     backbone = make_backbone("gpt2")
     assert backbone.flat is not None
-    results = logits_and_gradients(backbone, suffixes(), *batch(6))
+    results = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
     assert backbone.flat.texts.used_bytes > 0
     for result, expected_result in zip(results, expected, strict=True):
         torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
@@ -314,7 +326,7 @@ def test_attention_that_has_no_flat_form_is_refused(special):
 
 def test_a_copy_whose_weights_change_takes_the_plain_form_and_the_models_own_norms():
     backbone = make_backbone("llama")
-    own_copy = backbone.copy()
-    assert own_copy.flat is None
-    assert type(own_copy.model.model.norm) is LlamaRMSNorm
+    changeable_copy = backbone.copy()
+    assert changeable_copy.flat is None
+    assert type(changeable_copy.model.model.norm) is LlamaRMSNorm
     assert type(backbone.model.model.norm) is not LlamaRMSNorm

@@ -39,12 +39,12 @@ def test_an_exception_is_raised_and_the_remaining_items_are_skipped(count):
 
 
 @pytest.mark.parametrize(
-    ("device", "side_by_side", "expected"), [("cpu", True, 2), ("cpu", False, 1), ("cuda", True, 1)]
+    ("device", "allows_parallel_passes", "expected"), [("cpu", True, 2), ("cpu", False, 1), ("cuda", True, 1)]
 )
-def test_the_number_of_lanes_suits_the_backbone(device, side_by_side, expected, monkeypatch):
+def test_the_number_of_lanes_suits_the_backbone(device, allows_parallel_passes, expected, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert Lanes(_backbone(device, side_by_side)).count == expected
+    assert Lanes(_backbone(device, allows_parallel_passes)).count == expected
 
 
-def _backbone(device="cpu", side_by_side=True):
-    return SimpleNamespace(device=SimpleNamespace(type=device), side_by_side=side_by_side)
+def _backbone(device="cpu", allows_parallel_passes=True):
+    return SimpleNamespace(device=SimpleNamespace(type=device), allows_parallel_passes=allows_parallel_passes)

@@ -58,7 +58,7 @@ def test_prompts_are_counted_at_the_width_of_a_named_backbone():
     assert count_parameters(method="lopt1", length=10, rank=2, backbone="gpt2-large") == 2_580
     assert count_parameters(method="dept", length=40, rank=45, backbone="t5-base") == 76_800
     assert count_parameters(method="dept", length=40, rank=45, width=768, update_tokens=100) == 40 * 768 + 45 * 868
-    with pytest.raises(ValueError, match="give width, the embedding width d, or backbone"):
+    with pytest.raises(ValueError, match=r"give `width` .the embedding width d. or `backbone`"):
         count_parameters(method="lopt1", length=10, rank=2)
 
 
@@ -158,10 +158,11 @@ def test_an_older_prompt_keeps_its_frozen_matrix(name, factor, option, tmp_path)
     prompt = load_prompt(tmp_path / "prompt")
     assert prompt.config.options[option] == 0
     assert prompt.evaluate().accuracy == record.test_accuracy
-    frozen = {
-        seed: methods.get(name).frozen(config.replace(seed=seed), 32, dtype=torch.float64)[factor] for seed in (3, 4)
+    frozen_factors = {
+        seed: methods.get(name).frozen_factors(config.replace(seed=seed), 32, dtype=torch.float64)[factor]
+        for seed in (3, 4)
     }
-    assert torch.equal(frozen[3], frozen[4])
+    assert torch.equal(frozen_factors[3], frozen_factors[4])
 
 
 def test_initial_values_come_from_numpys_frozen_streams():

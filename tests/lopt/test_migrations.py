@@ -20,7 +20,7 @@ STORES = Path(__file__).parents[1] / "stores"
 @pytest.mark.parametrize("version", range(1, migrations.SCHEMA_VERSION + 1))
 def test_a_record_of_each_schema_is_read_with_all_current_fields(version):
     for file in (STORES / f"schema-{version}" / "trials").glob("*.json"):
-        record = migrations.migrated(json.loads(file.read_text()))
+        record = migrations.migrate(json.loads(file.read_text()))
         assert set(record) == {field.name for field in dataclasses.fields(TrialRecord)}
         for evaluation in record["evaluations"]:
             assert set(evaluation) == {field.name for field in dataclasses.fields(Evaluation)}

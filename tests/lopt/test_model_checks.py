@@ -1,5 +1,5 @@
-"""Embeddings, positions and attention of families that differ in them, and the check of the flat form: it must notice a
-wrong attention."""
+"""Embeddings, positions and attention of families that differ in them. The check of the flat form must notice a wrong
+attention."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_no_answer_depends_on_a_neighbours_length_where_positions_are_scaled_by_
     ids_BT = torch.randint(3, 250, (2, 60))
     lengths_B = torch.tensor([20, 60])  # 60 and 64 tokens with the prompts, but padded to 100 places
     labels_C = torch.tensor([258, 259])
-    packed = PackedPrompts(prompts=prompts, owners=[0, 1])
+    packed = PackedPrompts(prompts=prompts, prompt_indices=[0, 1])
     together_BC = backbone.label_logits(packed, ids_BT, lengths_B, labels_C)
     alone_BC = backbone.label_logits(prompts[0], ids_BT[:1, :20], lengths_B[:1], labels_C)
     torch.testing.assert_close(together_BC[:1], alone_BC, rtol=1e-4, atol=1e-5)
@@ -139,7 +139,7 @@ def test_padding_of_a_packed_pass_does_not_reach_beyond_learned_positions(tmp_pa
     backbone = backbones.load(save_model(tmp_path, model_with("opt")), "fp32")
     backbone.flat = None
     prompts = [SoftPrompt(prompt=torch.randn(length, backbone.width)) for length in (100, 4)]
-    packed = PackedPrompts(prompts=prompts, owners=[0, 1])
+    packed = PackedPrompts(prompts=prompts, prompt_indices=[0, 1])
     logits_BC = backbone.label_logits(
         packed, torch.ones(2, 120, dtype=torch.long), torch.tensor([20, 120]), torch.tensor([5])
     )

@@ -267,10 +267,10 @@ def test_each_class_is_divided_by_the_share(counts, share, seed):
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ({"data": "all.csv"}, ["data names one file", "train names another"]),
-        ({**ONE_FILE, "report": "test.csv"}, ["data names one file", "report names another"]),
-        ({"report_share": 0.2}, ["report_share", "there is no data"]),
-        ({"split_seed": 3}, ["split_seed", "there is no data"]),
+        ({"data": "all.csv"}, ["`data` names one file", "`train` names another"]),
+        ({**ONE_FILE, "report": "test.csv"}, ["`data` names one file", "`report` names another"]),
+        ({"report_share": 0.2}, ["report_share", "there is no entry `data`"]),
+        ({"split_seed": 3}, ["split_seed", "there is no entry `data`"]),
         ({**ONE_FILE, "report_share": 0}, ["report_share is 0", "above 0 and below 1"]),
         ({**ONE_FILE, "report_share": 1.0}, ["report_share is 1.0", "above 0 and below 1"]),
         ({**ONE_FILE, "report_share": True}, ["report_share is True", "above 0 and below 1"]),

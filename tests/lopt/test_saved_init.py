@@ -26,7 +26,7 @@ def train_and_save(folder, **changes):
 @pytest.mark.parametrize(
     ("source", "method", "factor"), [("prompt_tuning", "prompt_tuning", "X"), ("lopt1", "dept", "P")]
 )
-def test_a_trial_begins_with_the_prompt_that_stood_at_the_input(source, method, factor, tmp_path):
+def test_a_trial_begins_with_the_saved_prompt(source, method, factor, tmp_path):
     folder = train_and_save(tmp_path / "first", method=source, rank=2 if source == "lopt1" else None)
     rank = 2 if method == "dept" else None
     for seed in (0, 1):
@@ -45,7 +45,7 @@ def test_the_key_depends_on_the_saved_prompt_and_a_configuration_outlives_its_fo
     assert load_prompt(tmp_path / "second").test_accuracy == record.test_accuracy
     train_and_save(folder, seed=1)
     assert trial_config(options={"init": str(folder)}).key != config.key
-    with pytest.raises(ValueError, match="the prompt in that folder is another one now"):
+    with pytest.raises(ValueError, match="that folder holds another prompt now"):
         Trial(config)
 
 
@@ -54,9 +54,9 @@ def test_a_saved_prompt_that_does_not_fit_is_refused_in_one_line(tmp_path, capsy
     for changes, message in (
         (
             {"length": 6},
-            "a prompt of 5 rows of width 32, and this trial's is 6 rows of width 32: give length 5",
+            "a prompt of 5 rows of width 32, but this trial's has 6 rows of width 32: give length 5",
         ),
-        ({"backbone": "embedded"}, "5 rows of width 576: give length 5, and a backbone of width 32"),
+        ({"backbone": "embedded"}, "5 rows of width 576: give length 5 and a backbone of width 32"),
     ):
         with pytest.raises(ValueError, match=message):
             methods.counts_of(trial_config(options={"init": str(folder)}, **changes))
@@ -70,4 +70,4 @@ def test_a_saved_prompt_that_does_not_fit_is_refused_in_one_line(tmp_path, capsy
     plan = ["--space", "ablation", "--profile", "demo", "--dry-run", "--set", f"init={folder}"]
     assert main(plan) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "give length 5, and a backbone of width 32" in line
+    assert "give length 5 and a backbone of width 32" in line

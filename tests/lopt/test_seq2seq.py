@@ -22,8 +22,8 @@ from lopt.soft_prompt import SoftPrompt
 from lopt.training import Trial
 from tests.tiny_models import make_tokenizer
 
-VOCABULARY, WIDTH, PROMPT = 300, 48, 5
-SAME_SHAPE, OTHER_SHAPE = 1e-12, 1e-6
+VOCABULARY_SIZE, WIDTH, PROMPT_LENGTH = 300, 48, 5
+SAME_SHAPE_TOLERANCE, OTHER_SHAPE_TOLERANCE = 1e-12, 1e-6
 
 
 def make_model(kind, **changes):
@@ -32,7 +32,7 @@ def make_model(kind, **changes):
     if kind == "untied":
         changes = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", **changes}
     config = T5Config(
-        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=12, d_ff=96, num_layers=2, num_heads=4,
+        vocab_size=VOCABULARY_SIZE, d_model=WIDTH, d_kv=12, d_ff=96, num_layers=2, num_heads=4,
         **{"decoder_start_token_id": 0, "pad_token_id": 0, **changes},
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
@@ -41,7 +41,7 @@ def make_model(kind, **changes):
             if parameter.ndim > 1 and name != "shared.weight":
                 parameter.mul_(4)
     if kind == "untied":  # newer versions of transformers build a tied head, and untie it if a file holds another one
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, WIDTH))
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY_SIZE, WIDTH))
     model.set_attn_implementation("sdpa")
     return model.double().eval()
 
@@ -72,7 +72,7 @@ def random_soft_prompt(placement="prefix", update=None):
         return torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
 
     return SoftPrompt(
-        prompt=leaf(PROMPT), update=None if update is None else leaf(update), placement=PLACEMENTS[placement]
+        prompt=leaf(PROMPT_LENGTH), update=None if update is None else leaf(update), placement=PLACEMENTS[placement]
     )
 
 
@@ -102,18 +102,18 @@ def test_logits_and_gradient_equal_the_whole_models_on_a_hand_built_input(backbo
     logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
 
     rows = [row_by_hand(backbone, soft_prompt, ids_BT[row, :length]) for row, length in enumerate(lengths_B)]
-    embedded_BSH = torch.zeros(3, ids_BT.shape[1] + PROMPT, WIDTH, dtype=torch.float64)
+    embedded_BSH = torch.zeros(3, ids_BT.shape[1] + PROMPT_LENGTH, WIDTH, dtype=torch.float64)
     mask_BS = torch.zeros(embedded_BSH.shape[:2], dtype=torch.long)
     for row, real_SH in enumerate(rows):
         embedded_BSH[row, : len(real_SH)] = real_SH
         mask_BS[row, : len(real_SH)] = 1
     padded_BC = logits_by_hand(backbone, embedded_BSH, mask_BS, label_ids)
-    torch.testing.assert_close(logits_BC, padded_BC, rtol=0, atol=SAME_SHAPE)
+    torch.testing.assert_close(logits_BC, padded_BC, rtol=0, atol=SAME_SHAPE_TOLERANCE)
     alone_BC = [
         logits_by_hand(backbone, row_SH[None], torch.ones(1, len(row_SH), dtype=torch.long), label_ids)[0]
         for row_SH in rows
     ]
-    torch.testing.assert_close(logits_BC, torch.stack(alone_BC), rtol=0, atol=OTHER_SHAPE)
+    torch.testing.assert_close(logits_BC, torch.stack(alone_BC), rtol=0, atol=OTHER_SHAPE_TOLERANCE)
 
     weight_BC = torch.randn(3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     gradients = torch.autograd.grad((logits_BC * weight_BC).sum(), leaves)
@@ -132,7 +132,7 @@ def test_without_a_prompt_the_logits_are_the_plain_models(backbone):
     mask_BT = (torch.arange(9)[None] < lengths_B[:, None]).long()
     plain = backbone.model(input_ids=ids_BT, attention_mask=mask_BT, decoder_input_ids=decoder_ids).logits[:, 1]
     logits_BC = backbone.label_logits(None, ids_BT, lengths_B, label_ids)
-    torch.testing.assert_close(logits_BC, plain[:, label_ids], rtol=0, atol=SAME_SHAPE)
+    torch.testing.assert_close(logits_BC, plain[:, label_ids], rtol=0, atol=SAME_SHAPE_TOLERANCE)
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("tied", WIDTH**-0.5), ("untied", 1.0)])
@@ -144,7 +144,7 @@ def test_the_last_state_is_scaled_where_the_embeddings_are_tied(kind, scale):
     assert (backbone.model.lm_head.weight is backbone.model.shared.weight) == (kind == "tied")
     by_hand = scale * state_BH @ head_VH[label_ids].T
     torch.testing.assert_close(
-        backbone.label_logits(None, ids_BT, lengths_B, label_ids), by_hand, rtol=0, atol=SAME_SHAPE
+        backbone.label_logits(None, ids_BT, lengths_B, label_ids), by_hand, rtol=0, atol=SAME_SHAPE_TOLERANCE
     )
 
 
@@ -156,7 +156,7 @@ def test_a_head_whose_scale_is_not_known_is_computed_whole(monkeypatch):
     arguments = (random_soft_prompt(), *label_inputs(backbone))
     logits_BC = backbone.label_logits(*arguments)
     monkeypatch.undo()
-    torch.testing.assert_close(logits_BC, reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE)
+    torch.testing.assert_close(logits_BC, reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE_TOLERANCE)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -166,34 +166,34 @@ def test_the_amount_of_padding_and_the_batch_change_nothing(backbone, placement)
     together = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
     for padding in (1, 8, 40):
         padded = backbone.label_logits(soft_prompt, *label_inputs(backbone, padding))
-        torch.testing.assert_close(padded, together, rtol=0, atol=OTHER_SHAPE)
+        torch.testing.assert_close(padded, together, rtol=0, atol=OTHER_SHAPE_TOLERANCE)
     for row, length in enumerate(lengths_B):
         alone = backbone.label_logits(soft_prompt, ids_BT[row : row + 1, :length], lengths_B[row : row + 1], label_ids)
-        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=OTHER_SHAPE)
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=OTHER_SHAPE_TOLERANCE)
         same_shape = backbone.label_logits(soft_prompt, ids_BT[row : row + 1], lengths_B[row : row + 1], label_ids)
         torch.testing.assert_close(same_shape[0], together[row], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_what_stands_in_the_padding_changes_no_bit(backbone, placement):
+def test_tokens_in_the_padding_change_no_bit(backbone, placement):
     soft_prompt = random_soft_prompt(placement)
     ids_BT, lengths_B, label_ids = label_inputs(backbone, padding=4)
-    other_BT = ids_BT.clone()
+    changed_BT = ids_BT.clone()
     for row, length in enumerate(lengths_B):
-        other_BT[row, length:] = 77
-    both_logits = [backbone.label_logits(soft_prompt, ids, lengths_B, label_ids) for ids in (ids_BT, other_BT)]
+        changed_BT[row, length:] = 77
+    both_logits = [backbone.label_logits(soft_prompt, ids, lengths_B, label_ids) for ids in (ids_BT, changed_BT)]
     gradients = [torch.autograd.grad(logits.sum(), soft_prompt.prompt)[0] for logits in both_logits]
     assert torch.equal(*both_logits)
-    torch.testing.assert_close(*gradients, rtol=0, atol=SAME_SHAPE)
+    torch.testing.assert_close(*gradients, rtol=0, atol=SAME_SHAPE_TOLERANCE)
 
 
 def test_with_one_prompt_for_each_row_each_row_gets_its_own(backbone):
-    prompts_BPH = torch.randn(3, PROMPT, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    prompts_BPH = torch.randn(3, PROMPT_LENGTH, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     ids_BT, lengths_B, label_ids = label_inputs(backbone)
     together = backbone.label_logits(SoftPrompt(prompt=prompts_BPH), ids_BT, lengths_B, label_ids)
     for row in range(3):
         alone = backbone.label_logits(SoftPrompt(prompt=prompts_BPH[row]), ids_BT, lengths_B, label_ids)[row]
-        torch.testing.assert_close(alone, together[row], rtol=0, atol=SAME_SHAPE)
+        torch.testing.assert_close(alone, together[row], rtol=0, atol=SAME_SHAPE_TOLERANCE)
 
 
 def test_the_decoder_is_given_the_start_and_the_sentinel(backbone):
@@ -207,7 +207,7 @@ def test_the_decoder_is_given_the_start_and_the_sentinel(backbone):
     assert [ids.tolist() for ids in decoder_inputs] == [[[0, sentinel]] * 3]
 
 
-def test_the_sentinel_stands_where_the_mask_is_or_at_the_end(backbone):
+def test_the_sentinel_is_where_the_mask_is_or_at_the_end(backbone):
     assert backbone.fill_template("a: {text} {mask} b") == f"a: {{text}} {SENTINEL} b"
     assert backbone.fill_template("{text} It was") == f"{{text}} It was {SENTINEL}"
     ids = backbone.tokenizer(backbone.fill_template("{text} It was {mask}").format(text="fine"))["input_ids"]
@@ -247,7 +247,7 @@ def test_bf16_gives_finite_numbers_and_fp16_is_refused():
 
 # --- facts -----------------------------------------------------------------------------------------------------
 
-SIZES = {  # those of the configs on the hub
+SIZES = {  # from the configs on the hub
     "t5-small": {"d_model": 512, "d_ff": 2048, "d_kv": 64, "num_layers": 6, "num_heads": 8},
     "t5-base": {"d_model": 768, "d_ff": 3072, "d_kv": 64, "num_layers": 12, "num_heads": 12},
     "t5-large": {"d_model": 1024, "d_ff": 4096, "d_kv": 64, "num_layers": 24, "num_heads": 16},
@@ -290,7 +290,7 @@ def test_a_local_folder_loads_as_an_encoder_decoder(tmp_path, monkeypatch, kind)
     assert (loaded.width, loaded.window, loaded.pad_id) == (WIDTH, 512, 0)
     arguments = (random_soft_prompt(), *label_inputs(reference))
     torch.testing.assert_close(
-        loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE
+        loaded.label_logits(*arguments), reference.label_logits(*arguments), rtol=0, atol=SAME_SHAPE_TOLERANCE
     )
     assert facts.lora_projections() == ((12, WIDTH, WIDTH),)
     monkeypatch.setenv("LOPT_MODEL_DIR", str(tmp_path))

@@ -82,7 +82,7 @@ def test_prompt_and_text_are_joined_as_by_hand(case):
 
 def test_padding_takes_no_gradient_from_the_prompt():
     """Each row of the prompt is once in the real part of each input. So the gradient of the sum of the real parts is
-    the number of rows, wherever the prompt stands."""
+    the number of rows, wherever the prompt is."""
     lengths_B = torch.tensor([2, 5, 3])
     for placement in PLACEMENTS:
         prompt = torch.zeros(4, WIDTH, requires_grad=True)
@@ -97,9 +97,8 @@ def test_padding_takes_no_gradient_from_the_prompt():
 def test_the_sum_of_text_and_update_is_rounded_once_to_the_texts_type():
     """With fp32 factors and a bf16 model, the update is added first and the sum is rounded."""
     text_BTH = torch.full((1, 2, WIDTH), 1.0, dtype=torch.bfloat16)
-    update = torch.full(
-        (2, WIDTH), 2.0**-8 + 2.0**-18
-    )  # half a unit in the last place of 1, plus more digits than bf16 has
+    # In bf16, 2^-8 is half a unit in the last place of 1, and 2^-18 is lost.
+    update = torch.full((2, WIDTH), 2.0**-8 + 2.0**-18)
     soft_prompt = SoftPrompt(prompt=torch.ones(3, WIDTH), update=update)
     assert (
         soft_prompt.add_update(text_BTH).dtype
@@ -154,9 +153,8 @@ def test_a_causal_model_sees_the_hand_built_input_without_padding(family, placem
     if update is not None:
         delta = torch.randn(update, 32, generator=generator, dtype=torch.float64, requires_grad=True)
     lengths_B = torch.tensor([9, 4, 6])
-    ids_BT = torch.randint(
-        1, 257, (3, 11), generator=generator
-    )  # there are tokens in the padding, too: no other token may see them
+    # The padding holds tokens too. No real token may see them.
+    ids_BT = torch.randint(1, 257, (3, 11), generator=generator)
     label_ids = backbone.label_ids([" bad", " great"])
     soft_prompt = SoftPrompt(prompt=prompt, update=delta, placement=PLACEMENTS[placement])
     leaves = [prompt] if delta is None else [prompt, delta]
@@ -214,11 +212,11 @@ def test_packed_prompts_give_each_row_what_its_own_prompt_gives_it_alone(prompt_
         )
         for length, placement, update in prompt_kinds
     ]
-    owners = [owner % len(prompts) for _, owner in rows]
+    prompt_indices = [index % len(prompts) for _, index in rows]
     lengths_B = torch.tensor([length for length, _ in rows])
     text_BTH = torch.randn(len(rows), int(lengths_B.max()) + 1, WIDTH)
-    joined, ends_B = PackedPrompts(prompts=prompts, owners=owners).join_text(text_BTH, lengths_B)
-    for row, owner in enumerate(owners):
-        alone, (end,) = prompts[owner].join_text(text_BTH[row : row + 1], lengths_B[row : row + 1])
+    joined, ends_B = PackedPrompts(prompts=prompts, prompt_indices=prompt_indices).join_text(text_BTH, lengths_B)
+    for row, index in enumerate(prompt_indices):
+        alone, (end,) = prompts[index].join_text(text_BTH[row : row + 1], lengths_B[row : row + 1])
         assert int(ends_B[row]) == int(end)
         assert torch.equal(joined[row, : int(end)], alone[0, : int(end)])

@@ -33,9 +33,9 @@ def intents(tmp_path):
         f'columns = ["text"]\nclasses = {json.dumps(classes)}\ntemplate = "{{text}} It was"\n'
         f'label_words = {json.dumps(words)}\ntrain = "train.csv"\nreport = "test.csv"\n'
     )
-    for file, rows_per_class in (("train", 20), ("test", 2)):
+    for split, rows_per_class in (("train", 20), ("test", 2)):
         rows = "".join(f"text {i} {n},intent {i}\n" for n in range(rows_per_class) for i in range(CLASS_COUNT))
-        (folder / f"{file}.csv").write_text(f"text,label\n{rows}")
+        (folder / f"{split}.csv").write_text(f"text,label\n{rows}")
     return folder
 
 
@@ -69,7 +69,9 @@ def test_any_label_words_can_be_told_apart(words):
 
 
 def test_more_words_than_tokens_are_refused_in_one_line(tiny):
-    with pytest.raises(ValueError, match="268 tokens for label words, and there are 300: give another one") as error:
+    with pytest.raises(
+        ValueError, match="268 tokens for label words, but there are 300: give another backbone"
+    ) as error:
         tiny.label_ids([f" w{i}" for i in range(300)])
     assert "\n" not in str(error.value)
 

@@ -243,7 +243,7 @@ def test_factors_that_do_not_give_the_prompt_are_refused(tiny, tmp_path):
     tensors = load_file(tmp_path / "prompt.safetensors")
     tensors["factors.U"] = tensors["factors.U"] + 1
     save_file(tensors, tmp_path / "prompt.safetensors")
-    with pytest.raises(ValueError, match="its factors do not give its prompt"):
+    with pytest.raises(ValueError, match="its prompt does not match its factors"):
         load_prompt(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Data of a user, of every kind: all rows count as they are labelled, or one line names the first bad row."""
+"""Data of a user: either all rows count as they are labelled, or one line of error names the first bad row."""
 
 from __future__ import annotations
 
@@ -337,12 +337,12 @@ def test_a_file_name_that_no_system_allows_is_refused(make_task):
 def test_a_file_that_was_removed_is_named_and_the_run_is_kept(make_task):
     argv = make_task()
     check_all_rows_scored(argv, [row["label"] for row in TEST_ROWS])
-    trials = task_folder(argv) / "results" / "run" / "trials"
-    before = {path: path.read_bytes() for path in trials.iterdir()}
+    trial_files = task_folder(argv) / "results" / "run" / "trials"
+    before = {path: path.read_bytes() for path in trial_files.iterdir()}
     (task_folder(argv) / "test.jsonl").unlink()
     data._load.cache_clear()
     assert "test.jsonl does not exist" in line_of(*called(main, *argv, "--seeds", "2"))
-    assert {path: path.read_bytes() for path in trials.iterdir()} == before
+    assert {path: path.read_bytes() for path in trial_files.iterdir()} == before
     shutil.rmtree(task_folder(argv))
 
 

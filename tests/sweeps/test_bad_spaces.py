@@ -51,7 +51,7 @@ def test_any_setting_is_planned_or_refused(key, value, name):
     if digits.isascii() and digits.isdigit() and key in FIELDS:
         planned_values = [plan["base"].get(key), *(cell["config"].get(key) for cell in plan["cells"])]
         assert int(digits) in planned_values
-    if digits.isascii() and digits.isdigit() and key in space.SPACE_FIELDS[:4]:
+    if digits.isascii() and digits.isdigit() and key in space._COUNT_FIELDS:
         assert plan[{"trials": "trials_per_cell"}.get(key, key)] == int(digits)
 
 
@@ -182,11 +182,11 @@ def test_any_part_of_a_space_file_is_planned_or_refused(tmp_path, part, value):
         ({"search": "{'learning_rate': Real('a', 1)}"}, ["range 'a' to 1"]),
         ({"search": "{'learning_rate': Real(-inf, 1)}"}, ["range -inf to 1"]),
         ({"search": "{'learning_rate': Real(nan, 1)}"}, ["range nan to 1"]),
-        ({"search": "{'max_steps': Whole(1, 5)}", "first": "()"}, ["max_steps is the same for all cells"]),
+        ({"search": "{'max_steps': Whole(1, 5)}", "first": "()"}, ["`max_steps` must be the same for all cells"]),
         ({"fixed": "{'method': 'lopt1', 'length': 8, 'rank': 3, 'max_steps': 5}"}, ["same for all cells"]),
-        ({"first": "({'batch_size': 4},)"}, ["first gives batch_size the value 4", "batch_size is not searched"]),
-        ({"first": "({'learning_rate': 5},)"}, ["first gives learning_rate the value 5", "outside"]),
-        ({"first": "{'learning_rate': 0.1}"}, ["first is {'learning_rate': 0.1}", "tuple of mappings"]),
+        ({"first": "({'batch_size': 4},)"}, ["`first` gives `batch_size` the value 4", "`batch_size` is not searched"]),
+        ({"first": "({'learning_rate': 5},)"}, ["`first` gives `learning_rate` the value 5", "outside"]),
+        ({"first": "{'learning_rate': 0.1}"}, ["`first` is {'learning_rate': 0.1}", "tuple of mappings"]),
         ({"base": "{'task': 'toy', 'backbone': 'tiny', 'options': 5}"}, ["options is 5"]),
         ({"title": "'a\\nb'"}, ["title of a space is 'a\\nb'", "one line"]),
         ({"trials": "True"}, ["trials is True"]),

@@ -15,17 +15,17 @@ from sweeps.options import Options
 from sweeps.results.store import Store
 from sweeps.run import main
 from sweeps.sweep import Sweep
-from tests.sweeps.test_sweep_local import SMALL, keys, sweep
+from tests.sweeps.test_sweep_local import SMALL, record_times, sweep
 
 
 def test_a_budget_stops_cleanly_and_the_same_command_continues(tmp_path, capsys):
     assert sweep(tmp_path, "--max-trials", "4") == 4
-    assert len(keys(tmp_path)) == 4
+    assert len(record_times(tmp_path)) == 4
     assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "stopped"
-    before = keys(tmp_path)
+    before = record_times(tmp_path)
     assert sweep(tmp_path) == 0
-    assert len(keys(tmp_path)) == 9
-    assert {name: keys(tmp_path)[name] for name in before} == before
+    assert len(record_times(tmp_path)) == 9
+    assert {name: record_times(tmp_path)[name] for name in before} == before
 
 
 def test_a_budget_of_time_exits_with_4(tmp_path):
@@ -163,6 +163,6 @@ def test_beyond_the_gpu_hours_no_trial_starts_and_running_trials_end(clock, gpu_
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_a_trial_in_local_mode_has_the_gpu_alone(tmp_path, monkeypatch, gpus):
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
-    plan = SimpleNamespace(space=SimpleNamespace(all_examples=[]))
+    plan = SimpleNamespace(space=SimpleNamespace(all_sample_trials=[]))
     local_sweep = Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), [])
     assert local_sweep._gpus_of({"shares_backbone": True}) == gpus

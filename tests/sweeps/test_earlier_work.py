@@ -73,7 +73,7 @@ def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert store.left_out_keys() == sorted({record.key for record in store.records()} - fitting_keys)
     study = load([store.folder])
     assert {trial.key for trial in study.trials} == fitting_keys
-    assert study.left_out_keys == misfit_counts.total()
+    assert study.left_out == misfit_counts.total()
     assert sweep(tmp_path, *narrower) == 0, "the same command again"
     out = capsys.readouterr().out
     assert f"continuing run smoke-paper: {len(fitting_records)} trials are finished" in out
@@ -125,7 +125,7 @@ def test_other_rules_are_refused_and_fresh_begins_anew(tmp_path, capsys):
     before = write_times(tmp_path)
     capsys.readouterr()
     assert sweep(tmp_path, "--set", "trials=1", "--set", "grace_steps=2") == 2
-    assert "--fresh to begin this one anew" in capsys.readouterr().err
+    assert "--fresh to start this one over" in capsys.readouterr().err
     assert write_times(tmp_path) == before
     assert sweep(tmp_path, "--set", "trials=1", "--set", "grace_steps=2", "--fresh") == 0
     assert "kept as smoke-paper-before-1" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_fresh_begins_anew_even_if_the_manifest_is_damaged_or_gone(tmp_path, cap
     capsys.readouterr()
     assert sweep(tmp_path, "--set", "trials=1") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "manifest.json is " in line and "--fresh" in line and "--name" in line
+    assert "manifest.json" in line and "--fresh" in line and "--name" in line
     assert write_times(tmp_path) == before
     assert sweep(tmp_path, "--set", "trials=1", "--fresh") == 0
     assert "kept as smoke-paper-before-1" in capsys.readouterr().out

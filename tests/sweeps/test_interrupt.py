@@ -1,4 +1,4 @@
-"""Signals to the real command: the first ends it in order, the second ends it at once. The same command continues."""
+"""Signals to the real command: the first lets it save its trials, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings(*, eval_every, evaluations, trials):
-    """Return settings with which the trials do not depend on timing, and packing (in fp64) changes no visible digit."""
+    """Return options with which no trial depends on timing. In fp64, packing changes no visible digit."""
     steps = eval_every * evaluations
     values = {"max_steps": steps, "eval_every": eval_every, "grace_steps": steps, "trials": trials, "precision": "fp64"}
     return tuple(word for name, value in values.items() for word in ("--set", f"{name}={value}"))
 
 
 SHORT = settings(eval_every=20, evaluations=3, trials=2)
-# It takes seconds from one evaluation to the next. All trials of a worker are evaluated at the same steps.
+# Here it takes seconds from one evaluation to the next. All trials of a worker are evaluated at the same steps.
 FAR_APART = settings(eval_every=200, evaluations=2, trials=1)
 
 
@@ -57,8 +57,8 @@ def read_until(process, pattern):
 
 
 def send(process, number):
-    """Send SIGINT to the whole group, as Ctrl-C does; send SIGTERM to the driver alone, as it would end Ray's
-    processes."""
+    """Send SIGINT to the whole group, as Ctrl-C does, or SIGTERM to the driver alone, because Ray's processes would end
+    at it."""
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
 
 
@@ -68,12 +68,12 @@ def end(process, seconds=280):
     return process.returncode, out
 
 
-def records(tmp_path, run="smoke-paper"):
+def record_times(tmp_path, run="smoke-paper"):
     """Return each record file of a run, and when it was written."""
     return {path: path.stat().st_mtime_ns for path in (tmp_path / run / "trials").glob("*.json")}
 
 
-def checkpoints(tmp_path):
+def checkpoint_files(tmp_path):
     return list((tmp_path / "smoke-paper" / "checkpoints").glob("*.safetensors"))
 
 
@@ -97,10 +97,10 @@ def undisturbed(tmp_path_factory):
 def continue_and_compare(tmp_path, undisturbed, *mode, values=SHORT):
     """Give the same command again. It must finish the sweep, leave earlier records alone, and have the results of an
     undisturbed run."""
-    earlier_records = records(tmp_path)
+    earlier_records = record_times(tmp_path)
     code, out = end(start(tmp_path, *mode, values=values))
     assert code == 0, out
-    assert {path: time for path, time in records(tmp_path).items() if path in earlier_records} == earlier_records
+    assert {path: time for path, time in record_times(tmp_path).items() if path in earlier_records} == earlier_records
     assert not (tmp_path / "smoke-paper" / "checkpoints").exists()
     columns = ["key", "phase", "status", "steps", "selection_accuracy", "test_accuracy", "tokens"]
     table, undisturbed_table = (
@@ -116,7 +116,7 @@ def continue_and_compare(tmp_path, undisturbed, *mode, values=SHORT):
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_the_first_signal_saves_the_running_trials_between_evaluations(tmp_path, undisturbed, number):
     process = start(tmp_path, values=FAR_APART)
-    while not checkpoints(tmp_path):
+    while not checkpoint_files(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     time.sleep(1.5)
@@ -125,7 +125,7 @@ def test_the_first_signal_saves_the_running_trials_between_evaluations(tmp_path,
     assert code == 130, out
     assert "saving the trials that run" in out
     assert "the same command continues" in out
-    assert checkpoints(tmp_path)
+    assert checkpoint_files(tmp_path)
     assert Store(tmp_path, "smoke-paper").manifest()["status"] == "interrupted"
     out = continue_and_compare(tmp_path, undisturbed, values=FAR_APART)
     steps = [int(step) for step in re.findall(r"continues at step (\d+)", out)]
@@ -150,7 +150,7 @@ def test_the_second_signal_ends_at_once(tmp_path, undisturbed, number):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("line", ["preparing"])
-def test_a_signal_before_the_first_trial_ends_the_command_in_order(tmp_path, undisturbed, line):
+def test_a_signal_before_the_first_trial_ends_the_command_with_130(tmp_path, undisturbed, line):
     """The signal comes while Ray is started, or while weights are loaded."""
     process = start(tmp_path)
     read_until(process, line)
@@ -162,7 +162,7 @@ def test_a_signal_before_the_first_trial_ends_the_command_in_order(tmp_path, und
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_local_mode_ends_the_command_in_order(tmp_path, undisturbed, number):
+def test_a_signal_in_local_mode_ends_the_command_with_130(tmp_path, undisturbed, number):
     process = start(tmp_path, "--local-mode")
     read_until(process, "complete at step")
     send(process, number)
@@ -176,7 +176,8 @@ def test_a_signal_that_the_parent_wants_ignored_stays_ignored():
     """`nohup` and the background jobs of a shell ignore signals."""
     code = (
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from sweeps import interrupt; interrupt.listen(); os.kill(os.getpid(), signal.SIGINT); print('alive')"
+        "from sweeps import interrupt; interrupt.install_handlers();"
+        "os.kill(os.getpid(), signal.SIGINT); print('alive')"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "alive\n", process.stderr

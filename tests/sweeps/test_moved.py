@@ -1,4 +1,4 @@
-"""Runs whose task or model has moved to another folder: the content decides what they are, not the place."""
+"""Runs whose task or model has moved to another folder. A folder is recognised by its content, not by its place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOML = (
 
 
 @pytest.fixture
-def mail(tmp_path):
+def mail_folder(tmp_path):
     """Return the folder of a task."""
     folder = tmp_path / "old" / "mail"
     folder.mkdir(parents=True)
@@ -35,13 +35,13 @@ def mail(tmp_path):
 
 
 @pytest.fixture
-def move_mail(mail, tmp_path):
+def move_mail(mail_folder, tmp_path):
     """Return a function that moves the task and returns its new folder."""
 
     def move():
         new_folder = tmp_path / "new place" / "mail"
         new_folder.parent.mkdir()
-        mail.rename(new_folder)
+        mail_folder.rename(new_folder)
         return new_folder
 
     return move
@@ -74,24 +74,24 @@ def keys(out, run="smoke-paper"):
     return {record.key for record in Store(out, run).records()}
 
 
-def test_a_finished_run_is_recognised_after_its_task_moved(mail, move_mail, tmp_path):
+def test_a_finished_run_is_recognised_after_its_task_moved(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
+    assert sweep(mail_folder, out)[0] == 0
     before = keys(out)
     for _ in range(2):
-        code, output = sweep(move_mail() if mail.exists() else tmp_path / "new place" / "mail", out)
+        code, output = sweep(move_mail() if mail_folder.exists() else tmp_path / "new place" / "mail", out)
         assert (code, "complete: 9 trials" in output, "confirm lopt" in output) == (0, True, False)
         assert "the space has changed" not in output
         assert keys(out) == before
 
 
 @pytest.mark.parametrize("old_identity", [False, True])
-def test_an_unfinished_run_goes_on_after_its_task_moved(mail, move_mail, tmp_path, old_identity):
+def test_an_unfinished_run_goes_on_after_its_task_moved(mail_folder, move_mail, tmp_path, old_identity):
     out = tmp_path / "results"
-    assert sweep(mail, out, "--max-trials", "4")[0] == 4
+    assert sweep(mail_folder, out, "--max-trials", "4")[0] == 4
     before = keys(out)
     manifest = out / "smoke-paper" / "manifest.json"
-    if old_identity:  # as earlier versions wrote it, for which the place counted
+    if old_identity:  # as earlier versions wrote it, which included the place
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "identity": "0123456789abcdef"}))
     code, output = sweep(move_mail(), out)
     assert (code, "continuing run smoke-paper: 4 trials" in output) == (0, True)
@@ -99,18 +99,18 @@ def test_an_unfinished_run_goes_on_after_its_task_moved(mail, move_mail, tmp_pat
     assert len(keys(out)) == 9
     assert len(json.loads((out / "smoke-paper" / "baselines.json").read_text())) == 1
     assert {record.config["task"] for record in Store(out, "smoke-paper").records()} == {
-        str(mail), str(tmp_path / "new place" / "mail"),
+        str(mail_folder), str(tmp_path / "new place" / "mail"),
     }  # fmt: skip
 
 
-def test_more_seeds_continue_a_run_after_its_task_moved(mail, move_mail, tmp_path):
+def test_more_seeds_continue_a_run_after_its_task_moved(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
+    assert sweep(mail_folder, out)[0] == 0
     code, output = sweep(move_mail(), out, "--seeds", "2")
     assert (code, "continuing run smoke-paper: 9 trials" in output, "12 trials" in output) == (0, True, True)
 
 
-def test_failed_trials_are_tried_again_after_their_task_moved(mail, move_mail, tmp_path, monkeypatch):
+def test_failed_trials_are_tried_again_after_their_task_moved(mail_folder, move_mail, tmp_path, monkeypatch):
     out = tmp_path / "results"
     from lopt.training import Trial
 
@@ -120,20 +120,20 @@ def test_failed_trials_are_tried_again_after_their_task_moved(mail, move_mail, t
     with monkeypatch.context() as patch:
         patch.setattr(Trial, "__next__", fail, raising=False)
         patch.setattr(Trial, "__iter__", fail)
-        assert sweep(mail, out, "--max-trials", "2")[0] in (3, 4)
+        assert sweep(mail_folder, out, "--max-trials", "2")[0] in (3, 4)
     assert {record.status for record in Store(out, "smoke-paper").records()} == {"failed"}
     assert sweep(move_mail(), out)[0] == 0
     assert {record.status for record in Store(out, "smoke-paper").records()} <= {"complete", "stopped"}
 
 
-def test_a_moved_task_with_other_rows_is_refused(mail, move_mail, tmp_path):
+def test_a_moved_task_with_other_rows_is_refused(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
+    assert sweep(mail_folder, out)[0] == 0
     before = keys(out)
     new_folder = move_mail()
     add_row(new_folder)
     data._load.cache_clear()
-    refused(main, *command(new_folder, out), words=["holds trials of data revision", str(new_folder), "--name"])
+    refused(main, *command(new_folder, out), words=["was trained on data revision", str(new_folder), "--name"])
     assert keys(out) == before
 
 
@@ -141,9 +141,9 @@ def test_a_moved_task_with_other_rows_is_refused(mail, move_mail, tmp_path):
     "changed_toml", [TOML.replace("It was", "So it was"), TOML.replace('" bad", " great"', '" no", " yes"')]
 )
 @pytest.mark.parametrize("old_identity", [False, True])
-def test_a_moved_task_with_other_settings_is_refused(mail, move_mail, tmp_path, changed_toml, old_identity):
+def test_a_moved_task_with_other_settings_is_refused(mail_folder, move_mail, tmp_path, changed_toml, old_identity):
     out = tmp_path / "results"
-    assert sweep(mail, out, "--max-trials", "1")[0] == 4
+    assert sweep(mail_folder, out, "--max-trials", "1")[0] == 4
     manifest = out / "smoke-paper" / "manifest.json"
     if old_identity:
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "identity": "0123456789abcdef"}))
@@ -152,9 +152,9 @@ def test_a_moved_task_with_other_settings_is_refused(mail, move_mail, tmp_path, 
     refused(main, *command(new_folder, out), words=["with other settings"])
 
 
-def test_trials_of_a_moved_task_are_reused(mail, move_mail, tmp_path):
+def test_trials_of_a_moved_task_are_reused(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
+    assert sweep(mail_folder, out)[0] == 0
     new_folder = move_mail()
     code, output = sweep(new_folder, out, "--name", "again", "--reuse")
     assert (code, "reused 9 of 9 trials" in output) == (0, True)
@@ -162,10 +162,10 @@ def test_trials_of_a_moved_task_are_reused(mail, move_mail, tmp_path):
     assert {record.config["task"] for record in Store(out, "again").records()} == {str(new_folder)}
 
 
-def test_trials_of_a_renamed_task_are_reused(mail, tmp_path):
+def test_trials_of_a_renamed_task_are_reused(mail_folder, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
-    new_folder = mail.rename(tmp_path / "post")
+    assert sweep(mail_folder, out)[0] == 0
+    new_folder = mail_folder.rename(tmp_path / "post")
     refused(main, *command(new_folder, out), words=["task mail → post", "--name"])
     code, output = sweep(new_folder, out, "--name", "again", "--reuse")
     assert (code, "reused 9 of 9 trials" in output, "complete: 9 trials" in output) == (0, True, True)
@@ -185,27 +185,27 @@ def test_trials_of_a_renamed_task_are_reused(mail, tmp_path):
     assert "none of the" in sweep(new_folder, out, "--name", "other", "--reuse")[1]
 
 
-def test_a_moved_model_is_recognised(mail, tmp_path):
+def test_a_moved_model_is_recognised(mail_folder, tmp_path):
     out, model = tmp_path / "results", tmp_path / "models" / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer("llama").save_pretrained(model)
-    assert called(main, *command(mail, out, "--set", f"backbone={model}"))[0] == 0
+    assert called(main, *command(mail_folder, out, "--set", f"backbone={model}"))[0] == 0
     before = keys(out)
     new_folder = tmp_path / "elsewhere" / "tiny-llama"
     new_folder.parent.mkdir()
     model.rename(new_folder)
     backbones.load.cache_clear()
-    code, output, _ = called(main, *command(mail, out, "--set", f"backbone={new_folder}"))
+    code, output, _ = called(main, *command(mail_folder, out, "--set", f"backbone={new_folder}"))
     assert (code, "complete: 9 trials" in output, keys(out) == before) == (0, True, True)
     file = new_folder / "config.json"
     file.write_text(file.read_text() + "\n")
     shutil.move(new_folder, model)
-    refused(main, *command(mail, out, "--set", f"backbone={model}"), words=["model revision"])
+    refused(main, *command(mail_folder, out, "--set", f"backbone={model}"), words=["model revision"])
 
 
-def test_a_report_has_one_group_for_a_task_that_moved(mail, move_mail, tmp_path):
+def test_a_report_has_one_group_for_a_task_that_moved(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out, "--max-trials", "7")[0] == 4
+    assert sweep(mail_folder, out, "--max-trials", "7")[0] == 4
     new_folder = move_mail()
     assert sweep(new_folder, out)[0] == 0
     assert called(report, out / "smoke-paper")[0] == 0
@@ -222,9 +222,9 @@ def test_a_report_has_one_group_for_a_task_that_moved(mail, move_mail, tmp_path)
     assert len(groups(load([out / "smoke-paper", out / "other"]))) == 2, "with other rows, it is another task"
 
 
-def test_a_report_stays_the_same_after_the_task_of_its_run_moved(mail, move_mail, tmp_path):
+def test_a_report_stays_the_same_after_the_task_of_its_run_moved(mail_folder, move_mail, tmp_path):
     out = tmp_path / "results"
-    assert sweep(mail, out)[0] == 0
+    assert sweep(mail_folder, out)[0] == 0
     (before,) = groups(load([out / "smoke-paper"]))
     assert sweep(move_mail(), out)[0] == 0
     (after,) = groups(load([out / "smoke-paper"]))

@@ -97,7 +97,7 @@ def test_known_times_are_measured(tiny, monkeypatch):
         time.sleep(0.02 + 0.01 * len(self.trials))
         outcomes = []
         for trial in self.trials:
-            trial.draw()
+            trial.draw_batch()
             trial.step += 1
             if trial.step % trial.config.eval_every == 0:
                 time.sleep(0.03)

@@ -1,4 +1,4 @@
-"""The line of progress, and the events beside it."""
+"""The progress line, and the events that are printed with it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lopt.failure import failed_record
 from lopt.records import now
 from lopt.training import Trial
 from sweeps import spaces
-from sweeps.progress import Progress, clock
+from sweeps.progress import Progress, format_duration
 from sweeps.work.job import Job
 
 
-def job(seed=0):
+def make_job(seed=0):
     config = TrialConfig(task="toy", backbone="tiny", method="lopt1", length=4, rank=2, learning_rate=0.1, seed=seed)
     return Job(config=config, phase="search", cell="lopt1 n=4 r=2", stratum="s", out="o", run="r")
 
 
-A, B, C = (job(seed) for seed in range(3))
+JOB_A, JOB_B = make_job(0), make_job(1)
 
 
 @pytest.fixture
@@ -34,16 +34,16 @@ def record(tiny):
 
 
 def run_two_trials(record):
-    """Tell Progress of one trial that ends with this record, and of one that fails."""
+    """Give Progress the events of one trial that ends with this record, and of one that fails."""
     failed = failed_record(
-        B.config, RuntimeError("its process died"), phase="search", cell=B.cell, stratum="s", started_at=now()
+        JOB_B.config, RuntimeError("its process died"), phase="search", cell=JOB_B.cell, stratum="s", started_at=now()
     )
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
-    progress.started(A)
-    progress.reported(A, {"step": 3})
-    progress.ended(A, record)
-    progress.started(B)
-    progress.ended(B, failed)
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
+    progress.started(JOB_A)
+    progress.reported(JOB_A, {"step": 3})
+    progress.ended(JOB_A, record)
+    progress.started(JOB_B)
+    progress.ended(JOB_B, failed)
     progress.close()
 
 
@@ -59,10 +59,10 @@ def test_plain_lines_without_a_terminal(record, capsys):
 
 
 def test_the_note_of_a_report_is_printed_once(capsys):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
-    progress.started(A)
-    progress.reported(A, {"step": 3, "note": "continues at step 3"})
-    progress.reported(A, {"step": 6, "note": ""})
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
+    progress.started(JOB_A)
+    progress.reported(JOB_A, {"step": 3, "note": "continues at step 3"})
+    progress.reported(JOB_A, {"step": 6, "note": ""})
     lines = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert [line.split("| ")[1] for line in lines] == ["search lopt1 n=4 r=2, lr 0.1: continues at step 3"]
 
@@ -75,9 +75,9 @@ def test_the_note_of_a_report_is_printed_once(capsys):
     ],
 )
 def test_the_report_at_which_a_budget_ends_a_trial_prints_its_note(capsys, note, event):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
-    progress.started(A)
-    progress.paused(A, {"step": 3, "note": note})
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
+    progress.started(JOB_A)
+    progress.paused(JOB_A, {"step": 3, "note": note})
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {event}")
 
 
@@ -96,18 +96,18 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
     """The start takes 100 s; then two steps take a second."""
     now_s = 0.0
     monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now_s)
-    progress = Progress(total=3, done=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
-    progress.started(A)
-    progress.started(B)
+    progress = Progress(total_count=3, done_count=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
+    progress.started(JOB_A)
+    progress.started(JOB_B)
     now_s = 100.0
-    progress.reported(B, {"step": 20, "restored": True})
+    progress.reported(JOB_B, {"step": 20, "restored": True})
     now_s = 105.0
-    progress.reported(A, {"step": 10})
-    progress.reported(B, {"step": 30})
+    progress.reported(JOB_A, {"step": 10})
+    progress.reported(JOB_B, {"step": 30})
     assert progress.time_left_s() is None
     assert "left" not in progress.line()
     now_s = 110.0
-    progress.reported(A, {"step": 20})
+    progress.reported(JOB_A, {"step": 20})
     assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), (
         "another command has done the first 20 steps of B"
     )
@@ -118,16 +118,16 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
 
 
 def test_a_trial_that_has_ended_makes_the_pace_known(record):
-    progress = Progress(total=2, done=0, steps_left=lambda steps: 6.0)
-    progress.started(A)
-    progress.reported(A, {"step": 3})
+    progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
+    progress.started(JOB_A)
+    progress.reported(JOB_A, {"step": 3})
     assert progress.time_left_s() is None
-    progress.ended(A, record)
+    progress.ended(JOB_A, record)
     assert progress.time_left_s() is not None
 
 
 def test_durations_have_hours_only_if_needed():
-    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert [format_duration(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 
 
 def test_expected_steps_fall_with_the_position_of_a_trial():

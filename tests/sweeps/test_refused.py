@@ -6,7 +6,7 @@ import pytest
 
 from lopt.locations import location
 from sweeps.results import lock
-from sweeps.results.lock import held
+from sweeps.results.lock import hold_run
 from sweeps.run import main
 from tests.bad_input import called, line_of
 
@@ -15,13 +15,13 @@ TASK_TOML = 'columns = ["text"]\nclasses = ["a", "b"]\ntemplate = "{text} is"\nl
 
 
 def contents(folder):
-    """Return the content of every file below a folder, and None for every folder, but for lock files."""
+    """Return the content of every file below a folder, and None for every folder; lock files are left out."""
     return {file: file.read_bytes() if file.is_file() else None for file in folder.rglob("*") if file.name != ".lock"}
 
 
 @pytest.fixture
 def tasks(tmp_path):
-    """Folders that cannot be trained on: one without data, one with a single class, one without a task."""
+    """Return a folder of tasks that cannot be trained on: one without data, one with a single class, one empty."""
     for name in ("no-data", "one-class", "empty"):
         (tmp_path / "tasks" / name).mkdir(parents=True)
     for name in ("no-data", "one-class"):
@@ -87,7 +87,7 @@ def test_a_run_set_aside_by_fresh_is_restored_if_no_trial_begins(tmp_path):
 def test_a_run_that_has_not_begun_leaves_no_file_in_any_store(anywhere):
     folder = location(anywhere) / "run"
     for _ in range(2):
-        with held(folder, ["command"]):
+        with hold_run(folder, ["command"]):
             pass
         assert not [file.name for file in folder.glob("*")]
 
@@ -107,7 +107,7 @@ def test_a_lock_is_taken_again_if_another_command_removes_the_folder(tmp_path, m
         return acquired
 
     monkeypatch.setattr(lock.FileLock, "acquire", acquire)
-    with held(folder, []):
+    with hold_run(folder, []):
         assert (folder / ".lock").is_file()
         assert len(attempts) == 2
 

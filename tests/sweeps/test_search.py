@@ -286,5 +286,6 @@ def test_a_metric_cannot_be_searched():
         dataclasses.replace(cell, search={**cell.search, "metric": Choice(("accuracy", "macro_f1"))})
         for cell in smoke.cells
     )
-    with pytest.raises(ValueError, match="metric is the same for all trials of a cell; give it in fixed or base"):
+    message = "`metric` must be the same for all trials of a cell; set it in `fixed` or `base`"
+    with pytest.raises(ValueError, match=message):
         check_space(dataclasses.replace(smoke, grid=lambda axes: cells))

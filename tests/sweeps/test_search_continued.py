@@ -236,9 +236,9 @@ def test_the_plan_says_how_many_trials_run(batch_sizes, evaluations, trials, has
     space = dataclasses.replace(space, grid=first_cell, trials=trials)
     plan = make_plan(space)
     driver = Driver(space, lambda trial: ("complete", 0.5)).run()
-    assert plan.search_trials == len(search_trials(driver))
+    assert plan.search_trial_count == len(search_trials(driver))
     combinations = set(product(values_of(batch_sizes), values_of(evaluations)))
-    assert plan.search_trials == (trials if has_real_range else min(trials, len(combinations)))
+    assert plan.search_trial_count == (trials if has_real_range else min(trials, len(combinations)))
     if not has_real_range:
         points = {(point["batch_size"], point["eval_every"]) for point in all_points(space.cells[0])}
         assert points == combinations

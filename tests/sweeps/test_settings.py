@@ -1,4 +1,4 @@
-"""`--set key=value`: ranges keep their kind and scale, and names of other programs get a suggestion."""
+"""`--set key=value`: ranges keep their kind and scale, and for a name of other programs ours is suggested."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def test_a_refused_setting_says_what_is_valid(argv, words):
 
 
 @pytest.mark.parametrize(
-    ("foreign_name", "own_name"),
+    ("foreign_name", "our_name"),
     [("lr", "learning_rate"), ("epochs", "max_steps"), ("steps", "max_steps"), ("bs", "batch_size"), ("r", "rank"),
      ("batch", "batch_size"), ("model", "backbone"), ("dataset", "task"), ("n", "length"), ("wd", "weight_decay"),
      ("prompt_length", "length"), ("num_virtual_tokens", "length"), ("LR", "learning_rate"), ("optim", "optimizer"),
      ("max-grad-norm", "clip_norm"), ("verbalizer", "label_words")],
 )  # fmt: skip
-def test_a_name_of_other_programs_is_answered_with_ours(foreign_name, own_name, tiny):
-    with pytest.raises(ValueError, match=f"unknown setting '{foreign_name}'.*Did you mean '{own_name}'"):
+def test_a_name_of_other_programs_is_answered_with_ours(foreign_name, our_name, tiny):
+    with pytest.raises(ValueError, match=f"unknown setting '{foreign_name}'.*Did you mean '{our_name}'"):
         TrialConfig.from_dict({**tiny.to_dict(), foreign_name: 1})
 
 

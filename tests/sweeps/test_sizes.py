@@ -1,4 +1,4 @@
-"""The forecast of tokens and disk, made before anything is read, against what a sweep then takes."""
+"""The estimate of tokens and disk space, compared with what a sweep then takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lopt import methods
@@ -21,7 +21,7 @@ def plan_of(name, profile="demo", **values):
     return make_plan(settings.with_settings(spaces.load(name, profile), values))
 
 
-def test_a_sweep_takes_what_was_forecast(tmp_path):
+def test_a_sweep_takes_what_was_estimated(tmp_path):
     values = {"max_tokens": "14", "test_examples": "50", "trials": "2"}
     plan = plan_of("smoke", **values)
     arguments = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
@@ -33,19 +33,19 @@ def test_a_sweep_takes_what_was_forecast(tmp_path):
     assert bound is not None
     assert 0.5 * bound < tokens * plan.expected_steps / steps <= bound
 
-    def bytes_in(folder):
+    def folder_bytes(folder):
         return sum(path.stat().st_size for path in (run / folder).rglob("*") if path.is_file())
 
     disk = sizes.disk_use(plan)
-    assert disk.records == pytest.approx(bytes_in("trials"), rel=0.5)
-    assert disk.artifacts == pytest.approx(bytes_in("artifacts"), rel=0.5)
-    # With so few examples, the overhead of a Parquet file is most of it.
-    assert disk.predictions < bytes_in("predictions") < 10 * disk.predictions
+    assert disk.records == pytest.approx(folder_bytes("trials"), rel=0.5)
+    assert disk.artifacts == pytest.approx(folder_bytes("artifacts"), rel=0.5)
+    # With so few examples, most of a Parquet file is overhead.
+    assert disk.predictions < folder_bytes("predictions") < 10 * disk.predictions
 
 
 @pytest.mark.parametrize("method", methods.names())
 @pytest.mark.parametrize("placement", ["prefix", "suffix"])
-def test_a_trained_artifact_is_as_large_as_forecast(method, placement, tiny, tmp_path):
+def test_a_trained_artifact_is_as_large_as_estimated(method, placement, tiny, tmp_path):
     from lopt.training import Trial
 
     method_class = methods.get(method)
@@ -65,20 +65,23 @@ def test_a_trained_artifact_is_as_large_as_forecast(method, placement, tiny, tmp
         for _ in trial:
             pass
         trial.finish(artifact=folder)
-        written = sum(file.stat().st_size for file in folder.iterdir())
+        size = sum(file.stat().st_size for file in folder.iterdir())
         # More than half of the smallest artifact is its description, whose numbers vary in length.
-        assert abs(sizes._artifact_bytes(config) - written) <= max(0.05 * written, 150), (config.length, config.rank)
+        assert abs(sizes._artifact_bytes(config) - size) <= max(0.05 * size, 150), (
+            config.length,
+            config.rank,
+        )
 
 
 def test_the_update_of_dept_is_counted_once():
-    """A DePT artifact of a real model holds A, B and P, then P and A B as they stand at the input. The description is
-    small beside them."""
+    """A DePT artifact of a real model holds A, B and P, and also P and A B as they are at the input. The description is
+    small compared with them."""
     plan = plan_of("table2", "paper", method="dept", task="sst2", confirm_seeds="1")
-    written = 4 * (60 * 768 + 30 * (256 + 768)) + 4 * (60 + 256) * 768
-    assert sizes.disk_use(plan).artifacts == pytest.approx(written, rel=0.01)
+    written_bytes = 4 * (60 * 768 + 30 * (256 + 768)) + 4 * (60 + 256) * 768
+    assert sizes.disk_use(plan).artifacts == pytest.approx(written_bytes, rel=0.01)
 
 
-def test_a_checkpoint_is_not_larger_than_forecast(tiny, tmp_path):
+def test_a_checkpoint_is_not_larger_than_estimated(tiny, tmp_path):
     from lopt.training import Trial
 
     for method in ("prompt_tuning", "lopt2"):
@@ -86,8 +89,8 @@ def test_a_checkpoint_is_not_larger_than_forecast(tiny, tmp_path):
         trial = Trial(config)
         next(iter(trial))
         (tmp_path / method).write_bytes(trial.to_checkpoint())
-        factors = trial.counts.trainable * 4
-        assert 2 * factors < (tmp_path / method).stat().st_size <= sizes._checkpoint_bytes(config) + 3000
+        factor_bytes = trial.counts.trainable * 4
+        assert 2 * factor_bytes < (tmp_path / method).stat().st_size <= sizes._checkpoint_bytes(config) + 3000
 
 
 def test_what_depends_on_the_data_is_called_unknown(capsys):
@@ -114,7 +117,7 @@ def test_predictions_on_a_task_folder_of_unknown_size(tmp_path):
     assert "predictions unknown" in plan_text.format_plan(paper_plan, "run")
 
 
-@examples(deadline=None, max_examples=40)
+@hypothesis_settings(deadline=None, max_examples=40)
 @given(
     trials=st.integers(1, 6),
     seeds=st.integers(1, 4),

@@ -74,7 +74,7 @@ def test_help_and_every_plan_import_nothing_slow():
 def test_every_space_plans_in_every_profile(name, profile):
     space = spaces.load(name, profile)
     plan = make_plan(space)
-    assert plan.search_trials == len(space.cells) * space.trials
+    assert plan.search_trial_count == len(space.cells) * space.trials
     rungs, eval_every = space.decision_steps(), plan.cells[0].sample_trial.eval_every
     assert all(rung < space.max_steps for rung in rungs)
     assert all(rung % eval_every == 0 for rung in rungs), "rungs fall on evaluations"
@@ -104,18 +104,18 @@ def test_the_plan_of_a_free_search_does_not_name_one_optimiser_for_all_methods()
 
 def test_lists_replace_an_axis_and_fix_or_limit_a_searched_field():
     space = spaces.load("ablation", "demo")
-    fewer = settings.with_settings(space, {"rank": "1,2", "length": "15"})
-    assert [cell.name for cell in fewer.cells] == ["prompt_tuning n=10", "lopt1 n=15 r=1", "lopt1 n=15 r=2"]
-    fixed = settings.with_settings(space, {"learning_rate": "0.1"})
-    assert all(not cell.search for cell in fixed.cells)
-    assert fixed.sample_trial(fixed.cells[0]).learning_rate == 0.1
-    listed = settings.with_settings(space, {"learning_rate": "0.05,0.1"})
-    assert listed.cells[0].search["learning_rate"] == Choice((0.05, 0.1))
-    ranged = settings.with_settings(space, {"learning_rate": "0.2:0.4"})
-    assert ranged.cells[0].search["learning_rate"] == Real(0.2, 0.4, log=True)
-    assert ranged.cells[0].first == (), "0.1 lies outside the new range"
-    shorter = settings.with_settings(spaces.load("search", "demo"), {"length": "5:9"})
-    assert shorter.cells[0].search["lopt1.length"] == Whole(5, 9, log=True)
+    small_space = settings.with_settings(space, {"rank": "1,2", "length": "15"})
+    assert [cell.name for cell in small_space.cells] == ["prompt_tuning n=10", "lopt1 n=15 r=1", "lopt1 n=15 r=2"]
+    with_rate = settings.with_settings(space, {"learning_rate": "0.1"})
+    assert all(not cell.search for cell in with_rate.cells)
+    assert with_rate.sample_trial(with_rate.cells[0]).learning_rate == 0.1
+    with_list = settings.with_settings(space, {"learning_rate": "0.05,0.1"})
+    assert with_list.cells[0].search["learning_rate"] == Choice((0.05, 0.1))
+    with_range = settings.with_settings(space, {"learning_rate": "0.2:0.4"})
+    assert with_range.cells[0].search["learning_rate"] == Real(0.2, 0.4, log=True)
+    assert with_range.cells[0].first == (), "0.1 lies outside the new range"
+    with_length = settings.with_settings(spaces.load("search", "demo"), {"length": "5:9"})
+    assert with_length.cells[0].search["lopt1.length"] == Whole(5, 9, log=True)
     with_words = settings.with_settings(space, {"label_words": " awful, fine", "template": "{text} So"})
     assert with_words.sample_trial(with_words.cells[0]).label_words == (" awful", " fine")
     assert settings.with_settings(space, {"trials": "7"}).trials == 7
@@ -129,7 +129,7 @@ def test_settings_of_a_search_over_methods():
 
     all_methods = cell_with(learning_rate="0.01:0.1")
     rates = {
-        name: searched_names for name, searched_names in all_methods.search.items() if name.endswith(".learning_rate")
+        name: searched_range for name, searched_range in all_methods.search.items() if name.endswith(".learning_rate")
     }
     assert set(rates.values()) == {Real(0.01, 0.1, log=True)}
     assert all_methods.search["dept.update_learning_rate"] == space.cells[0].search["dept.update_learning_rate"]
@@ -168,9 +168,9 @@ def test_an_option_is_set_for_one_of_several_methods_that_have_it():
 
 def test_every_method_of_table2_reads_the_same_text():
     space = spaces.load("table2", "paper")
-    examples = [space.sample_trial(cell) for cell in space.cells]
-    assert {methods.get(config.method).text_limit(config.options) for config in examples} == {None, 256}
-    assert {config.max_tokens for config in examples} == {256}
+    configs = [space.sample_trial(cell) for cell in space.cells]
+    assert {methods.get(config.method).text_limit(config.options) for config in configs} == {None, 256}
+    assert {config.max_tokens for config in configs} == {256}
     two_methods = settings.with_settings(space, {"method": "lopt1,ulpt", "task": "rte"})
     assert [cell.name for cell in two_methods.cells] == ["rte lopt1 n=20 r=5", "rte ulpt n=100 r=16"]
 
@@ -191,7 +191,7 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
     assert {(cell.sample_trial.task, cell.sample_trial.method): cell.counts.trainable for cell in plan.cells} == {
         (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
     }
-    assert {cell.trials for cell in plan.cells} == {10}
+    assert {cell.trial_count for cell in plan.cells} == {10}
     configs = [cell.sample_trial for cell in plan.cells]
     assert {(config.task, config.holdout, config.batch_size) for config in configs} == {
         ("sst2", "train", 16), *((task, "validation", 8) for task in ("boolq", "rte", "wic", "cb"))
@@ -235,12 +235,14 @@ def test_a_setting_changes_the_identity_and_the_number_of_seeds_does_not():
 
 
 def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
-    table, free = spaces.load("ablation", "demo"), spaces.load("search", "demo")
-    (cell,) = free.cells
-    assert table.stratum(table.cells[1], table.sample_trial(table.cells[1])) == table.cells[1].name
+    table_space, free_space = spaces.load("ablation", "demo"), spaces.load("search", "demo")
+    (cell,) = free_space.cells
+    table_cell = table_space.cells[1]
+    assert table_space.stratum(table_cell, table_space.sample_trial(table_cell)) == table_cell.name
     point = {"method": "lopt1", "length": 10, "rank": 2, "learning_rate": 0.1}
-    assert free.stratum(cell, free.config(cell, point, seed=0)) == "1,025–2,048 parameters"  # 2 · (10 + 576) = 1,172
-    config = free.config(cell, {**point, "rank": 16}, seed=0)
+    config = free_space.config(cell, point, seed=0)
+    assert free_space.stratum(cell, config) == "1,025–2,048 parameters", "2 · (10 + 576) = 1,172"
+    config = free_space.config(cell, {**point, "rank": 16}, seed=0)
     assert config.rank == 10, "a rank above the length is lowered to the length"
 
 
@@ -274,10 +276,13 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
         (["--space", "ablation", "--set", "placement=sufix"], ["placement is 'sufix'", "Did you mean 'suffix'"]),
         (["--space", "search", "--set", "lora.rank=0"], ["rank is 0"]),
         (["--space", "search", "--set", "lora.rnk=2"], ["unknown key 'lora.rnk'", "Did you mean 'lora.rank'"]),
-        (["--space", "frontier", "--set", "budget=10"], ["prompt_tuning has no form within a budget of 10 parameters"]),
+        (
+            ["--space", "frontier", "--set", "budget=10"],
+            ["prompt_tuning has no usual length and rank for 10 parameters"],
+        ),
         (
             ["--space", "frontier", "--set", "method=lopt1,lora"],
-            ["lora has no form within a budget", "leave the method out"],
+            ["lora has no usual length and rank for", "leave the method out"],
         ),
         (["--space", "table2", "--set", "method=bitfit"], ["'bitfit' has no row in table2", "lora, prompt_tuning"]),
         (["--space", "ablation", "--name", "../up"], ["run name '../up'"]),

@@ -16,7 +16,7 @@ def space():
     return spaces.load("smoke", "paper")
 
 
-def record(space, cell, status="complete", phase="search", accuracy=0.7, **point):
+def make_cell_record(space, cell, status="complete", phase="search", accuracy=0.7, **point):
     config = space.config(cell, {"learning_rate": 0.1, **point}, seed=0 if phase == "search" else 1)
     return make_record(config, status, accuracy, phase=phase, cell=cell.name)
 
@@ -25,11 +25,11 @@ def test_a_winner_whose_confirm_trial_diverged_is_not_confirmed_by_that_of_an_ea
     store = Store(tmp_path, "run")
     for cell in space.cells:
         for phase in ("search", "confirm"):
-            store.write(record(space, cell, phase=phase))
+            store.write(make_cell_record(space, cell, phase=phase))
     assert summarise(make_plan(space), store, "complete", seconds=1)[1] == 0
     first = space.cells[0]
-    store.write(record(space, first, accuracy=0.99, learning_rate=0.2))
-    store.write(record(space, first, "diverged", "confirm", learning_rate=0.2))
+    store.write(make_cell_record(space, first, accuracy=0.99, learning_rate=0.2))
+    store.write(make_cell_record(space, first, "diverged", "confirm", learning_rate=0.2))
     text, code = summarise(make_plan(space), store, "complete", seconds=1)
     assert (code, f"no confirmed trial: {first.name}" in text) == (3, True)
 
@@ -41,7 +41,7 @@ def test_a_winner_whose_confirm_trial_diverged_is_not_confirmed_by_that_of_an_ea
 def test_failures_are_grouped_however_the_sweep_has_ended(tmp_path, space, status, code, words):
     store = Store(tmp_path, "run")
     for number, cell in enumerate(space.cells[:2]):
-        failed = record(space, cell, "failed")
+        failed = make_cell_record(space, cell, "failed")
         object.__setattr__(failed, "error", {"type": "OSError", "message": f"no {number}", "traceback": ""})
         store.write(failed)
     text, exit_code = summarise(make_plan(space), store, status, seconds=61)

@@ -1,4 +1,4 @@
-"""The supervisor of trials as they begin, report and end, alone and behind Ray's interfaces."""
+"""The supervisor of trials as they begin, report and end, alone and called by Ray's interfaces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MemoryStore:
     """A store that keeps records in memory."""
 
     def __init__(self):
-        self.records, self.set_aside_records, self.audited, self.error = {}, [], [], None
+        self.records, self.set_aside_records, self.audited_records, self.error = {}, [], [], None
 
     def read(self, key):
         return self.records.get(key)
@@ -41,7 +41,7 @@ class MemoryStore:
         self.set_aside_records.append(self.records.pop(record.key))
 
     def add_audit(self, record):
-        self.audited.append(record)
+        self.audited_records.append(record)
 
     def check(self):
         if self.error:
@@ -108,7 +108,7 @@ class Sweep:
 def test_a_sweep_runs_to_its_end_and_listeners_get_every_event():
     sweep = Sweep()
     sweep.run()
-    assert sweep.supervisor.is_idle and not sweep.supervisor.held_back
+    assert sweep.supervisor.is_idle and not sweep.supervisor.held_back_by_budget
     assert len(sweep.store.records) == 12
     assert sweep.log.names() == ["started", "ended"] * 12
 
@@ -140,7 +140,7 @@ def test_an_audited_trial_goes_on_and_is_noted():
     (better, better_job), (worse, worse_job) = begin_two_of_one_cell(sweep)
     sweep.supervisor.report(better, sweep.report(better_job, score=0.9))
     assert sweep.supervisor.report(worse, sweep.report(worse_job, score=0.1))
-    assert [record.key for record in sweep.store.audited] == [worse_job.key]
+    assert [record.key for record in sweep.store.audited_records] == [worse_job.key]
     assert worse_job.key not in sweep.store.records
 
 
@@ -176,7 +176,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     sweep.may_start = False
     sweep.supervisor.end(name, report)
     assert sweep.begin() is None
-    assert sweep.supervisor.is_idle and sweep.supervisor.held_back
+    assert sweep.supervisor.is_idle and sweep.supervisor.held_back_by_budget
     assert sweep.queue.counts() == counts
     assert sweep.log.events[-1] == ("paused", job.key, report or {})
     sweep.may_start = True
@@ -184,7 +184,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     started = [key for event, key, *_ in sweep.log.events if event == "started"]
     assert started.count(job.key) == 2, "the trial goes on once"
     assert len(sweep.store.records) == 12
-    assert not sweep.supervisor.held_back
+    assert not sweep.supervisor.held_back_by_budget
 
 
 @pytest.mark.parametrize("position", [0, 4, 9, 10])
@@ -239,7 +239,7 @@ def test_the_record_of_a_failed_trial_is_set_aside_when_the_trial_begins_again()
     assert [record.key for record in sweep.store.set_aside_records] == [job.key]
 
 
-# --- behind Ray's interfaces -----------------------------------------------------------------------------------------
+# --- called by Ray's interfaces --------------------------------------------------------------------------------------
 
 
 def make_adapters(sweep):
@@ -333,7 +333,7 @@ class DyingTrial:
     def __init__(self):
         self.trial_id, self.run_metadata = "a", SimpleNamespace(num_failures=0)
         self.now = 0.0
-        self.forgiven = DeathCounter(clock=lambda: self.now)
+        self.death_counter = DeathCounter(clock=lambda: self.now)
 
     def die(self, now):
         """Let the trial die at this time, and return whether it is tried again."""
@@ -341,11 +341,11 @@ class DyingTrial:
         self.run_metadata.num_failures += 1
         if self.run_metadata.num_failures > 2:
             return False
-        self.forgiven.on_trial_recover(0, [], self)
+        self.death_counter.on_trial_recover(0, [], self)
         return True
 
     def evaluate(self, step):
-        self.forgiven.on_trial_result(0, [], self, {STEP: step})
+        self.death_counter.on_trial_result(0, [], self, {STEP: step})
 
 
 def test_deaths_on_a_machine_that_is_being_taken_away_count_once():

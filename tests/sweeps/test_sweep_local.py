@@ -24,7 +24,7 @@ def sweep(tmp_path, *arguments):
     return main([*SMALL, "--out", str(tmp_path), *arguments])
 
 
-def keys(tmp_path):
+def record_times(tmp_path):
     """Return the name of each record file, and when it was written."""
     return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "smoke-paper" / "trials").iterdir()}
 
@@ -52,13 +52,13 @@ def test_a_sweep_runs_to_its_end_and_runs_nothing_twice(tmp_path, capsys):
     assert "9/9 done" in out
     assert "python analysis/report.py" in out
 
-    before = keys(tmp_path)
+    before = record_times(tmp_path)
     assert sweep(tmp_path) == 0
-    assert keys(tmp_path) == before, "nothing runs twice"
+    assert record_times(tmp_path) == before, "nothing runs twice"
     assert "continuing run smoke-paper: 9 trials are finished" in capsys.readouterr().out
     assert sweep(tmp_path, "--seeds", "2") == 0
-    assert len(keys(tmp_path)) == 12, "more seeds continue the run"
-    assert {name: keys(tmp_path)[name] for name in before} == before
+    assert len(record_times(tmp_path)) == 12, "more seeds continue the run"
+    assert {name: record_times(tmp_path)[name] for name in before} == before
 
 
 def test_other_settings_under_an_existing_name_are_refused(tmp_path, capsys):
@@ -82,14 +82,14 @@ def test_an_interrupt_keeps_the_records_of_finished_trials_only(tmp_path, monkey
 
     monkeypatch.setattr(Trial, "update", update)
     assert sweep(tmp_path) == 130
-    finished = keys(tmp_path)
+    finished = record_times(tmp_path)
     assert 0 < len(finished) < 9
     statuses = {record.status for record in Store(tmp_path, "smoke-paper").records()}
     assert statuses <= {"complete", "stopped"}
     assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "interrupted"
     assert sweep(tmp_path) == 0
-    assert len(keys(tmp_path)) == 9
-    assert {name: keys(tmp_path)[name] for name in finished} == finished
+    assert len(record_times(tmp_path)) == 9
+    assert {name: record_times(tmp_path)[name] for name in finished} == finished
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.2"])
@@ -135,7 +135,7 @@ def test_failed_trials_are_recorded_and_tried_again_and_exit_with_3(tmp_path, mo
     assert (table[table.status == "failed"].error == "RuntimeError: broken on purpose").all()
 
     assert sweep(tmp_path) == 0
-    names = set(keys(tmp_path))
+    names = set(record_times(tmp_path))
     assert {f"{record.key}.failed-1.json" for record in failed} <= names
     assert sum("failed" not in name for name in names) == 9
 
@@ -156,11 +156,11 @@ def test_a_diverged_search_trial_is_a_result_and_exits_with_0(tmp_path, monkeypa
 
 def test_the_trial_of_a_damaged_record_runs_again(tmp_path, capsys):
     assert sweep(tmp_path) == 0
-    file_name = sorted(keys(tmp_path))[0]
+    file_name = sorted(record_times(tmp_path))[0]
     path = tmp_path / "smoke-paper" / "trials" / file_name
     path.write_text(path.read_text()[:50])
     assert sweep(tmp_path) == 0
-    assert file_name in keys(tmp_path)
+    assert file_name in record_times(tmp_path)
     assert f"{file_name} is damaged" in capsys.readouterr().out
 
 
@@ -219,7 +219,7 @@ def test_an_interrupted_trial_goes_on_even_if_the_sampler_would_not_propose_it_a
     trials, and its proposals would differ in a new process."""
     command = [part.replace("trials=2", "trials=8") for part in SMALL] + ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Budget, "is_spent", lambda self: self._started_trials >= 20)
+        patch.setattr(Budget, "is_spent", lambda self: self._started_count >= 20)
         assert main(command) == 4
     run = tmp_path / "smoke-paper"
     (checkpoint,) = (run / "checkpoints").iterdir()
@@ -229,7 +229,7 @@ def test_an_interrupted_trial_goes_on_even_if_the_sampler_would_not_propose_it_a
     assert main(command) == 0
     assert capsys.readouterr().out.count("continues at") == 1
     assert record.exists()
-    assert len(keys(tmp_path)) == 27
+    assert len(record_times(tmp_path)) == 27
 
 
 @pytest.mark.parametrize("error", [MemoryError(), AssertionError(), RuntimeError("two\nlines")])
@@ -243,9 +243,9 @@ def test_errors_without_a_message_or_with_several_lines_do_not_stop_the_sweep(tm
     assert len(list((tmp_path / "smoke-paper" / "trials").glob("*.failed-1.json"))) == 6
 
 
-def test_the_manifest_knows_how_long_a_run_has_taken_even_if_the_command_is_killed(tmp_path, monkeypatch):
+def test_the_manifest_has_the_time_that_a_run_has_taken_even_if_the_command_is_killed(tmp_path, monkeypatch):
     original_update, clock = Trial.update, [0.0]
-    noted = []  # pairs of the true time and the time in the manifest
+    noted_times = []  # pairs of the true time and the time in the manifest
     monkeypatch.setattr(Sweep, "_elapsed_s", lambda self: clock[0])
 
     def manifest():
@@ -253,13 +253,13 @@ def test_the_manifest_knows_how_long_a_run_has_taken_even_if_the_command_is_kill
 
     def update(self):
         clock[0] += 25.0
-        noted.append((clock[0], manifest()["elapsed_s"]))
+        noted_times.append((clock[0], manifest()["elapsed_s"]))
         return original_update(self)
 
     monkeypatch.setattr(Trial, "update", update)
     assert sweep(tmp_path) == 0
     # Trials are evaluated at every second step.
-    assert all(0 <= elapsed_s - noted_s <= 60 + 3 * 25 for elapsed_s, noted_s in noted)
+    assert all(0 <= elapsed_s - noted_s <= 60 + 3 * 25 for elapsed_s, noted_s in noted_times)
     assert manifest()["elapsed_s"] == clock[0] > 1000
     clock[0] += 10.0
     assert sweep(tmp_path) == 0
@@ -295,11 +295,11 @@ def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, caps
     mirror("one")
     assert sweep(tmp_path) == 0
     mirror("two")
-    before = keys(tmp_path)
+    before = record_times(tmp_path)
     capsys.readouterr()
     assert sweep(tmp_path, "--seeds", "2") == 2
     assert "holds trials of data revision" in capsys.readouterr().err
-    assert keys(tmp_path) == before
+    assert record_times(tmp_path) == before
     assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "complete"
 
 

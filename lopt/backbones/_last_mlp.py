@@ -1,7 +1,7 @@
 """The model's last MLP is computed only where its output is used.
 
-Of a flat pass's last hidden states, only those at label positions are used. A pass that computes keys and values of
-texts uses none of them. The last MLP is up to a fortieth of all the weights that a token meets, forward and backward.
+A flat pass uses its last hidden states at label positions only. A pass that computes keys and values of texts uses none
+of them. The last MLP has up to a fortieth of all the weights that a token passes, forward and backward.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import ModuleList
 
-_current_pass = threading.local()  # by thread, because passes may run side by side
+_current_pass = threading.local()  # for each thread, because passes may run at the same time
 
 
 @contextlib.contextmanager
-def read_at(indices_M: Tensor) -> Iterator[None]:
-    """Say that the passes `[1, N, H]` that this thread runs in the context are read at these indices only.
+def last_mlp_only_at(indices_M: Tensor) -> Iterator[None]:
+    """In the context, compute the last MLP of this thread's passes `[1, N, H]` at these indices only.
 
-    The last hidden states at all other indices are wrong.
+    The last hidden states at all other indices are then wrong.
     """
     _current_pass.indices_M = indices_M
     try:
@@ -31,7 +31,10 @@ def read_at(indices_M: Tensor) -> Iterator[None]:
 
 
 def restrict_last_mlp(model: Any) -> None:
-    """Make a causal model's last MLP heed `read_at`, if the model has one. As in `_fused`, its class is changed."""
+    """Let `last_mlp_only_at` act on a causal model, if its last layer has an MLP.
+
+    As in `_fused`, the class of the module is changed.
+    """
     layer_count = model.config.num_hidden_layers
     stacks = (
         module for module in model.base_model.modules() if isinstance(module, ModuleList) and len(module) == layer_count
@@ -50,7 +53,7 @@ def _restricted_class(original_class: type) -> type:
             if indices_M is None or arguments or options:  # BLOOM's MLP takes the residual and adds it itself
                 return super().forward(hidden_states, *arguments, **options)
             output = super().forward(hidden_states[:, indices_M])
-            if not torch.is_tensor(output):  # some mixtures of experts return more than the states
+            if not torch.is_tensor(output):  # some mixtures of experts return more than one tensor
                 return super().forward(hidden_states)
             return torch.zeros_like(hidden_states).index_copy(1, indices_M, output)
 
