@@ -47,7 +47,7 @@ DRIVER, RAYLET = "driver", "second raylet"
 TITLES = {"worker": "ray::Worker", "trial's process": "ray::ImplicitFunc", "keeper": "ray::Keeper"}
 VICTIMS = (DRIVER, *TITLES, RAYLET)
 TOLERANCE = 1e-3  # for losses and accuracies of trials that share a pass, in fp32
-_RESUMED_TRIAL = re.compile(r"\| (search|confirm) (.+), lr \S+: (continues at step|begins anew) ?([\d,]*)")
+_RESUMED_TRIAL = re.compile(r"\| (search|confirm) (.+), lr \S+: (continues at step|starts over) ?([\d,]*)")
 _POLL_S, _STUCK_S = 0.1, 300.0
 
 
@@ -231,7 +231,7 @@ def attribute_output(
         if match is None or kill is None:
             continue
         phase, cell, event, step = match.groups()
-        if event == "begins anew":
+        if event == "starts over":
             yield line
             continue
         resumed_at, saved_step = int(step.replace(",", "")), kill.saved_steps.get(keys.get((phase, cell), ""), 0)

@@ -80,7 +80,7 @@ class Sweep(Listener):
             warm_start = warm_start_records(self.store, self.options.warm_start)
             earlier_work.announce(self.store.run)
             if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
-                self.store.move(earlier_work.moved)
+                self.store.write_moved(earlier_work.moved)
                 self.store.write_table()
                 self._seconds_in_manifest = self._elapsed_s()  # looking for work does not count as time of the run
                 self._write_manifest("complete")
@@ -88,7 +88,7 @@ class Sweep(Listener):
 
             def start_supervisor(prepared: Mapping[str, Any]) -> Supervisor:
                 self._has_begun = True
-                self.store.move(earlier_work.moved)
+                self.store.write_moved(earlier_work.moved)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
                 return self._make_supervisor(earlier_work, other_runs, warm_start)
@@ -149,7 +149,7 @@ class Sweep(Listener):
             return resources_of_this_process(self._elapsed_s())
         from sweeps.on_ray.resources import ray_resources
 
-        return ray_resources(stack.enter_context(self._ready_cluster(baselines=False)), self._elapsed_s())
+        return ray_resources(stack.enter_context(self._ready_cluster(score_baselines=False)), self._elapsed_s())
 
     def _read_earlier_work(self) -> EarlierWork:
         """Return what earlier commands have left. New trials keep the former default of an option whose default has
@@ -259,7 +259,7 @@ class Sweep(Listener):
             resolve=self._resolved_settings,
             finished=finished,
             failed=earlier_work.failed,
-            interrupted=self.store.interrupted(),
+            interrupted=self.store.interrupted_trials(),
             reuse_trial=other_runs.reuse_trial,
             warm_start_records=warm_start,
         )
@@ -312,7 +312,7 @@ class Sweep(Listener):
             import torch
 
             return float(torch.cuda.is_available())
-        return self._allocation.resources_for(job.shared).get("gpu", 0.0)
+        return self._allocation.resources_for(job.shares_backbone).get("gpu", 0.0)
 
     def _run_here(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """Run all trials in this process, one at a time."""
@@ -343,8 +343,8 @@ class Sweep(Listener):
         finally:
             shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
 
-    def _ready_cluster(self, *, baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
+    def _ready_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
         from sweeps.on_ray.tune import ready_cluster
 
-        trials, left_s = self.plan.search_trial_count, self._budget.left_s
-        return ready_cluster(self.options, self._resolve_with, trials=trials, left_s=left_s, baselines=baselines)
+        arguments = self.options, self._resolve_with, self.plan.search_trial_count, self._budget.left_s
+        return ready_cluster(*arguments, score_baselines=score_baselines)

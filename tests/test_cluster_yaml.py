@@ -42,30 +42,32 @@ def validate(config: dict[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-def workers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def worker_types(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: node for name, node in config["available_node_types"].items() if name != config["head_node_type"]}
 
 
-def strings(value: Any) -> Iterator[str]:
+def all_strings(value: Any) -> Iterator[str]:
     """Every string in nested mappings and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from strings(item)
+            yield from all_strings(item)
     elif isinstance(value, list):
         for item in value:
-            yield from strings(item)
+            yield from all_strings(item)
 
 
-def security_faults(config: dict[str, Any]) -> list[str]:
-    """The reasons why others than the owner could reach ports of this cluster; empty if they cannot.
+def list_security_faults(config: dict[str, Any]) -> list[str]:
+    """Return the reasons why others than the owner could reach ports of this cluster, or an empty list if they cannot.
 
     For every node type that names no security group by id, Ray 2.60 makes a group with SSH open to the world. The rules
     of provider.security_group are added to that group and do not replace it. So the only safe form is to give all node
     types ids.
     """
-    faults = [f"{text!r} opens a rule to the world" for text in strings(config) if any(cidr in text for cidr in WORLD)]
+    faults = [
+        f"{text!r} opens a rule to the world" for text in all_strings(config) if any(cidr in text for cidr in WORLD)
+    ]
     if "security_group" in config["provider"]:
         faults.append("provider.security_group adds rules to Ray's own open group")
     for name, node in config["available_node_types"].items():
@@ -101,19 +103,19 @@ def test_ray_rejects_a_mistake(config: dict[str, Any], path: str, value: object,
 
 
 def test_ports_are_only_open_to_the_owner(config: dict[str, Any]) -> None:
-    assert security_faults(config) == []
+    assert list_security_faults(config) == []
 
 
 @pytest.mark.parametrize("cidr", WORLD)
 def test_an_open_port_is_noticed(config: dict[str, Any], cidr: str) -> None:
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": cidr}]}
     config["provider"]["security_group"] = {"GroupName": "g", "IpPermissions": [rule]}
-    assert len(security_faults(config)) == 2
+    assert len(list_security_faults(config)) == 2
 
 
 def test_a_node_type_without_a_security_group_is_noticed(config: dict[str, Any]) -> None:
     del config["available_node_types"]["worker.l4"]["node_config"]["SecurityGroupIds"]
-    assert len(security_faults(config)) == 1
+    assert len(list_security_faults(config)) == 1
 
 
 def test_ray_does_not_change_the_named_security_groups(config: dict[str, Any]) -> None:
@@ -121,7 +123,7 @@ def test_ray_does_not_change_the_named_security_groups(config: dict[str, Any]) -
     from ray.autoscaler._private.aws import config as aws
 
     # This rule is why groups are named by id. If this fails, Ray has changed: see the comments in cluster.yaml.
-    assert "0.0.0.0/0" in list(strings(aws._create_default_inbound_rules(["sg-1"], [])))
+    assert "0.0.0.0/0" in list(all_strings(aws._create_default_inbound_rules(["sg-1"], [])))
     validated = validate(config)
     assert aws._configure_security_group(copy.deepcopy(validated)) == validated
 
@@ -137,8 +139,8 @@ def test_ids_are_placeholders_or_valid(config: dict[str, Any]) -> None:
 
 
 def test_workers_are_autoscaled_spot_gpus(config: dict[str, Any]) -> None:
-    assert workers(config)
-    for name, node in workers(config).items():
+    assert worker_types(config)
+    for name, node in worker_types(config).items():
         assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot", name
         assert node["resources"]["GPU"] >= 1, name
         assert node["min_workers"] == 0, name
@@ -169,7 +171,9 @@ def test_the_dashboard_listens_on_loopback(config: dict[str, Any]) -> None:
 
 
 def test_the_file_contains_no_secret(config: dict[str, Any]) -> None:
-    assert not [text for text in strings(config) if re.search(r"RAY_AUTH_TOKEN=|AKIA[0-9A-Z]{16}|[0-9a-f]{64}", text)]
+    assert not [
+        text for text in all_strings(config) if re.search(r"RAY_AUTH_TOKEN=|AKIA[0-9A-Z]{16}|[0-9a-f]{64}", text)
+    ]
 
 
 def test_the_project_is_copied_and_installed_with_the_tested_versions(config: dict[str, Any]) -> None:

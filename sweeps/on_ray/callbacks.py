@@ -1,8 +1,8 @@
-"""Callbacks of Ray Tune about the processes of trials: where they start, and that they die.
+"""Callbacks of Ray Tune that follow the processes of trials: when they start, and when they die.
 
-A trial whose process has died is started again and goes on from its checkpoint, until `client.DEATHS` deaths count
-(`tune.run_trials`); `DeathCounter` decides which deaths count. After the last one `adapters.StoppingScheduler` tells
-the supervisor. The supervisor writes the trial's record, or queues the trial again if it had not begun.
+Tune starts a trial whose process has died again, and the trial goes on from its checkpoint. `DeathCounter` decides
+which deaths count. After `client.MAX_DEATHS` of them `adapters.StoppingScheduler` tells the supervisor, which writes
+the trial's record as failed, or queues the trial again if it had not begun.
 """
 
 import time
@@ -14,27 +14,27 @@ from ray import tune
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import STEP
 
-# It takes Ray this long to know that a machine is gone. Until then it may start a trial there once more.
+# Ray may take this long to notice that a machine is gone. Until then it may start a trial there again.
 _MACHINE_LOSS_S = 30
 
 
 class DeathCounter(tune.Callback):
     """Counts the deaths of a trial's process that may be the trial's fault.
 
-    An evaluation sets the count of deaths back to zero. Several deaths in a row, as on a machine that is being taken
-    away, count as one: they are not the trial's fault.
+    An evaluation sets the count of deaths back to zero. Deaths within `_MACHINE_LOSS_S` seconds of a counted one do not
+    count, because their cause is probably a machine that is being taken away.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._reached_step: dict[str, int] = {}
-        self._counted_at: dict[str, float] = {}
+        self._evaluated_step: dict[str, int] = {}  # by trial
+        self._counted_at: dict[str, float] = {}  # when the last death of each trial was counted
         self._clock = clock
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if result[STEP] > self._reached_step.get(trial.trial_id, 0):
-            self._reached_step[trial.trial_id] = result[STEP]
+        if result[STEP] > self._evaluated_step.get(trial.trial_id, 0):
+            self._evaluated_step[trial.trial_id] = result[STEP]
             trial.run_metadata.num_failures = 0
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -45,7 +45,7 @@ class DeathCounter(tune.Callback):
 
 
 class TrialProcesses(tune.Callback):
-    """Tells the supervisor when a trial's process starts, and when it has died and the trial waits for another one."""
+    """Tells the supervisor when a trial's process starts, and when a trial waits for another process after a death."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor

@@ -1,4 +1,4 @@
-"""The client: runs in a trial's own process and passes on the reports of the worker that trains the trial."""
+"""The client, which runs in a trial's own process and passes on the reports of the worker that trains the trial."""
 
 import math
 import time
@@ -10,87 +10,87 @@ from sweeps.on_ray.keeper import KEEPER, current_device
 from sweeps.work.execution import Execution
 from sweeps.work.job import HANG_S, STEP, Job, Report, overdue_message
 
-# When this many workers have died without an evaluation of the trial between the deaths, the trial is the likely cause.
-DEATHS = 3
+# If this many workers die without an evaluation of the trial in between, the trial is probably the cause, and fails.
+MAX_DEATHS = 3
 
 
 class _Overdue(Exception):
     """A trial has used up its time limit.
 
     Attributes:
-        hangs: Whether its worker hangs: setting up the trial, or the current step, does not end.
-        at_fault: Whether no other trial can be the cause.
+        worker_hangs: Whether its worker hangs, because setting up the trial or the current step does not end.
+        is_at_fault: Whether no other trial can be the cause.
         where: How far the trial had come, in words; "" if that is not known.
     """
 
-    def __init__(self, *, hangs: bool, at_fault: bool, where: str = "") -> None:
+    def __init__(self, *, worker_hangs: bool, is_at_fault: bool, where: str = "") -> None:
         super().__init__()
-        self.hangs, self.at_fault, self.where = hangs, at_fault, where
+        self.worker_hangs, self.is_at_fault, self.where = worker_hangs, is_at_fault, where
 
 
 def reports_from_worker(job: Job) -> Generator[Report, None, None]:
     """Yield the reports of a job whose trial trains in the worker of this process's device.
 
-    When the worker dies, another one goes on from the trial's checkpoint. A trial that has used up its time limit and
-    comes to no evaluation has failed. Its worker is ended if setting up the trial or a step hangs. If several
-    trials took part in that step, each of them then goes on apart from the others, so that only the trial at fault
-    hangs again.
+    When the worker dies, another one goes on from the trial's checkpoint. A trial that has used up its time limit
+    without reaching an evaluation has failed. If setting it up or a step hangs, its worker is ended. If several trials
+    took part in that step, each of them then makes its steps alone, so that only the trial at fault hangs again.
     """
     import ray
 
     keeper, device, key = ray.get_actor(KEEPER), current_device(), job.key
-    # The second error is also raised when the node is dying: no worker can be placed on it.
+    # The second error is raised when the node itself is dying, so that no worker can be placed on it.
     death_errors = ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError
-    reached_step, deaths = 0, 0
-    hangs: Any = 0  # the keeper's count when this worker was asked for
+    evaluated_step, death_count = 0, 0
+    hang_count: Any = 0  # how many workers of the device had hung when this worker was asked for
     while True:
-        ends_at = time.monotonic() + (job.limit_s or math.inf) + HANG_S
+        deadline = time.monotonic() + (job.limit_s or math.inf) + HANG_S
         try:
-            hangs = ray.get(keeper.hangs.remote(*device))
-            apart = hangs > 0 or deaths == DEATHS - 1
+            hang_count = ray.get(keeper.hang_count.remote(*device))
+            steps_alone = hang_count > 0 or death_count == MAX_DEATHS - 1
             worker: Any = ray.get(keeper.worker.remote(*device, key))
-            name = _wait_for_worker(worker, worker.admit.remote(job, apart), key, ends_at, apart)
+            name = _wait_for(worker, worker.admit.remote(job, steps_alone), key, deadline, steps_alone)
             try:
-                while (report := _wait_for_worker(worker, worker.next.remote(name), name, ends_at, apart)) is not None:
-                    if report[STEP] > reached_step:
-                        reached_step, deaths = report[STEP], 0
+                while (report := _wait_for(worker, worker.next.remote(name), name, deadline, steps_alone)) is not None:
+                    if report[STEP] > evaluated_step:
+                        evaluated_step, death_count = report[STEP], 0
                     yield report
                     if report["status"] != "running":
                         return
             finally:
-                # Nothing waits for this call: Ray gives this process two seconds to take the next trial.
+                # The result is not waited for, because Ray gives this process only two seconds to take the next trial.
                 worker.evict.remote(name)
         except _Overdue as overdue:
-            if overdue.hangs:
-                ray.get(keeper.end.remote(*device, hangs))
-            if overdue.at_fault:
+            if overdue.worker_hangs:
+                ray.get(keeper.end_worker.remote(*device, hang_count))
+            if overdue.is_at_fault:
                 assert job.limit_s is not None
-                where = overdue.where or f"came to no evaluation after step {reached_step:,}"
+                where = overdue.where or f"reached no evaluation after step {evaluated_step:,}"
                 yield Execution(job).fail(TimeoutError(overdue_message(job.limit_s, where)))
                 return
         except death_errors as error:
-            # If the count has grown, the worker was ended because another trial hung. That is no death.
-            deaths += ray.get(keeper.hangs.remote(*device)) == hangs
-            if deaths == DEATHS:
+            # If more workers have hung now, this one was ended because another trial hung, which is not a death.
+            death_count += ray.get(keeper.hang_count.remote(*device)) == hang_count
+            if death_count == MAX_DEATHS:
                 reason = cut_short(" ".join(str(error).split()))
-                message = f"the worker died {DEATHS} times, the last time after step {reached_step:,} ({reason})"
+                message = f"the worker died {MAX_DEATHS} times, the last time after step {evaluated_step:,} ({reason})"
                 yield Execution(job).fail(RuntimeError(message))
                 return
-            time.sleep(1)  # until the keeper, too, knows of the death
+            time.sleep(1)  # until the keeper has noticed the death, too
 
 
-def _wait_for_worker(worker: Any, reference: Any, name: str, ends_at: float, apart: bool) -> Any:
-    """Return the result of `reference`, a call of a worker's `admit` or `next`.
+def _wait_for(worker: Any, reference: Any, name: str, deadline: float, steps_alone: bool) -> Any:
+    """Return the result of a call of a worker's `admit` or `next`.
 
-    The trial has time until `ends_at`. A trial that is scored, or waits for others, may take longer. `name` is
-    the name of the trial in the worker, or its key during `admit`.
+    Args:
+        name: The name of the trial in the worker, or its key during `admit`.
+        deadline: When the trial's time is over. A trial that is being scored, or waits for others, may take longer.
 
     Raises:
         _Overdue: The trial's time is over.
     """
     import ray
 
-    timeout_s = None if math.isinf(ends_at) else max(0.0, ends_at - time.monotonic())
+    timeout_s = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
     while True:
         try:
             return ray.get(reference, timeout=timeout_s)
@@ -98,10 +98,10 @@ def _wait_for_worker(worker: Any, reference: Any, name: str, ends_at: float, apa
             timeout_s = HANG_S
         try:
             activity = ray.get(worker.activity.remote(name), timeout=HANG_S)
-        except ray.exceptions.GetTimeoutError:  # the worker cannot even answer this
-            raise _Overdue(hangs=True, at_fault=apart) from None
-        if activity["making_s"] >= HANG_S > activity["step_s"]:
-            raise _Overdue(hangs=True, at_fault=True, where="was still reading weights and data")
+        except ray.exceptions.GetTimeoutError:  # the worker cannot even answer this call
+            raise _Overdue(worker_hangs=True, is_at_fault=steps_alone) from None
+        if activity["setup_s"] >= HANG_S > activity["step_s"]:
+            raise _Overdue(worker_hangs=True, is_at_fault=True, where="was still reading weights and data")
         if activity["in_step"] and not activity["trained"]:
-            hangs = activity["step_s"] >= HANG_S
-            raise _Overdue(hangs=hangs, at_fault=activity["alone"] or not hangs)
+            worker_hangs = activity["step_s"] >= HANG_S
+            raise _Overdue(worker_hangs=worker_hangs, is_at_fault=activity["alone"] or not worker_hangs)

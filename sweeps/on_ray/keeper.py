@@ -1,8 +1,8 @@
 """The keeper of a sweep's workers, and the workers as Ray actors.
 
-    driver ──owns──> Keeper ──owns──> Worker, one a device <──admit, next, evict── a client in each trial's process
+    driver ──owns──> keeper ──owns──> one worker per device <──calls── clients, one in each trial's process
 
-An actor ends with its owner. So nothing is left of a sweep whose driver dies, even on a cluster that stays up.
+An actor ends with its owner. So if the driver dies, all actors of its sweep end, even on a cluster that stays up.
 """
 
 import contextlib
@@ -15,26 +15,26 @@ from sweeps.work.worker import Worker
 
 KEEPER = "keeper"  # the actor's name in the namespace of the sweep
 SAVE_S = 10.0  # how long an interrupted command waits for the checkpoints of its trials
-_CONCURRENT_CALLS = 256  # calls that a worker can answer at a time: every trial has one that waits
+_CONCURRENT_CALLS = 256  # how many calls a worker can answer at a time, because a call of every trial waits in it
 
-Device = tuple[str, str | None]  # a node, and one of its GPUs; None for the node itself where it has no GPU
+Device = tuple[str, str | None]  # the id of a node and the number of one of its GPUs; None if the node has no GPU
 
 
 class Keeper:
     """Owns the workers of a sweep. It is a Ray actor that the driver owns."""
 
     def __init__(self) -> None:
-        # The handle of each device's worker, and the reference of its `until_death` call.
+        # The handle of each device's worker, and the reference of its `wait_until_death` call.
         self._workers: dict[Device, tuple[Any, Any]] = {}
-        self._hangs: Counter[Device] = Counter()  # how many workers were ended because they hung
-        self._last_device: dict[str, Device] = {}  # where each trial was trained last, by key
+        self._hang_counts: Counter[Device] = Counter()  # how many workers were ended because they hung
+        self._last_device: dict[str, Device] = {}  # where each trial was trained last, by the trial's key
 
     def worker(self, node: str, device: str | None, key: str | None = None) -> Any:
-        """Return the live worker of a GPU, or of a node without GPUs. A worker is started if there is none.
+        """Return the live worker of a GPU, or of a node without GPUs. If there is none, start it.
 
         Args:
-            key: The trial that will train there. If it has trained on another device before, its client there has
-                died. That device's worker does not know this, so it is told to evict the trial.
+            key: The key of the trial that will train there. If the trial has trained on another device before, its
+                client there has died. The worker of that device has not noticed, so it is told to evict the trial.
         """
         import ray
 
@@ -46,37 +46,34 @@ class Keeper:
         handle, death = self._workers.get((node, device), (None, None))
         if handle is None or ray.wait([death], timeout=0)[0]:
             handle = _start_worker(node, device)
-            self._workers[node, device] = handle, handle.until_death.remote()
+            self._workers[node, device] = handle, handle.wait_until_death.remote()
         return handle
 
-    def hangs(self, node: str, device: str | None) -> int:
+    def hang_count(self, node: str, device: str | None) -> int:
         """Return how many workers of this device have been ended because they hung."""
-        return self._hangs[node, device]
+        return self._hang_counts[node, device]
 
-    def end(self, node: str, device: str | None, hangs: int) -> None:
-        """End a worker that hangs, if `hangs` is still the count that the method `hangs` returns.
-
-        If the count has grown since the client asked for it, another client has had the worker ended already.
-        """
+    def end_worker(self, node: str, device: str | None, hang_count: int) -> None:
+        """End a worker that hangs, unless `hang_count` is out of date: then another client has ended it already."""
         import ray
 
-        if (node, device) in self._workers and self._hangs[node, device] == hangs:
-            self._hangs[node, device] += 1
+        if (node, device) in self._workers and self._hang_counts[node, device] == hang_count:
+            self._hang_counts[node, device] += 1
             ray.kill(self._workers[node, device][0])
 
     def save(self) -> list[Any]:
-        """Ask every worker to write checkpoints of its trials. Return references that are ready when they have."""
+        """Ask every worker to write checkpoints of its trials. Return the references of these calls."""
         return [handle.save.remote() for handle, _ in self._workers.values()]
 
 
 def _start_worker(node: str, device: str | None) -> Any:
-    # A worker reserves no resources: its trials do.
+    # A worker reserves no resources, because its trials do.
     environment = None if device is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": device}}
     return _start_actor(Worker, node, num_gpus=0, max_concurrency=_CONCURRENT_CALLS, runtime_env=environment)
 
 
 def start_keeper() -> Any:
-    """Start the keeper of the sweep on this node. It lives as long as the handle that is returned."""
+    """Start the keeper of the sweep on this node. It lives as long as the returned handle."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -94,7 +91,7 @@ def _start_actor(actor_class: type, node: str, **options: Any) -> Any:
 
 
 def current_device() -> Device:
-    """Return this process's node, and the GPU that Ray has given it a share of."""
+    """Return this process's node, and the GPU of which Ray has given it a share."""
     import ray
 
     return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
@@ -107,23 +104,23 @@ def call_in_worker(
     *arguments: Any,
     left_s: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
-    """Call a function in the worker of a device that has these resources. The worker keeps what the function loads.
+    """Call a function in the worker of a device that has these resources free. What it loads stays in the worker.
 
     Args:
-        left_s: Returns how much time is left for the call.
+        left_s: A function that returns how much time is left for the call.
 
     Raises:
         OutOfTime: The time was not enough.
     """
-    from sweeps.on_ray.cluster import one_shot, wait_for
+    from sweeps.on_ray.cluster import one_shot_function, wait_for
 
-    device = wait_for(one_shot(current_device, resources).remote(), left_s(), resources=resources)
+    device = wait_for(one_shot_function(current_device, resources).remote(), left_s(), resources=resources)
     worker: Any = wait_for(keeper.worker.remote(*device), left_s())
     return wait_for(worker.call.remote(function, *arguments), left_s())
 
 
 def save_trials(keeper: Any) -> None:
-    """Write checkpoints of all trials in workers, as far as their current steps end within `SAVE_S` seconds."""
+    """Write checkpoints of the trials in workers, except in workers whose step takes longer than `SAVE_S` seconds."""
     import ray
 
     with contextlib.suppress(ray.exceptions.RayError):

@@ -19,32 +19,34 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
     """Return the devices of a Ray cluster as resources of the forecast.
 
     Trials that share a backbone are measured in the worker of a device. Others are measured in processes of their own,
-    as many side by side as a device holds.
+    as many at a time as train at a time on a device.
 
     Args:
-        elapsed_s: The time since the command began. A sweep that begins takes as long to come this far.
+        elapsed_s: The time since the command began. A sweep needs the same time to get to this point.
     """
     machines, allocation = ready.machines, ready.allocation
-    kind, whole = ("gpu", 1.0) if machines.has_gpus else ("cpu", float(machines.node_cpus))
-    shared, alone = allocation.shared[kind] / whole, allocation.solo[kind] / whole
-    devices = (machines.gpus or allocation.concurrent // allocation.packed) if machines.has_gpus else machines.nodes
+    kind, per_device = ("gpu", 1.0) if machines.has_gpus else ("cpu", float(machines.cpus_per_node))
+    shared_share = allocation.shared_resources[kind] / per_device
+    solo_share = allocation.solo_resources[kind] / per_device
+    gpu_count = machines.gpu_count or allocation.concurrent_count // allocation.pack_size
 
     def measure_on_cluster(configs: list[TrialConfig]) -> dict[str, Any]:
         costs: dict[str, dict[str, float]] = {}
         measurements: list[dict[str, Any]] = []
         for shares_backbone in (True, False):
-            measured = [config for config in configs if config.shares_backbone == shares_backbone]
-            if not measured:
+            matching = [config for config in configs if config.shares_backbone == shares_backbone]
+            if not matching:
                 continue
-            values = [config.to_dict() for config in measured]
+            values = [config.to_dict() for config in matching]
             if shares_backbone:
-                arguments = values, allocation.packed, allocation.shared_threads
-                measurements.append(call_in_worker(ready.keeper, allocation.shared, measure, *arguments))
+                arguments = values, allocation.pack_size, allocation.shared_threads
+                measurements.append(call_in_worker(ready.keeper, allocation.shared_resources, measure, *arguments))
             else:
-                remote_measure, side_by_side = cluster.one_shot(measure, allocation.solo), range(int(1 / alone))
-                references = [remote_measure.remote(values, None, allocation.threads) for _ in side_by_side]
+                remote_measure = cluster.one_shot_function(measure, allocation.solo_resources)
+                trials_at_once = range(int(1 / solo_share))
+                references = [remote_measure.remote(values, None, allocation.solo_threads) for _ in trials_at_once]
                 measurements.append(_mean(ray.get(references)))
-            costs |= {config.key: cost for config, cost in zip(measured, measurements[-1]["costs"], strict=True)}
+            costs |= {config.key: cost for config, cost in zip(matching, measurements[-1]["costs"], strict=True)}
         return {
             "costs": [costs[config.key] for config in configs],
             "figures": [figure for measurement in measurements for figure in measurement["figures"]],
@@ -54,14 +56,15 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
 
     def measure_start_s() -> float:
         began_at = time.monotonic()
-        ray.get(cluster.one_shot(import_like_a_trial, {}).remote())
-        return elapsed_s + (time.monotonic() - began_at) * max(1.0, allocation.concurrent / max(1, machines.cpus))
+        ray.get(cluster.one_shot_function(import_like_a_trial, {}).remote())
+        processes_per_cpu = max(1.0, allocation.concurrent_count / max(1, machines.cpu_count))
+        return elapsed_s + (time.monotonic() - began_at) * processes_per_cpu
 
     return Resources(
-        device_count=max(1, devices),
-        max_concurrent=allocation.concurrent,
-        shared_backbone_share=shared,
-        alone_share=alone,
+        device_count=max(1, gpu_count if machines.has_gpus else machines.node_count),
+        max_concurrent=allocation.concurrent_count,
+        shared_backbone_share=shared_share,
+        alone_share=solo_share,
         measure_start_s=measure_start_s,
         measure=measure_on_cluster,
         slowdown=1.0 if machines.has_gpus else CPU_SLOWDOWN,
@@ -69,14 +72,14 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
 
 
 def _mean(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of measurements that were made side by side."""
+    """Return the mean of measurements that were made at the same time."""
     costs_by_config = zip(*(measurement["costs"] for measurement in measurements), strict=True)
     costs = [{name: float(np.mean([cost[name] for cost in group])) for name in group[0]} for group in costs_by_config]
     return {**measurements[0], "costs": costs, "spread": max(measurement["spread"] for measurement in measurements)}
 
 
 def import_like_a_trial() -> None:
-    """Import what a trial's process imports before it begins."""
+    """Import what the process of a trial imports before the trial begins."""
     import ray.tune  # noqa: F401
 
     import sweeps.work.worker  # noqa: F401

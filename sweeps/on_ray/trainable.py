@@ -1,4 +1,4 @@
-"""The Ray Tune trainable: what a trial's own process does."""
+"""The function that Ray Tune runs in a trial's own process."""
 
 import contextlib
 from typing import Any
@@ -7,15 +7,15 @@ from ray import tune
 
 from sweeps.on_ray.client import reports_from_worker
 from sweeps.on_ray.keeper import current_device
-from sweeps.work.execution import Execution, reports
+from sweeps.work.execution import Execution, train_and_report
 from sweeps.work.job import Job
-from sweeps.work.process import ended_when_overdue, release_memory, set_threads
+from sweeps.work.process import end_process_when_overdue, release_memory, set_threads
 
 
 def train(values: dict[str, Any]) -> None:
-    """Run a job, given as JSON, here or in the worker of its device. Its reports also name the node and the GPU."""
+    """Run the job in `values` (JSON), here or in the worker of its device. Add the node and the GPU to its reports."""
     job, device = Job.from_dict(values), " ".join(filter(None, current_device()))
-    if job.shared:
+    if job.shares_backbone:
         with contextlib.closing(reports_from_worker(job)) as worker_reports:
             for report in worker_reports:
                 tune.report({**report, "device": device})
@@ -23,8 +23,8 @@ def train(values: dict[str, Any]) -> None:
     set_threads(job.threads)
     execution = Execution(job)
     try:
-        with ended_when_overdue(execution, job.limit_s):
-            for report in reports(execution):
+        with end_process_when_overdue(execution, job.limit_s):
+            for report in train_and_report(execution):
                 tune.report({**report, "device": device})
     finally:
         release_memory()

@@ -1,15 +1,15 @@
-"""A trial's checkpoints as files, `checkpoints/<key>-<step>.safetensors`. The file with the highest step counts.
+"""A trial's checkpoints as files, `checkpoints/<key>-<step>.safetensors`. Only the file with the highest step is used.
 
-So a trial never goes back behind a checkpoint, whoever still writes one. A process that was taken for dead, and that is
-behind the process that took its place, replaces nothing.
+So a trial never loses steps. If a process that was taken for dead still writes checkpoints, they have fewer steps than
+those of the process that took its place, and replace nothing.
 """
 
 from lopt.locations import Location, write
 
 
 def newest(folder: Location) -> dict[str, Location]:
-    """Return the newest checkpoint of each trial, by key."""
-    return {path.name.partition("-")[0]: path for path in _sorted_checkpoints(folder)}  # the last one of a key stays
+    """Return the newest checkpoint of each trial, by the trial's key."""
+    return {path.name.partition("-")[0]: path for path in _sorted_checkpoints(folder)}  # the last one replaces others
 
 
 def read(folder: Location, key: str) -> bytes | None:
@@ -18,12 +18,12 @@ def read(folder: Location, key: str) -> bytes | None:
     Raises:
         OSError: The checkpoint cannot be read.
     """
-    removed = None
-    while (newest_path := next(reversed(_sorted_checkpoints(folder, key)), None)) not in (None, removed):
+    missing_path = None
+    while (newest_path := next(reversed(_sorted_checkpoints(folder, key)), None)) not in (None, missing_path):
         try:
             return newest_path.read_bytes()
-        except FileNotFoundError:  # one with a higher step has replaced it in the meantime
-            removed = newest_path
+        except FileNotFoundError:  # a checkpoint with a higher step has replaced it in the meantime
+            missing_path = newest_path
     return None
 
 
@@ -43,6 +43,6 @@ def drop(folder: Location, key: str) -> None:
 
 
 def _sorted_checkpoints(folder: Location, key: str = "*") -> list[Location]:
-    """Return the checkpoints, sorted by trial and then by step."""
+    """Return the paths of checkpoints, of all trials or of one, sorted by trial and then by step."""
     paths: list[Location] = list(folder.glob(f"{key}-*.safetensors"))
     return sorted(paths, key=lambda path: path.name)

@@ -1,14 +1,15 @@
-"""Let only one command at a time work on a run, and tell others who holds it.
+"""Let only one command at a time hold a run, that is, work on it. Tell the other commands who holds it.
 
 In a folder the operating system's lock decides; it ends with its process. Behind a URL there are no such locks. There
-the holder keeps a lease: a file that it writes again every few seconds. A lease is over when a waiting command has seen
-no change for long enough by its own clock, so clocks need not agree, and may even go back.
+the holder has a lease: a file that it writes again every few seconds. A lease is over when a waiting command has seen
+no change in the file for `LEASE_S` by its own clock. So the clocks of the machines need not agree.
 
     <run>/.lock  .holder                        in a folder
-    <run>/lock/00000001.json  00000002.json     behind a URL: each lease has the next number, the highest counts
+    <run>/lock/00000001.json  00000002.json     behind a URL: each lease has the next number, and the highest is valid
 
-A lease is taken by creating the file of the next number, which must not exist, so only one of several commands
-succeeds. The file with the highest number stays, so that no number is used twice: a lease that is over says so in it.
+A command takes a lease by creating the file of the next number, which must not exist, so that only one of several
+commands succeeds. The file with the highest number is never removed, so that no number is used twice. When its holder
+ends, it writes into the file that the lease is over.
 """
 
 import contextlib
@@ -33,15 +34,15 @@ from lopt.files import write_atomically
 from lopt.locations import Location, RemoteLocation, redacted
 from lopt.records import now
 
-LEASE_S = 60.0  # a lease is over when it has not changed for this long
+LEASE_S = 60.0  # a lease is over when its file has not changed for this long
 RENEW_S = 10.0  # how often the holder writes its lease again
-LOOK_S = 1.0  # how often a waiting command reads the lease
-_ATTEMPTS = 10  # how often to try to lock a folder that other commands remove
+POLL_S = 1.0  # how often a waiting command reads the lease
+_ATTEMPTS = 10  # how often a command tries to lock a folder that other commands remove
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """The clock of a lease; tests use their own. `wait` waits for an event, at most for a number of seconds."""
+    """The clock of a lease, which tests replace. `wait` waits for an event, at most for a number of seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -58,14 +59,14 @@ class Hold:
 
 @contextlib.contextmanager
 def hold_run(folder: Location, command: list[str], clock: Clock | None = None) -> Iterator[Hold]:
-    """Hold the folder of a run.
+    """Hold the run in a folder.
 
     Raises:
         ValueError: Another command holds it; the message names that command.
     """
     holder = _describe_holder(command)
     if isinstance(folder, Path):
-        with _locked(folder, holder):
+        with _lock_folder(folder, holder):
             yield Hold()
         return
     lease = _Lease(folder, holder, clock or Clock())
@@ -77,7 +78,7 @@ def hold_run(folder: Location, command: list[str], clock: Clock | None = None) -
 
 
 def _describe_holder(command: list[str]) -> dict[str, Any]:
-    """Return a description of this command as the holder of a run, without its secrets."""
+    """Return a description of this command as the holder of a run, without secrets."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in containers
@@ -94,14 +95,14 @@ def _describe_holder(command: list[str]) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Return an id of the space in which process ids are unique: this host since its last boot, and its container."""
+    """Return an id of the environment in which process ids are unique: host, last boot and container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
     return " ".join(parts)
 
 
-def _held_by_other(run: str, holder: dict[str, Any]) -> ValueError:
+def _held_error(run: str, holder: dict[str, Any]) -> ValueError:
     """Return the error that names the holder of a run."""
     description = "another command"
     if holder:
@@ -114,7 +115,7 @@ def _held_by_other(run: str, holder: dict[str, Any]) -> ValueError:
 
 
 def _parse_holder(content: bytes | str) -> dict[str, Any]:
-    """Return the description of a holder; empty if the content is damaged."""
+    """Return the description of a holder, or an empty one if the content is damaged."""
     try:
         holder = json.loads(content)
     except (ValueError, RecursionError):
@@ -126,8 +127,8 @@ def _parse_holder(content: bytes | str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, holder: dict[str, Any]) -> Iterator[None]:
-    """Lock a folder, and describe the holder in it."""
+def _lock_folder(folder: Path, holder: dict[str, Any]) -> Iterator[None]:
+    """Lock a folder, and write the description of the holder into it."""
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     holder_file = folder / ".holder"
     try:
@@ -136,7 +137,7 @@ def _locked(folder: Path, holder: dict[str, Any]) -> Iterator[None]:
         content = ""
         with contextlib.suppress(OSError):
             content = holder_file.read_text()
-        raise _held_by_other(folder.name, _parse_holder(content)) from None
+        raise _held_error(folder.name, _parse_holder(content)) from None
     try:
         write_atomically(holder_file, json.dumps(holder).encode())
         yield
@@ -160,15 +161,15 @@ def _acquire_lock(folder: Path) -> Any:
         try:
             lock.acquire()
         except FileNotFoundError:
-            continue  # a command that left no trace has removed the folder
+            continue  # another command has just removed the folder (`_leave_no_trace`)
         if (folder / ".lock").exists():
             return lock
-        lock.release()  # such a command has removed the lock's file
+        lock.release()  # another command has just removed the lock's file
     raise OSError(f"other commands remove {folder} again and again")
 
 
 def _leave_no_trace(folder: Path, new_folders: list[Path]) -> None:
-    """If the run has not begun, remove the lock's file and the folders that were created for it."""
+    """If the run has not begun, remove the lock's file and the new folders."""
     if {file.name for file in folder.glob("*")} == {".lock"}:
         (folder / ".lock").unlink()
         for new_folder in new_folders:
@@ -179,18 +180,20 @@ def _leave_no_trace(folder: Path, new_folders: list[Path]) -> None:
 
 
 class _Lease(Hold):
+    """The hold on a run behind a URL, kept by a thread that renews the lease."""
+
     def __init__(self, folder: RemoteLocation, holder: dict[str, Any], clock: Clock) -> None:
         self._run, self._folder, self._holder, self._clock = folder.name, folder / "lock", holder, clock
-        self._number, self._beat = 0, 0  # of the lease's file; how often the lease was renewed
+        self._number, self._renewal_count = 0, 0  # the number in the name of the lease's file
         self._renewed_at, self._lost_reason = 0.0, ""
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Hold, ()  # Tune copies everything that its callbacks refer to; a copy does not hold the run
+        return Hold, ()  # Tune copies all that its callbacks refer to, and the copy of a lease must not hold the run
 
     def take(self) -> None:
-        """Create the file of the next number once the lease with the highest number is over.
+        """Wait until the lease with the highest number is over, and create the file of the next number.
 
         Raises:
             ValueError: The holder of that lease is alive.
@@ -198,17 +201,16 @@ class _Lease(Hold):
         watched: tuple[int, bytes] | None = None
         watched_since = 0.0
         while True:
-            number, content = self._highest()
+            number, content = self._read_highest()
             holder = _parse_holder(content)
             is_free = number == 0 or holder.get("over") or _is_dead(holder)
             if watched is not None and (number, content) != watched and not is_free:
-                raise _held_by_other(self._run, holder)
+                raise _held_error(self._run, holder)
             if is_free or (watched is not None and self._clock.monotonic() - watched_since > LEASE_S):
                 self._number = number + 1
-                self._file(self._number).create(self._content())
-                # The content decides: if a PUT was repeated automatically, `create` may report failure although it
-                # succeeded.
-                if self._highest() == (self._number, self._content()):
+                self._lease_file(self._number).create(self._lease_content())
+                # The content decides, because `create` may report a failure after a success if a PUT was repeated.
+                if self._read_highest() == (self._number, self._lease_content()):
                     break
                 continue  # another command was quicker
             if watched is None:
@@ -219,9 +221,9 @@ class _Lease(Hold):
                     file=sys.stderr,
                     flush=True,
                 )
-            self._clock.sleep(LOOK_S)
+            self._clock.sleep(POLL_S)
         for file in self._folder.glob("*.json"):
-            if file.name < self._file(self._number).name:
+            if file.name < self._lease_file(self._number).name:
                 file.unlink(missing_ok=True)
         self._renewed_at = self._clock.monotonic()
         self._renewer.start()
@@ -230,71 +232,71 @@ class _Lease(Hold):
         if self._lost_reason:
             return self._lost_reason
         silent_s = self._clock.monotonic() - self._renewed_at
-        if silent_s > LEASE_S - RENEW_S:  # it is noticed here before another command may take the run
+        if silent_s > LEASE_S - RENEW_S:  # earlier than another command may take the run
             return (
                 f"{self._folder} could not be written for {silent_s:.0f} s, and another command may have taken the run"
             )
         return ""
 
     def give_back(self) -> None:
-        """End the lease, and say so in its file."""
-        self._over.set()
+        """End the lease, and write into its file that it is over."""
+        self._ended.set()
         self._renewer.join()
-        with contextlib.suppress(OSError):  # in that case the lease is over when it has not changed for long
-            if not self.lost_reason() and self._is_highest():
-                if self._has_not_begun():
-                    self._file(self._number).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # after an error the lease is over when its file is unchanged for `LEASE_S`
+            if not self.lost_reason() and self._check_highest():
+                if self._may_be_removed():
+                    self._lease_file(self._number).unlink(missing_ok=True)
                     return
                 self._holder["over"] = True
-                self._file(self._number).write_bytes(self._content())
+                self._lease_file(self._number).write_bytes(self._lease_content())
 
     def _renew(self) -> None:
-        while not self._clock.wait(self._over, RENEW_S):
-            with contextlib.suppress(OSError):  # it is tried again; `lost_reason` tells after too long
-                if not self._is_highest():
+        while not self._clock.wait(self._ended, RENEW_S):
+            with contextlib.suppress(OSError):  # it is tried again; after too long, `lost_reason` returns a reason
+                if not self._check_highest():
                     return
-                self._beat += 1
-                self._file(self._number).write_bytes(self._content())
+                self._renewal_count += 1
+                self._lease_file(self._number).write_bytes(self._lease_content())
                 self._renewed_at = self._clock.monotonic()
 
-    def _has_not_begun(self) -> bool:
-        """Return whether the run has no file but this lease.
+    def _may_be_removed(self) -> bool:
+        """Return whether this lease is number 1 and the run has no other file.
 
-        Only lease 1 may be deleted, because no number may be used twice.
+        Only then may the lease be removed, because otherwise its number could be used twice.
         """
         return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
-    def _is_highest(self) -> bool:
-        """Return whether this lease is the one that counts.
+    def _check_highest(self) -> bool:
+        """Return whether this lease is the valid one. If not, store the reason as `_lost_reason`.
 
-        On a file system that lets several commands create one number, the last command to write the file has the lease.
-        The others find its id in the file.
+        On a file system where several commands can create the same file, the last one to write it has the lease. The
+        others see its id in the file.
         """
-        number, content = self._highest()
+        number, content = self._read_highest()
         holder = _parse_holder(content)
         is_own = number == self._number and holder.get("id", self._holder["id"]) == self._holder["id"]
         if not is_own:
-            self._lost_reason = str(_held_by_other(self._run, holder))
+            self._lost_reason = str(_held_error(self._run, holder))
         return is_own
 
-    def _highest(self) -> tuple[int, bytes]:
-        """Return the highest number and the content of its file; (0, b"") if there is none."""
+    def _read_highest(self) -> tuple[int, bytes]:
+        """Return the highest number and the content of its file, or (0, b"") if there is none."""
         while True:
             numbers = [int(file.name[:-5]) for file in self._folder.glob("*.json") if file.name[:-5].isdigit()]
             if not numbers:
                 return 0, b""
-            with contextlib.suppress(FileNotFoundError):  # a higher one has replaced it in the meantime
-                return max(numbers), self._file(max(numbers)).read_bytes()
+            with contextlib.suppress(FileNotFoundError):  # a higher number has replaced it in the meantime
+                return max(numbers), self._lease_file(max(numbers)).read_bytes()
 
-    def _file(self, number: int) -> RemoteLocation:
+    def _lease_file(self, number: int) -> RemoteLocation:
         return self._folder / f"{number:08}.json"
 
-    def _content(self) -> bytes:
-        return json.dumps({**self._holder, "beat": self._beat}).encode()
+    def _lease_content(self) -> bytes:
+        return json.dumps({**self._holder, "beat": self._renewal_count}).encode()
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Return whether a holder is known to be gone: a process of this machine that no longer exists."""
+    """Return whether the holder was a process of this machine that no longer exists."""
     if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Read a trial's record, `trials/<key>.json`: whole, or refused as damaged."""
+"""Read a trial's record, `trials/<key>.json`. A file that is not a valid record is reported as damaged."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from lopt.migrations import NewerSchemaError
 from lopt.records import TrialRecord
 from sweeps.results.json_types import check_type
 
-USE_NEWER = "use the version of this program that wrote the run"
+NEWER_VERSION_ADVICE = "use the version of this program that wrote the run"
 
 
 class DamagedRecordError(ValueError):
-    """A file holds no valid record; the message says why, in one line."""
+    """A file does not contain a valid record. The message says why, in one line."""
 
 
-def checked_key(key: str) -> str:
-    """Return a trial's key, after a check that it cannot lead out of the run's folder.
+def check_key(key: str) -> str:
+    """Check that a text is the key of a trial, so that it cannot lead out of the run's folder, and return it.
 
     Raises:
         ValueError: It is not a key.
     """
     if not re.fullmatch(r"[0-9a-f]{16}", key):
-        raise ValueError(f"trial key {key!r} is not valid: give 16 hexadecimal digits")
+        raise ValueError(f"trial key {key!r} is not valid: give 16 hexadecimal digits (0-9, a-f)")
     return key
 
 
@@ -55,28 +55,28 @@ def read_records(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, D
 def parse_record(path: Location, content: bytes) -> TrialRecord:
     """Return the record in the content of a file.
 
-    A record is damaged if values have wrong types, or if its key was not made from its configuration. Whether the
-    configuration can be run here is not checked: its method, or the folder of its task, may be missing.
+    A record is damaged if values have wrong types, or if its key does not belong to its configuration. It is not
+    checked whether the trial can be run here: its method or the folder of its task may be missing.
 
     Raises:
-        NewerSchemaError: A newer version of this program wrote it.
-        DamagedRecordError: It is damaged.
+        NewerSchemaError: A newer version of this program wrote the record.
+        DamagedRecordError: The record is damaged.
     """
     try:
         text = content.decode("utf-8-sig")
-        values = check_type("a record", _JSON.decode(text), dict)
+        values = check_type("a record", _DECODER.decode(text), dict)
         record = TrialRecord.from_dict(values)
-        check_type("options", record.config.get("options", {}), dict)
+        check_type("`options`", record.config.get("options", {}), dict)
         if "\\ud" in text or "\\uD" in text:
             # A lone half of a surrogate pair fits into no table and cannot be printed.
             json.dumps(record.to_dict(), ensure_ascii=False).encode()
         if record.status == "complete" and record.selection_accuracy is None:
-            raise ValueError("the selection_accuracy of a complete trial is missing")
+            raise ValueError("the trial is complete, but its `selection_accuracy` is missing")
         if not path.name == f"{record.key}.json" == f"{key_of(record.config)}.json":
             raise ValueError("its name, its key and its configuration do not match")
         return record
     except NewerSchemaError as error:
-        raise NewerSchemaError(f"{path}: {error}; {USE_NEWER}") from None
+        raise NewerSchemaError(f"{path}: {error}; {NEWER_VERSION_ADVICE}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DamagedRecordError(one_line(f"not JSON: {error}")) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -87,7 +87,7 @@ def config_of(record: TrialRecord) -> TrialConfig:
     """Return the configuration of a record.
 
     Raises:
-        ValueError: It cannot be run here; the message names the file.
+        ValueError: The trial cannot be run here. The message names the file.
     """
     try:
         return TrialConfig.from_dict(record.config)
@@ -108,4 +108,4 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-_JSON = json.JSONDecoder(parse_int=_parse_integer, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_int=_parse_integer, parse_constant=_refuse_constant)

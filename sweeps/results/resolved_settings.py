@@ -13,7 +13,7 @@ _RESOLVED = ("precision", "data_revision", "model_revision")
 
 
 class ResolvedSettings:
-    """Completes the configurations of a run in the same way, so that all its trials can be compared.
+    """Resolves all configurations of a run in the same way, so that its trials can be compared.
 
     Args:
         store: The store of the run. It may hold trials of earlier commands, which may have run on other machines.
@@ -21,58 +21,60 @@ class ResolvedSettings:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._finished: list[dict[str, Any]] = []  # configurations of the run's records
-        self._resolved: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self._former: Mapping[str, Any] = {}
+        self._finished_configs: list[dict[str, Any]] = []  # configurations of the run's records
+        self._resolved: dict[tuple[str, str, str], dict[str, Any]] = {}  # by `_resolution_key`
+        self._former_defaults: Mapping[str, Any] = {}
 
-    def keep_former_defaults(self, former: Mapping[str, Any]) -> None:
-        """Use these values for options whose default has changed since the run began."""
-        self._former = former
+    def keep_former_defaults(self, former_defaults: Mapping[str, Any]) -> None:
+        """Use these values, given by name, for options whose defaults have changed since the run began."""
+        self._former_defaults = former_defaults
 
-    def with_run_precision(self, examples: Sequence[TrialConfig]) -> list[TrialConfig]:
-        """Return the example configurations that are to be prepared.
+    def with_run_precision(self, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+        """Return the configurations in the form in which they are to be prepared.
 
-        Where the machine chooses the precision, they have the precision of the run's trials if there are any: this
-        machine might choose another one.
+        If the precision of one is "auto", it is replaced by the precision of the run's trials if there are any, because
+        this machine might choose another one.
         """
         precisions: dict[tuple[str, str], set[str]] = {}
-        self._finished = [record.config for record in self._store.records()]
-        interrupted = (config.to_dict() for config, _ in self._store.interrupted())
-        for values in (*self._finished, *interrupted):
+        self._finished_configs = [record.config for record in self._store.records()]
+        interrupted = (config.to_dict() for config, _ in self._store.interrupted_trials())
+        for values in (*self._finished_configs, *interrupted):
             precisions.setdefault((values["backbone"], values["task"]), set()).add(values["precision"])
         run_precision = {pair: next(iter(values)) for pair, values in precisions.items() if len(values) == 1}
         return [
             config.replace(precision=run_precision.get((config.backbone, config.task), "auto"))
             if config.precision == "auto"
             else config
-            for config in examples
+            for config in configs
         ]
 
-    def add(self, examples: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
-        """Remember how each example was resolved where trials run. `with_run_precision` comes first.
+    def add(self, configs: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
+        """Remember how each configuration was resolved where trials run. Call `with_run_precision` first.
 
         Raises:
             ValueError: Trials of the run have another precision, other data or other weights.
         """
-        for config, values in zip(examples, resolved, strict=True):
-            self._resolved[_decided_by(config)] = {name: values[name] for name in _RESOLVED}
-        for finished in self._finished:
+        for config, values in zip(configs, resolved, strict=True):
+            self._resolved[_resolution_key(config)] = {name: values[name] for name in _RESOLVED}
+        for finished in self._finished_configs:
             pair = finished["backbone"], finished["task"]
             comparable = [values for values in resolved if (values["backbone"], values["task"]) == pair]
             for name in _RESOLVED:
                 if comparable and all(values[name] != finished[name] for values in comparable):
+                    title = name.replace("_", " ")
                     raise ValueError(
-                        f"run {self._store.run!r} holds trials of {name.replace('_', ' ')} {finished[name]}; here it "
-                        f"is {comparable[0][name]}: give --name for a new run, or restore what the run began with"
+                        f"run {self._store.run!r} holds trials of {title} {finished[name]}, but here it is "
+                        f"{comparable[0][name]}: give --name for a new run, or restore what the run began with"
                     )
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
         """Return the configuration with its resolved settings."""
-        unset = {name for name, value in config.options.items() if value is None}
-        former = {name: value for name, value in self._former.items() if name in unset}
-        return config.replace(**self._resolved[_decided_by(config)], options={**config.options, **former})
+        unset_names = {name for name, value in config.options.items() if value is None}
+        former_defaults = {name: value for name, value in self._former_defaults.items() if name in unset_names}
+        options = {**config.options, **former_defaults}
+        return config.replace(**self._resolved[_resolution_key(config)], options=options)
 
 
-def _decided_by(config: TrialConfig) -> tuple[str, str, str]:
-    """Return the settings that decide how a configuration is resolved."""
+def _resolution_key(config: TrialConfig) -> tuple[str, str, str]:
+    """Return the settings on which it depends how a configuration is resolved."""
     return config.backbone, config.task, config.precision

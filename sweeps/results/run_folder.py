@@ -1,8 +1,8 @@
 """A run's folder: the command that works on it, and the files that describe the run as a whole.
 
-A run that cannot be written ends the sweep with a `StoreError`; it is not a failure of a trial. What is finished is
-kept, and the same command continues. Nothing secret is written: commands and URLs are redacted (`lopt.locations`), and
-environment variables are left out.
+If results cannot be written, the sweep ends with a `StoreError`, and no trial counts as failed because of it. What is
+finished is kept, and the same command continues. No secret is written: secrets are removed from commands and URLs
+(`lopt.locations`), and environment variables are left out.
 
 <out>/<run>/manifest.json  baselines.json  audits.json  probe.json  .lock or lock/
 """
@@ -22,7 +22,7 @@ from lopt.locations import check_replaces, display_path, location, move, redacte
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps.results import lock
 from sweeps.results.json_types import check_audits, check_baselines, check_manifest
-from sweeps.results.read_record import USE_NEWER
+from sweeps.results.read_record import NEWER_VERSION_ADVICE
 
 # If one of these is in the folder, the run has begun.
 _RUN_FILES = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}
@@ -31,13 +31,13 @@ _Class = TypeVar("_Class", bound=type)
 
 
 class StoreError(OSError):
-    """Results cannot be read or written. The message is one line with the location, the reason and how to go on."""
+    """Results cannot be read or written. The message says in one line where, why, and how to go on."""
 
 
 def raising_store_errors(cls: _Class) -> _Class:
-    """Decorate a class, so that its methods raise a StoreError in place of an OSError."""
+    """Decorate a class, so that its methods raise a StoreError instead of an OSError."""
 
-    def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def call(self: RunFolder, /, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -52,7 +52,7 @@ def raising_store_errors(cls: _Class) -> _Class:
 
     for name, member in list(vars(cls).items()):
         if callable(member) and not name.startswith("__"):
-            setattr(cls, name, wrapped(member))
+            setattr(cls, name, wrap(member))
     return cls
 
 
@@ -66,7 +66,7 @@ class RunFolder:
         folder: The location of the run.
 
     Raises:
-        ValueError: The name is not valid, or the folder is a link that leads out of `out`.
+        ValueError: The name is not valid, or the folder is a link to a place outside of `out`.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
@@ -74,7 +74,7 @@ class RunFolder:
             raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
         if not _VALID_NAME.fullmatch(run):
             raise ValueError(
-                f"run name {run!r} is not valid: give letters, digits, '.', '_' and '-', the first a letter or digit"
+                f"run name {run!r} is not valid: give a letter or digit, and then letters, digits, '.', '_' and '-'"
             )
         folder = location(out) / run
         if isinstance(folder, Path):
@@ -84,7 +84,7 @@ class RunFolder:
                     f"{folder} leads to {folder.resolve()}, outside of {folder.parent}: "
                     "give the real folder with --out and --name"
                 )
-        # A URL keeps its credentials, because processes on other machines open it, too.
+        # A URL keeps its credentials here, because processes on other machines need them.
         self.out = str(folder.parent) if isinstance(folder, Path) else str(out)
         self.run, self.folder = run, folder
         self._hold = lock.Hold()
@@ -94,11 +94,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def hold(self, command: list[str] | None = None) -> Iterator[None]:
-        """Hold the run: only one command at a time works on it.
+        """Hold the run, so that no other command works on it.
 
         Raises:
             ValueError: Another command holds it, or the file system cannot replace a file.
-            StoreError: Nothing can be written there.
+            StoreError: The run cannot be written.
         """
         with contextlib.ExitStack() as stack:
             self._hold = self._take_hold(stack, command or [])
@@ -109,10 +109,10 @@ class RunFolder:
         return stack.enter_context(lock.hold_run(self.folder, command))
 
     def check(self) -> None:
-        """Check that this command still holds the run, and that the run, which has a manifest, is still there.
+        """Check that this command still holds the run, and that the run's manifest is still there.
 
         Raises:
-            StoreError: It does not hold the run any more, or the manifest is gone.
+            StoreError: The command does not hold the run any more, or the manifest is gone.
         """
         if lost_reason := self._hold.lost_reason():
             raise self.store_error(lost_reason)
@@ -120,22 +120,24 @@ class RunFolder:
             raise self.store_error("the run's manifest.json is gone")
 
     def store_error(self, reason: str) -> StoreError:
-        """Return an error that says why results cannot be kept."""
+        """Return an error with the reason why results cannot be kept."""
         return StoreError(f"results in {self} cannot be kept: {redacted(reason)}. Fix that; the same command continues")
 
     # --- manifest ----------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, or None before the first command.
+        """Return the manifest, or None if no command has written one yet.
 
         Raises:
-            ValueError: It is damaged, or was written by a newer version of this program.
+            ValueError: The manifest is damaged, or was written by a newer version of this program.
         """
         manifest: dict[str, Any] | None = self._read_json("manifest.json", check_manifest)
         version = (manifest or {}).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             path = self.folder / "manifest.json"
-            raise ValueError(f"{path} has schema {version}; this program reads 1 to {SCHEMA_VERSION}; {USE_NEWER}")
+            raise ValueError(
+                f"{path} has schema {version}; this program reads 1 to {SCHEMA_VERSION}; {NEWER_VERSION_ADVICE}"
+            )
         return manifest
 
     def write_manifest(
@@ -153,23 +155,25 @@ class RunFolder:
         """Write the manifest.
 
         Args:
-            status: "running", "complete", "interrupted", or "stopped" by a budget.
-            elapsed_s: Time that the command took since it last wrote the manifest; it is added to the time so far.
-            left_out: Keys of trials that a changed space no longer has. Their records stay, but count nowhere.
-            titles: Titles of tasks, by name. A report may be made where the folder of a task is missing. Titles that
-                earlier commands have written stay.
+            status: "running", "complete", "interrupted", or "stopped" (by a budget).
+            space: The space, as JSON.
+            identity: A hash of everything that must not change during a run (`Space.identity`).
+            elapsed_s: The time since this command last wrote the manifest. It is added to the time of the run so far.
+            left_out: Keys of trials that a changed space no longer has. Their records are kept, but not used.
+            titles: Titles of tasks, by name, for a report on a machine without the folder of a task. Titles that
+                earlier commands have written are kept.
         """
-        earlier = self.manifest() or {}
-        earlier_titles = earlier.get("titles")
+        earlier_manifest = self.manifest() or {}
+        earlier_titles = earlier_manifest.get("titles")
         content = {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
             "profile": profile,
             "status": status,
             "command": [redacted(word) for word in command],
-            "started_at": earlier.get("started_at", now()),
+            "started_at": earlier_manifest.get("started_at", now()),
             "updated_at": now(),
-            "elapsed_s": round(earlier.get("elapsed_s", 0.0) + elapsed_s, 3),
+            "elapsed_s": round(earlier_manifest.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
             "left_out": list(left_out),
@@ -179,13 +183,13 @@ class RunFolder:
         write(self.folder / "manifest.json", dumps(content).encode())
 
     def left_out_keys(self) -> list[str]:
-        """Return the keys of trials that count nowhere (see `write_manifest`)."""
+        """Return the keys of trials that are no longer used (see `write_manifest`)."""
         return list((self.manifest() or {}).get("left_out", ()))
 
     def write_prediction(self, prediction: Mapping[str, Any]) -> None:
         """Write the forecast of `sweeps.forecast.probe` for the rest of the run.
 
-        The time that the run has taken so far is written, too, so that the forecast can be compared with what follows.
+        The time of the run so far is written, too, so that the forecast can be compared with the rest when it is over.
         """
         elapsed_before_s = (self.manifest() or {}).get("elapsed_s", 0.0)
         context = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
@@ -196,14 +200,14 @@ class RunFolder:
         write(self.folder / "baselines.json", dumps(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
-        """Return what `write_baselines` wrote, if anything. A damaged file raises a ValueError."""
+        """Return the baselines, or an empty list if none are written. A damaged file raises a ValueError."""
         return self._read_json("baselines.json", check_baselines) or []
 
     def _read_json(self, name: str, check: Callable[[Any], None]) -> Any:
         """Return the content of a JSON file of the run, or None if there is no such file.
 
         Raises:
-            ValueError: It is damaged: it is not JSON, or `check` raises a ValueError.
+            ValueError: The file is damaged: it is not JSON, or `check` raises a ValueError.
         """
         path = self.folder / name
         if not path.is_file():
@@ -219,10 +223,10 @@ class RunFolder:
         return content
 
     def audits(self) -> dict[str, dict[str, float]]:
-        """Return the trials that early stopping would have stopped, by key.
+        """Return the audits, by the keys of their trials.
 
-        Each has the step at which it would have been stopped, and its selection accuracy up to that step. A damaged
-        file is set aside.
+        An audit is about a trial that early stopping would have stopped. It has the "step" at which it would have done
+        so, and the trial's "selection_accuracy" up to that step. A damaged file is renamed, and counts as empty.
         """
         path = self.folder / "audits.json"
         try:
@@ -231,46 +235,46 @@ class RunFolder:
         except OSError:  # there is no file yet
             return {}
         except (ValueError, RecursionError) as error:
-            aside: Any = path.with_name(f"{path.name}.damaged")
-            path.rename(aside)
-            note = f"renamed to {aside.name}; the run continues without earlier audits"
+            new_path: Any = path.with_name(f"{path.name}.damaged")
+            path.rename(new_path)
+            note = f"renamed to {new_path.name}; the run continues without earlier audits"
             print(f"{path} is damaged ({one_line(error)}); {note}", flush=True)
             return {}
         return audits
 
     def add_audit(self, record: TrialRecord) -> None:
-        """Note that early stopping would have stopped a trial here. `record` is the trial's record so far."""
+        """Add an audit: early stopping would have stopped the trial here. `record` is the trial's record so far."""
         audit = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
         write(self.folder / "audits.json", dumps({**self.audits(), record.key: audit}).encode())
 
-    def holds_a_run(self) -> bool:
-        """Return whether the folder has anything of a run, its manifest or not."""
+    def contains_run(self) -> bool:
+        """Return whether the folder contains at least one file or folder of a run."""
         return any(file.name in _RUN_FILES for file in self.folder.glob("*"))
 
     def put_aside(self) -> str | None:
-        """Rename the run to `<run>-before-N`, to make room for a new one. Its files may be damaged: none is read.
+        """Rename the run to `<run>-before-N`, to make room for a new run. No file is read, because any may be damaged.
 
         Returns:
-            The new name, or None if there is nothing to keep.
+            The new name, or None if there is no run to rename.
 
         Raises:
             ValueError: Another command works on the run.
         """
-        if not self.holds_a_run():
+        if not self.contains_run():
             return None
         number = 1
-        while (aside := self.folder.with_name(f"{self.run}-before-{number}")).exists():
+        while (new_folder := self.folder.with_name(f"{self.run}-before-{number}")).exists():
             number += 1
         with self.hold():
-            move(self.folder, aside)
-            (aside / ".holder").unlink(missing_ok=True)
-        return aside.name
+            move(self.folder, new_folder)
+            (new_folder / ".holder").unlink(missing_ok=True)
+        return new_folder.name
 
-    def put_back(self, aside: str) -> bool:
-        """Give a run that was put aside its name again, unless a new run has taken it. Return whether that was done."""
-        if self.holds_a_run():
+    def put_back(self, aside_name: str) -> bool:
+        """Give a run that was put aside its old name, unless a new run has that name. Return whether it was renamed."""
+        if self.contains_run():
             return False
         with contextlib.suppress(OSError):
-            move(self.folder.with_name(aside), self.folder)
+            move(self.folder.with_name(aside_name), self.folder)
             return True
         return False

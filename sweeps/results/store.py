@@ -1,9 +1,9 @@
-"""The results of a run: one JSON record for each trial, which never changes, and the files that belong to it.
+"""The results of a run: for each trial one JSON record, which never changes, and the files that belong to it.
 
 <out>/<run>/trials.parquet                        a table of all records
             trials/<key>.json                     the records
             artifacts/<key>/  predictions/<key>.parquet
-            checkpoints/<key>-<step>.safetensors  of trials that have not ended, or have failed
+            checkpoints/<key>-<step>.safetensors  for trials that have not ended, or have failed
             report/
 """
 
@@ -23,10 +23,10 @@ from lopt.metrics import Predictions
 from lopt.records import TrialRecord, dumps
 from sweeps.results import checkpoint_file
 from sweeps.results.json_types import check_type
-from sweeps.results.read_record import DamagedRecordError, checked_key, parse_record, read_records
+from sweeps.results.read_record import DamagedRecordError, check_key, parse_record, read_records
 from sweeps.results.run_folder import RunFolder, raising_store_errors
 
-FINAL = ("complete", "stopped", "diverged")
+FINAL = ("complete", "stopped", "diverged")  # statuses of trials that do not run again; a failed trial may
 
 
 @raising_store_errors
@@ -34,8 +34,8 @@ class Store(RunFolder):
     """The trials of a run.
 
     Attributes:
-        current_folders: The current folders of tasks and backbones, by field ("task" or "backbone") and name. Records
-            of trials that used them in another folder are read as if they had been in the current one.
+        current_folders: The current folders of tasks and backbones, by field ("task" or "backbone") and folder name.
+            When a record names another folder of the same name, it is read with the current folder instead.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
@@ -43,9 +43,9 @@ class Store(RunFolder):
         self.current_folders: dict[tuple[str, str], str] = {}
 
     def remember_folders(self, configs: Iterable[TrialConfig]) -> None:
-        """Remember the current folder of each task and backbone of these configurations.
+        """Store the folders of the tasks and backbones of these configurations as `current_folders`.
 
-        If two folders have the same name, neither is remembered.
+        If two of them have the same name, neither is stored.
         """
         folders_by_name: dict[tuple[str, str], set[str]] = {}
         for config in configs:
@@ -59,34 +59,34 @@ class Store(RunFolder):
 
     def _with_current_folders(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a configuration with the current folders of its task and backbone."""
-        current = {}
+        folders = {}
         for field in ("task", "backbone"):
             folder = values.get(field)
             if isinstance(folder, str) and Path(folder).is_absolute():
-                current[field] = self.current_folders.get((field, folder_name(folder)), folder)
-        return {**values, **current}
+                folders[field] = self.current_folders.get((field, folder_name(folder)), folder)
+        return {**values, **folders}
 
-    def _relocated(self, record: TrialRecord) -> TrialRecord:
+    def _relocate(self, record: TrialRecord) -> TrialRecord:
         return replace(record, config=self._with_current_folders(record.config)) if self.current_folders else record
 
     # --- records -----------------------------------------------------------------------------------------------
 
     def path(self, key: str) -> Location:
-        """Return where the record of a trial is, or will be."""
-        return self.folder / "trials" / f"{checked_key(key)}.json"
+        """Return the path of a trial's record, whether or not the record exists."""
+        return self.folder / "trials" / f"{check_key(key)}.json"
 
     def artifact(self, key: str) -> Location:
-        """Return the folder of a trial's artifact."""
-        return self.folder / "artifacts" / checked_key(key)
+        """Return the folder of a trial's artifact, whether or not it exists."""
+        return self.folder / "artifacts" / check_key(key)
 
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
-        """Write the record of a trial that has ended, after its predictions: if a record is there, all files are.
+        """Write the predictions and then the record of a trial that has ended, and remove its checkpoints.
 
-        The trial's checkpoints are removed. Only a failed trial keeps its checkpoint, and goes on from it when it is
-        tried again.
+        The record is written last, so that if it exists, all files do. A failed trial keeps its checkpoint, from which
+        it goes on when it is tried again.
 
-        A trial that has ended without failing keeps its record: a process that was taken for dead may come to the end
-        of the trial after another process has finished it.
+        A record with a status in `FINAL` is not replaced, because a process that was taken for dead may finish the
+        trial after another process has finished it.
         """
         earlier_record = self.read(record.key)
         if earlier_record is None or earlier_record.status not in FINAL:
@@ -96,59 +96,59 @@ class Store(RunFolder):
         if record.status in FINAL:
             self.drop_checkpoints(record.key)
 
-    def move(self, records: Iterable[TrialRecord]) -> None:
-        """Write records again whose trials now belong to other cells; nothing else in them has changed."""
+    def write_moved(self, records: Iterable[TrialRecord]) -> None:
+        """Rewrite the records of trials that now belong to other cells. Nothing else in these records has changed."""
         for record in records:
             write(self.path(record.key), dumps(record.to_dict()).encode())
 
-    def adopt(self, record: TrialRecord, other: Store, key_there: str | None = None) -> None:
-        """Copy a finished trial of another run into this run: first its files, then its record.
+    def adopt(self, record: TrialRecord, source: Store, source_key: str | None = None) -> None:
+        """Copy a finished trial from the store of another run into this one: first its files, then its record.
 
         Args:
-            key_there: The key of the trial in the other run, if that is not `record.key`.
+            source_key: The key of the trial in the other run, if that is not `record.key`.
         """
-        key_there = key_there or record.key
-        predictions = other.folder / "predictions" / f"{key_there}.parquet"
+        source_key = source_key or record.key
+        predictions = source.folder / "predictions" / f"{source_key}.parquet"
         if predictions.is_file():
             write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
-        with local_copy(other.artifact(key_there)) as artifact:
+        with local_copy(source.artifact(source_key)) as artifact:
             if artifact.is_dir():
                 self.write_artifact(record.key, artifact)
         self.write(record)
 
     def write_artifact(self, key: str, folder: Path) -> None:
-        """Copy the files of a folder into a trial's artifact; the JSON file that describes it comes last."""
+        """Copy the files of a folder into a trial's artifact. The JSON file that describes the artifact comes last."""
         for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             write(self.artifact(key) / file.name, file.read_bytes())
 
     def read(self, key: str) -> TrialRecord | None:
-        """Return the record of a trial, or None if there is none, or if it is damaged.
+        """Return the record of a trial, or None if there is none or it is damaged.
 
         Raises:
-            ValueError: It was written by a newer version of this program.
+            ValueError: The record was written by a newer version of this program.
         """
         path = self.path(key)
         try:
-            return self._relocated(parse_record(path, path.read_bytes()))
+            return self._relocate(parse_record(path, path.read_bytes()))
         except (FileNotFoundError, DamagedRecordError):
             return None
 
     def records(self) -> list[TrialRecord]:
-        """Return all records, oldest first. A damaged one is set aside as `<key>.json.damaged`; its trial runs again.
+        """Return all records, oldest first. A damaged one is renamed to `<key>.json.damaged`, and its trial runs again.
 
         Raises:
-            ValueError: A record was written by a newer version of this program; no file is changed.
+            ValueError: A record was written by a newer version of this program. In this case no file is changed.
         """
         records, damaged = read_records(self.folder / "trials")
         for path, error in damaged:
             path.rename(path.with_name(path.name + ".damaged"))
             print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
-        return [self._relocated(record) for record in records]
+        return [self._relocate(record) for record in records]
 
     def readable_records(self) -> list[TrialRecord]:
         """Return all records, oldest first, of a run that another command may hold.
 
-        No file is changed, and damaged records are left out.
+        No file is changed. Damaged records are left out.
 
         Raises:
             ValueError: A record was written by a newer version of this program.
@@ -156,10 +156,10 @@ class Store(RunFolder):
         records, damaged = read_records(self.folder / "trials")
         for path, error in damaged:
             print(f"{path} is damaged ({error}); left out", flush=True)
-        return [self._relocated(record) for record in records]
+        return [self._relocate(record) for record in records]
 
     def set_aside(self, record: TrialRecord) -> None:
-        """Rename a failed record to `<key>.failed-N.json`, so that its trial can run again."""
+        """Rename the record of a failed trial to `<key>.failed-N.json`, so that the trial can run again."""
         path: Any = self.path(record.key)
         number = 1
         while path.with_name(f"{record.key}.failed-{number}.json").exists():
@@ -207,18 +207,18 @@ class Store(RunFolder):
 
     def read_checkpoint(self, key: str) -> bytes | None:
         """Return a trial's newest checkpoint, or None if there is none."""
-        return checkpoint_file.read(self.checkpoints, checked_key(key))
+        return checkpoint_file.read(self.checkpoints, check_key(key))
 
     def write_checkpoint(self, key: str, step: int, content: bytes) -> None:
         """Write a trial's checkpoint after `step` steps, and remove those with fewer steps."""
-        checkpoint_file.write_step(self.checkpoints, checked_key(key), step, content)
+        checkpoint_file.write_step(self.checkpoints, check_key(key), step, content)
 
     def drop_checkpoints(self, key: str) -> None:
         """Remove a trial's checkpoints, because the trial has ended or they are damaged."""
-        checkpoint_file.drop(self.checkpoints, checked_key(key))
+        checkpoint_file.drop(self.checkpoints, check_key(key))
 
-    def interrupted(self) -> list[tuple[TrialConfig, str]]:
-        """Return the search trials that have a checkpoint and no record, with the names of their cells.
+    def interrupted_trials(self) -> list[tuple[TrialConfig, str]]:
+        """Return the configurations of search trials that have a checkpoint and no record, with their cells' names.
 
         They are sorted by key. Damaged checkpoints are left out.
         """
@@ -226,16 +226,16 @@ class Store(RunFolder):
         for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 description = checkpoint.read_description(path)
-                values = check_type("its settings", description["config"], dict)
+                values = check_type("the configuration", description["config"], dict)
                 config = TrialConfig.from_dict(self._with_current_folders(values))
                 if description["phase"] == "search" and not self.path(config.key).exists():
-                    interrupted.append((config, check_type("cell", description["cell"], str)))
+                    interrupted.append((config, check_type("`cell`", description["cell"], str)))
         return interrupted
 
     def clear_checkpoints(self, *, complete: bool) -> None:
-        """Remove the checkpoints of a complete sweep in which no trial has failed; otherwise only an empty folder.
+        """At the end of a command, remove all checkpoints if the sweep is complete and no trial has failed.
 
-        A command calls this at its end.
+        Otherwise only remove their folder if it is empty.
         """
         folder = self.checkpoints
         if complete and not any(record.status == "failed" for record in self.records()):

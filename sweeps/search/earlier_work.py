@@ -84,7 +84,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     usable = [*finished, *failed]
     former_cells = {record.key: record.cell for record in records}
     moved = [record for record in usable if record.cell != former_cells[record.key]]
-    interrupted_configs = (config.to_dict() for config, _ in store.interrupted())
+    interrupted_configs = (config.to_dict() for config, _ in store.interrupted_trials())
     return EarlierWork(
         finished=finished,
         failed=failed,
@@ -105,7 +105,7 @@ def space_changes(store: Store, space: Space) -> list[str]:
             run has trials but no manifest, so its settings are unknown.
     """
     manifest = store.manifest()
-    if manifest is None and store.holds_a_run():
+    if manifest is None and store.contains_run():
         raise ValueError(
             f"run {store.run!r} holds trials, but its manifest.json, which has their settings, is missing: put it "
             "back, or give --name for a new run, or --fresh to start this run over"

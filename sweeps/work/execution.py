@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """The execution of one job: it makes the trial, and writes and reports its results, whoever trains the trial.
+    """The execution of one job: it sets up the trial, and writes and reports its results. Others may train the trial.
 
     A report has these entries:
         status: "running", or the status of the trial's record.
-        step: the last evaluated step; of a trial that has ended, the number of its steps.
+        step: the last evaluated step; for a trial that has ended, the number of its steps.
         selection_score: the best score so far, by the metric of the configuration.
         record: the record, as JSON.
         restored: whether the trial has just been restored from a checkpoint.
         note: something that the user should know, or "".
-        store_error: why results cannot be kept, or "". It ends the sweep and does not count as a failure of the trial.
+        store_error: why results cannot be kept, or "". An error ends the sweep, and the trial does not count as failed.
         device: on Ray only, the node and the GPU on which the trial trains.
 
     Attributes:
-        trial: The trial; None before `begin`, and where it could not be made.
+        trial: The trial, or None before `begin` and if it could not be set up.
         ended: Whether nothing is left to train.
     """
 
@@ -59,11 +59,11 @@ class Execution:
         return self.trial.config.key if self.trial else self.config.key
 
     def begin(self) -> Report | None:
-        """Make the trial, and restore it from its newest checkpoint if it has one.
+        """Set up the trial, and restore it from its newest checkpoint if it has one.
 
         Returns:
-            A report if there is something to say at once: the trial continues from a checkpoint, it cannot be made, or
-            it had ended already (the worker was restarted after the trial's last write). Otherwise None.
+            A report if there is something to say at once: the trial continues from a checkpoint, cannot be set up, or
+            had ended already (its process died after writing the record). Otherwise None.
         """
         from lopt import memory
         from lopt.training import Trial
@@ -72,7 +72,7 @@ class Execution:
             earlier_record = self._store.read(self.config.key)
         except StoreError as error:
             return self._report_store_error(error)
-        # A failure of an earlier command is set aside before the trial starts, so a failure found here is this trial's.
+        # A failed record of an earlier command is set aside before the trial starts, so this one is from this command.
         if earlier_record is not None and earlier_record.status in (*FINAL, "failed"):
             return self._new_report(earlier_record, earlier_record.status)
         try:
@@ -85,12 +85,12 @@ class Execution:
             except Exception as error:
                 if memory.is_out_of_memory(error):  # the checkpoint is as good as before
                     raise
-                self._note = f"begins anew: {' '.join(str(error).split())}"
+                self._note = f"starts over: {' '.join(str(error).split())}"
                 self._store.drop_checkpoints(self.key)
                 self.trial = Trial(self.config, phase=self._phase)
                 return None
         except StoreError as error:
-            self.trial = None  # it must not train, or it would write over a checkpoint that could not be read
+            self.trial = None  # if it trained, it would replace the checkpoint that could not be read
             return self._report_store_error(error)
         except Exception as error:  # a failure is recorded like any other outcome, and the sweep goes on
             return self.fail(error)
@@ -98,9 +98,9 @@ class Execution:
         return self._new_report(self.trial.finish(**self._cell_and_stratum), "running", restored=True)
 
     def report(self, outcome: Outcome) -> Report:
-        """Return the report of a training outcome, after writing the files that belong to it.
+        """Write the files that belong to a training outcome, and return its report.
 
-        These are a checkpoint at an evaluation that is not the last, and artifact and record at the end of the trial.
+        At the end of the trial these are its artifact and record; at an earlier evaluation, a checkpoint.
         """
         trial = self.trial
         assert trial is not None
@@ -122,12 +122,12 @@ class Execution:
         return self._write_and_report(record)
 
     def save(self) -> None:
-        """Write a checkpoint at the current step; for a trial that is about to be cut off."""
+        """Write a checkpoint at the current step, because the trial is about to be cut off."""
         if self.trial is not None and not self.ended and not self.trial.is_over:
             self._write_checkpoint(self.trial)
 
     def fail(self, error: BaseException) -> Report:
-        """Write the record of a trial that raised `error`, or that made other processes die, and return its report."""
+        """Write the record of a trial that failed with `error`, and return its report."""
         if self.trial is not None:
             return self._write_and_report(self.trial.failure_record(error, **self._cell_and_stratum))
         return self._write_and_report(self._failed_record(error))
@@ -155,13 +155,13 @@ class Execution:
     def _new_report(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
         self.ended = status != "running"
         note, self._note = self._note, ""
-        # A trial that was saved between two evaluations comes back with the results of the earlier one.
+        # A trial that was saved between two evaluations is restored with the results of the earlier one.
         evaluated_step = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
             STEP: record.steps if self.ended else evaluated_step,
             SCORE: record.selection_score or 0.0,
-            "record": json.dumps(record.to_dict()),  # Ray flattens nested results; a string stays whole
+            "record": json.dumps(record.to_dict()),  # a string, because Ray flattens nested results
             "restored": restored,
             "note": note,
             "store_error": store_error,
@@ -170,10 +170,10 @@ class Execution:
 
 def execute(job: Job) -> Iterator[Report]:
     """Train a job's trial alone. Yield a report at every evaluation; the status of the last one is not "running"."""
-    return reports(Execution(job))
+    return train_and_report(Execution(job))
 
 
-def reports(execution: Execution) -> Iterator[Report]:
+def train_and_report(execution: Execution) -> Iterator[Report]:
     """Train the trial of `execution` alone and yield its reports, as `execute` does."""
     report = execution.begin()
     if report is not None:

@@ -1,4 +1,4 @@
-"""A trial as it is sent to the process that trains it, and names in its reports (see `sweeps.work.execution`)."""
+"""A job: one trial as it is sent to the process that trains it. Also two keys of its reports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from lopt.config import TrialConfig
 
-# A trial beyond its time limit has this long to come to an evaluation. A step that takes longer counts as hanging.
+# When its time limit is over, a trial has this long to reach an evaluation. A step that takes longer counts as hanging.
 HANG_S = 60.0
-SCORE, STEP = "selection_score", "step"  # keys of a report: the score that trials compete by, and the evaluated step
+SCORE, STEP = "selection_score", "step"  # keys of a report: the score by which trials compete, and the evaluated step
 
-Report = dict[str, Any]  # JSON; see `sweeps.work.execution.Execution`
+Report = dict[str, Any]  # JSON; `sweeps.work.execution.Execution` lists its entries
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,12 +22,13 @@ class Job:
     """One trial to run, and how to run it.
 
     Attributes:
-        cell, stratum: Where the trial belongs in its space.
-        out, run: The location of all runs and the name of the run; together they name its store.
-        shared: Whether the trial shares its backbone with other trials on its device.
-        packed: How many trials share a backbone at most.
-        threads: Number of processor threads; None leaves PyTorch's own choice.
-        limit_s: A trial that takes longer than this fails at its next evaluation; None sets no limit.
+        phase: "search" or "confirm".
+        cell, stratum: The names of the trial's cell and stratum.
+        out, run: The location of all runs, and the name of the run.
+        shares_backbone: Whether the trial shares its backbone with other trials on its device.
+        pack_size: At most this many trials share a backbone on a device.
+        threads: Number of processor threads. If it is None, PyTorch chooses it.
+        limit_s: A trial that takes longer than this fails at its next evaluation. If it is None, there is no limit.
     """
 
     config: TrialConfig
@@ -36,9 +37,9 @@ class Job:
     stratum: str
     out: str
     run: str
-    shared: bool = False
+    shares_backbone: bool = False
     threads: int | None = None
-    packed: int = 1
+    pack_size: int = 1
     limit_s: float | None = None
 
     @cached_property
@@ -47,18 +48,18 @@ class Job:
         return self.config.key
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as JSON, as Ray Tune hands it to the trial's process."""
+        """Return the job as JSON, as Ray Tune hands it to the trial's process."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
             "config": self.config.to_dict()
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        """The inverse of `to_dict`."""
+        """Return the job that `to_dict` has turned into JSON."""
         return cls(**{**values, "config": TrialConfig.from_dict(values["config"])})
 
     def __str__(self) -> str:
-        """The trial in a few words, for a progress line."""
+        """Describe the trial in a few words, for a progress line."""
         config, name = self.config, self.cell
         if name == "search":
             name += f": {config.method} n={config.length}" + (f" r={config.rank}" if config.rank else "")
@@ -66,5 +67,5 @@ class Job:
 
 
 def overdue_message(limit_s: float, where: str) -> str:
-    """The error message of a trial beyond its time limit; `where` says how far it had come ("was at step 4")."""
+    """Return the error message of a trial beyond its time limit. `where` is how far it had come ("was at step 4")."""
     return f"it took longer than {limit_s:,.0f} s (--max-trial-time), and {where}"

@@ -1,7 +1,7 @@
-"""How many trials are packed on a device.
+"""How many trials are packed on a device, to train together in the same passes.
 
-The number is measured where trials will run: about as many as fill one good pass, fewer if the GPU's free memory is
-not enough. It is chosen so that the trials of the search divide evenly, and none is left to train by itself.
+About as many as fill one pass that uses the device well, or fewer if the GPU's free memory is not enough. This is
+measured where the trials will run. The search's trials are divided evenly, so that none is left to train by itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lopt.config import TrialConfig
     from lopt.data import TaskData
 
-MOST_PACKED = 16
-_SHARE_OF_MEMORY = 0.8
+_MAX_PACK_SIZE = 16
+_MEMORY_SHARE = 0.8  # the part of the free memory that trials may take
 
 
 def trials_to_pack(
@@ -28,34 +28,34 @@ def trials_to_pack(
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 
     Args:
-        step_tokens: Tokens of one trial in one step, those of prompt and texts together.
-        pass_tokens: Tokens of a pass that uses the device well.
-        memory_tokens: Tokens of the largest pass that fits into memory.
-        trials_per_device: How many trials each device will train. They are divided evenly: if twelve trials were
-            packed as ten and two, the last two would take passes of their own, and a pass costs much even if it is
-            nearly empty.
+        step_tokens: How many tokens one trial has in one step, prompt and texts together.
+        pass_tokens: How many tokens make a pass that uses the device well.
+        memory_tokens: How many tokens the largest pass has that fits into memory.
+        trials_per_device: How many trials each device will train. They are divided evenly, because a pass costs much
+            even if it is nearly empty: twelve trials are not packed as ten and two.
     """
-    count = max(1, math.floor(pass_tokens / step_tokens))
-    most = math.floor(min(memory_tokens / step_tokens, MOST_PACKED))
-    if count < trials_per_device < math.inf:
-        rounds = max(1, round(trials_per_device / count))
-        count = math.ceil(trials_per_device / rounds)
-    return max(1, min(count, most))
+    pack_size = max(1, math.floor(pass_tokens / step_tokens))
+    max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE))
+    if pack_size < trials_per_device < math.inf:
+        round_count = max(1, round(trials_per_device / pack_size))
+        pack_size = math.ceil(trials_per_device / round_count)
+    return max(1, min(pack_size, max_pack_size))
 
 
 def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:
-    """Return the tokens of an average batch of one trial, as the backbone counts them."""
+    """Return how many tokens an average batch of one trial has, as the backbone counts them."""
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
     lengths, counts = np.unique(data.train.lengths, return_counts=True)
-    tokens = [backbone.row_tokens(soft_prompt, int(length)) for length in lengths]
-    return min(config.batch_size, len(data.train)) * float(np.average(tokens, weights=counts))
+    token_counts = [backbone.row_tokens(soft_prompt, int(length)) for length in lengths]
+    return min(config.batch_size, len(data.train)) * float(np.average(token_counts, weights=counts))
 
 
 def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
     """Return how many tokens fit into one forward and backward pass on the backbone's device.
 
-    A prompt of `length` tokens before the longest training texts is measured. On a CPU no limit is known: infinity.
+    This is measured with a prompt of `length` tokens before the longest training texts. On a CPU, where no limit is
+    known, it is infinity.
     """
     import torch
 
@@ -70,7 +70,7 @@ def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
     torch.cuda.reset_peak_memory_stats(backbone.device)
     allocated_before = torch.cuda.memory_allocated(backbone.device)
     backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids).sum().backward()
-    tokens = len(ids_BT) * (length + ids_BT.shape[1])
-    bytes_per_token = (torch.cuda.max_memory_allocated(backbone.device) - allocated_before) / tokens
+    token_count = len(ids_BT) * (length + ids_BT.shape[1])
+    bytes_per_token = (torch.cuda.max_memory_allocated(backbone.device) - allocated_before) / token_count
     free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
-    return _SHARE_OF_MEMORY * free_bytes / max(1.0, bytes_per_token)
+    return _MEMORY_SHARE * free_bytes / max(1.0, bytes_per_token)

@@ -17,18 +17,20 @@ def prepare(
     threads: int | None = None,
     trials_per_device: float = math.inf,
 ) -> dict[str, Any]:
-    """Fetch data and weights, and resolve precision and revisions where a trial would run.
+    """Fetch data and weights, and resolve precision and revisions, on the device where trials would run.
 
-    Every configuration is checked for faults that would make all its trials fail: weights, label words, data, lengths.
+    The weights, label words, data and lengths of every configuration are checked for faults that would make all its
+    trials fail.
 
     Args:
+        configs: The configurations, as JSON.
         baseline_indices: Indices of the configurations whose zero-shot baseline is scored.
         trials_per_device: How many trials each device will train.
 
     Returns:
-        Where a check fails only "error", one line. Otherwise
+        If a check fails, only "error": what is wrong, in one line. Otherwise
         "configs": the resolved configurations;
-        "packed": how many trials should share a backbone here;
+        "pack_size": how many trials should share a backbone here;
         "baselines": the zero-shot baselines;
         "problems": the errors of baselines that could not be scored.
     """
@@ -64,15 +66,15 @@ def prepare(
     for index in baseline_indices:
         try:
             baselines.append(measure_baselines(resolved[index]))
-        except Exception as error:  # the report can do without a baseline, and trials are not affected
+        except Exception as error:  # a missing baseline stops neither the trials nor the report
             problems.append(f"{type(error).__name__}: {error}")
-    packed = 1
+    pack_size = 1
     if step_tokens:
-        mean_tokens = sum(step_tokens) / len(step_tokens)
-        packed = packing.trials_to_pack(mean_tokens, pass_tokens, memory_tokens, trials_per_device)
+        mean_step_tokens = sum(step_tokens) / len(step_tokens)
+        pack_size = packing.trials_to_pack(mean_step_tokens, pass_tokens, memory_tokens, trials_per_device)
     return {
         "configs": [config.to_dict() for config in resolved],
-        "packed": packed,
+        "pack_size": pack_size,
         "baselines": baselines,
         "problems": problems,
     }

@@ -1,4 +1,4 @@
-"""Threads and memory of a process that trains, and its end when its trial hangs."""
+"""A process that trains: its threads, its memory, and how it is ended when its trial hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit this process to `threads` processor threads, so that trials side by side do not compete for them."""
+    """Limit this process to `threads` processor threads, so that trials that train at once do not compete for them."""
     import torch
 
     if threads:
@@ -25,8 +25,8 @@ def set_threads(threads: int | None) -> None:
 def release_memory() -> None:
     """Give memory that a trial has freed back to the operating system.
 
-    The next trial in this process runs in another thread, for which glibc keeps a heap of its own. Without this call
-    a worker would grow with every trial.
+    Without this call, the memory of a worker would grow with every trial, because each trial runs in another thread and
+    glibc keeps a separate heap for each thread.
     """
     import ctypes
 
@@ -38,21 +38,20 @@ def release_memory() -> None:
 
 
 @contextlib.contextmanager
-def ended_when_overdue(execution: Execution, limit_s: float | None) -> Iterator[None]:
-    """End this process, after writing a record, if its only trial exceeds its time limit and comes to no evaluation."""
+def end_process_when_overdue(execution: Execution, limit_s: float | None) -> Iterator[None]:
+    """Write a failed record and end this process if its only trial is over its time limit and reaches no evaluation."""
     if limit_s is None:
         yield
         return
-    limit = limit_s
 
-    def end() -> None:
-        if execution.trial is not None and execution.trial.is_over:  # it is trained; scoring has no time limit
+    def end_process(limit_s: float) -> None:
+        if execution.trial is not None and execution.trial.is_over:  # it is being scored, which has no time limit
             return
         step = execution.trial.step if execution.trial else 0
-        execution.fail(TimeoutError(overdue_message(limit, f"hung at step {step:,}")))
+        execution.fail(TimeoutError(overdue_message(limit_s, f"hung at step {step:,}")))
         os._exit(1)
 
-    timer = threading.Timer(limit + HANG_S, end)
+    timer = threading.Timer(limit_s + HANG_S, end_process, (limit_s,))
     timer.daemon = True
     timer.start()
     try:

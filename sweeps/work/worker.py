@@ -1,8 +1,8 @@
-"""A worker: one process for each GPU (or for each node without GPUs) that trains all trials there over one backbone.
+"""A worker: one process for each GPU (or each node without GPUs). It trains all trials there that share a backbone.
 
-A trial's own process, the client, only passes reports on. A trial that has reported is held until its client asks for
-the next report, which means that the scheduler lets the trial go on. Meanwhile the other trials train. A step waits a
-little for held trials and for trials that are just being set up, because full passes are the fastest.
+Each trial has a process of its own, the client, which only passes reports on. A trial that has reported is held until
+its client asks for the next report, because the scheduler may stop the trial. Meanwhile the others train. A step waits
+a little for held trials and for trials that are being set up, because full passes are the fastest.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SILENCE_S = 600.0  # a trial is evicted when its client has been silent for this
 IDLE_S = 300.0  # a worker ends when it has had no trial for this long
 # How long a step waits for trials that are held: a share of the last step's duration, and at least some seconds.
 _WAIT_SHARE, _LEAST_WAIT_S = 0.25, 0.05
-_FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial: their processes start side by side
-_RELEASE_INTERVAL_S = 10.0  # between releases of memory while others train: each takes a quarter of a second
+_FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial, because their processes start together
+_RELEASE_INTERVAL_S = 10.0  # between releases of memory while others train, because each takes a quarter of a second
 
 
 @dataclass(eq=False)
@@ -42,8 +42,8 @@ class _HostedTrial:
     execution: Execution
     waiting_reports: list[Report]  # reports that the client can have without any training
     steps_alone: bool = False  # whether the trial makes its steps without the others, up to its next report
-    silent_since: float = math.inf  # when the client was last heard of; infinity while it waits for a report
-    awaited_until: float = 0.0  # until when the next step of the others waits for this trial
+    silent_since: float = math.inf  # when the client's last call ended; infinity while it waits for a report
+    awaited_until: float = 0.0  # the time until which the next step of the others waits for this trial
     is_training: bool = False  # whether the client waits for the next report, so that the trial takes part in steps
     outcomes: list[Outcome] = field(default_factory=list)  # at most one
     is_evicted: bool = False
@@ -52,57 +52,57 @@ class _HostedTrial:
 class Worker:
     """Trains all trials admitted to it, over as many backbones as they have.
 
-    One thread does everything that touches a model, because PyTorch's default dtype and its choice of attention kernels
-    hold for the whole process. Trials are made, and their reports and files written, in the threads of their clients'
-    calls.
+    One thread, the training thread, does everything that touches a model, because PyTorch's default dtype and its
+    choice of attention kernels hold for the whole process. Everything else, such as setting up a trial and writing its
+    files, is done in the threads of the clients' calls.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # guards all of the following
         self._hosted: dict[str, _HostedTrial] = {}  # by the name that `admit` returned
-        self._tasks: list[Callable[[], None]] = []  # for the training thread, between steps
+        self._tasks: list[Callable[[], None]] = []  # what the training thread calls between steps
         self._step_began_at = math.inf  # infinity between two steps
         self._last_step: tuple[float, float] | None = None  # when it began and ended
         self._in_step: list[_HostedTrial] = []  # trials of the current step; between two steps, of the last one
-        self._arriving, self._arriving_since = 0, -math.inf  # how many trials are on their way, and since when any are
-        self._arrived, self._capacity = 0, 1  # how many trials have come so far; how many fit at a time
+        self._arriving_count, self._arriving_since = 0, -math.inf  # how many trials are being set up, and since when
+        self._arrival_count, self._capacity = 0, 1  # how many trials have arrived so far; how many fit into a pass
         self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
-        self._making_lock = threading.Lock()  # only one trial at a time is made
-        # The key of the trial that is being made, and since when; None while it waits for the current step to end.
-        self._making: tuple[str, float] | None = None
-        self._numbers = itertools.count()
+        self._setup_lock = threading.Lock()  # only one trial at a time is set up
+        # The key of the trial that is being set up, and since when; None while it waits for the current step to end.
+        self._in_setup: tuple[str, float] | None = None
+        self._numbers = itertools.count()  # make the names of trials unique
         self._engines: dict[int, Engine] = {}  # by the id of their backbone; only the training thread uses them
         threading.Thread(target=self._train, daemon=True, name="training").start()
 
     # --- methods that clients call -------------------------------------------------------------------------------
 
-    def admit(self, job: Job, apart: bool = False) -> str:
-        """Make a trial, and restore it from its newest checkpoint if it has one. It trains from the first `next` on.
+    def admit(self, job: Job, steps_alone: bool = False) -> str:
+        """Set up a trial, and restore it from its newest checkpoint if it has one. It trains from the first `next` on.
 
         Args:
-            apart: Whether the trial makes its steps without the others, because it may be the one that makes workers
-                hang or die.
+            steps_alone: Whether the trial makes its steps without the others up to its next report, because it may be
+                the one that makes workers hang or die.
 
         Returns:
             The name by which `next`, `evict` and `activity` know the trial.
         """
         execution = Execution(job)
-        with self._arrival(job.packed):
-            with self._making_lock:
+        with self._arrival(job.pack_size):
+            with self._setup_lock:
                 self.evict_by_key(execution.config.key)  # a trial only comes again if its client has died
                 try:
                     self._in_training_thread(lambda: self._load_backbone(job, execution.config.key))
                     report = execution.begin()
                 finally:
-                    self._making = None
+                    self._in_setup = None
             name = f"{execution.key}-{next(self._numbers)}"
             with self._changed:
-                self._hosted[name] = hosted = _HostedTrial(execution, [] if report is None else [report], apart)
+                self._hosted[name] = hosted = _HostedTrial(execution, [] if report is None else [report], steps_alone)
                 self._hold(hosted)
         return name
 
     def next(self, name: str) -> Report | None:
-        """Let a trial train up to its next report, and return that. Return None if the trial has been evicted."""
+        """Let a trial train up to its next report, and return the report, or None if the trial has been evicted."""
         with self._changed:
             hosted = self._hosted.get(name)
             if hosted is None:
@@ -139,20 +139,20 @@ class Worker:
                 self.evict(name)
 
     def activity(self, name: str) -> dict[str, Any]:
-        """Return what the worker is doing with a trial. It is known by its key until `admit` has returned its name.
+        """Return what the worker is doing with a trial. Until `admit` has returned, `name` is the trial's key.
 
         Returns:
-            "making_s": how long the trial has been set up so far; 0 if it is not being set up;
-            "step_s": how long the current step has taken; 0 between two steps;
-            "in_step", "alone": whether the trial is part of the current step (between two steps: of the last one),
-            and the only one in it;
+            "setup_s": how long setting up the trial has taken so far; 0 if it is not being set up.
+            "step_s": how long the current step has taken so far; 0 between two steps.
+            "in_step": whether the trial is in the current step or, between two steps, was in the last one.
+            "alone": whether no other trial is in that step.
             "trained": whether its training is over, so that it is being scored.
         """
         hosted, in_step = self._hosted.get(name), self._in_step
-        making_key, making_since = self._making or ("", 0.0)
+        setup_key, setup_since = self._in_setup or ("", 0.0)
         trial = hosted.execution.trial if hosted is not None else None
         return {
-            "making_s": time.monotonic() - making_since if making_key == name else 0.0,
+            "setup_s": time.monotonic() - setup_since if setup_key == name else 0.0,
             "step_s": max(0.0, time.monotonic() - self._step_began_at),
             "in_step": hosted in in_step,
             "alone": in_step == [hosted],
@@ -166,26 +166,26 @@ class Worker:
             with self._changed:
                 executions = [hosted.execution for hosted in self._hosted.values()]
             for execution in executions:
-                with contextlib.suppress(Exception):  # the trial's last checkpoint stays
+                with contextlib.suppress(Exception):  # if this fails, the trial still has its last checkpoint
                     execution.save()
 
         self._in_training_thread(save_all)
 
     def call(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-        """Call a function, `sweeps.work.prepare.prepare` for example. What it loads stays here for the trials."""
-        with self._making_lock:
+        """Call a function, for example `sweeps.work.prepare.prepare`. What it loads stays in memory for the trials."""
+        with self._setup_lock:
             return self._in_training_thread(lambda: function(*arguments))
 
-    def until_death(self) -> None:
-        """Block as long as the worker lives. When the call ends, its caller knows that the worker has died.
+    def wait_until_death(self) -> None:
+        """Block as long as the worker lives, so that the end of this call shows the caller that the worker has died.
 
-        The worker ends itself when it has had no trial for long, because a cluster never removes a machine that has a
-        live actor.
+        When the worker has had no trial for `IDLE_S`, it ends itself, because a cluster never removes a machine that
+        has a live actor.
         """
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
             time.sleep(IDLE_S / 100)
-            if self._hosted or self._making_lock.locked():
+            if self._hosted or self._setup_lock.locked():
                 idle_since = time.monotonic()
         os._exit(0)
 
@@ -193,32 +193,33 @@ class Worker:
 
     @contextlib.contextmanager
     def _arrival(self, capacity: int) -> Iterator[None]:
-        """Count a trial as arriving while it is made: the next step waits for it (`_arrivals_awaited_until`)."""
+        """Count a trial as arriving while it is set up: the next step waits for it (`_arrival_deadline`)."""
         with self._changed:
-            if not self._arriving or not self._last_step:
+            if not self._arriving_count or not self._last_step:
                 self._arriving_since = time.monotonic()
-            self._arriving, self._arrived, self._capacity = self._arriving + 1, self._arrived + 1, capacity
+            self._arriving_count, self._arrival_count = self._arriving_count + 1, self._arrival_count + 1
+            self._capacity = capacity
         try:
             yield
         finally:
             with self._changed:
-                self._arriving -= 1
+                self._arriving_count -= 1
                 self._changed.notify_all()
 
     def _report(self, execution: Execution, outcome: Outcome) -> Report:
         assert execution.trial is not None
-        if execution.trial.is_over and not isinstance(outcome, Exception):  # the model scores the saved prompt
+        if execution.trial.is_over and not isinstance(outcome, Exception):  # it is scored, which touches the model
             return self._in_training_thread(lambda: execution.report(outcome))
         return execution.report(outcome)
 
     def _hold(self, hosted: _HostedTrial) -> None:
         """Hold a trial whose client has its report. The next step waits a little for the client to ask again."""
         hosted.silent_since = time.monotonic()
-        hosted.awaited_until = 0.0 if hosted.execution.ended else hosted.silent_since + self._wait_s()
+        hosted.awaited_until = 0.0 if hosted.execution.ended else hosted.silent_since + self._max_wait_s()
         self._changed.notify_all()
 
-    def _wait_s(self) -> float:
-        """How long a step waits for a trial that could take part."""
+    def _max_wait_s(self) -> float:
+        """Return how long a step waits at most for a trial that could take part."""
         if self._last_step is None:
             return _FIRST_WAIT_S
         began_at, ended_at = self._last_step
@@ -243,65 +244,65 @@ class Worker:
 
     def _train(self) -> None:
         while True:
-            tasks, stepping = self._next_work()
+            tasks, chosen = self._wait_for_work()
             for task in tasks:
-                with contextlib.suppress(Exception):  # this thread must not end: clients wait for it
+                with contextlib.suppress(Exception):  # this thread must not end, because clients wait for it
                     task()
-            if stepping:
-                self._step(stepping)
+            if chosen:
+                self._step(chosen)
             if self._must_release:
                 self._release()
 
-    def _next_work(self) -> tuple[list[Callable[[], None]], list[_HostedTrial]]:
-        """Wait until there is something to do, and return it: tasks, and the trials that take part in a step."""
+    def _wait_for_work(self) -> tuple[list[Callable[[], None]], list[_HostedTrial]]:
+        """Wait until there is something to do. Return the tasks to call, and then the trials that make a step."""
         with self._changed:
             while True:
                 now = time.monotonic()
                 for name in [name for name, hosted in self._hosted.items() if now - hosted.silent_since > SILENCE_S]:
                     self.evict(name)
-                stepping = self._choose_step([hosted for hosted in self._hosted.values() if hosted.is_training])
+                chosen = self._choose_trials([hosted for hosted in self._hosted.values() if hosted.is_training])
                 held = [hosted for hosted in self._hosted.values() if not hosted.is_training]
-                deadlines = [hosted.awaited_until for hosted in held] + [self._arrivals_awaited_until()]
+                deadlines = [hosted.awaited_until for hosted in held] + [self._arrival_deadline()]
                 deadlines = [deadline for deadline in deadlines if deadline > now]
-                if self._tasks or (stepping and not deadlines):
+                if self._tasks or (chosen and not deadlines):
                     tasks, self._tasks = self._tasks, []
-                    return tasks, [] if deadlines else stepping
+                    return tasks, [] if deadlines else chosen
                 self._changed.wait(min([*deadlines, now + SILENCE_S / 10]) - now)
 
-    def _arrivals_awaited_until(self) -> float:
-        """Until when the next step waits for trials that arrive, so that they step and report with the others.
+    def _arrival_deadline(self) -> float:
+        """Return until when the next step waits for arriving trials, so that they step and report with the others.
 
-        Trials come to a new worker one by one, so it waits until as many have come as it has room for. Later, if
-        several come together, it delays one step at most for them.
+        Trials come to a new worker one by one. So its first step waits until the worker has as many trials as fit into
+        a pass. Later, if several trials come together, only one step waits for them.
         """
         if self._last_step is None:
-            waits, since = self._arriving or self._arrived < self._capacity, self._arriving_since
+            is_waiting, since = self._arriving_count or self._arrival_count < self._capacity, self._arriving_since
         else:
             began_at, ended_at = self._last_step
-            waits = self._arriving and self._arriving_since >= began_at
+            is_waiting = self._arriving_count and self._arriving_since >= began_at
             since = max(self._arriving_since, ended_at)
-        return since + self._wait_s() if waits else 0.0
+        return since + self._max_wait_s() if is_waiting else 0.0
 
-    def _choose_step(self, training: list[_HostedTrial]) -> list[_HostedTrial]:
-        """Choose the trials of the next step: a trial that is apart, and all others, take turns."""
-        apart = [hosted for hosted in training if hosted.steps_alone]
-        others = [hosted for hosted in training if not hosted.steps_alone]
-        if not apart or (others and any(hosted.steps_alone for hosted in self._in_step)):
-            return others
-        return apart[:1]
+    def _choose_trials(self, training: list[_HostedTrial]) -> list[_HostedTrial]:
+        """Choose the trials of the next step: one that steps alone, and all that step together, take turns."""
+        solo = [hosted for hosted in training if hosted.steps_alone]
+        together = [hosted for hosted in training if not hosted.steps_alone]
+        if not solo or (together and any(hosted.steps_alone for hosted in self._in_step)):
+            return together
+        return solo[:1]
 
-    def _step(self, stepping: list[_HostedTrial]) -> None:
-        """Make one step of these trials, and give each trial its outcome if there is one."""
-        by_trial = {hosted.execution.trial: hosted for hosted in stepping if hosted.execution.trial is not None}
-        self._in_step, self._step_began_at = stepping, time.monotonic()
+    def _step(self, chosen: list[_HostedTrial]) -> None:
+        """Make one step with these trials, and store the outcome of each trial that has one."""
+        hosted_by_trial = {hosted.execution.trial: hosted for hosted in chosen if hosted.execution.trial is not None}
+        self._in_step, self._step_began_at = chosen, time.monotonic()
         try:
-            outcomes = [pair for engine in self._engines_with(list(by_trial)) for pair in engine.advance()]
-        except Exception as error:  # a fault of the engine: an error that a trial raises is an outcome already
-            outcomes = [(trial, error) for trial in by_trial]
+            outcomes = [pair for engine in self._engines_with(list(hosted_by_trial)) for pair in engine.advance()]
+        except Exception as error:  # a fault of the engine; it returns an error of a single trial as an outcome
+            outcomes = [(trial, error) for trial in hosted_by_trial]
         with self._changed:
             self._last_step, self._step_began_at = (self._step_began_at, time.monotonic()), math.inf
             for trial, outcome in outcomes:
-                hosted = by_trial[trial]
+                hosted = hosted_by_trial[trial]
                 hosted.is_training = hosted.steps_alone = False
                 hosted.awaited_until = 0.0 if trial.is_over else math.inf
                 hosted.outcomes.append(outcome)
@@ -321,29 +322,29 @@ class Worker:
         return [engine for engine in self._engines.values() if engine.trials]
 
     def _load_backbone(self, job: Job, key: str) -> None:
-        """Load the backbone of a trial. If it cannot be loaded, the trial fails later, when it is set up."""
+        """Load the backbone of a trial. An error is ignored here, because `Execution.begin` will raise it again."""
         from lopt import backbones
 
-        self._making = key, time.monotonic()
+        self._in_setup = key, time.monotonic()
         set_threads(job.threads)
         with contextlib.suppress(Exception):
             precision = methods.get(job.config.method).weights_precision(job.config.precision)
             backbones.load(job.config.backbone, precision)
 
     def _release_evicted(self) -> None:
-        """Remove evicted trials from their engines, and engines of backbones without trials; then release memory."""
+        """Remove evicted trials from their engines, remove engines that have no trial left, and release memory."""
         with self._changed:
-            staying = {hosted.execution.trial for hosted in self._hosted.values()}
+            remaining_trials = {hosted.execution.trial for hosted in self._hosted.values()}
         for engine in self._engines.values():
-            for trial in set(engine.trials) - staying:
+            for trial in set(engine.trials) - remaining_trials:
                 engine.evict(trial)
-        used = {id(trial.backbone) for trial in staying if trial is not None}
-        self._engines = {backbone: engine for backbone, engine in self._engines.items() if backbone in used}
+        used_backbones = {id(trial.backbone) for trial in remaining_trials if trial is not None}
+        self._engines = {backbone: engine for backbone, engine in self._engines.items() if backbone in used_backbones}
         self._must_release = True
-        self._release(at_once=not any(staying))
+        self._release(at_once=not any(remaining_trials))
 
     def _release(self, at_once: bool = False) -> None:
-        """Release memory, unless that has been done just before."""
+        """Release memory if the last release was long enough ago, or `at_once`."""
         if at_once or time.monotonic() - self._released_at >= _RELEASE_INTERVAL_S:
             release_memory()
             self._released_at, self._must_release = time.monotonic(), False

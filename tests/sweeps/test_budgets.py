@@ -165,4 +165,4 @@ def test_a_trial_in_local_mode_has_the_gpu_alone(tmp_path, monkeypatch, gpus):
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
     plan = SimpleNamespace(space=SimpleNamespace(all_sample_trials=[]))
     local_sweep = Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), [])
-    assert local_sweep._gpus_of({"shared": True}) == gpus
+    assert local_sweep._gpus_of({"shares_backbone": True}) == gpus

@@ -35,15 +35,15 @@ def config(tiny):
 
 
 class ActorDied(Exception):
-    """Stands for RayActorError."""
+    """The stand-in for RayActorError."""
 
 
 class ActorUnschedulable(Exception):
-    """Stands for ActorUnschedulableError."""
+    """The stand-in for ActorUnschedulableError."""
 
 
 class GetTimeout(Exception):
-    """Stands for GetTimeoutError."""
+    """The stand-in for GetTimeoutError."""
 
 
 POOL = ThreadPoolExecutor(16)
@@ -82,35 +82,35 @@ def replace_ray(monkeypatch, keeper):
 
 @pytest.fixture
 def ray_with_workers(monkeypatch):
-    """Replaces Ray by a stand-in whose keeper hands out the given workers, one after the other.
+    """A function that replaces Ray by a stand-in whose keeper hands out the given workers, one after the other.
 
-    Returns a list of the devices whose workers the keeper was told to end.
+    It returns a list, to which the keeper adds the devices whose workers it is told to end.
     """
 
     def replace(workers):
-        remaining, ended = iter(workers), []
+        remaining_workers, ended_devices = iter(workers), []
         keeper = SimpleNamespace(
-            worker=lambda node, device, key: ActorHandle(next(remaining)),
-            end=lambda node, device, hangs: ended.append((node, device)),
-            hangs=lambda node, device: len(ended),
+            worker=lambda node, device, key: ActorHandle(next(remaining_workers)),
+            end_worker=lambda node, device, hang_count: ended_devices.append((node, device)),
+            hang_count=lambda node, device: len(ended_devices),
         )
         replace_ray(monkeypatch, keeper)
-        return ended
+        return ended_devices
 
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
     return replace
 
 
 class MortalWorker(Worker):
-    """A worker that answers this many times, and then dies."""
+    """A worker that returns this many reports, and then dies."""
 
-    def __init__(self, answers):
+    def __init__(self, report_count):
         super().__init__()
-        self.answers = answers
+        self.reports_left = report_count
 
     def next(self, name):
-        self.answers -= 1
-        if self.answers < 0:
+        self.reports_left -= 1
+        if self.reports_left < 0:
             raise ActorDied("the actor is dead")
         return super().next(name)
 
@@ -129,7 +129,7 @@ def test_when_a_worker_dies_another_one_goes_on_from_the_checkpoint(config, tmp_
 
 def test_a_worker_that_cannot_be_placed_counts_as_dead(config, tmp_path, ray_with_workers):
     class UnplacedWorker(Worker):
-        def admit(self, job, apart=False):
+        def admit(self, job, steps_alone=False):
             raise ActorUnschedulable("its node is dead")
 
     ray_with_workers([UnplacedWorker(), MortalWorker(9)])
@@ -163,7 +163,7 @@ def test_a_trial_that_moves_to_another_device_is_evicted_where_its_client_died(c
     current_node, workers = ["first"], {}
 
     class LastingWorker(Worker):
-        def until_death(self):
+        def wait_until_death(self):
             pass
 
     def start_worker(node, device):
@@ -192,13 +192,13 @@ def test_a_trial_that_moves_to_another_device_is_evicted_where_its_client_died(c
 @pytest.fixture
 def short_hang(config, monkeypatch):
     """A trial beyond its time limit counts as hanging after 0.4 s."""
-    Trial(config)  # loads weights and data, so that the next trial is made at once
+    Trial(config)  # loads weights and data, so that the next trial is set up at once
     for module in (client, process):
         monkeypatch.setattr(module, "HANG_S", 0.4)
 
 
 def make_step_hang(monkeypatch, seed):
-    """Make the step hang in which a trial with this seed makes its seventh step. Return an event that ends the hang."""
+    """Let the seventh step of a trial with this seed hang. Return an event that ends the hang."""
     end_of_hang, original = threading.Event(), Engine.advance
 
     def advance(self):
@@ -215,26 +215,26 @@ def test_a_trial_whose_step_hangs_fails_and_its_worker_is_ended(
     config, tmp_path, ray_with_workers, monkeypatch, short_hang
 ):
     end_of_hang = make_step_hang(monkeypatch, config.seed)
-    ended = ray_with_workers([Worker()])
+    ended_devices = ray_with_workers([Worker()])
     *reports, last = client.reports_from_worker(job_of(config, tmp_path, limit_s=2.0))
     end_of_hang.set()
     assert [report["step"] for report in reports] == [4] and last["status"] == "failed"
-    assert ended == [("node", None)]
+    assert ended_devices == [("node", None)]
     record = Store(tmp_path, "r").read(resolve(config).key)
     assert record.error["type"] == "TimeoutError"
-    assert "longer than 2 s (--max-trial-time), and came to no evaluation after step 4" in record.error["message"]
+    assert "longer than 2 s (--max-trial-time), and reached no evaluation after step 4" in record.error["message"]
 
 
 @pytest.mark.parametrize("part", ["weights", "data"])
-def test_a_trial_whose_making_hangs_fails_and_its_worker_is_ended(
+def test_a_trial_whose_setup_hangs_fails_and_its_worker_is_ended(
     config, tmp_path, ray_with_workers, monkeypatch, short_hang, part
 ):
     config, end_of_hang = resolve(config), threading.Event()
     function = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
     monkeypatch.setattr(*function, lambda *arguments: end_of_hang.wait(30))
-    ended = ray_with_workers([Worker()])
+    ended_devices = ray_with_workers([Worker()])
     (report,) = client.reports_from_worker(job_of(config, tmp_path, limit_s=0.5))
-    assert (report["status"], report["step"]) == ("failed", 0) and ended == [("node", None)]
+    assert (report["status"], report["step"]) == ("failed", 0) and ended_devices == [("node", None)]
     error = Store(tmp_path, "r").read(config.key).error
     end_of_hang.set()
     assert error["type"] == "TimeoutError"
@@ -243,11 +243,11 @@ def test_a_trial_whose_making_hangs_fails_and_its_worker_is_ended(
 
 def test_a_worker_that_was_ended_for_another_trial_is_not_counted_as_a_death(config, tmp_path, ray_with_workers):
     class EndedWorker(Worker):
-        def admit(self, job, apart=False):
-            ended.append(self)
+        def admit(self, job, steps_alone=False):
+            ended_devices.append("a device")
             raise ActorDied("the actor was killed")
 
-    ended = ray_with_workers([*(EndedWorker() for _ in range(client.DEATHS)), MortalWorker(9)])
+    ended_devices = ray_with_workers([*(EndedWorker() for _ in range(client.MAX_DEATHS)), MortalWorker(9)])
     assert [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path))] == [4, 8, 12]
 
 
@@ -255,19 +255,21 @@ class SharedWorker:
     """The worker of a device as clients on Ray see it. When it is ended, its calls fail and another takes its place."""
 
     def __init__(self):
-        self.lock, self.worker, self.ended = threading.Lock(), Worker(), []
+        self.lock, self.worker, self.ended_workers = threading.Lock(), Worker(), []
 
     def keeper(self):
         """A keeper that hands out this worker."""
         return SimpleNamespace(
-            worker=lambda node, device, key: self.handle(), end=self.end, hangs=lambda node, device: len(self.ended)
+            worker=lambda node, device, key: self.handle(),
+            end_worker=self.end_worker,
+            hang_count=lambda node, device: len(self.ended_workers),
         )
 
     def handle(self):
-        worker, ended = self.worker, self.ended
+        worker, ended_workers = self.worker, self.ended_workers
 
         def raise_if_ended():
-            if worker in ended:
+            if worker in ended_workers:
                 raise ActorDied("the actor was killed")
 
         class MortalActor:
@@ -278,8 +280,8 @@ class SharedWorker:
 
                 return call
 
-            def admit(self, job, apart):
-                future = POOL.submit(worker.admit, job, apart)
+            def admit(self, job, steps_alone):
+                future = POOL.submit(worker.admit, job, steps_alone)
                 while not wait([future], 0.05).done:
                     raise_if_ended()
                 return future.result()
@@ -291,12 +293,12 @@ class SharedWorker:
 
         return ActorHandle(MortalActor())
 
-    def end(self, node, device, hangs):
+    def end_worker(self, node, device, hang_count):
         with self.lock:
-            if hangs < len(self.ended):
+            if hang_count < len(self.ended_workers):
                 return
             ended_worker, self.worker = self.worker, Worker()
-            self.ended.append(ended_worker)
+            self.ended_workers.append(ended_worker)
         for name in list(ended_worker._hosted):  # calls that wait in the worker end
             ended_worker.evict(name)
 
@@ -310,19 +312,19 @@ def test_when_a_step_of_several_trials_hangs_only_the_one_at_fault_fails(config,
         statuses = [reports[-1]["status"] for reports in all_reports]
     end_of_hang.set()
     assert statuses == ["complete", "failed", "complete"]
-    assert len(shared.ended) == 2, "once with all trials in it, once with only the one at fault"
+    assert len(shared.ended_workers) == 2, "once with all trials in it, once with only the one at fault"
 
 
-def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(config, tmp_path, monkeypatch, short_hang):
-    hangs, end_of_hang, original, shared = threading.Event(), threading.Event(), Trial.__init__, SharedWorker()
+def test_trials_that_wait_for_one_whose_setup_hangs_are_not_at_fault(config, tmp_path, monkeypatch, short_hang):
+    is_hanging, end_of_hang, original, shared = threading.Event(), threading.Event(), Trial.__init__, SharedWorker()
 
-    def make(self, config, **options):
+    def set_up(self, config, **options):
         if config.seed == 2:
-            hangs.set()
+            is_hanging.set()
             end_of_hang.wait(30)
         original(self, config, **options)
 
-    monkeypatch.setattr(Trial, "__init__", make)
+    monkeypatch.setattr(Trial, "__init__", set_up)
     replace_ray(monkeypatch, shared.keeper())
 
     def last_status(seed):
@@ -331,19 +333,19 @@ def test_trials_that_wait_for_one_whose_making_hangs_are_not_at_fault(config, tm
 
     with ThreadPoolExecutor(3) as pool:
         statuses = [pool.submit(last_status, 2)]
-        assert hangs.wait(30)
+        assert is_hanging.wait(30)
         statuses += [pool.submit(last_status, seed) for seed in (1, 3)]
         assert [status.result() for status in statuses] == ["failed", "complete", "complete"]
     end_of_hang.set()
-    assert len(shared.ended) == 1
+    assert len(shared.ended_workers) == 1
 
 
 def test_a_slow_trial_fails_without_the_end_of_its_worker(config, tmp_path, ray_with_workers, monkeypatch, short_hang):
     original = Engine.advance
     monkeypatch.setattr(Engine, "advance", lambda self: threading.Event().wait(0.3) or original(self))
-    ended = ray_with_workers([Worker()])
+    ended_devices = ray_with_workers([Worker()])
     job = job_of(config.replace(eval_every=12), tmp_path, limit_s=0.5)
-    assert [report["status"] for report in client.reports_from_worker(job)] == ["failed"] and ended == []
+    assert [report["status"] for report in client.reports_from_worker(job)] == ["failed"] and ended_devices == []
 
 
 def test_a_trial_that_is_being_scored_has_no_time_limit(config, tmp_path, ray_with_workers, monkeypatch, short_hang):
@@ -385,7 +387,7 @@ train(job)
 
 @pytest.mark.parametrize("behaviour", ["hangs", "goes on"])
 def test_a_hanging_trial_that_trains_alone_writes_its_record_and_ends_its_process(config, tmp_path, behaviour):
-    job = dataclasses.replace(job_of(config, tmp_path, limit_s=8.0), shared=False)
+    job = dataclasses.replace(job_of(config, tmp_path, limit_s=8.0), shares_backbone=False)
     command = [sys.executable, "-c", TRAIN_ALONE, json.dumps(job.to_dict()), behaviour]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     record = Store(tmp_path, "r").read(resolve(config).key)

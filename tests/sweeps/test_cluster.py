@@ -11,22 +11,26 @@ from sweeps.on_ray.cluster import Machines, allocate, read_machines
 
 
 def test_what_a_trial_reserves():
-    one_node = Machines(gpus=0, cpus=8, nodes=1, node_cpus=8, on_demand=False)
+    one_node = Machines(gpu_count=0, cpu_count=8, node_count=1, cpus_per_node=8, on_demand=False)
     allocation = allocate(one_node, 6)
-    assert (allocation.shared, allocation.solo, allocation.concurrent) == ({"cpu": 1.3333}, {"cpu": 1.0}, 8)
-    assert (allocation.shared_threads, allocation.threads) == (8, 1)
-    assert allocate(one_node, 16).concurrent == 16
-    capped = allocate(one_node, 6, max_concurrent=2)
-    assert (capped.solo, capped.concurrent, capped.threads) == ({"cpu": 4.0}, 2, 4)
-    two_gpus = Machines(gpus=2, cpus=16, nodes=2, node_cpus=8, on_demand=False)
+    assert (allocation.shared_resources, allocation.solo_resources, allocation.concurrent_count) == (
+        {"cpu": 1.3333},
+        {"cpu": 1.0},
+        8,
+    )
+    assert (allocation.shared_threads, allocation.solo_threads) == (8, 1)
+    assert allocate(one_node, 16).concurrent_count == 16
+    limited = allocate(one_node, 6, max_concurrent=2)
+    assert (limited.solo_resources, limited.concurrent_count, limited.solo_threads) == ({"cpu": 4.0}, 2, 4)
+    two_gpus = Machines(gpu_count=2, cpu_count=16, node_count=2, cpus_per_node=8, on_demand=False)
     allocation = allocate(two_gpus, 6)
-    assert (allocation.shared, allocation.solo) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0})
-    assert (allocation.concurrent, allocation.threads, allocation.shared_threads) == (12, None, None)
-    assert allocate(two_gpus, 4, trials_per_gpu=4).solo == {"cpu": 1.0, "gpu": 0.25}
-    two_nodes = Machines(gpus=0, cpus=4, nodes=2, node_cpus=2, on_demand=True)
-    assert allocate(two_nodes, 4, max_concurrent=1).solo == {"cpu": 2.0}, "no more than one node has"
-    no_workers_yet = allocate(Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True), 4)
-    assert (no_workers_yet.shared, no_workers_yet.concurrent) == ({"gpu": 0.25}, 32)
+    assert (allocation.shared_resources, allocation.solo_resources) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0})
+    assert (allocation.concurrent_count, allocation.solo_threads, allocation.shared_threads) == (12, None, None)
+    assert allocate(two_gpus, 4, trials_per_gpu=4).solo_resources == {"cpu": 1.0, "gpu": 0.25}
+    two_nodes = Machines(gpu_count=0, cpu_count=4, node_count=2, cpus_per_node=2, on_demand=True)
+    assert allocate(two_nodes, 4, max_concurrent=1).solo_resources == {"cpu": 2.0}, "no more than a node has"
+    no_workers_yet = allocate(Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, on_demand=True), 4)
+    assert (no_workers_yet.shared_resources, no_workers_yet.concurrent_count) == ({"gpu": 0.25}, 32)
 
 
 def test_what_a_cluster_offers(monkeypatch):
@@ -35,12 +39,12 @@ def test_what_a_cluster_offers(monkeypatch):
 
     nodes = [node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()]
     machines = read_machines(nodes, max_gpu_hours=None)
-    assert machines == Machines(gpus=2, cpus=12, nodes=2, node_cpus=4, on_demand=False)
+    assert machines == Machines(gpu_count=2, cpu_count=12, node_count=2, cpus_per_node=4, on_demand=False)
     with pytest.raises(ValueError, match="--max-gpu-hours"):
         read_machines([node(CPU=2.0)], max_gpu_hours=1.0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     machines = read_machines([node()], max_gpu_hours=1.0)
-    assert machines == Machines(gpus=0, cpus=0, nodes=1, node_cpus=1, on_demand=True)
+    assert machines == Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, on_demand=True)
 
 
 def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, monkeypatch):
@@ -64,17 +68,17 @@ def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, mon
 def test_a_folder_that_is_too_long_for_a_socket_is_not_used(variable, length, monkeypatch, tmp_path_factory, capsys):
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
-    own_folder = "/" + "x" * (length - 1)
-    monkeypatch.setenv(variable, own_folder)
+    users_folder = "/" + "x" * (length - 1)
+    monkeypatch.setenv(variable, users_folder)
     short_folder = cluster.temporary_folder()
-    folder = short_folder or f"{own_folder}/ray"
+    folder = short_folder or f"{users_folder}/ray"
     assert len(f"{folder}/session_2026-11-30_03-53-58_177962_4194304/sockets/plasma_store") <= 107
     assert (short_folder is None) == (length <= 36), "the user's own folder is used if it is short enough"
     message = capsys.readouterr().out
     if short_folder is None:
         assert message == ""
     else:
-        assert short_folder in message and own_folder in message and len(message.splitlines()) == 1
+        assert short_folder in message and users_folder in message and len(message.splitlines()) == 1
 
 
 def test_without_a_short_folder_the_error_says_what_to_set(monkeypatch):

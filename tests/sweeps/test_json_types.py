@@ -1,4 +1,4 @@
-"""JSON files of a run with values of a wrong type: they are named, refused or set aside, without a traceback."""
+"""JSON files of a run with values of a wrong type. They are named, and refused or set aside, without a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import checkpoint
-from sweeps.results.lock import _held_by_other, _parse_holder
+from sweeps.results.lock import _held_error, _parse_holder
 from sweeps.results.store import Store
 from tests.analysis.test_analysis_damage import JSON, places, with_value
 from tests.bad_input import fixed, line_of
@@ -93,7 +93,7 @@ def test_damaged_audits_are_set_aside_with_a_message(tmp_path, capsys, text):
 
 @pytest.mark.parametrize("text", [*VALUES, '{"command": 5}', '{"command": [5, null]}', '{"process": []}', "[" * 9999])
 def test_a_damaged_holder_is_called_another_command(text):
-    message = str(_held_by_other("run", _parse_holder(text)))
+    message = str(_held_error("run", _parse_holder(text)))
     assert message.startswith("run 'run' is being worked on by another command") and len(message.splitlines()) == 1
 
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_with_a_damaged_header_is_left_out(tmp_path, header):
     content = len(header).to_bytes(8, "little") + header.encode()
     path = store.checkpoints / f"{'0' * 16}-000000004.safetensors"
     path.write_bytes(content)
-    assert store.interrupted() == []
+    assert store.interrupted_trials() == []
     if "config" not in header:
         with pytest.raises(ValueError, match=r"\S"):
             checkpoint.read_description(path)

@@ -25,23 +25,23 @@ COMMAND = ["python", "sweeps/run.py", "--out", "s3://me:password@bucket", "--set
 
 
 class FakeTime:
-    """A time that only passes when a command sleeps. A lease with its clock is never renewed."""
+    """A time that only passes when a command sleeps. A lease with this clock is never renewed."""
 
-    def __init__(self, at: float = 0.0) -> None:
-        self.at = at
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
 
     def sleep(self, seconds: float) -> None:
-        self.at += seconds
+        self.elapsed_s += seconds
 
     @property
     def clock(self) -> Clock:
-        return Clock(monotonic=lambda: self.at, sleep=self.sleep, wait=lambda over, seconds: over.wait())
+        return Clock(monotonic=lambda: self.elapsed_s, sleep=self.sleep, wait=lambda over, seconds: over.wait())
 
 
 @pytest.fixture
 def short_lease(monkeypatch):
     """Leases of two seconds, with the real clock."""
-    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "LOOK_S": 0.02}.items():
+    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.05, "POLL_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
 
 
@@ -63,7 +63,7 @@ def test_a_run_that_was_given_back_is_free_at_once(anywhere):
     for _ in range(3):
         with hold_run(location(anywhere) / "run", COMMAND, time.clock) as hold:
             assert hold.lost_reason() == ""
-    assert time.at == 0
+    assert time.elapsed_s == 0
 
 
 def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkeypatch, capsys):
@@ -74,10 +74,10 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
         first_lease = first_hold.__enter__()
     assert first_lease.lost_reason() == ""
     with hold_run(folder, COMMAND, second_time.clock) as second_lease:
-        assert lock.LEASE_S < second_time.at < 2 * lock.LEASE_S
+        assert lock.LEASE_S < second_time.elapsed_s < 2 * lock.LEASE_S
         assert "checking whether that process is alive" in capsys.readouterr().err
         assert second_lease.lost_reason() == ""
-        first_time.at = lock.LEASE_S - 1
+        first_time.elapsed_s = lock.LEASE_S - 1
         assert "another command may have taken the run" in first_lease.lost_reason(), (
             "noticed before a command may take it"
         )
@@ -91,19 +91,19 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
 
 
 def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
-    """On a file system without an exclusive create both find no lease, both write it, and both read their own."""
+    """On a file system without an exclusive create, both find no lease, write one, and read their own."""
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
-    original = lock._Lease._highest
+    original = lock._Lease._read_highest
     first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
     first_lease = first_hold.__enter__()
     with monkeypatch.context() as patch:
         empty = iter([(0, b"")])
-        patch.setattr(lock._Lease, "_highest", lambda self: next(empty, None) or original(self))
+        patch.setattr(lock._Lease, "_read_highest", lambda self: next(empty, None) or original(self))
         patch.setattr(RemoteLocation, "create", RemoteLocation.write_bytes)
         second_lease = second_hold.__enter__()
     assert first_lease._number == second_lease._number
     for lease in (second_lease, first_lease):
-        lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._beat > 0)
+        lease._clock = Clock(monotonic=lambda: 0.0, wait=lambda over, seconds, lease=lease: lease._renewal_count > 0)
         lease._renew()
     assert second_lease.lost_reason() == ""
     assert "being worked on by another command" in first_lease.lost_reason()
@@ -112,7 +112,7 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     assert (folder / "lock" / "00000001.json").read_bytes() == content, "the first command does not give it back"
     second_hold.__exit__(None, None, None)
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at == 0
+        assert time.elapsed_s == 0
 
 
 def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch):
@@ -127,7 +127,7 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
     folder = location(url) / "run"
     with hold_run(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
-            patch.setattr(lease, "_highest", lambda: (_ for _ in ()).throw(OSError("away")))
+            patch.setattr(lease, "_read_highest", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
         assert lease.lost_reason() == ""
@@ -136,21 +136,25 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
 
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead_process = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
     folder, time, original = location(url) / "run", FakeTime(), lock._describe_holder
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_describe_holder", lambda command: original(command) | {"process": int(dead.stdout)})
-        left_holds = [hold_run(folder, COMMAND, time.clock)]
-        left_holds[0].__enter__()
+        patch.setattr(
+            lock, "_describe_holder", lambda command: original(command) | {"process": int(dead_process.stdout)}
+        )
+        abandoned_holds = [hold_run(folder, COMMAND, time.clock)]
+        abandoned_holds[0].__enter__()
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at == 0
-    elsewhere = {"process": int(dead.stdout), "machine": "other"}
+        assert time.elapsed_s == 0
+    other_machine = {"process": int(dead_process.stdout), "machine": "other"}
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_describe_holder", lambda command: original(command) | elsewhere)
-        left_holds.append(hold_run(folder, COMMAND, time.clock))
-        left_holds[1].__enter__()
+        patch.setattr(lock, "_describe_holder", lambda command: original(command) | other_machine)
+        abandoned_holds.append(hold_run(folder, COMMAND, time.clock))
+        abandoned_holds[1].__enter__()
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at > lock.LEASE_S, "nothing is known about processes of another machine"
+        assert time.elapsed_s > lock.LEASE_S, "nothing is known about processes of another machine"
 
 
 def test_only_one_of_many_simultaneous_commands_holds_a_run(url, short_lease):
@@ -177,8 +181,8 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from sweeps.results.lock import held
-        with held(Path({str(tmp_path / "run")!r}), ["first"]):
+        from sweeps.results.lock import hold_run
+        with hold_run(Path({str(tmp_path / "run")!r}), ["first"]):
             print("held", flush=True)
             time.sleep(60)
     """
@@ -199,5 +203,5 @@ def test_a_damaged_lease_is_over_when_it_does_not_change(url):
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
     with hold_run(folder, COMMAND, time.clock):
-        assert time.at > lock.LEASE_S
+        assert time.elapsed_s > lock.LEASE_S
         assert (folder / "lock" / "00000004.json").is_file()

@@ -11,7 +11,7 @@ from sweeps.work.packing import tokens_in_memory, tokens_per_step, trials_to_pac
 
 
 @pytest.mark.parametrize(
-    ("tokens", "pass_tokens", "memory_tokens", "expected"),
+    ("step_tokens", "pass_tokens", "memory_tokens", "pack_size"),
     [
         (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth trial would need another pass
         (640, 1920, math.inf, 3),
@@ -21,15 +21,15 @@ from sweeps.work.packing import tokens_in_memory, tokens_per_step, trials_to_pac
         (640, 16384, 100, 1),
     ],
 )
-def test_how_many_trials_fill_a_pass(tokens, pass_tokens, memory_tokens, expected):
-    assert trials_to_pack(tokens, pass_tokens, memory_tokens) == expected
+def test_how_many_trials_fill_a_pass(step_tokens, pass_tokens, memory_tokens, pack_size):
+    assert trials_to_pack(step_tokens, pass_tokens, memory_tokens) == pack_size
 
 
 @pytest.mark.parametrize(
-    ("trials", "expected"),
+    ("trials_per_device", "pack_size"),
     [
         (3, 10),  # all of them fit into one pass
-        (12, 12),  # rather than ten and two
+        (12, 12),  # not ten and two
         (14, 14),
         (15, 8),  # two rounds
         (24, 12),
@@ -38,8 +38,8 @@ def test_how_many_trials_fill_a_pass(tokens, pass_tokens, memory_tokens, expecte
         (math.inf, 10),  # the number of devices is not known
     ],
 )
-def test_trials_are_divided_evenly(trials, expected):
-    assert trials_to_pack(200, 2048, trials_per_device=trials) == expected
+def test_trials_are_divided_evenly(trials_per_device, pack_size):
+    assert trials_to_pack(200, 2048, trials_per_device=trials_per_device) == pack_size
 
 
 def test_dividing_evenly_takes_no_more_than_fit_into_memory():
@@ -49,11 +49,13 @@ def test_dividing_evenly_takes_no_more_than_fit_into_memory():
 def test_the_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
     trial = Trial(tiny)
     lengths = trial.data.train.lengths
-    batch = min(tiny.batch_size, len(lengths))
-    prefix = tokens_per_step(trial.backbone, tiny, trial.data)
-    assert prefix == pytest.approx(batch * lengths.mean())  # all rows share the computation of the prompt
-    suffix = tokens_per_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
-    assert suffix < batch * (tiny.length + lengths.mean() / 7)  # the computation of texts is read from the cache
+    batch_size = min(tiny.batch_size, len(lengths))
+    prefix_tokens = tokens_per_step(trial.backbone, tiny, trial.data)
+    assert prefix_tokens == pytest.approx(batch_size * lengths.mean())  # all rows share the computation of the prompt
+    suffix_tokens = tokens_per_step(trial.backbone, tiny.replace(options={"placement": "suffix"}), trial.data)
+    assert suffix_tokens < batch_size * (
+        tiny.length + lengths.mean() / 7
+    )  # the computation of texts is read from the cache
 
 
 def test_memory_sets_no_limit_on_a_cpu(tiny):

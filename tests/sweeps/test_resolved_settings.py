@@ -15,7 +15,7 @@ def sweep(out, *options, precision="auto"):
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path, monkeypatch, capsys):
-    """The next machine would choose another one, for example on a cluster with several kinds of GPUs."""
+    """The next machine might choose another precision, for example on a cluster with several kinds of GPUs."""
     monkeypatch.setattr(lopt.resolve, "default_precision", lambda: "fp32")
     assert sweep(tmp_path, "--max-trials", "1") == 4
     monkeypatch.setattr(lopt.resolve, "default_precision", lambda: "bf16")
@@ -33,14 +33,14 @@ def test_only_an_automatic_precision_of_the_same_model_is_replaced(tmp_path, tin
     from lopt.training import train
 
     store = Store(tmp_path, "run")
-    examples = [
+    configs = [
         tiny.replace(precision="auto"),
         tiny.replace(precision="bf16"),
         tiny.replace(backbone="gpt2", precision="auto"),
     ]
-    assert ResolvedSettings(store).with_run_precision(examples) == examples
+    assert ResolvedSettings(store).with_run_precision(configs) == configs
     store.write(train(tiny.replace(precision="fp32", max_steps=2, eval_every=2)))
-    assert [config.precision for config in ResolvedSettings(store).with_run_precision(examples)] == [
+    assert [config.precision for config in ResolvedSettings(store).with_run_precision(configs)] == [
         "fp32",
         "bf16",
         "auto",

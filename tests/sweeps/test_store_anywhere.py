@@ -182,7 +182,7 @@ def test_an_interrupted_sweep_in_s3_goes_on_from_its_checkpoint(s3, tmp_path, cu
 
 @pytest.mark.parametrize("first_bytes", [16, 1 << 16])
 def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny, monkeypatch, first_bytes):
-    monkeypatch.setattr(checkpoint, "_FIRST_READ_BYTES", first_bytes)  # shorter and longer than the header
+    monkeypatch.setattr(checkpoint, "_FIRST_READ_BYTES", first_bytes)  # once shorter than the header, and once longer
     trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.to_checkpoint(cell="here")
@@ -205,7 +205,7 @@ def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny,
 def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):
     from sweeps.results import lock
 
-    for name, seconds in {"RENEW_S": 0.05, "LOOK_S": 0.02}.items():
+    for name, seconds in {"RENEW_S": 0.05, "POLL_S": 0.02}.items():
         monkeypatch.setattr(lock, name, seconds)
     with Store(s3, "smoke-paper").hold(["python", "sweeps/run.py"]):
         assert main([*SMALL, "--out", s3]) == 2
@@ -245,7 +245,7 @@ def call_before_step(monkeypatch, number, action):
     monkeypatch.setattr(Trial, "update", update)
 
 
-def failing_sweep(out, capsys):
+def run_failing_sweep(out, capsys):
     """Run a sweep that ends with exit code 1 and an error of one line. Return that line."""
     capsys.readouterr()
     code = main([*SMALL, "--out", str(out)])
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_during_a_sweep(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", disk_full))
-        assert "No space left on device" in failing_sweep(tmp_path, capsys)
+        assert "No space left on device" in run_failing_sweep(tmp_path, capsys)
     assert store_module.write is original
     results = results_by_key(tmp_path)
     assert results and all(status != "failed" for status, *_ in results.values())
@@ -292,7 +292,7 @@ def test_a_real_disk_that_fills_during_a_sweep(small_disk, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         call_before_step(patch, 20, fill)
-        assert "No space left on device" in failing_sweep(small_disk, capsys)
+        assert "No space left on device" in run_failing_sweep(small_disk, capsys)
     filler.unlink()
     continue_sweep(small_disk, results_by_key(small_disk))
 
@@ -312,17 +312,17 @@ def test_a_read_only_disk_before_and_during_a_sweep(small_disk, monkeypatch, cap
     with monkeypatch.context() as patch:
         # The disk cannot be remounted while a lock on it is open, so the write itself fails here.
         call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", read_only))
-        assert "Read-only file system" in failing_sweep(small_disk, capsys)
+        assert "Read-only file system" in run_failing_sweep(small_disk, capsys)
     continue_sweep(small_disk, results_by_key(small_disk))
 
 
 def test_a_run_folder_that_disappears_during_a_sweep(tmp_path, monkeypatch, capsys):
-    run, away = tmp_path / "smoke-paper", tmp_path / "away"
+    run, moved_run = tmp_path / "smoke-paper", tmp_path / "away"
     with monkeypatch.context() as patch:
-        call_before_step(patch, 20, lambda: run.rename(away))
-        assert "manifest.json is gone" in failing_sweep(tmp_path, capsys)
+        call_before_step(patch, 20, lambda: run.rename(moved_run))
+        assert "manifest.json is gone" in run_failing_sweep(tmp_path, capsys)
     shutil.rmtree(run, ignore_errors=True)
-    away.rename(run)
+    moved_run.rename(run)
     continue_sweep(tmp_path, results_by_key(tmp_path))
 
 
@@ -334,11 +334,11 @@ def test_a_bucket_that_cannot_be_reached_during_a_sweep(s3, monkeypatch, capsys)
 
     with monkeypatch.context() as patch:
         call_before_step(patch, 20, lambda: patch.setattr(type(filesystem), "_call_s3", refused))
-        assert "no route to the bucket" in failing_sweep(s3, capsys)
+        assert "no route to the bucket" in run_failing_sweep(s3, capsys)
     # The lease was not given back, and its process is alive: it is this one.
     from sweeps.results import lock
 
-    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "LOOK_S": 0.1}.items():
+    for name, seconds in {"LEASE_S": 2.0, "RENEW_S": 0.2, "POLL_S": 0.1}.items():
         monkeypatch.setattr(lock, name, seconds)
     continue_sweep(s3, results_by_key(s3))
 
@@ -347,8 +347,8 @@ def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, cap
     from sweeps.results.lock import _Lease
 
     with monkeypatch.context() as patch:
-        call_before_step(patch, 20, lambda: patch.setattr(_Lease, "loss", lambda self: "taken by another"))
-        assert "taken by another" in failing_sweep(s3, capsys)
+        call_before_step(patch, 20, lambda: patch.setattr(_Lease, "lost_reason", lambda self: "taken by another"))
+        assert "taken by another" in run_failing_sweep(s3, capsys)
     assert json.loads((location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
 
 

@@ -1,4 +1,4 @@
-"""Records that are damaged, or that this program cannot read or run, give an error of one line; nothing is lost."""
+"""A record that is damaged, or that this program cannot read or run, gives an error of one line. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def test_any_value_anywhere_in_a_record(finished_run, tmp_path, data, value):
         assert f"{file.name}: record of schema {changed['schema_version']}" in line_of(code, stdout, stderr)
         assert contents(out) == before
         return
-    aside = file.with_name(f"{file.name}.damaged")
+    renamed_file = file.with_name(f"{file.name}.damaged")
     # A record's file alone does not tell which cell the trial belongs to, nor its stratum in a free search.
     assert code == 0 or (code == 3 and path in (("stratum",), ("cell",)) and "no confirmed trial" in stdout)
-    assert stderr == "" and aside.exists() == (f"{file.name} is damaged (" in stdout)
-    if aside.exists():
-        assert aside.read_bytes() == before[file]
+    assert stderr == "" and renamed_file.exists() == (f"{file.name} is damaged (" in stdout)
+    if renamed_file.exists():
+        assert renamed_file.read_bytes() == before[file]
         assert json.loads(file.read_text())["config"] == original["config"], "its trial has run again"
     else:
         assert file.read_bytes() == before[file]

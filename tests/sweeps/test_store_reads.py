@@ -32,8 +32,8 @@ def first_checkpoint(out, cut_off):
     return checkpoint
 
 
-def failing_for_checkpoints(original):
-    """A method of a path that raises an error if the path is a checkpoint's, and calls `original` otherwise."""
+def raise_for_checkpoints(original):
+    """Return a method of paths that raises an error for the path of a checkpoint, and else calls `original`."""
 
     def method(self, *arguments):
         if self.name.endswith(".safetensors"):
@@ -50,7 +50,7 @@ def check_sweep_ends(out, capsys, code=1):
     captured = capsys.readouterr()
     (line,) = captured.err.strip().splitlines()
     assert "Stale file handle" in line and "the same command continues" in line
-    assert "begins anew" not in captured.out
+    assert "starts over" not in captured.out
     assert Store(out, "smoke-paper").records() == []
 
 
@@ -61,8 +61,8 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept_and_used_later(
     content = first_checkpoint.read_bytes()
     with monkeypatch.context() as patch:
         for path_class in (Path, RemoteLocation):
-            patch.setattr(path_class, "read_bytes", failing_for_checkpoints(path_class.read_bytes))
-            patch.setattr(path_class, method, failing_for_checkpoints(getattr(path_class, method)))
+            patch.setattr(path_class, "read_bytes", raise_for_checkpoints(path_class.read_bytes))
+            patch.setattr(path_class, method, raise_for_checkpoints(getattr(path_class, method)))
         check_sweep_ends(out, capsys)
     assert first_checkpoint.read_bytes() == content
     assert main([*SMALL, "--out", out]) == 0
@@ -80,10 +80,10 @@ def test_checkpoints_that_cannot_be_described_for_a_moment_are_not_left_out(out,
     assert "continues at step 4" in capsys.readouterr().out
 
 
-def test_a_trial_with_a_damaged_checkpoint_begins_anew(out, first_checkpoint, capsys):
+def test_a_trial_with_a_damaged_checkpoint_starts_over(out, first_checkpoint, capsys):
     write(first_checkpoint, first_checkpoint.read_bytes()[:-20])
     assert main([*SMALL, "--out", out]) == 0
-    assert "begins anew: its checkpoint is damaged (" in capsys.readouterr().out
+    assert "starts over: its checkpoint is damaged (" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_kept_when_memory_runs_out(out, first_checkpoint, monkeypatch, capsys):
@@ -101,7 +101,7 @@ def test_a_checkpoint_is_kept_when_memory_runs_out(out, first_checkpoint, monkey
 
 
 @pytest.fixture
-def half_readable(monkeypatch, tiny):
+def half_readable_run(monkeypatch, tiny):
     """A run in memory with a record and its artifact. One file of the artifact cannot be read."""
     store, original = Store(f"memory://{uuid.uuid4().hex}", "half"), MemoryFileSystem.cat_file
     record = make_record(tiny)
@@ -118,8 +118,8 @@ def half_readable(monkeypatch, tiny):
     return store, record
 
 
-def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable):
-    store, record = half_readable
+def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable_run):
+    store, record = half_readable_run
     folder = store.artifact(record.key)
     with pytest.raises(OSError, match="it took too long"), local_copy(folder):
         pass
@@ -128,9 +128,9 @@ def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable):
         assert [file.name for file in copy.iterdir()] == ["prompt.json"], "folders inside are not copied"
 
 
-def test_a_trial_of_another_run_is_adopted_with_all_its_files_or_not_at_all(half_readable, tmp_path):
-    other, record = half_readable
+def test_a_trial_of_another_run_is_adopted_with_all_its_files_or_not_at_all(half_readable_run, tmp_path):
+    source, record = half_readable_run
     store = Store(tmp_path, "run")
     with pytest.raises(StoreError, match="it took too long"):
-        store.adopt(record, other)
+        store.adopt(record, source)
     assert store.read(record.key) is None

@@ -55,13 +55,13 @@ def wait_for(condition, process, seconds=200):
         time.sleep(0.05)
 
 
-LONGER = ("--set", "max_steps=60", "--set", "eval_every=4")
+LONGER_TRIALS = ("--set", "max_steps=60", "--set", "eval_every=4")
 
 
 def finish_with_same_command(tmp_path):
     """Finish the sweep with the same command, and check that no earlier record has been written again."""
     written_at = {file: file.stat().st_mtime_ns for file in record_files(tmp_path)}
-    code, out = finish(start(tmp_path, *LONGER))
+    code, out = finish(start(tmp_path, *LONGER_TRIALS))
     assert code == 0, out
     assert len(record_files(tmp_path)) == 12
     assert {file: file.stat().st_mtime_ns for file in written_at} == written_at
@@ -104,7 +104,7 @@ def test_trials_that_a_time_budget_ends_go_on_later(tmp_path):
 
 @pytest.mark.ray
 def test_a_killed_driver_loses_no_finished_trial(tmp_path):
-    process = start(tmp_path, *LONGER)
+    process = start(tmp_path, *LONGER_TRIALS)
     wait_for(lambda: len(record_files(tmp_path)) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -139,13 +139,13 @@ def test_a_trial_may_lose_its_process_many_times_if_it_makes_progress(tmp_path):
     process = start(tmp_path, *longer, "--max-trials", "1")
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
     for _ in range(4):
-        seen = set()  # checkpoints since the last death; the first may have been on its way before it
+        seen = set()  # checkpoints since the last death; the first may have been written just before that
         while len(seen) < 3:
             wait_for(lambda: any(checkpoints.glob("*.safetensors")), process)
             seen |= {file.name for file in checkpoints.glob("*.safetensors")}
-        running = find_processes(process.pid, "ImplicitFunc")
-        assert running
-        for trial_process in running:
+        trial_processes = find_processes(process.pid, "ImplicitFunc")
+        assert trial_processes
+        for trial_process in trial_processes:
             trial_process.kill()
     code, out = finish(process)
     assert code == 4, out
@@ -164,13 +164,13 @@ def read_table(tmp_path, run):
 
 # With these options the trials do not depend on timing: none is stopped, and the sampler does not use its model yet.
 # Packing adds numbers in another order, which makes no visible difference in fp64.
-FIXED = ("--set", "max_steps=120", "--set", "eval_every=4", "--set", "grace_steps=120", "--set", "trials=2",
-         "--set", "precision=fp64")  # fmt: skip
+UNTIMED_TRIALS = ("--set", "max_steps=120", "--set", "eval_every=4", "--set", "grace_steps=120", "--set", "trials=2",
+                  "--set", "precision=fp64")  # fmt: skip
 
 
 @pytest.mark.ray
 def test_after_a_worker_is_killed_trials_go_on_from_their_checkpoints(tmp_path):
-    process = start(tmp_path, *FIXED)
+    process = start(tmp_path, *UNTIMED_TRIALS)
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
     wait_for(lambda: len(list(checkpoints.glob("*.safetensors"))) >= 3, process)
     clients = find_processes(process.pid, "ImplicitFunc")
@@ -187,7 +187,7 @@ def test_after_a_worker_is_killed_trials_go_on_from_their_checkpoints(tmp_path):
     assert min(steps) >= 4
     assert not checkpoints.exists()
 
-    code, out = finish(start(tmp_path, *FIXED, "--name", "unkilled"))
+    code, out = finish(start(tmp_path, *UNTIMED_TRIALS, "--name", "unkilled"))
     assert code == 0, out
     assert "continues" not in out
     pandas.testing.assert_frame_equal(read_table(tmp_path, "smoke-paper"), read_table(tmp_path, "unkilled"))
@@ -352,7 +352,7 @@ def test_no_process_stays_on_a_cluster_when_the_driver_is_killed(tmp_path, monke
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        process = start(tmp_path, *FIXED)
+        process = start(tmp_path, *UNTIMED_TRIALS)
         checkpoints = tmp_path / "smoke-paper" / "checkpoints"
         wait_for(lambda: len(list(checkpoints.glob("*.safetensors"))) >= 2, process)
         actors = ("ray::Worker", "ray::Keeper", "ImplicitFunc")
@@ -363,7 +363,7 @@ def test_no_process_stays_on_a_cluster_when_the_driver_is_killed(tmp_path, monke
         while any(find_processes(os.getpid(), title) for title in actors):
             assert time.monotonic() < end, "the sweep's processes are still there"
             time.sleep(0.2)
-        code, out = finish(start(tmp_path, *FIXED))
+        code, out = finish(start(tmp_path, *UNTIMED_TRIALS))
         assert code == 0, out
         assert len(re.findall(r"continues at step", out)) >= 1
         assert not checkpoints.exists()
@@ -388,15 +388,15 @@ def test_a_sweep_on_ray_with_results_in_s3(s3):
 
 @pytest.mark.ray
 def test_a_failing_store_ends_a_sweep_on_ray_with_an_error_of_one_line(tmp_path):
-    process = start(tmp_path, *LONGER)
+    process = start(tmp_path, *LONGER_TRIALS)
     wait_for(lambda: len(record_files(tmp_path)) >= 2, process)
-    away = tmp_path / "away"
-    (tmp_path / "smoke-paper" / "trials").rename(away)
+    moved_folder = tmp_path / "away"
+    (tmp_path / "smoke-paper" / "trials").rename(moved_folder)
     (tmp_path / "smoke-paper" / "trials").write_text("this is not a folder")
     code, out = finish(process)
     assert code == 1, out
     assert "Traceback" not in out
     assert out.count("error: results in") == 1, out
     (tmp_path / "smoke-paper" / "trials").unlink()
-    away.rename(tmp_path / "smoke-paper" / "trials")
+    moved_folder.rename(tmp_path / "smoke-paper" / "trials")
     finish_with_same_command(tmp_path)

@@ -1,4 +1,4 @@
-"""The logic of a worker without Ray: clients are threads that call the class directly."""
+"""The logic of a worker, without Ray. Clients are threads that call the worker's methods directly."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def job_of(config, tmp_path, run="r", phase="search", **options):
     values = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run, **options}
-    return Job(config=resolve(config), shared=config.shares_backbone, **values)
+    return Job(config=resolve(config), shares_backbone=config.shares_backbone, **values)
 
 
-def run_client(worker, job, most=math.inf):
-    """Act as the client of a job: collect its reports, or the first `most` of them, and evict the trial."""
+def run_client(worker, job, max_count=math.inf):
+    """Act as the client of a job: collect its reports, or only the first `max_count` of them, and evict the trial."""
     name, reports = worker.admit(job), []
     try:
-        while len(reports) < most:
+        while len(reports) < max_count:
             reports.append(worker.next(name))
             if reports[-1]["status"] != "running":
                 break
@@ -52,8 +52,8 @@ def run_clients(worker, jobs):
         return list(pool.map(lambda job: run_client(worker, job), jobs))
 
 
-def comparable(report):
-    """A report without durations, and with rounded losses: packing adds numbers in another order."""
+def without_durations(report):
+    """Return a report without durations. Its losses are rounded, because packing adds numbers in another order."""
     record = json.loads(report["record"])
     for name in MEASURED_FIELDS:
         record.pop(name)
@@ -71,7 +71,7 @@ def wait_until(condition, seconds=20):
 
 
 @pytest.fixture
-def six(tiny):
+def configs(tiny):
     """Configurations of several methods and lengths. In fp64 packing makes no visible difference."""
     base = tiny.replace(precision="fp64", max_steps=12, eval_every=4)
     return [
@@ -82,12 +82,14 @@ def six(tiny):
     ]
 
 
-def test_trials_in_a_worker_report_and_write_the_same_as_alone(six, tmp_path):
-    all_reports = run_clients(Worker(), [job_of(config, tmp_path) for config in six])
-    for config, reports in zip(six, all_reports, strict=True):
-        alone = list(execute(job_of(config, tmp_path, run="alone")))
+def test_trials_in_a_worker_report_and_write_the_same_as_alone(configs, tmp_path):
+    all_reports = run_clients(Worker(), [job_of(config, tmp_path) for config in configs])
+    for config, reports in zip(configs, all_reports, strict=True):
+        solo_reports = list(execute(job_of(config, tmp_path, run="alone")))
         assert [report["status"] for report in reports] == ["running", "running", "complete"]
-        assert [comparable(report) for report in reports] == [comparable(report) for report in alone]
+        assert [without_durations(report) for report in reports] == [
+            without_durations(report) for report in solo_reports
+        ]
         record = TrialRecord.from_dict(json.loads(reports[-1]["record"]))
         assert Store(tmp_path, "r").read(record.key) == record
     assert not list((tmp_path / "r" / "checkpoints").iterdir())
@@ -102,11 +104,11 @@ def test_a_confirm_trial_writes_artifact_predictions_and_score(tiny, tmp_path):
     assert (store.folder / "predictions" / f"{record['key']}.parquet").is_file()
 
 
-def test_a_held_trial_does_not_train_while_the_others_do(six, tmp_path):
+def test_a_held_trial_does_not_train_while_the_others_do(configs, tmp_path):
     worker = Worker()
-    name = worker.admit(job_of(six[0], tmp_path))
+    name = worker.admit(job_of(configs[0], tmp_path))
     assert worker.next(name)["step"] == 4
-    assert run_client(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
+    assert run_client(worker, job_of(configs[1], tmp_path))[-1]["status"] == "complete"
     assert worker._hosted[name].execution.trial.step == 4
     assert worker.next(name)["step"] == 8
     worker.evict(name)
@@ -115,7 +117,7 @@ def test_a_held_trial_does_not_train_while_the_others_do(six, tmp_path):
 
 @pytest.fixture
 def step_sizes(monkeypatch):
-    """How many trials made each step. A step takes at least 0.2 s, and waits for every trial that has reported."""
+    """The number of trials in each step. A step takes at least 0.2 s, and waits for every trial that has reported."""
     sizes, original = [], Engine.advance
 
     def advance(self):
@@ -128,9 +130,9 @@ def step_sizes(monkeypatch):
     return sizes
 
 
-def test_trials_that_report_together_go_on_together(six, tmp_path, step_sizes):
+def test_trials_that_report_together_go_on_together(configs, tmp_path, step_sizes):
     worker, names = Worker(), []
-    for config in six:
+    for config in configs:
         names.append(worker.admit(job_of(config, tmp_path)))
     for step in (4, 8, 12):
         with ThreadPoolExecutor(len(names)) as pool:
@@ -138,9 +140,9 @@ def test_trials_that_report_together_go_on_together(six, tmp_path, step_sizes):
     assert step_sizes == [6] * 12
 
 
-def test_the_first_step_waits_for_as_many_trials_as_the_worker_has_room_for(six, tmp_path, step_sizes, monkeypatch):
+def test_the_first_step_waits_for_as_many_trials_as_the_worker_has_room_for(configs, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 60.0)
-    worker, jobs = Worker(), [job_of(config, tmp_path, packed=3) for config in six[:3]]
+    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=3) for config in configs[:3]]
     with ThreadPoolExecutor(3) as pool:
         began_at, clients = time.monotonic(), []
         for job in jobs:
@@ -151,7 +153,7 @@ def test_the_first_step_waits_for_as_many_trials_as_the_worker_has_room_for(six,
     assert time.monotonic() - began_at < 60, "it does not wait any longer"
 
 
-def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(six, tmp_path, step_sizes, monkeypatch):
+def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(configs, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 60.0)
     original = Execution.begin
 
@@ -159,16 +161,16 @@ def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(six, tmp_path,
         return self.fail(ValueError("no")) if self.config.length == 6 else original(self)
 
     monkeypatch.setattr(Execution, "begin", begin)
-    worker, jobs = Worker(), [job_of(config, tmp_path, packed=2) for config in (six[0], six[5])]
+    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=2) for config in (configs[0], configs[5])]
     began_at = time.monotonic()
     first, second = run_clients(worker, jobs)
     assert [first[-1]["status"], second[-1]["status"]] == ["complete", "failed"]
     assert time.monotonic() - began_at < 60
 
 
-def test_the_first_step_waits_only_for_a_limited_time(six, tmp_path, step_sizes, monkeypatch):
+def test_the_first_step_waits_only_for_a_limited_time(configs, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 1.0)
-    worker, job = Worker(), job_of(six[0], tmp_path, packed=3)
+    worker, job = Worker(), job_of(configs[0], tmp_path, pack_size=3)
     began_at = time.monotonic()
     name = worker.admit(job)
     with ThreadPoolExecutor(1) as pool:
@@ -181,14 +183,14 @@ def test_the_first_step_waits_only_for_a_limited_time(six, tmp_path, step_sizes,
     worker.evict(name)
 
 
-def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(six, tmp_path, step_sizes, monkeypatch):
-    worker, jobs = Worker(), [job_of(config, tmp_path) for config in six[:4]]
+def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(configs, tmp_path, step_sizes, monkeypatch):
+    worker, jobs = Worker(), [job_of(config, tmp_path) for config in configs[:4]]
     original, is_stepping = Engine.advance, threading.Event()
 
     def advance(self):
         is_stepping.set()
         ends_at = time.monotonic() + 60
-        while not step_sizes and worker._arriving < 3 and time.monotonic() < ends_at:
+        while not step_sizes and worker._arriving_count < 3 and time.monotonic() < ends_at:
             time.sleep(0.01)  # the first step lasts until the others have arrived
         return original(self)
 
@@ -201,7 +203,7 @@ def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(six, tmp_path,
     assert step_sizes[:2] == [1, 4]
 
 
-def test_a_trial_that_takes_long_to_make_is_waited_for_only_once(six, tmp_path, step_sizes, monkeypatch):
+def test_a_trial_that_takes_long_to_set_up_is_waited_for_only_once(configs, tmp_path, step_sizes, monkeypatch):
     monkeypatch.setattr(worker_module, "_LEAST_WAIT_S", 2.0)
     may_begin, original = threading.Event(), Execution.begin
 
@@ -211,7 +213,7 @@ def test_a_trial_that_takes_long_to_make_is_waited_for_only_once(six, tmp_path, 
         return original(self)
 
     monkeypatch.setattr(Execution, "begin", begin)
-    worker, early, late = Worker(), job_of(six[0], tmp_path), job_of(six[5], tmp_path)
+    worker, early, late = Worker(), job_of(configs[0], tmp_path), job_of(configs[5], tmp_path)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run_client, worker, early)
         while not step_sizes:
@@ -225,56 +227,56 @@ def test_a_trial_that_takes_long_to_make_is_waited_for_only_once(six, tmp_path, 
     assert step_sizes == [1] * 24
 
 
-def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(six, tmp_path):
-    job = job_of(six[0], tmp_path)
-    whole = list(execute(job_of(six[0], tmp_path, run="alone")))
-    first = run_client(Worker(), job, most=2)
-    store, key = Store(tmp_path, "r"), json.loads(first[0]["record"])["key"]
+def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(configs, tmp_path):
+    job = job_of(configs[0], tmp_path)
+    uninterrupted = list(execute(job_of(configs[0], tmp_path, run="alone")))
+    first_reports = run_client(Worker(), job, max_count=2)
+    store, key = Store(tmp_path, "r"), json.loads(first_reports[0]["record"])["key"]
     assert store.read_checkpoint(key)
-    rest = run_client(Worker(), job)
-    assert [(report["step"], report["status"], report["restored"]) for report in rest] == [
+    later_reports = run_client(Worker(), job)
+    assert [(report["step"], report["status"], report["restored"]) for report in later_reports] == [
         (8, "running", True),
         (12, "complete", False),
     ]
-    assert [report["note"] for report in rest] == ["continues at step 8", ""]
-    assert comparable(rest[-1]) == comparable(whole[-1])
+    assert [report["note"] for report in later_reports] == ["continues at step 8", ""]
+    assert without_durations(later_reports[-1]) == without_durations(uninterrupted[-1])
     assert not store.read_checkpoint(key)
-    again = run_client(Worker(), job)
-    assert [report["status"] for report in again] == ["complete"], "a trial that has ended does not run again"
+    reports = run_client(Worker(), job)
+    assert [report["status"] for report in reports] == ["complete"], "a trial that has ended does not run again"
 
 
-def test_a_trial_saved_between_two_evaluations_first_reports_the_earlier_one_again(six, tmp_path):
-    whole = list(execute(job_of(six[0], tmp_path, run="alone")))
-    worker, job = Worker(), job_of(six[0], tmp_path)
+def test_a_trial_saved_between_two_evaluations_first_reports_the_earlier_one_again(configs, tmp_path):
+    uninterrupted = list(execute(job_of(configs[0], tmp_path, run="alone")))
+    worker, job = Worker(), job_of(configs[0], tmp_path)
     name = worker.admit(job)
     assert worker.next(name)["step"] == 4
     trial = worker._hosted[name].execution.trial
     worker._in_training_thread(lambda: [trial.update() for _ in range(2)])
     worker.save()
     worker.evict(name)
-    assert Store(tmp_path, "r").interrupted() == [(trial.config, "c")]
-    rest = run_client(Worker(), job)
-    assert [(report["step"], report["status"], report["restored"]) for report in rest][:2] == [
+    assert Store(tmp_path, "r").interrupted_trials() == [(trial.config, "c")]
+    later_reports = run_client(Worker(), job)
+    assert [(report["step"], report["status"], report["restored"]) for report in later_reports][:2] == [
         (4, "running", True),
         (8, "running", False),
     ]
-    assert rest[0]["note"] == "continues at step 6"
-    assert comparable(rest[-1]) == comparable(whole[-1])
+    assert later_reports[0]["note"] == "continues at step 6"
+    assert without_durations(later_reports[-1]) == without_durations(uninterrupted[-1])
 
 
-def test_a_damaged_checkpoint_is_noted_and_ignored(six, tmp_path):
-    job = job_of(six[0], tmp_path)
-    key = resolve(six[0]).key
+def test_a_damaged_checkpoint_is_noted_and_ignored(configs, tmp_path):
+    job = job_of(configs[0], tmp_path)
+    key = resolve(configs[0]).key
     Store(tmp_path, "r").write_checkpoint(key, 8, b"nothing")
     reports = run_client(Worker(), job)
     assert [report["step"] for report in reports] == [4, 8, 12]
-    assert reports[0]["note"].startswith("begins anew: ")
+    assert reports[0]["note"].startswith("starts over: ")
     assert "is damaged" in reports[0]["note"]
     assert reports[1]["note"] == ""
     assert not Store(tmp_path, "r").read_checkpoint(key)
 
 
-def test_a_failing_trial_keeps_its_checkpoint_and_the_others_go_on(six, tmp_path, monkeypatch):
+def test_a_failing_trial_keeps_its_checkpoint_and_the_others_go_on(configs, tmp_path, monkeypatch):
     original = Trial.apply_gradients
 
     def apply_gradients(self, loss):
@@ -283,7 +285,7 @@ def test_a_failing_trial_keeps_its_checkpoint_and_the_others_go_on(six, tmp_path
         original(self, loss)
 
     monkeypatch.setattr(Trial, "apply_gradients", apply_gradients)
-    all_reports = run_clients(Worker(), [job_of(config, tmp_path) for config in six])
+    all_reports = run_clients(Worker(), [job_of(config, tmp_path) for config in configs])
     assert [reports[-1]["status"] for reports in all_reports] == ["complete", "failed", *["complete"] * 4]
     store, record = Store(tmp_path, "r"), json.loads(all_reports[1][-1]["record"])
     assert (record["steps"], record["error"]["message"]) == (6, "on purpose")
@@ -291,7 +293,7 @@ def test_a_failing_trial_keeps_its_checkpoint_and_the_others_go_on(six, tmp_path
     assert store.read_checkpoint(record["key"]), "a later try goes on from the checkpoint of step 4"
 
 
-def test_a_trial_that_cannot_be_made_fails(tiny, tmp_path):
+def test_a_trial_that_cannot_be_set_up_fails(tiny, tmp_path):
     (report,) = run_client(Worker(), job_of(tiny.replace(length=300), tmp_path))
     assert report["status"] == "failed"
     assert "window" in json.loads(report["record"])["error"]["message"]
@@ -310,20 +312,20 @@ def test_a_worker_trains_over_two_backbones(tiny, tmp_path):
     wait_until(lambda: not worker._engines)
 
 
-def test_a_trial_is_evicted_when_its_client_is_silent_or_asks_again(six, tmp_path, monkeypatch):
-    worker, job = Worker(), job_of(six[0], tmp_path)
+def test_a_trial_is_evicted_when_its_client_is_silent_or_asks_again(configs, tmp_path, monkeypatch):
+    worker, job = Worker(), job_of(configs[0], tmp_path)
     first = worker.admit(job)
     second = worker.admit(job)
     assert worker.next(first) is None
     assert worker.next(second)["step"] == 4
     monkeypatch.setattr(worker_module, "SILENCE_S", 0.2)
-    other = worker.admit(job_of(six[1], tmp_path))  # wakes the worker up
+    other = worker.admit(job_of(configs[1], tmp_path))  # wakes the worker up
     wait_until(lambda: not worker._hosted)
     assert worker.next(second) is None
     assert worker.next(other) is None
 
 
-def test_evicting_a_trial_ends_the_wait_of_its_client(six, tmp_path, monkeypatch):
+def test_evicting_a_trial_ends_the_wait_of_its_client(configs, tmp_path, monkeypatch):
     may_step, original = threading.Event(), Engine.advance
 
     def advance(self):
@@ -332,22 +334,22 @@ def test_evicting_a_trial_ends_the_wait_of_its_client(six, tmp_path, monkeypatch
 
     monkeypatch.setattr(Engine, "advance", advance)
     worker = Worker()
-    name = worker.admit(job_of(six[0], tmp_path))
+    name = worker.admit(job_of(configs[0], tmp_path))
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(worker.next, name)
         wait_until(lambda: worker._hosted[name].is_training)
         worker.evict(name)
         assert report.result(10) is None
     may_step.set()
-    assert run_client(worker, job_of(six[1], tmp_path))[-1]["status"] == "complete"
+    assert run_client(worker, job_of(configs[1], tmp_path))[-1]["status"] == "complete"
 
 
-def test_memory_is_released_from_time_to_time_and_when_no_trial_is_left(six, tmp_path, monkeypatch):
+def test_memory_is_released_from_time_to_time_and_when_no_trial_is_left(configs, tmp_path, monkeypatch):
     trials_at_release = []
     monkeypatch.setattr(worker_module, "release_memory", lambda: trials_at_release.append(len(worker._hosted)))
     monkeypatch.setattr(worker_module, "_RELEASE_INTERVAL_S", 60.0)
     worker = Worker()
-    names = [worker.admit(job_of(config, tmp_path)) for config in six]
+    names = [worker.admit(job_of(config, tmp_path)) for config in configs]
     for name in names[:3]:
         worker.evict(name)
         worker.call(dict)  # it runs in the training thread, after the work that the eviction has left for that thread
@@ -363,24 +365,24 @@ def test_memory_is_released_from_time_to_time_and_when_no_trial_is_left(six, tmp
     assert trials_at_release == [5, 3, 0]
 
 
-def test_a_worker_ends_when_it_has_been_idle_for_long(six, tmp_path, monkeypatch):
+def test_a_worker_ends_when_it_has_been_idle_for_long(configs, tmp_path, monkeypatch):
     monkeypatch.setattr(worker_module, "IDLE_S", 0.5)
     has_ended = threading.Event()
     monkeypatch.setattr(worker_module.os, "_exit", lambda code: has_ended.set())
     worker = Worker()
-    name = worker.admit(job_of(six[0], tmp_path))
-    threading.Thread(target=worker.until_death, daemon=True).start()
+    name = worker.admit(job_of(configs[0], tmp_path))
+    threading.Thread(target=worker.wait_until_death, daemon=True).start()
     assert not has_ended.wait(1)
     worker.evict(name)
     assert has_ended.wait(10)
 
 
-def test_an_error_of_the_engine_fails_its_trials_but_not_the_worker(six, tmp_path, monkeypatch):
-    worker, jobs = Worker(), [job_of(config, tmp_path) for config in six[:2]]
+def test_an_error_of_the_engine_fails_its_trials_but_not_the_worker(configs, tmp_path, monkeypatch):
+    worker, jobs = Worker(), [job_of(config, tmp_path) for config in configs[:2]]
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "advance", lambda self: 1 / 0)
         assert [reports[-1]["status"] for reports in run_clients(worker, jobs)] == ["failed"] * 2
-    assert run_client(worker, job_of(six[2], tmp_path))[-1]["status"] == "complete"
+    assert run_client(worker, job_of(configs[2], tmp_path))[-1]["status"] == "complete"
 
 
 # --- which trials train in a worker -----------------------------------------------------------------------------------
@@ -389,10 +391,15 @@ def test_an_error_of_the_engine_fails_its_trials_but_not_the_worker(six, tmp_pat
 def test_which_methods_share_a_backbone(tiny):
     sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
     assert not sharing & {"lora", "fine_tuning"} and {"lopt1", "dept"} <= sharing
-    allocation = Allocation(solo={}, shared={}, packed=4, concurrent=4, threads=1, shared_threads=2)
-    assert allocation.job_fields(tiny) == {"shared": True, "threads": 2, "packed": 4}
-    for alone in (tiny.replace(dropout=0.1), tiny.replace(method="fine_tuning", length=None, rank=None, options={})):
-        assert allocation.job_fields(alone) == {"shared": False, "threads": 1, "packed": 4}
+    allocation = Allocation(
+        solo_resources={}, shared_resources={}, pack_size=4, concurrent_count=4, solo_threads=1, shared_threads=2
+    )
+    assert allocation.job_fields(tiny) == {"shares_backbone": True, "threads": 2, "pack_size": 4}
+    for solo_config in (
+        tiny.replace(dropout=0.1),
+        tiny.replace(method="fine_tuning", length=None, rank=None, options={}),
+    ):
+        assert allocation.job_fields(solo_config) == {"shares_backbone": False, "threads": 1, "pack_size": 4}
 
 
 def test_the_process_of_a_client_does_not_import_torch():
