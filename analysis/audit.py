@@ -56,8 +56,8 @@ def audit_early_stopping(trials: Sequence[Trial], first_rung: int | None) -> Aud
     return Audit(
         stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
         audited=len(audited),
-        false_kills=sum(wins(trial, stratum) for trial, stratum in audited),
-        stratum_kind=kind(search),
+        false_kills=sum(beats_stratum(trial, stratum) for trial, stratum in audited),
+        stratum_kind=stratum_kind(search),
         first_rung=first_rung,
         correlation=fmean(correlations) if correlations else None,
         correlated_strata=len(correlations),
@@ -91,7 +91,7 @@ def audit_text(audit: Audit) -> str | None:
     return text
 
 
-def kind(trials: Sequence[Trial]) -> str:
+def stratum_kind(trials: Sequence[Trial]) -> str:
     """Return what a stratum of these trials is: a "cell", or a "size" in a free search, whose one cell has many strata.
 
     One trial wins in each stratum.
@@ -111,7 +111,7 @@ def best_until(trial: Trial, step: int) -> float | None:
     return max((score for score in scores if score is not None), default=None)
 
 
-def wins(trial: Trial, stratum: Sequence[Trial]) -> bool:
+def beats_stratum(trial: Trial, stratum: Sequence[Trial]) -> bool:
     """Return whether the trial beats all others of its stratum. A trial alone in its stratum wins nothing."""
     rival_scores = [rival.selection_score or 0.0 for rival in stratum if rival is not trial]
     return bool(rival_scores) and (trial.selection_score or 0.0) > max(rival_scores)

@@ -135,17 +135,17 @@ class Group:
         cells = [cell for cell in self.cells if cell.accuracy is not None and cell.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
-    def best(self, method: str) -> Cell | None:
+    def best_cell(self, method: str) -> Cell | None:
         """Return the method's confirmed cell with the best held-out accuracy."""
-        return best(cell for cell in self.confirmed if cell.method == method)
+        return best_cell(cell for cell in self.confirmed if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
         """Return the cell of this setting; of several variants the confirmed one with the best selection score."""
         setting = (method, length, rank)
-        return best(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
+        return best_cell(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
 
 
-def best(cells: Iterable[Cell]) -> Cell | None:
+def best_cell(cells: Iterable[Cell]) -> Cell | None:
     """Return the cell with the best selection score, preferring confirmed cells, and the first of equal ones."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 

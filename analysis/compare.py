@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.comparisons import accuracy_difference
-from analysis.frontier import hypervolume, reference_of
+from analysis.frontier import hypervolume, hypervolume_reference
 from analysis.noninferiority import Difference
 from analysis.notes import examples_text
 from analysis.records import grouped
@@ -74,7 +74,7 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
     only_second = tuple(cell for identity, cell in second_cells.items() if identity not in first_cells)
     volumes, reference = None, None
     if first and second and first.confirmed and second.confirmed:
-        parameters, accuracies = zip(reference_of(first), reference_of(second), strict=True)
+        parameters, accuracies = zip(hypervolume_reference(first), hypervolume_reference(second), strict=True)
         reference = max(parameters), min(accuracies)
         volumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
     title = next(group.title for group in (first, second) if group is not None)

@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
 from analysis.render import ACCURACY, Column, Table, interval
-from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out, wilson
+from analysis.stats import BOLD_NOTE, Estimate, intervals_note, standing_out, wilson
 
 
 def same_backbone(ours: str, published: str) -> bool:
@@ -160,7 +160,7 @@ def compared_table(
         notes=(
             obstacle_note or VERDICTS,
             protocol_note(info.group),
-            describe([row.ours for row in info.rows if row.ours]),
+            intervals_note([row.ours for row in info.rows if row.ours]),
             BOLD_NOTE if best is not None else "",
         ),
         bold=frozenset() if best is None else frozenset({(best, len(columns))}),

@@ -10,7 +10,7 @@ from analysis.methods import FULL_PROMPT
 from analysis.noninferiority import Difference, Verdict, difference, verdicts
 from analysis.registry import Missing
 
-RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
+MIN_RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Comparison:
 
 def full_prompt(group: Group) -> Cell | None:
     """Return the confirmed cell of prompt tuning with the best held-out accuracy."""
-    return group.best(FULL_PROMPT)
+    return group.best_cell(FULL_PROMPT)
 
 
 @lru_cache(maxsize=64)
@@ -38,10 +38,14 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     if full is None or not full.trainable_parameters:
         return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
     small_cells = [
-        cell for cell in group.confirmed if 0 < (cell.trainable_parameters or 0) * RATIO <= full.trainable_parameters
+        cell
+        for cell in group.confirmed
+        if 0 < (cell.trainable_parameters or 0) * MIN_RATIO <= full.trainable_parameters
     ]
     if not small_cells:
-        return Missing(f"it needs a confirmed cell with at least {RATIO} times fewer parameters than the full prompt")
+        return Missing(
+            f"it needs a confirmed cell with at least {MIN_RATIO} times fewer parameters than the full prompt"
+        )
     if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small_cells):
         return Missing("it needs at least two confirm seeds, of the full prompt and of a smaller cell (--seeds 3)")
     family = _compare_with_full(small_cells, full, group.margin)

@@ -47,7 +47,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
     return area
 
 
-def reference_of(group: Group) -> tuple[float, float]:
+def hypervolume_reference(group: Group) -> tuple[float, float]:
     """Return the reference for the hypervolume.
 
     Its parameters are twice those of the largest confirmed cell. Its accuracy is the zero-shot accuracy, else that of

@@ -17,7 +17,7 @@ FULL_PROMPT = "prompt_tuning"  # the method that smaller prompts are compared wi
 
 
 @cache
-def described(method: str) -> methods.Method | published.Method | None:
+def find_method(method: str) -> methods.Method | published.Method | None:
     """Return the method that this program has or a publication describes; None for any other name."""
     try:
         plugins = registry.plugins("lopt.methods")
@@ -27,9 +27,9 @@ def described(method: str) -> methods.Method | published.Method | None:
 
 
 def method_label(method: str) -> str:
-    return str(getattr(described(method), "title", method))
+    return str(getattr(find_method(method), "title", method))
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sorted_methods(names: Iterable[str]) -> list[str]:
     """Return each method once, sorted by the place that it declares, then by name."""
-    return sorted(set(names), key=lambda name: (getattr(described(name), "place", _DEFAULT_PLACE), name))
+    return sorted(set(names), key=lambda name: (getattr(find_method(name), "place", _DEFAULT_PLACE), name))

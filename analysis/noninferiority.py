@@ -28,22 +28,24 @@ class Difference:
     """Accuracy of method a minus that of method b, as fractions, with the 95 % interval.
 
     Attributes:
-        error: standard error of the mean.
-        freedom: degrees of freedom.
-        between_a, between_b: variance of the accuracy between the seeds of each method.
-        examples: variance of the mean difference that comes from having drawn these examples.
+        mean: the difference of the mean accuracies.
+        standard_error: standard error of `mean`.
+        degrees_of_freedom: those of the t distribution behind the interval and the tests.
+        seeds_a, seeds_b: number of seeds of each method.
+        seed_variance_a, seed_variance_b: variance of the accuracy between the seeds of each method.
+        example_variance: the part of the variance of `mean` that comes from the choice of test examples.
     """
 
     mean: float
     low: float
     high: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
     seeds_a: int
     seeds_b: int
-    between_a: float
-    between_b: float
-    examples: float
+    seed_variance_a: float
+    seed_variance_b: float
+    example_variance: float
 
     def __str__(self) -> str:
         """Return the difference in percentage points, with the interval."""
@@ -51,11 +53,11 @@ class Difference:
 
     def p_non_inferior(self, margin: float) -> float:
         """Return the p value of the test for non-inferiority; a small p shows "worse by at most the margin"."""
-        return _upper_tail(self.mean + margin, self.error, self.freedom)
+        return _upper_tail(self.mean + margin, self.standard_error, self.degrees_of_freedom)
 
     def p_inferior(self, margin: float) -> float:
         """Return the p value of the test for inferiority; a small p shows "worse by more than the margin"."""
-        return _upper_tail(-(self.mean + margin), self.error, self.freedom)
+        return _upper_tail(-(self.mean + margin), self.standard_error, self.degrees_of_freedom)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,29 +100,35 @@ def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
     if a_SN.shape[1] != b_SN.shape[1] or min(len(a_SN), len(b_SN)) < 2:
         raise ValueError(f"shapes {a_SN.shape} and {b_SN.shape}: need the same examples and two seeds of each")
     n = a_SN.shape[1]
-    (between_a, within_a), (between_b, within_b) = spread(a_SN), spread(b_SN)
+    (seed_variance_a, within_a), (seed_variance_b, within_b) = spread(a_SN), spread(b_SN)
     seeds_a, seeds_b = len(a_SN), len(b_SN)
-    # Subtract the seeds' share, because the variance between seeds already contains it.
-    noise = within_a / seeds_a + within_b / seeds_b
-    observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - noise)
-    # By Wilson's interval, methods that agree on all n examples may differ on z²/n of all others. This amount is added.
-    examples = (observed + Z95**2 / n) / n
-    parts = [(between_a / seeds_a, seeds_a - 1), (between_b / seeds_b, seeds_b - 1), (examples, max(1, n - 1))]
+    # The observed variance between examples also contains noise of the seeds. It is subtracted, because the variance
+    # between seeds counts it already.
+    seed_noise = within_a / seeds_a + within_b / seeds_b
+    observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - seed_noise)
+    # By Wilson's interval, methods that agree on all n examples may differ on a share z²/n of all other examples. This
+    # amount is added.
+    example_variance = (observed + Z95**2 / n) / n
+    parts = [
+        (seed_variance_a / seeds_a, seeds_a - 1),
+        (seed_variance_b / seeds_b, seeds_b - 1),
+        (example_variance, max(1, n - 1)),
+    ]
     variance = sum(part for part, _ in parts)
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    error, mean = math.sqrt(variance), float(a_SN.mean() - b_SN.mean())
-    half = _quantile(0.975, freedom) * error
+    degrees_of_freedom = variance**2 / sum(part**2 / part_degrees for part, part_degrees in parts)
+    standard_error, mean = math.sqrt(variance), float(a_SN.mean() - b_SN.mean())
+    half_width = _quantile(0.975, degrees_of_freedom) * standard_error
     return Difference(
         mean=mean,
-        low=max(-1.0, mean - half),
-        high=min(1.0, mean + half),
-        error=error,
-        freedom=freedom,
+        low=max(-1.0, mean - half_width),
+        high=min(1.0, mean + half_width),
+        standard_error=standard_error,
+        degrees_of_freedom=degrees_of_freedom,
         seeds_a=seeds_a,
         seeds_b=seeds_b,
-        between_a=between_a,
-        between_b=between_b,
-        examples=examples,
+        seed_variance_a=seed_variance_a,
+        seed_variance_b=seed_variance_b,
+        example_variance=example_variance,
     )
 
 
@@ -159,21 +167,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _more_seeds(gap: Difference, margin: float) -> int | None:
     distance = abs(gap.mean + margin)  # from the margin to the observed difference
     for seeds in range(max(gap.seeds_a, gap.seeds_b) + 1, _MAX_SEEDS + 1):
-        error = math.sqrt((gap.between_a + gap.between_b) / seeds + gap.examples)
-        if (_quantile(1 - LEVEL, 2 * (seeds - 1)) + _POWER_Z) * error <= distance:
+        standard_error = math.sqrt((gap.seed_variance_a + gap.seed_variance_b) / seeds + gap.example_variance)
+        if (_quantile(1 - LEVEL, 2 * (seeds - 1)) + _POWER_Z) * standard_error <= distance:
             return seeds - min(gap.seeds_a, gap.seeds_b)
     return None
 
 
-def _quantile(share: float, freedom: float) -> float:
+def _quantile(share: float, degrees_of_freedom: float) -> float:
+    """Return the quantile of Student's t distribution below which this share of it lies."""
     from scipy.special import ndtri, stdtrit  # slow to import: --help does without it
 
-    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
+    return float(ndtri(share) if math.isinf(degrees_of_freedom) else stdtrit(degrees_of_freedom, share))
 
 
-def _upper_tail(value: float, error: float, freedom: float) -> float:
+def _upper_tail(value: float, standard_error: float, degrees_of_freedom: float) -> float:
+    """Return the one-sided p value for "the true value is above 0", by Student's t distribution."""
     from scipy.special import ndtr, stdtr
 
-    if not error:
+    if not standard_error:
         return 0.0 if value > 0 else 1.0
-    return float(ndtr(-value / error) if math.isinf(freedom) else stdtr(freedom, -value / error))
+    t = -value / standard_error
+    return float(ndtr(t) if math.isinf(degrees_of_freedom) else stdtr(degrees_of_freedom, t))

@@ -22,7 +22,7 @@ from analysis.folders import Folders
 from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
 from analysis.page import Section, write_pages, write_report
-from analysis.runs import ReportError, resolve
+from analysis.runs import ReportError, find_named_runs
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.locations import Location, location, redacted
@@ -90,7 +90,7 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             if arguments.compare:
                 return _compare(arguments)
-            paths = resolve(arguments.runs, location(arguments.results))
+            paths = find_named_runs(arguments.runs, location(arguments.results))
             results = load(paths, arguments.margin)
             out = _output_folder(arguments.out, paths[0])
         except (ReportError, BrokenPipeError):
@@ -111,7 +111,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    paths = [resolve([name], location(arguments.results))[0] for name in arguments.compare]
+    paths = [find_named_runs([name], location(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two different runs")
     folders = Folders()  # shared, because a folder may have moved between the two runs

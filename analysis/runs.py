@@ -123,7 +123,7 @@ def find_runs(root: Location) -> list[Location]:
     return sorted(runs, key=_updated_at, reverse=True)
 
 
-def resolve(names: Sequence[str], root: Location) -> list[Location]:
+def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
     """Return the runs with these names, or the newest run if there are no names.
 
     A name is a folder, a URL, or the name of a folder under `root`.

@@ -173,7 +173,7 @@ def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
     return best_index if all(best.low > value.high for _, value in known if value is not best) else None
 
 
-def describe(estimates: Sequence[Estimate]) -> str:
+def intervals_note(estimates: Sequence[Estimate]) -> str:
     """Return a caption's sentence about the intervals of these estimates."""
     parts = []
     if any(value.seeds == 1 for value in estimates):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.audit import best_until, finished_trials_by_stratum, kind, wins
+from analysis.audit import beats_stratum, best_until, finished_trials_by_stratum, stratum_kind
 from analysis.cells import Group
 from analysis.records import Trial, grouped
 from analysis.registry import Missing, PlotSpec, Row
@@ -53,7 +53,9 @@ def compute(group: Group) -> Info | Missing:
             if (early := best_until(trial, rungs[0])) is None:
                 continue
             audited, late = trial.audited_at is not None, trial.selection_score or 0.0
-            points.append(Point(early=early, late=late, audited=audited, false_kill=audited and wins(trial, stratum)))
+            points.append(
+                Point(early=early, late=late, audited=audited, false_kill=audited and beats_stratum(trial, stratum))
+            )
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
 
@@ -91,7 +93,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung, training steps")
     axes.set_ylabel("search trials that pass the rung, %")
-    style.panel_title(axes, f"all search trials, and each {kind(info.group.trials)} (grey)")
+    style.panel_title(axes, f"all search trials, and each {stratum_kind(info.group.trials)} (grey)")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
@@ -125,7 +127,7 @@ def _draw_points(axes: Axes, info: Info) -> None:
 def caption(info: Info) -> str:
     audited = sum(point.audited for point in info.points)
     kills = sum(point.false_kill for point in info.points)
-    stratum = kind(info.group.trials)
+    stratum = stratum_kind(info.group.trials)
     text = (
         f"Early stopping on {info.group.title}. Left: the share of search trials that pass each rung, over all trials "
         f"(black) and in each {stratum} (grey); a line is thicker where several coincide. Right: each point is one "

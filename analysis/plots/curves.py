@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.cells import Group
-from analysis.methods import in_order, method_label
+from analysis.methods import method_label, sorted_methods
 from analysis.records import Trial, grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
@@ -31,7 +31,7 @@ def compute(group: Group) -> Info[Trial] | Missing:
 
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
-    methods = in_order(trial.method for trial in info.rows)
+    methods = sorted_methods(trial.method for trial in info.rows)
     styles = style.level_styles(trial.rank for trial in info.rows if trial.confirmed)
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
     for axes, method in zip(panels, methods, strict=True):

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from analysis import style
 from analysis.cells import Cell, Group
-from analysis.methods import FULL_PROMPT, in_order
+from analysis.methods import FULL_PROMPT, sorted_methods
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -98,7 +98,7 @@ def _examples_per_second(trial: Trial) -> float | None:
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.flat))
+    methods = sorted_methods(method for panel in info.panels for method in (*panel.points, *panel.flat))
     flat = {method for panel in info.panels for method in panel.flat}
     handles = style.method_handles(method for method in methods if method not in flat)
     dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}

@@ -12,10 +12,10 @@ from analysis.cells import Group
 from analysis.compare_published import comparable_points
 from analysis.frontier import pareto
 from analysis.labels import BAR, LINE, MARKER, Labels
-from analysis.methods import in_order
+from analysis.methods import sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
-from analysis.stats import Estimate, describe
+from analysis.stats import Estimate, intervals_note
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
 _APART_PT = 2.5  # the least distance at which points of nearly one size are drawn: less than half a marker
@@ -160,8 +160,8 @@ def _label_points(info: Info, labels: Labels) -> None:
 
 def _handles(info: Info) -> list[Line2D]:
     """Return the legend's entries: the methods of this run, the frontier, then the methods that are only published."""
-    our_methods = in_order(point.method for point in info.points)
-    other_methods = in_order(point.method for point in info.published if point.method not in our_methods)
+    our_methods = sorted_methods(point.method for point in info.points)
+    other_methods = sorted_methods(point.method for point in info.published if point.method not in our_methods)
     handles = style.method_handles(our_methods)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
@@ -174,7 +174,7 @@ def caption(info: Info) -> str:
     sentences = [
         f"Test accuracy against trainable parameters on {info.group.title}. Each point is the mean over a cell's N "
         "confirmed seeds; the bar is its 95 % interval.",
-        describe([point.accuracy for point in info.points]),
+        intervals_note([point.accuracy for point in info.points]),
         "The grey line is the frontier: it joins the cells that no other cell "
         + ("of this run " if info.published else "")
         + "beats with the same number of parameters or fewer. A label gives a cell's prompt length n and rank r"

@@ -10,10 +10,10 @@ from analysis import style
 from analysis.cells import Group
 from analysis.comparisons import full_prompt
 from analysis.labels import LINE, MARKER, Labels
-from analysis.methods import FULL_PROMPT, in_order, method_label
+from analysis.methods import FULL_PROMPT, method_label, sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import percents
-from analysis.stats import Estimate, describe
+from analysis.stats import Estimate, intervals_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def compute(group: Group) -> Info | Missing:
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    methods = in_order(line.method for line in info.lines)
+    methods = sorted_methods(line.method for line in info.lines)
     figure, panels = style.panels(
         map(method_label, methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93
     )
@@ -121,7 +121,7 @@ def caption(info: Info) -> str:
     sentences = [
         f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
-        describe(estimates),
+        intervals_note(estimates),
     ]
     if info.left_out:
         methods = ", ".join(map(method_label, info.left_out))

@@ -7,7 +7,7 @@ from analysis.cells import Cell, Group
 from analysis.frontier import best_within, budgets
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
-from analysis.stats import describe
+from analysis.stats import intervals_note
 from lopt.locations import location
 
 
@@ -63,7 +63,7 @@ def render(info: Info[Row]) -> Table:
         notes=(
             "The cell and its seed are chosen by accuracy on examples that are held out from training, never by test "
             "accuracy. A larger budget that leads to the same cell has no row.",
-            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+            intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
             f"The artifacts/ folder of the run lacks these artifacts, so their lines load nothing: {missing}."
             if missing
             else "",

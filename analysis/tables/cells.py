@@ -4,7 +4,7 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, number, parameters_column, percent
-from analysis.stats import BOLD_NOTE, describe, standing_out
+from analysis.stats import BOLD_NOTE, intervals_note, standing_out
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _FALL = 0.1  # a note names cells whose held-out accuracy is lower by more than this once confirmed
@@ -23,7 +23,7 @@ def render(info: Info[Cell]) -> Table:
         "not confirmed, those of the best search trial.",
         "Optimism: held-out accuracy minus test accuracy of the same seeds. The best step and learning rate are chosen "
         "by held-out accuracy, which is therefore too high; no table or figure reports it as a result.",
-        describe([cell.accuracy for cell in info.rows if cell.accuracy]),
+        intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
     best = standing_out([cell.accuracy for cell in info.rows])
     notes.append("" if best is None else BOLD_NOTE)

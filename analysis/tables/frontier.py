@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
+from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, hypervolume_reference, pareto
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent
-from analysis.stats import describe
+from analysis.stats import intervals_note
 
 _LEAST_SHARE = 0.05  # cells that are on the frontier more rarely have no row
 
@@ -51,7 +51,7 @@ def compute(group: Group) -> Info | Missing:
         is_complete = len(known) == len(cells)
         shares_by_count.append([*frontier_shares(known, drawn_accuracies)] if is_complete else [None] * len(cells))
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
-    frontier, reference = set(pareto(points)), reference_of(group)
+    frontier, reference = set(pareto(points)), hypervolume_reference(group)
     shares_by_cell = zip(*shares_by_count, strict=True)
     is_smallest_by_cell = zip(*is_smallest_by_count, strict=True)
     rows = tuple(
@@ -106,7 +106,7 @@ def render(info: Info) -> Table:
             f"Hypervolume {info.hypervolume:.3f}: the area between the frontier of the mean accuracies and "
             f"{percent(lowest_accuracy)} % accuracy, over log2 of the trained parameters. It ends at "
             f"{most_parameters:,.0f} parameters, twice those of the largest cell.",
-            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+            intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Whether prompts with at least five times fewer parameters are as good as the full prompt, within the margin."""
 
 from analysis.cells import Group
-from analysis.comparisons import RATIO, Comparison, comparisons
+from analysis.comparisons import MIN_RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import INTERVAL, Column, Table, count, parameters_column, percent
 
@@ -41,7 +41,8 @@ def render(info: Info[Comparison]) -> Table:
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the accuracy of the "
             "smaller prompt minus that of the full one, on the same test examples. Seeds are those of the smaller "
-            f"prompt, then of the full one. The table shows every cell with at least {RATIO} times fewer parameters.",
+            f"prompt, then of the full one. The table shows every cell with at least {MIN_RATIO} times fewer "
+            "parameters.",
             f"Non-inferior: the test refutes, at the 5 % level, that the smaller prompt loses {margin_text} or more. "
             "Inferior: it refutes that the prompt loses less. Each p value belongs to the hypothesis that is to be "
             "refuted. The tests are one-sided t tests over seeds and examples; Holm's method corrects their p values "

@@ -44,7 +44,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
         return Missing(f"it needs {LEAST_TASKS} tasks with confirmed cells", quiet=True)
     rows, left_out = [], []
     for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed):
-        cells = [group.best(method) for group in confirmed_groups]
+        cells = [group.best_cell(method) for group in confirmed_groups]
         if None in cells:
             left_out.append(method_label(method))
         else:

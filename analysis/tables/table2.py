@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import published, released_runs
-from analysis.cells import Cell, Group, best
+from analysis.cells import Cell, Group, best_cell
 from analysis.compare_published import VERDICTS, PublishedComparison, compare_with_published, verdict_texts
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, bounds, count, numbers, percent
-from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out
+from analysis.stats import BOLD_NOTE, Estimate, intervals_note, standing_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def _our_cell(group: Group, point: published.Point) -> Cell | None:
     """Return our cell of a row: of the paper's setting; where it states none, the best by held-out accuracy."""
     if point.length is not None or point.rank is not None:
         return group.find(point.method, point.length, point.rank)
-    return best(cell for cell in group.cells if cell.method == point.method)
+    return best_cell(cell for cell in group.cells if cell.method == point.method)
 
 
 def _entry(group: Group | None, row_point: published.Point, point: published.Point | None) -> Entry:
@@ -119,7 +119,7 @@ def render(info: Info) -> Table:
         rows=tuple(lines),
         notes=(
             "Published and our accuracies are percentages; ours are means over N seeds. CI: confidence interval. pp: "
-            "percentage points. " + describe(estimates)
+            "percentage points. " + intervals_note(estimates)
             if estimates
             else "",
             _settings_note(info),

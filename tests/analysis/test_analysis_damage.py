@@ -35,11 +35,11 @@ def small(store):
     return run.write()
 
 
-def places(value, path=()):
+def value_paths(value, path=()):
     """Yield the paths of all values in a JSON value."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
+        yield from value_paths(inner, (*path, key))
 
 
 def with_value(whole, path, value):
@@ -63,7 +63,7 @@ def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small, tmp_p
     files = sorted(run.rglob("*.json"))
     file = data.draw(st.sampled_from(files).map(lambda path: path.relative_to(run)))
     whole = json.loads((run / file).read_text())
-    changed = with_value(whole, data.draw(st.sampled_from(list(places(whole)))), value)
+    changed = with_value(whole, data.draw(st.sampled_from(list(value_paths(whole)))), value)
     (run / file).write_text(json.dumps(changed))
     code, out, err = called(main, str(run), "--out", str(tmp_path / "out"))
     if code:

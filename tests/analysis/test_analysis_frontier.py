@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cells import Cell, groups
-from analysis.frontier import best_within, budgets, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
+from analysis.frontier import (
+    best_within,
+    budgets,
+    draw_accuracies,
+    frontier_shares,
+    hypervolume,
+    hypervolume_reference,
+    pareto,
+)
 from analysis.load import load
 from analysis.notes import notes
 from analysis.records import trial_from_record
@@ -147,7 +155,7 @@ def test_shares_on_the_frontier(store):
     shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed], drawn)
     assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on the frontier, two are far above it"
     assert 0 < shares[2] < 0.6, "a cell that is only as good as a smaller one is rarely on the frontier"
-    assert reference_of(group) == (2 * 5760, 0.58) or reference_of(group)[0] == 2 * 5760
+    assert hypervolume_reference(group) == (2 * 5760, 0.58) or hypervolume_reference(group)[0] == 2 * 5760
 
 
 def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store):

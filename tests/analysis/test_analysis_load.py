@@ -8,7 +8,7 @@ from analysis.cells import groups, short_names
 from analysis.load import load
 from analysis.notes import notes, warnings
 from analysis.records import trial_from_record
-from analysis.runs import ReportError, find_runs, resolve
+from analysis.runs import ReportError, find_named_runs, find_runs
 from lopt import migrations
 
 
@@ -136,8 +136,8 @@ def test_newest_run_is_by_updated_at(store, tmp_path):
         store(name=name).write(updated_at=f"{year}-01-01T00:00:00+00:00")
     root = tmp_path / "results"
     assert [path.name for path in find_runs(root)] == ["new", "middle", "old"]
-    assert [path.name for path in resolve([], root)] == ["new"]
-    assert [path.name for path in resolve(["old", str(root / "old")], root)] == ["old"]
+    assert [path.name for path in find_named_runs([], root)] == ["new"]
+    assert [path.name for path in find_named_runs(["old", str(root / "old")], root)] == ["old"]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def method(tmp_path, monkeypatch):
 
     def forget():
         registry.plugins.cache_clear()
-        methods.described.cache_clear()
+        methods.find_method.cache_clear()
         sys.modules.pop("lopt.methods.mine", None)
 
     (tmp_path / "methods").mkdir()
@@ -181,7 +181,7 @@ def run_with_three_methods(store):
 def test_a_method_in_one_file_is_shown_with_its_title_colour_and_place(store, tmp_path, capsys, method):
     _, page, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
     assert errors == "" and "My own n=10 r=1" in page and "My own n=10 r=1" in markdown
-    assert methods.in_order(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
+    assert methods.sorted_methods(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
     assert "#123456" in (tmp_path / "out" / "figures" / "pareto.svg").read_text()
 
 

@@ -78,7 +78,9 @@ def test_enough_data_give_a_decisive_verdict():
 def test_as_many_seeds_as_an_inconclusive_verdict_asks_for_are_mostly_enough():
     world = World(0.01, np.random.default_rng(1))
     known = difference(*world.pair(300, 5000, 0.0))
-    (verdict,) = verdicts([dataclasses.replace(known, mean=0.0, error=0.01, freedom=4.0, seeds_a=3, seeds_b=3)])
+    (verdict,) = verdicts(
+        [dataclasses.replace(known, mean=0.0, standard_error=0.01, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+    )
     assert verdict.outcome == "inconclusive"
     seeds = 3 + verdict.more_seeds
     outcomes = [verdicts([difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
@@ -95,7 +97,7 @@ def test_the_verdict_says_if_there_are_too_few_examples():
 def test_identical_seeds_are_not_certain_and_do_not_crash():
     correct_SN = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
     gap = difference(correct_SN, correct_SN)
-    assert (gap.mean, gap.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
+    assert (gap.mean, gap.standard_error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
     assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
     assert estimate_from_predictions(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
@@ -134,7 +136,7 @@ def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
         warnings.simplefilter("error")
         gap = difference(a, b)
     assert -1 <= gap.low <= gap.mean <= gap.high <= 1
-    assert gap.error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
+    assert gap.standard_error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
@@ -171,7 +173,9 @@ def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
 @pytest.mark.parametrize(("gap", "outcome"), [(0.0, "non-inferior"), (-0.03, "inferior")])
 def test_the_verdict_says_what_more_seeds_would_show(gap, outcome):
     known = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
-    (verdict,) = verdicts([dataclasses.replace(known, mean=gap, error=0.015, freedom=4.0, seeds_a=3, seeds_b=3)])
+    (verdict,) = verdicts(
+        [dataclasses.replace(known, mean=gap, standard_error=0.015, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+    )
     assert str(verdict).endswith(f"would probably show it to be {outcome}")
 
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, trim_mean
 from scipy.stats import t as student
 
-from analysis.stats import Estimate, describe, estimate, estimate_from_predictions, interquartile, standing_out, wilson
+from analysis.stats import (
+    Estimate,
+    estimate,
+    estimate_from_predictions,
+    interquartile,
+    intervals_note,
+    standing_out,
+    wilson,
+)
 
 fractions = st.floats(0, 1)
 sizes = st.integers(1, 100_000)
@@ -26,7 +34,7 @@ def test_one_seed_is_the_wilson_interval():
     one = estimate([0.9], 100)
     assert (one.low, one.high) == pytest.approx((0.82563, 0.94477), abs=1e-5)
     assert one.seeds == 1
-    assert "seed variance unknown" in describe([one])
+    assert "the variation between seeds is unknown" in intervals_note([one])
 
 
 def test_several_seeds_follow_the_stated_formula():
