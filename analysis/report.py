@@ -32,12 +32,12 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     """Return what the command prints: warnings, each section's answer, and where the report is."""
     lines = notes.warnings(results, [section.group for section in sections])
     for section in sections:
-        lines += filter(None, (section.headline.answer, section.headline.exploratory))
-        best = section.headline.best
-        if best:
-            size = f"{best.trainable_parameters:,} parameters"
-            test = f"test accuracy {render.interval(best.accuracy)}"
-            lines.append(f"best cell by held-out accuracy: {best.label} ({size}), {test}")
+        lines += filter(None, (section.headline.answer, section.headline.exploratory_warning))
+        best_cell = section.headline.best_cell
+        if best_cell:
+            size = f"{best_cell.trainable_parameters:,} parameters"
+            test = f"test accuracy {render.interval(best_cell.accuracy)}"
+            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size}), {test}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 

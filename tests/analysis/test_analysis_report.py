@@ -324,7 +324,7 @@ def test_three_seeds_are_not_exploratory(store):
         run.confirm("prompt_tuning", 10, None, 0.90, config__seed=seed)
         run.confirm("lopt1", 10, 1, 0.90, config__seed=seed)
     result = headline(groups(load([run.write()]))[0])
-    assert result.exploratory is None and "level with full prompt tuning" in result.answer
+    assert result.exploratory_warning is None and "level with full prompt tuning" in result.answer
 
 
 def test_errors_are_one_line_and_exit_2(store, tmp_path, capsys):

@@ -183,7 +183,7 @@ def test_one_seed_gives_no_test_and_no_claim(store):
     group = simulated(store, [0.0], seeds=1)
     missing = comparisons(group)
     assert isinstance(missing, Missing) and "two confirm seeds" in missing.reason
-    assert "exploratory" in headline(group).exploratory
+    assert "exploratory" in headline(group).exploratory_warning
 
 
 def test_without_predictions_there_is_no_test(store):
