@@ -15,7 +15,7 @@ MIN_RATIO = 5  # a much smaller prompt trains at least this many times fewer par
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A cell compared with the full prompt. `ratio` says how many times fewer parameters the cell trains."""
+    """A cell compared with the full prompt. `ratio` is how many times fewer parameters the cell trains."""
 
     cell: Cell
     full: Cell
@@ -30,9 +30,9 @@ def full_prompt(group: Group) -> Cell | None:
 
 @lru_cache(maxsize=64)
 def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
-    """Compare every confirmed cell of at least five times fewer parameters with the full prompt, smallest first.
+    """Compare every confirmed cell with at least five times fewer parameters with the full prompt, smallest first.
 
-    The tests count as one family.
+    All these tests are one family: their p values are corrected together.
     """
     full = full_prompt(group)
     if full is None or not full.trainable_parameters:
@@ -47,7 +47,9 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
             f"it needs a confirmed cell with at least {MIN_RATIO} times fewer parameters than the full prompt"
         )
     if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small_cells):
-        return Missing("it needs at least two confirm seeds, of the full prompt and of a smaller cell (--seeds 3)")
+        return Missing(
+            "it needs at least two confirm seeds of the full prompt and of a smaller cell (as with --seeds 3)"
+        )
     family = _compare_with_full(small_cells, full, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
 
@@ -55,8 +57,8 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
 def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
     """Compare a smaller cell with the full prompt.
 
-    The comparison comes from the family of much smaller cells where the cell belongs to it, else from a test of its
-    own. None where there are too few seeds or predictions.
+    If the cell is one of the much smaller ones, the comparison is that of `comparisons`. Otherwise the cell gets a test
+    of its own. Return None if there are too few seeds or predictions.
     """
     family, full = comparisons(group), full_prompt(group)
     for comparison in () if isinstance(family, Missing) else family:
@@ -66,7 +68,7 @@ def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
 
 
 def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tuple[Comparison, ...]:
-    """Test the cells that have predictions of the full prompt's examples, as one family."""
+    """Test, as one family, the cells that have predictions of the same examples as the full prompt."""
     differences = [(cell, gap) for cell in cells if (gap := accuracy_difference(cell, full)) is not None]
     return tuple(
         Comparison(
@@ -80,8 +82,10 @@ def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tupl
 
 
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
-    """Return the cell's accuracy minus that of the reference; None unless both have two seeds and predictions of the
-    same examples."""
+    """Return the cell's accuracy minus that of the reference.
+
+    Return None unless both have at least two seeds and predictions of the same examples.
+    """
     has_seeds = min(len(cell.confirmed), len(reference.confirmed)) > 1
     correct_pair = predictions.correct_by_group(cell.confirmed, reference.confirmed) if has_seeds else None
     return difference(*correct_pair) if correct_pair else None

@@ -129,7 +129,7 @@ def stuck(groups: Sequence[Group]) -> list[str]:
         f"seed {trial.seed} ({trial.phase}, {trial.status}, {trial.key})"
         for group in groups
         for trial in group.trials
-        if trial.stuck
+        if trial.is_stuck
     ]
 
 
@@ -162,7 +162,7 @@ def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | No
     """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
     planned = min((count for count in counts if isinstance(count, int)), default=0)
-    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < planned]
+    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost_count < planned]
     if not few:
         return None
     for_group = f"For {group.title}: f" if several_groups else "F"

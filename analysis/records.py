@@ -123,12 +123,12 @@ class Trial:
         return is_whole and bool(self.test_n and self.test_accuracy is not None)
 
     @property
-    def searched(self) -> bool:
+    def is_finished_search(self) -> bool:
         """Whether it is a search trial that ran to the end, with a score."""
         return self.phase == "search" and self.status == "complete" and self.selection_score is not None
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether training changed nothing: every evaluation predicted one class only, or there are several evaluations
         and all predicted the same."""
         if not self.evaluations:

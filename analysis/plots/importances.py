@@ -26,7 +26,7 @@ class Importances:
 
 
 def compute(group: Group) -> Info[Importances] | Missing:
-    searched = sorted((trial for trial in group.trials if trial.searched), key=lambda trial: trial.key)
+    searched = sorted((trial for trial in group.trials if trial.is_finished_search), key=lambda trial: trial.key)
     by_method = grouped(searched, lambda trial: trial.method)
     methods = [method for method in sorted_methods(by_method) if len(by_method[method]) >= LEAST_TRIALS]
     rows = [row for method in methods if (row := _importances(method, by_method[method]))]

@@ -53,7 +53,7 @@ def compute(group: Group) -> Info | Missing:
             accuracy=accuracy,
             method=cell.method,
             # The colour shows the method, so length and rank suffice; a rank alone would say too little.
-            label=cell.label if cell.length is None else cell.size,
+            label=cell.label if cell.length is None else cell.shape_text,
             is_on_frontier=i in frontier,
         )
         for i, (cell, accuracy, parameters) in enumerate(cells)

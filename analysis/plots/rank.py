@@ -50,7 +50,7 @@ def compute(group: Group) -> Info | Missing:
         group=group,
         lines=lines,
         full=full.accuracy if full else None,
-        full_label=full.size if full else "",
+        full_label=full.shape_text if full else "",
         left_out=tuple(sorted({method for method, _ in by_line} - with_several_ranks)),
     )
 

@@ -27,7 +27,7 @@ def render(info: Info[Cell]) -> Table:
     ]
     best = standing_out([cell.accuracy for cell in info.rows])
     notes.append("" if best is None else BOLD_NOTE)
-    lost = [f"{cell.label}: {cell.lost}" for cell in info.rows if cell.lost]
+    lost = [f"{cell.label}: {cell.lost_count}" for cell in info.rows if cell.lost_count]
     if lost:
         notes.append(f"Confirm trials that did not finish, so the mean is over the other seeds: {', '.join(lost)}.")
     fallen = [

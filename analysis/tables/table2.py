@@ -92,7 +92,7 @@ def _entry(group: Group | None, row_point: published.Point, point: published.Poi
         published_percent=point.accuracy_percent if point else None,
         ours=ours,
         parameters=cell.trainable_parameters if cell and ours else None,
-        size=cell.size if cell and ours and row_point.length is None else "",
+        size=cell.shape_text if cell and ours and row_point.length is None else "",
         comparison=comparison,
         differences=released_runs.differences(cell.confirmed, point.task) if cell and point and is_compared else {},
     )

@@ -263,11 +263,11 @@ def test_backbones_of_the_hub_keep_their_owner(store):
 
 def test_a_trial_that_predicts_one_class_at_every_evaluation_is_frozen(store):
     record = store().record("lopt1", 10, 1)
-    assert not trial_from_record(record).stuck
+    assert not trial_from_record(record).is_stuck
     for evaluation in record["evaluations"]:
         evaluation["top_class_share"] = 1.0
-    assert trial_from_record(record).stuck
-    assert not trial_from_record(record | {"evaluations": []}).stuck
+    assert trial_from_record(record).is_stuck
+    assert not trial_from_record(record | {"evaluations": []}).is_stuck
 
 
 def test_tasks_keep_their_titles_after_their_folders_are_gone(store):
