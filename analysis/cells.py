@@ -147,10 +147,7 @@ class Group:
 
 
 def best_cell(cells: Iterable[Cell]) -> Cell | None:
-    """Return the confirmed cell with the best selection score, or the best of all cells if none is confirmed.
-
-    Of equal cells the first is returned.
-    """
+    """Return the cell with the best selection score. Confirmed cells come first. Of equal cells, the first wins."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 
 
@@ -196,10 +193,8 @@ def _task_titles(results: Results, task_names: dict[str, str]) -> dict[str, str]
     """
     manifest_titles = {task: title for run in reversed(results.runs) for task, title in run.titles.items()}
     titles = {task: manifest_titles.get(task, name) for task, name in task_names.items()}
-    shared_titles = {title for title, count in Counter(titles.values()).items() if count > 1}
-    return {
-        task: f"{title} ({task_names[task]})" if title in shared_titles else title for task, title in titles.items()
-    }
+    counts = Counter(titles.values())
+    return {task: f"{title} ({task_names[task]})" if counts[title] > 1 else title for task, title in titles.items()}
 
 
 def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:

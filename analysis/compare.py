@@ -135,10 +135,7 @@ def comparison_table(comparison: GroupComparison) -> Table:
 
 
 def _notes_on_different_examples(comparison: GroupComparison) -> list[str]:
-    """Return notes that name the cells which the two runs scored on different examples.
-
-    Cells with the same two sets of examples share a note.
-    """
+    """Return notes that name the cells that the two runs scored on different examples."""
     first_name, second_name = comparison.run_names
     differing_pairs = [
         pair for pair in comparison.pairs if pair.first.confirmed[0].scored_on != pair.second.confirmed[0].scored_on

@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
 from analysis.render import ACCURACY, Column, Table, interval
-from analysis.stats import BOLD_NOTE, Estimate, intervals_note, standing_out, wilson
+from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson
 
 
 def same_backbone(ours: str, published: str) -> bool:
@@ -142,7 +142,7 @@ def compared_table(
         columns: for the row's name and for its `texts`. Those of our result, the difference and the verdict follow.
         texts: writes the cells of a row under all but the first of `columns`.
     """
-    best = standing_out([row.ours for row in info.rows])
+    best = clear_best_index([row.ours for row in info.rows])
     verdicts, obstacle_note = verdict_texts(row.comparison for row in info.rows)
     ours = [interval(row.ours, row.cell.missing_accuracy_text if row.cell else "not run") for row in info.rows]
     return Table(

@@ -37,19 +37,12 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     full = full_prompt(group)
     if full is None or not full.trainable_parameters:
         return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
-    small_cells = [
-        cell
-        for cell in group.confirmed
-        if 0 < (cell.trainable_parameters or 0) * MIN_RATIO <= full.trainable_parameters
-    ]
+    most_parameters = full.trainable_parameters // MIN_RATIO
+    small_cells = [cell for cell in group.confirmed if 0 < (cell.trainable_parameters or 0) <= most_parameters]
     if not small_cells:
-        return Missing(
-            f"it needs a confirmed cell with at least {MIN_RATIO} times fewer parameters than the full prompt"
-        )
+        return Missing(f"it needs a confirmed cell at least {MIN_RATIO} times smaller than the full prompt")
     if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small_cells):
-        return Missing(
-            "it needs at least two confirm seeds of the full prompt and of a smaller cell (as with --seeds 3)"
-        )
+        return Missing("it needs at least two confirm seeds of the full prompt and of a smaller cell (--seeds 3)")
     family = _compare_with_full(small_cells, full, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
 
@@ -82,10 +75,8 @@ def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tupl
 
 
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
-    """Return the cell's accuracy minus that of the reference.
-
-    Return None unless both have at least two seeds and predictions of the same examples.
-    """
+    """Return the cell's accuracy minus that of the reference. Return None unless both have at least two seeds and
+    predictions of the same examples."""
     has_seeds = min(len(cell.confirmed), len(reference.confirmed)) > 1
     correct_pair = predictions.correct_by_group(cell.confirmed, reference.confirmed) if has_seeds else None
     return difference(*correct_pair) if correct_pair else None

@@ -32,9 +32,7 @@ class Folders:
             if has_revision and isinstance(path, str) and Path(path).is_absolute():
                 name = Path(path).name
                 planned_paths = (getattr(cell, field) for cell in planned_cells)
-                latest_path = next(
-                    (planned_path for planned_path in planned_paths if Path(planned_path).name == name), path
-                )
+                latest_path = next((planned for planned in planned_paths if Path(planned).name == name), path)
                 first_path = self._first_paths.setdefault((field, name, str(revision)), latest_path)
                 self._canonical_paths |= {path: first_path, latest_path: first_path}
                 config[field] = first_path

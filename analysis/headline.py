@@ -39,9 +39,7 @@ def headline(group: Group) -> Headline:
     full = full_prompt(group)
     small_cell = _smallest_sufficient(group, full) if full else None
     if not confirmed:
-        answer = (
-            f"On {group.title}, no trial is confirmed yet, so there is no result to report.{_best_search_text(group)}"
-        )
+        answer = f"On {group.title}, no trial is confirmed yet, so there is no result to report.{_search_text(group)}"
     elif full is None or small_cell is None:
         reason = "no full prompt is confirmed" if full is None else "no smaller cell is confirmed"
         answer = (
@@ -64,9 +62,8 @@ def headline(group: Group) -> Headline:
 
 def _smallest_sufficient(group: Group, full: Cell) -> Cell | None:
     """Return the smallest cell within the margin of the full prompt, else the best of all cells smaller than it."""
-    smaller_cells = [
-        cell for cell in group.confirmed if (cell.trainable_parameters or 0) < (full.trainable_parameters or 0)
-    ]
+    full_size = full.trainable_parameters or 0
+    smaller_cells = [cell for cell in group.confirmed if (cell.trainable_parameters or 0) < full_size]
     sufficient_cells = [cell for cell in smaller_cells if _is_sufficient(group, cell, full)]
     return sufficient_cells[0] if sufficient_cells else best_within(smaller_cells, full_size)
 
@@ -175,9 +172,7 @@ def _intervals_text(cell: Cell, full: Cell) -> str:
     if cell.accuracy.overlaps(full.accuracy):
         return f"The 95 % intervals overlap ({intervals}): these data do not show which of the two is better."
     if min(cell.accuracy.seeds, full.accuracy.seeds) == 1:
-        return (
-            f"The 95 % intervals do not overlap ({intervals}), but they leave out the unknown variance between seeds."
-        )
+        return f"The 95 % intervals do not overlap ({intervals}), but omit the unknown variance between seeds."
     return f"The 95 % intervals do not overlap ({intervals}): the difference is more than noise."
 
 
@@ -187,13 +182,11 @@ def _selection_data(cell: Cell) -> str:
     if len(sizes) != 1:
         return "the held-out data"
     ((example_count, holdout),) = sizes
-    source = (
-        "held-out training examples" if holdout == "train" else "examples of the reported split that are not scored"
-    )
-    return f"{example_count:,} {source}, each of which counts for {100 / example_count:.2g} pp"
+    kind = "held-out training examples" if holdout == "train" else "examples of the reported split that are not scored"
+    return f"{example_count:,} {kind}, each of which counts for {100 / example_count:.2g} pp"
 
 
-def _best_search_text(group: Group) -> str:
+def _search_text(group: Group) -> str:
     cells_with_score = [cell for cell in group.cells if cell.selection_score is not None]
     cell = max(cells_with_score, key=lambda cell: cell.selection_score or 0.0, default=None)
     if cell is None:

@@ -4,7 +4,7 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, number, parameters_column, percent
-from analysis.stats import BOLD_NOTE, intervals_note, standing_out
+from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _FALL = 0.1  # a note names cells whose held-out accuracy is lower by more than this once confirmed
@@ -25,7 +25,7 @@ def render(info: Info[Cell]) -> Table:
         "by held-out accuracy, which is therefore too high; no table or figure reports it as a result.",
         intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
-    best = standing_out([cell.accuracy for cell in info.rows])
+    best = clear_best_index([cell.accuracy for cell in info.rows])
     notes.append("" if best is None else BOLD_NOTE)
     lost = [f"{cell.label}: {cell.lost_count}" for cell in info.rows if cell.lost_count]
     if lost:

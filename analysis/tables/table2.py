@@ -9,7 +9,7 @@ from analysis.compare_published import VERDICTS, PublishedComparison, compare_wi
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, bounds, count, numbers, percent
-from analysis.stats import BOLD_NOTE, Estimate, intervals_note, standing_out
+from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _entry(group: Group | None, row_point: published.Point, point: published.Poi
 
 def render(info: Info) -> Table:
     columns = range(len(info.tasks))
-    best_rows = [standing_out([row.entries[column].ours for row in info.rows]) for column in columns]
+    best_rows = [clear_best_index([row.entries[column].ours for row in info.rows]) for column in columns]
     verdicts, obstacle_note = verdict_texts(entry.comparison for row in info.rows for entry in row.entries)
     lines: list[tuple[str, ...]] = []
     bold: set[tuple[int, int]] = set()

@@ -26,7 +26,7 @@ def test_pooling_counts_a_key_once_and_prefers_a_record_that_did_not_fail(store)
     b.put(failed | {"status": "complete", "error": None})
     b.confirm("lopt1", 10, 1, 0.9, config__seed=2)
     results = load([a.write(), b.write()])
-    assert (len(results.trials), results.repeated) == (3, 2)
+    assert (len(results.trials), results.repeated_count) == (3, 2)
     assert all(trial.status == "complete" for trial in results.trials)
     assert groups(results)[0].find("lopt1", 10, 1).accuracy.seeds == 2
 
@@ -97,18 +97,18 @@ def with_values(text, **values):
         (lambda text: "5", "not a record: it should be a JSON object, but is a number"),
         (lambda text: "null", "not a record: it should be a JSON object, but is null"),
         (lambda text: '"a"', "not a record: it should be a JSON object, but is a text"),
-        (lambda text: with_values(text, provenance=[1]), "provenance is [1], not an object"),
-        (lambda text: with_values(text, error="no"), "error is 'no', not an object"),
-        (lambda text: with_values(text, config=[]), "config is [], not an object"),
-        (lambda text: with_values(text, evaluations={"a": 1}), "evaluations is {'a': 1}, not a list of objects"),
-        (lambda text: with_values(text, evaluations=[5]), "evaluations is [5], not a list of objects"),
-        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "predictions is {}, not a text"),
-        (lambda text: with_values(text, truncated=7), "truncated is 7, not an object"),
-        (lambda text: with_values(text, truncated={"test": "many"}), "test is 'many', not a number"),
-        (lambda text: with_values(text, provenance={"reused_from": []}), "reused_from is [], not a text"),
-        (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "schema_version is 9"),
+        (lambda text: with_values(text, provenance=[1]), "`provenance` is [1], not an object"),
+        (lambda text: with_values(text, error="no"), "`error` is 'no', not an object"),
+        (lambda text: with_values(text, config=[]), "`config` is [], not an object"),
+        (lambda text: with_values(text, evaluations={"a": 1}), "`evaluations` is {'a': 1}, not a list of objects"),
+        (lambda text: with_values(text, evaluations=[5]), "`evaluations` is [5], not a list of objects"),
+        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "`predictions` is {}, not a text"),
+        (lambda text: with_values(text, truncated=7), "`truncated` is 7, not an object"),
+        (lambda text: with_values(text, truncated={"test": "many"}), "`test` is 'many', not a number"),
+        (lambda text: with_values(text, provenance={"reused_from": []}), "`reused_from` is [], not a text"),
+        (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "`schema_version` is 9"),
         (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
-        (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
+        (lambda text: with_values(text, status="done"), "'done', not complete, stopped, diverged or failed"),
     ],
 )
 def test_a_damaged_record_is_named_and_skipped(store, damage, reason):
@@ -118,7 +118,7 @@ def test_a_damaged_record_is_named_and_skipped(store, damage, reason):
     file.write_text(damage(file.read_text()))
     results = load([run.write()])
     assert len(results.trials) == 1
-    (line,) = results.unreadable
+    (line,) = results.unreadable_files
     assert file.name in line and reason in line
 
 
@@ -128,7 +128,7 @@ def test_old_failures_and_files_being_written_are_not_trials(store):
     (run.path / "trials" / f"{record['key']}.failed-1.json").write_text(json.dumps(record))
     (run.path / "trials" / ".half.json").write_text("{")
     results = load([run.write()])
-    assert (len(results.trials), results.superseded, results.unreadable) == (1, 1, ())
+    assert (len(results.trials), results.superseded_count, results.unreadable_files) == (1, 1, ())
 
 
 def test_newest_run_is_by_updated_at(store, tmp_path):
@@ -145,15 +145,15 @@ def test_newest_run_is_by_updated_at(store, tmp_path):
     [
         ("[]", "not a manifest: it should be a JSON object, but is a list"),
         ("3", "not a manifest: it should be a JSON object, but is a number"),
-        ({"space": {"rungs": 5}}, "rungs is 5, not a list of whole numbers"),
-        ({"space": {"rungs": ["a"]}}, "rungs is ['a'], not a list of whole numbers"),
-        ({"space": {"cells": {"a": 1}}}, "cells is {'a': 1}, not a list of objects"),
-        ({"space": {"cells": [5]}}, "cells is [5], not a list of objects"),
-        ({"space": {"cells": [{"config": 5}]}}, "config is 5, not an object"),
-        ({"space": {"base": [1]}}, "base is [1], not an object"),
-        ({"left_out": 5}, "left_out is 5, not a list of texts"),
-        ({"left_out": [[]]}, "left_out is [[]], not a list of texts"),
-        ({"elapsed_s": "abc"}, "elapsed_s is 'abc', not a number"),
+        ({"space": {"rungs": 5}}, "`rungs` is 5, not a list of whole numbers"),
+        ({"space": {"rungs": ["a"]}}, "`rungs` is ['a'], not a list of whole numbers"),
+        ({"space": {"cells": {"a": 1}}}, "`cells` is {'a': 1}, not a list of objects"),
+        ({"space": {"cells": [5]}}, "`cells` is [5], not a list of objects"),
+        ({"space": {"cells": [{"config": 5}]}}, "`config` is 5, not an object"),
+        ({"space": {"base": [1]}}, "`base` is [1], not an object"),
+        ({"left_out": 5}, "`left_out` is 5, not a list of texts"),
+        ({"left_out": [[]]}, "`left_out` is [[]], not a list of texts"),
+        ({"elapsed_s": "abc"}, "`elapsed_s` is 'abc', not a number"),
     ],
 )
 def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, reason):
@@ -168,7 +168,7 @@ def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, re
 def test_a_manifest_without_its_optional_entries_is_read(store):
     path = store().write(provenance=None, left_out=None, elapsed_s=float("nan"))
     (run,) = load([path]).runs
-    assert run.elapsed_s is None and not run.left_out
+    assert run.elapsed_s is None and not run.left_out_keys
     assert warnings(load([path]), groups(load([path])))
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_file_beside_the_records_is_named(store, name, content):
     path = run.write()
     (path / name).write_text(content)
     results = load([path])
-    (line,) = results.unreadable
+    (line,) = results.unreadable_files
     assert line.startswith(f"synthetic-run/{name}: not ") or ", not a" in line
     assert "Error" not in line
     assert len(results.trials) == 1
@@ -261,7 +261,7 @@ def test_backbones_of_the_hub_keep_their_owner(store):
     assert {group.backbone: group.backbone_name for group in groups(load(paths))} == names
 
 
-def test_a_trial_that_predicts_one_class_at_every_evaluation_is_frozen(store):
+def test_a_trial_that_predicts_one_class_at_every_evaluation_is_stuck(store):
     record = store().record("lopt1", 10, 1)
     assert not trial_from_record(record).is_stuck
     for evaluation in record["evaluations"]:

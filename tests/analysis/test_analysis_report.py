@@ -117,7 +117,7 @@ def test_a_run_without_cells_has_a_report(store, tmp_path, capsys):
     assert code == 0 and "planned no cells" in html and "planned no cells" in markdown
 
 
-def test_unreadable_failed_frozen_and_unclean_trials_are_reported(store, tmp_path, capsys):
+def test_unreadable_failed_stuck_and_unclean_trials_are_reported(store, tmp_path, capsys):
     run = store()
     run.confirm("lopt1", 10, 1, 0.8, provenance={"commit": "1" * 40, "dirty": True})
     run.search("lopt1", 10, 2, evaluations=[{"step": 10, "selection_accuracy": 0.5, "top_class_share": 1.0}])
@@ -130,10 +130,10 @@ def test_unreadable_failed_frozen_and_unclean_trials_are_reported(store, tmp_pat
     for text in (html, markdown):
         assert "1 record could not be read" in text and "cut.json" in text
         assert "MemoryError" in text and "too big" in text
-        assert "Frozen runs" in text and "Unclean working tree" in text
+        assert "Stuck trials" in text and "Unclean working tree" in text
 
 
-def test_a_frozen_trial_is_named_with_its_group_if_there_are_several(store, tmp_path, capsys):
+def test_a_stuck_trial_is_named_with_its_group_if_there_are_several(store, tmp_path, capsys):
     one_class = [{"step": 10, "selection_accuracy": 0.5, "top_class_share": 1.0}]
     run = store()
     run.search("lopt1", 10, 2, evaluations=one_class, config__learning_rate=0.0123456)

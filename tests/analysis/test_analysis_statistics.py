@@ -154,7 +154,7 @@ def test_a_method_truly_worse_is_never_called_as_good(store):
     (comparison,) = comparisons(group)
     assert comparison.verdict.outcome == "inferior"
     assert any("Inferior" in detail for detail in headline(group).details)
-    assert headline(group).answer.endswith("A test shows it to be worse by more than 1 pp.")
+    assert headline(group).answer.endswith("A significance test shows that it is worse by more than 1 pp.")
 
 
 def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
@@ -166,7 +166,7 @@ def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
             run.predict(run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), correct > 0)
     (group,) = groups(load([run.write()], margin=0.02))
     assert isinstance(comparisons(group), Missing), "1.9 times fewer parameters"
-    assert headline(group).answer.endswith("A test shows it to be as good within 2 pp.")
+    assert headline(group).answer.endswith("A significance test shows that it is as good within 2 pp.")
     assert any("On the same test examples the difference is" in detail for detail in headline(group).details)
 
 

@@ -12,11 +12,11 @@ from scipy.stats import t as student
 
 from analysis.stats import (
     Estimate,
+    clear_best_index,
     estimate,
     estimate_from_predictions,
     interquartile,
     intervals_note,
-    standing_out,
     wilson,
 )
 
@@ -167,8 +167,8 @@ def test_the_interval_of_the_interquartile_mean_covers_the_truth():
 )
 def test_the_estimate_that_stands_out_lies_above_all_others(means, half_width, expected):
     values = estimates(means, half_width)
-    assert standing_out(values) == expected
-    assert standing_out([None, *values]) == (None if expected is None else expected + 1)
+    assert clear_best_index(values) == expected
+    assert clear_best_index([None, *values]) == (None if expected is None else expected + 1)
 
 
 @given(st.integers(1, 5000), st.data())
