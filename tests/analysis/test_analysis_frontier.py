@@ -106,13 +106,13 @@ def test_best_within_equals_brute_force(sizes_and_scores):
         cells.append(
             Cell(
                 name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, planned=True,
-                trials=(trial,), confirmed=(trial,), lost=0, accuracy=estimate([0.5], 9),
+                trials=(trial,), confirmed=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
             )
         )  # fmt: skip
     for budget in range(11):
         cell = best_within(cells, budget)
-        usable = [(score, -size) for size, score in sizes_and_scores if size <= budget]
-        assert (cell and cell.trainable_parameters) == (-max(usable)[1] if usable else None)
+        candidates = [(score, -size) for size, score in sizes_and_scores if size <= budget]
+        assert (cell and cell.trainable_parameters) == (-max(candidates)[1] if candidates else None)
 
 
 def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():

@@ -128,7 +128,7 @@ def test_a_copy_of_a_record_is_reported_once(store, tmp_path, capsys):
     file = next((path / "trials").iterdir())
     file.with_name(f"{file.stem} (1).json").write_bytes(file.read_bytes())
     _, page = report(capsys, tmp_path / "out", path)
-    assert "1 record repeats a trial of another record; each trial counts once." in page
+    assert "1 record repeats a trial that has a record already. Each trial counts once." in page
 
 
 def test_missing_confirmed_seeds_are_named(store, tmp_path, capsys):
