@@ -27,9 +27,9 @@ class Cell:
 
     Attributes:
         planned: whether the cell is in a run's plan.
-        confirmed: the confirmed trials, one for each seed of one configuration. Several configurations (such as two
-            learning rates) may have confirmed seeds, because further search trials found another winner or because runs
-            are pooled. Then the configuration that did best in the search counts, by the sweep's own rule.
+        confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
+            may have confirmed seeds, because further search trials found another winner or because runs are pooled.
+            Then the configuration that did best in the search counts, by the sweep's own rule.
         lost_count: number of confirm trials that did not end with a result. The mean is over the other trials.
         accuracy: the confirmed test accuracy, with its interval.
     """
@@ -41,7 +41,7 @@ class Cell:
     trainable_parameters: int | None
     planned: bool
     trials: tuple[Trial, ...]
-    confirmed: tuple[Trial, ...]
+    confirmed_trials: tuple[Trial, ...]
     lost_count: int
     accuracy: Estimate | None
 
@@ -58,14 +58,15 @@ class Cell:
     @property
     def best_trial(self) -> Trial | None:
         """The trial to use or to quote. It is the best on the held-out data by its metric, not by test accuracy."""
-        candidates = self.confirmed or tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
-        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed)
+        ended = tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
+        candidates = self.confirmed_trials or ended
+        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed_trials)
         return min(scored, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
 
     @property
     def confirmed_configuration_count(self) -> int:
         """Number of configurations that have confirmed seeds. The result of the cell comes from only one of them."""
-        return len({trial.configuration for trial in self.trials if trial.confirmed})
+        return len({trial.configuration for trial in self.trials if trial.is_confirmed})
 
     @property
     def winner_is_confirmed(self) -> bool:
@@ -73,19 +74,19 @@ class Cell:
         best_search_trial = max(_possible_winners(self.trials), key=_search_rank, default=None)
         if best_search_trial is None:
             return True
-        return best_search_trial.configuration in {trial.configuration for trial in self.confirmed}
+        return best_search_trial.configuration in {trial.configuration for trial in self.confirmed_trials}
 
     @property
     def selection_score(self) -> float | None:
         """Score by the selection metric: the mean over the confirmed seeds, else the score of the best search trial."""
-        if self.confirmed:
-            return _mean(trial.selection_score for trial in self.confirmed)
+        if self.confirmed_trials:
+            return _mean(trial.selection_score for trial in self.confirmed_trials)
         return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
         """Mean held-out accuracy of the confirmed seeds."""
-        return _mean(trial.selection_accuracy for trial in self.confirmed)
+        return _mean(trial.selection_accuracy for trial in self.confirmed_trials)
 
     @property
     def best_search_score(self) -> float | None:
@@ -131,14 +132,14 @@ class Group:
         return f"{self.task_title} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @cached_property
-    def confirmed(self) -> tuple[Cell, ...]:
+    def confirmed_cells(self) -> tuple[Cell, ...]:
         """The cells with a confirmed result and a known number of parameters, smallest first."""
         cells = [cell for cell in self.cells if cell.accuracy is not None and cell.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
     def best_cell(self, method: str) -> Cell | None:
         """Return the method's confirmed cell with the best held-out accuracy."""
-        return best_cell(cell for cell in self.confirmed if cell.method == method)
+        return best_cell(cell for cell in self.confirmed_cells if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
         """Return the cell of this setting. If it has several variants, return the best, as `best_cell` does."""
@@ -183,7 +184,7 @@ def groups(results: Results) -> tuple[Group, ...]:
         _build_group(members, results, (backbone_names[backbone], task_names[task], task_titles[task]))
         for (backbone, task, _), members in members_by_key.items()
     ]
-    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
+    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed_cells)))
 
 
 def _task_titles(results: Results, task_names: dict[str, str]) -> dict[str, str]:
@@ -209,7 +210,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
     trials = tuple(member for member in members if isinstance(member, Trial))
     members = [_with_run_shape(member, trials) if isinstance(member, PlannedCell) else member for member in members]
     cells = tuple(map(_build_cell, grouped(members, _cell_key).values()))
-    split_counts = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed)
+    split_counts = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials)
     split = split_counts.most_common(1)[0][0] if split_counts else None
     # A baseline on other examples than those of the trials is not comparable, so a line drawn for it would mislead.
     baselines = [
@@ -219,7 +220,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         and (split is None or (baseline.test_split, baseline.test_n) == split)
     ]
     majority_accuracies = [baseline.majority_accuracy for baseline in baselines]
-    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.confirmed]
+    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.is_confirmed]
     return Group(
         backbone=first.backbone,
         task=first.task,
@@ -243,7 +244,7 @@ def _with_run_shape(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCel
     cell_trials = [trial for trial in trials if (trial.cell, trial.method) == (planned.name, planned.method)]
     if not cell_trials or any(_cell_key(trial) == _cell_key(planned) for trial in cell_trials):
         return planned
-    trial = next((trial for trial in cell_trials if trial.confirmed), cell_trials[0])
+    trial = next((trial for trial in cell_trials if trial.is_confirmed), cell_trials[0])
     return replace(planned, length=trial.length, rank=trial.rank, trainable_parameters=trial.trainable_parameters)
 
 
@@ -256,7 +257,7 @@ def _cell_key(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | 
 def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
     trials = [member for member in members if isinstance(member, Trial)]
     confirmed_by_configuration = grouped(
-        (trial for trial in trials if trial.confirmed),
+        (trial for trial in trials if trial.is_confirmed),
         lambda trial: (trial.configuration, trial.test_split, trial.test_n),
     )
     search_ranks = {
@@ -269,7 +270,7 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
 
     confirmed = max(confirmed_by_configuration.values(), key=preference, default=[])
     configurations = {trial.configuration for trial in confirmed}
-    lost_trials = [trial for trial in trials if trial.phase == "confirm" and not trial.confirmed]
+    lost_trials = [trial for trial in trials if trial.phase == "confirm" and not trial.is_confirmed]
     name, method, length, rank = _cell_key(members[0])
     return Cell(
         name=name,
@@ -279,7 +280,7 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
         trainable_parameters=_first(member.trainable_parameters for member in (*confirmed, *trials, *members)),
         planned=len(trials) < len(members),
         trials=tuple(trials),
-        confirmed=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
+        confirmed_trials=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
         lost_count=sum(not configurations or trial.configuration in configurations for trial in lost_trials),
         accuracy=_estimate(confirmed),
     )

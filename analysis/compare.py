@@ -59,7 +59,7 @@ def compare_groups(
 
 def _compare_group(first: Group | None, second: Group | None, run_names: tuple[str, str]) -> GroupComparison:
     first_cells, second_cells = (
-        {_cell_key(cell): cell for cell in group.confirmed} if group else {} for group in (first, second)
+        {_cell_key(cell): cell for cell in group.confirmed_cells} if group else {} for group in (first, second)
     )
     pairs = tuple(
         Pair(
@@ -73,7 +73,7 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
     only_first = tuple(cell for key, cell in first_cells.items() if key not in second_cells)
     only_second = tuple(cell for key, cell in second_cells.items() if key not in first_cells)
     hypervolumes, reference = None, None
-    if first and second and first.confirmed and second.confirmed:
+    if first and second and first.confirmed_cells and second.confirmed_cells:
         parameters, accuracies = zip(hypervolume_reference(first), hypervolume_reference(second), strict=True)
         reference = max(parameters), min(accuracies)
         hypervolumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
@@ -93,7 +93,8 @@ def _cell_key(cell: Cell) -> tuple[str, int | None, int | None, str]:
 
 
 def _group_hypervolume(group: Group, reference: tuple[float, float]) -> float:
-    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in group.confirmed if cell.accuracy]
+    cells = group.confirmed_cells
+    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
     return hypervolume(points, reference)
 
 
@@ -138,11 +139,13 @@ def _notes_on_different_examples(comparison: GroupComparison) -> list[str]:
     """Return notes that name the cells that the two runs scored on different examples."""
     first_name, second_name = comparison.run_names
     differing_pairs = [
-        pair for pair in comparison.pairs if pair.first.confirmed[0].scored_on != pair.second.confirmed[0].scored_on
+        pair
+        for pair in comparison.pairs
+        if pair.first.confirmed_trials[0].scored_on != pair.second.confirmed_trials[0].scored_on
     ]
 
     def examples_of_both_runs(pair: Pair) -> str:
-        first, second = examples_text(pair.first.confirmed[0]), examples_text(pair.second.confirmed[0])
+        first, second = examples_text(pair.first.confirmed_trials[0]), examples_text(pair.second.confirmed_trials[0])
         return f"{first_name} on {first}; {second_name} on {second}"
 
     return [

@@ -91,7 +91,7 @@ def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[li
 
 def protocol_note(group: Group) -> str:
     """Describe how long our trials trained and what scored them, and what the paper does not state about its own."""
-    trials = [trial for cell in group.confirmed for trial in cell.confirmed]
+    trials = [trial for cell in group.confirmed_cells for trial in cell.confirmed_trials]
     steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
     scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
     if not trials or not steps:
@@ -174,9 +174,9 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
         return f"different {' and '.join(different)}"
     if group.shots is not None:
         return "few-shot"
-    if not cell.confirmed:
+    if not cell.confirmed_trials:
         return "not run"
-    trial = cell.confirmed[0]
+    trial = cell.confirmed_trials[0]
     if point.split_size is None:
         return "split not stated"
     if trial.test_split != point.split:
@@ -188,7 +188,7 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
 
 def comparable_points(group: Group) -> tuple[Point, ...]:
     """Return the published points that a figure of this group may show, each setting once."""
-    cell = next(iter(group.confirmed), None)
+    cell = next(iter(group.confirmed_cells), None)
     if cell is None:
         return ()
     points: dict[object, Point] = {}

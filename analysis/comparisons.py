@@ -38,10 +38,10 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
     if full is None or not full.trainable_parameters:
         return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
     most_parameters = full.trainable_parameters // MIN_RATIO
-    small_cells = [cell for cell in group.confirmed if 0 < (cell.trainable_parameters or 0) <= most_parameters]
+    small_cells = [cell for cell in group.confirmed_cells if 0 < (cell.trainable_parameters or 0) <= most_parameters]
     if not small_cells:
         return Missing(f"it needs a confirmed cell at least {MIN_RATIO} times smaller than the full prompt")
-    if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small_cells):
+    if len(full.confirmed_trials) < 2 or all(len(cell.confirmed_trials) < 2 for cell in small_cells):
         return Missing("it needs at least two confirm seeds of the full prompt and of a smaller cell (--seeds 3)")
     family = _compare_with_full(small_cells, full, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
@@ -77,6 +77,6 @@ def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tupl
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
     """Return the cell's accuracy minus that of the reference. Return None unless both have at least two seeds and
     predictions of the same examples."""
-    has_seeds = min(len(cell.confirmed), len(reference.confirmed)) > 1
-    correct_pair = predictions.correct_by_group(cell.confirmed, reference.confirmed) if has_seeds else None
+    trials = cell.confirmed_trials, reference.confirmed_trials
+    correct_pair = predictions.correct_by_group(*trials) if min(map(len, trials)) > 1 else None
     return difference(*correct_pair) if correct_pair else None

@@ -52,7 +52,7 @@ def hypervolume_reference(group: Group) -> tuple[float, float]:
     Its parameters are twice those of the largest confirmed cell. Its accuracy is the zero-shot accuracy, else that of
     the majority class, else 0.
     """
-    most_parameters = max(cell.trainable_parameters or 1 for cell in group.confirmed)
+    most_parameters = max(cell.trainable_parameters or 1 for cell in group.confirmed_cells)
     baselines = (group.zero_shot_accuracy, group.majority_accuracy, 0.0)
     return 2.0 * most_parameters, next(accuracy for accuracy in baselines if accuracy is not None)
 
@@ -67,7 +67,7 @@ def draw_accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) ->
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    correct_matrices = predictions.correct_by_group(*(cell.confirmed for cell in cells))
+    correct_matrices = predictions.correct_by_group(*(cell.confirmed_trials for cell in cells))
     if correct_matrices is None:
         means = [cell.accuracy.mean if cell.accuracy else math.nan for cell in cells]
         half_widths = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]

@@ -34,7 +34,7 @@ def headline(group: Group) -> Headline:
     The cell is chosen by held-out accuracy and reported by test accuracy, so that the choice does not inflate the
     reported accuracy.
     """
-    confirmed = group.confirmed
+    confirmed = group.confirmed_cells
     best_cell = best_within(confirmed, max((cell.trainable_parameters or 0 for cell in confirmed), default=0))
     full = full_prompt(group)
     small_cell = _smallest_sufficient(group, full) if full else None
@@ -63,7 +63,7 @@ def headline(group: Group) -> Headline:
 def _smallest_sufficient(group: Group, full: Cell) -> Cell | None:
     """Return the smallest cell within the margin of the full prompt, else the best of all cells smaller than it."""
     full_size = full.trainable_parameters or 0
-    smaller_cells = [cell for cell in group.confirmed if (cell.trainable_parameters or 0) < full_size]
+    smaller_cells = [cell for cell in group.confirmed_cells if (cell.trainable_parameters or 0) < full_size]
     sufficient_cells = [cell for cell in smaller_cells if _is_sufficient(group, cell, full)]
     return sufficient_cells[0] if sufficient_cells else best_within(smaller_cells, full_size)
 
@@ -178,7 +178,7 @@ def _intervals_text(cell: Cell, full: Cell) -> str:
 
 def _selection_data(cell: Cell) -> str:
     """Name the held-out data, and say how much one of their examples counts."""
-    sizes = {(trial.selection_n, trial.holdout) for trial in cell.confirmed if trial.selection_n}
+    sizes = {(trial.selection_n, trial.holdout) for trial in cell.confirmed_trials if trial.selection_n}
     if len(sizes) != 1:
         return "the held-out data"
     ((example_count, holdout),) = sizes

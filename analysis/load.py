@@ -146,7 +146,7 @@ def _replaces(trial: Trial, earlier: Trial) -> bool:
     if earlier.status == "failed" or trial.status == "failed":
         return earlier.status == "failed" and trial.status != "failed"
     has_same_scores = _scores(trial) == _scores(earlier)
-    return has_same_scores and trial.confirmed and _has_predictions(trial) and not _has_predictions(earlier)
+    return has_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier)
 
 
 def _has_predictions(trial: Trial) -> bool:

@@ -53,8 +53,7 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     elif confirmed_count < len(planned_cells):
         progress = "The run is complete" if is_single else "The runs are complete"
         lines.append(f"{progress}, but only {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
-    if not unfinished_runs:
-        lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups))
+    lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished_runs))
     if not results.trials:
         lines.append("There is no readable trial record yet.")
     if missing_folders := [f"{run.name}/trials" for run in results.runs if not _has_trials_folder(run)]:
@@ -68,39 +67,39 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         files = _count_text(len(results.unreadable_files), singular, plural)
         lines.append(f"{files} left out: {'; '.join(results.unreadable_files)}.")
     lines += filter(None, (_unusable_predictions(group, len(groups) > 1) for group in groups))
-    outdated_cells = [(group, cell) for group in groups for cell in group.confirmed if not cell.winner_is_confirmed]
-    if outdated_cells:
-        names = ", ".join(_cell_name(groups, group, cell) for group, cell in outdated_cells)
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
+    stale_cells = [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.winner_is_confirmed]
+    if stale_cells:
         lines.append(
             "The search has found a better setting than the confirmed one, but no trial has confirmed it yet: "
-            f"{names}. The numbers are those of the earlier setting."
+            f"{', '.join(stale_cells)}. The numbers are those of the earlier setting."
         )
     for group in groups:
         lines += filter(None, (_different_examples(group), _different_weights(group), _different_metrics(group)))
     run_provenances = [run.manifest.get("provenance") or {} for run in results.runs]
     if any(source.get("dirty") for source in run_provenances) or any(trial.dirty for trial in results.trials):
         lines.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
-    commits = {trial.commit for trial in results.trials if trial.commit}
-    if len(commits) > 1:
+    if len(commits := {trial.commit for trial in results.trials if trial.commit}) > 1:
         lines.append(f"The trials were made with {len(commits)} different commits of the code.")
     return lines
 
 
 def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
     """Name the files of predictions that cannot be used, and say how the report changes without them."""
-    unusable = predictions.unusable_predictions([trial for cell in group.confirmed for trial in cell.confirmed])
+    cells = group.confirmed_cells
+    unusable = predictions.unusable_predictions([trial for cell in cells for trial in cell.confirmed_trials])
     if not unusable:
         return None
     keys, full = {entry.trial.key for entry in unusable}, full_prompt(group)
-    affected_cells = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
+    affected_cells = [cell for cell in cells if any(trial.key in keys for trial in cell.confirmed_trials)]
     effects = []
-    if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed) > 1]:
+    if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed_trials) > 1]:
         effects.append(f"intervals come from the seeds' accuracies alone ({_labels(cells_of_several_seeds)})")
-    if full and len(full.confirmed) > 1:
-        cells_without_test = group.confirmed if full in affected_cells else affected_cells
+    if full and len(full.confirmed_trials) > 1:
+        cells_without_test = cells if full in affected_cells else affected_cells
         if untested_cells := [cell for cell in cells_without_test if cell is not full]:
             effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
-    if len(group.confirmed) > 1:
+    if len(cells) > 1:
         effects.append("the certainty of the frontier is estimated from each cell's own interval")
     beginning = f"For {group.title}: predictions" if several_groups else "Predictions"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
@@ -162,22 +161,23 @@ def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | No
     """Name the cells of complete runs that have fewer seeds than planned, even with the failed seeds."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
     planned_seeds = min((count for count in counts if isinstance(count, int)), default=0)
-    cells = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost_count < planned_seeds]
+    planned_cells = [cell for cell in group.confirmed_cells if cell.planned]
+    cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_count < planned_seeds]
     if not cells:
         return None
     beginning = f"For {group.title}: fewer" if several_groups else "Fewer"
-    cell_texts = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in cells)
+    cell_texts = ", ".join(f"{cell.label} ({len(cell.confirmed_trials)})" for cell in cells)
     return f"{beginning} confirmed seeds than the {planned_seeds} planned: {cell_texts}."
 
 
 def _different_examples(group: Group) -> str | None:
     """Name the cells that were scored on different test examples in pooled runs, and so cannot be compared."""
-    by_examples = grouped(group.confirmed, lambda cell: cell.confirmed[0].scored_on).values()
+    by_examples = grouped(group.confirmed_cells, lambda cell: cell.confirmed_trials[0].scored_on).values()
     if len(by_examples) < 2:
         return None
-    example_sets = "; ".join(f"{examples_text(cells[0].confirmed[0])} ({_labels(cells)})" for cells in by_examples)
+    examples = "; ".join(f"{examples_text(cells[0].confirmed_trials[0])} ({_labels(cells)})" for cells in by_examples)
     return (
-        f"For {group.title}, not all cells were scored on the same test examples: {example_sets}. A difference between "
+        f"For {group.title}, not all cells were scored on the same test examples: {examples}. A difference between "
         f"them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
@@ -192,8 +192,8 @@ def examples_text(trial: Trial) -> str:
 
 def _different_weights(group: Group) -> str | None:
     """Name the weights if the backbone's folder held different weights in the pooled runs."""
-    cells = group.confirmed if Path(group.backbone).is_absolute() else ()
-    by_revision = grouped(cells, lambda cell: cell.confirmed[0].model_revision or "unknown")
+    cells = group.confirmed_cells if Path(group.backbone).is_absolute() else ()
+    by_revision = grouped(cells, lambda cell: cell.confirmed_trials[0].model_revision or "unknown")
     if len(by_revision) < 2:
         return None
     revisions = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in by_revision.items())
@@ -232,7 +232,7 @@ def _selection_metric(group: Group) -> str | None:
 
 def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
     """Say how the numbers were made and what they do not show."""
-    confirmed_trials = [trial for trial in results.trials if trial.confirmed]
+    confirmed_trials = [trial for trial in results.trials if trial.is_confirmed]
     for protocol in dict.fromkeys(trial.protocol for trial in results.trials if trial.protocol):
         yield f"Protocol: {protocol}"
     for group in groups:
@@ -243,13 +243,13 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
             )
         if metric_note := _selection_metric(group):
             yield metric_note
-    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed]
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
     for group, cell in confirmed_cells:
         if cell.confirmed_configuration_count > 1:
             yield (
                 f"{_cell_name(groups, group, cell)}: {cell.confirmed_configuration_count} settings have confirmed "
                 "trials, because the search had other winners before. The numbers are those of the setting that did "
-                f"best in the search, at learning rate {render.number(cell.confirmed[0].learning_rate)}."
+                f"best in the search, at learning rate {render.number(cell.confirmed_trials[0].learning_rate)}."
             )
     for run in results.runs:
         run_trials = [trial for trial in results.trials if trial.run == run.path_text]
@@ -258,8 +258,8 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
     if sources := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
         trials = _count_text(len(sources), "trial was", "trials were")
         yield f"{trials} not run for this sweep but taken from {', '.join(sorted({*sources}))}."
-    cells_of_several_seeds = [cell for _, cell in confirmed_cells if len(cell.confirmed) > 1]
-    frozen_trials = [trial for cell in cells_of_several_seeds for trial in cell.confirmed if trial.frozen_draw]
+    cells_of_several_seeds = [cell for _, cell in confirmed_cells if len(cell.confirmed_trials) > 1]
+    frozen_trials = [trial for cell in cells_of_several_seeds for trial in cell.confirmed_trials if trial.frozen_draw]
     frozen_draws = {(method_label(trial.method), trial.frozen_draw) for trial in frozen_trials}
     for method, draw in sorted(frozen_draws, key=str):
         yield (
@@ -275,7 +275,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         (group.task_title, trial.test_split, trial.test_n, trial.test_split_size)
         for group in groups
         for trial in group.trials
-        if trial.confirmed and trial.test_n and trial.test_split_size and trial.test_n < trial.test_split_size
+        if trial.is_confirmed and trial.test_n and trial.test_split_size and trial.test_n < trial.test_split_size
     }
     for task, split, subset_size, split_size in sorted(subsets, key=str):
         yield f"{task} was scored on {subset_size:,} of the {split_size:,} examples of its {split} split."

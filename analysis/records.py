@@ -119,7 +119,7 @@ class Trial:
     evaluations: tuple[Evaluation, ...]
 
     @property
-    def confirmed(self) -> bool:
+    def is_confirmed(self) -> bool:
         """Whether tables may show the accuracy as a result: the trial has a fresh seed, ran to the end, and was scored
         on the reported split."""
         is_finished_confirm_trial = self.phase == "confirm" and self.status == "complete"

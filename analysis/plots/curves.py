@@ -32,18 +32,18 @@ def compute(group: Group) -> Info[Trial] | Missing:
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
     methods = sorted_methods(trial.method for trial in info.rows)
-    styles = style.level_styles(trial.rank for trial in info.rows if trial.confirmed)
+    styles = style.level_styles(trial.rank for trial in info.rows if trial.is_confirmed)
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
         for rank, (colour, _) in styles.items():
-            confirmed = [trial for trial in trials if trial.confirmed and trial.rank == rank]
+            confirmed = [trial for trial in trials if trial.is_confirmed and trial.rank == rank]
             means = _mean_curves(confirmed)
             has_several_seeds = len(means) < len(confirmed)
             _draw_curves(axes, means, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
             seeds = map(curve, confirmed) if has_several_seeds else []
             _draw_curves(axes, seeds, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-        others = [curve(trial) for trial in trials if not trial.confirmed]
+        others = [curve(trial) for trial in trials if not trial.is_confirmed]
         _draw_curves(axes, others, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
         dots = [(step, 100 * accuracy) for ((step, accuracy), *later) in others if not later]
         if dots:  # trials that were stopped at their first evaluation
@@ -71,7 +71,7 @@ def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> No
 
 
 def caption(info: Info[Trial]) -> str:
-    confirmed = sum(trial.confirmed for trial in info.rows)
+    confirmed = sum(trial.is_confirmed for trial in info.rows)
     others = len(info.rows) - confirmed
     return (
         f"Learning curves on {info.group.title}: accuracy on the held-out examples by training step. The colour shows "
@@ -83,7 +83,7 @@ def caption(info: Info[Trial]) -> str:
 
 def data(info: Info[Trial]) -> list[Row]:
     return [
-        {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.confirmed, "step": step}
+        {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.is_confirmed, "step": step}
         | {"selection_percent": 100 * accuracy}
         for number, trial in enumerate(info.rows)
         for step, accuracy in curve(trial)

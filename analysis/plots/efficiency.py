@@ -43,10 +43,10 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    lengths = {cell.length for cell in group.confirmed if cell.length}
+    lengths = {cell.length for cell in group.confirmed_cells if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full_prompts = [cell for cell in group.confirmed if cell.method == FULL_PROMPT] or list(group.confirmed)
+    full_prompts = [cell for cell in group.confirmed_cells if cell.method == FULL_PROMPT] or list(group.confirmed_cells)
     reference = min(full_prompts, key=lambda cell: (cell.length or 0, cell.name))
     candidates = (
         _panel("training step, relative time", group, _step_seconds, reference),
@@ -68,7 +68,7 @@ def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], r
     reference_values = _known_values(reference, quantity) if reference else [1.0]
     points: dict[str, dict[int, list[float]]] = {}
     flat: dict[str, list[float]] = {}
-    for cell in group.confirmed if reference_values else ():
+    for cell in group.confirmed_cells if reference_values else ():
         values = [value / median(reference_values) for value in _known_values(cell, quantity)]
         if cell.length and values:
             points.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
@@ -85,7 +85,7 @@ def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], r
 
 
 def _known_values(cell: Cell, quantity: Callable[[Trial], float | None]) -> list[float]:
-    return [value for value in map(quantity, cell.confirmed) if value]
+    return [value for value in map(quantity, cell.confirmed_trials) if value]
 
 
 def _step_seconds(trial: Trial) -> float | None:

@@ -41,7 +41,7 @@ class Info:
 def compute(group: Group) -> Info | Missing:
     cells = [
         (cell, cell.accuracy, cell.trainable_parameters)
-        for cell in group.confirmed
+        for cell in group.confirmed_cells
         if cell.accuracy and cell.trainable_parameters
     ]
     if len(cells) < 2:

@@ -34,7 +34,7 @@ class Info:
 
 def compute(group: Group) -> Info | Missing:
     by_line: dict[tuple[str, int | None], dict[int, Estimate]] = {}
-    for cell in group.confirmed:
+    for cell in group.confirmed_cells:
         if cell.rank is not None and cell.accuracy is not None:
             by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
     with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}

@@ -21,12 +21,12 @@ class Row:
 
 
 def compute(group: Group) -> Info[Row] | Missing:
-    sizes = [cell.trainable_parameters or 0 for cell in group.confirmed]
+    sizes = [cell.trainable_parameters or 0 for cell in group.confirmed_cells]
     if not sizes:
         return Missing("no confirmed trial yet: nothing to recommend")
     rows: list[Row] = []
     for budget in budgets(min(sizes), max(sizes)):
-        cell = best_within(group.confirmed, budget)
+        cell = best_within(group.confirmed_cells, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that leads to the same cell needs no row

@@ -38,7 +38,7 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    cells = [cell for cell in group.confirmed if cell.accuracy]
+    cells = [cell for cell in group.confirmed_cells if cell.accuracy]
     if len(cells) < 2:
         return Missing("it needs two confirmed cells")
     counts = [_counts(cell) for cell in cells]

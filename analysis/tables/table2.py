@@ -94,7 +94,9 @@ def _entry(group: Group | None, row_point: published.Point, point: published.Poi
         parameters=cell.trainable_parameters if cell and ours else None,
         size=cell.shape_text if cell and ours and row_point.length is None else "",
         comparison=comparison,
-        differences=released_runs.differences(cell.confirmed, point.task) if cell and point and is_compared else {},
+        differences=released_runs.differences(cell.confirmed_trials, point.task)
+        if cell and point and is_compared
+        else {},
     )
 
 

@@ -69,7 +69,7 @@ def test_cells_and_trials_are_selected_by_the_metric_of_the_trials(store):
     better = confirm(2, 0.50, 0.70, 0.80, config__seed=2)
     results = load([run.write()])
     (group,) = groups(results)
-    best = best_within(group.confirmed, 10**6)
+    best = best_within(group.confirmed_cells, 10**6)
     assert best.rank == 2
     assert best.selection_score == pytest.approx(0.75)
     assert best.selection_accuracy == pytest.approx(0.75)
@@ -87,7 +87,7 @@ def test_best_within_uses_selection_accuracy_never_test_accuracy(store):
     run.confirm("lopt1", 10, 1, 0.95, selection_accuracy=0.70)  # better on the test split, which must not count
     run.confirm("lopt1", 10, 2, 0.80, selection_accuracy=0.85)
     run.confirm("prompt_tuning", 10, None, 0.90, selection_accuracy=0.85)
-    cells = groups(load([run.write()]))[0].confirmed
+    cells = groups(load([run.write()]))[0].confirmed_cells
     assert best_within(cells, 585) is None
     assert best_within(cells, 586).label == "LoPT-1 n=10 r=1"
     for budget in (1172, 5760, 10**9):  # of two that are equal on selection, the smaller
@@ -106,7 +106,7 @@ def test_best_within_equals_brute_force(sizes_and_scores):
         cells.append(
             Cell(
                 name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, planned=True,
-                trials=(trial,), confirmed=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
+                trials=(trial,), confirmed_trials=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
             )
         )  # fmt: skip
     for budget in range(11):
@@ -149,10 +149,10 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn = draw_accuracies(group.confirmed, draws=500)
+    drawn = draw_accuracies(group.confirmed_cells, draws=500)
     assert drawn.shape == (500, 4)
-    np.testing.assert_allclose(drawn.mean(0), [cell.accuracy.mean for cell in group.confirmed], atol=0.01)
-    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed], drawn)
+    np.testing.assert_allclose(drawn.mean(0), [cell.accuracy.mean for cell in group.confirmed_cells], atol=0.01)
+    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed_cells], drawn)
     assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on the frontier, two are far above it"
     assert 0 < shares[2] < 0.6, "a cell that is only as good as a smaller one is rarely on the frontier"
     assert hypervolume_reference(group) == (2 * 5760, 0.58) or hypervolume_reference(group)[0] == 2 * 5760
@@ -163,7 +163,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn = draw_accuracies(group.confirmed, draws=4000)
+    drawn = draw_accuracies(group.confirmed_cells, draws=4000)
     np.testing.assert_allclose(drawn.mean(0), [0.8, 0.81], atol=0.003)
-    half_width = (group.confirmed[0].accuracy.high - group.confirmed[0].accuracy.low) / 2
+    half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
     assert drawn[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

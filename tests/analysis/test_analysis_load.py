@@ -51,7 +51,7 @@ def test_the_search_decides_which_of_several_confirmed_settings_counts(store):
             )  # fmt: skip
     results = load([run.write()])
     cell = groups(results)[0].find("lopt1", 10, 1)
-    assert {trial.learning_rate for trial in cell.confirmed} == {0.1}
+    assert {trial.learning_rate for trial in cell.confirmed_trials} == {0.1}
     assert (cell.accuracy.mean, cell.accuracy.seeds) == (pytest.approx(0.6), 2)
     all_notes = " ".join(notes(results, groups(results)))
     assert "n=10 r=1: 2 settings have confirmed trials" in all_notes and "at learning rate 0.1" in all_notes
@@ -232,7 +232,7 @@ def test_a_planned_cell_whose_size_was_searched_has_the_confirmed_size(store):
     run.confirm("dept", 40, 45, 0.8, cell="dept")
     (group,) = groups(load([run.write()]))
     assert {(cell.length, cell.rank, cell.planned) for cell in group.cells} == {(80, 15, False), (40, 45, True)}
-    assert [cell.label for cell in group.confirmed] == ["DePT n=40 r=45"]
+    assert [cell.label for cell in group.confirmed_cells] == ["DePT n=40 r=45"]
 
 
 def test_methods_without_a_length_and_unknown_methods_have_labels(store):

@@ -193,7 +193,7 @@ def test_without_predictions_there_is_no_test(store):
             run.confirm(method, 10, rank, 0.8 + seed / 100, config__seed=seed)
     (group,) = groups(load([run.write()]))
     assert "predictions" in comparisons(group).reason
-    assert group.confirmed[0].accuracy.seeds == 3
+    assert group.confirmed_cells[0].accuracy.seeds == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_predictions_that_do_not_give_the_recorded_accuracy_are_not_used(store):
 
 def test_the_margin_is_the_users(store):
     group = simulated(store, [0.02], seeds=10, n=2000)
-    run = Path(group.confirmed[0].confirmed[0].run)
+    run = Path(group.confirmed_cells[0].confirmed_trials[0].run)
     for margin, expected in ((0.001, "inferior"), (0.08, "non-inferior")):
         (group_with_margin,) = groups(load([run], margin))
         assert comparisons(group_with_margin)[0].verdict.outcome == expected
