@@ -40,7 +40,7 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=cells, max_size=cells))
     cell_accuracies = st.lists(st.integers(0, 4).map(lambda k: k / 4), min_size=cells, max_size=cells)
     accuracies_DC = data.draw(st.lists(cell_accuracies, min_size=draws, max_size=draws))
-    fronts = [pareto(list(zip(sizes, drawn, strict=True))) for drawn in accuracies_DC]
+    fronts = [pareto(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
     assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
 
@@ -69,12 +69,12 @@ def test_cells_and_trials_are_selected_by_the_metric_of_the_trials(store):
     better = confirm(2, 0.50, 0.70, 0.80, config__seed=2)
     results = load([run.write()])
     (group,) = groups(results)
-    best = best_within(group.confirmed_cells, 10**6)
-    assert best.rank == 2
-    assert best.selection_score == pytest.approx(0.75)
-    assert best.selection_accuracy == pytest.approx(0.75)
+    best_cell = best_within(group.confirmed_cells, 10**6)
+    assert best_cell.rank == 2
+    assert best_cell.selection_score == pytest.approx(0.75)
+    assert best_cell.selection_accuracy == pytest.approx(0.75)
     assert group.find("lopt1", 10, 1).selection_score == 0.40
-    assert best.best_trial.key == better["key"]
+    assert best_cell.best_trial.key == better["key"]
     (note,) = [note for note in notes(results, [group]) if "macro-F1" in note]
     assert "selected by macro-F1" in note
     run.confirm("lopt1", 10, 5, 0.9)
@@ -133,11 +133,11 @@ def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
         assert hypervolume(points, reference) == pytest.approx(expected)
 
 
-def write_run(store, generator, draw_accuracies, *, seeds=3, n=400, **options):
+def write_run(store, generator, accuracies, *, seeds=3, n=400, **options):
     """Write a run of cells with these accuracies, by (method, length, rank). The cells share their examples."""
     run = store(test_n=n, **options)
     difficulty = generator.random(n)
-    for (method, length, rank), accuracy in draw_accuracies.items():
+    for (method, length, rank), accuracy in accuracies.items():
         for seed in range(seeds):
             record = run.confirm(method, length, rank, 0.0, config__seed=seed, selection_accuracy=accuracy)
             run.predict(record, difficulty < accuracy + generator.normal(0, 0.02, n))
@@ -149,10 +149,11 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn = draw_accuracies(group.confirmed_cells, draws=500)
-    assert drawn.shape == (500, 4)
-    np.testing.assert_allclose(drawn.mean(0), [cell.accuracy.mean for cell in group.confirmed_cells], atol=0.01)
-    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed_cells], drawn)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=500)
+    assert drawn_accuracies.shape == (500, 4)
+    expected = [cell.accuracy.mean for cell in group.confirmed_cells]
+    np.testing.assert_allclose(drawn_accuracies.mean(0), expected, atol=0.01)
+    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed_cells], drawn_accuracies)
     assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on the frontier, two are far above it"
     assert 0 < shares[2] < 0.6, "a cell that is only as good as a smaller one is rarely on the frontier"
     assert hypervolume_reference(group) == (2 * 5760, 0.58) or hypervolume_reference(group)[0] == 2 * 5760
@@ -163,7 +164,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn = draw_accuracies(group.confirmed_cells, draws=4000)
-    np.testing.assert_allclose(drawn.mean(0), [0.8, 0.81], atol=0.003)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=4000)
+    np.testing.assert_allclose(drawn_accuracies.mean(0), [0.8, 0.81], atol=0.003)
     half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
-    assert drawn[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)
+    assert drawn_accuracies[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

@@ -12,7 +12,7 @@ from analysis.runs import ReportError, find_named_runs, find_runs
 from lopt import migrations
 
 
-def test_frame_has_one_row_a_trial(full_run):
+def test_the_frame_has_one_row_for_each_trial(full_run):
     frame = load([full_run]).frame
     assert len(frame) == 50 and frame["key"].is_unique
     assert {"phase", "status", "method", "rank", "trainable_parameters", "test_accuracy"} <= set(frame.columns)
@@ -131,7 +131,7 @@ def test_old_failures_and_files_being_written_are_not_trials(store):
     assert (len(results.trials), results.superseded_count, results.unreadable_files) == (1, 1, ())
 
 
-def test_newest_run_is_by_updated_at(store, tmp_path):
+def test_the_newest_run_is_found_by_updated_at(store, tmp_path):
     for name, year in (("old", 2001), ("new", 2003), ("middle", 2002)):
         store(name=name).write(updated_at=f"{year}-01-01T00:00:00+00:00")
     root = tmp_path / "results"
@@ -207,7 +207,7 @@ def test_new_and_unknown_fields_do_not_change_a_trial(store):
     new["config"] |= {"warmup": None, "shots": None, "holdout": None}
     for evaluation in new["evaluations"]:
         evaluation |= {"selection_macro_f1": 0.7, "of_tomorrow": [1]}
-    # The configuration is the same too, so that its seeds are pooled.
+    # The configuration is also the same, so that its seeds are pooled.
     assert trial_from_record(new | {"of_tomorrow": {}}) == trial_from_record(old)
     new["config"] |= {"warmup": 500, "holdout": "halve", "shots": 16, "of_tomorrow": {"a": 1}}
     assert trial_from_record(new).shots == 16
@@ -242,7 +242,7 @@ def test_methods_without_a_length_and_unknown_methods_have_labels(store):
 
 
 @pytest.mark.parametrize(
-    ("identities", "names"),
+    ("paths", "names"),
     [
         (["/data/me/tickets", "sst2"], ["tickets", "sst2"]),
         (["/data/me/tickets/"], ["tickets"]),
@@ -251,8 +251,8 @@ def test_methods_without_a_length_and_unknown_methods_have_labels(store):
         (["/tickets", "tickets", "/"], ["/tickets", "tickets", "/"]),
     ],
 )
-def test_folders_are_called_by_their_last_part(identities, names):
-    assert list(short_names(identities).values()) == names
+def test_folders_are_called_by_their_last_part(paths, names):
+    assert list(short_names(paths).values()) == names
 
 
 def test_backbones_of_the_hub_keep_their_owner(store):
@@ -295,8 +295,8 @@ def test_a_later_field_at_its_old_value_leaves_the_configuration_the_same(store)
     """Seeds of one setting are pooled although an older program, which did not have the field, trained some of them."""
     record = store().record("lopt1", 10, 1)
     values = {name: value for name, value in migrations.SETTINGS.items() if value is not None}
-    now = {**record, "config": {**record["config"], **values}}
-    assert trial_from_record(now).configuration == trial_from_record(record).configuration
+    later_record = {**record, "config": {**record["config"], **values}}
+    assert trial_from_record(later_record).configuration == trial_from_record(record).configuration
     assert trial_from_record(record).metric == "accuracy"
 
 

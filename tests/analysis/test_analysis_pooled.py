@@ -76,7 +76,7 @@ def test_different_weights_in_one_folder_are_named(store, tmp_path, capsys):
     assert "weights of b (LoPT-1 n=10 r=1)" in printed
 
 
-def test_a_warning_about_two_metrics_stands_before_the_answer(store, tmp_path, capsys):
+def test_a_warning_about_two_metrics_comes_before_the_answer(store, tmp_path, capsys):
     first = write_run(store, "a", [FULL], 0.9)
     second = write_run(store, "b", [SMALL], 0.8)
     for file in (second / "trials").iterdir():
@@ -147,11 +147,11 @@ def test_missing_confirmed_seeds_are_named(store, tmp_path, capsys):
 
 def test_one_frozen_matrix_for_all_seeds_is_noted(store, tmp_path, capsys):
     lopt2 = ("lopt2", 10, 2)
-    fixed = write_run(store, "a", [lopt2], 0.8, config__options={"x0_seed": 0})
-    drawn = write_run(store, "b", [lopt2], 0.8, config__options={"x0_seed": None})
+    fixed_run = write_run(store, "a", [lopt2], 0.8, config__options={"x0_seed": 0})
+    drawn_run = write_run(store, "b", [lopt2], 0.8, config__options={"x0_seed": None})
     note = "LoPT-2 has one frozen random matrix for all seeds (x0_seed = 0)"
-    assert note in report(capsys, tmp_path / "fixed", fixed)[1]
-    assert note not in report(capsys, tmp_path / "drawn", drawn)[1]
+    assert note in report(capsys, tmp_path / "fixed", fixed_run)[1]
+    assert note not in report(capsys, tmp_path / "drawn", drawn_run)[1]
 
 
 def write_same_trials(store, name, correct) -> Path:

@@ -200,7 +200,7 @@ def test_times_have_no_fractions_and_durations_have_units(store, tmp_path, capsy
         ),
     ],
 )
-def test_caveats_of_published_numbers_stand_where_any_are_shown(store, tmp_path, capsys, changes, cells, are_shown):
+def test_caveats_of_published_numbers_are_listed_if_any_are_shown(store, tmp_path, capsys, changes, cells, are_shown):
     run = store(**changes, **({"cells": cells} if cells else {}))
     run.confirm("lopt1", 10, 1, 0.8)
     _, html, markdown, _ = report(run.write(), tmp_path, capsys)
@@ -255,7 +255,7 @@ def test_only_the_last_part_of_a_folder_is_shown(store, tmp_path, capsys):
     assert "<li>LoPT-1 n=20 r=5, learning rate" in html and "in LoPT-1 n=20 r=5<" in html
 
 
-def test_tables_over_tasks_stand_once_before_the_sections(store, tmp_path, capsys):
+def test_tables_over_tasks_come_once_before_the_sections(store, tmp_path, capsys):
     cells = [("lora", None, 8), ("lopt1", 20, 5)]
     paths = [str(store(name=task, task=task, backbone="t5-base", cells=cells).write()) for task in ("rte", "cb")]
     out = tmp_path / "out"
@@ -371,7 +371,7 @@ def test_commands_are_shown_as_typed(store, tmp_path, capsys):
         ("stopped", 100.0, "predicted 6 min 10 s to 9 min 40 s, nothing has run since; started with 3 of 40 trials"),
     ],
 )
-def test_the_forecast_stands_beside_the_time_that_the_run_took(store, status, elapsed_s, time):
+def test_the_prediction_is_shown_with_the_time_that_the_run_took(store, status, elapsed_s, time):
     run = store()
     run.confirm("lopt1", 10, 2, 0.8)
     path = run.write(status, elapsed_s=elapsed_s)
