@@ -1,4 +1,4 @@
-"""What early stopping cost: how its audited trials ended, and how well an early accuracy predicts the final one."""
+"""The cost of early stopping: how audited trials ended, and how well early accuracies predict the final ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import fmean
 from analysis.records import Trial, grouped
 from analysis.stats import wilson
 
-_MIN_TRIALS = 10  # a rank correlation of fewer whole trials is mostly chance
+_MIN_TRIALS = 10  # with fewer trials that ran to the end, a rank correlation is mostly chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,75 +15,76 @@ class Audit:
     """How the trials that early stopping wanted to stop would have ended.
 
     Attributes:
-        stopped: number of search trials that early stopping stopped, or would have stopped.
-        audited: number of these that ran to the end.
-        false_kills: number of audited trials that then beat every other trial of their stratum. Stopping them would
+        stopped_count: number of search trials that early stopping stopped, or would have stopped.
+        audited_count: number of these that ran to the end, to be audited.
+        false_kill_count: number of audited trials that beat every other trial of their stratum. Stopping them would
             have lost the winner.
         stratum_kind: what a stratum of this sweep is, "cell" or "size".
         first_rung: the first step at which a trial may be stopped.
-        correlation: Spearman's rank correlation between the best held-out accuracy until `first_rung` and the final
-            one: its mean over the strata that have at least three whole trials. None where these strata have fewer than
-            ten such trials together, too few to tell anything.
-        correlated_strata: number of strata in that mean.
+        correlation: Spearman's rank correlation between the best held-out accuracy up to `first_rung` and the final
+            one, as a mean over the strata with at least three trials that ran to the end. It is None if these strata
+            have fewer than ten such trials together, because then it means little.
+        correlated_strata_count: number of strata in that mean.
     """
 
-    stopped: int
-    audited: int
-    false_kills: int
+    stopped_count: int
+    audited_count: int
+    false_kill_count: int
     stratum_kind: str
     first_rung: int | None
     correlation: float | None
-    correlated_strata: int
+    correlated_strata_count: int
 
     @property
     def false_kill_interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the rate of false kills."""
-        return wilson(self.false_kills / self.audited, self.audited)
+        return wilson(self.false_kill_count / self.audited_count, self.audited_count)
 
 
 def audit_early_stopping(trials: Sequence[Trial], first_rung: int | None) -> Audit:
     """Return the audit of a sweep's search trials. `first_rung` is the first step at which a trial may be stopped."""
-    search = [trial for trial in trials if trial.phase == "search"]
-    strata = finished_trials_by_stratum(search)
+    search_trials = [trial for trial in trials if trial.phase == "search"]
+    strata = finished_trials_by_stratum(search_trials)
     audited = [(trial, stratum) for stratum in strata for trial in stratum if trial.audited_at is not None]
     large_strata = [stratum for stratum in strata if first_rung is not None and len(stratum) > 2]
-    is_enough = first_rung is not None and sum(map(len, large_strata)) >= _MIN_TRIALS
+    has_enough_trials = first_rung is not None and sum(map(len, large_strata)) >= _MIN_TRIALS
     correlations = [
         correlation
         for stratum in large_strata
-        if is_enough and (correlation := _correlation(stratum, first_rung)) is not None
+        if has_enough_trials and (correlation := _correlation(stratum, first_rung)) is not None
     ]
     return Audit(
-        stopped=sum(trial.status == "stopped" for trial in search) + len(audited),
-        audited=len(audited),
-        false_kills=sum(wins(trial, stratum) for trial, stratum in audited),
-        stratum_kind=kind(search),
+        stopped_count=sum(trial.status == "stopped" for trial in search_trials) + len(audited),
+        audited_count=len(audited),
+        false_kill_count=sum(beats_stratum(trial, stratum) for trial, stratum in audited),
+        stratum_kind=stratum_kind(search_trials),
         first_rung=first_rung,
         correlation=fmean(correlations) if correlations else None,
-        correlated_strata=len(correlations),
+        correlated_strata_count=len(correlations),
     )
 
 
 def audit_text(audit: Audit) -> str | None:
-    """Return the audit in a few sentences; None where nothing was stopped."""
-    if not audit.stopped:
+    """Return the audit in a few sentences, or None if no trial was stopped."""
+    if not audit.stopped_count:
         return None
-    stopped = f"{audit.stopped:,} search trial{'s' * (audit.stopped != 1)}"
-    if not audit.audited:
+    stopped_trials = f"{audit.stopped_count:,} search trial{'s' * (audit.stopped_count != 1)}"
+    if not audit.audited_count:
         text = (
-            f"Early stopping ended {stopped}. No stopped trial was run on to the end, so what that cost is "
-            "unknown (--audit 0.1 measures it)."
+            f"Early stopping ended {stopped_trials}. The cost of that is unknown, because no stopped trial was run to "
+            "the end (--audit 0.1 measures the cost)."
         )
     else:
         low, high = audit.false_kill_interval
-        rate = f"{100 * audit.false_kills / audit.audited:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        rate = f"{100 * audit.false_kill_count / audit.audited_count:.0f} %"
         text = (
-            f"Early stopping chose {stopped} to stop. To audit it, {audit.audited} of them ran to the end all the "
-            f"same, and {audit.false_kills} of these won {'its' if audit.false_kills == 1 else 'their'} "
-            f"{audit.stratum_kind}: a false-kill rate of {rate}."
+            f"Early stopping chose {stopped_trials} to stop. To audit it, {audit.audited_count} of them ran to the end "
+            f"all the same, and {audit.false_kill_count} of these won "
+            f"{'its' if audit.false_kill_count == 1 else 'their'} {audit.stratum_kind}: a false-kill rate of {rate} "
+            f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
         )
     if audit.correlation is not None:
-        strata = f"{audit.correlated_strata} {audit.stratum_kind}{'s' * (audit.correlated_strata != 1)}"
+        strata = f"{audit.correlated_strata_count} {audit.stratum_kind}{'s' * (audit.correlated_strata_count != 1)}"
         text += (
             f" Among the trials that ran to the end, the accuracy at step {audit.first_rung:,} and the final accuracy "
             f"have a rank correlation of {audit.correlation:.2f} (mean over {strata})."
@@ -91,34 +92,37 @@ def audit_text(audit: Audit) -> str | None:
     return text
 
 
-def kind(trials: Sequence[Trial]) -> str:
-    """Return what a stratum of these trials is: a "cell", or a "size" in a free search, whose one cell has many strata.
+def stratum_kind(trials: Sequence[Trial]) -> str:
+    """Return what a stratum of these trials is: "cell", or "size" in a free search.
 
-    One trial wins in each stratum.
+    A free search has one cell with many strata. One trial wins in each stratum.
     """
     return "cell" if all(trial.stratum == trial.cell for trial in trials) else "size"
 
 
 def finished_trials_by_stratum(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Return the search trials that ran to the end, grouped by stratum."""
-    searched = (trial for trial in trials if trial.searched)
-    return [*grouped(searched, lambda trial: (trial.cell, trial.stratum)).values()]
+    finished = (trial for trial in trials if trial.is_finished_search)
+    return [*grouped(finished, lambda trial: (trial.cell, trial.stratum)).values()]
 
 
 def best_until(trial: Trial, step: int) -> float | None:
-    """Return the trial's best held-out accuracy until `step`; None if it was not evaluated by then."""
+    """Return the trial's best held-out score up to `step`; None if the trial was not evaluated by then."""
     scores = [evaluation.selection_score for evaluation in trial.evaluations if evaluation.step <= step]
     return max((score for score in scores if score is not None), default=None)
 
 
-def wins(trial: Trial, stratum: Sequence[Trial]) -> bool:
-    """Return whether the trial beats all others of its stratum. A trial alone in its stratum wins nothing."""
+def beats_stratum(trial: Trial, stratum: Sequence[Trial]) -> bool:
+    """Return whether the trial beats all others of its stratum. A trial that is alone in its stratum beats nothing."""
     rival_scores = [rival.selection_score or 0.0 for rival in stratum if rival is not trial]
     return bool(rival_scores) and (trial.selection_score or 0.0) > max(rival_scores)
 
 
 def _correlation(trials: Sequence[Trial], step: int | None) -> float | None:
-    """Return the rank correlation of the scores at `step` with the final ones; None where either are all equal."""
+    """Return the rank correlation of the best scores up to `step` with the final scores.
+
+    It is None if there are fewer than three trials, or if all early or all final scores are equal.
+    """
     from scipy.stats import spearmanr  # slow to import: --help does without it
 
     pairs = [(early, trial.selection_score) for trial in trials if (early := best_until(trial, step or 0)) is not None]

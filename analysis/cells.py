@@ -1,4 +1,4 @@
-"""Cells with what was planned, what was run and the confirmed result, grouped by backbone, task and shots."""
+"""The cells of a report, with their trials and confirmed results, grouped by backbone, task and number of shots."""
 
 import re
 from collections import Counter
@@ -18,19 +18,19 @@ from analysis.stats import Estimate, estimate, estimate_from_predictions
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
 Number = TypeVar("Number", int, float)
-_HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # owner/name, a repository of the hub; a folder does not match
+_HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")  # "owner/name", a repository of the hub; paths of folders do not match
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One setting (method, length, rank) on one backbone and task, over all its trials.
+    """One setting (method, length, rank) on one backbone and task, with all its trials.
 
     Attributes:
-        planned: whether a run's plan has the cell.
-        confirmed: the seeds of one configuration. Sometimes several configurations (such as two learning rates) have
-            confirmed seeds, because further search trials found another winner or because runs are pooled. Then the
-            configuration that did best in the search counts, by the sweep's own rule.
-        lost: number of confirm trials that did not end with a result. The mean is over the others.
+        planned: whether the cell is in a run's plan.
+        confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
+            may have confirmed seeds, because further search trials found another winner or because runs are pooled.
+            Then the configuration that did best in the search counts, by the sweep's own rule.
+        lost_count: number of confirm trials that did not end with a result. The mean is over the other trials.
         accuracy: the confirmed test accuracy, with its interval.
     """
 
@@ -41,30 +41,32 @@ class Cell:
     trainable_parameters: int | None
     planned: bool
     trials: tuple[Trial, ...]
-    confirmed: tuple[Trial, ...]
-    lost: int
+    confirmed_trials: tuple[Trial, ...]
+    lost_count: int
     accuracy: Estimate | None
 
     @property
     def label(self) -> str:
-        return " ".join(filter(None, (method_label(self.method), self.size)))
+        return " ".join(filter(None, (method_label(self.method), self.shape_text)))
 
     @property
-    def size(self) -> str:
-        parts = {"n": self.length, "r": self.rank}
-        return " ".join(f"{name}={number}" for name, number in parts.items() if number is not None)
+    def shape_text(self) -> str:
+        """Length and rank, such as "n=10 r=2"."""
+        numbers = {"n": self.length, "r": self.rank}
+        return " ".join(f"{name}={number}" for name, number in numbers.items() if number is not None)
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote. It is best on the held-out data by its metric, never by test accuracy."""
-        candidates = self.confirmed or tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
-        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed)
+        """The trial to use or to quote. It is the best on the held-out data by its metric, not by test accuracy."""
+        ended = tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
+        candidates = self.confirmed_trials or ended
+        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed_trials)
         return min(scored, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
 
     @property
-    def settings_confirmed(self) -> int:
-        """Number of configurations that have confirmed seeds. Only one of them counts as the cell's."""
-        return len({trial.configuration for trial in self.trials if trial.confirmed})
+    def confirmed_configuration_count(self) -> int:
+        """Number of configurations that have confirmed seeds. The result of the cell comes from only one of them."""
+        return len({trial.configuration for trial in self.trials if trial.is_confirmed})
 
     @property
     def winner_is_confirmed(self) -> bool:
@@ -72,19 +74,19 @@ class Cell:
         best_search_trial = max(_possible_winners(self.trials), key=_search_rank, default=None)
         if best_search_trial is None:
             return True
-        return best_search_trial.configuration in {trial.configuration for trial in self.confirmed}
+        return best_search_trial.configuration in {trial.configuration for trial in self.confirmed_trials}
 
     @property
     def selection_score(self) -> float | None:
-        """Score by the metric that selects: the mean over the confirmed seeds, else that of the best search trial."""
-        if self.confirmed:
-            return _mean(trial.selection_score for trial in self.confirmed)
+        """Score by the selection metric: the mean over the confirmed seeds, else the score of the best search trial."""
+        if self.confirmed_trials:
+            return _mean(trial.selection_score for trial in self.confirmed_trials)
         return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
-        """Mean over the confirmed seeds."""
-        return _mean(trial.selection_accuracy for trial in self.confirmed)
+        """Mean held-out accuracy of the confirmed seeds."""
+        return _mean(trial.selection_accuracy for trial in self.confirmed_trials)
 
     @property
     def best_search_score(self) -> float | None:
@@ -93,7 +95,7 @@ class Cell:
 
     @property
     def missing_accuracy_text(self) -> str:
-        """What a table says in place of the accuracy."""
+        """What a table says in place of an accuracy that the cell does not have."""
         return "not confirmed" if self.trials else "not run"
 
     def count(self, status: str) -> int:
@@ -103,12 +105,12 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity, so that functions of a group can be cached
 class Group:
-    """What may stand in one table: one backbone on one task, and one number of shots if they are few-shot runs.
+    """The cells that one table may compare: those of one backbone, one task and, in few-shot runs, one number of shots.
 
     Attributes:
-        backbone, task: identities, which may be folders.
-        backbone_name, task_title: names for the reader.
-        task_name: name of the task in file names.
+        backbone, task: as in the records. Each is a name or the path of a folder.
+        backbone_name, task_title: what the report calls them.
+        task_name: what the names of files call the task.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
     """
 
@@ -130,87 +132,87 @@ class Group:
         return f"{self.task_title} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @cached_property
-    def confirmed(self) -> tuple[Cell, ...]:
+    def confirmed_cells(self) -> tuple[Cell, ...]:
         """The cells with a confirmed result and a known number of parameters, smallest first."""
         cells = [cell for cell in self.cells if cell.accuracy is not None and cell.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
-    def best(self, method: str) -> Cell | None:
+    def best_cell(self, method: str) -> Cell | None:
         """Return the method's confirmed cell with the best held-out accuracy."""
-        return best(cell for cell in self.confirmed if cell.method == method)
+        return best_cell(cell for cell in self.confirmed_cells if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
-        """Return the cell of this setting; of several variants the confirmed one with the best selection score."""
+        """Return the cell of this setting. If it has several variants, return the best, as `best_cell` does."""
         setting = (method, length, rank)
-        return best(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
+        return best_cell(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
 
 
-def best(cells: Iterable[Cell]) -> Cell | None:
-    """Return the cell with the best selection score, preferring confirmed cells, and the first of equal ones."""
+def best_cell(cells: Iterable[Cell]) -> Cell | None:
+    """Return the cell with the best selection score. Confirmed cells come first. Of equal cells, the first wins."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 
 
-def short_names(identities: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each identity.
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each path or plain name.
 
-    The name of a folder is its last part, preceded by as many parts as distinguish it from the other identities.
+    It is the end of the path, with as many parts as are needed to differ from all other paths.
     """
-    parts = {identity: [part for part in identity.split("/") if part] for identity in identities}
+    parts = {path: [part for part in path.split("/") if part] for path in paths}
 
-    def short_name(identity: str) -> str:
-        all_other_parts = [other_parts for other, other_parts in parts.items() if other != identity]
-        for length in range(1, len(parts[identity]) + 1):
-            ending = parts[identity][-length:]
-            if all(ending != other_parts[-length:] for other_parts in all_other_parts):
+    def short_name(path: str) -> str:
+        parts_of_others = [other_parts for other_path, other_parts in parts.items() if other_path != path]
+        for length in range(1, len(parts[path]) + 1):
+            ending = parts[path][-length:]
+            if all(ending != other_parts[-length:] for other_parts in parts_of_others):
                 return "/".join(ending)
-        return identity
+        return path
 
-    return {identity: short_name(identity) for identity in parts}
+    return {path: short_name(path) for path in parts}
 
 
 def groups(results: Results) -> tuple[Group, ...]:
-    """Return every (backbone, task, shots) that was planned or run, most confirmed cells first."""
-    planned = (cell for run in results.runs for cell in run.cells)
-    everything: list[PlannedCell | Trial] = [*planned, *results.trials]
-    members_by_key = grouped(everything, lambda member: (member.backbone, member.task, member.shots))
+    """Return a group for every (backbone, task, shots) that was planned or run. The most confirmed cells come first."""
+    planned_cells = (cell for run in results.runs for cell in run.cells)
+    all_members: list[PlannedCell | Trial] = [*planned_cells, *results.trials]
+    members_by_key = grouped(all_members, lambda member: (member.backbone, member.task, member.shots))
     hub_names = [backbone for backbone, _, _ in members_by_key if _HUB_NAME.fullmatch(backbone)]
     backbone_names = short_names(backbone for backbone, _, _ in members_by_key if backbone not in hub_names)
     backbone_names |= {backbone: backbone for backbone in hub_names}
     task_names = short_names(task for _, task, _ in members_by_key)
     task_titles = _task_titles(results, task_names)
     all_groups = [
-        _group(members, results, (backbone_names[backbone], task_names[task], task_titles[task]))
+        _build_group(members, results, (backbone_names[backbone], task_names[task], task_titles[task]))
         for (backbone, task, _), members in members_by_key.items()
     ]
-    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed)))
+    return tuple(sorted(all_groups, key=lambda group: -len(group.confirmed_cells)))
 
 
 def _task_titles(results: Results, task_names: dict[str, str]) -> dict[str, str]:
-    """Return the title of each task: the one in a run's manifest, else its name.
+    """Return the title of each task: the title in a run's manifest, else the name of the task.
 
-    If two tasks have the same title, the name follows the title in brackets.
+    If several tasks have the same title, their names are added in brackets.
     """
     manifest_titles = {task: title for run in reversed(results.runs) for task, title in run.titles.items()}
     titles = {task: manifest_titles.get(task, name) for task, name in task_names.items()}
-    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
-    return {task: f"{title} ({task_names[task]})" if title in shared else title for task, title in titles.items()}
+    counts = Counter(titles.values())
+    return {task: f"{title} ({task_names[task]})" if counts[title] > 1 else title for task, title in titles.items()}
 
 
-def _group(members: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
+def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
     """Build a group.
 
     Args:
         members: everything that was planned or run on one backbone and task with one number of shots.
-        results: for the baselines and the margin.
+        results: what was read. It has the baselines and the margin.
         names: the names of backbone and task, and the title of the task.
     """
     first = members[0]
     trials = tuple(member for member in members if isinstance(member, Trial))
-    as_run = [_as_run(member, trials) if isinstance(member, PlannedCell) else member for member in members]
-    cells = tuple(map(_cell, grouped(as_run, _identity).values()))
-    tested = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed)
-    split = tested.most_common(1)[0][0] if tested else None
-    # A baseline on other examples than the trials' is not comparable: a line drawn for it would mislead.
+    members = [_with_run_shape(member, trials) if isinstance(member, PlannedCell) else member for member in members]
+    cells = tuple(map(_build_cell, grouped(members, _cell_key).values()))
+    split_counts = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials)
+    split = split_counts.most_common(1)[0][0] if split_counts else None
+    # A baseline on other examples than those of the trials is not comparable, so a line drawn for it would mislead.
     baselines = [
         baseline
         for baseline in results.baselines
@@ -218,7 +220,7 @@ def _group(members: Sequence[PlannedCell | Trial], results: Results, names: tupl
         and (split is None or (baseline.test_split, baseline.test_n) == split)
     ]
     majority_accuracies = [baseline.majority_accuracy for baseline in baselines]
-    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.confirmed]
+    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.is_confirmed]
     return Group(
         backbone=first.backbone,
         task=first.task,
@@ -234,43 +236,42 @@ def _group(members: Sequence[PlannedCell | Trial], results: Results, names: tupl
     )
 
 
-def _as_run(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
-    """Return the planned cell with the length and rank of its trials.
+def _with_run_shape(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
+    """Return the planned cell with the length and rank of its first confirmed trial, else of its first trial.
 
-    They differ from the plan where length or rank were searched inside the cell. Those of the first confirmed trial
-    count, else those of the first trial.
+    These differ from the plan if length or rank was searched inside the cell.
     """
     cell_trials = [trial for trial in trials if (trial.cell, trial.method) == (planned.name, planned.method)]
-    if not cell_trials or any(_identity(trial) == _identity(planned) for trial in cell_trials):
+    if not cell_trials or any(_cell_key(trial) == _cell_key(planned) for trial in cell_trials):
         return planned
-    trial = next((trial for trial in cell_trials if trial.confirmed), cell_trials[0])
+    trial = next((trial for trial in cell_trials if trial.is_confirmed), cell_trials[0])
     return replace(planned, length=trial.length, rank=trial.rank, trainable_parameters=trial.trainable_parameters)
 
 
-def _identity(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:
-    # The name alone is not enough: in a free search all trials have one cell's name.
+def _cell_key(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:
+    # The name alone is not enough, because in a free search all trials have the name of the one cell.
     name = member.name if isinstance(member, PlannedCell) else member.cell
     return name, member.method, member.length, member.rank
 
 
-def _cell(members: Sequence[PlannedCell | Trial]) -> Cell:
+def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
     trials = [member for member in members if isinstance(member, Trial)]
-    confirmed_by_setting = grouped(
-        (trial for trial in trials if trial.confirmed),
+    confirmed_by_configuration = grouped(
+        (trial for trial in trials if trial.is_confirmed),
         lambda trial: (trial.configuration, trial.test_split, trial.test_n),
     )
     search_ranks = {
         trial.configuration: _search_rank(trial) for trial in sorted(_possible_winners(trials), key=_search_rank)
     }
 
-    def preference(seeds: list[Trial]) -> tuple[object, ...]:
-        score = _mean(trial.selection_score for trial in seeds) or 0.0
-        return search_ranks.get(seeds[0].configuration, ()), score, len(seeds)
+    def preference(seed_trials: list[Trial]) -> tuple[object, ...]:
+        score = _mean(trial.selection_score for trial in seed_trials) or 0.0
+        return search_ranks.get(seed_trials[0].configuration, ()), score, len(seed_trials)
 
-    confirmed = max(confirmed_by_setting.values(), key=preference, default=[])
+    confirmed = max(confirmed_by_configuration.values(), key=preference, default=[])
     configurations = {trial.configuration for trial in confirmed}
-    lost = [trial for trial in trials if trial.phase == "confirm" and not trial.confirmed]
-    name, method, length, rank = _identity(members[0])
+    lost_trials = [trial for trial in trials if trial.phase == "confirm" and not trial.is_confirmed]
+    name, method, length, rank = _cell_key(members[0])
     return Cell(
         name=name,
         method=method,
@@ -279,15 +280,17 @@ def _cell(members: Sequence[PlannedCell | Trial]) -> Cell:
         trainable_parameters=_first(member.trainable_parameters for member in (*confirmed, *trials, *members)),
         planned=len(trials) < len(members),
         trials=tuple(trials),
-        confirmed=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
-        lost=sum(not configurations or trial.configuration in configurations for trial in lost),
+        confirmed_trials=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
+        lost_count=sum(not configurations or trial.configuration in configurations for trial in lost_trials),
         accuracy=_estimate(confirmed),
     )
 
 
 def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
-    """Estimate the accuracy from the predictions where there are any, else from the seeds' accuracies alone, which
-    gives wider intervals."""
+    """Estimate the accuracy from the predictions if there are any.
+
+    Otherwise estimate it from the accuracies of the seeds alone. That gives wider intervals.
+    """
     accuracies = [trial.test_accuracy for trial in confirmed if trial.test_accuracy is not None]
     if not accuracies:
         return None
@@ -298,22 +301,22 @@ def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
 
 
 def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the search trials that may win their cell."""
-    ended = [trial for trial in trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
-    return [trial for trial in ended if trial.selection_score is not None]
+    """Return the search trials that could be the winner of their cell."""
+    ended_trials = [trial for trial in trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
+    return [trial for trial in ended_trials if trial.selection_score is not None]
 
 
 def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
-    """Return a key that is highest for the search's winner, by the rule of `sweeps.search.winners.winner`."""
+    """Return a sort key. The winner of the search has the highest, by the rule of `sweeps.search.winners.winner`."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
 def _first(numbers: Iterable[Number | None]) -> Number | None:
-    """Return the first number that is known."""
+    """Return the first number that is not None."""
     return next((number for number in numbers if number is not None), None)
 
 
 def _mean(numbers: Iterable[float | None]) -> float | None:
-    """Return the mean of the numbers that are known."""
-    known = [number for number in numbers if number is not None]
-    return fmean(known) if known else None
+    """Return the mean of the numbers that are not None."""
+    known_numbers = [number for number in numbers if number is not None]
+    return fmean(known_numbers) if known_numbers else None

@@ -1,11 +1,11 @@
-"""Two runs side by side: cells that both confirmed, cells of one run only, and the area under their frontiers."""
+"""Two runs side by side: the cells that both or only one of them confirmed, and the area under their frontiers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.comparisons import accuracy_difference
-from analysis.frontier import hypervolume, reference_of
+from analysis.frontier import hypervolume, hypervolume_reference
 from analysis.noninferiority import Difference
 from analysis.notes import examples_text
 from analysis.records import grouped
@@ -16,8 +16,8 @@ from analysis.render import Column, Table, count, interval, number_columns
 class Pair:
     """One cell as both runs confirmed it.
 
-    `difference` is the accuracy in the second run minus that in the first, on the same examples. It is None unless both
-    have two seeds with predictions of the same examples.
+    `difference` is the accuracy in the second run minus that in the first. It is None unless both runs have at least
+    two seeds and predictions of the same examples.
     """
 
     first: Cell
@@ -30,12 +30,12 @@ class GroupComparison:
     """Two runs on one backbone and task.
 
     Attributes:
-        title: the backbone and task, for the reader.
+        title: the title of the backbone and task in the report.
         run_names: the names of the two runs.
         pairs: the cells that both runs confirmed.
         unpaired: the cells that only the first run confirmed, and those that only the second confirmed.
-        hypervolumes: of each run's frontier; None where one run has no confirmed cell.
-        reference: the (parameters, accuracy) point of the hypervolumes.
+        hypervolumes: the hypervolume of each run's frontier; None if a run has no confirmed cell.
+        reference: the (parameters, accuracy) point at which both hypervolumes end.
     """
 
     title: str
@@ -59,46 +59,47 @@ def compare_groups(
 
 def _compare_group(first: Group | None, second: Group | None, run_names: tuple[str, str]) -> GroupComparison:
     first_cells, second_cells = (
-        {_identity(cell): cell for cell in group.confirmed} if group else {} for group in (first, second)
+        {_cell_key(cell): cell for cell in group.confirmed_cells} if group else {} for group in (first, second)
     )
     pairs = tuple(
         Pair(
             first=cell,
-            second=second_cells[identity],
-            difference=accuracy_difference(second_cells[identity], cell),
+            second=second_cells[key],
+            difference=accuracy_difference(second_cells[key], cell),
         )
-        for identity, cell in first_cells.items()
-        if identity in second_cells
+        for key, cell in first_cells.items()
+        if key in second_cells
     )
-    only_first = tuple(cell for identity, cell in first_cells.items() if identity not in second_cells)
-    only_second = tuple(cell for identity, cell in second_cells.items() if identity not in first_cells)
-    volumes, reference = None, None
-    if first and second and first.confirmed and second.confirmed:
-        parameters, accuracies = zip(reference_of(first), reference_of(second), strict=True)
+    only_first = tuple(cell for key, cell in first_cells.items() if key not in second_cells)
+    only_second = tuple(cell for key, cell in second_cells.items() if key not in first_cells)
+    hypervolumes, reference = None, None
+    if first and second and first.confirmed_cells and second.confirmed_cells:
+        parameters, accuracies = zip(hypervolume_reference(first), hypervolume_reference(second), strict=True)
         reference = max(parameters), min(accuracies)
-        volumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
+        hypervolumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
     title = next(group.title for group in (first, second) if group is not None)
     return GroupComparison(
         title=title,
         run_names=run_names,
         pairs=pairs,
         unpaired=(only_first, only_second),
-        hypervolumes=volumes,
+        hypervolumes=hypervolumes,
         reference=reference,
     )
 
 
-def _identity(cell: Cell) -> tuple[str, int | None, int | None, str]:
+def _cell_key(cell: Cell) -> tuple[str, int | None, int | None, str]:
     return cell.method, cell.length, cell.rank, cell.name
 
 
 def _group_hypervolume(group: Group, reference: tuple[float, float]) -> float:
-    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in group.confirmed if cell.accuracy]
+    cells = group.confirmed_cells
+    points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
     return hypervolume(points, reference)
 
 
 def comparison_table(comparison: GroupComparison) -> Table:
-    """Lay out the cells of both runs, then the cells of one run only."""
+    """Lay out first the cells that both runs confirmed, then those that only one confirmed."""
     first_name, second_name = comparison.run_names
     rows = []
     for pair in comparison.pairs:
@@ -112,10 +113,10 @@ def comparison_table(comparison: GroupComparison) -> Table:
             rows.append((cell.label, count(cell.trainable_parameters), *accuracies, "–"))
     notes = [
         f"Difference: the accuracy of {second_name} minus that of {first_name}, in percentage points, with its 95 % "
-        "interval over seeds and over the test examples, which both runs share. There is no interval where a run has "
-        "one seed only, where predictions are missing, or where the examples differ.",
+        "interval over seeds and over the test examples, which both runs share. There is no interval if a run has only "
+        "one seed, if predictions are missing, or if the examples differ.",
     ]
-    notes += _different_examples(comparison)
+    notes += _notes_on_different_examples(comparison)
     if comparison.hypervolumes and comparison.reference:
         most_parameters, least_accuracy = comparison.reference
         first_volume, second_volume = comparison.hypervolumes
@@ -134,21 +135,23 @@ def comparison_table(comparison: GroupComparison) -> Table:
     )
 
 
-def _different_examples(comparison: GroupComparison) -> list[str]:
-    """Return a note for each pair of example sets on which the two runs scored the same cells, naming these cells."""
+def _notes_on_different_examples(comparison: GroupComparison) -> list[str]:
+    """Return notes that name the cells that the two runs scored on different examples."""
     first_name, second_name = comparison.run_names
-    pairs_apart = [
-        pair for pair in comparison.pairs if pair.first.confirmed[0].scored_on != pair.second.confirmed[0].scored_on
+    differing_pairs = [
+        pair
+        for pair in comparison.pairs
+        if pair.first.confirmed_trials[0].scored_on != pair.second.confirmed_trials[0].scored_on
     ]
 
-    def both_examples(pair: Pair) -> str:
-        first, second = examples_text(pair.first.confirmed[0]), examples_text(pair.second.confirmed[0])
+    def examples_of_both_runs(pair: Pair) -> str:
+        first, second = examples_text(pair.first.confirmed_trials[0]), examples_text(pair.second.confirmed_trials[0])
         return f"{first_name} on {first}; {second_name} on {second}"
 
     return [
         f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({text}). A difference "
         "may come from that alone."
-        for text, pairs in grouped(pairs_apart, both_examples).items()
+        for text, pairs in grouped(differing_pairs, examples_of_both_runs).items()
     ]
 
 

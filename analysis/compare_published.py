@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
 from analysis.render import ACCURACY_TITLE, Column, Table, interval
-from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out, wilson
+from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson
 
 
 def is_same_backbone(ours: str, published: str) -> bool:
@@ -91,7 +91,7 @@ def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[li
 
 def protocol_note(group: Group) -> str:
     """Describe how long our trials trained and what scored them, and what the paper does not state about its own."""
-    trials = [trial for cell in group.confirmed for trial in cell.confirmed]
+    trials = [trial for cell in group.confirmed_cells for trial in cell.confirmed_trials]
     steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
     scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
     if not trials or not steps:
@@ -143,7 +143,7 @@ def comparison_table(
             difference and the verdict follow.
         middle_texts: writes the texts of a row for all but the first of `columns`.
     """
-    bold_row = standing_out([row.our_accuracy for row in info.rows])
+    bold_row = clear_best_index([row.our_accuracy for row in info.rows])
     verdicts, obstacle_note = verdict_texts(row.comparison for row in info.rows)
     our_texts = [
         interval(row.our_accuracy, row.cell.missing_accuracy_text if row.cell else "not run") for row in info.rows
@@ -163,7 +163,7 @@ def comparison_table(
         notes=(
             obstacle_note or VERDICT_NOTE,
             protocol_note(info.group),
-            describe([row.our_accuracy for row in info.rows if row.our_accuracy]),
+            intervals_note([row.our_accuracy for row in info.rows if row.our_accuracy]),
             BOLD_NOTE if bold_row is not None else "",
         ),
         bold=frozenset() if bold_row is None else frozenset({(bold_row, len(columns))}),
@@ -177,9 +177,9 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
         return f"different {' and '.join(different)}"
     if group.shots is not None:
         return "few-shot"
-    if not cell.confirmed:
+    if not cell.confirmed_trials:
         return "not run"
-    trial = cell.confirmed[0]
+    trial = cell.confirmed_trials[0]
     if point.split_size is None:
         return "split not stated"
     if trial.test_split != point.split:
@@ -191,7 +191,7 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
 
 def comparable_points(group: Group) -> tuple[Point, ...]:
     """Return the published points that a figure of this group may show. A point of several tables is returned once."""
-    cell = next(iter(group.confirmed), None)
+    cell = next(iter(group.confirmed_cells), None)
     if cell is None:
         return ()
     points: dict[object, Point] = {}

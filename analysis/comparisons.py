@@ -10,12 +10,12 @@ from analysis.methods import FULL_PROMPT
 from analysis.noninferiority import Difference, Verdict, difference, verdicts
 from analysis.registry import Missing
 
-RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
+MIN_RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A cell compared with the full prompt. `ratio` says how many times fewer parameters the cell trains."""
+    """A cell compared with the full prompt. `ratio` is how many times fewer parameters the cell trains."""
 
     cell: Cell
     full: Cell
@@ -25,25 +25,24 @@ class Comparison:
 
 def full_prompt(group: Group) -> Cell | None:
     """Return the confirmed cell of prompt tuning with the best held-out accuracy."""
-    return group.best(FULL_PROMPT)
+    return group.best_cell(FULL_PROMPT)
 
 
 @lru_cache(maxsize=64)
 def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
-    """Compare every confirmed cell of at least five times fewer parameters with the full prompt, smallest first.
+    """Compare every confirmed cell with at least five times fewer parameters with the full prompt, smallest first.
 
-    The tests count as one family.
+    All these tests are one family: their p values are corrected together.
     """
     full = full_prompt(group)
     if full is None or not full.trainable_parameters:
         return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
-    small_cells = [
-        cell for cell in group.confirmed if 0 < (cell.trainable_parameters or 0) * RATIO <= full.trainable_parameters
-    ]
+    most_parameters = full.trainable_parameters // MIN_RATIO
+    small_cells = [cell for cell in group.confirmed_cells if 0 < (cell.trainable_parameters or 0) <= most_parameters]
     if not small_cells:
-        return Missing(f"it needs a confirmed cell with at least {RATIO} times fewer parameters than the full prompt")
-    if len(full.confirmed) < 2 or all(len(cell.confirmed) < 2 for cell in small_cells):
-        return Missing("it needs at least two confirm seeds, of the full prompt and of a smaller cell (--seeds 3)")
+        return Missing(f"it needs a confirmed cell at least {MIN_RATIO} times smaller than the full prompt")
+    if len(full.confirmed_trials) < 2 or all(len(cell.confirmed_trials) < 2 for cell in small_cells):
+        return Missing("it needs at least two confirm seeds of the full prompt and of a smaller cell (--seeds 3)")
     family = _compare_with_full(small_cells, full, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
 
@@ -51,8 +50,8 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
 def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
     """Compare a smaller cell with the full prompt.
 
-    The comparison comes from the family of much smaller cells where the cell belongs to it, else from a test of its
-    own. None where there are too few seeds or predictions.
+    If the cell is one of the much smaller ones, the comparison is that of `comparisons`. Otherwise the cell gets a test
+    of its own. Return None if there are too few seeds or predictions.
     """
     family, full = comparisons(group), full_prompt(group)
     for comparison in () if isinstance(family, Missing) else family:
@@ -62,7 +61,7 @@ def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
 
 
 def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tuple[Comparison, ...]:
-    """Test the cells that have predictions of the full prompt's examples, as one family."""
+    """Test, as one family, the cells that have predictions of the same examples as the full prompt."""
     differences = [(cell, gap) for cell in cells if (gap := accuracy_difference(cell, full)) is not None]
     return tuple(
         Comparison(
@@ -76,8 +75,8 @@ def _compare_with_full(cells: Sequence[Cell], full: Cell, margin: float) -> tupl
 
 
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
-    """Return the cell's accuracy minus that of the reference; None unless both have two seeds and predictions of the
-    same examples."""
-    has_seeds = min(len(cell.confirmed), len(reference.confirmed)) > 1
-    correct_pair = predictions.correct_by_group(cell.confirmed, reference.confirmed) if has_seeds else None
+    """Return the cell's accuracy minus that of the reference. Return None unless both have at least two seeds and
+    predictions of the same examples."""
+    trials = cell.confirmed_trials, reference.confirmed_trials
+    correct_pair = predictions.correct_by_group(*trials) if min(map(len, trials)) > 1 else None
     return difference(*correct_pair) if correct_pair else None

@@ -1,16 +1,16 @@
-"""One path for each task and backbone folder, although it may have moved between trials."""
+"""One path for the folder of each task and backbone, even if it was moved between trials."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
+_REVISION_FIELDS = {"task": "data_revision", "backbone": "model_revision"}
 
 
 class Folders:
-    """Gives each folder one canonical path: the first under which it was met.
+    """Gives each folder one canonical path: the first path that was seen for it.
 
-    Two folders with the same name and the same content are one folder.
+    Folders with the same name and the same content count as one folder.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class Folders:
 
         Args:
             config: the trial's configuration.
-            planned_cells: the cells that the trial's run planned. They hold the paths at which the folders were when
-                the run was last continued.
+            planned_cells: the cells that the trial's run planned. They hold the paths that the folders had when the run
+                was last continued.
         """
         config = dict(config)
-        for field, revision_field in _REVISIONS.items():
+        for field, revision_field in _REVISION_FIELDS.items():
             path, revision = config.get(field), config.get(revision_field)
             has_revision = revision is not None  # without one, two folders with the same name may differ in content
             if has_revision and isinstance(path, str) and Path(path).is_absolute():
@@ -39,6 +39,5 @@ class Folders:
         return config
 
     def canonical_path(self, path: str) -> str:
-        """Return the canonical path of a folder of a plan or a baseline. A name that is not such a folder is returned
-        as it is."""
+        """Return the canonical path of a folder that a plan or a baseline names. Any other name is returned as is."""
         return self._canonical_paths.get(path, path)

@@ -12,14 +12,13 @@ from analysis.cells import Cell, Group
 if TYPE_CHECKING:
     import numpy as np
 
-DRAWS = 2000
+DRAWS = 2000  # for the certainty of the front
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the (parameters, accuracy) points that no other point beats, sorted by parameters.
 
-    A point is beaten if another point has at most as many parameters and at least the same accuracy, and is better in
-    one of the two.
+    A point beats another if it has no more parameters and no less accuracy, and is better in one of the two.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front: list[int] = []
@@ -32,28 +31,28 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
     """Return the area that (parameters, accuracy) points dominate, as log2(parameters) × accuracy.
 
-    The area ends at the reference, which has more parameters and less accuracy. A point beyond it adds nothing.
+    The area ends at the reference point, which has more parameters and less accuracy. A point beyond it adds nothing.
     """
-    most_doublings, least_accuracy = math.log2(reference[0]), reference[1]
-    inside = [
+    highest_log2, lowest_accuracy = math.log2(reference[0]), reference[1]
+    points_inside = [
         (math.log2(parameters), accuracy)
         for parameters, accuracy in points
-        if parameters < reference[0] and accuracy > least_accuracy
+        if parameters < reference[0] and accuracy > lowest_accuracy
     ]
-    area, height = 0.0, least_accuracy
-    for doublings, accuracy in (inside[i] for i in pareto(inside)):
-        area += (most_doublings - doublings) * max(0.0, accuracy - height)
+    area, height = 0.0, lowest_accuracy
+    for log2_parameters, accuracy in (points_inside[i] for i in pareto(points_inside)):
+        area += (highest_log2 - log2_parameters) * max(0.0, accuracy - height)
         height = max(height, accuracy)
     return area
 
 
-def reference_of(group: Group) -> tuple[float, float]:
-    """Return the reference for the hypervolume.
+def hypervolume_reference(group: Group) -> tuple[float, float]:
+    """Return the reference point for the hypervolume.
 
     Its parameters are twice those of the largest confirmed cell. Its accuracy is the zero-shot accuracy, else that of
     the majority class, else 0.
     """
-    most_parameters = max(cell.trainable_parameters or 1 for cell in group.confirmed)
+    most_parameters = max(cell.trainable_parameters or 1 for cell in group.confirmed_cells)
     baselines = (group.zero_shot_accuracy, group.majority_accuracy, 0.0)
     return 2.0 * most_parameters, next(accuracy for accuracy in baselines if accuracy is not None)
 
@@ -61,23 +60,25 @@ def reference_of(group: Group) -> tuple[float, float]:
 def draw_accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """Draw accuracies that other seeds and other test examples might have given, `[draws, cells]`.
 
-    If all cells have predictions of the same examples, this is a bootstrap: over the seeds of each cell, and over the
-    examples of all cells at once. Otherwise each cell's own interval is drawn from, as a normal variable.
+    If all cells have predictions of the same examples, this is a bootstrap. Seeds are resampled in each cell, and
+    examples are resampled once for all cells. Otherwise each cell's accuracy is drawn from a normal distribution as
+    wide as its interval.
     """
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    correct_matrices = predictions.correct_by_group(*(cell.confirmed for cell in cells))
+    correct_matrices = predictions.correct_by_group(*(cell.confirmed_trials for cell in cells))
     if correct_matrices is None:
         means = [cell.accuracy.mean if cell.accuracy else math.nan for cell in cells]
         half_widths = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]
         return generator.normal(means, np.asarray(half_widths) / 1.96, (draws, len(cells)))
-    examples = correct_matrices[0].shape[1]
-    weights_DN = generator.multinomial(examples, np.full(examples, 1 / examples), draws) / examples
+    example_count = correct_matrices[0].shape[1]
+    example_shares = np.full(example_count, 1 / example_count)
+    weights_DN = generator.multinomial(example_count, example_shares, draws) / example_count
     cell_accuracies = []
     for correct_SN in correct_matrices:
-        seeds = len(correct_SN)
-        weights_DS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
+        seed_count = len(correct_SN)
+        weights_DS = generator.multinomial(seed_count, np.full(seed_count, 1 / seed_count), draws) / seed_count
         cell_accuracies.append((weights_DS * (weights_DN @ correct_SN.T)).sum(axis=1))
     return np.stack(cell_accuracies, axis=1)
 
@@ -86,14 +87,14 @@ def frontier_shares(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[f
     """Return the share of the draws in which each cell is on the frontier.
 
     Args:
-        sizes: parameters of each cell.
+        sizes: number of parameters of each cell.
         accuracies_DC: drawn accuracies, `[draws, cells]`.
     """
     import numpy as np
 
-    unique_sizes, size_index_C = np.unique(sizes, return_inverse=True)
-    best_DU = np.stack([accuracies_DC[:, size_index_C == u].max(axis=1) for u in range(len(unique_sizes))], axis=1)
-    best_smaller_DU = np.full_like(best_DU, -np.inf)  # the best accuracy of all smaller sizes
+    distinct_sizes, size_index_C = np.unique(sizes, return_inverse=True)
+    best_DU = np.stack([accuracies_DC[:, size_index_C == u].max(axis=1) for u in range(len(distinct_sizes))], axis=1)
+    best_smaller_DU = np.full_like(best_DU, -np.inf)  # best accuracy of all smaller sizes
     best_smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
     is_on_front_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
     return [float(share) for share in is_on_front_DC.mean(axis=0)]
@@ -105,7 +106,7 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
     The choice uses held-out training data and never the reported split, so that the accuracy reported for the chosen
     cell is not inflated by the choice. Of equal cells the smaller one is returned.
     """
-    usable = [
+    candidates = [
         cell
         for cell in cells
         if cell.accuracy
@@ -117,12 +118,12 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
     def best_first(cell: Cell) -> tuple[float, int, str]:
         return -(cell.selection_score or 0.0), cell.trainable_parameters or 0, cell.name
 
-    return min(usable, key=best_first, default=None)
+    return min(candidates, key=best_first, default=None)
 
 
 def budgets(smallest: int, largest: int) -> list[int]:
-    """Return round budgets (1, 2 or 5 times a power of ten), from the first that holds `smallest` to the first that
-    holds `largest`."""
-    round_numbers = [step * 10**power for power in range(len(str(largest)) + 1) for step in (1, 2, 5)]
+    """Return the round budgets (1, 2 or 5 times a power of ten) from the first of at least `smallest` to the first of
+    at least `largest`."""
+    round_numbers = [digit * 10**power for power in range(len(str(largest)) + 1) for digit in (1, 2, 5)]
     last = next(budget for budget in round_numbers if budget >= largest)
     return [budget for budget in round_numbers if smallest <= budget <= last]

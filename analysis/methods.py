@@ -1,4 +1,4 @@
-"""The title and the order of each method: those that the method declares, else defaults."""
+"""The titles and the order of the methods, as the methods declare them, with defaults for the others."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from lopt import registry
 if TYPE_CHECKING:
     from lopt import methods
 
-_DEFAULT_PLACE = 1000  # the place of a method that declares none
+_DEFAULT_PLACE = 1000  # for a method that does not declare its place
 FULL_PROMPT = "prompt_tuning"  # the method that smaller prompts are compared with
 
 
 @cache
-def described(method: str) -> methods.Method | published.Method | None:
-    """Return the method that this program has or a publication describes; None for any other name."""
+def find_method(method: str) -> methods.Method | published.Method | None:
+    """Return this method of the program or of a publication, or None if neither has one with this name."""
     try:
         plugins = registry.plugins("lopt.methods")
-    except (Exception, SystemExit):  # one broken method file must not keep the results from being shown
+    except (Exception, SystemExit):  # a broken file of a method must not prevent a report
         plugins = {}
     return plugins.get(method) or published.METHODS.get(method)
 
 
 def method_label(method: str) -> str:
-    return str(getattr(described(method), "title", method))
+    return str(getattr(find_method(method), "title", method))
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sorted_methods(names: Iterable[str]) -> list[str]:
     """Return each method once, sorted by the place that it declares, then by name."""
-    return sorted(set(names), key=lambda name: (getattr(described(name), "place", _DEFAULT_PLACE), name))
+    return sorted(set(names), key=lambda name: (getattr(find_method(name), "place", _DEFAULT_PLACE), name))

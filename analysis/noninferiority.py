@@ -1,8 +1,8 @@
 """Is a smaller prompt as good as a larger one, within a margin that was declared beforehand?
 
-Two methods are scored with several seeds each on the same examples. Their difference varies with the seeds of both
-methods and with the examples that were drawn. They share the examples, so the difference is known better than either
-accuracy. Verdicts are one-sided tests at 5 %, corrected for their number by Holm's method (Holm 1979).
+Several seeds of two methods are scored on the same examples. The difference of their accuracies depends on the seeds of
+both methods and on the examples that were drawn. Because the methods share the examples, the difference is known better
+than either accuracy. Verdicts are one-sided tests at 5 %, corrected for their number by Holm's method (Holm 1979).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from analysis.stats import Z95, spread, variance_of_examples
 if TYPE_CHECKING:
     import numpy as np
 
-LEVEL = 0.05
-MARGIN = 0.01
-_POWER_Z = 0.8416212335729143  # of 80 % power
-_MAX_SEEDS = 50
+LEVEL = 0.05  # of significance
+MARGIN = 0.01  # the default
+_POWER_Z = 0.8416212335729143  # the 80 % quantile of the normal distribution, for 80 % power
+_MAX_SEEDS = 50  # the largest number of seeds that a report suggests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,45 +28,46 @@ class Difference:
     """Accuracy of method a minus that of method b, as fractions, with the 95 % interval.
 
     Attributes:
-        error: standard error of the mean.
-        freedom: degrees of freedom.
-        between_a, between_b: variance of the accuracy between the seeds of each method.
-        examples: variance of the mean difference that comes from having drawn these examples.
+        standard_error: standard error of `mean`.
+        degrees_of_freedom: those of the t distribution behind the interval and the tests.
+        seed_variance_a, seed_variance_b: variance of the accuracy between the seeds of each method.
+        example_variance: the part of the variance of `mean` that comes from the choice of test examples.
     """
 
     mean: float
     low: float
     high: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
     seeds_a: int
     seeds_b: int
-    between_a: float
-    between_b: float
-    examples: float
+    seed_variance_a: float
+    seed_variance_b: float
+    example_variance: float
 
     def __str__(self) -> str:
         """Return the difference in percentage points, with the interval."""
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
     def p_non_inferior(self, margin: float) -> float:
-        """Return the p value of the test for non-inferiority; a small p shows "worse by at most the margin"."""
-        return _upper_tail(self.mean + margin, self.error, self.freedom)
+        """Return the p value of the test for non-inferiority. A small p shows "not worse by more than the margin"."""
+        return _upper_tail(self.mean + margin, self.standard_error, self.degrees_of_freedom)
 
     def p_inferior(self, margin: float) -> float:
-        """Return the p value of the test for inferiority; a small p shows "worse by more than the margin"."""
-        return _upper_tail(-(self.mean + margin), self.error, self.freedom)
+        """Return the p value of the test for inferiority. A small p shows "worse by more than the margin"."""
+        return _upper_tail(-(self.mean + margin), self.standard_error, self.degrees_of_freedom)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome of the tests: non-inferior, inferior or inconclusive.
+    """The verdict of the two tests.
 
     Attributes:
+        outcome: "non-inferior", "inferior" or "inconclusive".
         p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method.
-        more_seeds: how many further seeds of each method would settle an inconclusive verdict with 80 % power, in
-            either direction, if the difference is as observed. None if no number of seeds would, because there are too
-            few examples.
+        more_seeds: how many further seeds of each method would make an inconclusive verdict conclusive with 80 % power,
+            in either direction, if the true difference is the observed one. None if no number of seeds would, because
+            there are too few examples.
     """
 
     outcome: str
@@ -81,51 +82,54 @@ class Verdict:
             return self.outcome
         if self.more_seeds is None:
             return "inconclusive: more seeds would not settle it, but more test examples might"
-        towards = "non-inferior" if self.difference.mean + self.margin > 0 else "inferior"
+        expected_outcome = "non-inferior" if self.difference.mean + self.margin > 0 else "inferior"
         seeds = f"{self.more_seeds} more seed{'s' * (self.more_seeds != 1)}"
-        return f"inconclusive: about {seeds} of each would probably show it to be {towards}"
+        return f"inconclusive: about {seeds} of each would probably show it to be {expected_outcome}"
 
 
 def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
-    """Return the difference of two methods, computed from the examples that each of their seeds got right.
+    """Return the difference of the accuracies of methods a and b.
 
     Args:
-        a_SN, b_SN: 1 where a seed was right on an example, `[seeds, examples]`; the same examples in the same order.
+        a_SN, b_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`. Both methods have the same
+            examples in the same order.
 
     Raises:
         ValueError: the numbers of examples differ, or a method has fewer than two seeds.
     """
     if a_SN.shape[1] != b_SN.shape[1] or min(len(a_SN), len(b_SN)) < 2:
-        raise ValueError(f"shapes {a_SN.shape} and {b_SN.shape}: need the same examples and two seeds of each")
+        raise ValueError(f"shapes {a_SN.shape} and {b_SN.shape}: need the same examples and two seeds of each method")
     n = a_SN.shape[1]
-    (between_a, within_a), (between_b, within_b) = spread(a_SN), spread(b_SN)
+    (seed_variance_a, within_a), (seed_variance_b, within_b) = spread(a_SN), spread(b_SN)
     seeds_a, seeds_b = len(a_SN), len(b_SN)
-    # Subtract the seeds' share, because the variance between seeds already contains it.
-    noise = within_a / seeds_a + within_b / seeds_b
-    observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - noise)
-    # By Wilson's interval, methods that agree on all n examples may differ on z²/n of all others. This amount is added.
-    examples = (observed + Z95**2 / n) / n
-    parts = [(between_a / seeds_a, seeds_a - 1), (between_b / seeds_b, seeds_b - 1), (examples, max(1, n - 1))]
-    variance = sum(part for part, _ in parts)
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    error, mean = math.sqrt(variance), float(a_SN.mean() - b_SN.mean())
-    half = _quantile(0.975, freedom) * error
+    # The observed variance between examples also contains noise of the seeds. It is subtracted, because the variance
+    # between seeds counts it already.
+    seed_noise = within_a / seeds_a + within_b / seeds_b
+    observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - seed_noise)
+    # By Wilson's interval, methods that agree on all n examples may differ on a share z²/n of others. It is added.
+    example_variance = (observed + Z95**2 / n) / n
+    variances = [seed_variance_a / seeds_a, seed_variance_b / seeds_b, example_variance]
+    degrees = [seeds_a - 1, seeds_b - 1, max(1, n - 1)]
+    variance = sum(variances)
+    degrees_of_freedom = variance**2 / sum(part**2 / degree for part, degree in zip(variances, degrees, strict=True))
+    standard_error, mean = math.sqrt(variance), float(a_SN.mean() - b_SN.mean())
+    half_width = _quantile(0.975, degrees_of_freedom) * standard_error
     return Difference(
         mean=mean,
-        low=max(-1.0, mean - half),
-        high=min(1.0, mean + half),
-        error=error,
-        freedom=freedom,
+        low=max(-1.0, mean - half_width),
+        high=min(1.0, mean + half_width),
+        standard_error=standard_error,
+        degrees_of_freedom=degrees_of_freedom,
         seeds_a=seeds_a,
         seeds_b=seeds_b,
-        between_a=between_a,
-        between_b=between_b,
-        examples=examples,
+        seed_variance_a=seed_variance_a,
+        seed_variance_b=seed_variance_b,
+        example_variance=example_variance,
     )
 
 
 def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[Verdict]:
-    """Return a verdict for each difference. The probability that any of them errs is at most 5 %."""
+    """Return a verdict for each difference. The probability that any verdict is wrong is at most 5 %."""
     p_non_inferior = holm([gap.p_non_inferior(margin) for gap in differences])
     p_inferior = holm([gap.p_inferior(margin) for gap in differences])
     return [
@@ -134,7 +138,7 @@ def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[
 
 
 def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: float) -> Verdict:
-    """Return the verdict on a difference from its corrected p values."""
+    """Return the verdict that follows from a difference and its corrected p values."""
     outcome = "non-inferior" if p_non_inferior <= LEVEL else "inferior" if p_inferior <= LEVEL else "inconclusive"
     more_seeds = _more_seeds(gap, margin) if outcome == "inconclusive" else None
     return Verdict(
@@ -148,7 +152,7 @@ def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values by Holm's method. Each may then be compared with the level by itself, whatever their number."""
+    """Adjust p values by Holm's method. Each of them may then be compared with the level of significance directly."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
@@ -159,21 +163,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _more_seeds(gap: Difference, margin: float) -> int | None:
     distance = abs(gap.mean + margin)  # from the margin to the observed difference
     for seeds in range(max(gap.seeds_a, gap.seeds_b) + 1, _MAX_SEEDS + 1):
-        error = math.sqrt((gap.between_a + gap.between_b) / seeds + gap.examples)
-        if (_quantile(1 - LEVEL, 2 * (seeds - 1)) + _POWER_Z) * error <= distance:
+        standard_error = math.sqrt((gap.seed_variance_a + gap.seed_variance_b) / seeds + gap.example_variance)
+        if (_quantile(1 - LEVEL, 2 * (seeds - 1)) + _POWER_Z) * standard_error <= distance:
             return seeds - min(gap.seeds_a, gap.seeds_b)
     return None
 
 
-def _quantile(share: float, freedom: float) -> float:
+def _quantile(share: float, degrees_of_freedom: float) -> float:
+    """Return the quantile of Student's t distribution below which this share of it lies."""
     from scipy.special import ndtri, stdtrit  # slow to import: --help does without it
 
-    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
+    return float(ndtri(share) if math.isinf(degrees_of_freedom) else stdtrit(degrees_of_freedom, share))
 
 
-def _upper_tail(value: float, error: float, freedom: float) -> float:
+def _upper_tail(value: float, standard_error: float, degrees_of_freedom: float) -> float:
+    """Return the one-sided p value for "the true value is above 0", by Student's t distribution."""
     from scipy.special import ndtr, stdtr
 
-    if not error:
+    if not standard_error:
         return 0.0 if value > 0 else 1.0
-    return float(ndtr(-value / error) if math.isinf(freedom) else stdtr(freedom, -value / error))
+    t = -value / standard_error
+    return float(ndtr(t) if math.isinf(degrees_of_freedom) else stdtr(degrees_of_freedom, t))

@@ -1,4 +1,4 @@
-"""The text around the numbers: state of the run, failures, stuck trials, caveats, and how the numbers were made."""
+"""The text around the numbers: warnings, failures, stuck trials, caveats, and how the numbers were made."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ _SEPARATE_REPORTS = "make a separate report of each run"
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failed trials of one exception type. `example` is the message of the first of them."""
+    """Failed trials of one exception type. `message` is that of the first of them."""
 
     type: str
     count: int
-    example: str
+    message: str
     cells: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """How a run was made, for the page."""
+    """How a run was made, for the page. `facts` are pairs of a label and a value."""
 
     run: str
     status: str
@@ -41,70 +41,69 @@ class Provenance:
 
 
 def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
-    """Return what a reader must know before the first number."""
+    """Return what a reader of the report must know before the first number."""
     lines = []
-    cells = [cell for group in groups for cell in group.cells if cell.planned]
-    confirmed = sum(cell.accuracy is not None for cell in cells)
-    unfinished = [run.name for run in results.runs if run.status != "complete"]
+    planned_cells = [cell for group in groups for cell in group.cells if cell.planned]
+    confirmed_count = sum(cell.accuracy is not None for cell in planned_cells)
+    unfinished_runs = [run.name for run in results.runs if run.status != "complete"]
     is_single = len(results.runs) == 1
-    if unfinished:
-        progress = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished)}"
-        lines.append(f"{progress}. {confirmed} of {len(cells)} cells have a confirmed trial.")
-    elif confirmed < len(cells):
+    if unfinished_runs:
+        progress = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished_runs)}"
+        lines.append(f"{progress}. {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
+    elif confirmed_count < len(planned_cells):
         progress = "The run is complete" if is_single else "The runs are complete"
-        lines.append(f"{progress}, but only {confirmed} of {len(cells)} cells have a confirmed trial.")
-    lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished))
+        lines.append(f"{progress}, but only {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
+    lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished_runs))
     if not results.trials:
         lines.append("There is no readable trial record yet.")
-    if without_trials := [f"{run.name}/trials" for run in results.runs if not _has_trials(run)]:
+    if missing_folders := [f"{run.name}/trials" for run in results.runs if not _has_trials_folder(run)]:
         lines.append(
-            f"Missing: {', '.join(without_trials)}. The records of the trials should be there, one JSON file each; "
+            f"Missing: {', '.join(missing_folders)}. The records of the trials should be there, one JSON file each; "
             "trials.parquet is made from them and is not read."
         )
-    if results.unreadable:
-        kind = "record" if any("/trials/" in file for file in results.unreadable) else "file"
-        one, many = f"{kind} could not be read and is", f"{kind}s could not be read and are"
-        counted = _plural(len(results.unreadable), one, many)
-        lines.append(f"{counted} left out: {'; '.join(results.unreadable)}.")
+    if results.unreadable_files:
+        kind = "record" if any("/trials/" in file for file in results.unreadable_files) else "file"
+        singular, plural = f"{kind} could not be read and is", f"{kind}s could not be read and are"
+        files = _count_text(len(results.unreadable_files), singular, plural)
+        lines.append(f"{files} left out: {'; '.join(results.unreadable_files)}.")
     lines += filter(None, (_unusable_predictions(group, len(groups) > 1) for group in groups))
-    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed]
-    if waiting := [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.winner_is_confirmed]:
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
+    stale_cells = [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.winner_is_confirmed]
+    if stale_cells:
         lines.append(
             "The search has found a better setting than the confirmed one, but no trial has confirmed it yet: "
-            f"{', '.join(waiting)}. The numbers are those of the earlier setting."
+            f"{', '.join(stale_cells)}. The numbers are those of the earlier setting."
         )
     for group in groups:
         lines += filter(None, (_different_examples(group), _different_weights(group), _different_metrics(group)))
-    provenances = [run.manifest.get("provenance") or {} for run in results.runs]
-    if any(entry.get("dirty") for entry in provenances) or any(trial.dirty for trial in results.trials):
+    run_provenances = [run.manifest.get("provenance") or {} for run in results.runs]
+    if any(source.get("dirty") for source in run_provenances) or any(trial.dirty for trial in results.trials):
         lines.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
-    commits = {trial.commit for trial in results.trials if trial.commit}
-    if len(commits) > 1:
+    if len(commits := {trial.commit for trial in results.trials if trial.commit}) > 1:
         lines.append(f"The trials were made with {len(commits)} different commits of the code.")
     return lines
 
 
 def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
     """Name the files of predictions that cannot be used, and say how the report changes without them."""
-    unusable = predictions.unusable([trial for cell in group.confirmed for trial in cell.confirmed])
+    cells = group.confirmed_cells
+    unusable = predictions.unusable_predictions([trial for cell in cells for trial in cell.confirmed_trials])
     if not unusable:
         return None
     keys, full = {entry.trial.key for entry in unusable}, full_prompt(group)
-    affected = [cell for cell in group.confirmed if any(trial.key in keys for trial in cell.confirmed)]
+    affected_cells = [cell for cell in cells if any(trial.key in keys for trial in cell.confirmed_trials)]
     effects = []
-    if wider := [cell for cell in affected if len(cell.confirmed) > 1]:
-        effects.append(f"intervals come from the seeds' accuracies alone ({_labels(wider)})")
-    if full and len(full.confirmed) > 1:
-        untested = [cell for cell in (group.confirmed if full in affected else affected) if cell is not full]
-        if untested:
-            effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested)})")
-    if len(group.confirmed) > 1:
+    if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed_trials) > 1]:
+        effects.append(f"intervals come from the seeds' accuracies alone ({_labels(cells_of_several_seeds)})")
+    if full and len(full.confirmed_trials) > 1:
+        cells_without_test = cells if full in affected_cells else affected_cells
+        if untested_cells := [cell for cell in cells_without_test if cell is not full]:
+            effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
+    if len(cells) > 1:
         effects.append("the certainty of the frontier is estimated from each cell's own interval")
-    for_group = f"For {group.title}: p" if several_groups else "P"
+    beginning = f"For {group.title}: predictions" if several_groups else "Predictions"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
-    return (
-        f"{for_group}redictions that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
-    )
+    return f"{beginning} that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
 
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
@@ -115,21 +114,21 @@ def failures(groups: Sequence[Group]) -> list[Failure]:
         Failure(
             type=error_type,
             count=len(pairs),
-            example=pairs[0][1].error_message or "",
+            message=pairs[0][1].error_message or "",
             cells=tuple(dict.fromkeys(_trial_cell_name(groups, group, trial) for group, trial in pairs)),
         )
         for error_type, pairs in sorted(by_type.items(), key=lambda item: -len(item[1]))
     ]
 
 
-def stuck(groups: Sequence[Group]) -> list[str]:
-    """Name the trials that learned nothing: all evaluations predicted one class, or all predicted the same classes."""
+def stuck_trials(groups: Sequence[Group]) -> list[str]:
+    """Name the trials on which training had no effect, as `Trial.is_stuck` defines it."""
     return [
         f"{_trial_cell_name(groups, group, trial)}, learning rate {render.number(trial.learning_rate)}, "
         f"seed {trial.seed} ({trial.phase}, {trial.status}, {trial.key})"
         for group in groups
         for trial in group.trials
-        if trial.stuck
+        if trial.is_stuck
     ]
 
 
@@ -148,37 +147,38 @@ def _labels(cells: Sequence[Cell]) -> str:
     return ", ".join(cell.label for cell in cells)
 
 
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def _count_text(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
-def _has_trials(run: Run) -> bool:
-    """Return whether a run has its folder of trials. One that has only begun needs none yet."""
+def _has_trials_folder(run: Run) -> bool:
+    """Return whether a run has its folder of trials, or has only begun and does not need it yet."""
     has_only_begun = run.status != "complete" and not (run.path / "trials.parquet").is_file()
     return has_only_begun or (run.path / "trials").is_dir()
 
 
 def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | None:
-    """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
+    """Name the cells of complete runs that have fewer seeds than planned, even with the failed seeds."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
-    planned = min((count for count in counts if isinstance(count, int)), default=0)
-    few = [cell for cell in group.confirmed if cell.planned and len(cell.confirmed) + cell.lost < planned]
-    if not few:
+    planned_seeds = min((count for count in counts if isinstance(count, int)), default=0)
+    planned_cells = [cell for cell in group.confirmed_cells if cell.planned]
+    cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_count < planned_seeds]
+    if not cells:
         return None
-    for_group = f"For {group.title}: f" if several_groups else "F"
-    cells = ", ".join(f"{cell.label} ({len(cell.confirmed)})" for cell in few)
-    return f"{for_group}ewer confirmed seeds than the {planned} planned: {cells}."
+    beginning = f"For {group.title}: fewer" if several_groups else "Fewer"
+    cell_texts = ", ".join(f"{cell.label} ({len(cell.confirmed_trials)})" for cell in cells)
+    return f"{beginning} confirmed seeds than the {planned_seeds} planned: {cell_texts}."
 
 
 def _different_examples(group: Group) -> str | None:
-    """Name the cells of pooled runs that were scored on different test examples, so that they cannot be compared."""
-    parts = grouped(group.confirmed, lambda cell: cell.confirmed[0].scored_on).values()
-    if len(parts) < 2:
+    """Name the cells that were scored on different test examples in pooled runs, and so cannot be compared."""
+    by_examples = grouped(group.confirmed_cells, lambda cell: cell.confirmed_trials[0].scored_on).values()
+    if len(by_examples) < 2:
         return None
-    listed = "; ".join(f"{examples_text(cells[0].confirmed[0])} ({_labels(cells)})" for cells in parts)
+    examples = "; ".join(f"{examples_text(cells[0].confirmed_trials[0])} ({_labels(cells)})" for cells in by_examples)
     return (
-        f"For {group.title}, not all cells were scored on the same test examples: {listed}. A difference between them "
-        f"may come from that alone, so {_SEPARATE_REPORTS}."
+        f"For {group.title}, not all cells were scored on the same test examples: {examples}. A difference between "
+        f"them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
 
@@ -191,20 +191,20 @@ def examples_text(trial: Trial) -> str:
 
 
 def _different_weights(group: Group) -> str | None:
-    """Say whether a folder held different models in the pooled runs."""
-    confirmed = group.confirmed if Path(group.backbone).is_absolute() else ()
-    parts = grouped(confirmed, lambda cell: cell.confirmed[0].model_revision or "unknown")
-    if len(parts) < 2:
+    """Name the weights if the backbone's folder held different weights in the pooled runs."""
+    cells = group.confirmed_cells if Path(group.backbone).is_absolute() else ()
+    by_revision = grouped(cells, lambda cell: cell.confirmed_trials[0].model_revision or "unknown")
+    if len(by_revision) < 2:
         return None
-    listed = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in parts.items())
+    revisions = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in by_revision.items())
     return (
-        f"For {group.title}, the folder of the backbone held other weights for some cells than for others: {listed}. A "
-        f"difference between them may come from that alone, so {_SEPARATE_REPORTS}."
+        f"For {group.title}, the folder of the backbone held other weights for some cells than for others: "
+        f"{revisions}. A difference between them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
 
 def _different_metrics(group: Group) -> str | None:
-    """Say whether the cells of pooled runs were chosen by different scores."""
+    """Name the metrics if the trials of pooled runs were selected by different ones."""
     names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
     if len(names) < 2:
         return None
@@ -215,7 +215,7 @@ def _different_metrics(group: Group) -> str | None:
 
 
 def _selection_metric(group: Group) -> str | None:
-    """Say which metric selects, unless it is accuracy in all trials."""
+    """Say by which metric trials are selected, unless it is accuracy for all of them."""
     names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
     if not names:
         return None
@@ -225,14 +225,14 @@ def _selection_metric(group: Group) -> str | None:
             f"another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data, which this "
-        "page calls held-out accuracy. Test accuracy and optimism are about accuracy itself."
+        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data. This page "
+        "calls it held-out accuracy. Test accuracy and optimism are about accuracy itself."
     )
 
 
 def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
-    """Say how the numbers were made and what they cannot tell."""
-    confirmed = [trial for trial in results.trials if trial.confirmed]
+    """Say how the numbers were made and what they do not show."""
+    confirmed_trials = [trial for trial in results.trials if trial.is_confirmed]
     for protocol in dict.fromkeys(trial.protocol for trial in results.trials if trial.protocol):
         yield f"Protocol: {protocol}"
     for group in groups:
@@ -243,23 +243,23 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
             )
         if metric_note := _selection_metric(group):
             yield metric_note
-    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed]
+    confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
     for group, cell in confirmed_cells:
-        if cell.settings_confirmed > 1:
+        if cell.confirmed_configuration_count > 1:
             yield (
-                f"{_cell_name(groups, group, cell)}: {cell.settings_confirmed} settings have confirmed trials, because "
-                "the search had other winners before. The numbers are those of the setting that did best in the "
-                f"search, at learning rate {render.number(cell.confirmed[0].learning_rate)}."
+                f"{_cell_name(groups, group, cell)}: {cell.confirmed_configuration_count} settings have confirmed "
+                "trials, because the search had other winners before. The numbers are those of the setting that did "
+                f"best in the search, at learning rate {render.number(cell.confirmed_trials[0].learning_rate)}."
             )
     for run in results.runs:
         run_trials = [trial for trial in results.trials if trial.run == run.path_text]
         if text := audit_text(audit_early_stopping(run_trials, run.rungs[0] if run.rungs else None)):
             yield text if len(results.runs) == 1 else f"{run.name}: {text}"
     if sources := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
-        trials = _plural(len(sources), "trial was", "trials were")
+        trials = _count_text(len(sources), "trial was", "trials were")
         yield f"{trials} not run for this sweep but taken from {', '.join(sorted({*sources}))}."
-    several_seeds = [cell.confirmed for _, cell in confirmed_cells if len(cell.confirmed) > 1]
-    frozen_trials = [trial for seeds in several_seeds for trial in seeds if trial.frozen_draw]
+    cells_of_several_seeds = [cell for _, cell in confirmed_cells if len(cell.confirmed_trials) > 1]
+    frozen_trials = [trial for cell in cells_of_several_seeds for trial in cell.confirmed_trials if trial.frozen_draw]
     frozen_draws = {(method_label(trial.method), trial.frozen_draw) for trial in frozen_trials}
     for method, draw in sorted(frozen_draws, key=str):
         yield (
@@ -275,50 +275,50 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         (group.task_title, trial.test_split, trial.test_n, trial.test_split_size)
         for group in groups
         for trial in group.trials
-        if trial.confirmed and trial.test_n and trial.test_split_size and trial.test_n < trial.test_split_size
+        if trial.is_confirmed and trial.test_n and trial.test_split_size and trial.test_n < trial.test_split_size
     }
     for task, split, subset_size, split_size in sorted(subsets, key=str):
         yield f"{task} was scored on {subset_size:,} of the {split_size:,} examples of its {split} split."
-    if any(trial.truncated for trial in confirmed):
-        cut = sum(trial.test_truncated for trial in confirmed)
-        scored = sum(trial.test_n or 0 for trial in confirmed)
-        more = ", and some examples for training or selection" * (sum(trial.truncated for trial in confirmed) > cut)
-        share = f"{cut:,} of {scored:,} test examples of confirmed trials ({100 * cut / scored:.1f} %)"
-        yield f"Texts that did not fit into the model's input were cut: {share}{more}."
-    if results.left_out:
-        trials = _plural(results.left_out, "trial of a cell or range", "trials of cells or ranges")
+    if cut := sum(trial.truncated_count for trial in confirmed_trials):
+        test_cut = sum(trial.test_truncated_count for trial in confirmed_trials)
+        scored = sum(trial.test_n or 0 for trial in confirmed_trials)
+        share = f"{test_cut:,} of {scored:,} test examples of confirmed trials ({100 * test_cut / scored:.1f} %)"
+        other_parts = ", and some examples for training or selection" if cut > test_cut else ""
+        yield f"Texts that did not fit into the model's input were cut: {share}{other_parts}."
+    if results.left_out_count:
+        trials = _count_text(results.left_out_count, "trial of a cell or range", "trials of cells or ranges")
         yield f"Left out: {trials} that the space no longer has."
-    if results.superseded:
-        one, many = "earlier failure of a trial that was", "earlier failures of trials that were"
-        yield f"Not counted: {_plural(results.superseded, one, many)} tried again since."
-    if results.repeated:
-        records = _plural(results.repeated, "record is of a trial", "records are of trials")
-        yield f"{records} that another record is also of. Each trial counts once."
-        if results.differing:
-            yield f"Results differ in {results.differing} of these trials. There, the run that is named first counts."
+    if results.superseded_count:
+        singular, plural = "earlier failure of a trial that was", "earlier failures of trials that were"
+        yield f"Not counted: {_count_text(results.superseded_count, singular, plural)} tried again since."
+    if results.repeated_count:
+        singular, plural = "record repeats a trial that has", "records repeat trials that have"
+        yield f"{_count_text(results.repeated_count, singular, plural)} a record already. Each trial counts once."
+        if results.differing_count:
+            yield f"Repeated records with other results: {results.differing_count}. The run that is named first counts."
 
 
-def caveats(groups: Sequence[Group], are_shown: bool) -> tuple[str, ...]:
+def caveats(groups: Sequence[Group], has_published_numbers: bool) -> tuple[str, ...]:
     """Return what to know about the published numbers, if a table shows them or a group can be compared with them."""
-    return published.CAVEATS if are_shown or any(comparable_points(group) for group in groups) else ()
+    return published.CAVEATS if has_published_numbers or any(comparable_points(group) for group in groups) else ()
 
 
-def _time(run: Run) -> str | None:
-    """Return how long all commands of the run took together, beside what was predicted."""
+def _duration_text(run: Run) -> str | None:
+    """Return how long all commands of the run took together, with the prediction if there is one."""
     predicted = run.prediction
     if not predicted:
         return render.duration(run.elapsed_s) if run.elapsed_s else None
     low, high = render.duration(predicted.low_s), render.duration(predicted.high_s)
     spent_s = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
-    actual = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
+    progress = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
     return (
-        f"predicted {low} to {high}, {actual if spent_s > 0 else 'nothing has run since'}; "
-        f"started with {predicted.trials_done} of {predicted.trials} trials"
+        f"predicted {low} to {high}, {progress if spent_s > 0 else 'nothing has run since'}; "
+        f"started with {predicted.finished_count} of {predicted.trial_count} trials"
     )
 
 
 def _to_the_second(time: object) -> object:
-    """Return an ISO time without fractions of a second; anything else as it is."""
+    """Return an ISO time without fractions of a second. Return anything else as it is."""
     try:
         return datetime.fromisoformat(str(time)).isoformat(" ", "seconds")
     except ValueError:
@@ -330,15 +330,15 @@ def provenance(run: Run) -> Provenance:
     source = manifest.get("provenance") or {}
     command = manifest.get("command") or []
     space = manifest.get("space") or {}
-    dirty = ", unclean working tree" if source.get("dirty") else ""
+    unclean = ", unclean working tree" if source.get("dirty") else ""
     facts = {
         "space": " ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
         "trials per cell": space.get("trials_per_cell"),
         "confirm seeds": space.get("confirm_seeds"),
         "started": _to_the_second(manifest.get("started_at")),
         "updated": _to_the_second(manifest.get("updated_at")),
-        "time": _time(run),
-        "commit": f"{source.get('commit') or 'unknown'}{dirty}",
+        "time": _duration_text(run),
+        "commit": f"{source.get('commit') or 'unknown'}{unclean}",
         **{f"hardware: {key}": value for key, value in (source.get("hardware") or {}).items()},
         **{f"version: {key}": value for key, value in (source.get("versions") or {}).items()},
     }

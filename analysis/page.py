@@ -1,4 +1,4 @@
-"""The page of a report: its tables and figures, group by group, their files, and the text around them."""
+"""The page of a report: the tables and figures of each group, their files, and the text around them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,9 @@ from analysis.render import Table
 class Item:
     """A table or a figure, ready for a page.
 
-    `stem` is the name of its files without the ending. `published` is that of its `TableSpec`.
+    Attributes:
+        stem: the name of its files without the ending.
+        published: whether it shows published numbers.
     """
 
     stem: str
@@ -41,7 +43,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One group: a backbone on a task."""
+    """The part of the page about one group. `missing` says which tables and figures cannot be made, and why."""
 
     group: Group
     headline: Headline
@@ -51,7 +53,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """Tables that span several sections: over all tasks of one backbone."""
+    """The tables that span all tasks of one backbone, and so several sections."""
 
     title: str
     items: tuple[Item, ...]
@@ -61,53 +63,53 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
     """Write the report of `results` under `out`.
 
     Returns:
-        The sections, and a line for each table or plot that raised an error and is left out.
+        The sections, and the errors of the tables and plots that are left out, each in one line.
 
     Raises:
         OSError: a file cannot be written.
     """
     all_groups = groups(results)
-    broken_tables: dict[str, str] = {}
-    broken_plots: dict[str, str] = {}
-    tables = scan("analysis.tables", TableSpec, broken_tables)
-    plots = scan("analysis.plots", PlotSpec, broken_plots)
-    writer = _Writer(out=out, faults=[*broken_tables.values(), *broken_plots.values()])
-    _clear(out / "tables", ("md", "csv", "tex"), [*tables, *broken_tables])
-    _clear(out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *broken_plots])
+    table_errors: dict[str, str] = {}
+    plot_errors: dict[str, str] = {}
+    tables = scan("analysis.tables", TableSpec, table_errors)
+    plots = scan("analysis.plots", PlotSpec, plot_errors)
+    writer = _Writer(out=out, errors=[*table_errors.values(), *plot_errors.values()])
+    _clear_folder(out / "tables", ("md", "csv", "tex"), [*tables, *table_errors])
+    _clear_folder(out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *plot_errors])
     specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
     specs.sort(key=lambda spec: spec.place)
-    families = grouped(all_groups, lambda group: (group.backbone, group.shots))
-    group_suffixes = _suffixes([(group.backbone_name, group.task_name, _shots(group)) for group in all_groups])
-    family_suffixes = _suffixes([(family[0].backbone_name, _shots(family[0])) for family in families.values()])
+    by_backbone = grouped(all_groups, lambda group: (group.backbone, group.shots))
+    suffixes = _suffixes([(group.backbone_name, group.task_name, _shots_text(group)) for group in all_groups])
+    overview_suffixes = _suffixes([(tasks[0].backbone_name, _shots_text(tasks[0])) for tasks in by_backbone.values()])
     sections = [
-        _section(group, families[group.backbone, group.shots], specs, writer, suffix)
-        for group, suffix in zip(all_groups, group_suffixes, strict=True)
+        _make_section(group, by_backbone[group.backbone, group.shots], specs, writer, suffix)
+        for group, suffix in zip(all_groups, suffixes, strict=True)
     ]
     overviews = [
-        _overview(family, tables, writer, suffix)
-        for family, suffix in zip(families.values(), family_suffixes, strict=True)
-        if len(family) > 1
+        _make_overview(tasks, tables, writer, suffix)
+        for tasks, suffix in zip(by_backbone.values(), overview_suffixes, strict=True)
+        if len(tasks) > 1
     ]
-    faults = [*dict.fromkeys(writer.faults)]
-    left_out = [f"Left out, because it failed: {error}" for error in faults]
+    errors = [*dict.fromkeys(writer.errors)]
+    error_warnings = [f"Left out, because it failed: {error}" for error in errors]
     items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
     context = {
         "title": ", ".join(run.name for run in results.runs),
         "overviews": [overview for overview in overviews if overview.items],
         "sections": sections,
-        "warnings": [*notes.warnings(results, all_groups), *left_out],
+        "warnings": [*notes.warnings(results, all_groups), *error_warnings],
         "failures": notes.failures(all_groups),
-        "frozen": notes.stuck(all_groups),
+        "stuck_trials": notes.stuck_trials(all_groups),
         "notes": [*notes.notes(results, all_groups)],
         "caveats": notes.caveats(all_groups, any(item.published for item in items)),
         "provenance": [notes.provenance(run) for run in results.runs],
     }
     write_pages("report", context, out)
-    return sections, faults
+    return sections, errors
 
 
-def _clear(folder: Path, endings: Sequence[str], names: Sequence[str]) -> None:
-    """Make the folder, and delete the files of an earlier report, which may have had more groups."""
+def _clear_folder(folder: Path, endings: Sequence[str], names: Sequence[str]) -> None:
+    """Make the folder, and delete the files of an earlier report, because it may have had more groups."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         for ending in endings:
@@ -129,39 +131,39 @@ def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """Makes tables and figures, and writes their files under `out`. `faults` gets a line for each that fails."""
+    """Makes tables and figures, and writes their files under `out`. `errors` gets a line for each that fails."""
 
     out: Path
-    faults: list[str]
+    errors: list[str]
 
     def make_item(self, spec: TableSpec | PlotSpec, subject: Group | Sequence[Group], suffix: str) -> Item | Missing:
-        """Make a table or figure and write its files. One that fails is Missing, and its error is added to `faults`."""
+        """Make a table or figure and write its files. If it fails, return Missing and add the error to `errors`."""
         stem = f"{spec.name}{suffix}"
         package, folder = ("tables", "tables") if isinstance(spec, TableSpec) else ("plots", "figures")
         try:
             info = spec.info(subject)  # type: ignore[arg-type]
             if isinstance(info, Missing):
                 return info
-            item, files = _table(spec, info, stem) if isinstance(spec, TableSpec) else _figure(spec, info, stem)
+            item, files = _render(spec, info, stem) if isinstance(spec, TableSpec) else _draw(spec, info, stem)
         except PLUGIN_ERRORS as error:
-            self.faults.append(error_line(error, f"analysis/{package}/{spec.name}.py"))
+            self.errors.append(error_line(error, f"analysis/{package}/{spec.name}.py"))
             return Missing("it failed, as said at the top")
         for ending, content in files.items():
             (self.out / folder / f"{stem}.{ending}").write_bytes(content)
         return item
 
 
-def _section(
-    group: Group, family: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
+def _make_section(
+    group: Group, tasks: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
 ) -> Section:
-    """Make the section of a group. `family` are all groups of its backbone; if there are several, the tables that span
-    them belong to an overview."""
+    """Make the section of a group. `tasks` holds the groups of all tasks of its backbone; if there are several, tables
+    that span tasks are in an overview, not in the section."""
     items, missing = [], []
     for spec in specs:
-        is_across = isinstance(spec, TableSpec) and spec.across
-        if is_across and len(family) > 1:
+        spans_tasks = isinstance(spec, TableSpec) and spec.across
+        if spans_tasks and len(tasks) > 1:
             continue
-        item = writer.make_item(spec, family if is_across else group, suffix)
+        item = writer.make_item(spec, tasks if spans_tasks else group, suffix)
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
@@ -169,50 +171,51 @@ def _section(
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
 
 
-def _overview(family: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
-    items = [writer.make_item(spec, family, suffix) for spec in tables.values() if spec.across]
-    title = f"All tasks with {family[0].backbone_name}" + (f" ({_shots(family[0])})" if family[0].shots else "")
+def _make_overview(tasks: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
+    """Make the tables that span these groups: all tasks of one backbone."""
+    items = [writer.make_item(spec, tasks, suffix) for spec in tables.values() if spec.across]
+    title = f"All tasks with {tasks[0].backbone_name}" + (f" ({_shots_text(tasks[0])})" if tasks[0].shots else "")
     return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
 
 
-def _table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
-    """Return a table, and the content of its files by ending."""
+def _render(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
+    """Return a table, and the contents of its files by their endings."""
     table = spec.render(info)
     if not isinstance(table, Table):
-        raise TypeError(f"render gives {type(table).__name__}, not a Table")
+        raise TypeError(f"render returned {type(table).__name__}, not a Table")
     if not isinstance(table.caption, str):
         raise TypeError(f"the table's caption is {type(table.caption).__name__}, not a text")
-    render.html(table)  # the page is written later, but a table that it cannot hold has to fail now
+    render.html(table)  # a table that cannot be written to the page has to fail now
     contents = {"md": render.markdown(table), "csv": render.csv(table), "tex": render.latex(table)}
     item = Item(stem=stem, title=spec.title, table=table, published=spec.published)
     return item, {ending: text.encode() for ending, text in contents.items()}
 
 
-def _figure(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
-    """Return a figure, and the content of its files by ending."""
+def _draw(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
+    """Return a figure, and the contents of its files by their endings."""
     from matplotlib import rc_context  # slow to import: --help does without it
     from matplotlib.figure import Figure
 
     from analysis import style
 
-    with rc_context():  # settings that a plot makes must not reach other plots
+    with rc_context():  # settings of one plot must not change other plots
         figure = spec.draw(info)
     if not isinstance(figure, Figure):
-        raise TypeError(f"draw gives {type(figure).__name__}, not a Figure")
+        raise TypeError(f"draw returned {type(figure).__name__}, not a Figure")
     caption = spec.caption(info)
     if not isinstance(caption, str):
-        raise TypeError(f"caption gives {type(caption).__name__}, not a text")
+        raise TypeError(f"caption returned {type(caption).__name__}, not a text")
     files = {"csv": render.rows_csv(spec.data(info)).encode(), **style.files(figure)}
     svg = style.inline_svg(files["svg"].decode(), stem, caption)
     return Item(stem=stem, title=spec.title, svg=svg, caption=caption), files
 
 
-def _shots(group: Group) -> str:
+def _shots_text(group: Group) -> str:
     return f"{group.shots}-shot" if group.shots else ""
 
 
 def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a suffix of file names for each of these names, no two the same. A single name needs none."""
+    """Return a suffix for file names for each of these names. No two are the same, and a single name needs none."""
     if len(names) == 1:
         return [""]
     suffixes: list[str] = []

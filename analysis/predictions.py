@@ -1,4 +1,4 @@
-"""Which test examples each confirmed trial got right, read from the predictions beside its record."""
+"""Which test examples each confirmed trial got right. They are read from the files of predictions of its run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow
 
-_TOLERANCE = 1e-9  # between the accuracy of the predictions and that of the record
+_TOLERANCE = 1e-9  # by which the accuracies of the predictions and of the record may differ
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The content of one file of predictions. All arrays are `[examples]`.
+    """The content of one file of predictions. All arrays have the shape `[examples]`.
 
     Attributes:
         ids: example ids, sorted.
-        gold: the class of each example.
-        correct: 1 where that class was predicted, else 0.
+        gold: the true class of each example.
+        correct: 1 where the true class was predicted, else 0.
     """
 
     ids: np.ndarray
@@ -38,15 +38,16 @@ class Scores:
 
     @cached_property
     def examples_hash(self) -> str:
-        """Hash of the example ids and their classes."""
+        """Hash of the example ids and the true classes."""
         return hashlib.sha256(self.ids.tobytes() + self.gold.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusable:
-    """Predictions of a trial that cannot be used.
+class UnusablePredictions:
+    """A file of predictions that cannot be used, and the reason.
 
-    `file` is the file's path from the results folder, or the path of the folder if the run has no predictions at all.
+    `file` is its path, relative to the results folder. If the run has no predictions at all, it is the path of the
+    missing folder.
     """
 
     trial: Trial
@@ -57,31 +58,31 @@ class Unusable:
 def correct_by_trial(trials: Sequence[Trial]) -> np.ndarray | None:
     """Return 1 where a trial was right on an example, else 0, as `[trials, examples]`.
 
-    None unless all trials have predictions that agree with their records and are of the same examples. Files name
-    examples by their position, and other data have the same positions. So the records must agree on the data, too.
+    Return None unless all trials have predictions that agree with their records and are of the same examples. Example
+    ids are positions, which are the same in any data. So the records must also agree on the data.
     """
     import numpy as np
 
     if len({trial.scored_on for trial in trials}) > 1:
         return None
-    usable = [scores for trial in trials if isinstance(scores := _scores(trial), Scores)]
-    if not usable or len(usable) < len(trials) or len({scores.examples_hash for scores in usable}) > 1:
+    all_scores = [scores for trial in trials if isinstance(scores := _checked_scores(trial), Scores)]
+    if not all_scores or len(all_scores) < len(trials) or len({scores.examples_hash for scores in all_scores}) > 1:
         return None
-    return np.stack([scores.correct for scores in usable])
+    return np.stack([scores.correct for scores in all_scores])
 
 
-def unusable(trials: Sequence[Trial]) -> list[Unusable]:
+def unusable_predictions(trials: Sequence[Trial]) -> list[UnusablePredictions]:
     """Return the predictions of confirmed trials that cannot be used.
 
-    They are missing or damaged, belong to another record, or are of other examples than those of most trials that
-    should have been scored on the same.
+    They are missing or damaged, or they belong to another record. Or their examples differ from those of most trials
+    that should have been scored on the same examples.
     """
-    scores_or_reasons = [_scores(trial) for trial in trials]
+    scores_or_reasons = [_checked_scores(trial) for trial in trials]
     hashes: dict[object, Counter[str]] = {}
     for trial, scores in zip(trials, scores_or_reasons, strict=True):
         if isinstance(scores, Scores):
             hashes.setdefault(trial.scored_on, Counter())[scores.examples_hash] += 1
-    unusable_files = []
+    unusable = []
     for trial, scores in zip(trials, scores_or_reasons, strict=True):
         if isinstance(scores, str):
             reason = scores
@@ -92,27 +93,27 @@ def unusable(trials: Sequence[Trial]) -> list[Unusable]:
         run = location(trial.run)
         has_no_folder = reason == "missing" and not (run / "predictions").is_dir()
         file = f"{run.name}/predictions{'' if has_no_folder else f'/{trial.key}.parquet'}"
-        unusable_files.append(Unusable(trial=trial, file=file, reason=reason))
-    return unusable_files
+        unusable.append(UnusablePredictions(trial=trial, file=file, reason=reason))
+    return unusable
 
 
-def correct_by_group(*groups: Sequence[Trial]) -> list[np.ndarray] | None:
-    """Return what `correct_by_trial` returns, for each of several groups of trials.
+def correct_by_group(*trial_groups: Sequence[Trial]) -> list[np.ndarray] | None:
+    """Return a matrix as that of `correct_by_trial` for each of several groups of trials.
 
-    None unless it returns something for all trials of all groups together.
+    Return None if `correct_by_trial` returns None for all these trials together.
     """
-    correct_TN = correct_by_trial([trial for group in groups for trial in group])
+    correct_TN = correct_by_trial([trial for group in trial_groups for trial in group])
     if correct_TN is None:
         return None
-    ends = [*accumulate(len(group) for group in groups)]
-    return [correct_TN[end - len(group) : end] for group, end in zip(groups, ends, strict=True)]
+    ends = [*accumulate(len(group) for group in trial_groups)]
+    return [correct_TN[end - len(group) : end] for group, end in zip(trial_groups, ends, strict=True)]
 
 
 def _whole_numbers(values: pyarrow.Array) -> np.ndarray:
     """Convert an Arrow array without `to_numpy`, which imports pandas.
 
     Raises:
-        ValueError: the array is empty, or holds something else than whole numbers.
+        ValueError: the array is empty, or it holds anything but whole numbers.
     """
     import numpy as np
     import pyarrow
@@ -125,9 +126,9 @@ def _whole_numbers(values: pyarrow.Array) -> np.ndarray:
     return np.frombuffer(values.buffers()[1], dtype=str(values.type))[values.offset : values.offset + len(values)]
 
 
-def _scores(trial: Trial) -> Scores | str:
+def _checked_scores(trial: Trial) -> Scores | str:
     """Return the predictions of a confirmed trial, or the reason why they cannot be used."""
-    scores = _read(trial.run, trial.key)
+    scores = _read_scores(trial.run, trial.key)
     if isinstance(scores, str):
         return scores
     if len(scores.ids) != trial.test_n:
@@ -139,8 +140,8 @@ def _scores(trial: Trial) -> Scores | str:
 
 
 @cache
-def _read(run: str, key: str) -> Scores | str:
-    """Read a file, sorted by example id; or return the reason why it cannot be read."""
+def _read_scores(run: str, key: str) -> Scores | str:
+    """Return the predictions of a trial, sorted by example id, or the reason why they cannot be read."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -148,7 +149,7 @@ def _read(run: str, key: str) -> Scores | str:
     path = location(run) / "predictions" / f"{key}.parquet"
     try:
         content = io.BytesIO(path.read_bytes())
-        # `read_table` would be nine times slower for so small a file.
+        # `read_table` is nine times slower for such a small file.
         table = pyarrow.parquet.ParquetFile(content).read(["example_id", "gold", "predicted"])
         ids, gold, predicted = (
             _whole_numbers(table.column(name).combine_chunks()) for name in ("example_id", "gold", "predicted")

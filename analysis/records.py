@@ -1,4 +1,4 @@
-"""Check and flatten a record of the store. Accuracies are fractions, missing numbers are None."""
+"""Check a record of the store, and flatten it into a `Trial`. Accuracies are fractions; missing numbers are None."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import MISSING, dataclass
 from functools import cache
-from reprlib import repr as shortened
+from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
 from lopt.field_types import FieldType, field_types
@@ -19,13 +19,15 @@ Key = TypeVar("Key", bound=Hashable)
 _SCHEMAS = range(1, SCHEMA_VERSION + 1)
 _DATA_SETTINGS = ("task", "data_revision")  # settings that decide which examples a split holds
 _SUBSET_SETTINGS = ("data_seed", "test_examples")  # settings that decide which part of the split is scored
-_FROZEN_SEED_OPTIONS = ("x0_seed", "projection_seed")  # of LoPT-2 and of ULPT
+_FROZEN_SEED_OPTIONS = ("x0_seed", "projection_seed")  # the seeds of the frozen matrices of LoPT-2 and ULPT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One evaluation on the held-out examples, after `step` updates. Accuracy, score (by the trial's metric) and share
-    are fractions; `predictions` is a hash of the predicted classes."""
+    """One evaluation on the held-out examples, after `step` updates. Accuracy, score and share are fractions.
+
+    `selection_score` is by the trial's metric, and `predictions` is a hash of the predicted classes.
+    """
 
     step: int
     selection_accuracy: float | None
@@ -36,26 +38,27 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One record, flattened. Accuracies are fractions; names that end in `_s` are seconds, in `_bytes` bytes.
+    """One record, flattened. Accuracies are fractions. Fields whose names end in `_s` hold seconds.
 
     Attributes:
         run: the folder or URL of the trial's run.
         stratum: the group of trials with which early stopping compared the trial.
         shots: examples of each class in a few-shot run, else None.
-        update_tokens: s of DePT.
-        frozen_draw: the option that gives all seeds one frozen random matrix, with its value.
-        configuration: hash of everything but the seed.
-        selection_score: the best evaluation by `metric`, by which the trial was selected among others.
+        update_tokens: the s of DePT.
+        frozen_draw: the option that gives all seeds one frozen random matrix, as "name = value".
+        configuration: hash of all settings but the seed.
+        selection_score: the score of the best evaluation by `metric`. By it trials are selected.
         scored_on: what decides which examples the trial is scored on. Trials with equal values are scored on the same
             examples.
         holdout: where the examples for selection come from: "train" or "validation".
         data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
         train_time_s: time on the trial's device; None in records of schemas 1 and 2.
-        peak_memory_bytes: of a trial that trained alone, else None.
-        tokens: tokens of prompt and text that the trial was trained on.
-        truncated: number of texts of all parts that were cut to fit; `test_truncated` counts those of the test part.
-        audited_at: the step at which early stopping would have stopped the trial, if the trial ran on to be audited.
-        reused_from: the run that trained the trial, if that is another run.
+        peak_memory_bytes: peak memory of a trial that trained alone, else None.
+        tokens: number of tokens of prompt and text that the trial was trained on.
+        truncated_count: number of texts that were cut to fit. `test_truncated_count` is the number of test texts.
+        audited_at: the step at which early stopping would have stopped an audited trial, else None.
+        reused_from: the other run that trained the trial; None if it is this run.
+        dirty: whether the code had uncommitted changes.
     """
 
     key: str
@@ -105,8 +108,8 @@ class Trial:
     peak_memory_bytes: int | None
     tokens: int | None
     protocol: str
-    truncated: int
-    test_truncated: int
+    truncated_count: int
+    test_truncated_count: int
     audited_at: int | None
     reused_from: str | None
     dirty: bool
@@ -116,21 +119,21 @@ class Trial:
     evaluations: tuple[Evaluation, ...]
 
     @property
-    def confirmed(self) -> bool:
-        """Whether tables may show its accuracy as a result: a fresh-seed trial that ran to the end and was scored on
-        the reported split."""
-        is_whole = self.phase == "confirm" and self.status == "complete"
-        return is_whole and bool(self.test_n and self.test_accuracy is not None)
+    def is_confirmed(self) -> bool:
+        """Whether tables may show the accuracy as a result: the trial has a fresh seed, ran to the end, and was scored
+        on the reported split."""
+        is_finished_confirm_trial = self.phase == "confirm" and self.status == "complete"
+        return is_finished_confirm_trial and bool(self.test_n and self.test_accuracy is not None)
 
     @property
-    def searched(self) -> bool:
-        """Whether it is a search trial that ran to the end, with a score."""
+    def is_finished_search(self) -> bool:
+        """Whether this is a search trial that ran to the end and has a score."""
         return self.phase == "search" and self.status == "complete" and self.selection_score is not None
 
     @property
-    def stuck(self) -> bool:
-        """Whether training changed nothing: every evaluation predicted one class only, or there are several evaluations
-        and all predicted the same."""
+    def is_stuck(self) -> bool:
+        """Whether training had no effect: every evaluation predicted only one class, or there are several evaluations
+        and all of them predicted the same."""
         if not self.evaluations:
             return False
         hashes = {evaluation.predictions for evaluation in self.evaluations}
@@ -139,7 +142,7 @@ class Trial:
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Return the items by key. Keys and items keep the order in which they come."""
+    """Return the items by key. Keys and items keep their order."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -150,10 +153,10 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
     """Flatten one record of a run.
 
     Raises:
-        ValueError: a field is missing, of another type or out of range. The message names the field.
+        ValueError: a field is missing, has another type or is out of range. The message names the field.
     """
     check_schema(json_object(record, "a record"))
-    get_objects(record, "evaluations")  # else the record cannot be migrate
+    get_objects(record, "evaluations")  # a record with another content here could not be migrated
     record = {**migrate(record)}
     config = {**LATER_SETTINGS, **get_object(record, "config")}
     provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
@@ -161,7 +164,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
     truncated_by_part = {part: get_integer(truncated, part) or 0 for part in truncated}
     for name, valid in (("phase", PHASES), ("status", STATUSES)):
         if record.get(name) not in valid:
-            raise ValueError(f"{name} is {shortened(record.get(name))}, not one of {', '.join(valid)}")
+            raise ValueError(f"`{name}` is {short_repr(record.get(name))}, not {', '.join(valid[:-1])} or {valid[-1]}")
     values = {**_common_fields(config, TrialSettings), **_common_fields(record, TrialRecord)}
     metric, accuracy = values["metric"], values["selection_accuracy"]
     evaluations = tuple(_evaluation(source, metric) for source in get_objects(record, "evaluations"))
@@ -177,12 +180,12 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         "update_tokens": get_integer(options, "update_tokens"),
         "adam_eps": get_number(options, "adam_eps"),
         "frozen_draw": next(frozen_draws, None),
-        "configuration": _configuration(config),
-        "trainable_parameters": get_integer(record, "trainable_parameters", least=1),
+        "configuration": _configuration_hash(config),
+        "trainable_parameters": get_integer(record, "trainable_parameters", minimum=1),
         "selection_score": accuracy if metric == "accuracy" else next(best_scores, None),
         "scored_on": _scored_on(record, config, values["holdout"]),
-        "truncated": sum(truncated_by_part.values()),
-        "test_truncated": truncated_by_part.get("test", 0),
+        "truncated_count": sum(truncated_by_part.values()),
+        "test_truncated_count": truncated_by_part.get("test", 0),
         "audited_at": None,
         "reused_from": get_optional_text(provenance, "reused_from"),
         "dirty": bool(provenance.get("dirty")),
@@ -197,16 +200,17 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
 def check_schema(source: dict[str, Any]) -> None:
     """Raise ValueError if the file was written by a newer version of this program, or does not name its schema."""
     if (version := source.get("schema_version")) not in _SCHEMAS:
-        raise ValueError(f"schema_version is {version!r}; this report reads 1 to {SCHEMA_VERSION}")
+        raise ValueError(f"`schema_version` is {version!r}; this report reads 1 to {SCHEMA_VERSION}")
 
 
 def _common_fields(source: dict[str, Any], schema: type) -> dict[str, Any]:
-    """Read the texts and numbers that a schema and `Trial` have in common, by name."""
+    """Read the texts and numbers that both the schema and `Trial` have, by name."""
     return {name: read(source, name) for name, read in _readers(schema).items()}
 
 
 @cache
 def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
+    """Return a function for each field that both the schema and `Trial` have. It reads the field of a JSON object."""
     trial_fields = Trial.__dataclass_fields__
     types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
     return {name: _reader(field_type) for name, field_type in types.items() if field_type.plain}
@@ -215,7 +219,7 @@ def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
 def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
     """Return the function that reads an entry of this type from a JSON object.
 
-    A missing text gets its default; a missing number is None.
+    If a text is missing, the function returns the default of the field; if a number is missing, it returns None.
     """
     if field_type.fraction:
         return get_fraction
@@ -226,11 +230,11 @@ def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
     return lambda source, name: get_text(source, name) if source.get(name) not in (None, "") else field_type.default
 
 
-def _configuration(config: dict[str, Any]) -> str:
-    """Return the hash of everything but the seed.
+def _configuration_hash(config: dict[str, Any]) -> str:
+    """Return the hash of all settings but the seed.
 
-    Settings and options that came after the first records leave the hash as it is while they have the values that
-    stand for the earlier behaviour. The same holds for a trial's key.
+    A setting or option that was added after the first records does not change the hash if its value means the earlier
+    behaviour. The same is true of a trial's key.
     """
     settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
     parts = (
@@ -252,60 +256,62 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
 
 
 def _scored_on(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:
-    reported = (record.get("test_split"), record.get("test_n"), holdout)
+    """Return what decides which examples the trial is scored on."""
+    split_and_size = (record.get("test_split"), record.get("test_n"), holdout)
     is_whole_split = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
-    subset_settings = () if is_whole_split else _SUBSET_SETTINGS  # nothing is drawn from a whole split
-    return *map(str, reported), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
+    subset_settings = () if is_whole_split else _SUBSET_SETTINGS  # these do not matter for a whole split
+    return *map(str, split_and_size), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
 
 
-_TYPES = {list: "a list", str: "a text", bool: "a Boolean", int: "a number", float: "a number", type(None): "null"}
+_TYPE_NAMES = {list: "a list", str: "a text", bool: "a Boolean", int: "a number", float: "a number", type(None): "null"}
 
 
-def json_object(value: Any, what: str) -> dict[str, Any]:
-    """Return the JSON content of a whole file, which must be an object. `what` is what the file should hold, such as
-    "a record". Raises ValueError."""
+def json_object(value: Any, expected: str) -> dict[str, Any]:
+    """Return the JSON content of a whole file, which must be an object, else raise ValueError. `expected` says what
+    the file should hold, such as "a record"."""
     if not isinstance(value, dict):
-        raise ValueError(f"not {what}: it should be a JSON object, but is {_TYPES.get(type(value), 'something else')}")
+        type_name = _TYPE_NAMES.get(type(value), "something else")
+        raise ValueError(f"not {expected}: it should be a JSON object, but is {type_name}")
     return value
 
 
-# Each of these functions returns an entry of a JSON object. It raises ValueError, naming the entry, if the entry is of
-# another type.
+# Each of these functions returns an entry of a JSON object. If the entry has another type, it raises a ValueError that
+# names the entry.
 
 
 def get_object(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object, which must be there."""
+    """Return an object that must be there."""
     if not isinstance(value := source.get(name), dict):
-        raise ValueError(f"{name} is {shortened(value)}, not an object")
+        raise ValueError(f"`{name}` is {short_repr(value)}, not an object")
     return value
 
 
 def get_optional_object(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object, empty if it is missing."""
+    """Return an object, or an empty one if it is missing."""
     return {} if source.get(name) is None else get_object(source, name)
 
 
 def get_objects(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return a list of objects, empty if it is missing."""
+    """Return a list of objects, or an empty list if it is missing."""
     return _get_list(source, name, dict, "objects")
 
 
 def get_texts(source: dict[str, Any], name: str) -> list[str]:
-    """Return a list of texts, empty if it is missing."""
+    """Return a list of texts, or an empty list if it is missing."""
     return _get_list(source, name, str, "texts")
 
 
 def _get_list(source: dict[str, Any], name: str, item_type: type, items_name: str) -> list[Any]:
     value = [] if source.get(name) is None else source[name]
     if not isinstance(value, list) or not all(isinstance(item, item_type) for item in value):
-        raise ValueError(f"{name} is {shortened(value)}, not a list of {items_name}")
+        raise ValueError(f"`{name}` is {short_repr(value)}, not a list of {items_name}")
     return value
 
 
 def get_text(source: dict[str, Any], name: str) -> str:
-    """Return a text, which must be there and not be empty."""
+    """Return a text that must be there and must not be empty."""
     if not isinstance(value := source.get(name), str) or not value:
-        raise ValueError(f"{name} is {shortened(value)}, not a text")
+        raise ValueError(f"`{name}` is {short_repr(value)}, not a text")
     return value
 
 
@@ -320,21 +326,21 @@ def get_number(source: dict[str, Any], name: str) -> float | None:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {shortened(value)}, not a number")
+        raise ValueError(f"`{name}` is {short_repr(value)}, not a number")
     return float(value)
 
 
-def get_integer(source: dict[str, Any], name: str, least: int = 0) -> int | None:
-    """Return a whole number of `least` or more, or None as `get_number` does."""
+def get_integer(source: dict[str, Any], name: str, minimum: int = 0) -> int | None:
+    """Return a whole number of at least `minimum`, or None if `get_number` returns None."""
     if (value := get_number(source, name)) is None:
         return None
-    if value < least or value != int(value):
-        raise ValueError(f"{name} is {shortened(source[name])}, not a whole number of {least} or more")
+    if value < minimum or value != int(value):
+        raise ValueError(f"`{name}` is {short_repr(source[name])}, not a whole number of {minimum} or more")
     return int(value)
 
 
 def get_fraction(source: dict[str, Any], name: str) -> float | None:
-    """Return a number in [0, 1], or None as `get_number` does."""
+    """Return a number in [0, 1], or None if `get_number` returns None."""
     if (value := get_number(source, name)) is not None and not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}, not a fraction in [0, 1]")
+        raise ValueError(f"`{name}` is {value}, not a fraction in [0, 1]")
     return value

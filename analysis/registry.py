@@ -1,4 +1,4 @@
-"""Find the tables and plots: every module of their packages has a `SPEC` and is known by its file name."""
+"""Find the tables and plots. Each of them is a module with a `SPEC`, and its name is the name of the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Line = TypeVar("Line")
 
 @dataclass(frozen=True)
 class Missing:
-    """Why a table or figure cannot be made from these data, for the reader. A quiet reason is not shown."""
+    """Why a table or figure cannot be made from these data. The report shows the reason unless `quiet` is true."""
 
     reason: str
     quiet: bool = False
@@ -31,7 +31,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Generic[Line]):
-    """The content of a table or figure that has one line, bar or point for each of its rows and nothing else."""
+    """The content of a table or figure that shows its rows, one line, bar or point each, and nothing else."""
 
     group: Group
     rows: tuple[Line, ...]
@@ -43,8 +43,8 @@ class TableSpec:
 
     Attributes:
         info: takes a Group, or a sequence of them if `across`; returns the table's own info object, or Missing.
-        across: whether the table spans tasks. Its `info` then takes all groups of one backbone and number of shots.
-        published: whether it shows published numbers. The page then lists what to know about them.
+        across: whether the table spans tasks. If so, its `info` takes all groups of one backbone and number of shots.
+        published: whether it shows published numbers. If so, the page lists what to know about them.
         place: order on the page, low first.
     """
 
@@ -61,8 +61,9 @@ class TableSpec:
 class PlotSpec:
     """A figure. `info` computes what it shows; `draw` and `caption` only present this, and `data` returns it as rows.
 
-    `info` returns the figure's own info object, or Missing. `place` is its order among the tables and plots of a page,
-    low first.
+    Attributes:
+        info: takes a Group; returns the figure's own info object, or Missing.
+        place: order on the page, among tables and plots, low first.
     """
 
     name: str
@@ -74,22 +75,23 @@ class PlotSpec:
     place: int = 1000
 
 
-PLUGIN_ERRORS = (Exception, SystemExit)  # what a plugin may raise without ending the report; Ctrl-C still ends it
+PLUGIN_ERRORS = (Exception, SystemExit)  # if a plugin raises one of these, the report goes on; Ctrl-C ends it
 
 
-def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -> dict[str, Spec]:
-    """Return the specs of a package by name, which is the name of the module.
+def scan(package: str, spec_type: type[Spec], errors: dict[str, str] | None = None) -> dict[str, Spec]:
+    """Return the specs of a package by name. The name of a spec is that of its module.
 
     Modules that start with `_` are helpers. To add a table or plot, add one file; no other file is edited.
 
     Args:
         package: "analysis.tables" or "analysis.plots".
-        kind: the type of every `SPEC` in the package.
-        broken: receives the modules that cannot be used, by name, with the reason in one line. Without it such a module
-            raises.
+        spec_type: the type of every `SPEC` in the package.
+        errors: receives the error of each module that cannot be used, in one line, by the module's name. If it is None,
+            the error is raised.
 
     Raises:
-        TypeError: a module has no `SPEC` of that type, or one with another name. A module's own errors pass through.
+        TypeError: `errors` is None, and a module has no `SPEC` of that type, or its `SPEC` has another name. An error
+            that the module itself raises is then not caught either.
     """
     specs: dict[str, Spec] = {}
     for module in iter_modules(import_module(package).__path__):
@@ -97,21 +99,21 @@ def scan(package: str, kind: type[Spec], broken: dict[str, str] | None = None) -
             continue
         try:
             spec = getattr(import_module(f"{package}.{module.name}"), "SPEC", None)
-            if not isinstance(spec, kind) or getattr(spec, "name", None) != module.name:
-                raise TypeError(f"{package}.{module.name} needs SPEC = {kind.__name__}(name={module.name!r}, ...)")
+            if not isinstance(spec, spec_type) or getattr(spec, "name", None) != module.name:
+                raise TypeError(f"{package}.{module.name} needs SPEC = {spec_type.__name__}(name={module.name!r}, ...)")
             if not isinstance(spec.title, str):
                 raise TypeError(f"{package}.{module.name} has the title {spec.title!r}, which is not a text")
             if not isinstance(spec.place, int):
                 raise TypeError(f"{package}.{module.name} has the place {spec.place!r}, which is not a whole number")
             specs[module.name] = spec
         except PLUGIN_ERRORS as error:
-            if broken is None:
+            if errors is None:
                 raise
-            broken[module.name] = error_line(error, f"{package.replace('.', '/')}/{module.name}.py")
+            errors[module.name] = error_line(error, f"{package.replace('.', '/')}/{module.name}.py")
     return specs
 
 
 def error_line(error: BaseException, file: str) -> str:
-    """Return a plugin's error in one line, with the line of its file."""
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
-    return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {one_line(error)}"
+    """Return a plugin's error as one line of text, with the plugin's file and the number of the line in it."""
+    line_numbers = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    return f"{file}{f', line {line_numbers[-1]}' if line_numbers else ''}: {type(error).__name__}: {one_line(error)}"

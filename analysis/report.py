@@ -2,8 +2,8 @@
 
 RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/. The default is the newest run; several
 runs are pooled. This writes report.html (one file that needs no network), report.md, tables/*.{csv,md,tex} and
-figures/*.{svg,pdf,png,csv} to the folder --out. Its default is report/ in the first run, or RUN-report/ in the current
-folder for a run at a URL. A table or plot that fails is named and left out. Exit codes: 0 done, 2 bad input.
+figures/*.{svg,pdf,png,csv} to the folder --out. By default this is report/ in the first run, or, for a run at a URL,
+RUN-report/ in the current folder. A table or plot that fails is named and left out. Exit codes: 0 done, 2 bad input.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import join, quote
 
-if __name__ == "__main__":  # Python puts a script's own folder first on the path; the repository's root has to be there
+if __name__ == "__main__":  # the repository must come first on the path, where Python puts the script's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     import lopt.python_version  # noqa: F401  # first, because an old Python cannot read what follows
 
@@ -22,27 +22,27 @@ from analysis.folders import Folders
 from analysis.load import Results, load
 from analysis.noninferiority import MARGIN
 from analysis.page import Section, write_pages, write_report
-from analysis.runs import ReportError, resolve
+from analysis.runs import ReportError, find_named_runs
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
 from lopt.locations import Location, location, redacted
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
-    """Return what the command prints: warnings, each section's answer, and where the report is."""
+    """Return what the command prints: warnings, the answer of each section, and the path of the report."""
     lines = notes.warnings(results, [section.group for section in sections])
     for section in sections:
-        lines += filter(None, (section.headline.answer, section.headline.exploratory))
-        best = section.headline.best
-        if best:
-            size = f"{best.trainable_parameters:,} parameters"
-            test = f"test accuracy {render.interval(best.accuracy)}"
-            lines.append(f"best cell by held-out accuracy: {best.label} ({size}), {test}")
+        lines += filter(None, (section.headline.answer, section.headline.exploratory_warning))
+        best_cell = section.headline.best_cell
+        if best_cell:
+            size = f"{best_cell.trainable_parameters:,} parameters"
+            test = f"test accuracy {render.interval(best_cell.accuracy)}"
+            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size}), {test}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
 def _output_folder(option: str | None, run: Location) -> Path:
-    """Return the folder for the report: that of the option --out, else the default for the run."""
+    """Return the folder for the report: the value of --out (`option`), else the default for the run."""
     out = location(option) if option else run / "report"
     if isinstance(out, Path):
         return out
@@ -54,10 +54,10 @@ def _output_folder(option: str | None, run: Location) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        code = _run(argv)
+        exit_code = _run(argv)
         sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the files are written before anything is printed
+        return exit_code
+    except BrokenPipeError:  # nobody reads the output any more, but the files of the report are already written
         reader_has_gone()
         return 1
 
@@ -75,13 +75,13 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
-        "--margin", type=_margin, default=MARGIN, metavar="PP",
+        "--margin", type=_parse_margin, default=MARGIN, metavar="PP",
         help="percentage points of accuracy within which a smaller prompt is as good as the full one (default: 1); "
         "choose it before you see results",
     )  # fmt: skip
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as error:  # argparse has printed its line
+    except SystemExit as error:  # argparse has printed why
         return int(error.code or 0)
     if arguments.compare and arguments.runs:
         print(f"report: --compare already names its two runs; leave out {join(arguments.runs)}", file=sys.stderr)
@@ -90,7 +90,7 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             if arguments.compare:
                 return _compare(arguments)
-            paths = resolve(arguments.runs, location(arguments.results))
+            paths = find_named_runs(arguments.runs, location(arguments.results))
             results = load(paths, arguments.margin)
             out = _output_folder(arguments.out, paths[0])
         except (ReportError, BrokenPipeError):
@@ -98,20 +98,20 @@ def _run(argv: Sequence[str] | None) -> int:
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
             raise ReportError(redacted(" ".join(str(error).split()))) from None
         try:
-            sections, faults = write_report(results, out)
+            sections, errors = write_report(results, out)
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
         print(f"report: {one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
-    for fault in faults:
-        print(f"report: left out, because it failed: {fault}", file=sys.stderr)
+    for error_text in errors:
+        print(f"report: left out, because it failed: {error_text}", file=sys.stderr)
     print(summary(results, sections, out))
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    paths = [resolve([name], location(arguments.results))[0] for name in arguments.compare]
+    paths = [find_named_runs([name], location(arguments.results))[0] for name in arguments.compare]
     if paths[0].resolve() == paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two different runs")
     folders = Folders()  # shared, because a folder may have moved between the two runs
@@ -136,15 +136,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _margin(text: str) -> float:
-    """Parse --margin, in percentage points, to a fraction."""
+def _parse_margin(text: str) -> float:
+    """Convert the value of --margin from percentage points to a fraction."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 100:
-        valid = "give percentage points above 0 and below 100, such as 1"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a margin; {valid}")
+        advice = "give percentage points above 0 and below 100, such as 1"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a margin; {advice}")
     return value / 100
 
 

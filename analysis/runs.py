@@ -1,6 +1,6 @@
 """Runs of a results store: where they are, their manifests, and the other files beside the manifests.
 
-A manifest that cannot be read is an error. Another file that cannot be read is named in `Run.unreadable`.
+A manifest that cannot be read is an error. Other files that cannot be read are named in `Run.unreadable_files`.
 """
 
 import json
@@ -29,18 +29,18 @@ from lopt import commands
 from lopt.locations import Location, RemoteLocation, display_path, location, redacted
 
 Parsed = TypeVar("Parsed")
-# Exceptions that reading a damaged file may raise.
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# What reading a damaged file may raise.
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class ReportError(ValueError):
-    """A mistake in the user's input. The message says in one line what came, what is valid and how to mend it."""
+    """A mistake in the user's input. The message says in one line what came, what is valid and how to fix it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """A cell of the space, as the manifest describes it. Length, rank and shots are None where it sets none."""
+    """A cell of the space, as the manifest describes it. Length, rank and shots are None if not set."""
 
     name: str
     method: str
@@ -54,13 +54,14 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The predicted duration of a run in seconds, and how far the run had come when it was predicted."""
+    """The predicted duration of a run in seconds. `elapsed_before_s` and `finished_count` say how far the run had come
+    when it was predicted."""
 
     low_s: float
     high_s: float
     elapsed_before_s: float
-    trials_done: int
-    trials: int
+    finished_count: int
+    trial_count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ class Run:
     Attributes:
         rungs: steps at which a trial may be stopped.
         elapsed_s: duration of all commands of the run together.
-        audits: for each key of an audited trial, the step at which it would have been stopped.
-        left_out: keys of trials that are not counted anywhere.
-        titles: title of each task, by its name. Runs of earlier versions have none.
-        unreadable: damaged files beside the manifest, as "name: why".
+        audits: the steps at which audited trials would have been stopped, by key of the trial.
+        left_out_keys: keys of trials that are not counted anywhere.
+        titles: titles of the tasks, by name. Runs of earlier versions have none.
+        unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
 
     path: Location
@@ -83,9 +84,9 @@ class Run:
     elapsed_s: float | None
     audits: dict[str, int]
     prediction: Prediction | None
-    left_out: frozenset[str]
+    left_out_keys: frozenset[str]
     titles: dict[str, str]
-    unreadable: tuple[str, ...]
+    unreadable_files: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -105,8 +106,8 @@ class Run:
 class Baseline:
     """Accuracies that need no training, on `test_n` examples of the reported split, as fractions.
 
-    `zero_shot_accuracy` is that of the backbone without any prompt, `majority_accuracy` that of always predicting the
-    most frequent class.
+    `zero_shot_accuracy` is the accuracy of the backbone without any prompt. `majority_accuracy` is the accuracy of
+    always predicting the most frequent class.
     """
 
     backbone: str
@@ -118,13 +119,13 @@ class Baseline:
 
 
 def find_runs(root: Location) -> list[Location]:
-    """Return the runs under `root`, newest first by the manifest's `updated_at` (else by the time of the file)."""
+    """Return the runs under `root`, newest first, by `updated_at` in the manifest, else by the time of its file."""
     runs = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
     return sorted(runs, key=_updated_at, reverse=True)
 
 
-def resolve(names: Sequence[str], root: Location) -> list[Location]:
-    """Return the runs with these names, or the newest run if there are no names.
+def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
+    """Return the runs with these names, or the newest run if `names` is empty.
 
     A name is a folder, a URL, or the name of a folder under `root`.
 
@@ -132,8 +133,8 @@ def resolve(names: Sequence[str], root: Location) -> list[Location]:
         ReportError: there is no such run.
     """
     locations = {name: location(name) for name in names}
-    all_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
-    known_runs = find_runs(root) if not names or not all_remote else []
+    all_are_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
+    known_runs = find_runs(root) if not names or not all_are_remote else []
     if not names and not known_runs:
         command = commands.line("sweep", "--space", "NAME")
         raise ReportError(f"there are no runs under {root}: start one with `{command}`, or give another --results")
@@ -142,17 +143,17 @@ def resolve(names: Sequence[str], root: Location) -> list[Location]:
         candidates = [path] if isinstance(path, RemoteLocation) else [path, root / name]
         run = next((candidate for candidate in candidates if is_file(candidate / "manifest.json")), None)
         if run is None:
-            searched = " and ".join(map(str, candidates))
-            valid = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
-            advice = valid if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redacted(name)!r} (looked for manifest.json in {searched}); {advice}")
-        if run.resolve() not in [known.resolve() for known in paths]:
+            folders = " and ".join(map(str, candidates))
+            known_names = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
+            advice = known_names if known_runs else f"{root} holds no runs: see --results"
+            raise ReportError(f"there is no run {redacted(name)!r} (looked for manifest.json in {folders}); {advice}")
+        if run.resolve() not in [path.resolve() for path in paths]:
             paths.append(run)
     return paths
 
 
 def is_file(path: Location) -> bool:
-    """Return whether there is a file. Unlike `Path.is_file`, this accepts names that no file can have."""
+    """Return whether there is a file. Unlike `Path.is_file`, this returns False for names that no file can have."""
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
@@ -161,13 +162,13 @@ def _read_json(file: Location) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON. Lone surrogates and control characters, which a report cannot hold, are replaced in its texts."""
+    """Parse JSON. In its texts, replace lone surrogates and control characters, because a report cannot hold them."""
     return _without_controls(json.loads(content))
 
 
 def _without_controls(value: Any) -> Any:
     if isinstance(value, str):
-        return _CONTROL.sub("\ufffd", value)
+        return _UNPRINTABLE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_without_controls(item) for item in value]
     if isinstance(value, dict):
@@ -187,39 +188,38 @@ def load_run(path: Location) -> Run:
             get_optional_object(provenance, name)
         rungs = space.get("rungs") or []
         if not isinstance(rungs, list) or not all(isinstance(rung, int) for rung in rungs):
-            raise ValueError(f"rungs is {rungs!r}, not a list of whole numbers")
+            raise ValueError(f"`rungs` is {rungs!r}, not a list of whole numbers")
         titles = get_optional_object(manifest, "titles")
-        unreadable: list[str] = []
+        unreadable_files: list[str] = []
         return Run(
             path=path,
             manifest=manifest,
             cells=tuple(_planned_cells(space)),
             rungs=tuple(rungs),
             elapsed_s=get_number(manifest, "elapsed_s"),
-            audits=_optional_file(path / "audits.json", _audits, unreadable) or {},
-            prediction=_optional_file(path / "probe.json", _prediction, unreadable),
-            left_out=frozenset(get_texts(manifest, "left_out")),
+            audits=_read_optional_file(path / "audits.json", _parse_audits, unreadable_files) or {},
+            prediction=_read_optional_file(path / "probe.json", _parse_prediction, unreadable_files),
+            left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
-            unreadable=tuple(unreadable),
+            unreadable_files=tuple(unreadable_files),
         )
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise ReportError(
             f"{file} cannot be read ({error_text(error)}). It should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which says how to fix it, or give another run"
         ) from None
 
 
-def _optional_file(file: Location, parse: Callable[[Any], Parsed], unreadable: list[str]) -> Parsed | None:
-    """Parse a file beside the manifest. Return None if it is missing or damaged, and add a damaged one to
-    `unreadable`."""
+def _read_optional_file(file: Location, parse: Callable[[Any], Parsed], errors: list[str]) -> Parsed | None:
+    """Parse a file beside the manifest. Return None if it is missing or damaged. Say in `errors` why it is damaged."""
     try:
         return parse(_read_json(file)) if file.is_file() else None
-    except UNREADABLE as error:
-        unreadable.append(f"{file.parent.name}/{file.name}: {error_text(error)}")
+    except READ_ERRORS as error:
+        errors.append(f"{file.parent.name}/{file.name}: {error_text(error)}")
         return None
 
 
-def _prediction(content: Any) -> Prediction:
+def _parse_prediction(content: Any) -> Prediction:
     """Return the prediction that `sweeps/run.py --probe` wrote."""
     probe = json_object(content, "a prediction")
     predicted = get_object(probe, "prediction")
@@ -228,8 +228,8 @@ def _prediction(content: Any) -> Prediction:
         "low_s": get_number(seconds, "low"),
         "high_s": get_number(seconds, "high"),
         "elapsed_before_s": get_number(probe, "elapsed_before_s"),
-        "trials_done": get_integer(predicted, "trials_done"),
-        "trials": get_integer(predicted, "trials"),
+        "finished_count": get_integer(predicted, "trials_done"),
+        "trial_count": get_integer(predicted, "trials"),
     }
     if None in values.values():
         raise ValueError("not a prediction: a number is missing")
@@ -237,7 +237,7 @@ def _prediction(content: Any) -> Prediction:
 
 
 def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
-    """Return the cells of a table's space. A free search has none, because its one cell does not set a method."""
+    """Return the cells of a space. A free search has none, because its only cell does not set a method."""
     base = get_optional_object(space, "base")
     configs = [(cell, base | get_optional_object(cell, "config")) for cell in get_objects(space, "cells")]
     return [
@@ -256,7 +256,7 @@ def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
     ]
 
 
-def _audits(content: Any) -> dict[str, int]:
+def _parse_audits(content: Any) -> dict[str, int]:
     audits = json_object(content, "a list of audits by key")
     return {key: get_integer(get_object(audits, key), "step") or 0 for key in audits}
 
@@ -284,7 +284,7 @@ def _updated_at(run: Location) -> float:
     file = run / "manifest.json"
     try:
         return datetime.fromisoformat(_read_json(file)["updated_at"]).timestamp()
-    except UNREADABLE:
+    except READ_ERRORS:
         return file.lstat().st_mtime if isinstance(file, Path) else 0.0
 
 

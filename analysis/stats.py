@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-Z95 = 1.959963984540054
-_FEW_EXAMPLES = 5  # with fewer right or fewer wrong examples a normal approximation does not hold
+Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_FEW_EXAMPLES = 5  # a normal approximation needs at least this many right and this many wrong examples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean accuracy (fraction) over `seeds` runs on `test_n` examples, with its 95 % interval."""
+    """A mean accuracy (fraction) over this number of seeds on `test_n` examples, with its 95 % interval."""
 
     mean: float
     low: float
@@ -29,14 +29,14 @@ class Estimate:
 
 
 def wilson(accuracy: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion seen on `n` examples.
+    """Return the 95 % Wilson score interval of a proportion seen on `n` examples.
 
     Args:
         accuracy: the proportion, a fraction.
         n: number of examples.
 
     Returns:
-        Low and high end, fractions.
+        Low and high end of the interval, as fractions.
 
     Raises:
         ValueError: `accuracy` is not in [0, 1], or there are no examples.
@@ -45,27 +45,28 @@ def wilson(accuracy: float, n: int) -> tuple[float, float]:
         raise ValueError(f"accuracy {accuracy} of {n} examples: need a fraction in [0, 1] and at least one example")
     shrink = 1 / (1 + Z95**2 / n)
     centre = shrink * (accuracy + Z95**2 / (2 * n))
-    half = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n * n))
-    # At the ends, rounding could otherwise leave the proportion outside its interval.
-    return max(0.0, min(accuracy, centre - half)), min(1.0, max(accuracy, centre + half))
+    half_width = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n * n))
+    # Near 0 and 1, rounding could otherwise leave the proportion outside its interval.
+    return max(0.0, min(accuracy, centre - half_width)), min(1.0, max(accuracy, centre + half_width))
 
 
 def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
-    """Mean over seeds with a 95 % interval.
+    """Return the mean over seeds with a 95 % interval.
 
-    With one seed it is the Wilson interval of that run over its examples; the variance between seeds is unknown.
-    With N >= 2 seeds it is p ± t(v) · sqrt(a + b), where p is the mean, a = s²/N with the variance s² between seeds,
-    and b = p(1-p)/n. The seeds share their n test examples. So b, the variance of having drawn these examples, is not
-    divided by N. v is Welch and Satterthwaite's degrees of freedom, (a+b)² / (a²/(N-1) + b²/(n-1)). With it, few seeds
-    make the quantile large only in so far as the variance comes from the seeds. The interval always contains the Wilson
-    interval of p on n examples, because near 0 and 1 an estimated variance is too small, and at 0 and 1 it is 0.
+    With one seed, it is the Wilson interval of that seed's accuracy. The variance between seeds is then unknown.
+    With N >= 2 seeds, it is p ± t(v) · sqrt(a + b). Here p is the mean, a = s²/N with the variance s² between seeds,
+    and b = p(1-p)/n is the variance from the choice of the n test examples. The seeds share these examples, so b is not
+    divided by N. v is the number of degrees of freedom by Welch and Satterthwaite, (a+b)² / (a²/(N-1) + b²/(n-1)).
+    With it, few seeds make the quantile t large only as far as the variance comes from the seeds. The interval always
+    contains the Wilson interval of p on n examples, because near 0 and 1 an estimated variance is too small, and at 0
+    and 1 it is 0.
 
     Args:
-        accuracies: accuracy of each seed, fractions.
-        test_n: number of examples on which all seeds were scored.
+        accuracies: accuracy of each seed, as a fraction.
+        test_n: number of examples on which each seed was scored.
 
     Returns:
-        Mean and interval, fractions, cut to [0, 1].
+        Mean and interval as fractions. The interval is cut to [0, 1].
 
     Raises:
         ValueError: there is no seed, or `wilson` raises it.
@@ -76,96 +77,96 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     mean = min(1.0, math.fsum(accuracies) / seeds)
     low, high = wilson(mean, test_n)
     if seeds > 1:
-        between = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / (seeds - 1)
-        half = _half_width(between / seeds, mean * (1 - mean) / test_n, seeds, test_n)
-        low, high = max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+        seed_variance = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / (seeds - 1)
+        half_width = _half_width(seed_variance / seeds, mean * (1 - mean) / test_n, seeds, test_n)
+        low, high = max(0.0, min(low, mean - half_width)), min(1.0, max(high, mean + half_width))
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
 
 
 def _half_width(a: float, b: float, seeds: int, n: int) -> float:
-    """Return t(v) · sqrt(a + b), with v by Welch and Satterthwaite.
+    """Return t(v) · sqrt(a + b) as in `estimate`.
 
     Args:
         a: variance of the mean that comes from the seeds.
         b: variance of the mean that comes from the examples.
-        seeds, n: numbers of seeds and of examples.
+        seeds, n: number of seeds and number of examples.
     """
     from scipy.special import stdtrit
 
-    share = a / (a + b) if a + b else 0.0
-    freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / max(1, n - 1))
-    return float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
+    seed_share = a / (a + b) if a + b else 0.0
+    degrees_of_freedom = 1 / (seed_share**2 / (seeds - 1) + (1 - seed_share) ** 2 / max(1, n - 1))
+    return float(stdtrit(degrees_of_freedom, 0.975)) * math.sqrt(a + b)
 
 
 def spread(correct_SN: np.ndarray) -> tuple[float, float]:
-    """Return how much several seeds differ that were scored on the same examples.
+    """Return how much seeds differ if they are scored on the same examples.
 
     Args:
-        correct_SN: 1 where a seed was right on an example, `[seeds, examples]`; at least two seeds.
+        correct_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`, for at least two seeds.
 
     Returns:
-        The variance of the accuracy between seeds, and the variance between seeds of being right on one example. The
-        former is at least what the latter implies: accuracies of seeds may be equal by chance although seeds matter.
+        The variance between seeds of the accuracy, and the mean variance between seeds on one example. The first is at
+        least as large as the second implies, because accuracies may be equal by chance although the seeds differ.
     """
     within = float(correct_SN.var(axis=0, ddof=1).mean())
     return max(float(correct_SN.mean(axis=1).var(ddof=1)), within / correct_SN.shape[1]), within
 
 
 def variance_of_examples(values_N: np.ndarray) -> float:
-    """Return the variance between examples; 0 for a single example, which shows none."""
+    """Return the variance between examples, or 0 if there is only one."""
     return float(values_N.var(ddof=1)) if len(values_N) > 1 else 0.0
 
 
 def estimate_from_predictions(correct_SN: np.ndarray) -> Estimate:
-    """Mean over seeds with a 95 % interval, from the examples that each seed got right, `[seeds, examples]`.
+    """Return the mean over seeds with a 95 % interval, from which examples each seed got right, `[seeds, examples]`.
 
-    Seeds and examples are both drawn, and they are crossed. So Var = a + b: a = s²/S with the variance s² between the
-    accuracies of the S seeds; b is the variance between the examples' rates of being right, without the seeds' part in
-    it, divided by n. The half width is t(v) · sqrt(a + b) in logits, with v by Welch and Satterthwaite as in
-    `estimate`, whose b is larger because it does not see single examples. Where fewer than five examples are wrong, or
-    fewer than five are right, in the mean over seeds, b is underestimated. Then the interval also contains the Wilson
-    interval of the mean on n examples.
+    Seeds and examples are both random, and every seed is scored on every example. So the variance of the mean is a + b.
+    Here a = s²/S, with the variance s² between the accuracies of the S seeds. b is the variance between the examples'
+    shares of right answers, without the part that comes from the seeds, divided by n. The half_width width is
+    t(v) · sqrt(a + b) in logits, with v as in `estimate`. The b of `estimate` is larger, because it does not use single
+    examples. If fewer than five examples are wrong or fewer than five are right, in the mean over seeds, b is
+    underestimated. Then the interval is widened to contain the Wilson interval of the mean on n examples.
     """
     seeds, n = correct_SN.shape
     mean = float(correct_SN.mean())
     wilson_low, wilson_high = wilson(mean, n)
-    if seeds == 1 or mean in (0.0, 1.0):  # there is no variance to estimate; the number of examples decides
+    if seeds == 1 or mean in (0.0, 1.0):  # there is no variance to estimate
         return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seeds, test_n=n)
     from scipy.special import expit, logit  # slow to import: --help does without it
 
-    between, within = spread(correct_SN)
+    seed_variance, within = spread(correct_SN)
     b = max(0.0, variance_of_examples(correct_SN.mean(axis=0)) - within / seeds) / n
-    half = _half_width(between / seeds, b, seeds, n) / (mean * (1 - mean))
-    low, high = float(expit(logit(mean) - half)), float(expit(logit(mean) + half))
+    half_width = _half_width(seed_variance / seeds, b, seeds, n) / (mean * (1 - mean))  # in logits
+    low, high = float(expit(logit(mean) - half_width)), float(expit(logit(mean) + half_width))
     if n * min(mean, 1 - mean) < _FEW_EXAMPLES:
         low, high = min(low, wilson_low), max(high, wilson_high)
     return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=n)
 
 
 def interquartile(estimates: Sequence[Estimate], draws: int = 4000) -> tuple[float, float, float]:
-    """Interquartile mean over tasks, with the low and high end of its 95 % interval.
+    """Return the interquartile mean over tasks, with the low and high end of its 95 % interval.
 
-    This is the mean without the lowest and the highest quarter of the tasks (with five tasks, one of each), so that
-    neither a hopeless task nor an easy one decides it. For the interval, each task's mean is drawn from its own
-    interval, as a normal variable. The tasks themselves are fixed, not a sample.
+    This is the mean without the lowest and the highest quarter of the tasks (with five tasks, one at each end), so that
+    neither a hopeless task nor an easy one decides it. For the interval, each task's mean is drawn from a normal
+    distribution as wide as its own interval. The tasks themselves are fixed, not a sample.
     Source: Agarwal et al. 2021, arXiv 2108.13264. They resample runs, for which three seeds are too few.
     """
     import numpy as np
     from scipy.stats import trim_mean
 
     means = np.array([task.mean for task in estimates])
-    errors = np.array([task.high - task.low for task in estimates]) / (2 * Z95)
-    drawn = np.random.default_rng(0).normal(means, errors, (draws, len(means)))
-    low, high = np.quantile(trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
+    standard_errors = np.array([task.high - task.low for task in estimates]) / (2 * Z95)
+    drawn_means = np.random.default_rng(0).normal(means, standard_errors, (draws, len(means)))
+    low, high = np.quantile(trim_mean(drawn_means, 0.25, axis=1), [0.025, 0.975])
     return float(trim_mean(means, 0.25)), max(0.0, float(low)), min(1.0, float(high))
 
 
-BOLD_NOTE = "Bold: the one whose interval lies above those of all others."
+BOLD_NOTE = "Bold: the result whose interval lies above the intervals of all others."
 
 
-def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
-    """Return the index of the estimate whose interval lies above those of all others; None if there is no such
-    estimate, or only one estimate."""
+def clear_best_index(estimates: Sequence[Estimate | None]) -> int | None:
+    """Return the index of the estimate whose interval lies above the intervals of all others. Return None if there is
+    no such estimate or fewer than two estimates."""
     known = [(i, value) for i, value in enumerate(estimates) if value is not None]
     if len(known) < 2:
         return None
@@ -173,8 +174,8 @@ def standing_out(estimates: Sequence[Estimate | None]) -> int | None:
     return best_index if all(best.low > value.high for _, value in known if value is not best) else None
 
 
-def describe(estimates: Sequence[Estimate]) -> str:
-    """Return a caption's sentence about the intervals of these estimates."""
+def intervals_note(estimates: Sequence[Estimate]) -> str:
+    """Return a sentence for a caption: what the intervals of these estimates are."""
     parts = []
     if any(value.seeds == 1 for value in estimates):
         parts.append(
@@ -182,7 +183,7 @@ def describe(estimates: Sequence[Estimate]) -> str:
         )
     if any(value.seeds > 1 for value in estimates):
         parts.append(
-            "for two seeds and more, a 95 % t interval, which includes the variation between seeds and between test "
+            "for two or more seeds, a 95 % t interval, which includes the variation between seeds and between test "
             "examples"
         )
     return "Intervals: " + "; ".join(parts) + "." if parts else ""

@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from analysis.methods import described, method_label
+from analysis.methods import find_method, method_label
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6b7480", "#dfe3e8", "#fefefe"
 
@@ -83,7 +83,7 @@ def method_style(method: str) -> tuple[str, str]:
 
     The default colour is ink, and the default marker depends on the method's name.
     """
-    description = described(method)
+    description = find_method(method)
     colour = getattr(description, "colour", None) or "ink"
     marker = getattr(description, "marker", None) or _OTHER_MARKERS[sum(method.encode()) % len(_OTHER_MARKERS)]
     return COLOURS.get(colour, colour), marker

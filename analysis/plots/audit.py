@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.audit import best_until, finished_trials_by_stratum, kind, wins
+from analysis.audit import beats_stratum, best_until, finished_trials_by_stratum, stratum_kind
 from analysis.cells import Group
 from analysis.records import Trial, grouped
 from analysis.registry import Missing, PlotSpec, Row
@@ -56,7 +56,7 @@ def compute(group: Group) -> Info | Missing:
                 continue
             accuracies = {"early_accuracy": early_accuracy, "final_accuracy": trial.selection_score or 0.0}
             is_audited = trial.audited_at is not None
-            is_false_kill = is_audited and wins(trial, stratum_trials)
+            is_false_kill = is_audited and beats_stratum(trial, stratum_trials)
             points.append(Point(**accuracies, is_audited=is_audited, is_false_kill=is_false_kill))
     return Info(group=group, rungs=rungs, survival=survival | {"": _survival(trials, rungs)}, points=tuple(points))
 
@@ -95,7 +95,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung (training step)")
     axes.set_ylabel("search trials that pass the rung, %")
-    style.panel_title(axes, f"all search trials (black), each {kind(info.group.trials)} (grey)")
+    style.panel_title(axes, f"all search trials (black), each {stratum_kind(info.group.trials)} (grey)")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
@@ -133,7 +133,7 @@ def _draw_points(axes: Axes, info: Info) -> None:
 def caption(info: Info) -> str:
     audited_count = sum(point.is_audited for point in info.points)
     false_kill_count = sum(point.is_false_kill for point in info.points)
-    stratum = kind(info.group.trials)
+    stratum = stratum_kind(info.group.trials)
     text = (
         f"Early stopping on {info.group.title}. A rung is a step at which early stopping may stop a trial. Left: the "
         f"share of search trials that pass each rung, over all trials (black) and in each {stratum} (grey). Lines that "

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.cells import Group
-from analysis.methods import in_order, method_label
+from analysis.methods import method_label, sorted_methods
 from analysis.records import Trial, grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
@@ -32,19 +32,19 @@ def compute(group: Group) -> Info[Trial] | Missing:
 
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
-    methods = in_order(trial.method for trial in info.rows)
-    styles = style.level_styles(trial.rank for trial in info.rows if trial.confirmed)
+    methods = sorted_methods(trial.method for trial in info.rows)
+    styles = style.level_styles(trial.rank for trial in info.rows if trial.is_confirmed)
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
         for rank, (colour, _) in styles.items():
-            confirmed = [trial for trial in trials if trial.confirmed and trial.rank == rank]
+            confirmed = [trial for trial in trials if trial.is_confirmed and trial.rank == rank]
             mean_curves = _mean_curves(confirmed)
             has_several_seeds = len(mean_curves) < len(confirmed)
             _draw_curves(axes, mean_curves, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
             seed_curves = map(curve, confirmed) if has_several_seeds else []
             _draw_curves(axes, seed_curves, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-        grey_curves = [curve(trial) for trial in trials if not trial.confirmed]
+        grey_curves = [curve(trial) for trial in trials if not trial.is_confirmed]
         _draw_curves(axes, grey_curves, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
         dots = [(points[0][0], 100 * points[0][1]) for points in grey_curves if len(points) == 1]
         if dots:  # trials that were stopped at their first evaluation
@@ -72,7 +72,7 @@ def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> No
 
 
 def caption(info: Info[Trial]) -> str:
-    confirmed_count = sum(trial.confirmed for trial in info.rows)
+    confirmed_count = sum(trial.is_confirmed for trial in info.rows)
     other_count = len(info.rows) - confirmed_count
     return (
         f"Learning curves on {info.group.title}: held-out accuracy by training step. Colours show the rank r. A thick "
@@ -84,7 +84,7 @@ def caption(info: Info[Trial]) -> str:
 
 def data(info: Info[Trial]) -> list[Row]:
     return [
-        {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.confirmed, "step": step}
+        {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.is_confirmed, "step": step}
         | {"selection_percent": 100 * accuracy}
         for number, trial in enumerate(info.rows)
         for step, accuracy in curve(trial)

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from analysis import style
 from analysis.cells import Cell, Group
-from analysis.methods import FULL_PROMPT, in_order
+from analysis.methods import FULL_PROMPT, sorted_methods
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -44,11 +44,11 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    lengths = {cell.length for cell in group.confirmed if cell.length}
+    lengths = {cell.length for cell in group.confirmed_cells if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full_prompts = [cell for cell in group.confirmed if cell.method == FULL_PROMPT]
-    reference = min(full_prompts or group.confirmed, key=lambda cell: (cell.length or 0, cell.name))
+    full_prompts = [cell for cell in group.confirmed_cells if cell.method == FULL_PROMPT]
+    reference = min(full_prompts or group.confirmed_cells, key=lambda cell: (cell.length or 0, cell.name))
     candidates = (
         _panel("training step, relative time", group, _step_seconds, reference),
         _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference),
@@ -69,7 +69,7 @@ def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], r
     reference_values = _known_values(reference, quantity) if reference else [1.0]
     points: dict[str, dict[int, list[float]]] = {}
     values_without_length: dict[str, list[float]] = {}
-    for cell in group.confirmed if reference_values else ():
+    for cell in group.confirmed_cells if reference_values else ():
         values = [value / median(reference_values) for value in _known_values(cell, quantity)]
         if cell.length and values:
             points.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
@@ -86,7 +86,7 @@ def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], r
 
 
 def _known_values(cell: Cell, quantity: Callable[[Trial], float | None]) -> list[float]:
-    return [value for value in map(quantity, cell.confirmed) if value]
+    return [value for value in map(quantity, cell.confirmed_trials) if value]
 
 
 def _step_seconds(trial: Trial) -> float | None:
@@ -99,7 +99,9 @@ def _examples_per_second(trial: Trial) -> float | None:
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    methods = in_order(method for panel in info.panels for method in (*panel.points, *panel.values_without_length))
+    methods = sorted_methods(
+        method for panel in info.panels for method in (*panel.points, *panel.values_without_length)
+    )
     without_length = {method for panel in info.panels for method in panel.values_without_length}
     handles = style.method_handles(method for method in methods if method not in without_length)
     dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}

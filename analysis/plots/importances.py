@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.cells import Group
-from analysis.methods import in_order, method_label
+from analysis.methods import method_label, sorted_methods
 from analysis.records import Trial, grouped
 from analysis.registry import Info, Missing, PlotSpec, Row
 
@@ -26,9 +26,9 @@ class Importances:
 
 
 def compute(group: Group) -> Info[Importances] | Missing:
-    searched = sorted((trial for trial in group.trials if trial.searched), key=lambda trial: trial.key)
+    searched = sorted((trial for trial in group.trials if trial.is_finished_search), key=lambda trial: trial.key)
     by_method = grouped(searched, lambda trial: trial.method)
-    methods = [method for method in in_order(by_method) if len(by_method[method]) >= _LEAST_TRIALS]
+    methods = [method for method in sorted_methods(by_method) if len(by_method[method]) >= _LEAST_TRIALS]
     rows = [row for method in methods if (row := _importances(method, by_method[method]))]
     if not rows:
         return Missing(

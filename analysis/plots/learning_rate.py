@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.cells import Group
-from analysis.methods import in_order, method_label
+from analysis.methods import method_label, sorted_methods
 from analysis.records import Trial
 from analysis.registry import Info, Missing, PlotSpec, Row
 
@@ -29,7 +29,7 @@ def compute(group: Group) -> Info[Trial] | Missing:
 
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
-    methods = in_order(trial.method for trial in info.rows)
+    methods = sorted_methods(trial.method for trial in info.rows)
     rates = [trial.learning_rate or 0.0 for trial in info.rows]
     heights = [100 * trial.selection_score for trial in info.rows if trial.selection_score is not None]
     floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))

@@ -12,10 +12,10 @@ from analysis.cells import Group
 from analysis.compare_published import comparable_points
 from analysis.frontier import pareto
 from analysis.labels import BAR_COST, LINE_COST, MARKER_COST, Labels
-from analysis.methods import in_order
+from analysis.methods import sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import data_columns
-from analysis.stats import Estimate, describe
+from analysis.stats import Estimate, intervals_note
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
 _LEAST_DISTANCE_PT = 2.5  # between points of nearly equal size: less than half a marker
@@ -41,7 +41,7 @@ class Info:
 def compute(group: Group) -> Info | Missing:
     cells = [
         (cell, cell.accuracy, cell.trainable_parameters)
-        for cell in group.confirmed
+        for cell in group.confirmed_cells
         if cell.accuracy and cell.trainable_parameters
     ]
     if len(cells) < 2:
@@ -53,7 +53,7 @@ def compute(group: Group) -> Info | Missing:
             accuracy=accuracy,
             method=cell.method,
             # The colour shows the method, so length and rank suffice. A cell without a length is named in full.
-            label=cell.label if cell.length is None else cell.size,
+            label=cell.label if cell.length is None else cell.shape_text,
             is_on_frontier=i in frontier,
         )
         for i, (cell, accuracy, parameters) in enumerate(cells)
@@ -164,8 +164,8 @@ def _label_points(info: Info, labels: Labels) -> None:
 
 def _handles(info: Info) -> list[Line2D]:
     """Return the legend's entries: the methods of this run, the frontier, then the methods that are only published."""
-    our_methods = in_order(point.method for point in info.points)
-    other_methods = in_order(point.method for point in info.published if point.method not in our_methods)
+    our_methods = sorted_methods(point.method for point in info.points)
+    other_methods = sorted_methods(point.method for point in info.published if point.method not in our_methods)
     handles = style.method_handles(our_methods)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
@@ -178,7 +178,7 @@ def caption(info: Info) -> str:
     sentences = [
         f"Test accuracy against trainable parameters on {info.group.title}. Each point is the mean over a cell's N "
         "confirmed seeds; the bar is its 95 % interval.",
-        describe([point.accuracy for point in info.points]),
+        intervals_note([point.accuracy for point in info.points]),
         "The grey line is the frontier: it joins the cells that no other cell "
         + ("of this run " if info.published else "")
         + "beats with the same number of parameters or fewer. A label gives a cell's prompt length n and rank r"

@@ -10,10 +10,10 @@ from analysis import style
 from analysis.cells import Group
 from analysis.comparisons import full_prompt
 from analysis.labels import LINE_COST, MARKER_COST, Labels
-from analysis.methods import FULL_PROMPT, in_order, method_label
+from analysis.methods import FULL_PROMPT, method_label, sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
 from analysis.render import data_columns
-from analysis.stats import Estimate, describe
+from analysis.stats import Estimate, intervals_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Info:
 
 def compute(group: Group) -> Info | Missing:
     by_line: dict[tuple[str, int | None], dict[int, Estimate]] = {}
-    for cell in group.confirmed:
+    for cell in group.confirmed_cells:
         if cell.rank is not None and cell.accuracy is not None:
             by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
     methods_with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}
@@ -50,14 +50,14 @@ def compute(group: Group) -> Info | Missing:
         group=group,
         lines=lines,
         full_accuracy=full.accuracy if full else None,
-        full_size=full.size if full else "",
+        full_size=full.shape_text if full else "",
         left_out=tuple(sorted({method for method, _ in by_line} - methods_with_several_ranks)),
     )
 
 
 @style.in_style
 def draw(info: Info) -> Figure:
-    methods = in_order(line.method for line in info.lines)
+    methods = sorted_methods(line.method for line in info.lines)
     figure, panels = style.panels(
         map(method_label, methods), width=7.2 if len(methods) > 1 else 5.6, height=3.7, right=0.93
     )
@@ -122,7 +122,7 @@ def caption(info: Info) -> str:
     sentences = [
         f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
-        describe(estimates),
+        intervals_note(estimates),
     ]
     if info.left_out:
         methods = ", ".join(map(method_label, info.left_out))

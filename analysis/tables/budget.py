@@ -7,7 +7,7 @@ from analysis.cells import Cell, Group
 from analysis.frontier import best_within, budgets
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
-from analysis.stats import describe
+from analysis.stats import intervals_note
 from lopt.locations import location
 
 
@@ -21,12 +21,12 @@ class Row:
 
 
 def compute(group: Group) -> Info[Row] | Missing:
-    parameter_counts = [cell.trainable_parameters or 0 for cell in group.confirmed]
+    parameter_counts = [cell.trainable_parameters or 0 for cell in group.confirmed_cells]
     if not parameter_counts:
         return Missing("no trial is confirmed yet, so there is nothing to recommend")
     rows: list[Row] = []
     for budget in budgets(min(parameter_counts), max(parameter_counts)):
-        cell = best_within(group.confirmed, budget)
+        cell = best_within(group.confirmed_cells, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that leads to the same cell needs no row
@@ -63,7 +63,7 @@ def render(info: Info[Row]) -> Table:
         notes=(
             "The cell and its seed are chosen by held-out accuracy, never by test accuracy. A larger budget that leads "
             "to the same cell has no row.",
-            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+            intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
             f"These trials have no folder in artifacts/, so their lines load nothing: {missing_keys}."
             if missing_keys
             else "",

@@ -4,7 +4,7 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, number, parameters_column, percent
-from analysis.stats import BOLD_NOTE, describe, standing_out
+from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _LARGE_FALL = 0.1  # a note names the cells whose held-out accuracy falls by more than this when they are confirmed
@@ -24,11 +24,13 @@ def render(info: Info[Cell]) -> Table:
         "not confirmed, they are those of its best search trial.",
         "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate "
         "are chosen by held-out accuracy, so this accuracy is too high, and no table or figure reports it as a result.",
-        describe([cell.accuracy for cell in info.rows if cell.accuracy]),
+        intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
-    bold_row = standing_out([cell.accuracy for cell in info.rows])
+    bold_row = clear_best_index([cell.accuracy for cell in info.rows])
     notes.append("" if bold_row is None else BOLD_NOTE)
-    lost_seeds = [f"{cell.label} ({cell.lost} seed{'s' * (cell.lost > 1)})" for cell in info.rows if cell.lost]
+    lost_seeds = [
+        f"{cell.label} ({cell.lost_count} seed{'s' * (cell.lost_count > 1)})" for cell in info.rows if cell.lost_count
+    ]
     if lost_seeds:
         notes.append(
             "In these cells some seeds did not finish their confirm trials, so the mean is over the others: "

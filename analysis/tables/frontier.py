@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
+from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, hypervolume_reference, pareto
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent
-from analysis.stats import describe
+from analysis.stats import intervals_note
 
 _LEAST_SHARE = 0.05  # a cell that is on the frontier in a smaller share of the draws has no row
 
@@ -39,7 +39,7 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    cells = [cell for cell in group.confirmed if cell.accuracy]
+    cells = [cell for cell in group.confirmed_cells if cell.accuracy]
     if len(cells) < 2:
         return Missing("it needs two confirmed cells")
     counts_by_cell = [_counts(cell) for cell in cells]
@@ -52,7 +52,7 @@ def compute(group: Group) -> Info | Missing:
         shares = frontier_shares(known, drawn_accuracies) if len(known) == len(cells) else None
         shares_by_count.append([*shares] if shares else [None] * len(cells))
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
-    frontier, reference = set(pareto(points)), reference_of(group)
+    frontier, reference = set(pareto(points)), hypervolume_reference(group)
     shares_by_cell = zip(*shares_by_count, strict=True)
     is_smallest_by_cell = zip(*is_smallest_by_count, strict=True)
     rows = tuple(
@@ -113,7 +113,7 @@ def render(info: Info) -> Table:
             f"Hypervolume: {info.hypervolume:.3f}. This is the area between the frontier of the mean accuracies and "
             f"{percent(lowest_accuracy)} % accuracy, over log2 of the trainable parameters. The area ends at "
             f"{most_parameters:,.0f} parameters, twice those of the largest cell.",
-            describe([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
+            intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Whether prompts with at least five times fewer parameters are as good as the full prompt, within the margin."""
 
 from analysis.cells import Group
-from analysis.comparisons import RATIO, Comparison, comparisons
+from analysis.comparisons import MIN_RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
 
@@ -41,7 +41,7 @@ def render(info: Info[Comparison]) -> Table:
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the test accuracy of the "
             "smaller prompt minus that of the full one, on the same examples. Seeds are those of the smaller prompt, "
-            f"then of the full one. The table shows cells with at least {RATIO} times fewer parameters.",
+            f"then of the full one. The table shows cells with at least {MIN_RATIO} times fewer parameters.",
             "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
             f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
             "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "

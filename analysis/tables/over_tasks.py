@@ -41,12 +41,12 @@ class Info:
 
 def compute(groups: Sequence[Group]) -> Info | Missing:
     """Compute the table from one cell for each method and task: the one with the best held-out accuracy."""
-    confirmed_groups = [group for group in groups if group.confirmed]
+    confirmed_groups = [group for group in groups if group.confirmed_cells]
     if len(confirmed_groups) < _LEAST_TASKS:
         return Missing(f"it needs {_LEAST_TASKS} tasks with confirmed cells", quiet=True)
     rows, left_out = [], []
-    for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed):
-        cells = [group.best(method) for group in confirmed_groups]
+    for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed_cells):
+        cells = [group.best_cell(method) for group in confirmed_groups]
         if None in cells:
             left_out.append(method_label(method))
         else:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import published, released_runs
-from analysis.cells import Cell, Group, best
+from analysis.cells import Cell, Group, best_cell
 from analysis.compare_published import VERDICT_NOTE, PublishedComparison, compare_with_published, verdict_texts
 from analysis.methods import FULL_PROMPT
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, bounds, count, number_columns, percent
-from analysis.stats import BOLD_NOTE, Estimate, describe, standing_out
+from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def _our_cell(group: Group, point: published.Point) -> Cell | None:
     """
     if point.length is not None or point.rank is not None:
         return group.find(point.method, point.length, point.rank)
-    return best(cell for cell in group.cells if cell.method == point.method)
+    return best_cell(cell for cell in group.cells if cell.method == point.method)
 
 
 def _entry(group: Group | None, row_point: published.Point, point: published.Point | None) -> Entry:
@@ -99,15 +99,17 @@ def _entry(group: Group | None, row_point: published.Point, point: published.Poi
         published_percent=point.accuracy_percent if point else None,
         our_accuracy=our_accuracy,
         our_parameters=cell.trainable_parameters if cell and our_accuracy else None,
-        our_size=cell.size if cell and our_accuracy and row_point.length is None else "",
+        our_size=cell.shape_text if cell and our_accuracy and row_point.length is None else "",
         comparison=comparison,
-        differences=released_runs.differences(cell.confirmed, point.task) if cell and point and is_compared else {},
+        differences=released_runs.differences(cell.confirmed_trials, point.task)
+        if cell and point and is_compared
+        else {},
     )
 
 
 def render(info: Info) -> Table:
     task_count = len(info.task_titles)
-    bold_rows = [standing_out([row.entries[i].our_accuracy for row in info.rows]) for i in range(task_count)]
+    bold_rows = [clear_best_index([row.entries[i].our_accuracy for row in info.rows]) for i in range(task_count)]
     verdicts, obstacle_note = verdict_texts(entry.comparison for row in info.rows for entry in row.entries)
     lines: list[tuple[str, ...]] = []
     bold: set[tuple[int, int]] = set()
@@ -127,7 +129,7 @@ def render(info: Info) -> Table:
         rows=tuple(lines),
         notes=(
             "All accuracies are test accuracies in percent. Ours are means over N seeds. CI means confidence interval, "
-            "and pp percentage points. " + describe(estimates)
+            "and pp percentage points. " + intervals_note(estimates)
             if estimates
             else "",
             _settings_note(info),

@@ -59,7 +59,7 @@ class Store:
         return method + "".join(sizes)
 
     def record(self, method: str, length: int | None, rank: int | None, **changes: Any) -> dict[str, Any]:
-        """Return a record of a search trial with changes. Two underscores reach into an object: `config__seed=2`."""
+        """Return a changed record of a search trial. `config__seed=2` changes the entry `seed` of `config`."""
         self.record_count += 1
         accuracy = changes.pop("selection_accuracy", 0.8)
         trainable = parameters(method, length, rank, self.width)
@@ -146,7 +146,7 @@ class Store:
         return self.put(self.record(method, length, rank, **(values | changes)))
 
     def predict(self, record: dict[str, Any], correct: Sequence[bool] | np.ndarray) -> dict[str, Any]:
-        """Write predictions of a confirmed trial, right where `correct` is true, and their accuracy in its record."""
+        """Write predictions of a trial, and put their accuracy into its record. `correct` says which are right."""
         folder = self.path / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         gold = np.arange(len(correct)) % 2

@@ -31,3 +31,16 @@ def test_the_answer_uses_the_declared_margin(store):
     assert "no smaller prompt comes within 1 pp" in headline(groups(load([path]))[0]).answer
     examples = "128 held-out training examples, each of which counts for 0.78 pp"
     assert any(examples in detail for detail in with_margin.details)
+
+
+def test_a_cell_larger_than_the_full_prompt_is_not_called_the_smallest_that_is_enough(store):
+    """No smaller cell is confirmed, and the best cell is the larger one."""
+    run = store(cells=[("prompt_tuning", 10, None), ("dept", 20, 5)])
+    for seed in range(3):
+        run.confirm("prompt_tuning", 10, None, 0.8, config__seed=seed)
+        run.confirm("dept", 20, 5, 0.9, config__seed=seed)
+    (group,) = groups(load([run.write()]))
+    details = " ".join(headline(group).details)
+    assert "no smaller cell is confirmed" in headline(group).answer
+    assert "smallest cell" not in details
+    assert "DePT n=20 r=5 was chosen on" in details and "There, it is the best cell." in details

@@ -38,7 +38,7 @@ def test_pairs_are_compared_on_the_same_examples(two_runs):
     assert [cell.label for cell in comparison.unpaired[0]] == ["LoPT-1 n=10 r=5"]
     assert [cell.label for cell in comparison.unpaired[1]] == ["LoPT-1 n=20 r=1"]
     pair = comparison.pairs[1]
-    expected = difference(*correct_by_group(pair.second.confirmed, pair.first.confirmed))
+    expected = difference(*correct_by_group(pair.second.confirmed_trials, pair.first.confirmed_trials))
     assert pair.difference == expected
     assert pair.difference.low > 0
     assert comparison.hypervolumes[1] > comparison.hypervolumes[0]

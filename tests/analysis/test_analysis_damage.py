@@ -26,7 +26,7 @@ JSON = st.one_of(
 
 
 @pytest.fixture
-def small(store):
+def small_run(store):
     """One cell with a search trial and a confirmed one. That is too few for most figures, which would take long."""
     run = store(cells=[("lopt1", 10, 1)])
     evaluations = [{"step": 10, "selection_accuracy": 0.5, "top_class_share": 0.6}]
@@ -35,18 +35,18 @@ def small(store):
     return run.write()
 
 
-def places(value, path=()):
+def value_paths(value, path=()):
     """Yield the paths of all values in a JSON value."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
+        yield from value_paths(inner, (*path, key))
 
 
-def with_value(whole, path, value):
+def with_value(original, path, value):
     """Return a copy of a JSON value in which the value at this path is another one."""
     if not path:
         return value
-    changed = copy.deepcopy(whole)
+    changed = copy.deepcopy(original)
     parent = changed
     for key in path[:-1]:
         parent = parent[key]
@@ -56,14 +56,14 @@ def with_value(whole, path, value):
 
 @fixed(80)
 @given(data=st.data(), value=JSON)
-def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small, tmp_path, data, value):
+def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small_run, tmp_path, data, value):
     run = tmp_path / "copy"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(small, run)
+    shutil.copytree(small_run, run)
     files = sorted(run.rglob("*.json"))
     file = data.draw(st.sampled_from(files).map(lambda path: path.relative_to(run)))
-    whole = json.loads((run / file).read_text())
-    changed = with_value(whole, data.draw(st.sampled_from(list(places(whole)))), value)
+    original = json.loads((run / file).read_text())
+    changed = with_value(original, data.draw(st.sampled_from(list(value_paths(original)))), value)
     (run / file).write_text(json.dumps(changed))
     code, out, err = called(main, str(run), "--out", str(tmp_path / "out"))
     if code:
@@ -77,20 +77,20 @@ def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small, tmp_p
             assert "1 record could not be read" in page and file.name in page
 
 
-def test_hostile_texts_everywhere_are_escaped(small, tmp_path):
+def test_hostile_texts_everywhere_are_escaped(small_run, tmp_path):
     """Every text of a record and of the manifest contains lone surrogates, control characters and markup."""
     hostile = "\ud800\x1b</script><script>alert(1)</script>\n| `x` $y$ \\input{z} [*] \u202e"
 
-    def spoiled(value, name=""):
+    def make_hostile(value, name=""):
         if isinstance(value, dict):
-            return {key: spoiled(inner, key) for key, inner in value.items()}
+            return {key: make_hostile(inner, key) for key, inner in value.items()}
         if isinstance(value, list):
-            return [spoiled(item) for item in value]
+            return [make_hostile(item) for item in value]
         return hostile if isinstance(value, str) and name not in ("key", "phase", "status") else value
 
-    for file in small.rglob("*.json"):
-        file.write_text(json.dumps(spoiled(json.loads(file.read_text()))))
-    code, out, err = called(main, str(small), "--out", str(tmp_path / "out"))
+    for file in small_run.rglob("*.json"):
+        file.write_text(json.dumps(make_hostile(json.loads(file.read_text()))))
+    code, out, err = called(main, str(small_run), "--out", str(tmp_path / "out"))
     assert (code, err) == (0, "")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<script") == 1 and "<script>alert" not in page and "\x1b" not in page and "\ufffd" in page
@@ -110,28 +110,28 @@ def test_hostile_texts_everywhere_are_escaped(small, tmp_path):
         ("manifest.json", b'{"schema_version": 1, "space": {}, "provenance": {"hardware": 5}}'),
     ],
 )
-def test_a_damaged_manifest_is_refused(small, tmp_path, name, content):
-    (small / name).write_bytes(content)
+def test_a_damaged_manifest_is_refused(small_run, tmp_path, name, content):
+    (small_run / name).write_bytes(content)
     refused(
-        main, small, "--out", tmp_path / "out", words=["manifest.json cannot be read", "repeat the sweep's command"]
+        main, small_run, "--out", tmp_path / "out", words=["manifest.json cannot be read", "repeat the sweep's command"]
     )
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"", b"5", b"[1]", b'{"a": ' + b"9" * 5000 + b"}"])
-def test_damaged_records_and_baselines_are_named(small, tmp_path, content):
-    (small / "trials" / "0123456789abcdef.json").write_bytes(content)
-    (small / "baselines.json").write_bytes(content)
-    (small / "trials" / "folder.json").mkdir()
-    code, out, err = called(main, small, "--out", tmp_path / "out")
+def test_damaged_records_and_baselines_are_named(small_run, tmp_path, content):
+    (small_run / "trials" / "0123456789abcdef.json").write_bytes(content)
+    (small_run / "baselines.json").write_bytes(content)
+    (small_run / "trials" / "folder.json").mkdir()
+    code, out, err = called(main, small_run, "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert "3 records could not be read" in out and "baselines.json" in out and "0123456789abcdef.json" in out
 
 
-def test_damaged_tables_are_not_read(small, tmp_path):
-    (small / "trials.parquet").write_bytes(b"PAR1")
-    (small / "predictions").mkdir()
-    (small / "predictions" / "0123456789abcdef.parquet").write_bytes(b"PAR1")
-    assert called(main, small, "--out", tmp_path / "out")[0] == 0
+def test_damaged_tables_are_not_read(small_run, tmp_path):
+    (small_run / "trials.parquet").write_bytes(b"PAR1")
+    (small_run / "predictions").mkdir()
+    (small_run / "predictions" / "0123456789abcdef.parquet").write_bytes(b"PAR1")
+    assert called(main, small_run, "--out", tmp_path / "out")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ def test_wrong_arguments_are_refused(argv, words, tmp_path, monkeypatch):
     refused(main, *argv, words=words)
 
 
-def test_folders_that_are_not_runs_are_refused(small, tmp_path):
+def test_folders_that_are_not_runs_are_refused(small_run, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(main, tmp_path / "empty", words=["no run", "manifest.json"])
-    (small / "manifest.json").unlink()
-    refused(main, small, words=["no run", "manifest.json"])
-    (small / "manifest.json").mkdir()
-    refused(main, small, words=["no run", "manifest.json"])
+    (small_run / "manifest.json").unlink()
+    refused(main, small_run, words=["no run", "manifest.json"])
+    (small_run / "manifest.json").mkdir()
+    refused(main, small_run, words=["no run", "manifest.json"])
 
 
-def test_an_out_that_is_a_file_is_refused(small, tmp_path):
+def test_an_out_that_is_a_file_is_refused(small_run, tmp_path):
     (tmp_path / "file").write_text("kept")
-    refused(main, small, "--out", tmp_path / "file", words=["cannot write", "--out"])
+    refused(main, small_run, "--out", tmp_path / "file", words=["cannot write", "--out"])
     assert (tmp_path / "file").read_text() == "kept"
 
 

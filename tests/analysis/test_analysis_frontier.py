@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cells import Cell, groups
-from analysis.frontier import best_within, budgets, draw_accuracies, frontier_shares, hypervolume, pareto, reference_of
+from analysis.frontier import (
+    best_within,
+    budgets,
+    draw_accuracies,
+    frontier_shares,
+    hypervolume,
+    hypervolume_reference,
+    pareto,
+)
 from analysis.load import load
 from analysis.notes import notes
 from analysis.records import trial_from_record
@@ -32,7 +40,7 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=cells, max_size=cells))
     cell_accuracies = st.lists(st.integers(0, 4).map(lambda k: k / 4), min_size=cells, max_size=cells)
     accuracies_DC = data.draw(st.lists(cell_accuracies, min_size=draws, max_size=draws))
-    fronts = [pareto(list(zip(sizes, drawn, strict=True))) for drawn in accuracies_DC]
+    fronts = [pareto(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
     assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
 
@@ -61,12 +69,12 @@ def test_cells_and_trials_are_selected_by_the_metric_of_the_trials(store):
     better = confirm(2, 0.50, 0.70, 0.80, config__seed=2)
     results = load([run.write()])
     (group,) = groups(results)
-    best = best_within(group.confirmed, 10**6)
-    assert best.rank == 2
-    assert best.selection_score == pytest.approx(0.75)
-    assert best.selection_accuracy == pytest.approx(0.75)
+    best_cell = best_within(group.confirmed_cells, 10**6)
+    assert best_cell.rank == 2
+    assert best_cell.selection_score == pytest.approx(0.75)
+    assert best_cell.selection_accuracy == pytest.approx(0.75)
     assert group.find("lopt1", 10, 1).selection_score == 0.40
-    assert best.best_trial.key == better["key"]
+    assert best_cell.best_trial.key == better["key"]
     (note,) = [note for note in notes(results, [group]) if "macro-F1" in note]
     assert "selected by macro-F1" in note
     run.confirm("lopt1", 10, 5, 0.9)
@@ -79,7 +87,7 @@ def test_best_within_uses_selection_accuracy_never_test_accuracy(store):
     run.confirm("lopt1", 10, 1, 0.95, selection_accuracy=0.70)  # better on the test split, which must not count
     run.confirm("lopt1", 10, 2, 0.80, selection_accuracy=0.85)
     run.confirm("prompt_tuning", 10, None, 0.90, selection_accuracy=0.85)
-    cells = groups(load([run.write()]))[0].confirmed
+    cells = groups(load([run.write()]))[0].confirmed_cells
     assert best_within(cells, 585) is None
     assert best_within(cells, 586).label == "LoPT-1 n=10 r=1"
     for budget in (1172, 5760, 10**9):  # of two that are equal on selection, the smaller
@@ -98,13 +106,13 @@ def test_best_within_equals_brute_force(sizes_and_scores):
         cells.append(
             Cell(
                 name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, planned=True,
-                trials=(trial,), confirmed=(trial,), lost=0, accuracy=estimate([0.5], 9),
+                trials=(trial,), confirmed_trials=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
             )
         )  # fmt: skip
     for budget in range(11):
         cell = best_within(cells, budget)
-        usable = [(score, -size) for size, score in sizes_and_scores if size <= budget]
-        assert (cell and cell.trainable_parameters) == (-max(usable)[1] if usable else None)
+        candidates = [(score, -size) for size, score in sizes_and_scores if size <= budget]
+        assert (cell and cell.trainable_parameters) == (-max(candidates)[1] if candidates else None)
 
 
 def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
@@ -125,11 +133,11 @@ def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
         assert hypervolume(points, reference) == pytest.approx(expected)
 
 
-def write_run(store, generator, draw_accuracies, *, seeds=3, n=400, **options):
+def write_run(store, generator, accuracies, *, seeds=3, n=400, **options):
     """Write a run of cells with these accuracies, by (method, length, rank). The cells share their examples."""
     run = store(test_n=n, **options)
     difficulty = generator.random(n)
-    for (method, length, rank), accuracy in draw_accuracies.items():
+    for (method, length, rank), accuracy in accuracies.items():
         for seed in range(seeds):
             record = run.confirm(method, length, rank, 0.0, config__seed=seed, selection_accuracy=accuracy)
             run.predict(record, difficulty < accuracy + generator.normal(0, 0.02, n))
@@ -141,13 +149,14 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn = draw_accuracies(group.confirmed, draws=500)
-    assert drawn.shape == (500, 4)
-    np.testing.assert_allclose(drawn.mean(0), [cell.accuracy.mean for cell in group.confirmed], atol=0.01)
-    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed], drawn)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=500)
+    assert drawn_accuracies.shape == (500, 4)
+    expected = [cell.accuracy.mean for cell in group.confirmed_cells]
+    np.testing.assert_allclose(drawn_accuracies.mean(0), expected, atol=0.01)
+    shares = frontier_shares([cell.trainable_parameters for cell in group.confirmed_cells], drawn_accuracies)
     assert shares[0] == shares[1] == shares[3] == 1.0, "the smallest is always on the frontier, two are far above it"
     assert 0 < shares[2] < 0.6, "a cell that is only as good as a smaller one is rarely on the frontier"
-    assert reference_of(group) == (2 * 5760, 0.58) or reference_of(group)[0] == 2 * 5760
+    assert hypervolume_reference(group) == (2 * 5760, 0.58) or hypervolume_reference(group)[0] == 2 * 5760
 
 
 def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store):
@@ -155,7 +164,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn = draw_accuracies(group.confirmed, draws=4000)
-    np.testing.assert_allclose(drawn.mean(0), [0.8, 0.81], atol=0.003)
-    half_width = (group.confirmed[0].accuracy.high - group.confirmed[0].accuracy.low) / 2
-    assert drawn[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=4000)
+    np.testing.assert_allclose(drawn_accuracies.mean(0), [0.8, 0.81], atol=0.003)
+    half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
+    assert drawn_accuracies[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

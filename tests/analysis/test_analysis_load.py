@@ -8,11 +8,11 @@ from analysis.cells import groups, short_names
 from analysis.load import load
 from analysis.notes import notes, warnings
 from analysis.records import trial_from_record
-from analysis.runs import ReportError, find_runs, resolve
+from analysis.runs import ReportError, find_named_runs, find_runs
 from lopt import migrations
 
 
-def test_frame_has_one_row_a_trial(full_run):
+def test_the_frame_has_one_row_for_each_trial(full_run):
     frame = load([full_run]).frame
     assert len(frame) == 50 and frame["key"].is_unique
     assert {"phase", "status", "method", "rank", "trainable_parameters", "test_accuracy"} <= set(frame.columns)
@@ -26,7 +26,7 @@ def test_pooling_counts_a_key_once_and_prefers_a_record_that_did_not_fail(store)
     b.put(failed | {"status": "complete", "error": None})
     b.confirm("lopt1", 10, 1, 0.9, config__seed=2)
     results = load([a.write(), b.write()])
-    assert (len(results.trials), results.repeated) == (3, 2)
+    assert (len(results.trials), results.repeated_count) == (3, 2)
     assert all(trial.status == "complete" for trial in results.trials)
     assert groups(results)[0].find("lopt1", 10, 1).accuracy.seeds == 2
 
@@ -51,7 +51,7 @@ def test_the_search_decides_which_of_several_confirmed_settings_counts(store):
             )  # fmt: skip
     results = load([run.write()])
     cell = groups(results)[0].find("lopt1", 10, 1)
-    assert {trial.learning_rate for trial in cell.confirmed} == {0.1}
+    assert {trial.learning_rate for trial in cell.confirmed_trials} == {0.1}
     assert (cell.accuracy.mean, cell.accuracy.seeds) == (pytest.approx(0.6), 2)
     all_notes = " ".join(notes(results, groups(results)))
     assert "n=10 r=1: 2 settings have confirmed trials" in all_notes and "at learning rate 0.1" in all_notes
@@ -97,18 +97,18 @@ def with_values(text, **values):
         (lambda text: "5", "not a record: it should be a JSON object, but is a number"),
         (lambda text: "null", "not a record: it should be a JSON object, but is null"),
         (lambda text: '"a"', "not a record: it should be a JSON object, but is a text"),
-        (lambda text: with_values(text, provenance=[1]), "provenance is [1], not an object"),
-        (lambda text: with_values(text, error="no"), "error is 'no', not an object"),
-        (lambda text: with_values(text, config=[]), "config is [], not an object"),
-        (lambda text: with_values(text, evaluations={"a": 1}), "evaluations is {'a': 1}, not a list of objects"),
-        (lambda text: with_values(text, evaluations=[5]), "evaluations is [5], not a list of objects"),
-        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "predictions is {}, not a text"),
-        (lambda text: with_values(text, truncated=7), "truncated is 7, not an object"),
-        (lambda text: with_values(text, truncated={"test": "many"}), "test is 'many', not a number"),
-        (lambda text: with_values(text, provenance={"reused_from": []}), "reused_from is [], not a text"),
-        (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "schema_version is 9"),
+        (lambda text: with_values(text, provenance=[1]), "`provenance` is [1], not an object"),
+        (lambda text: with_values(text, error="no"), "`error` is 'no', not an object"),
+        (lambda text: with_values(text, config=[]), "`config` is [], not an object"),
+        (lambda text: with_values(text, evaluations={"a": 1}), "`evaluations` is {'a': 1}, not a list of objects"),
+        (lambda text: with_values(text, evaluations=[5]), "`evaluations` is [5], not a list of objects"),
+        (lambda text: with_values(text, evaluations=[{"predictions": {}}]), "`predictions` is {}, not a text"),
+        (lambda text: with_values(text, truncated=7), "`truncated` is 7, not an object"),
+        (lambda text: with_values(text, truncated={"test": "many"}), "`test` is 'many', not a number"),
+        (lambda text: with_values(text, provenance={"reused_from": []}), "`reused_from` is [], not a text"),
+        (lambda text: text.replace('"schema_version": 3', '"schema_version": 9'), "`schema_version` is 9"),
         (lambda text: text.replace('"selection_accuracy": 0.8,', '"selection_accuracy": 80,'), "not a fraction"),
-        (lambda text: text.replace('"status": "complete"', '"status": "done"'), "not one of complete"),
+        (lambda text: with_values(text, status="done"), "'done', not complete, stopped, diverged or failed"),
     ],
 )
 def test_a_damaged_record_is_named_and_skipped(store, damage, reason):
@@ -118,7 +118,7 @@ def test_a_damaged_record_is_named_and_skipped(store, damage, reason):
     file.write_text(damage(file.read_text()))
     results = load([run.write()])
     assert len(results.trials) == 1
-    (line,) = results.unreadable
+    (line,) = results.unreadable_files
     assert file.name in line and reason in line
 
 
@@ -128,16 +128,16 @@ def test_old_failures_and_files_being_written_are_not_trials(store):
     (run.path / "trials" / f"{record['key']}.failed-1.json").write_text(json.dumps(record))
     (run.path / "trials" / ".half.json").write_text("{")
     results = load([run.write()])
-    assert (len(results.trials), results.superseded, results.unreadable) == (1, 1, ())
+    assert (len(results.trials), results.superseded_count, results.unreadable_files) == (1, 1, ())
 
 
-def test_newest_run_is_by_updated_at(store, tmp_path):
+def test_the_newest_run_is_found_by_updated_at(store, tmp_path):
     for name, year in (("old", 2001), ("new", 2003), ("middle", 2002)):
         store(name=name).write(updated_at=f"{year}-01-01T00:00:00+00:00")
     root = tmp_path / "results"
     assert [path.name for path in find_runs(root)] == ["new", "middle", "old"]
-    assert [path.name for path in resolve([], root)] == ["new"]
-    assert [path.name for path in resolve(["old", str(root / "old")], root)] == ["old"]
+    assert [path.name for path in find_named_runs([], root)] == ["new"]
+    assert [path.name for path in find_named_runs(["old", str(root / "old")], root)] == ["old"]
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_newest_run_is_by_updated_at(store, tmp_path):
     [
         ("[]", "not a manifest: it should be a JSON object, but is a list"),
         ("3", "not a manifest: it should be a JSON object, but is a number"),
-        ({"space": {"rungs": 5}}, "rungs is 5, not a list of whole numbers"),
-        ({"space": {"rungs": ["a"]}}, "rungs is ['a'], not a list of whole numbers"),
-        ({"space": {"cells": {"a": 1}}}, "cells is {'a': 1}, not a list of objects"),
-        ({"space": {"cells": [5]}}, "cells is [5], not a list of objects"),
-        ({"space": {"cells": [{"config": 5}]}}, "config is 5, not an object"),
-        ({"space": {"base": [1]}}, "base is [1], not an object"),
-        ({"left_out": 5}, "left_out is 5, not a list of texts"),
-        ({"left_out": [[]]}, "left_out is [[]], not a list of texts"),
-        ({"elapsed_s": "abc"}, "elapsed_s is 'abc', not a number"),
+        ({"space": {"rungs": 5}}, "`rungs` is 5, not a list of whole numbers"),
+        ({"space": {"rungs": ["a"]}}, "`rungs` is ['a'], not a list of whole numbers"),
+        ({"space": {"cells": {"a": 1}}}, "`cells` is {'a': 1}, not a list of objects"),
+        ({"space": {"cells": [5]}}, "`cells` is [5], not a list of objects"),
+        ({"space": {"cells": [{"config": 5}]}}, "`config` is 5, not an object"),
+        ({"space": {"base": [1]}}, "`base` is [1], not an object"),
+        ({"left_out": 5}, "`left_out` is 5, not a list of texts"),
+        ({"left_out": [[]]}, "`left_out` is [[]], not a list of texts"),
+        ({"elapsed_s": "abc"}, "`elapsed_s` is 'abc', not a number"),
     ],
 )
 def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, reason):
@@ -168,7 +168,7 @@ def test_a_manifest_of_another_form_is_an_error_in_plain_words(store, change, re
 def test_a_manifest_without_its_optional_entries_is_read(store):
     path = store().write(provenance=None, left_out=None, elapsed_s=float("nan"))
     (run,) = load([path]).runs
-    assert run.elapsed_s is None and not run.left_out
+    assert run.elapsed_s is None and not run.left_out_keys
     assert warnings(load([path]), groups(load([path])))
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_file_beside_the_records_is_named(store, name, content):
     path = run.write()
     (path / name).write_text(content)
     results = load([path])
-    (line,) = results.unreadable
+    (line,) = results.unreadable_files
     assert line.startswith(f"synthetic-run/{name}: not ") or ", not a" in line
     assert "Error" not in line
     assert len(results.trials) == 1
@@ -207,7 +207,7 @@ def test_new_and_unknown_fields_do_not_change_a_trial(store):
     new["config"] |= {"warmup": None, "shots": None, "holdout": None}
     for evaluation in new["evaluations"]:
         evaluation |= {"selection_macro_f1": 0.7, "of_tomorrow": [1]}
-    # The configuration is the same too, so that its seeds are pooled.
+    # The configuration is also the same, so that its seeds are pooled.
     assert trial_from_record(new | {"of_tomorrow": {}}) == trial_from_record(old)
     new["config"] |= {"warmup": 500, "holdout": "halve", "shots": 16, "of_tomorrow": {"a": 1}}
     assert trial_from_record(new).shots == 16
@@ -232,7 +232,7 @@ def test_a_planned_cell_whose_size_was_searched_has_the_confirmed_size(store):
     run.confirm("dept", 40, 45, 0.8, cell="dept")
     (group,) = groups(load([run.write()]))
     assert {(cell.length, cell.rank, cell.planned) for cell in group.cells} == {(80, 15, False), (40, 45, True)}
-    assert [cell.label for cell in group.confirmed] == ["DePT n=40 r=45"]
+    assert [cell.label for cell in group.confirmed_cells] == ["DePT n=40 r=45"]
 
 
 def test_methods_without_a_length_and_unknown_methods_have_labels(store):
@@ -242,7 +242,7 @@ def test_methods_without_a_length_and_unknown_methods_have_labels(store):
 
 
 @pytest.mark.parametrize(
-    ("identities", "names"),
+    ("paths", "names"),
     [
         (["/data/me/tickets", "sst2"], ["tickets", "sst2"]),
         (["/data/me/tickets/"], ["tickets"]),
@@ -251,8 +251,8 @@ def test_methods_without_a_length_and_unknown_methods_have_labels(store):
         (["/tickets", "tickets", "/"], ["/tickets", "tickets", "/"]),
     ],
 )
-def test_folders_are_called_by_their_last_part(identities, names):
-    assert list(short_names(identities).values()) == names
+def test_folders_are_called_by_their_last_part(paths, names):
+    assert list(short_names(paths).values()) == names
 
 
 def test_backbones_of_the_hub_keep_their_owner(store):
@@ -261,13 +261,13 @@ def test_backbones_of_the_hub_keep_their_owner(store):
     assert {group.backbone: group.backbone_name for group in groups(load(paths))} == names
 
 
-def test_a_trial_that_predicts_one_class_at_every_evaluation_is_frozen(store):
+def test_a_trial_that_predicts_one_class_at_every_evaluation_is_stuck(store):
     record = store().record("lopt1", 10, 1)
-    assert not trial_from_record(record).stuck
+    assert not trial_from_record(record).is_stuck
     for evaluation in record["evaluations"]:
         evaluation["top_class_share"] = 1.0
-    assert trial_from_record(record).stuck
-    assert not trial_from_record(record | {"evaluations": []}).stuck
+    assert trial_from_record(record).is_stuck
+    assert not trial_from_record(record | {"evaluations": []}).is_stuck
 
 
 def test_tasks_keep_their_titles_after_their_folders_are_gone(store):
@@ -294,9 +294,9 @@ def test_tasks_keep_their_titles_after_their_folders_are_gone(store):
 def test_a_later_field_at_its_old_value_leaves_the_configuration_the_same(store):
     """Seeds of one setting are pooled although an older program, which did not have the field, trained some of them."""
     record = store().record("lopt1", 10, 1)
-    values = {name: value for name, value in migrations.LATER_SETTINGS.items() if value is not None}
-    now = {**record, "config": {**record["config"], **values}}
-    assert trial_from_record(now).configuration == trial_from_record(record).configuration
+    values = {name: value for name, value in migrations.SETTINGS.items() if value is not None}
+    later_record = {**record, "config": {**record["config"], **values}}
+    assert trial_from_record(later_record).configuration == trial_from_record(record).configuration
     assert trial_from_record(record).metric == "accuracy"
 
 

@@ -328,6 +328,6 @@ def test_the_audit_figure_shows_who_passes_and_which_winner_would_be_lost(store)
 
 def test_a_figures_data_are_its_points(full):
     rows = PLOTS["pareto"].data(PLOTS["pareto"].info(full))
-    for cell, row in zip(full.confirmed, [row for row in rows if row["source"] == "this run"], strict=True):
+    for cell, row in zip(full.confirmed_cells, [row for row in rows if row["source"] == "this run"], strict=True):
         assert (row["parameters"], row["seeds"]) == (cell.trainable_parameters, 3)
         assert row["low_percent"] < row["test_percent"] == 100 * cell.accuracy.mean < row["high_percent"]

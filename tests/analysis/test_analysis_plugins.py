@@ -50,12 +50,12 @@ PLOTS = {
     "info": ("SPEC = plot(info=boom)", "RuntimeError: two lines"),
     "info exits": ("SPEC = plot(info=lambda group: sys.exit('gone'))", "SystemExit: gone"),
     "draw": ("SPEC = plot(draw=boom)", "RuntimeError: two lines"),
-    "draws nothing": ("SPEC = plot(draw=lambda info: None)", "TypeError: draw gives NoneType, not a Figure"),
+    "draws nothing": ("SPEC = plot(draw=lambda info: None)", "TypeError: draw returned NoneType, not a Figure"),
     "file": ("SPEC = plot(draw=lambda info: open('/no/such/file'))", "FileNotFoundError"),
     "system": ("def bad(info): raise OSError('x')\nSPEC = plot(draw=bad)", "OSError: x"),
     "matplotlib": ("SPEC = plot(draw=bad_text)", "ValueError"),
     "caption": ("SPEC = plot(caption=boom)", "RuntimeError: two lines"),
-    "caption of another type": ("SPEC = plot(caption=lambda info: None)", "caption gives NoneType, not a text"),
+    "caption of another type": ("SPEC = plot(caption=lambda info: None)", "caption returned NoneType, not a text"),
     "data": ("SPEC = plot(data=lambda info: 5)", "TypeError"),
     "recursion": ("def deep(info): return deep(info)\nSPEC = plot(draw=deep)", "RecursionError"),
 }
@@ -64,7 +64,7 @@ TABLES = {
     "info": ("SPEC = table_spec(info=boom)", "RuntimeError: two lines"),
     "info over tasks": ("SPEC = table_spec(info=boom, across=True)", "RuntimeError: two lines"),
     "render": ("SPEC = table_spec(render=boom)", "RuntimeError: two lines"),
-    "no table": ("SPEC = table_spec(render=lambda info: [])", "render gives list, not a Table"),
+    "no table": ("SPEC = table_spec(render=lambda info: [])", "render returned list, not a Table"),
     "numbers": ("SPEC = table_spec(render=lambda info: table(rows=((1,),)))", "Error"),
     "more cells than columns": ("SPEC = table_spec(render=lambda info: table(rows=(('1', '2'),)))", "AssertionError"),
     "note": ("SPEC = table_spec(render=lambda info: table(notes=(5,)))", "Error"),
@@ -85,16 +85,16 @@ def small(store):
 def plugin(tmp_path, monkeypatch):
     """A function that writes a user's plugin: `plugin("plots", "SPEC = ...")`."""
 
-    def write(kind, code):
-        folder = tmp_path / "analysis" / kind
+    def write(stratum_kind, code):
+        folder = tmp_path / "analysis" / stratum_kind
         folder.mkdir(parents=True)
         (folder / "mine.py").write_text(HEAD + code)
-        package = getattr(analysis, kind)
+        package = getattr(analysis, stratum_kind)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
 
     yield write
-    for kind in ("plots", "tables"):
-        sys.modules.pop(f"analysis.{kind}.mine", None)
+    for stratum_kind in ("plots", "tables"):
+        sys.modules.pop(f"analysis.{stratum_kind}.mine", None)
 
 
 def report(path, out, capsys):
@@ -105,9 +105,9 @@ def report(path, out, capsys):
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, kind, name):
-    code, reason = (PLOTS if kind == "plots" else TABLES)[name]
-    plugin(kind, code)
+def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, stratum_kind, name):
+    code, reason = (PLOTS if stratum_kind == "plots" else TABLES)[name]
+    plugin(stratum_kind, code)
     out = tmp_path / "out"
     for folder, ending in (("figures", "png"), ("tables", "md")):
         (out / folder).mkdir(parents=True)
@@ -115,10 +115,10 @@ def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plug
     exit_code, page, markdown, output, errors = report(small, out, capsys)
     assert exit_code == 0 and "report: " in output
     (line,) = errors.splitlines()
-    assert line.startswith(f"report: left out, because it failed: analysis/{kind}/mine.py") and reason in line
+    assert line.startswith(f"report: left out, because it failed: analysis/{stratum_kind}/mine.py") and reason in line
     assert "Left out, because it failed: analysis/" in page and "Left out, because it failed" in markdown
     assert "All cells" in page and "All cells" in markdown and (out / "tables" / "cells.md").is_file()
-    assert not [*out.glob(f"{'figures' if kind == 'plots' else 'tables'}/mine*")], "it leaves no file"
+    assert not [*out.glob(f"{'figures' if stratum_kind == 'plots' else 'tables'}/mine*")], "it leaves no file"
 
 
 def test_the_message_names_the_line_of_the_plugin(small, tmp_path, capsys, plugin):
@@ -130,16 +130,16 @@ def test_the_message_names_the_line_of_the_plugin(small, tmp_path, capsys, plugi
 @pytest.mark.parametrize(
     ("kind", "code", "title"), [("plots", "SPEC = plot()", "My plot"), ("tables", "SPEC = table_spec()", "My table")]
 )
-def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, kind, code, title):
-    plugin(kind, code)
+def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, stratum_kind, code, title):
+    plugin(stratum_kind, code)
     _, page, markdown, _, errors = report(small, tmp_path / "out", capsys)
     assert errors == "" and title in page and title in markdown
 
 
 @pytest.mark.parametrize(("place", "before"), [("", ["budget", "cells"]), (", place=25", ["budget"])])
 @pytest.mark.parametrize("kind", ["plots", "tables"])
-def test_a_plugin_is_shown_at_its_place(small, tmp_path, capsys, plugin, kind, place, before):
-    plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
+def test_a_plugin_is_shown_at_its_place(small, tmp_path, capsys, plugin, stratum_kind, place, before):
+    plugin(stratum_kind, f"SPEC = {'plot(' if stratum_kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
     _, page, _, _, _ = report(small, tmp_path / "out", capsys)
     names = re.findall(r'class="card" id="([a-z_]+)"', page)
     names_before = names[: names.index("mine")]
@@ -162,7 +162,7 @@ def method(tmp_path, monkeypatch):
 
     def forget():
         registry.plugins.cache_clear()
-        methods.described.cache_clear()
+        methods.find_method.cache_clear()
         sys.modules.pop("lopt.methods.mine", None)
 
     (tmp_path / "methods").mkdir()
@@ -183,7 +183,7 @@ def run_with_three_methods(store):
 def test_a_method_in_one_file_is_shown_with_its_title_colour_and_place(store, tmp_path, capsys, method):
     _, page, markdown, _, errors = report(run_with_three_methods(store), tmp_path / "out", capsys)
     assert errors == "" and "My own n=10 r=1" in page and "My own n=10 r=1" in markdown
-    assert methods.in_order(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
+    assert methods.sorted_methods(["lopt1", "mine", "prompt_tuning"]) == ["prompt_tuning", "mine", "lopt1"]
     assert "#123456" in (tmp_path / "out" / "figures" / "pareto.svg").read_text()
 
 

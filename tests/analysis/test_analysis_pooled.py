@@ -51,7 +51,7 @@ def test_cells_that_were_scored_on_other_examples_are_named_and_not_tested(store
             assert "not all cells were scored on the same test examples" in text
             assert "LoPT-1 n=10 r=1" in text.split("scored on the same test examples")[1].split("\n")[0]
         assert "On the same test examples the difference" not in page
-        assert "No significance test could be made" in page
+        assert "No significance test could be made." in page
 
 
 def test_a_whole_split_is_the_same_although_the_subset_settings_differ(store, tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_different_weights_in_one_folder_are_named(store, tmp_path, capsys):
     assert "weights of b (LoPT-1 n=10 r=1)" in printed
 
 
-def test_a_warning_about_two_metrics_stands_before_the_answer(store, tmp_path, capsys):
+def test_a_warning_about_two_metrics_comes_before_the_answer(store, tmp_path, capsys):
     first = write_run(store, "a", [FULL], 0.9)
     second = write_run(store, "b", [SMALL], 0.8)
     for file in (second / "trials").iterdir():
@@ -128,7 +128,7 @@ def test_a_copy_of_a_record_is_reported_once(store, tmp_path, capsys):
     file = next((path / "trials").iterdir())
     file.with_name(f"{file.stem} (1).json").write_bytes(file.read_bytes())
     _, page = report(capsys, tmp_path / "out", path)
-    assert "1 record is of a trial that another record is also of. Each trial counts once." in page
+    assert "1 record repeats a trial that has a record already. Each trial counts once." in page
 
 
 def test_missing_confirmed_seeds_are_named(store, tmp_path, capsys):
@@ -147,11 +147,11 @@ def test_missing_confirmed_seeds_are_named(store, tmp_path, capsys):
 
 def test_one_frozen_matrix_for_all_seeds_is_noted(store, tmp_path, capsys):
     lopt2 = ("lopt2", 10, 2)
-    fixed = write_run(store, "a", [lopt2], 0.8, config__options={"x0_seed": 0})
-    drawn = write_run(store, "b", [lopt2], 0.8, config__options={"x0_seed": None})
+    fixed_run = write_run(store, "a", [lopt2], 0.8, config__options={"x0_seed": 0})
+    drawn_run = write_run(store, "b", [lopt2], 0.8, config__options={"x0_seed": None})
     note = "LoPT-2 has one frozen random matrix for all seeds (x0_seed = 0)"
-    assert note in report(capsys, tmp_path / "fixed", fixed)[1]
-    assert note not in report(capsys, tmp_path / "drawn", drawn)[1]
+    assert note in report(capsys, tmp_path / "fixed", fixed_run)[1]
+    assert note not in report(capsys, tmp_path / "drawn", drawn_run)[1]
 
 
 def write_same_trials(store, name, correct) -> Path:
@@ -170,14 +170,12 @@ def test_a_record_with_predictions_replaces_its_copy_without(store, tmp_path, ca
     for order in ((bare, whole), (whole, bare)):
         printed, page = report(capsys, tmp_path / "out", *order)
         assert "cannot be used" not in printed
-        assert (
-            "6 records are of trials that another record is also of. Each trial counts once." in page
-            and "Results differ" not in page
-        )
+        assert "6 records repeat trials that have a record already. Each trial counts once." in page
+        assert "other results" not in page
 
 
 def test_two_results_of_one_trial_are_noted(store, tmp_path, capsys):
     runs = write_same_trials(store, "here", 80), write_same_trials(store, "there", 70)
     _, page = report(capsys, tmp_path / "out", *runs)
-    assert "6 records are of trials that another record is also of. Each trial counts once." in page
-    assert "Results differ in 6 of them; there, the run that is named first counts." in page
+    assert "6 records repeat trials that have a record already. Each trial counts once." in page
+    assert "Repeated records with other results: 6. The run that is named first counts." in page

@@ -101,7 +101,7 @@ def test_whole_predictions_give_no_warning(run):
     assert prediction_warnings(run) == []
 
 
-def test_the_warning_stands_above_the_answer_on_both_pages(run, tmp_path, capsys):
+def test_the_warning_comes_before_the_answer_on_both_pages(run, tmp_path, capsys):
     file = prediction_files(run, 1)[0]
     file.write_bytes(file.read_bytes()[:-20])
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0

@@ -156,7 +156,7 @@ def test_how_a_run_differs_from_depts(store, changes, missing):
     run = store(task="cb", backbone="t5-base", width=768, cells=[])
     run.confirm("dept", 40, 45, 0.8, **({"max_steps": 20_000, "config__batch_size": 8} | options | changes))
     (group,) = groups(load([run.write()]))
-    texts = differences(group.confirmed[0].confirmed, "cb")
+    texts = differences(group.confirmed_cells[0].confirmed_trials, "cb")
     every_word = {"answers", "dropout", "metric", "size", "steps", "batch size", "update tokens", "epsilon"}
     assert {*texts} == every_word - missing
     assert texts["size"] == "(m, r) = (40, 45) here, (60, 30) there"

@@ -1,4 +1,4 @@
-"""Intervals and verdicts on simulated data whose truth is known. Seeds and examples are both drawn."""
+"""Intervals and verdicts on simulated data whose true accuracies are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from analysis.load import load
 from analysis.noninferiority import Difference, difference, holm, verdicts
 from analysis.registry import Missing
 from analysis.stats import estimate, estimate_from_predictions
-from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated
+from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated_group
 
 
 def mean_width(estimates):
@@ -36,11 +36,11 @@ def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread
     draws = 400
     world = World(spread, np.random.default_rng(seeds * n))
     truth = world.true_accuracy()
-    runs = [world.scored(seeds, world.generator.normal(0, EXAMPLE_SPREAD, n)) for _ in range(draws)]
+    runs = [world.draw_scores(seeds, world.generator.normal(0, EXAMPLE_SPREAD, n)) for _ in range(draws)]
     estimates = [estimate_from_predictions(run) for run in runs]
-    covered = sum(value.low <= truth <= value.high for value in estimates) / draws
-    error = math.sqrt(0.93 * 0.07 / draws)
-    assert covered >= 0.93 - 2 * error
+    coverage = sum(value.low <= truth <= value.high for value in estimates) / draws
+    standard_error = math.sqrt(0.93 * 0.07 / draws)
+    assert coverage >= 0.93 - 2 * standard_error
     ideal_width = 2 * 1.96 * np.std([run.mean() for run in runs])
     assert mean_width(estimates) / ideal_width <= (1.5 if seeds >= 5 else 2.5)
     if seeds < 5:
@@ -52,33 +52,35 @@ def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread
 @pytest.mark.parametrize("spread", [0.005, 0.04])
 @pytest.mark.parametrize("n", [56, 872])
 @pytest.mark.parametrize("seeds", [3, 10])
-def test_the_verdicts_err_in_one_case_of_twenty_at_most(seeds, n, spread):
+def test_at_most_one_verdict_in_twenty_is_wrong(seeds, n, spread):
     draws, margin = 250, 0.01
     world = World(spread, np.random.default_rng(seeds + n))
 
     def outcomes(gap):
-        effect = world.effect_of(gap)
+        effect = world.effect_for(gap)
         return Counter(verdicts([difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws))
 
-    at_the_margin = outcomes(margin)
-    allowed = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
-    assert at_the_margin["non-inferior"] <= allowed
-    assert at_the_margin["inferior"] <= allowed
+    outcomes_at_margin = outcomes(margin)
+    allowed_count = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
+    assert outcomes_at_margin["non-inferior"] <= allowed_count
+    assert outcomes_at_margin["inferior"] <= allowed_count
     assert outcomes(0.04)["non-inferior"] <= draws * 0.03, "a method truly 3 pp beyond the margin"
 
 
 def test_enough_data_give_a_decisive_verdict():
     world = World(0.005, np.random.default_rng(0))
     equal = [verdicts([difference(*world.pair(10, 5000, 0.0))])[0].outcome for _ in range(40)]
-    worse = [verdicts([difference(*world.pair(10, 872, world.effect_of(0.04)))])[0].outcome for _ in range(40)]
+    worse = [verdicts([difference(*world.pair(10, 872, world.effect_for(0.04)))])[0].outcome for _ in range(40)]
     assert Counter(equal)["non-inferior"] > 30
     assert Counter(worse)["inferior"] > 35
 
 
 def test_as_many_seeds_as_an_inconclusive_verdict_asks_for_are_mostly_enough():
     world = World(0.01, np.random.default_rng(1))
-    known = difference(*world.pair(300, 5000, 0.0))
-    (verdict,) = verdicts([dataclasses.replace(known, mean=0.0, error=0.01, freedom=4.0, seeds_a=3, seeds_b=3)])
+    many_seeds = difference(*world.pair(300, 5000, 0.0))
+    (verdict,) = verdicts(
+        [dataclasses.replace(many_seeds, mean=0.0, standard_error=0.01, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+    )
     assert verdict.outcome == "inconclusive"
     seeds = 3 + verdict.more_seeds
     outcomes = [verdicts([difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
@@ -95,7 +97,7 @@ def test_the_verdict_says_if_there_are_too_few_examples():
 def test_identical_seeds_are_not_certain_and_do_not_crash():
     correct_SN = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
     gap = difference(correct_SN, correct_SN)
-    assert (gap.mean, gap.error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
+    assert (gap.mean, gap.standard_error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
     assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
     assert estimate_from_predictions(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
@@ -134,7 +136,7 @@ def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
         warnings.simplefilter("error")
         gap = difference(a, b)
     assert -1 <= gap.low <= gap.mean <= gap.high <= 1
-    assert gap.error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
+    assert gap.standard_error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
@@ -148,7 +150,7 @@ def test_holm_equals_its_definition(p_values):
 
 
 def test_a_method_truly_worse_is_never_called_as_good(store):
-    group = simulated(store, [0.04], seeds=5)
+    group = simulated_group(store, [0.04], seeds=5)
     (comparison,) = comparisons(group)
     assert comparison.verdict.outcome == "inferior"
     assert any("Inferior" in detail for detail in headline(group).details)
@@ -160,7 +162,7 @@ def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
     world, run = World(0.005, np.random.default_rng(3)), store(test_n=4000, split_size=4000)
     examples = world.generator.normal(0, EXAMPLE_SPREAD, 4000)
     for method, rank in (("prompt_tuning", None), ("lopt1", 5)):
-        for seed, correct in enumerate(world.scored(5, examples)):
+        for seed, correct in enumerate(world.draw_scores(5, examples)):
             run.predict(run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), correct > 0)
     (group,) = groups(load([run.write()], margin=0.02))
     assert isinstance(comparisons(group), Missing), "1.9 times fewer parameters"
@@ -170,16 +172,18 @@ def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
 
 @pytest.mark.parametrize(("gap", "outcome"), [(0.0, "non-inferior"), (-0.03, "inferior")])
 def test_the_verdict_says_what_more_seeds_would_show(gap, outcome):
-    known = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
-    (verdict,) = verdicts([dataclasses.replace(known, mean=gap, error=0.015, freedom=4.0, seeds_a=3, seeds_b=3)])
+    many_seeds = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
+    (verdict,) = verdicts(
+        [dataclasses.replace(many_seeds, mean=gap, standard_error=0.015, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+    )
     assert str(verdict).endswith(f"would probably show it to be {outcome}")
 
 
 def test_one_seed_gives_no_test_and_no_claim(store):
-    group = simulated(store, [0.0], seeds=1)
+    group = simulated_group(store, [0.0], seeds=1)
     missing = comparisons(group)
     assert isinstance(missing, Missing) and "two confirm seeds" in missing.reason
-    assert "exploratory" in headline(group).exploratory
+    assert "exploratory" in headline(group).exploratory_warning
 
 
 def test_without_predictions_there_is_no_test(store):
@@ -189,7 +193,7 @@ def test_without_predictions_there_is_no_test(store):
             run.confirm(method, 10, rank, 0.8 + seed / 100, config__seed=seed)
     (group,) = groups(load([run.write()]))
     assert "predictions" in comparisons(group).reason
-    assert group.confirmed[0].accuracy.seeds == 3
+    assert group.confirmed_cells[0].accuracy.seeds == 3
 
 
 @pytest.mark.parametrize(
@@ -222,9 +226,9 @@ def test_predictions_that_do_not_give_the_recorded_accuracy_are_not_used(store):
     assert cell.accuracy.mean == pytest.approx(0.5)
 
 
-def test_the_margin_is_the_users(store):
-    group = simulated(store, [0.02], seeds=10, n=2000)
-    run = Path(group.confirmed[0].confirmed[0].run)
+def test_the_user_chooses_the_margin(store):
+    group = simulated_group(store, [0.02], seeds=10, n=2000)
+    run = Path(group.confirmed_cells[0].confirmed_trials[0].run)
     for margin, expected in ((0.001, "inferior"), (0.08, "non-inferior")):
         (group_with_margin,) = groups(load([run], margin))
         assert comparisons(group_with_margin)[0].verdict.outcome == expected

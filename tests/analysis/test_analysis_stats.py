@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, trim_mean
 from scipy.stats import t as student
 
-from analysis.stats import Estimate, describe, estimate, estimate_from_predictions, interquartile, standing_out, wilson
+from analysis.stats import (
+    Estimate,
+    clear_best_index,
+    estimate,
+    estimate_from_predictions,
+    interquartile,
+    intervals_note,
+    wilson,
+)
 
 fractions = st.floats(0, 1)
 sizes = st.integers(1, 100_000)
@@ -26,7 +34,7 @@ def test_one_seed_is_the_wilson_interval():
     one = estimate([0.9], 100)
     assert (one.low, one.high) == pytest.approx((0.82563, 0.94477), abs=1e-5)
     assert one.seeds == 1
-    assert "variation between seeds is unknown" in describe([one])
+    assert "the variation between seeds is unknown" in intervals_note([one])
 
 
 def test_several_seeds_follow_the_stated_formula():
@@ -159,8 +167,8 @@ def test_the_interval_of_the_interquartile_mean_covers_the_truth():
 )
 def test_the_estimate_that_stands_out_lies_above_all_others(means, half_width, expected):
     values = estimates(means, half_width)
-    assert standing_out(values) == expected
-    assert standing_out([None, *values]) == (None if expected is None else expected + 1)
+    assert clear_best_index(values) == expected
+    assert clear_best_index([None, *values]) == (None if expected is None else expected + 1)
 
 
 @given(st.integers(1, 5000), st.data())

@@ -8,7 +8,7 @@ from analysis.compare_published import VERDICT_NOTE, PublishedComparison, compar
 from analysis.load import load
 from analysis.registry import Missing
 from analysis.tables import budget, cells, cost, frontier, noninferiority, over_tasks, table1, table2, table3
-from tests.analysis.simulated import simulated
+from tests.analysis.simulated import simulated_group
 
 PAPER = {"backbone": "gpt2-large", "task": "sst2", "width": 1280}
 PAPER |= {"test_split": "validation", "test_n": 872, "split_size": 872}
@@ -327,7 +327,7 @@ def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(stor
     ("gap", "expected"), [(0.0, ("0.005", "> 0.99", "non-inferior")), (0.15, ("> 0.99", "< 0.001", "inferior"))]
 )
 def test_each_p_value_belongs_to_the_verdict_in_its_heading(store, gap, expected):
-    group = simulated(store, [gap], n=6000, spread=0.001, seeds=10)
+    group = simulated_group(store, [gap], n=6000, spread=0.001, seeds=10)
     table = noninferiority.render(noninferiority.compute(group))
     titles = [column.title for column in table.columns]
     assert titles[-3:] == ["p value, non-inferior", "p value, inferior", "verdict"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lopt import checkpoint
 from sweeps.results.lock import _held_error, _parse_holder
 from sweeps.results.store import Store
-from tests.analysis.test_analysis_damage import JSON, places, with_value
+from tests.analysis.test_analysis_damage import JSON, value_paths, with_value
 from tests.bad_input import fixed, line_of
 from tests.sweeps.test_store_damage import RUN, finished_run, out, record_files, sweep  # noqa: F401  # two are fixtures
 
@@ -65,7 +65,7 @@ def test_any_value_anywhere_in_a_manifest_or_baselines_file(finished_run, tmp_pa
     shutil.copytree(finished_run, folder)
     file = folder / RUN / data.draw(st.sampled_from(["manifest.json", "baselines.json"]))
     original = json.loads(file.read_text())
-    path = data.draw(st.sampled_from(list(places(original))))
+    path = data.draw(st.sampled_from(list(value_paths(original))))
     file.write_text(json.dumps(with_value(original, path, value)))
     before = {record: record.read_bytes() for record in record_files(folder)}
     code, stdout, stderr = sweep(folder, trials=data.draw(st.sampled_from([1, 1, 1, 2])))

@@ -144,7 +144,7 @@ def results_by_key(out):
 
 def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, capsys):
     from analysis.report import main as report
-    from analysis.runs import resolve
+    from analysis.runs import find_named_runs
 
     out = f"{s3}/some/results"
     monkeypatch.chdir(tmp_path)
@@ -163,7 +163,7 @@ def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, ca
     assert "9 trials are finished" in capsys.readouterr().out
     assert report([f"{out}/smoke-paper"]) == 0
     assert (tmp_path / "smoke-paper-report" / "report.html").is_file()
-    assert resolve(["smoke-paper"], location(out)) == resolve([], location(out)) == [run]
+    assert find_named_runs(["smoke-paper"], location(out)) == find_named_runs([], location(out)) == [run]
     capsys.readouterr()
     assert report([f"{out}/nothing"]) == 2
     assert report([f"{out}/smoke-paper", "--out", out]) == 2

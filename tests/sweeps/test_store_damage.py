@@ -16,7 +16,7 @@ from lopt.training import Trial
 from sweeps.results import read_record
 from sweeps.results.store import Store
 from sweeps.run import main
-from tests.analysis.test_analysis_damage import JSON, places, with_value
+from tests.analysis.test_analysis_damage import JSON, value_paths, with_value
 from tests.bad_input import called, fixed, line_of
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "max_steps=4"]
@@ -81,7 +81,7 @@ def test_any_value_anywhere_in_a_record(finished_run, tmp_path, data, value):
     shutil.copytree(finished_run, out)
     file = data.draw(st.sampled_from(record_files(out)))
     original = json.loads(file.read_text())
-    path = data.draw(st.sampled_from(list(places(original))))
+    path = data.draw(st.sampled_from(list(value_paths(original))))
     changed = with_value(original, path, value)
     file.write_text(json.dumps(changed))
     before = contents(out)
