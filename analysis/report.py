@@ -24,7 +24,7 @@ from analysis.noninferiority import MARGIN
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, resolve
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
+from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line
 from lopt.locations import Location, location, redacted
 
 
@@ -58,12 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the files are written before anything is printed
-        reader_has_gone()
+        discard_output()
         return 1
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog=commands.line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(
+        prog=commands.command_line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results (default: the newest run)"
     )

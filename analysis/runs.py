@@ -135,7 +135,7 @@ def resolve(names: Sequence[str], root: Location) -> list[Location]:
     all_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
     known_runs = find_runs(root) if not names or not all_remote else []
     if not names and not known_runs:
-        command = commands.line("sweep", "--space", "NAME")
+        command = commands.command_line("sweep", "--space", "NAME")
         raise ReportError(f"there are no runs under {root}: start one with `{command}`, or give another --results")
     paths: list[Location] = [] if names else [known_runs[0]]
     for name, path in locations.items():

@@ -74,7 +74,7 @@ def data_revision(task: str) -> str:
     return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR")).revision
 
 
-def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
+def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
     """Return the most tokens that template and text together may have in one input of a trial.
 
     Raises:
@@ -94,10 +94,10 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Return the data of one trial. Trials that differ only in method, seed or learning rate share one copy.
 
     Raises:
-        ValueError: as for `load_split`, `encode` and `most_tokens`.
+        ValueError: as for `load_split`, `encode` and `max_input_tokens`.
     """
     return _prepare(
-        most_tokens(config, backbone),
+        max_input_tokens(config, backbone),
         tasks.get(config.task),
         _parts_of(config),
         _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),

@@ -204,7 +204,7 @@ def cut_to(
     return dataclasses.replace(encoded, token_ids=TokenIds.of(token_ids), truncated=len(too_long))
 
 
-def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
+def check_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
     """Return the columns of one new input. A plain string stands for the only column of a task.
 
     Raises:

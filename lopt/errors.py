@@ -22,7 +22,7 @@ def one_line(error: object) -> str:
     return f"{cut_short(text, _HEAD)} {whole_words if len(whole_words) > _TAIL // 2 else tail}"
 
 
-def reader_has_gone() -> None:
+def discard_output() -> None:
     """Discard all further output, after a BrokenPipeError (`| head` has ended, or the terminal was closed).
 
     Otherwise the next print, or Python's exit, would complain.
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
-def imported(module: str, need: str) -> Any:
+def import_optional(module: str, need: str) -> Any:
     """Import and return a module of an optional package.
 
     Raises:
@@ -64,12 +64,12 @@ def short_repr(value: object) -> str:
     return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)
 
 
-def reason_of(error: BaseException) -> str:
+def first_line_of_error(error: BaseException) -> str:
     """Return the first line of another library's error, cut short, or the error's type when it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return cut_short(" ".join(lines[0].split()))
 
 
-def shortened(text: str, room: int) -> str:
+def truncate(text: str, room: int) -> str:
     """Return a text cut to `room` characters, with an ellipsis for the end that is left out."""
     return text if len(text) <= room else f"{text[: room - 1]}…"

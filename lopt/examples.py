@@ -12,8 +12,8 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, imported, short_repr
-from lopt.rows import rows_of
+from lopt.errors import cut_short, import_optional, short_repr
+from lopt.rows import read_rows
 from lopt.tasks import Division, Row, Task
 
 
@@ -66,7 +66,7 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
         if not path.is_file():
             present = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
             raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(present) or 'no parquet file'}")
-        rows, source = rows_of(path), str(path)
+        rows, source = read_rows(path), str(path)
     elif task.load is not None:
         rows, source = task.load(split), f"{Path(task.name).name}/{split}"
     else:
@@ -75,7 +75,7 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
 
 
 def _load_hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
-    datasets = imported("datasets", f"loading task {task.name} from the hub needs")
+    datasets = import_optional("datasets", f"loading task {task.name} from the hub needs")
     source = f"hub data set {'/'.join(task.hub)}, split {split}"
     try:
         return datasets.load_dataset(*task.hub, split=split), source

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lopt.encoding import as_fields
-from lopt.errors import shortened
-from lopt.rows import rows_of
+from lopt.encoding import check_fields
+from lopt.errors import truncate
+from lopt.rows import read_rows
 from lopt.tasks import Task, in_utf8
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
@@ -15,7 +15,7 @@ SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
     """Return the task's columns of each `--text`. ValueError names a text that cannot be used."""
-    return [_columns_of_text(f"--text {shortened(text, 40)!r}", text, task) for text in texts]
+    return [_columns_of_text(f"--text {truncate(text, 40)!r}", text, task) for text in texts]
 
 
 def _columns_of_text(name: str, text: str, task: Task) -> dict[str, str]:
@@ -39,7 +39,7 @@ def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--file {path} ends in {path.suffix or 'nothing'}; valid: {', '.join(SUFFIXES)}")
     if path.suffix != ".txt":
-        rows = enumerate(rows_of(path), start=1)
+        rows = enumerate(read_rows(path), start=1)
         return [_columns_of_row(f"{path}, row {number}", row, task) for number, row in rows]
     if len(task.columns) > 1:
         raise ValueError(
@@ -62,7 +62,7 @@ def _columns_of_row(name: str, row: Mapping[str, Any], task: Task) -> dict[str, 
         if column not in row:
             raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
     try:
-        fields = as_fields(task, row)
+        fields = check_fields(task, row)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     if not all(map(in_utf8, fields.values())):

@@ -36,7 +36,7 @@ def cache_dir() -> Path:
     return Path(named)
 
 
-def cached(*parts: str) -> Path:
+def cache_entry(*parts: str) -> Path:
     """Return the path of a cache entry, whether it exists already or is still to be made.
 
     An existing entry is used even from a cache that can only be read.
@@ -51,7 +51,7 @@ def cached(*parts: str) -> Path:
     return cache_dir().joinpath(*parts)
 
 
-def made_once(folder: Path, make: Callable[[Path], None], also: type[Exception] = OSError) -> Path:
+def make_once(folder: Path, make: Callable[[Path], None], also: type[Exception] = OSError) -> Path:
     """Return a folder of the cache. `make` makes it if it does not exist yet, in one process at a time.
 
     Raises:
@@ -114,14 +114,14 @@ def _temporary_cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="lopt-cache-"))
 
 
-def fetch(requirement: str, sha256: str) -> Path:
+def fetch_package(requirement: str, sha256: str) -> Path:
     """Return the file of a pinned requirement (`name==version`), downloaded if the cache does not have it.
 
     Raises:
         ValueError: pip could not download it, its hash is wrong, or the cache cannot be written.
     """
-    folder = cached("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
-    (file,) = made_once(folder, partial(_download, requirement, sha256)).iterdir()
+    folder = cache_entry("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
+    (file,) = make_once(folder, partial(_download, requirement, sha256)).iterdir()
     return file
 
 

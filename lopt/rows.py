@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.errors import imported
+from lopt.errors import import_optional
 from lopt.files import refuse_pointer
 
 _SAVE_AS_UTF8 = "save the file as UTF-8"
 csv.field_size_limit(sys.maxsize)  # the default limit would refuse texts of more than 131,072 characters
 
 
-def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
+def read_rows(path: Path) -> Iterable[Mapping[str, Any]]:
     """Return the rows of a file.
 
     Raises:
@@ -35,7 +35,7 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterable[Mapping[str, Any]]:
-    parquet = imported("pyarrow.parquet", f"reading {path} needs")
+    parquet = import_optional("pyarrow.parquet", f"reading {path} needs")
     try:
         table = parquet.read_table(path)
         rows = table.to_pylist()

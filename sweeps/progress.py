@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lopt.errors import cut_short, reader_has_gone
+from lopt.errors import cut_short, discard_output
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
@@ -125,7 +125,7 @@ class Progress(Listener):
                 print(f"{self.line()}{f' | {event}' if event else ''}", flush=True)
             self._drawn_at = now
         except OSError:  # nobody reads the output any more, which is no reason to end a sweep
-            reader_has_gone()
+            discard_output()
 
     def close(self) -> None:
         """Leave the last line on the terminal."""

