@@ -6,7 +6,7 @@ import pytest
 
 from lopt.locations import location
 from sweeps.results import lock
-from sweeps.results.lock import held
+from sweeps.results.lock import hold_run
 from sweeps.run import main
 from tests.bad_input import error_line, run_command
 
@@ -87,7 +87,7 @@ def test_a_run_set_aside_by_fresh_is_restored_if_no_trial_begins(tmp_path):
 def test_a_run_that_has_not_begun_leaves_no_file_in_any_store(anywhere):
     folder = location(anywhere) / "run"
     for _ in range(2):
-        with held(folder, ["command"]):
+        with hold_run(folder, ["command"]):
             pass
         assert not [file.name for file in folder.glob("*")]
 
@@ -107,7 +107,7 @@ def test_a_lock_is_taken_again_if_another_command_removes_the_folder(tmp_path, m
         return acquired
 
     monkeypatch.setattr(lock.FileLock, "acquire", acquire)
-    with held(folder, []):
+    with hold_run(folder, []):
         assert (folder / ".lock").is_file()
         assert len(attempts) == 2
 
