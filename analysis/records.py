@@ -209,7 +209,7 @@ def _common_fields(source: dict[str, Any], schema: type) -> dict[str, Any]:
 def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
     trial_fields = Trial.__dataclass_fields__
     types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
-    return {name: _reader(field_type) for name, field_type in types.items() if field_type.plain}
+    return {name: _reader(field_type) for name, field_type in types.items() if field_type.is_plain}
 
 
 def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
@@ -217,7 +217,7 @@ def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
 
     A missing text gets its default; a missing number is None.
     """
-    if field_type.fraction:
+    if field_type.is_fraction:
         return get_fraction
     if str not in field_type.types:
         return get_number if float in field_type.types else get_integer

@@ -25,7 +25,7 @@ from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, resolve
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line
-from lopt.locations import Location, location, redacted
+from lopt.locations import Location, location, redact
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str] | None) -> int:
         except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
-            raise ReportError(redacted(" ".join(str(error).split()))) from None
+            raise ReportError(redact(" ".join(str(error).split()))) from None
         try:
             sections, faults = write_report(results, out)
         except OSError as error:

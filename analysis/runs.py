@@ -26,7 +26,7 @@ from analysis.records import (
     json_object,
 )
 from lopt import commands
-from lopt.locations import Location, RemoteLocation, display_path, location, redacted
+from lopt.locations import Location, RemoteLocation, display_path, location, redact
 
 Parsed = TypeVar("Parsed")
 # Exceptions that reading a damaged file may raise.
@@ -145,7 +145,7 @@ def resolve(names: Sequence[str], root: Location) -> list[Location]:
             searched = " and ".join(map(str, candidates))
             valid = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
             advice = valid if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redacted(name)!r} (looked for manifest.json in {searched}); {advice}")
+            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {searched}); {advice}")
         if run.resolve() not in [known.resolve() for known in paths]:
             paths.append(run)
     return paths

@@ -111,9 +111,9 @@ def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
 
 def _local_folder(text: str) -> Path:
     if "://" in text:  # otherwise a folder called "s3:" would be made here
-        from lopt.locations import redacted
+        from lopt.locations import redact
 
-        raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder of this machine")
+        raise argparse.ArgumentTypeError(f"{redact(text)!r} is a URL; give a folder of this machine")
     return Path(text)
 
 

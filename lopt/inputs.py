@@ -8,7 +8,7 @@ from typing import Any
 from lopt.encoding import check_fields
 from lopt.errors import truncate
 from lopt.rows import read_rows
-from lopt.tasks import Task, in_utf8
+from lopt.tasks import Task, is_utf8
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
@@ -65,6 +65,6 @@ def _columns_of_row(name: str, row: Mapping[str, Any], task: Task) -> dict[str, 
         fields = check_fields(task, row)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if not all(map(in_utf8, fields.values())):
+    if not all(map(is_utf8, fields.values())):
         raise ValueError(f"{name} is not text in UTF-8")
     return fields

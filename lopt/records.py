@@ -169,7 +169,7 @@ _SETTINGS = ("method", "backbone", "task", "length", "rank", "learning_rate", "s
              "dropout", "precision")  # fmt: skip
 _NO_COLUMNS = ("width", "test_loss", "protocol", "schema_version")
 _COLUMNS = tuple(
-    name for name, field_type in field_types(TrialRecord).items() if field_type.plain and name not in _NO_COLUMNS
+    name for name, field_type in field_types(TrialRecord).items() if field_type.is_plain and name not in _NO_COLUMNS
 )
 
 

@@ -178,18 +178,18 @@ def test_padding_is_on_the_right():
 
 def test_a_long_text_is_cut_but_the_template_is_not():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
-    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=99)
+    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=99)
     assert backbone.tokenizer.decode(ids) == "abcdefgh It was"
     assert not cut
-    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=10)  # " It was" is 7 bytes
-    assert backbone.tokenizer.decode(ids) == "abc It was"
+    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=10)
+    assert backbone.tokenizer.decode(ids) == "abc It was", "' It was' is 7 bytes"
     assert cut
     with pytest.raises(ValueError, match=r"'\{text\} It was' leaves no room for text in 7 tokens.*raise max_tokens"):
-        encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=7)
+        encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=7)
     task = tasks.get("rte")
     fields = {"premise": "abcdefgh", "hypothesis": "a long one"}
     with pytest.raises(ValueError, match=r", with hypothesis in it, leaves no room for premise in 20 tokens"):
-        encode(backbone.tokenizer, task, task.causal_template, fields, most=20)
+        encode(backbone.tokenizer, task, task.causal_template, fields, max_tokens=20)
 
 
 @given(st.text("aé你😀 ", min_size=1, max_size=12).filter(str.strip), st.integers(1, 40))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lopt import backbones, data, tasks, train
 from lopt.backbones.causal import CausalBackbone
-from lopt.label_words import notes, tokenizer_at_hand
+from lopt.label_words import local_tokenizer, notes
 from lopt.tasks import Task
 from sweeps.run import main
 from tests.bad_input import run_command
@@ -117,7 +117,7 @@ def test_the_built_in_tasks_have_no_notes(shared):
     folder = shared / "tokenizers"
     tokenizers = {name: Tokenizer.from_file(str(folder / name / "tokenizer.json")) for name in ("gpt2", "t5-base")}
     tokenizers["tiny"] = make_tokenizer("llama").backend_tokenizer
-    if (embedded := tokenizer_at_hand("embedded")) is not None:
+    if (embedded := local_tokenizer("embedded")) is not None:
         tokenizers["embedded"] = embedded
     for name in tasks.names():
         task: Task = tasks.get(name)
@@ -182,6 +182,6 @@ def test_a_plan_notes_classes_with_few_rows_and_needs_no_rows(folder):
 
 def test_a_damaged_tokenizer_gives_no_note_because_loading_the_model_reports_it(folder):
     (folder.parent / "model" / "tokenizer.json").write_text("{")
-    assert tokenizer_at_hand(str(folder.parent / "model")) is None
-    assert tokenizer_at_hand("gpt2") is None
+    assert local_tokenizer(str(folder.parent / "model")) is None
+    assert local_tokenizer("gpt2") is None
     assert backbones.facts("gpt2").width == 768

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lopt import backbones, load_prompt, tasks, tokens, train
 from lopt.backbones.causal import CausalBackbone
 from lopt.data import prepare
-from lopt.encoding import Example, cut_to, encode, encode_all
+from lopt.encoding import Example, cut_long_texts, encode, encode_all
 from tests.tiny_models import make_model, make_tokenizer
 
 TEMPLATE = "{text} It was"
@@ -220,7 +220,7 @@ def test_a_long_text_of_special_tokens_is_cut_as_text():
     assert len(ids) == 20
     assert tokenizer.decode(ids) == ("</s>" * 20)[:13] + " It was"
     whole = encode_all(tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)])
-    assert cut_to(whole, tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)], 20).token_ids[0] == ids
+    assert cut_long_texts(whole, tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)], 20).token_ids[0] == ids
 
 
 def test_a_prediction_reads_a_special_token_as_text(tmp_path, tiny):
