@@ -54,7 +54,7 @@ class RemoteLocation:
 
     @property
     def is_object_store(self) -> bool:
-        """Whether this is an object store. A PUT there writes a file completely or not at all, and nothing is renamed."""
+        """Whether this is an object store. A PUT writes a file completely or not at all; renaming is impossible."""
         return self.protocol in _OBJECT_STORES
 
     @property

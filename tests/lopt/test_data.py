@@ -46,11 +46,11 @@ def test_a_mirror_is_read(mirror):
     [
         ({"text": ["a"], "label": [0]}, ["no column 'sentence'", "text, label"]),
         ({"sentence": ["a"]}, ["no column 'label'"]),
-        ({"sentence": ["a", "b"], "label": [0, 2]}, ["row 1", "label is 2", "0 to 1", "negative, positive"]),
-        ({"sentence": ["a", "b"], "label": [0, -1]}, ["row 1", "label is -1"]),
-        ({"sentence": ["a", "b"], "label": [0, None]}, ["row 1", "label is None"]),
-        ({"sentence": ["a", " "], "label": [0, 1]}, ["row 1", "sentence is ' '", "take the row out"]),
-        ({"sentence": ["a", None], "label": [0, 1]}, ["row 1", "sentence is None"]),
+        ({"sentence": ["a", "b"], "label": [0, 2]}, ["row 1", "`label` is 2", "0 to 1", "negative, positive"]),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, ["row 1", "`label` is -1"]),
+        ({"sentence": ["a", "b"], "label": [0, None]}, ["row 1", "`label` is None"]),
+        ({"sentence": ["a", " "], "label": [0, 1]}, ["row 1", "`sentence` is ' '", "remove the row"]),
+        ({"sentence": ["a", None], "label": [0, 1]}, ["row 1", "`sentence` is None"]),
     ],
 )
 def test_a_bad_row_is_named_with_what_is_valid(mirror, columns, words):
@@ -69,7 +69,7 @@ def test_a_label_is_a_class_name_or_a_class_number(mirror):
     mirror(sentence=["a", "b"], label=["1", "0"])
     assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     mirror(sentence=["a", "b"], label=[True, False])
-    with pytest.raises(ValueError, match=r"row 0: label is True; valid: 0 to 1 \(negative, positive\)"):
+    with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: 0 to 1 \(negative, positive\)"):
         load_split(tasks.get("sst2"), "train")
 
 

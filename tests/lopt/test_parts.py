@@ -81,7 +81,7 @@ def test_a_class_lost_to_limits_of_tokens_is_named_with_its_counts(folder):
     line = refusal(config)
     assert line == (
         "train_max_tokens = 40 leaves no row of b to train on; there were 40 rows in train.csv, 36 after the hold-out: "
-        "give another limit, or none"
+        "set a wider limit, or remove it"
     )
     assert np.bincount(prepared(config.replace(train_max_tokens=None)).train.labels).tolist() == [36, 36, 27]
     both_limits = config.replace(train_min_tokens=60, train_max_tokens=99)
@@ -97,7 +97,7 @@ def test_shots_do_not_hide_a_class_without_rows(folder):
 
 def test_a_declared_class_that_never_occurs_is_refused(folder):
     config = folder(rows(a=20, b=20))
-    assert refusal(config).endswith("has no row of c: give rows of it, or leave the class out of the task")
+    assert refusal(config).endswith("has no row of c: add such rows, or leave the class out of the task")
     assert "c" in refusal(config.replace(shots=3))
 
 
@@ -117,7 +117,7 @@ def test_a_class_whose_rows_are_all_bad_is_refused(folder):
     bad = [{"text": " ", "label": "c"}] * 5
     config = folder([*rows(a=20, b=20), *bad], toml={"bad_rows": "skip"})
     assert refusal(config) == (
-        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in train.csv: mend its rows'
+        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in train.csv: fix the skipped rows'
     )
 
 
@@ -125,7 +125,7 @@ def test_a_class_whose_rows_are_all_bad_in_one_divided_file_is_refused(folder):
     bad = [{"text": " ", "label": "c"}] * 5
     config = folder([*rows(a=20, b=20), *bad], toml={**ONE_FILE, "bad_rows": "skip"})
     assert refusal(config) == (
-        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in all.csv: mend its rows'
+        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in all.csv: fix the skipped rows'
     )
     config = folder(rows(a=20, b=20), toml=ONE_FILE)
     assert refusal(config).startswith("all.csv of task ")
@@ -176,8 +176,8 @@ def test_a_class_that_is_not_selected_or_reported_on_is_noted(folder):
     assert "selected on 2 (none of c) of 8 examples" in prepared_data.protocol
     assert "reported on test.csv (none of c)" in prepared_data.protocol
     notes = data.notes(config)
-    assert "there is no row of c to select on, so the accuracy there says nothing about it" in notes
-    assert "there is no row of c to report on, so the accuracy there says nothing about it" in notes
+    assert "there is no row of c to select on, so the accuracy on these rows says nothing about it" in notes
+    assert "there is no row of c to report on, so the accuracy on these rows says nothing about it" in notes
 
 
 def test_a_built_in_task_has_no_note_of_few_rows(tiny):
@@ -267,20 +267,20 @@ def test_each_class_is_divided_by_the_share(counts, share, seed):
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ({"data": "all.csv"}, ["data names one file", "train names another"]),
-        ({**ONE_FILE, "report": "test.csv"}, ["data names one file", "report names another"]),
-        ({"report_share": 0.2}, ["report_share", "there is no data"]),
-        ({"split_seed": 3}, ["split_seed", "there is no data"]),
-        ({**ONE_FILE, "report_share": 0}, ["report_share is 0", "above 0 and below 1"]),
-        ({**ONE_FILE, "report_share": 1.0}, ["report_share is 1.0", "above 0 and below 1"]),
-        ({**ONE_FILE, "report_share": True}, ["report_share is True", "above 0 and below 1"]),
-        ({**ONE_FILE, "report_share": "0.2"}, ["report_share is '0.2'", "above 0 and below 1"]),
-        ({**ONE_FILE, "split_seed": -1}, ["split_seed is -1", "a whole number"]),
-        ({**ONE_FILE, "split_seed": 0.5}, ["split_seed is 0.5", "a whole number"]),
-        ({**ONE_FILE, "data": 3}, ["data is 3", "give text"]),
-        ({**ONE_FILE, "data": None}, ["lacks train, report", "or data, one file that is divided"]),
-        ({"report": "train.csv"}, ["train and report are both 'train.csv'", "give data = 'train.csv'"]),
-        ({"bad_rows": "drop"}, ["bad_rows is 'drop'", "valid: refuse, skip"]),
+        ({"data": "all.csv"}, ["`data` names one file", "`train` names another"]),
+        ({**ONE_FILE, "report": "test.csv"}, ["`data` names one file", "`report` names another"]),
+        ({"report_share": 0.2}, ["report_share", "there is no entry `data`"]),
+        ({"split_seed": 3}, ["split_seed", "there is no entry `data`"]),
+        ({**ONE_FILE, "report_share": 0}, ["`report_share` is 0", "above 0 and below 1"]),
+        ({**ONE_FILE, "report_share": 1.0}, ["`report_share` is 1.0", "above 0 and below 1"]),
+        ({**ONE_FILE, "report_share": True}, ["`report_share` is True", "above 0 and below 1"]),
+        ({**ONE_FILE, "report_share": "0.2"}, ["`report_share` is '0.2'", "above 0 and below 1"]),
+        ({**ONE_FILE, "split_seed": -1}, ["`split_seed` is -1", "a whole number"]),
+        ({**ONE_FILE, "split_seed": 0.5}, ["`split_seed` is 0.5", "a whole number"]),
+        ({**ONE_FILE, "data": 3}, ["`data` is 3", "give text"]),
+        ({**ONE_FILE, "data": None}, ["lacks train, report", "`data`: one file to divide"]),
+        ({"report": "train.csv"}, ["`train` and `report` are both 'train.csv'", "give data = 'train.csv'"]),
+        ({"bad_rows": "drop"}, ["`bad_rows` is 'drop'", "valid: refuse, skip"]),
     ],
     ids=str,
 )
@@ -304,7 +304,7 @@ def test_bad_rows_are_counted_and_the_first_is_named(folder):
     line = refusal(folder([*rows(a=20, b=20, c=20), *BAD_ROWS]))
     assert line == (
         '3 of 63 rows cannot be used (bad_rows = "skip" in task.toml leaves them out); the first is '
-        "letters/train.csv, row 60: text is ''; give text, or take the row out"
+        "letters/train.csv, row 60: `text` is ''; give text, or remove the row"
     )
 
 
@@ -324,7 +324,7 @@ def test_bad_rows_are_skipped_and_counted(folder):
 
 def test_a_file_with_only_bad_rows_is_refused(folder):
     line = refusal(folder(BAD_ROWS, toml={"bad_rows": "skip"}))
-    assert line.startswith("3 of 3 rows cannot be used; the first is letters/train.csv, row 0: text is ''")
+    assert line.startswith("3 of 3 rows cannot be used; the first is letters/train.csv, row 0: `text` is ''")
 
 
 def test_bad_rows_of_one_file_are_counted_once(folder):
@@ -340,7 +340,7 @@ def test_bad_rows_of_a_mirror_are_counted(tmp_path, monkeypatch, tiny):
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get("sst2"), "train")
     assert one_line(caught).startswith("2 of 42 rows cannot be used; the first is ")
-    assert "train.parquet, row 20: label is -1; valid: 0 to 1 (" in one_line(caught)
+    assert "train.parquet, row 20: `label` is -1; valid: 0 to 1 (" in one_line(caught)
 
 
 def test_the_three_empty_answers_of_multirc_are_refused_or_skipped(shared, tmp_path):
@@ -353,7 +353,7 @@ def test_the_three_empty_answers_of_multirc_are_refused_or_skipped(shared, tmp_p
         f'train = "{files}/train.parquet"\nreport = "{files}/validation.parquet"\n'
     )
     task = tasks.get(str(task_folder))
-    with pytest.raises(ValueError, match=r"^3 of 27,243 rows cannot be used .*, row \d+: answer is ''"):
+    with pytest.raises(ValueError, match=r"^3 of 27,243 rows cannot be used .*, row \d+: `answer` is ''"):
         load_split(task, task.train)
     file = task_folder / "task.toml"
     file.write_text(file.read_text().replace("refuse", "skip"))
@@ -377,7 +377,7 @@ def test_an_unknown_task_says_that_a_folder_is_valid_and_which_one_is_missing(mo
 def test_a_long_text_is_not_cut_inside_a_word(folder):
     words = "several ordinary words that go on and on until there is no room left for any more of them at all"
     line = refusal(folder([*rows(a=20, b=20, c=20), {"text": "fine", "label": words}]))
-    shown_label = line.split("label is '")[1].split(" …'")[0]
+    shown_label = line.split("`label` is '")[1].split(" …'")[0]
     assert words.startswith(shown_label + " ")
     assert len(shown_label) > 30
 

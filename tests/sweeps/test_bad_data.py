@@ -160,7 +160,7 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(make_task, rows):
     task = tasks.get(str(task_folder(argv)))
     bad_rows = [i for i, (text, label) in enumerate(rows) if not is_readable(text) or class_number(label) is None]
     if bad_rows:
-        with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad_rows[0]}: (text|label) is "):
+        with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad_rows[0]}: `(text|label)` is "):
             examples.load_split(task, "test.jsonl")
     else:
         loaded = [(row.fields["text"], row.label) for row in examples.load_split(task, "test.jsonl")]
@@ -219,24 +219,24 @@ DEEP_JSON = b"[" * 100_000
     [
         ("test.jsonl", DEEP_JSON, ["line 1 is not valid JSON"]),
         ("test.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", ["line 1 is not valid JSON"]),
-        ("test.jsonl", b'{"text": "a", "label": NaN}', ["label is nan", "0 to 1 (bug, other)"]),
-        ("test.jsonl", b'{"text": "a", "label": null}', ["label is None"]),
+        ("test.jsonl", b'{"text": "a", "label": NaN}', ["`label` is nan", "0 to 1 (bug, other)"]),
+        ("test.jsonl", b'{"text": "a", "label": null}', ["`label` is None"]),
         ("test.jsonl", b'{"text": "a", "text": "b", "label": 0}', ["line 1", "two columns 'text'"]),
-        ("test.jsonl", b'{"text": "\\ud83d", "label": 0}', ["row 0: text is '\\ud83d'"]),
-        ("test.jsonl", b'{"text": ["' + b"x" * 10**7 + b'"], "label": 0}', ["row 0: text is ['xxx"]),
+        ("test.jsonl", b'{"text": "\\ud83d", "label": 0}', ["row 0: `text` is '\\ud83d'"]),
+        ("test.jsonl", b'{"text": ["' + b"x" * 10**7 + b'"], "label": 0}', ["row 0: `text` is ['xxx"]),
         ("test.jsonl", '{"text": "é", "label": 0}'.encode("latin-1"), ["not text in UTF-8"]),
         ("test.jsonl", '{"text": "a", "label": 0}'.encode("utf-16"), ["not text in UTF-8"]),
         ("test.csv", b"text,text,label\na,b,0\n", ["two columns 'text'"]),
         ("test.csv", b"text,label\n" + "é,0\n".encode("latin-1"), ["not a CSV file in UTF-8"]),
         ("test.csv", "text,label\na,0\n".encode("utf-16"), ["not a CSV file in UTF-8"]),
         ("test.csv", b'text,label\n"a,0\nb,1\n', ["not a CSV file"]),
-        ("test.csv", b"text,label\na,\n", ["row 0: label is ''"]),
+        ("test.csv", b"text,label\na,\n", ["row 0: `label` is ''"]),
         ("test.csv", b"a,0\nb,1\n", ["has no column 'text'", "it has a, 0"]),
-        ("test.parquet", parquet_bytes([{"text": b"\xff", "label": 0}]), ["row 0: text is b'\\xff'"]),
+        ("test.parquet", parquet_bytes([{"text": b"\xff", "label": 0}]), ["row 0: `text` is b'\\xff'"]),
         ("test.parquet", parquet_bytes([{"text": "a", "label": 0}, {"text": None, "label": 0}]),
-         ["row 1: text is None"]),
-        ("test.parquet", parquet_bytes([{"text": "a", "label": 0.0}, {"text": "b"}]), ["row 1: label is None"]),
-        ("test.parquet", parquet_bytes([{"text": {"a": "b"}, "label": 0}]), ["row 0: text is {'a': 'b'}"]),
+         ["row 1: `text` is None"]),
+        ("test.parquet", parquet_bytes([{"text": "a", "label": 0.0}, {"text": "b"}]), ["row 1: `label` is None"]),
+        ("test.parquet", parquet_bytes([{"text": {"a": "b"}, "label": 0}]), ["row 0: `text` is {'a': 'b'}"]),
         ("test.parquet", parquet_bytes([{"label": 0}]), ["has no column 'text'", "it has label"]),
         ("test.parquet", parquet_bytes(TEST_ROWS)[:-9], ["not a Parquet file", "copy it again"]),
         ("test.parquet", jsonl_bytes(TEST_ROWS), ["not a Parquet file", "copy it again"]),
@@ -282,7 +282,7 @@ def test_reported_texts_that_are_trained_on_are_counted(make_task):
 
 def test_the_same_file_for_train_and_report_is_refused(make_task):
     argv = make_task({"report": "./train.jsonl"})
-    refused(main, *argv, words=["train and report are both", "not trained on"])
+    refused(main, *argv, words=["`train` and `report` are both", "not trained on"])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_very_long_text_is_cut(make_task, name, to_bytes):
     ("toml", "words"),
     [
         ({"classes": [" bug", "bug"]}, ["class ' bug' begins or ends with a blank"]),
-        ({"title": "a\nb"}, ["title is 'a\\nb'", "one line"]),
+        ({"title": "a\nb"}, ["`title` is 'a\\nb'", "one line"]),
         ({"template": "{text} {body}"}, ["names {body}", "valid fields: {text}, {mask}"]),
         ({"label_words": [" ", " great"]}, ["label_words is [' ', ' great']", "give 2"]),
         ({"label_words": [" bad", " badly"]}, None),  # the tiny model tells all words apart
