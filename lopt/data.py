@@ -1,6 +1,6 @@
 """Prepares the data of a trial: loads its task, draws its parts (`lopt.parts`) and tokenises them once.
 
-The result depends on the settings for data only, so all trials of a sweep see the same examples.
+The result depends only on a trial's data settings, so all trials of a sweep see the same examples.
 """
 
 import dataclasses

@@ -49,11 +49,11 @@ def read_split(task: Task, split: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
     if task.divided is None:
         return _check_rows(task, split, *_read_rows(task, split))
-    whole = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
-    reported_ids = _reported_ids(whole.examples, task.divided)
+    whole_file = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
+    reported_ids = _reported_ids(whole_file.examples, task.divided)
     is_reported_split = split == task.report
-    examples = [example for example in whole.examples if (example.id in reported_ids) == is_reported_split]
-    return Split(examples, whole.file, whole.row_count, whole.skipped_labels)
+    examples = [example for example in whole_file.examples if (example.id in reported_ids) == is_reported_split]
+    return Split(examples, whole_file.file, whole_file.row_count, whole_file.skipped_labels)
 
 
 def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
@@ -64,8 +64,10 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
     if mirror and not Path(task.name).is_absolute() and (Path(mirror) / task.name).is_dir():
         path = Path(mirror) / task.name / f"{split}.parquet"
         if not path.is_file():
-            present = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
-            raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(present) or 'no parquet file'}")
+            present_files = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
+            raise ValueError(
+                f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(present_files) or 'no parquet file'}"
+            )
         rows, source = read_rows(path), str(path)
     elif task.load is not None:
         rows, source = task.load(split), f"{Path(task.name).name}/{split}"
@@ -194,7 +196,8 @@ def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
         size = sum(len(group) for _, group in class_groups)
         wanted_count, taken_count, groups_left = max(1, round(division.share * size)), 0, len(class_groups)
         for _, group in sorted(class_groups, key=lambda item: item[0]):
-            if groups_left > 1 and taken_count + len(group) / 2 <= wanted_count:  # this group brings it closer
+            # Take the group if that brings the count closer to the wanted one.
+            if groups_left > 1 and taken_count + len(group) / 2 <= wanted_count:
                 reported_ids.update(example.id for example in group)
                 taken_count += len(group)
                 groups_left -= 1

@@ -85,7 +85,7 @@ def _default_cache() -> Path | None:
 
 @lru_cache(maxsize=8)
 def _default_or_temporary(default: Path | None) -> Path:
-    """Return `default` if it can be written, else a temporary folder. Each process then prints a note once."""
+    """Return `default` if it can be written, else a temporary folder, of which each process prints a note once."""
     reason = "there is no home folder"
     if default is not None:
         try:

@@ -1,6 +1,6 @@
 """Decides which examples a trial trains on, selects on and reports on, and describes that in words.
 
-The result depends on the settings for data only, so all trials of a sweep see the same examples.
+The result depends only on a trial's data settings, so all trials of a sweep see the same examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,8 +78,8 @@ def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def halve(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (selection, reported): the first half of a permutation, and the rest.
 
-    The halves are not stratified. With seed 42 this is the split of Compacter, ATTEMPT and DePT (`torch.randperm`),
-    whose rows Table 2 quotes.
+    The halves are not stratified. With seed 42 they are the halves of Compacter, ATTEMPT and DePT
+    (`torch.randperm`), whose results Table 2 quotes.
     """
     import torch
 
@@ -126,8 +126,8 @@ def draw_parts(
             f"{len(selection):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
         )
         report_source = task.report
-    purposes = {"train on": train_candidates, "select on": selection, "report on": report_candidates}
-    _check_parts(task, train_labels, purposes)
+    positions_by_purpose = {"train on": train_candidates, "select on": selection, "report on": report_candidates}
+    _check_parts(task, train_labels, positions_by_purpose)
     counts = _ClassCounts(task, training, reported)
     counts.record("the hold-out", train_labels[train_candidates], "add such rows, or set holdout=validation")
     length_text = ""
@@ -249,8 +249,9 @@ class _ClassCounts:
                 f"{counts_text} {row_word} {earlier_filter}" if number == 0 else f"{counts_text} after {earlier_filter}"
             )
         verb = "leave" if " and " in filter_name else "leaves"
+        were = "was" if texts_before[0].startswith("1 row ") else "were"
         raise ValueError(
-            f"{filter_name} {verb} no row of {names} to train on; there were {', '.join(texts_before)}: {remedy}"
+            f"{filter_name} {verb} no row of {names} to train on; there {were} {', '.join(texts_before)}: {remedy}"
         )
 
 
@@ -274,14 +275,14 @@ def _list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + (f" and {hidden_count} more" if hidden_count > 0 else "")
 
 
-def _check_parts(task: Task, train_labels: np.ndarray, purposes: Mapping[str, np.ndarray]) -> None:
+def _check_parts(task: Task, train_labels: np.ndarray, positions_by_purpose: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError when a part has no example, or all training rows are of one class.
 
     Args:
         train_labels: labels of all training examples.
-        purposes: the positions of each part, by its purpose in words, such as "train on".
+        positions_by_purpose: the positions of each part, by its purpose in words, such as "train on".
     """
-    for purpose, positions in purposes.items():
+    for purpose, positions in positions_by_purpose.items():
         if not len(positions):
             raise ValueError(
                 f"{task.train} and {task.report} of task {task.name} leave no example to {purpose}: give more rows"

@@ -72,7 +72,7 @@ class TrialSettings:
             are compared on the same examples.
         precision: precision of the backbone. "auto" is bf16 if the hardware has it, else fp32. Trained values and the
             optimiser's state are fp32 (fp64 with "fp64", which is for tests).
-        data_revision, model_revision: fingerprints of data and weights, filled in by `lopt.resolve.resolve`.
+        data_revision, model_revision: versions of data and weights, filled in by `lopt.resolve.resolve`.
 
     Raises:
         ValueError: a value is invalid. The message names the field, its value and what is valid.

@@ -9,7 +9,7 @@ label_words = [" money", " errors", " other"]  # one for each class, with a lead
 cut = "body"                                   # column that is cut in a long input; optional; default: the last
 train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
 report = "test.csv"                            # scored once, at the end
-bad_rows = "skip"                              # rows without text or class; optional; default: "refuse"
+bad_rows = "skip"                              # for rows without text or class; optional; default: "refuse"
 
 Instead of train and report, a task may name one file, which is then divided:
 
@@ -133,18 +133,18 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
 def _parse_division(file: Path, entries: Mapping[str, Any]) -> Division | None:
     """Return how the one file is divided, or None for a task of two files."""
     other_keys = _SPLIT_KEYS if "data" in entries else _DIVISION_KEYS
-    conflicting = next((key for key in other_keys if key in entries), None)
+    conflicting_key = next((key for key in other_keys if key in entries), None)
     if "data" not in entries:
-        if conflicting:
+        if conflicting_key:
             raise ValueError(
-                f"{file}: `{conflicting}` says how to divide the file that the entry `data` names, but there is no "
-                f"entry `data`; add it, or remove `{conflicting}`"
+                f"{file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there is no "
+                f"entry `data`; add it, or remove `{conflicting_key}`"
             )
         return None
-    if conflicting:
+    if conflicting_key:
         raise ValueError(
-            f"{file}: the entry `data` names one file to divide, and `{conflicting}` names another file; remove one of "
-            "the two entries"
+            f"{file}: the entry `data` names one file to divide, and `{conflicting_key}` names another file; remove "
+            "one of the two entries"
         )
     share, seed = entries.get("report_share", 0.2), entries.get("split_seed", 0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:

@@ -18,7 +18,7 @@ class Division:
     Attributes:
         file: path of the file in the task's folder.
         share: the share of each class's rows that is reported on, above 0 and below 1.
-        seed: decides, with a hash of their texts, which rows these are.
+        seed: decides, together with a hash of the rows' texts, which rows are reported on.
     """
 
     file: str
