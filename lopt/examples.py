@@ -64,10 +64,8 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
     if mirror and not Path(task.name).is_absolute() and (Path(mirror) / task.name).is_dir():
         path = Path(mirror) / task.name / f"{split}.parquet"
         if not path.is_file():
-            present_files = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
-            raise ValueError(
-                f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(present_files) or 'no parquet file'}"
-            )
+            files = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
+            raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(files) or 'no parquet file'}")
         rows, source = read_rows(path), str(path)
     elif task.load is not None:
         rows, source = task.load(split), f"{Path(task.name).name}/{split}"

@@ -19,9 +19,9 @@ FIXED = {
 }
 
 
-def fixed(examples: int) -> settings:
-    """Return Hypothesis settings for a fixed sequence of examples."""
-    return settings(max_examples=examples, **FIXED)
+def fixed(example_count: int) -> settings:
+    """Return Hypothesis settings that try the same `example_count` examples in every run."""
+    return settings(max_examples=example_count, **FIXED)
 
 
 # Every kind of character: lone surrogates, controls, right-to-left, combining, beyond 16 bits.

@@ -91,14 +91,14 @@ def test_a_cache_that_cannot_be_written_is_not_used(cache_folder, tokenizer, mon
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
     cache_folder.unlink()
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("os.replace", raise_disk_full)
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
     assert not list(cache_folder.iterdir()), "no half-written file stays"
 
-    monkeypatch.setattr(tokens, "folder", full)
+    monkeypatch.setattr(tokens, "folder", raise_disk_full)
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
 
 

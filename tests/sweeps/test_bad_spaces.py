@@ -177,7 +177,7 @@ def test_any_part_of_a_space_file_is_planned_or_refused(tmp_path, part, value):
         ({"grid": "lambda axes: (cell, cell)"}, ["two cells named 'one'"]),
         ({"grid": "lambda axes: __import__('itertools').repeat(cell)"}, ["two cells named 'one'"]),
         ({"search": "{'learning_rate': (0.1, 0.2)}"}, ["range of learning_rate is (0.1, 0.2)", "Real, Whole"]),
-        ({"search": "{'learning_rate': Choice(())}", "first": "()"}, ["choice of ()", "one value or more"]),
+        ({"search": "{'learning_rate': Choice(())}", "first": "()"}, ["choice of ()", "one or more values"]),
         ({"search": "{'learning_rate': Choice('ab')}"}, ["choice of 'ab'", "a tuple"]),
         ({"search": "{'learning_rate': Real('a', 1)}"}, ["range 'a' to 1"]),
         ({"search": "{'learning_rate': Real(-inf, 1)}"}, ["range -inf to 1"]),
