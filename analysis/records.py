@@ -213,7 +213,7 @@ def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
     """Return a function for each field that both the schema and `Trial` have. It reads the field of a JSON object."""
     trial_fields = Trial.__dataclass_fields__
     types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
-    return {name: _reader(field_type) for name, field_type in types.items() if field_type.plain}
+    return {name: _reader(field_type) for name, field_type in types.items() if field_type.is_plain}
 
 
 def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
@@ -221,7 +221,7 @@ def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
 
     If a text is missing, the function returns the default of the field; if a number is missing, it returns None.
     """
-    if field_type.fraction:
+    if field_type.is_fraction:
         return get_fraction
     if str not in field_type.types:
         return get_number if float in field_type.types else get_integer

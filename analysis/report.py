@@ -24,8 +24,8 @@ from analysis.noninferiority import MARGIN
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone
-from lopt.locations import Location, location, redacted
+from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line
+from lopt.locations import Location, location, redact
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
@@ -58,12 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return exit_code
     except BrokenPipeError:  # nobody reads the output any more, but the files of the report are already written
-        reader_has_gone()
+        discard_output()
         return 1
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog=commands.line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(
+        prog=commands.command_line("report").removeprefix("python "), description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a folder, a URL, or a name under --results (default: the newest run)"
     )
@@ -96,7 +98,7 @@ def _run(argv: Sequence[str] | None) -> int:
         except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
-            raise ReportError(redacted(" ".join(str(error).split()))) from None
+            raise ReportError(redact(" ".join(str(error).split()))) from None
         try:
             sections, errors = write_report(results, out)
         except OSError as error:

@@ -26,7 +26,7 @@ from analysis.records import (
     json_object,
 )
 from lopt import commands
-from lopt.locations import Location, RemoteLocation, display_path, location, redacted
+from lopt.locations import Location, RemoteLocation, display_path, location, redact
 
 Parsed = TypeVar("Parsed")
 # What reading a damaged file may raise.
@@ -136,7 +136,7 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
     all_are_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
     known_runs = find_runs(root) if not names or not all_are_remote else []
     if not names and not known_runs:
-        command = commands.line("sweep", "--space", "NAME")
+        command = commands.command_line("sweep", "--space", "NAME")
         raise ReportError(f"there are no runs under {root}: start one with `{command}`, or give another --results")
     paths: list[Location] = [] if names else [known_runs[0]]
     for name, path in locations.items():
@@ -146,7 +146,7 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
             folders = " and ".join(map(str, candidates))
             known_names = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
             advice = known_names if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redacted(name)!r} (looked for manifest.json in {folders}); {advice}")
+            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {folders}); {advice}")
         if run.resolve() not in [path.resolve() for path in paths]:
             paths.append(run)
     return paths

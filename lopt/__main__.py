@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import lopt.python_version  # noqa: F401  # first, because an old Python cannot read the imports that follow
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, one_line, reader_has_gone, shortened
+from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line, truncate
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        reader_has_gone()
+        discard_output()
         return 1
     except (ValueError, OSError) as error:  # OSError: a file cannot be opened, or a folder cannot be written
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -78,7 +78,7 @@ def _run_command(argv: list[str]) -> int:
 
 def command_parser() -> argparse.ArgumentParser:
     description = "Use a trained prompt or trained weights, or train a recorded trial again."
-    parser = Parser(prog=commands.line("lopt"), description=description, allow_abbrev=False)
+    parser = Parser(prog=commands.command_line("lopt"), description=description, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
@@ -111,9 +111,9 @@ def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
 
 def _local_folder(text: str) -> Path:
     if "://" in text:  # as a path, it would make a folder called "s3:"
-        from lopt.locations import redacted
+        from lopt.locations import redact
 
-        raise argparse.ArgumentTypeError(f"{redacted(text)!r} is a URL; give a folder on this machine")
+        raise argparse.ArgumentTypeError(f"{redact(text)!r} is a URL; give a folder on this machine")
     return Path(text)
 
 
@@ -193,7 +193,7 @@ def _answer_lines(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str
     for prediction, fields in zip(predictions, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
         text_width = len(text) if width is None else max(_MIN_TEXT_WIDTH, width - indent - 2)
-        yield f"{prediction:<{indent}}  {shortened(text, text_width)}"
+        yield f"{prediction:<{indent}}  {truncate(text, text_width)}"
 
 
 def _prediction_text(answer: "Answer", label_width: int) -> str:

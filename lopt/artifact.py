@@ -15,8 +15,8 @@ from torch import Tensor
 from lopt import backbones, methods, tasks
 from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
-from lopt.data import most_tokens, prepare
-from lopt.encoding import Encoded, as_fields, encode
+from lopt.data import max_input_tokens, prepare
+from lopt.encoding import Encoded, check_fields, encode
 from lopt.evaluation import predict_split
 from lopt.files import refuse_pointer
 from lopt.fingerprint import fingerprint
@@ -148,11 +148,14 @@ class Prompt:
                 not available or are not those of training.
         """
         task = self.task
-        inputs = [as_fields(task, text) for text in texts]
+        inputs = [check_fields(task, text) for text in texts]
         if not inputs:
             return []
         backbone = self.backbone
-        token_limit, template = most_tokens(self.config, backbone), backbone.fill_template(self.config.template or "")
+        token_limit, template = (
+            max_input_tokens(self.config, backbone),
+            backbone.fill_template(self.config.template or ""),
+        )
         tokenised = [encode(backbone.tokenizer, task, template, fields, token_limit) for fields in inputs]
         encoded = Encoded(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),

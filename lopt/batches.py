@@ -17,7 +17,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, skip: int 
 
     Each epoch is a new permutation, cut into pools that are sorted by length, so that the texts of a batch have
     similar lengths. The batches of an epoch come in random order. Positions that do not fill a batch are left out of
-    this epoch. The batches depend on nothing but the lengths and the seed.
+    that epoch. The batches depend on nothing but the lengths and the seed.
     """
     count = len(lengths)
     batch_size = min(batch_size, count)
@@ -40,7 +40,7 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndar
         yield order[start : start + batch_size]
 
 
-def on_device(values: Any, device: Any) -> Tensor:
+def to_device(values: Any, device: Any) -> Tensor:
     """Return numbers as a tensor on a device. The copy to a GPU does not block the processor."""
     tensor = torch.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -12,12 +12,12 @@ _INSTALLED = {"sweep": ("lopt-sweep",), "report": ("lopt-report",), "lopt": ("lo
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def words(command: str, *arguments: object) -> list[str]:
+def command_words(command: str, *arguments: object) -> list[str]:
     """Return the words of a command line. `command` is "sweep", "report" or "lopt"."""
-    names = _CHECKOUT if (_ROOT / "pyproject.toml").is_file() else _INSTALLED
-    return [*names[command], *map(str, arguments)]
+    programs = _CHECKOUT if (_ROOT / "pyproject.toml").is_file() else _INSTALLED
+    return [*programs[command], *map(str, arguments)]
 
 
-def line(command: str, *arguments: object) -> str:
-    """Return a command as one line for a shell, which quotes words that have blanks."""
-    return shlex.join(words(command, *arguments))
+def command_line(command: str, *arguments: object) -> str:
+    """Return a command as one line for a shell. Words with blanks are quoted."""
+    return shlex.join(command_words(command, *arguments))

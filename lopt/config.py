@@ -23,25 +23,25 @@ class TrialConfig(TrialSettings):
     used, and a key always means the same trial.
 
     Args:
-        described: the task itself, if it should not be looked up by its name. It is not stored.
+        task_spec: the task, if it should not be looked up by its name. It is not stored.
 
     Raises:
         ValueError: a setting is invalid (the message names the field, its value and what is valid), a task's folder
-            cannot be read, or the backbone's config cannot be read (which only tasks with a template for causal models
-            need).
+            cannot be read, or the backbone's config cannot be read (it is read only for a task with a template for
+            causal models).
     """
 
-    described: InitVar[Task | None] = None
+    task_spec: InitVar[Task | None] = None
 
-    def __post_init__(self, described: Task | None) -> None:
+    def __post_init__(self, task_spec: Task | None) -> None:
         super().__post_init__()
-        for name, value in fill_in_defaults(self, described).items():
+        for name, value in fill_in_defaults(self, task_spec).items():
             object.__setattr__(self, name, value)  # the dataclass is frozen; only construction fills in defaults
 
     @property
     def key(self) -> str:
-        """A hash of every field, in 16 hexadecimal digits. Of a folder only its name counts: the revisions say what is
-        in the folder."""
+        """A hash of every field, in 16 hexadecimal digits. For a folder, only its name is hashed, not its path, because
+        the revisions say what is in it."""
         return key_of(self.to_dict())
 
     @property
@@ -55,8 +55,8 @@ class TrialConfig(TrialSettings):
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], described: Task | None = None) -> Self:
-        """Return the configuration that `to_dict` gave as `values`. `described` is as in the class.
+    def from_dict(cls, values: Mapping[str, Any], task_spec: Task | None = None) -> Self:
+        """Return the configuration whose `to_dict` is `values`. `task_spec` is as in the class.
 
         Raises:
             ValueError: a key is not a field (the message names the nearest valid one), a required field is missing, or
@@ -69,23 +69,23 @@ class TrialConfig(TrialSettings):
                 raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
         if missing := [name for name in ("method", "task") if name not in values]:
             raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
-        return cls(**values, described=described)
+        return cls(**values, task_spec=task_spec)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`. The copy is validated again."""
         return dataclasses.replace(self, **changes)
 
 
-def fill_in_defaults(settings: TrialSettings, described: Task | None = None) -> dict[str, Any]:
+def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> dict[str, Any]:
     """Return the fields that depend on the method, task and backbone, checked and with their defaults filled in.
 
     Raises:
         ValueError: as for `TrialConfig`.
     """
-    method, task = methods.get(settings.method), described or tasks.get(settings.task)
+    method, task = methods.get(settings.method), task_spec or tasks.get(settings.task)
     recipe = dataclasses.asdict(method.recipe)
     fields = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
-    fields["task"] = task.name  # of a folder the absolute path, because workers have other working directories
+    fields["task"] = task.name  # for a folder its absolute path, because workers have other working directories
     if method.uses_length and settings.length is None:
         fields["length"] = methods.DEFAULT_LENGTH
     length = fields.get("length", settings.length)
@@ -97,14 +97,14 @@ def fill_in_defaults(settings: TrialSettings, described: Task | None = None) -> 
 
 
 def folder_name(name: str) -> str:
-    """Return the name by which a key knows a task or backbone: of a folder its own name, wherever the folder is."""
+    """Return the name of a task or backbone; for the path of a folder, only the folder's own name, as in a key."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def key_of(values: Mapping[str, Any]) -> str:
     """Return the key of the configuration whose `to_dict` is `values`.
 
-    The configuration need not be valid here: its method may be that of another program.
+    The configuration need not be valid here. For example, this program may not have its method.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: `values` is not a configuration.

@@ -1,6 +1,6 @@
-"""The data of a trial: loads its task, draws its parts (`lopt.parts`) and tokenises them once.
+"""Prepares the data of a trial: loads its task, draws its parts (`lopt.parts`) and tokenises them once.
 
-Nothing here depends on a trial except its settings for data, so all trials of a sweep see the same examples.
+The result depends only on a trial's data settings, so all trials of a sweep see the same examples.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ import numpy as np
 from lopt import label_words, methods, tasks
 from lopt.backbones import Backbone
 from lopt.config import TrialConfig
-from lopt.encoding import Encoded, Example, cut_to, encode_all
+from lopt.encoding import Encoded, Example, cut_long_texts, encode_all
 from lopt.examples import Split, read_split
-from lopt.parts import SubsetSettings, draw_parts
+from lopt.parts import PartSettings, draw_parts
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 from lopt.types import Tokenizer
@@ -31,7 +31,7 @@ class TaskData:
     Attributes:
         protocol: how the parts were drawn, in words.
         report_split: name of the reported split.
-        report_size: size of the reported part before a subset was drawn.
+        report_size: number of the reported examples before a subset was drawn.
         revision: fingerprint of the task's splits (`data_revision`).
     """
 
@@ -54,8 +54,8 @@ class _LoadedSplits:
 
 
 @lru_cache(maxsize=8)
-def _load(task: Task, source: str | None) -> _LoadedSplits:
-    """Load both splits of a task. `source` (LOPT_DATA_DIR) is only here to be part of the cache's key."""
+def _load(task: Task, data_dir: str | None) -> _LoadedSplits:
+    """Load both splits of a task. `data_dir` (LOPT_DATA_DIR) is an argument only to be part of the cache's key."""
     splits = read_split(task, task.train), read_split(task, task.report)
     digest = hashlib.sha256()
     if len(task.columns) > 1:  # the column that is cut decides which words of a long input are read
@@ -70,12 +70,12 @@ def _load(task: Task, source: str | None) -> _LoadedSplits:
 
 
 def data_revision(task: str) -> str:
-    """Return 16 digits that change when a text or label of the task's splits changes, or the column that is cut."""
+    """Return 16 hex digits that change when a text or label of the task's splits changes, or another column is cut."""
     return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR")).revision
 
 
-def most_tokens(config: TrialConfig, backbone: Backbone) -> int:
-    """Return the most tokens that template and text together may have in one input of a trial.
+def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
+    """Return how many tokens template and text together may have in one input of a trial.
 
     Raises:
         ValueError: the prompt fills the window.
@@ -94,12 +94,12 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Return the data of one trial. Trials that differ only in method, seed or learning rate share one copy.
 
     Raises:
-        ValueError: as for `load_split`, `encode` and `most_tokens`.
+        ValueError: as for `load_split`, `encode` and `max_input_tokens`.
     """
     return _prepare(
-        most_tokens(config, backbone),
+        max_input_tokens(config, backbone),
         tasks.get(config.task),
-        _parts_of(config),
+        _part_settings(config),
         _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
         backbone.fill_template(config.template or ""),
         config.label_words or (),
@@ -110,35 +110,39 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
 def notes(config: TrialConfig) -> list[str]:
     """Return what a plan should note about the user's own rows and label words.
 
-    Only local files are read: neither network nor weights are needed. Limits of tokens are not applied.
+    Only local files are read: neither network nor weights are needed. Token limits are not applied.
     """
     sentences: list[str] = []
     task = tasks.get(config.task)
-    if tasks.is_folder(task):
+    if tasks.is_from_folder(task):
         try:
             splits = _load(task, os.environ.get("LOPT_DATA_DIR"))
-            drawn = draw_parts(task, _parts_of(config), splits.training, splits.reported, lengths=None)
-            sentences += drawn.notes
-        except ValueError as error:  # a plan can be shown without the rows
+            parts = draw_parts(task, _part_settings(config), splits.training, splits.reported, measure_lengths=None)
+            sentences += parts.notes
+        except ValueError as error:  # a plan can be shown even if the rows cannot be read
             sentences.append(str(error))
     default_words = (task.template_for(config.backbone), task.label_words)
-    # The built-in templates and label words have been tried with the built-in models. Leaving here saves imports.
-    if not tasks.is_folder(task) and (config.template, config.label_words) == default_words:
+    # The built-in templates and label words have been tried with the built-in models. Returning here saves imports.
+    if not tasks.is_from_folder(task) and (config.template, config.label_words) == default_words:
         return sentences
-    tokenizer = label_words.tokenizer_at_hand(config.backbone)
+    tokenizer = label_words.local_tokenizer(config.backbone)
     if tokenizer is not None:
         template = (config.template or "").replace("{mask}", "").rstrip()
         sentences += label_words.notes(tokenizer, template, config.label_words or ())
     return sentences
 
 
-def _parts_of(config: TrialConfig) -> SubsetSettings:
-    return SubsetSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(SubsetSettings)})
+def _part_settings(config: TrialConfig) -> PartSettings:
+    return PartSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(PartSettings)})
 
 
 @dataclass(frozen=True)
 class _TokenizerOfModel:
-    """A tokenizer that is compared by its model's name, because a model in two precisions has the same tokenizer."""
+    """A tokenizer in a cache's key. It is compared by its model only, which has one tokenizer for all precisions.
+
+    Attributes:
+        model: the model's name and revision.
+    """
 
     model: str
     tokenizer: Tokenizer = dataclasses.field(compare=False)
@@ -146,60 +150,59 @@ class _TokenizerOfModel:
 
 @lru_cache(maxsize=12)
 def _prepare(
-    most: int,
+    max_tokens: int,
     task: Task,
-    parts: SubsetSettings,
+    settings: PartSettings,
     tokenizer_of_model: _TokenizerOfModel,
     template: str,
     words: tuple[str, ...],
-    source: str | None,
+    data_dir: str | None,
 ) -> TaskData:
-    """Return the examples of `_draw`, cut to `most` tokens. Notes on the label words are added to the protocol."""
-    drawn, protocol, revision, report_size = _draw(task, parts, tokenizer_of_model, template, source)
+    """Return the examples of `_draw`, cut to `max_tokens`. Notes on the label words are added to the protocol."""
+    parts, protocol, revision, report_size = _draw(task, settings, tokenizer_of_model, template, data_dir)
+    tokenizer = tokenizer_of_model.tokenizer
     train, selection, test = (
-        cut_to(encoded, tokenizer_of_model.tokenizer, task, template, examples, most) for encoded, examples in drawn
+        cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens) for encoded, examples in parts
     )
-    protocol = "; ".join(
-        [protocol, *label_words.notes(tokenizer_of_model.tokenizer.backend_tokenizer, template, words)]
-    )
+    protocol = "; ".join([protocol, *label_words.notes(tokenizer.backend_tokenizer, template, words)])
     return TaskData(train, selection, test, protocol, task.report, report_size, revision)
 
 
-_Tokenised = tuple[Encoded, list[Example]]
+_TokenisedPart = tuple[Encoded, list[Example]]
 
 
 @lru_cache(maxsize=12)
 def _draw(
-    task: Task, parts: SubsetSettings, tokenizer_of_model: _TokenizerOfModel, template: str, source: str | None
-) -> tuple[tuple[_Tokenised, ...], str, str, int]:
-    """Draw the training, selection and reported examples, and tokenise them whole.
+    task: Task, settings: PartSettings, tokenizer_of_model: _TokenizerOfModel, template: str, data_dir: str | None
+) -> tuple[tuple[_TokenisedPart, ...], str, str, int]:
+    """Draw the training, selection and reported examples, and tokenise them without cutting any.
 
     Returns:
-        The three parts, the protocol in words, the revision of the data, and the size of the reported part before a
-        subset was drawn.
+        The three parts, the protocol in words, the revision of the data, and the number of the reported examples before
+        a subset was drawn.
     """
-    splits = _load(task, source)
+    splits = _load(task, data_dir)
     training = splits.training.examples
-    measured: dict[str, Any] = {}  # the texts that were tokenised to know their lengths
+    measured: dict[str, Any] = {}  # the training examples that were tokenised to measure their lengths
 
     def measure_lengths(positions: np.ndarray) -> np.ndarray:
         measured["positions"] = positions
         measured["encoded"] = encode_all(tokenizer_of_model.tokenizer, task, template, [training[i] for i in positions])
         return measured["encoded"].lengths
 
-    drawn = draw_parts(task, parts, splits.training, splits.reported, measure_lengths)
+    parts = draw_parts(task, settings, splits.training, splits.reported, measure_lengths)
     tokenised = []
     for examples, positions in (
-        (training, drawn.train),
-        (drawn.pool, drawn.selection),
-        (splits.reported.examples, drawn.report),
+        (training, parts.train),
+        (parts.selection_pool, parts.selection),
+        (splits.reported.examples, parts.report),
     ):
-        part = [examples[i] for i in positions]
-        if positions is drawn.train and measured:
-            whole, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
-            token_ids = TokenIds.of([whole.token_ids[i] for i in indices])
-            encoded = Encoded(token_ids, whole.labels[indices], whole.example_ids[indices], truncated=0)
+        part_examples = [examples[i] for i in positions]
+        if positions is parts.train and measured:
+            candidates, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
+            token_ids = TokenIds.from_lists([candidates.token_ids[i] for i in indices])
+            encoded = Encoded(token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated=0)
         else:
-            encoded = encode_all(tokenizer_of_model.tokenizer, task, template, part)
-        tokenised.append((encoded, part))
-    return tuple(tokenised), drawn.protocol, splits.revision, drawn.report_size
+            encoded = encode_all(tokenizer_of_model.tokenizer, task, template, part_examples)
+        tokenised.append((encoded, part_examples))
+    return tuple(tokenised), parts.protocol, splits.revision, parts.report_size

@@ -1,4 +1,4 @@
-"""Examples as token ids: a template is filled in, tokenised and cut to a length. Only the text loses its end."""
+"""Turns examples into token ids: fills in a template, tokenises it, and cuts the text if the input is too long."""
 
 import dataclasses
 import string
@@ -35,7 +35,7 @@ class Encoded:
         token_ids: the token ids of each example.
         labels: the class of each example, `[N]`.
         example_ids: the id of each example in its split, `[N]`.
-        truncated: how many texts were cut to fit.
+        truncated: number of texts that were cut to fit.
     """
 
     token_ids: Sequence[tuple[int, ...]]
@@ -84,27 +84,28 @@ def _special_ids_of_template(tokenizer: Tokenizer, template: str) -> list[int]:
 def _special_ids_among(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Return the special tokens among `ids`, in order.
 
-    To compare counts is not enough: a text may add a special token and remove another one, such as the unknown token.
+    Callers compare these lists. Comparing their lengths would not be enough, because a text may add one special token
+    and remove another, such as the unknown token.
     """
     special_ids = special_tokens.special_ids(tokenizer)
     return [i for i in ids if i in special_ids]
 
 
 def _tokenise(tokenizer: Tokenizer, texts: str | list[str], **options: Any) -> Any:
-    """Tokenise, and read a special token in the template as one token, whatever the tokenizer's own settings are."""
+    """Tokenise. A special token that is spelt out becomes one token, whatever the tokenizer's own settings are."""
     return tokenizer(texts, split_special_tokens=False, **options)
 
 
 def encode(
-    tokenizer: Tokenizer, task: Task, template: str, fields: Mapping[str, str], most: int
+    tokenizer: Tokenizer, task: Task, template: str, fields: Mapping[str, str], max_tokens: int
 ) -> tuple[tuple[int, ...], bool]:
-    """Return the token ids of one example, at most `most`, and whether its text was cut.
+    """Return the token ids of one example, at most `max_tokens`, and whether its text was cut.
 
-    A long input loses the end of the column `task.cut`, and never a word of the template. A column that spells out a
-    special token, such as `</s>`, is read as ordinary text. A special token in the template is the special token.
+    A long input loses the end of the column `task.cut`, and never a word of the template. In a column, a spelt-out
+    special token such as `</s>` is read as ordinary text. In the template it is the special token.
 
     Raises:
-        ValueError: the template, with the other columns in it, is longer than `most` tokens; or the tokenizer finds no
+        ValueError: the template, with the other columns in it, is longer than `max_tokens`; or the tokenizer finds no
             token.
     """
     was_cut = False
@@ -117,26 +118,26 @@ def encode(
             raise ValueError(_NO_TOKENS.format(text))
         if _special_ids_among(tokenizer, ids) != _special_ids_of_template(tokenizer, template):
             ids, offsets = _encode_columns_as_text(tokenizer, template, fields) or (ids, offsets)
-        excess = len(ids) - most
+        excess = len(ids) - max_tokens
         if excess <= 0:
             return tuple(ids), was_cut
         # Drop the last `excess` tokens of the text and tokenise the rest again, so that the ids are real tokens of a
         # shorter text.
-        starts_inside = [begin for begin, stop in offsets if begin >= start and stop <= end and stop > begin]
-        whole, shorter = fields[task.cut], ""
-        if len(starts_inside) > excess:
-            remaining = whole[: starts_inside[-excess] - start].rstrip()
-            shorter = remaining if len(remaining) < len(whole) else whole[:-1]
-            # If not even the first character fits whole, halve the text until it fits.
-            shorter = shorter or whole[: len(whole) // 2].rstrip()
-        if not shorter:
+        text_starts = [begin for begin, stop in offsets if begin >= start and stop <= end and stop > begin]
+        old_text, new_text = fields[task.cut], ""
+        if len(text_starts) > excess:
+            remaining = old_text[: text_starts[-excess] - start].rstrip()
+            new_text = remaining if len(remaining) < len(old_text) else old_text[:-1]
+            # If no character is left, because the first one has several tokens, halve the text instead.
+            new_text = new_text or old_text[: len(old_text) // 2].rstrip()
+        if not new_text:
             other_columns = ", ".join(name for name in task.columns if name != task.cut)
             with_others = f", with {other_columns} in it," if other_columns else ""
             raise ValueError(
-                f"the template {template!r}{with_others} leaves no room for {task.cut} in {most} tokens: shorten the "
-                "template or the prompt, or raise max_tokens"
+                f"the template {template!r}{with_others} leaves no room for {task.cut} in {max_tokens} tokens: shorten "
+                "the template or the prompt, or raise max_tokens"
             )
-        fields[task.cut], was_cut = shorter, True
+        fields[task.cut], was_cut = new_text, True
 
 
 def _encode_columns_as_text(
@@ -147,7 +148,7 @@ def _encode_columns_as_text(
 
 
 def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
-    """Return N examples tokenised whole, in the order given; none is cut.
+    """Return the examples in the same order, tokenised without cutting any.
 
     Ids that were tokenised before are read from the cache (`lopt.tokens`). Special tokens are treated as in `encode`.
 
@@ -178,43 +179,45 @@ def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequen
     )
 
 
-def cut_to(
+def cut_long_texts(
     encoded: Encoded,
     tokenizer: Tokenizer,
     task: Task,
     template: str,
     examples: Sequence[Example],
-    most: int,
+    max_tokens: int,
 ) -> Encoded:
-    """Return the same examples with at most `most` tokens each. `truncated` counts the texts that were cut."""
-    too_long = np.flatnonzero(encoded.lengths > most).tolist()
+    """Return the same examples with at most `max_tokens` each. `truncated` counts the texts that were cut."""
+    too_long = np.flatnonzero(encoded.lengths > max_tokens).tolist()
     if not too_long:
         return encoded
     fields_of_long = [examples[i].fields for i in too_long]
     texts = (fields[name] for fields in fields_of_long for name in task.columns)
-    key_parts = ["cut", template, task.cut, str(most), *task.columns, *texts]
+    key_parts = ["cut", template, task.cut, str(max_tokens), *task.columns, *texts]
     cut_ids = cached_token_ids(
         tokenizer,
         key_parts,
-        lambda: [encode(tokenizer, task, template, fields, most)[0] for fields in fields_of_long],
+        lambda: [encode(tokenizer, task, template, fields, max_tokens)[0] for fields in fields_of_long],
     )
     token_ids = list(encoded.token_ids)
     for position, ids in zip(too_long, cut_ids, strict=True):
         token_ids[position] = ids
-    return dataclasses.replace(encoded, token_ids=TokenIds.of(token_ids), truncated=len(too_long))
+    return dataclasses.replace(encoded, token_ids=TokenIds.from_lists(token_ids), truncated=len(too_long))
 
 
-def as_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns of one new input. A plain string stands for the only column of a task.
+def check_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
+    """Check one new input, and return the text of each column. `text` may be a plain string if the task has one column.
 
     Raises:
-        ValueError: a column is missing or is not text, or the task has several columns and `text` is a string.
+        ValueError: a column is missing, empty or not text; or `text` is a string, and the task has several columns.
     """
     if isinstance(text, str):
         if len(task.columns) > 1:
-            raise ValueError(f"{task.name} reads {', '.join(task.columns)}: give a mapping of them, not one text")
+            raise ValueError(
+                f"task {task.name} reads {', '.join(task.columns)}: give a mapping with these keys, not one text"
+            )
         text = {task.columns[0]: text}
     for column in task.columns:
         if not isinstance(text.get(column), str) or not text[column].strip():
-            raise ValueError(f"{column} is {text.get(column)!r}; give text")
+            raise ValueError(f"`{column}` is {text.get(column)!r}; give text")
     return {column: text[column].strip() for column in task.columns}

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from lopt import memory
 from lopt.backbones import Backbone
-from lopt.batches import on_device
+from lopt.batches import to_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.passes import Row, Rows, SoftPrompts, divide_into_passes, token_counts
@@ -160,13 +160,13 @@ class Engine:
         labels = [split.labels[batch] for split, batch in zip(splits, batches, strict=True)]
         tensors = [_tensors(soft_prompt) for soft_prompt in soft_prompts]
         device, dtype = tensors[0][0].device, tensors[0][0].dtype
-        batch_sizes_K = on_device([len(batch) for batch in batches], device).to(dtype)
+        batch_sizes_K = to_device([len(batch) for batch in batches], device).to(dtype)
         results: dict[tuple[int, int], _PassResult] = {}  # by owner and position of the pass's first row
 
         def differentiate(pass_rows: Rows) -> None:
             owners = sorted({row.owner for row in pass_rows})
             inputs = [tensor for owner in owners for tensor in tensors[owner]]
-            owner_R = on_device([row.owner for row in pass_rows], device)
+            owner_R = to_device([row.owner for row in pass_rows], device)
             losses_R = self._row_losses(trials, soft_prompts, pass_rows, labels) / batch_sizes_K[owner_R]
             # One call for the whole pass, so that a pass that runs out of memory leaves no partial gradients.
             next_gradients = iter(torch.autograd.grad(losses_R.sum(), inputs))
@@ -197,8 +197,8 @@ class Engine:
             rows_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(index)
         losses_R = logits_RC.new_zeros(len(rows))
         for label_columns, indices in rows_by_columns.items():
-            gold = on_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
-            row_indices = on_device(indices, logits_RC.device)
+            gold = to_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
+            row_indices = to_device(indices, logits_RC.device)
             losses = cross_entropy(logits_RC[row_indices][:, list(label_columns)], gold, reduction="none")
             losses_R = losses_R.index_copy(0, row_indices, losses)
         return losses_R
@@ -311,7 +311,7 @@ class Engine:
         ids_RT, lengths_R = torch.from_numpy(ids), torch.from_numpy(lengths)
         label_ids_on_cpu = {owner: trials[owner].label_ids_on_cpu for owner in owners}
         all_ids = sorted({i for ids in label_ids_on_cpu.values() for i in ids})
-        label_ids = on_device(all_ids, self._backbone.device)
+        label_ids = to_device(all_ids, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed, ids_RT, lengths_R, label_ids)
         columns_by_owner = {owner: [all_ids.index(i) for i in ids] for owner, ids in label_ids_on_cpu.items()}
         return logits_RC, columns_by_owner

@@ -1,4 +1,4 @@
-"""How a command reports an error: one line on standard error."""
+"""How commands report errors, in one line on standard error, and how long texts are shortened for them."""
 
 import argparse
 import importlib
@@ -8,40 +8,43 @@ from typing import Any, NoReturn
 
 from lopt.exit_codes import USAGE_ERROR
 
-# Characters kept of a long line. Its beginning says what was wrong, and its end how to mend it.
-_HEAD, _TAIL = 700, 290
+# How many characters of a long line are kept. Its beginning says what was wrong, and its end how to fix it.
+_HEAD_LENGTH, _TAIL_LENGTH = 700, 290
 
 
 def one_line(error: object) -> str:
-    """Return an error's text as one line without control characters; the middle of a very long text is left out."""
+    """Return an error's text as one line without control characters, and without the middle if it is very long."""
     text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
-    if len(text) <= _HEAD + _TAIL + 3:
+    if len(text) <= _HEAD_LENGTH + _TAIL_LENGTH + 3:
         return text
-    tail = text[-_TAIL:]
+    tail = text[-_TAIL_LENGTH:]
     whole_words = tail.partition(" ")[2]
-    return f"{cut_short(text, _HEAD)} {whole_words if len(whole_words) > _TAIL // 2 else tail}"
+    return f"{cut_short(text, _HEAD_LENGTH)} {whole_words if len(whole_words) > _TAIL_LENGTH // 2 else tail}"
 
 
-def reader_has_gone() -> None:
-    """Discard all further output, after a BrokenPipeError (`| head` has ended, or the terminal was closed).
+def discard_output() -> None:
+    """Discard all further output. Call this after a BrokenPipeError: `| head` has ended, or the terminal was closed.
 
-    Otherwise the next print, or Python's exit, would complain.
+    Otherwise the next print, or Python's exit, would fail with the same error.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that reports an error without the lines of usage above it."""
+    """An argparse parser that reports an error in one line, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
-def imported(module: str, need: str) -> Any:
+def import_optional(module: str, need: str) -> Any:
     """Import and return a module of an optional package.
 
+    Args:
+        need: the beginning of the error message, such as "export to PEFT needs".
+
     Raises:
-        ValueError: the package is not installed. The message begins with `need`, such as "export to PEFT needs".
+        ValueError: the package is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -50,13 +53,13 @@ def imported(module: str, need: str) -> Any:
         raise ValueError(f"{need} the package {package}: pip install {package}") from None
 
 
-def cut_short(text: str, most: int = 200) -> str:
-    """Return a text cut to `most` characters. It ends with a whole word, unless its last word is very long."""
-    if len(text) <= most:
+def cut_short(text: str, max_length: int = 200) -> str:
+    """Return a text cut to `max_length` characters, after a whole word unless that word is very long."""
+    if len(text) <= max_length:
         return text
-    head = text[: most - 2]
-    whole_words = head.rsplit(None, 1)[0] if not text[most - 2].isspace() else head
-    return f"{(whole_words if len(whole_words) > most // 2 else head).rstrip()} …"
+    head = text[: max_length - 2]
+    whole_words = head.rsplit(None, 1)[0] if not text[max_length - 2].isspace() else head
+    return f"{(whole_words if len(whole_words) > max_length // 2 else head).rstrip()} …"
 
 
 def short_repr(value: object) -> str:
@@ -64,12 +67,12 @@ def short_repr(value: object) -> str:
     return repr(cut_short(value, 60)) if isinstance(value, str) else cut_short(repr(value), 60)
 
 
-def reason_of(error: BaseException) -> str:
+def first_line_of_error(error: BaseException) -> str:
     """Return the first line of another library's error, cut short, or the error's type when it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return cut_short(" ".join(lines[0].split()))
 
 
-def shortened(text: str, room: int) -> str:
-    """Return a text cut to `room` characters, with an ellipsis for the end that is left out."""
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+def truncate(text: str, max_length: int) -> str:
+    """Return a text cut to `max_length` characters, even within a word, with an ellipsis for the end."""
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

@@ -1,4 +1,4 @@
-"""The labelled examples of a task: reads rows, checks each one, and divides one file in two by its content."""
+"""Reads the labelled examples of a task: checks each row, and divides a task's one file into two splits."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, imported, short_repr
-from lopt.rows import rows_of
+from lopt.errors import cut_short, import_optional, short_repr
+from lopt.rows import read_rows
 from lopt.tasks import Division, Row, Task
 
 
@@ -23,14 +23,14 @@ class Split:
 
     Attributes:
         file: the name of its file in messages.
-        rows: how many rows that file has.
-        skipped: the class number of each bad row that was left out, or None where the row has no valid class.
+        row_count: number of rows in that file.
+        skipped_labels: for each bad row that was left out the number of its class, or None if it has no valid class.
     """
 
     examples: list[Example]
     file: str
-    rows: int
-    skipped: tuple[int | None, ...]
+    row_count: int
+    skipped_labels: tuple[int | None, ...]
 
 
 def load_split(task: Task, split: str) -> list[Example]:
@@ -49,11 +49,11 @@ def read_split(task: Task, split: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
     if task.divided is None:
         return _check_rows(task, split, *_read_rows(task, split))
-    whole = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
-    reported_ids = _reported_ids(whole.examples, task.divided)
+    whole_file = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
+    reported_ids = _reported_ids(whole_file.examples, task.divided)
     is_reported_split = split == task.report
-    examples = [example for example in whole.examples if (example.id in reported_ids) == is_reported_split]
-    return Split(examples, whole.file, whole.rows, whole.skipped)
+    examples = [example for example in whole_file.examples if (example.id in reported_ids) == is_reported_split]
+    return Split(examples, whole_file.file, whole_file.row_count, whole_file.skipped_labels)
 
 
 def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
@@ -64,9 +64,9 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
     if mirror and not Path(task.name).is_absolute() and (Path(mirror) / task.name).is_dir():
         path = Path(mirror) / task.name / f"{split}.parquet"
         if not path.is_file():
-            present = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
-            raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(present) or 'no parquet file'}")
-        rows, source = rows_of(path), str(path)
+            files = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
+            raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(files) or 'no parquet file'}")
+        rows, source = read_rows(path), str(path)
     elif task.load is not None:
         rows, source = task.load(split), f"{Path(task.name).name}/{split}"
     else:
@@ -75,7 +75,7 @@ def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
 
 
 def _load_hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
-    datasets = imported("datasets", f"loading task {task.name} from the hub needs")
+    datasets = import_optional("datasets", f"loading task {task.name} from the hub needs")
     source = f"hub data set {'/'.join(task.hub)}, split {split}"
     try:
         return datasets.load_dataset(*task.hub, split=split), source
@@ -88,28 +88,33 @@ def _load_hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
 
 
 def _check_rows(task: Task, file: str, rows: Sequence[Row], source: str) -> Split:
-    """Return the examples of a split; bad rows are skipped, or raise a ValueError that names the first one."""
+    """Return a split with its good rows as examples.
+
+    Bad rows are skipped, or raise a ValueError that names the first one.
+    """
     for column in (*task.columns, task.label):
         if rows and not any(column in row for row in rows):
-            raise ValueError(f"{source} has no column {column!r}; it has {_column_names(rows[0])}")
-    examples, skipped, first_fault = [], [], ""
+            raise ValueError(f"{source} has no column {column!r}; it has {_describe_columns(rows[0])}")
+    examples, skipped_labels, first_fault = [], [], ""
     for number, row in enumerate(rows):
-        label = _class_number(task, row.get(task.label))
+        label = _parse_class(task, row.get(task.label))
         if fault := _find_fault(task, row, label):
-            skipped.append(label)
+            skipped_labels.append(label)
             first_fault = first_fault or f"{source}, row {number}{fault}"
         else:
             fields = {column: row[column].strip() for column in task.columns}
             assert label is not None, "a row without a class has a fault"
             examples.append(Example(id=number, fields=fields, label=label))
-    if skipped and (task.bad_rows == "refuse" or not examples):
-        can_skip = examples and tasks.is_folder(task)
+    if skipped_labels and (task.bad_rows == "refuse" or not examples):
+        can_skip = examples and tasks.is_from_folder(task)
         remedy = ' (bad_rows = "skip" in task.toml leaves them out)' if can_skip else ""
-        raise ValueError(f"{len(skipped):,} of {len(rows):,} rows cannot be used{remedy}; the first is {first_fault}")
-    return Split(examples, file, len(rows), tuple(skipped))
+        raise ValueError(
+            f"{len(skipped_labels):,} of {len(rows):,} rows cannot be used{remedy}; the first is {first_fault}"
+        )
+    return Split(examples, file, len(rows), tuple(skipped_labels))
 
 
-def _column_names(row: Row) -> str:
+def _describe_columns(row: Row) -> str:
     """Return the names of a row's columns, with a hint when the file separates its columns by another character."""
     names = ", ".join(map(str, row))
     for separator, separators in ((";", "semicolons"), ("\t", "tabs")):
@@ -119,28 +124,28 @@ def _column_names(row: Row) -> str:
 
 
 def _find_fault(task: Task, row: Row, label: int | None) -> str:
-    """Return why a row cannot be used; an empty text for a good row."""
+    """Return why a row cannot be used, as a text that follows the row's number; for a good row the text is empty."""
     for column in (*task.columns, task.label):
         if column not in row:
             return f" has no column {column!r}; it has {', '.join(map(str, row))}"
     for column in task.columns:
         text = row[column]
-        if not isinstance(text, str) or not text.strip() or not tasks.in_utf8(text):
-            return f": {column} is {short_repr(text)}; give text, or take the row out"
+        if not isinstance(text, str) or not text.strip() or not tasks.is_utf8(text):
+            return f": `{column}` is {short_repr(text)}; give text, or remove the row"
     if label is None:
         valid = ", ".join(task.classes)
         if not _has_numeric_name(task.classes):
             valid = f"0 to {len(task.classes) - 1} ({valid})"
-        return f": {task.label} is {short_repr(row[task.label])}; valid: {valid}"
+        return f": `{task.label}` is {short_repr(row[task.label])}; valid: {valid}"
     return ""
 
 
-def _class_number(task: Task, value: Any) -> int | None:
-    """Return the number of the class that a value names or numbers, or None where it does neither."""
+def _parse_class(task: Task, value: Any) -> int | None:
+    """Return the number of the class that a value names or numbers, or None if it does neither."""
     has_numeric_name = _has_numeric_name(task.classes)
     if type(value) is int and 0 <= value < len(task.classes) and not has_numeric_name:  # fast path for most rows
         return value
-    if not isinstance(value, str | int | float) or value != value:  # a null is not the class "None", nor NaN "nan"
+    if not isinstance(value, str | int | float) or value != value:  # null must not match a class "None", nor NaN "nan"
         return None
     name = str(value).strip()
     if isinstance(value, bool) and name not in task.classes:
@@ -150,8 +155,8 @@ def _class_number(task: Task, value: Any) -> int | None:
     number = None if isinstance(value, bool) else _parse_number(name)
     if number is None:
         return None
-    # With classes 1 to 5, the value 0 is not the first class. And 1.0 is the class 1: pandas writes whole numbers so
-    # when a column has gaps.
+    # With classes named 1 to 5, the value 0 is not the first class. And 1.0 is the class 1, because pandas writes whole
+    # numbers in this form if the column has gaps.
     if has_numeric_name:
         equal_classes = [i for i, class_name in enumerate(task.classes) if _parse_number(class_name) == number]
         return equal_classes[0] if len(equal_classes) == 1 else None
@@ -160,13 +165,13 @@ def _class_number(task: Task, value: Any) -> int | None:
 
 @lru_cache(maxsize=256)
 def _parse_number(text: str) -> Decimal | None:
-    """Return the number that a text spells in digits, with or without sign and point; None for any other text."""
+    """Return the number that a text spells in digits, with or without sign and point, or None for any other text."""
     return Decimal(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else None
 
 
 @lru_cache(maxsize=32)
 def _has_numeric_name(classes: tuple[str, ...]) -> bool:
-    """Return whether any class has a number for a name. Then a value is a name and never a position."""
+    """Return whether any class has a number for a name. If so, a row gives its class by name and never by number."""
     return any(_parse_number(name) is not None for name in classes)
 
 
@@ -187,18 +192,19 @@ def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
     reported_ids: set[int] = set()
     for class_groups in groups_by_class.values():
         size = sum(len(group) for _, group in class_groups)
-        wanted, taken, groups_left = max(1, round(division.share * size)), 0, len(class_groups)
+        wanted_count, taken_count, groups_left = max(1, round(division.share * size)), 0, len(class_groups)
         for _, group in sorted(class_groups, key=lambda item: item[0]):
-            if groups_left > 1 and taken + len(group) / 2 <= wanted:  # with the group it is closer to the share
+            # Take the group if that brings the count closer to the wanted one.
+            if groups_left > 1 and taken_count + len(group) / 2 <= wanted_count:
                 reported_ids.update(example.id for example in group)
-                taken += len(group)
+                taken_count += len(group)
                 groups_left -= 1
     return reported_ids
 
 
 def _normalise(text: str) -> str:
-    """Return a text without case, punctuation and white space, so that duplicates are equal.
+    """Return a text in lower case without punctuation and repeated blanks, so that duplicates are equal.
 
-    A text of signs alone is returned as it is.
+    A text of punctuation alone is returned as it is.
     """
     return re.sub(r"\W+", " ", text.lower()).strip() or text

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lopt import methods
 from lopt.artifact import Prompt
-from lopt.errors import imported
+from lopt.errors import import_optional
 from lopt.model_card import base_model_of, model_card
 
 _WEIGHTS_FILE, _CARD_FILE = "adapter_model.safetensors", "README.md"
@@ -36,7 +36,7 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
     _check_exportable(prompt)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; give a new folder")
-    peft = imported("peft", "export to PEFT needs")
+    peft = import_optional("peft", "export to PEFT needs")
     model = prompt.backbone.model
     if not model.name_or_path:
         raise ValueError(

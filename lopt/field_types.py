@@ -1,4 +1,4 @@
-"""The types of a dataclass's fields, read from its annotations. They are the schema of a file that is read into it."""
+"""The types of a dataclass's fields, read from its annotations: the schema of a file that is read into it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ class FieldType:
 
     Attributes:
         types: the types that its value may have.
-        fraction: whether its value must be in [0, 1].
-        default: `dataclasses.MISSING` if there is none.
+        is_fraction: whether its value must be in [0, 1].
+        default: the default value, or `dataclasses.MISSING`.
     """
 
     types: tuple[type, ...]
-    fraction: bool
+    is_fraction: bool
     default: Any
 
     @property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the field holds a text or a number."""
         return {*self.types} <= {str, int, float, type(None)}
 
@@ -43,7 +43,7 @@ def field_types(dataclass_type: type) -> dict[str, FieldType]:
 
 
 def check_field_types(instance: Any) -> None:
-    """Raise ValueError, with the first bad field, when a dataclass's instance holds a value of another type."""
+    """Raise ValueError, which names the field, if a field of a dataclass instance has a wrong type or range."""
     dataclass_type: type = type(instance)
     values = vars(instance)
     bad_fields = _fields_of_wrong_type(dataclass_type, tuple(map(type, values.values())))
@@ -54,7 +54,7 @@ def check_field_types(instance: Any) -> None:
 
 @cache  # few combinations of types occur, and they are checked for every evaluation
 def _fields_of_wrong_type(dataclass_type: type, value_types: tuple[type, ...]) -> list[str]:
-    """Return the fields that cannot hold a value of its type. `value_types` has one type for each field, in order."""
+    """Return the fields whose values have a wrong type. `value_types` is the type of each field's value, in order."""
     pairs = zip(field_types(dataclass_type).items(), value_types, strict=True)
     return [
         name
@@ -65,4 +65,4 @@ def _fields_of_wrong_type(dataclass_type: type, value_types: tuple[type, ...]) -
 
 @cache
 def _fractions(dataclass_type: type) -> list[str]:
-    return [name for name, field_type in field_types(dataclass_type).items() if field_type.fraction]
+    return [name for name, field_type in field_types(dataclass_type).items() if field_type.is_fraction]

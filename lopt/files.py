@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write all of `content` to `path`, or change nothing when that fails.
+    """Write all of `content` to `path`, or change nothing if that fails.
 
     A temporary file is written beside `path`, flushed and then renamed. The folder is made if it does not exist.
     """
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise ValueError when a file is a git-lfs pointer, which git leaves where git-lfs has not fetched the file."""
+    """Raise ValueError if a file is a git-lfs pointer, which is what git leaves until git-lfs fetches the file."""
     if not path.is_file() or path.stat().st_size > 1024:
         return
     if path.read_bytes().startswith(b"version https://git-lfs.github.com/spec/"):

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lopt.encoding import as_fields
-from lopt.errors import shortened
-from lopt.rows import rows_of
-from lopt.tasks import Task, in_utf8
+from lopt.encoding import check_fields
+from lopt.errors import truncate
+from lopt.rows import read_rows
+from lopt.tasks import Task, is_utf8
 
 _SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
 def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
     """Return the task's columns of each `--text`. ValueError, with the text, if one cannot be used."""
-    return [_columns_of_text(f"--text {shortened(text, 40)!r}", text, task) for text in texts]
+    return [_columns_of_text(f"--text {truncate(text, 40)!r}", text, task) for text in texts]
 
 
 def _columns_of_text(display_name: str, text: str, task: Task) -> dict[str, str]:
@@ -41,7 +41,7 @@ def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
         suffix = f"ends in {path.suffix}" if path.suffix else "has no suffix"
         raise ValueError(f"--file {path} {suffix}; valid: {', '.join(_SUFFIXES)}")
     if path.suffix != ".txt":
-        rows = enumerate(rows_of(path), start=1)
+        rows = enumerate(read_rows(path), start=1)
         return [_columns_of_row(f"{path}, row {number}", row, task) for number, row in rows]
     if len(task.columns) > 1:
         raise ValueError(
@@ -64,9 +64,9 @@ def _columns_of_row(display_name: str, row: Mapping[str, Any], task: Task) -> di
         if column not in row:
             raise ValueError(f"{display_name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")
     try:
-        fields = as_fields(task, row)
+        fields = check_fields(task, row)
     except ValueError as error:
         raise ValueError(f"{display_name}: {error}") from None
-    if not all(map(in_utf8, fields.values())):
+    if not all(map(is_utf8, fields.values())):
         raise ValueError(f"{display_name} is not text in UTF-8")
     return fields

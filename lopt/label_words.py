@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _SCRIPTS_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_MOST_LISTED = 12  # words in one sentence
-_BEFORE_SPACE = ":;,.?!)"  # running text has a space after these, and after letters and digits
+_MAX_LISTED = 12  # words in one sentence
+_FOLLOWED_BY_SPACE = ":;,.?!)"  # in running text; so are letters and digits
 
 
 def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
     """Return what a user should know before using these label words.
 
-    There are two kinds of notes: on words of several tokens, because only the first token is scored; and on words that
-    running text would have in another form after this template, that is with or without a leading space.
+    One note lists the words of several tokens, because only their first token is scored. Another lists the words whose
+    other form, with or without a leading space, is the one that running text would have after this template.
 
     Args:
-        template: as the model reads it (`Backbone.fill_template`).
+        template: the template as the model reads it (`Backbone.fill_template`).
     """
     sentences = []
     tokens_of_words = {word: _tokenise(tokenizer, word) for word in words}
     scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_of_words.items() if len(ids) > 1]
     if scored:
-        more = f" and {len(scored) - _MOST_LISTED} more" if len(scored) > _MOST_LISTED else ""
+        more = f" and {len(scored) - _MAX_LISTED} more" if len(scored) > _MAX_LISTED else ""
         sentences.append(
-            f"label words of several tokens are scored by the first alone: {', '.join(scored[:_MOST_LISTED])}{more}"
+            f"label words of several tokens are scored by the first alone: {', '.join(scored[:_MAX_LISTED])}{more}"
         )
     fields = [(name, "a") for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     text_before = template.format(**dict(fields))
@@ -46,14 +46,14 @@ def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str
     }
     if likelier_forms:
         comparisons = [f"{form!r} is likelier than {word!r}" for word, form in likelier_forms.items()]
-        sentences.append(f"as running text goes on after this template, {', '.join(comparisons[:_MOST_LISTED])}")
+        sentences.append(f"as running text goes on after this template, {', '.join(comparisons[:_MAX_LISTED])}")
     return sentences
 
 
 def _likelier_form(tokenizer: Tokenizer, text_before: str, word: str) -> str | None:
     """Return the other form of a word, with or without a leading space, if running text has it after `text_before`.
 
-    None if `word` has the right form, or if the model reads both forms alike.
+    Return None if `word` has the right form, or if the model reads both forms alike.
     """
     bare = word.lstrip()
     spaced = f" {bare}"
@@ -61,18 +61,18 @@ def _likelier_form(tokenizer: Tokenizer, text_before: str, word: str) -> str | N
     if first_ids[bare] == first_ids[spaced]:  # the tokenizer reads both forms alike, as T5's does
         return None
     if word == bare:
-        needs_space = text_before[-1:].isalnum() or text_before[-1:] in tuple(_BEFORE_SPACE)
+        needs_space = text_before[-1:].isalnum() or text_before[-1:] in tuple(_FOLLOWED_BY_SPACE)
         if not needs_space or unicodedata.name(bare[0], "").startswith(_SCRIPTS_WITHOUT_SPACES):
             return None
-        first_letter = len(text_before) + 1
-        return spaced if _id_at(tokenizer, text_before + spaced, first_letter) == first_ids[spaced] else None
+        letter_position = len(text_before) + 1
+        return spaced if _ids_at(tokenizer, text_before + spaced, letter_position) == first_ids[spaced] else None
     if word != spaced:
         return None
     if text_before[-1:].isspace():  # the spaced form would give two spaces
         return bare
     # At the start of a text the space may be a token of its own, while in running text it is one token with the word.
-    space, letter = (_id_at(tokenizer, text_before + spaced, len(text_before) + i) for i in (0, 1))
-    return bare if letter == first_ids[bare] and space != first_ids[spaced] else None
+    space_ids, letter_ids = (_ids_at(tokenizer, text_before + spaced, len(text_before) + i) for i in (0, 1))
+    return bare if letter_ids == first_ids[bare] and space_ids != first_ids[spaced] else None
 
 
 def _tokenise(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
@@ -83,14 +83,14 @@ def _tokenise(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
     return encoding.ids, pieces
 
 
-def _id_at(tokenizer: Tokenizer, text: str, position: int) -> list[int]:
-    """Return a list of one id, of the token that covers the character at `position`; empty if no token covers it."""
+def _ids_at(tokenizer: Tokenizer, text: str, position: int) -> list[int]:
+    """Return a list with the id of the token that covers the character at `position`, or an empty list."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     return [i for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if start <= position < end][:1]
 
 
-def tokenizer_at_hand(backbone: str) -> Tokenizer | None:
-    """Return the tokenizer of a local folder or from the hub's cache, or None if neither has it.
+def local_tokenizer(backbone: str) -> Tokenizer | None:
+    """Return a backbone's tokenizer from a local folder or the hub's cache, or None if neither has it.
 
     No model is loaded and nothing is downloaded.
     """
@@ -102,8 +102,8 @@ def tokenizer_at_hand(backbone: str) -> Tokenizer | None:
 
 
 @lru_cache(maxsize=2)
-def _load_tokenizer(path: Path, changed_ns: int) -> Tokenizer:
-    """Return the tokenizer of a file. `changed_ns` makes a changed file a new entry of the cache."""
+def _load_tokenizer(path: Path, modified_ns: int) -> Tokenizer:
+    """Load the tokenizer of a file. `modified_ns` is when it was modified, so that a changed file is read again."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))

@@ -20,19 +20,21 @@ from lopt.files import write_atomically
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that a protocol needs
-_one_at_a_time = threading.RLock()  # held during a call: threads that use SFTP at once may hang
-# File systems that were opened with secrets in their URLs, by protocol and host without the secrets. So a displayed URL
-# finds its file system again.
+_call_lock = threading.RLock()  # held during a call, because threads that use SFTP at the same time may hang
+# File systems that were opened with secrets in their URLs, by protocol and host. A URL that was displayed without its
+# secrets finds its file system here.
 _opened_with_secrets: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class RemoteLocation:
-    """A location behind a URL. Every failure of its file system is raised as an OSError.
+    """A file or folder at a URL. Every failure of its file system is raised as an OSError.
 
     Attributes:
         url: the URL for display, without user, password and query.
-        path: the path in the file system's own form.
+        path: the path in the form that the file system takes.
+        protocol: the part of the URL before "://", in lower case.
+        filesystem: the file system, of fsspec.
     """
 
     url: str
@@ -52,7 +54,7 @@ class RemoteLocation:
 
     @property
     def is_object_store(self) -> bool:
-        """Whether a PUT writes a file completely or not at all. Such a store cannot rename."""
+        """Whether this is an object store. A PUT writes a file completely or not at all; renaming is impossible."""
         return self.protocol in _OBJECT_STORES
 
     @property
@@ -90,7 +92,7 @@ class RemoteLocation:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes | memoryview) -> None:
-        """Write all of `content`, or nothing when that fails."""
+        """Write all of `content`, or change nothing if that fails."""
         if self.is_object_store:
             self._call("pipe_file", self.path, bytes(content))
             return
@@ -139,14 +141,14 @@ class RemoteLocation:
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the file system, and turn its exceptions into OSErrors without secrets."""
         try:
-            with contextlib.nullcontext() if self.filesystem.async_impl else _one_at_a_time:
+            with contextlib.nullcontext() if self.filesystem.async_impl else _call_lock:
                 self.filesystem.invalidate_cache()  # other processes write there, too
                 return getattr(self.filesystem, method)(*arguments, **options)
         except OSError:
             raise
         except Exception as error:  # each file system has its own exceptions
             reason = " ".join(f"{type(error).__name__} {error}".split())
-            raise OSError(f"{self.url}: {redacted(reason)}") from error
+            raise OSError(f"{self.url}: {redact(reason)}") from error
 
 
 Location: TypeAlias = Path | RemoteLocation
@@ -155,7 +157,7 @@ Location: TypeAlias = Path | RemoteLocation
 def location(name: str | Path | RemoteLocation) -> Location:
     """Return the location that a folder's name or a URL names.
 
-    After a URL with a password was given once, its displayed form without the password names the same location.
+    Once a URL with a password has been given, the same URL without the password, as displayed, names that location too.
 
     Raises:
         ValueError: the URL names no folder, or its file system is unknown or not installed.
@@ -166,14 +168,14 @@ def location(name: str | Path | RemoteLocation) -> Location:
     scheme = _URL.match(url)
     if isinstance(name, Path) or not scheme:
         return Path(name)
-    protocol, rest = scheme[1].lower(), url[scheme.end() :].rstrip("/")
+    protocol, address = scheme[1].lower(), url[scheme.end() :].rstrip("/")
     if protocol in ("file", "local"):
-        return Path(rest)
-    if not rest or "::" in rest or ".." in rest.split("/"):
-        raise ValueError(f"{redacted(url)} does not name a folder; give one as in s3://bucket/prefix")
+        return Path(address)
+    if not address or "::" in address or ".." in address.split("/"):
+        raise ValueError(f"{redact(url)} does not name a folder; give a URL such as s3://bucket/prefix")
     from fsspec.core import url_to_fs
 
-    safe_url = redacted(url).rstrip("/")
+    safe_url = redact(url).rstrip("/")
     host = f"{protocol}://{safe_url.partition('://')[2].partition('/')[0]}"
     has_secrets = safe_url != url.rstrip("/")
     try:
@@ -181,31 +183,31 @@ def location(name: str | Path | RemoteLocation) -> Location:
             filesystem = _opened_with_secrets[host]
             path = filesystem._strip_protocol(url)
         else:
-            filesystem, path = url_to_fs(f"{protocol}://{rest}")
+            filesystem, path = url_to_fs(f"{protocol}://{address}")
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
-        raise ValueError(f"{redacted(url)} needs a package that is not installed: {remedy}") from None
+        raise ValueError(f"{redact(url)} needs a package that is not installed: {remedy}") from None
     except Exception as error:  # each file system has its own exceptions for a bad URL
-        raise ValueError(f"{redacted(url)} cannot be used: {redacted(' '.join(str(error).split()))}") from None
+        raise ValueError(f"{redact(url)} cannot be used: {redact(' '.join(str(error).split()))}") from None
     if has_secrets:
         _opened_with_secrets[host] = filesystem
     return RemoteLocation(safe_url, path.rstrip("/"), protocol, filesystem)
 
 
-def write(to: Location, content: bytes | memoryview) -> None:
-    """Write all of `content` to a file, or nothing when that fails. The folder is made if it does not exist."""
-    if isinstance(to, RemoteLocation):
-        to.write_bytes(content)
+def write(file: Location, content: bytes | memoryview) -> None:
+    """Write all of `content` to a file, or change nothing if that fails. The folder is made if it does not exist."""
+    if isinstance(file, RemoteLocation):
+        file.write_bytes(content)
     else:
-        write_atomically(to, content)
+        write_atomically(file, content)
 
 
-def check_replaces(folder: Location) -> None:
-    """Check that a file in this folder can be replaced, if that depends on a server.
+def check_can_replace(folder: Location) -> None:
+    """Check that a file in this folder can be replaced. Local folders and object stores need no check.
 
     Raises:
-        ValueError: a file that is written again keeps its old content, or cannot be written again.
+        ValueError: the server refuses to write a file again, or keeps its old content.
     """
     if isinstance(folder, Path) or folder.is_object_store:
         return
@@ -225,7 +227,7 @@ def check_replaces(folder: Location) -> None:
 
 
 def read_part(file: Location, begin: int, end: int) -> bytes:
-    """Return the bytes of a file from `begin` up to `end`, or up to the end of the file."""
+    """Return the bytes of a file from `begin` up to `end`, or fewer if the file ends before."""
     if isinstance(file, RemoteLocation):
         return file._call("cat_file", file.path, start=begin, end=end)
     with file.open("rb") as stream:
@@ -233,14 +235,14 @@ def read_part(file: Location, begin: int, end: int) -> bytes:
         return stream.read(end - begin)
 
 
-def move(folder: Location, to: Location) -> None:
-    """Rename a folder with everything in it; on an object store, file by file."""
-    if isinstance(folder, RemoteLocation) and isinstance(to, RemoteLocation):
-        folder._call("mv", folder.path, to.path, **({"recursive": True} if folder.is_object_store else {}))
-    elif isinstance(folder, Path) and isinstance(to, Path):
-        folder.rename(to)
+def move(folder: Location, target: Location) -> None:
+    """Rename a folder with everything in it. On an object store this moves file by file."""
+    if isinstance(folder, RemoteLocation) and isinstance(target, RemoteLocation):
+        folder._call("mv", folder.path, target.path, **({"recursive": True} if folder.is_object_store else {}))
+    elif isinstance(folder, Path) and isinstance(target, Path):
+        folder.rename(target)
     else:
-        raise ValueError(f"{folder} and {to} are not on the same file system; give two locations that are")
+        raise ValueError(f"{folder} and {target} are not on the same file system; give two locations that are")
 
 
 def remove_all(folder: Location) -> None:
@@ -256,12 +258,12 @@ def remove_all(folder: Location) -> None:
 
 def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
     """Yield each file with its content, or with the error that prevented reading it. Remote files are read together."""
-    remote = {file.path: file for file in files if isinstance(file, RemoteLocation)}
-    if remote:
-        any_file = next(iter(remote.values()))
-        for path, content in any_file._call("cat", list(remote), on_error="return").items():
+    remote_files = {file.path: file for file in files if isinstance(file, RemoteLocation)}
+    if remote_files:
+        any_file = next(iter(remote_files.values()))
+        for path, content in any_file._call("cat", list(remote_files), on_error="return").items():
             is_content_or_error = isinstance(content, bytes | OSError)
-            yield remote[path], content if is_content_or_error else OSError(redacted(str(content)))
+            yield remote_files[path], content if is_content_or_error else OSError(redact(str(content)))
         return
     for file in files:
         try:
@@ -274,7 +276,7 @@ def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
 def local_copy(source: Location) -> Iterator[Path]:
     """Yield a local path with the content of a file, or of a folder of files.
 
-    A local `source` is yielded itself; of a remote one a temporary copy is made.
+    A local `source` is yielded as it is. A remote one is copied to a temporary folder.
 
     Raises:
         OSError: one of the files cannot be read.
@@ -315,10 +317,10 @@ _SECRET = re.compile(
 )
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text without its secrets.
 
-    These are users and passwords in URLs, the URLs' queries (signatures), and the values of keys such as token and
-    password.
+    Secrets are users and passwords in URLs, the queries of URLs (they may hold signatures), and the values of keys such
+    as token and password.
     """
     return _SECRET.sub(r"\1***", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))

@@ -11,7 +11,7 @@ from lopt import backbones, methods
 from lopt.artifact import Prompt
 from lopt.backbones.seq2seq import SENTINEL
 from lopt.config import TrialConfig, folder_name
-from lopt.data import most_tokens
+from lopt.data import max_input_tokens
 from lopt.settings import METRICS
 
 _CARD = """\
@@ -161,7 +161,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
         indented_template=template.replace("\n", "\n    "),
         reading=reading.sentence,
         words_text=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
-        token_limit=most_tokens(config, backbone),
+        token_limit=max_input_tokens(config, backbone),
         cut=task.cut,
         auto_class=reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",

@@ -26,36 +26,36 @@ def cache_dir() -> Path:
         ValueError: `LOPT_CACHE_DIR` is not a folder and none can be made there.
         OSError: a temporary folder cannot be made either.
     """
-    named = os.environ.get(_CACHE_VARIABLE)
-    if not named:
+    user_folder = os.environ.get(_CACHE_VARIABLE)
+    if not user_folder:
         return _default_or_temporary(_default_cache())
     try:
-        Path(named).mkdir(parents=True, exist_ok=True)
+        Path(user_folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_be_written(Path(named), error) from None
-    return Path(named)
+        raise _write_error(Path(user_folder), error) from None
+    return Path(user_folder)
 
 
-def cached(*parts: str) -> Path:
-    """Return the path of a cache entry, whether it exists already or is still to be made.
+def cache_entry(*parts: str) -> Path:
+    """Return the path of a cache entry, which need not exist yet. `parts` are the names below the cache folder.
 
-    An existing entry is used even from a cache that can only be read.
+    If the entry exists, the cache need not be writable.
 
     Raises:
         ValueError, OSError: as for `cache_dir`.
     """
-    named = os.environ.get(_CACHE_VARIABLE)
-    cache = Path(named) if named else _default_cache()
+    user_folder = os.environ.get(_CACHE_VARIABLE)
+    cache = Path(user_folder) if user_folder else _default_cache()
     if cache is not None and cache.joinpath(*parts).exists():
         return cache.joinpath(*parts)
     return cache_dir().joinpath(*parts)
 
 
-def made_once(folder: Path, make: Callable[[Path], None], also: type[Exception] = OSError) -> Path:
+def make_once(folder: Path, make: Callable[[Path], None], write_error: type[Exception] = OSError) -> Path:
     """Return a folder of the cache. `make` makes it if it does not exist yet, in one process at a time.
 
     Raises:
-        ValueError: `make` raised an OSError, or an exception of type `also`: the cache cannot be written.
+        ValueError: the cache cannot be written, because `make` raised an OSError or a `write_error`.
     """
     if not folder.is_dir():
         try:
@@ -63,12 +63,12 @@ def made_once(folder: Path, make: Callable[[Path], None], also: type[Exception] 
             with FileLock(f"{folder}.lock"):
                 if not folder.is_dir():
                     make(folder)
-        except (OSError, also) as error:
-            raise _cannot_be_written(folder.parent, error) from None
+        except (OSError, write_error) as error:
+            raise _write_error(folder.parent, error) from None
     return folder
 
 
-def _cannot_be_written(folder: Path, error: Exception) -> ValueError:
+def _write_error(folder: Path, error: Exception) -> ValueError:
     reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     return ValueError(
         f"{folder} cannot be written ({reason}): make room there, or name another folder in {_CACHE_VARIABLE} "
@@ -85,7 +85,7 @@ def _default_cache() -> Path | None:
 
 @lru_cache(maxsize=8)
 def _default_or_temporary(default: Path | None) -> Path:
-    """Return `default` if it can be written, else a temporary folder, with a note that each process prints once."""
+    """Return `default` if it can be written, else a temporary folder, of which each process prints a note once."""
     reason = "there is no home folder"
     if default is not None:
         try:
@@ -105,7 +105,7 @@ def _default_or_temporary(default: Path | None) -> Path:
 
 
 def _temporary_cache() -> Path:
-    """Return a temporary folder: the same one for all processes of this user, or a new one if others can write it."""
+    """Return a temporary folder: one that this user's processes share, or a new one if others can write to it."""
     folder = Path(tempfile.gettempdir()) / f"lopt-cache-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
@@ -114,14 +114,14 @@ def _temporary_cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="lopt-cache-"))
 
 
-def fetch(requirement: str, sha256: str) -> Path:
+def fetch_package(requirement: str, sha256: str) -> Path:
     """Return the file of a pinned requirement (`name==version`), downloaded if the cache does not have it.
 
     Raises:
         ValueError: pip could not download it, its hash is wrong, or the cache cannot be written.
     """
-    folder = cached("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
-    (file,) = made_once(folder, partial(_download, requirement, sha256)).iterdir()
+    folder = cache_entry("packages", f"{requirement.replace('==', '-')}-{sha256[:12]}")
+    (file,) = make_once(folder, partial(_download, requirement, sha256)).iterdir()
     return file
 
 

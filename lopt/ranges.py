@@ -54,14 +54,14 @@ class Whole:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of different values."""
+    """A choice among different values."""
 
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         values = self.values
         if not isinstance(values, list | tuple) or not values or any(values.count(value) > 1 for value in values):
-            raise ValueError(f"choice of {values!r} is not valid: give a tuple of one value or more, each once")
+            raise ValueError(f"choice of {values!r} is not valid: give a tuple of one or more values, each once")
         object.__setattr__(self, "values", tuple(values))
 
     def __str__(self) -> str:

@@ -169,7 +169,7 @@ _SETTING_COLUMNS = ("method", "backbone", "task", "length", "rank", "learning_ra
              "dropout", "precision")  # fmt: skip
 _OMITTED_FIELDS = ("width", "test_loss", "protocol", "schema_version")
 _FIELD_COLUMNS = tuple(
-    name for name, field_type in field_types(TrialRecord).items() if field_type.plain and name not in _OMITTED_FIELDS
+    name for name, field_type in field_types(TrialRecord).items() if field_type.is_plain and name not in _OMITTED_FIELDS
 )
 
 

@@ -46,9 +46,9 @@ _OTHER_NAMES = {
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return " Did you mean …?" with a valid name that is similar, or that other programs call `name`; else ""."""
-    valid, plain_name = list(valid), str(name).lower().replace("-", "_")
-    candidates = [setting for setting, others in _OTHER_NAMES.items() if plain_name in others and setting in valid]
+    """Return " Did you mean …?" with the valid name that `name` most likely means, or "" if there is none."""
+    valid, normalised_name = list(valid), str(name).lower().replace("-", "_")
+    candidates = [s for s, other_names in _OTHER_NAMES.items() if normalised_name in other_names and s in valid]
     candidates += difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     return f" Did you mean {candidates[0]!r}?" if candidates else ""
 
@@ -58,8 +58,8 @@ def names(package: str) -> list[str]:
     if package in sys.modules:
         folders = sys.modules[package].__path__
     else:
-        spec = importlib.util.find_spec(package)
-        folders = (spec and spec.submodule_search_locations) or []
+        package_spec = importlib.util.find_spec(package)
+        folders = (package_spec and package_spec.submodule_search_locations) or []
     return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 
@@ -78,7 +78,7 @@ def plugins(package: str) -> dict[str, Any]:
     for name in names(package):
         spec = getattr(importlib.import_module(f"{package}.{name}"), "SPEC", None)
         if spec is None:
-            raise ValueError(f"{package}.{name} has no SPEC: give it one, or a name that begins with _")
+            raise ValueError(f"{package}.{name} has no SPEC: define it, or begin the name of the file with _")
         if spec.name in specs:
             raise ValueError(f"two modules of {package} are both named {spec.name!r}: rename one of them")
         specs[spec.name] = spec

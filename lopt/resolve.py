@@ -20,7 +20,7 @@ def resolve(config: TrialConfig) -> TrialConfig:
 
 
 def default_precision() -> str:
-    """Return "bf16" where the hardware multiplies it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
+    """Return "bf16" if the hardware computes in it (CUDA from Ampere, x86 with AMX or AVX512-BF16), else "fp32"."""
     import torch
 
     if torch.cuda.is_available():

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.errors import imported
+from lopt.errors import import_optional
 from lopt.files import refuse_pointer
 
 _SAVE_AS_UTF8 = "save the file as UTF-8"
 csv.field_size_limit(sys.maxsize)  # the default limit would refuse texts of more than 131,072 characters
 
 
-def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
+def read_rows(path: Path) -> Iterable[Mapping[str, Any]]:
     """Return the rows of a file.
 
     Raises:
@@ -27,7 +27,8 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
     refuse_pointer(path)
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_json_lines}
     if path.suffix not in readers:
-        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; valid: {', '.join(readers)}")
+        suffix = f"the suffix {path.suffix}" if path.suffix else "no suffix"
+        raise ValueError(f"{path} has {suffix}; valid: {', '.join(readers)}")
     rows = list(readers[path.suffix](path))
     if not rows:
         raise ValueError(f"{path} holds no rows")
@@ -35,7 +36,7 @@ def rows_of(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterable[Mapping[str, Any]]:
-    parquet = imported("pyarrow.parquet", f"reading {path} needs")
+    parquet = import_optional("pyarrow.parquet", f"reading {path} needs")
     try:
         table = parquet.read_table(path)
         rows = table.to_pylist()
@@ -55,7 +56,7 @@ def _refuse_repeated_columns(columns: Sequence[str], source: str) -> None:
         raise ValueError(f"{source} has two columns {repeated!r}; rename or remove one of them")
 
 
-def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     _refuse_repeated_columns([name for name, _ in pairs], "its object")
     return dict(pairs)
 
@@ -86,7 +87,7 @@ def _read_csv(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _describe_undecodable(path: Path) -> str:
-    """Return where a file is not UTF-8, and what to do."""
+    """Return a text that says where a file is not UTF-8, and what to do."""
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return f"line 1: it begins with byte 0x{content[0]:02x}, as UTF-16 does; {_SAVE_AS_UTF8}"
@@ -107,7 +108,7 @@ def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line, object_pairs_hook=_json_object)
+            row: Any = json.loads(line, object_pairs_hook=_object_of_unique_names)
         except json.JSONDecodeError as error:  # str(error) counts lines within this one line
             reason = f"it holds zero bytes: {_SAVE_AS_UTF8}" if "\0" in line else f"{error.msg} at column {error.colno}"
             raise ValueError(f"{path}, line {number} is not valid JSON ({reason})") from None

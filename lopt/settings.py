@@ -8,8 +8,8 @@ from typing import Any
 from lopt.field_types import field_types
 from lopt.registry import nearest
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # setting and display name
-LARGEST_SEED = 2**32 - 1  # that numpy.random.RandomState takes
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # the value of the setting, and its display name
+LARGEST_SEED = 2**32 - 1  # the largest that numpy.random.RandomState takes
 _VALID_WORDS = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
     "optimizer": ("adafactor", "adamw"),
@@ -18,7 +18,7 @@ _VALID_WORDS = {
     "metric": tuple(METRICS),
 }
 _POSITIVE, _SHARE = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
-_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # in words, and as a test
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # each in words, and as a check
     "learning_rate": _POSITIVE,
     "clip_norm": _POSITIVE,
     "weight_decay": ("0 or more", lambda value: value >= 0),
@@ -34,13 +34,13 @@ class TrialSettings:
     or backbone, which `TrialConfig` fills in.
 
     Args:
-        method: a module of `lopt/methods/`.
-        task: a module of `lopt/tasks/`, or a folder with a `task.toml`.
+        method: name of a module in `lopt/methods/`.
+        task: name of a module in `lopt/tasks/`, or path of a folder with a `task.toml`.
         backbone: a name that `lopt/backbones/` knows, a local folder, or a hub name.
         length: prompt length n, in virtual tokens; None for methods without a prompt.
         rank: rank r, for the methods that have one.
-        learning_rate: of the optimiser. None stands for the method's recipe. The same holds for optimizer, schedule,
-            warmup and weight_decay.
+        learning_rate: learning rate of the optimiser. None takes it from the method's recipe. The same holds for
+            optimizer, schedule, warmup and weight_decay.
         optimizer: "adafactor" or "adamw".
         weight_decay: weight decay of the optimiser, 0 or more.
         seed: seed of the initial values and of the batch order.
@@ -49,20 +49,20 @@ class TrialSettings:
         warmup: share of the steps, in [0, 1), in which the learning rate rises linearly.
         clip_norm: the largest Euclidean norm that a step's gradient may have, over all trained values together.
         dropout: rate, in [0, 1), of every dropout layer of the backbone, in training steps only. The masks depend on
-            seed and step (and on the part of the batch, where a batch is split because memory runs out), so such a
-            trial does not share its passes with others.
-        batch_size: examples per step.
-        max_steps: steps of a whole trial. Each step is one update.
-        eval_every: steps between two evaluations on the selection examples. One more evaluation comes at the end.
-        template: text with `{column}` fields. The label is read after its last token, or where `{mask}` stands.
+            seed and step (and on the part of the batch, if a batch is split because memory runs out). So such a trial
+            does not share its passes with others.
+        batch_size: number of examples in a step.
+        max_steps: number of steps in a whole trial. Each step is one update.
+        eval_every: number of steps between two evaluations on the selection examples. The last step has one too.
+        template: text with `{column}` fields. The label is read after its last token, or at `{mask}`.
         label_words: one word for each class, in the order of the classes.
-        max_tokens: the most tokens of template and text together; the text is cut, never the template. None stands for
-            the backbone's window less the prompt.
-        train_min_tokens, train_max_tokens: training texts with fewer or more tokens, template included, are left out.
-            Selection and reported examples are never left out.
+        max_tokens: the largest number of tokens of template and text together. Longer texts are cut, the template never
+            is. None stands for the backbone's window less the prompt.
+        train_min_tokens, train_max_tokens: training texts with fewer or more tokens than this, template included, are
+            left out. Selection and reported examples are never left out.
         train_examples, selection_examples, test_examples: sizes of stratified subsets, drawn by `data_seed`. None takes
             all examples.
-        shots: train on this many examples of each class, and select on as many unless selection_examples is given.
+        shots: number of examples of each class to train on, and to select on unless selection_examples is given.
         holdout: where the selection examples come from: "train" (min(5,000, 10 %) held out of the training split) or
             "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
         metric: the score on the selection examples that selects three things: the step that a trial keeps, the trials
@@ -70,9 +70,9 @@ class TrialSettings:
             of the classes' F1.
         data_seed: seed of the held-out part and of the subsets. It is the same for all trials of a sweep, so that they
             are compared on the same examples.
-        precision: of the backbone. "auto" is bf16 where the hardware has it, else fp32. Trained values and the
+        precision: precision of the backbone. "auto" is bf16 if the hardware has it, else fp32. Trained values and the
             optimiser's state are fp32 (fp64 with "fp64", which is for tests).
-        data_revision, model_revision: filled in by `lopt.resolve.resolve`.
+        data_revision, model_revision: versions of data and weights, filled in by `lopt.resolve.resolve`.
 
     Raises:
         ValueError: a value is invalid. The message names the field, its value and what is valid.
@@ -126,19 +126,19 @@ class TrialSettings:
                 raise ValueError(f"{name} is {value!r}; give text, or leave it out")
         if not isinstance(self.options, Mapping):
             raise ValueError(f"options is {self.options!r}; give a mapping of the method's options")
-        if not isinstance(self.label_words, list | tuple | None):  # each letter of a text would count as a word
+        if not isinstance(self.label_words, list | tuple | None):  # in a text, each letter would count as a word
             raise ValueError(f"label_words is {self.label_words!r}; give a list of texts")
         if self.shots is not None and self.train_examples is not None:
-            raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give one of them")
+            raise ValueError(f"shots is {self.shots} and train_examples {self.train_examples}: give only one of them")
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone is {self.backbone!r}; give a name, a local folder or a hub name")
 
 
-def _check_whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
-    if value > most:  # the value itself may have thousands of digits
-        raise ValueError(f"{name} is above {most:,}; give a whole number, {least} to {most:,}")
+def _check_whole_number(name: str, value: Any, minimum: int, maximum: int = 2**31 - 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} is {value!r}; give a whole number, {minimum} or more")
+    if value > maximum:  # the message omits the value, which may have thousands of digits
+        raise ValueError(f"{name} is above {maximum:,}; give a whole number, {minimum} to {maximum:,}")
 
 
 def _check_real_number(name: str, value: Any, valid: str, is_valid: Callable[[float], bool]) -> None:

@@ -1,7 +1,7 @@
 """Two rules for special tokens.
 
-A user's text that spells out a special token is read as ordinary text, and the input of a causal model ends with its
-template.
+If a user's text spells out a special token, it is read as ordinary text. The input of a causal model ends with its
+template, so no special token comes after it.
 """
 
 import copy
@@ -15,13 +15,13 @@ from typing import Any
 from lopt.types import Tokenizer
 
 Span = tuple[int, int]
-_NOT_IN_TEXT = "\uffff"  # Unicode reserves this character, so no text holds it
+_RESERVED = "\uffff"  # a character that Unicode keeps out of texts
 
 
-def without_end(tokenizer: Tokenizer) -> Tokenizer:
+def without_end_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer that appends no special tokens: `tokenizer` itself if it appends none, else a changed copy.
 
-    A causal model reads the label after the last token of the template. After `</s>` it would begin another text.
+    A causal model reads the label after the last token of the template. After `</s>` it would begin a new text.
     Special tokens in front, such as BOS, stay.
     """
     import tokenizers
@@ -41,13 +41,13 @@ def without_end(tokenizer: Tokenizer) -> Tokenizer:
     }
     changed = copy.deepcopy(tokenizer)
     processor = tokenizers.processors.TemplateProcessing(single="$A", special_tokens=[])
-    # The state is set as JSON, because the arguments would split a token with a colon into two.
+    # The state is set as JSON, because the constructor would split a token with a colon into two.
     processor.__setstate__(json.dumps(state).encode())
     changed.backend_tokenizer.post_processor = processor
     return changed
 
 
-def end_of(tokenizer: Tokenizer) -> list[str]:
+def end_tokens(tokenizer: Tokenizer) -> list[str]:
     """Return the special tokens that a tokenizer appends to every text."""
     return [str(tokenizer.convert_ids_to_tokens(i)) for i in _ids_around(tokenizer)[1]]
 
@@ -56,14 +56,14 @@ def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids of the special tokens that a tokenizer puts before and after every text."""
     import tokenizers
 
-    # The text between them is one token of another vocabulary. In the tokenizer's own vocabulary any text might have no
+    # The text between them is one token of a made-up vocabulary. In the tokenizer's own vocabulary a text may have no
     # token at all, for example an "a" in a vocabulary of amino acids.
     encoding = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a")
     processor = tokenizer.backend_tokenizer.post_processor
     if processor is not None:
         encoding = processor.process(encoding)
-    ids, is_special = encoding.ids, encoding.special_tokens_mask
-    text_start, text_end = is_special.index(0), len(is_special) - is_special[::-1].index(0)
+    ids, special_mask = encoding.ids, encoding.special_tokens_mask
+    text_start, text_end = special_mask.index(0), len(special_mask) - special_mask[::-1].index(0)
     return ids[:text_start], ids[text_end:]
 
 
@@ -78,33 +78,34 @@ def encode_as_text(
 ) -> tuple[list[int], list[Span]] | None:
     """Return token ids and offsets of a filled template in which only the template's own special tokens are special.
 
-    None if the columns spell out no special token, so that the tokenizer's own reading is right.
+    Return None if the columns spell out no special token, because the tokenizer's own reading is then right.
 
     Args:
         text: the filled template.
-        column_spans: the spans of the columns in it.
+        column_spans: the span of characters that each column takes up in `text`.
     """
     plain = _without_special_tokens(tokenizer)
     if plain is None:
         return None
-    of_template = [
+    template_matches = [
         match
         for match in _special_pattern(tokenizer).finditer(text)
         if all(match.end() <= start or match.start() >= end for start, end in column_spans)
     ]
-    # The whole text is encoded at once, with the template's special tokens under their new names. Encoding piece by
-    # piece would differ where a tokenizer reads the first word of a text otherwise than a word after a special token
-    # (Metaspace with prepend_scheme "first").
-    positions = [match.start(str(match.lastgroup)) for match in of_template]
+    # The whole text is encoded at once, after the template's special tokens get the names that they have in `plain`.
+    # Encoding piece by piece would differ if the tokenizer reads the first word of a text differently from a word after
+    # a special token (Metaspace with prepend_scheme "first").
+    positions = [match.start(str(match.lastgroup)) for match in template_matches]
     piece_spans = list(zip([0, *positions], [*positions, len(text)], strict=True))
-    renamed_text = _NOT_IN_TEXT.join(text[start:end] for start, end in piece_spans)
+    renamed_text = _RESERVED.join(text[start:end] for start, end in piece_spans)
     encoding = plain.encode(renamed_text, add_special_tokens=False)
     if encoding.ids == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
         return None
     before, after = _ids_around(tokenizer)
-    inserted = [position + number for number, position in enumerate(positions)]  # of `_NOT_IN_TEXT`, in `renamed_text`
+    reserved_positions = [position + number for number, position in enumerate(positions)]  # in `renamed_text`
     spans = [
-        (start - bisect_left(inserted, start), end - bisect_left(inserted, end)) for start, end in encoding.offsets
+        (start - bisect_left(reserved_positions, start), end - bisect_left(reserved_positions, end))
+        for start, end in encoding.offsets
     ]
     ids, offsets = [*before, *encoding.ids], [(0, 0)] * len(before) + spans
     return ids + list(after), offsets + [(0, 0)] * len(after)
@@ -112,7 +113,7 @@ def encode_as_text(
 
 @lru_cache(maxsize=8)
 def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """Return a pattern for any special token with the blanks that it absorbs. Each token's group is named by its id."""
+    """Return a pattern for any special token and the blanks that it absorbs. Each token's group is named by its id."""
     tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
     blanks = {True: r"\s*", False: ""}
@@ -126,10 +127,10 @@ def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4)
 def _without_special_tokens(tokenizer: Tokenizer) -> Any:
-    """Return a copy of the tokenizer's backend that finds no special token in a text; None if it cannot be copied.
+    """Return a copy of the tokenizer's backend that finds no special token in a text, or None if it cannot be copied.
 
-    Telling the tokenizer to skip special tokens (`encode_special_tokens`) is not enough, because the vocabularies of
-    SentencePiece hold `</s>` as an ordinary word. So each special token gets a new name that no text holds.
+    The option `encode_special_tokens` of a tokenizer is not enough, because the vocabularies of SentencePiece hold
+    `</s>` as an ordinary word. So each special token gets a new name, which begins with `_RESERVED`.
     """
     import tokenizers
 
@@ -140,21 +141,21 @@ def _without_special_tokens(tokenizer: Tokenizer) -> Any:
     model = state["model"]
     special_names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
-    def renamed(name: str) -> str:
-        return f"{_NOT_IN_TEXT}{name}" if name in special_names else name
+    def new_name(name: str) -> str:
+        return f"{_RESERVED}{name}" if name in special_names else name
 
     vocabulary: Any = model["vocab"]
     if isinstance(vocabulary, dict):
-        model["vocab"] = {renamed(name): number for name, number in vocabulary.items()}
+        model["vocab"] = {new_name(name): number for name, number in vocabulary.items()}
     else:
-        model["vocab"] = [[renamed(name), score] for name, score in vocabulary]
+        model["vocab"] = [[new_name(name), score] for name, score in vocabulary]
     if "merges" in model:  # a merge may not name a token that no longer exists under its old name
         pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"])
         model["merges"] = [pair for pair in pairs if special_names.isdisjoint((*pair, "".join(pair)))]
     if model.get("unk_token"):
-        model["unk_token"] = renamed(model["unk_token"])
+        model["unk_token"] = new_name(model["unk_token"])
     for token in state["added_tokens"]:
-        token["content"] = renamed(token["content"])
+        token["content"] = new_name(token["content"])
     plain = tokenizers.Tokenizer.from_str(json.dumps(state))
     plain.no_padding()
     plain.no_truncation()

@@ -1,8 +1,8 @@
 """Token ids of many texts: in one array, and in a cache on disk.
 
-Texts that one worker has tokenised, the next one reads from `cache_dir()/tokens`. That changes no result: a file is
-named by a hash of all that its ids depend on, so it is never out of date. A damaged file is replaced, and a cache that
-cannot be written is not used.
+The cache is the folder `cache_dir()/tokens`, so that texts which one worker has tokenised need not be tokenised by the
+next. It changes no result: a file is named by a hash of all that its ids depend on, so it is never out of date. A
+damaged file is replaced, and a cache that cannot be written is not used.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from lopt.files import write_atomically
 from lopt.packages import cache_dir
 from lopt.types import Tokenizer
 
-MIN_CHARACTERS = 250_000  # fewer are tokenised about as fast as the tokenizer is hashed
-MAX_BYTES = 2 * 2**30  # of all files; beyond this, the least recently used files are removed
+MIN_CHARACTERS = 250_000  # shorter texts are not cached: tokenising them is about as fast as hashing the tokenizer
+MAX_BYTES = 2 * 2**30  # of all files together; beyond this, the least recently used files are removed
 _FORMAT = "3"  # version of the files' content, and of how this program computes ids
 
 
 class TokenIds(Sequence[tuple[int, ...]]):
     """Token ids of many texts, one after another in one array.
 
-    A token takes four bytes here; in a tuple of integers it takes about forty.
+    A token takes four bytes here, and about forty in a tuple of integers.
 
     Args:
         flat: the ids of all texts.
@@ -40,8 +40,8 @@ class TokenIds(Sequence[tuple[int, ...]]):
         self._ends = np.cumsum(lengths)
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]]) -> Self:
-        """Return the same ids in one array. `texts` has one sequence of ids for each text."""
+    def from_lists(cls, texts: Sequence[Sequence[int]]) -> Self:
+        """Return the ids of N texts. `texts` has one sequence of ids for each text."""
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return cls(np.fromiter(chain.from_iterable(texts), np.int32, lengths.sum()), lengths)
 
@@ -70,26 +70,29 @@ def cached_token_ids(
     """Return the ids that `tokenise` returns, from the cache if it has them.
 
     Args:
-        key_parts: everything that the ids depend on except the tokenizer, the texts included.
+        key_parts: everything that the ids depend on except the tokenizer. This includes the texts.
     """
     path = _cache_path(tokenizer, key_parts) if sum(map(len, key_parts)) >= MIN_CHARACTERS else None
     token_ids = _read(path) if path is not None else None
     if token_ids is None:
-        token_ids = TokenIds.of(tokenise())
+        token_ids = TokenIds.from_lists(tokenise())
         if path is not None:
             _write(path, token_ids)
     return token_ids
 
 
 def _cache_path(tokenizer: Tokenizer, key_parts: Sequence[str]) -> Path | None:
-    """Return the file for these ids; None if there is no cache folder or the tokenizer has steps in Python."""
+    """Return the path of the file with these ids, or None.
+
+    None if there is no cache folder, or if the tokenizer cannot be hashed because it has steps in Python.
+    """
     import tokenizers
 
     try:
         content, cache_folder = tokenizer.backend_tokenizer.to_str(), folder()
     except Exception:  # tokenizers raises plain Exception
         return None
-    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # not part of the content
+    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # the content lacks it
     digest = hashlib.sha256()
     for part in (_FORMAT, tokenizers.__version__, type(tokenizer).__name__, splits_special, content, *key_parts):
         encoded = part.encode("utf-8", "surrogatepass")
@@ -99,9 +102,10 @@ def _cache_path(tokenizer: Tokenizer, key_parts: Sequence[str]) -> Path | None:
 
 
 def _read(path: Path) -> TokenIds | None:
-    # The file is not mapped into memory: if another machine removed it from a shared folder, this process would crash.
+    # The file is not mapped into memory, because this process would then crash if another machine removed the file from
+    # a shared folder.
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # this verifies the checksums
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # verifies the checksums
             token_ids = TokenIds(arrays["flat"], arrays["lengths"])
     except Exception:  # the file is absent or damaged, and each layer has its own exceptions for damage
         return None
@@ -119,7 +123,7 @@ def _write(path: Path, token_ids: TokenIds) -> None:
 
 
 def _evict(cache_folder: Path) -> None:
-    """Remove the least recently used files, including leftovers of interrupted writers, until `MAX_BYTES` are left."""
+    """Remove the least recently used files, including leftovers of interrupted writers, until `MAX_BYTES` remain."""
     stats = ((path, path.stat()) for path in cache_folder.iterdir())
     newest_first = sorted(((stat.st_mtime_ns, stat.st_size, path) for path, stat in stats), reverse=True)
     total = 0

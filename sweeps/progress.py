@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lopt.errors import cut_short, reader_has_gone
+from lopt.errors import cut_short, discard_output
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
@@ -134,7 +134,7 @@ class Progress(Listener):
                 print(f"{self.line()}{f' | {event_text}' if event_text else ''}", flush=True)
             self._drawn_at = now
         except OSError:  # nobody reads the output any more, which is no reason to end a sweep
-            reader_has_gone()
+            discard_output()
 
     def close(self) -> None:
         """End the last line on the terminal, so that later output does not overwrite it."""

@@ -18,14 +18,14 @@ if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps
     import lopt.python_version  # noqa: F401  # first, because it refuses a Python that cannot read the modules below
 
 from lopt import commands, exit_codes, registry
-from lopt.errors import Parser, one_line, reader_has_gone
+from lopt.errors import Parser, discard_output, one_line
 from sweeps.budget import OutOfTime
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     command_line = Parser(
-        prog=commands.line("sweep").removeprefix("python "),
+        prog=commands.command_line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; a finished trial is never run again.",
         epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return exit_codes.BUDGET
     except BrokenPipeError:
-        reader_has_gone()
+        discard_output()
         return exit_codes.FAILED
     except (ValueError, OSError) as error:  # OSError: a folder cannot be written, a cluster does not answer
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -199,7 +199,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
         for name, value in vars(parsed).items()
         if name in option_names
     }
-    sweep = Sweep(plan, store, Options(**option_values), commands.words("sweep", *arguments))
+    sweep = Sweep(plan, store, Options(**option_values), commands.command_words("sweep", *arguments))
     if parsed.probe and parsed.json:
         with contextlib.redirect_stdout(sys.stderr):
             prediction = sweep.probe(parsed.price_per_hour)

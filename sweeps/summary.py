@@ -43,7 +43,7 @@ def summarise(
     unconfirmed_names = _unconfirmed_names(plan, records)
     if unconfirmed_names:
         lines.append(f"no confirmed trial: {', '.join(unconfirmed_names)}")
-    lines.append(f"report: {commands.line('report', store)}")
+    lines.append(f"report: {commands.command_line('report', store)}")
     return "\n".join(lines), INCOMPLETE if counts["failed"] or unconfirmed_names else COMPLETE
 
 
@@ -56,7 +56,7 @@ def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command
     lines = [f"some trials failed; {same_command} tries them again:"] if failed_records else []
     for error_type, records in sorted(records_by_type.items(), key=lambda item: -len(item[1])):
         message = " ".join(str((records[0].error or {}).get("message")).split())
-        rerun = commands.line("lopt", "run", "--config", display_path(store.path(records[0].key)))
+        rerun = commands.command_line("lopt", "run", "--config", display_path(store.path(records[0].key)))
         lines.append(f"  {len(records)} × {error_type}: {cut_short(message)}")
         lines.append(f"    to reproduce one: {rerun}")
     return lines

@@ -19,9 +19,9 @@ FIXED = {
 }
 
 
-def fixed(examples: int) -> settings:
-    """Return Hypothesis settings for a fixed sequence of examples."""
-    return settings(max_examples=examples, **FIXED)
+def fixed(example_count: int) -> settings:
+    """Return Hypothesis settings that try the same `example_count` examples in every run."""
+    return settings(max_examples=example_count, **FIXED)
 
 
 # Every kind of character: lone surrogates, controls, right-to-left, combining, beyond 16 bits.
@@ -50,7 +50,7 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
         return None, str(error)
 
 
-def called(main, *argv) -> tuple[int, str, str]:
+def run_command(main, *argv) -> tuple[int, str, str]:
     """Run a command and return its exit code, standard output and standard error. Its exceptions are not caught."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -58,7 +58,7 @@ def called(main, *argv) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def line_of(code: int, out: str, err: str) -> str:
+def error_line(code: int, out: str, err: str) -> str:
     """Return the one line with which a command refused bad input, after checking its form."""
     assert code == 2, (code, out, err)
     (line,) = err.splitlines()
@@ -70,7 +70,7 @@ def line_of(code: int, out: str, err: str) -> str:
 
 def refused(main, *argv, words=()) -> str:
     """Run a command that must refuse its input, and return its one error line, which must contain `words`."""
-    line = line_of(*called(main, *argv))
+    line = error_line(*run_command(main, *argv))
     for word in words:
         assert word in line, (word, line)
     return line

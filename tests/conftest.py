@@ -11,7 +11,7 @@ from hypothesis import settings
 
 # These are set before torch is imported: for the small sizes of these tests, several threads only slow each other down.
 # Commands that tests start set their own number of threads. If other work keeps the processors busy, threads that spin
-# while they wait make a step ten times slower, and Ray's niceness gives away what is left.
+# while they wait make a step ten times slower, and Ray's workers have a low priority by default.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_worker_niceness", "0")

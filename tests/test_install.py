@@ -77,11 +77,11 @@ def test_the_package_lists_its_public_names():
 
 
 def test_commands_are_printed_in_a_form_that_a_shell_can_run(monkeypatch, tmp_path):
-    assert commands.line("report", "my results/a") == "python analysis/report.py 'my results/a'"
-    assert commands.line("lopt", "run", "--config", "it's") == """python -m lopt run --config 'it'"'"'s'"""
+    assert commands.command_line("report", "my results/a") == "python analysis/report.py 'my results/a'"
+    assert commands.command_line("lopt", "run", "--config", "it's") == """python -m lopt run --config 'it'"'"'s'"""
     monkeypatch.setattr(commands, "_ROOT", tmp_path)
-    assert commands.line("sweep", "--space", "smoke") == "lopt-sweep --space smoke"
-    assert [commands.words(name)[0] for name in ("lopt", "sweep", "report")] == list(PROGRAMS)
+    assert commands.command_line("sweep", "--space", "smoke") == "lopt-sweep --space smoke"
+    assert [commands.command_words(name)[0] for name in ("lopt", "sweep", "report")] == list(PROGRAMS)
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == PROGRAMS
 
 
@@ -131,10 +131,10 @@ def _other_packages():
 
 
 @pytest.fixture
-def called(installed, tmp_path):
+def run_program(installed, tmp_path):
     """A function that runs one of the programs in an empty folder and returns its standard output."""
 
-    def call(*argv):
+    def run_in_folder(*argv):
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
         environment |= {"HF_HUB_OFFLINE": "1", "LOPT_CACHE_DIR": str(tmp_path / "cache")}
         words = [str(word) for word in argv]
@@ -143,38 +143,38 @@ def called(installed, tmp_path):
         assert process.returncode == 0, (process.stdout, process.stderr)
         return process.stdout
 
-    return call
+    return run_in_folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_wheel_works_outside_the_checkout(installed, called, tmp_path):
+def test_the_wheel_works_outside_the_checkout(installed, run_program, tmp_path):
     print_files = "import lopt, sweeps, analysis; print(lopt.__file__, sweeps.__file__, analysis.__file__)"
-    for file in called("python", "-c", print_files).split():
+    for file in run_program("python", "-c", print_files).split():
         assert Path(file).is_relative_to(installed / "venv")
     for space in ("ablation", "table1", "table2", "frontier", "search", "smoke"):
-        assert f"space {space}" in called("lopt-sweep", "--space", space, "--dry-run")
-    sweep_output = called("lopt-sweep", "--space", "smoke", "--local-mode")
+        assert f"space {space}" in run_program("lopt-sweep", "--space", space, "--dry-run")
+    sweep_output = run_program("lopt-sweep", "--space", "smoke", "--local-mode")
     assert "report: lopt-report results/smoke-paper" in sweep_output
     manifest = json.loads((tmp_path / "results" / "smoke-paper" / "manifest.json").read_text())
     assert (manifest["command"][0], manifest["provenance"]["commit"]) == ("lopt-sweep", None)
-    assert "continuing run smoke-paper: 12 trials are finished" in called(
+    assert "continuing run smoke-paper: 12 trials are finished" in run_program(
         "lopt-sweep", "--space", "smoke", "--local-mode"
     )
-    assert "report: results/smoke-paper/report/report.html" in called("lopt-report")
+    assert "report: results/smoke-paper/report/report.html" in run_program("lopt-report")
     page = (tmp_path / "results" / "smoke-paper" / "report" / "report.html").read_text()
     assert len(re.findall(r"<svg", page)) >= 3
     artifact = next((tmp_path / "results" / "smoke-paper" / "artifacts").iterdir())
     (answer,) = map(
-        json.loads, called("lopt", "predict", "--prompt", artifact, "--text", "warm", "--json").splitlines()
+        json.loads, run_program("lopt", "predict", "--prompt", artifact, "--text", "warm", "--json").splitlines()
     )
     assert answer["label"] in ("negative", "positive")
     record = tmp_path / "results" / "smoke-paper" / "trials" / f"{artifact.name}.json"
-    assert "equal to its record" in called("python", "-m", "lopt", "run", "--config", record)
+    assert "equal to its record" in run_program("python", "-m", "lopt", "run", "--config", record)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_the_wheel_sweeps_on_ray(called, tmp_path):
-    assert "complete: " in called("lopt-sweep", "--space", "smoke", "--set", "trials=1")
+def test_the_wheel_sweeps_on_ray(run_program, tmp_path):
+    assert "complete: " in run_program("lopt-sweep", "--space", "smoke", "--set", "trials=1")

@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from typing import Any
 
-from lopt.errors import imported, reason_of
+from lopt.errors import first_line_of_error, import_optional
 
 Projections = tuple[tuple[int, int, int], ...]  # (number of projections, fan_in, fan_out), one entry for each shape
 
@@ -28,7 +28,7 @@ def target_names(model: Any, targets: str | None = None) -> list[str]:
     Raises:
         ValueError: the model has no linear layer of that name, or peft is not installed.
     """
-    peft_choices = imported("peft.utils", "LoRA needs").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    peft_choices = import_optional("peft.utils", "LoRA needs").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     model_type = model.config.model_type
     linear_names = _linear_names(model)
     valid = ", ".join(sorted(linear_names)) or "none"
@@ -84,7 +84,7 @@ def inject_adapters(model: Any, config: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"PEFT cannot adapt {'+'.join(sorted(config.target_modules))} of a {model.config.model_type} model "
-            f"({reason_of(error)}); name other modules with `targets`"
+            f"({first_line_of_error(error)}); name other modules with `targets`"
         ) from None
     return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
 

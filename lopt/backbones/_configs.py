@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lopt.backbones._adapted import Projections, adapted_projections
-from lopt.errors import reason_of
+from lopt.errors import first_line_of_error
 
 # Model types of encoder-decoders that read and write as T5 does.
 T5_TYPES = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
@@ -228,7 +228,7 @@ def _model_without_memory(name: str, config: Mapping[str, Any]) -> Any:
             return auto_class.from_config(model_config, attn_implementation="eager")
     except Exception as error:  # transformers raises many kinds of errors; all mean that the config cannot be used
         raise ValueError(
-            f"backbone {name!r}: no model can be built from its config.json ({reason_of(error)})"
+            f"backbone {name!r}: no model can be built from its config.json ({first_line_of_error(error)})"
         ) from None
 
 

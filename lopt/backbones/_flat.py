@@ -30,7 +30,7 @@ from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut_into_blocks, drop_padding
 from lopt.backbones._last_mlp import last_mlp_only_at, restrict_last_mlp
 from lopt.backbones._texts import TextIds, TextStates
-from lopt.batches import on_device
+from lopt.batches import to_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
@@ -78,7 +78,7 @@ class _FlatInput:
         rows, tokens, _ = rows_RTH.shape
         begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
         if lengths is not None and (lengths < tokens).any():
-            real_indices = on_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
+            real_indices = to_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
         first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(rows)[:, None]
         position_ids_RT = first_position_R1 + torch.arange(tokens, device=self.device)
         self.position_ids.append(drop_padding(position_ids_RT, real_indices))
@@ -143,7 +143,7 @@ class FlatForm:
                 self._append_rows_with_prefix(flat_input, packed, all_rows[is_prefix & has_length])
                 self._append_suffixes(flat_input, packed, all_rows[leaves_text_unchanged & has_length])
             self._append_whole_rows(flat_input, packed, all_rows[~is_prefix & ~leaves_text_unchanged])
-        label_indices_B = on_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
+        label_indices_B = to_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
         return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
@@ -173,7 +173,7 @@ class FlatForm:
                 flat_input.lengths[block_rows],
                 first_position=prefix_block.tokens,
                 prefix_block=prefix_block,
-                prefix_of_row_R=on_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
+                prefix_of_row_R=to_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
             )
             flat_input.mark_label_positions(block, block_rows)
 
@@ -185,7 +185,7 @@ class FlatForm:
             index_of_row = [packed.prompt_indices[row] for row in block_rows]
             used_indices = sorted(set(index_of_row))
             prompts_KPH = torch.stack([packed.prompts[index].prompt for index in used_indices]).to(self.dtype)
-            prompt_of_row_R = on_device([used_indices.index(index) for index in index_of_row], self.device)
+            prompt_of_row_R = to_device([used_indices.index(index) for index in index_of_row], self.device)
             block = flat_input.append(
                 prompts_KPH[prompt_of_row_R],
                 first_position=past_lengths_R,
@@ -211,7 +211,7 @@ class FlatForm:
                 yield order[first:end], int(lengths[order[end - 1]])
 
     def _embed(self, ids: np.ndarray) -> Tensor:
-        return self.model.get_input_embeddings()(on_device(ids, self.device))
+        return self.model.get_input_embeddings()(to_device(ids, self.device))
 
     def _run(
         self,
@@ -271,7 +271,7 @@ class FlatForm:
                 for block_rows, longest in self._blocks_of(pass_rows, lengths):
                     block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
                     blocks_and_rows.append((block, block_rows))
-                self._run(flat_input, on_device(np.arange(0), self.device), recorded_states)
+                self._run(flat_input, to_device(np.arange(0), self.device), recorded_states)
                 states_L2HND = torch.stack(recorded_states)
                 for block, block_rows in blocks_and_rows:
                     for end, row in zip(block.row_ends.tolist(), block_rows.tolist(), strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 from lopt.backbones._checks import refuse_unused_weights
 from lopt.backbones._configs import DEQUANTISED
 from lopt.backbones._names import facts, local_folder
-from lopt.errors import reason_of
+from lopt.errors import first_line_of_error
 from lopt.files import refuse_pointer
 
 
@@ -61,9 +61,9 @@ def from_source(
         model, loading_info = _load_with_attention(getattr(transformers, auto_class).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds of errors
         raise ValueError(
-            f"backbone {name!r} cannot be loaded ({reason_of(error)}); give a folder with config.json, weights and "
-            "tokenizer, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs "
-            "no hub"
+            f"backbone {name!r} cannot be loaded ({first_line_of_error(error)}); give a folder with config.json, "
+            "weights and tokenizer, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, "
+            "which needs no hub"
         ) from error
     missing = sorted(loading_info["missing_keys"])
     if missing:  # transformers would continue with random weights
@@ -138,8 +138,8 @@ def revision_of(name: str) -> str:
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
         raise ValueError(
-            f"backbone {name!r} is not on this machine, and the hub did not give it ({reason_of(error)}); give a "
-            "folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs no "
+            f"backbone {name!r} is not on this machine, and the hub did not give it "
+            f"({first_line_of_error(error)}); give a folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, which needs no "
             "hub"
         ) from None
 

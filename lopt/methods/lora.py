@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lopt.backbones import inject_adapters, target_names
-from lopt.errors import imported
+from lopt.errors import import_optional
 from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
@@ -41,7 +41,7 @@ class LoRA(WeightMethod):
             raise ValueError(f"targets is {targets!r}; give names of the model's modules, as in q_proj+v_proj")
 
     def require(self) -> None:
-        imported("peft", "method lora needs")
+        import_optional("peft", "method lora needs")
 
     def counts(self, shape: Shape) -> Counts:
         size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
@@ -51,7 +51,7 @@ class LoRA(WeightMethod):
         return 2 * sum(count for count, _, _ in _projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
-        return imported("peft", "method lora needs").LoraConfig(
+        return import_optional("peft", "method lora needs").LoraConfig(
             r=config.rank,
             lora_alpha=config.options["alpha"],
             lora_dropout=0.0,

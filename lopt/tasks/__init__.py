@@ -1,6 +1,6 @@
 """Tasks: where the text comes from and which word stands for each class.
 
-A task of your own imports all that it needs from here. Importing this package imports neither torch nor a data
+A file with a new task imports all that it needs from here. Importing this package imports neither torch nor a data
 library.
 """
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lopt import registry
 from lopt.tasks._folder import read_task_folder
-from lopt.tasks._task import Division, Row, Task, in_utf8
+from lopt.tasks._task import Division, Row, Task, is_utf8
 
 
-def is_folder(task: Task) -> bool:
-    """Return whether a task is described by a folder's `task.toml`."""
+def is_from_folder(task: Task) -> bool:
+    """Return whether a folder's `task.toml` describes the task. Its name is then the folder's absolute path."""
     return os.path.isabs(task.name)
 
 

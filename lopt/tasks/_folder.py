@@ -1,20 +1,20 @@
-"""A task of the user's own: a folder with a `task.toml` and its rows (Parquet, CSV or JSON lines).
+"""A task of the user's own: a folder with a `task.toml` and files of rows (Parquet, CSV or JSON lines).
 
 title = "Support tickets"                      # optional; default: the folder's name
-columns = ["subject", "body"]                  # text columns
-label = "queue"                                # column of the class; optional; default: "label"
+columns = ["subject", "body"]                  # names of the text columns
+label = "queue"                                # name of the column with the class; optional; default: "label"
 classes = ["billing", "bug", "other"]          # values of that column, or names for its values 0, 1, 2
-template = "{subject}: {body} This is about"   # the label is read after it, or where {mask} stands
+template = "{subject}: {body} This is about"   # the label is read after it, or at {mask}
 label_words = [" money", " errors", " other"]  # one for each class, with a leading space
-cut = "body"                                   # loses text when an input is too long; optional; default: last column
+cut = "body"                                   # column that is cut in a long input; optional; default: the last
 train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
 report = "test.csv"                            # scored once, at the end
-bad_rows = "skip"                              # rows without text or class: skip or refuse; optional; default: refuse
+bad_rows = "skip"                              # for rows without text or class; optional; default: "refuse"
 
-In place of train and report, a task may name one file that is divided:
+Instead of train and report, a task may name one file, which is then divided:
 
 data = "all.csv"
-report_share = 0.2                             # share of each class; optional; default: 0.2
+report_share = 0.2                             # share of each class that is reported on; optional; default: 0.2
 split_seed = 0                                 # another seed gives another division; optional; default: 0
 """
 
@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from lopt.registry import nearest
-from lopt.rows import rows_of
+from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
 
 _TASK_FILE, _DEFAULT_LABEL = "task.toml", "label"
-_REQUIRED = ("columns", "classes", "template", "label_words")
-_FILES, _DIVISION = ("train", "report"), ("data", "report_share", "split_seed")
-_KEYS = (*_REQUIRED, *_FILES, "title", "label", "cut", "bad_rows", *_DIVISION)
-_LISTS = ("columns", "classes", "label_words")
+_REQUIRED_KEYS = ("columns", "classes", "template", "label_words")
+_SPLIT_KEYS, _DIVISION_KEYS = ("train", "report"), ("report_share", "split_seed")
+_KEYS = (*_REQUIRED_KEYS, *_SPLIT_KEYS, "title", "label", "cut", "bad_rows", "data", *_DIVISION_KEYS)
+_LIST_KEYS = ("columns", "classes", "label_words")
 _LARGEST_SEED = 2**32 - 1
 _BAD_ROWS = ("refuse", "skip")
-_NEEDED = f"{', '.join((*_REQUIRED, *_FILES))} (or data, one file that is divided, in place of the last two)"
+_NEEDED = f"{', '.join((*_REQUIRED_KEYS, *_SPLIT_KEYS))} (or, instead of the last two, `data`: one file to divide)"
 
 
 def read_task_folder(folder: Path) -> Task:
@@ -47,7 +47,7 @@ def read_task_folder(folder: Path) -> Task:
     """
     file = folder / _TASK_FILE
     if not os.path.isfile(file):  # Path.is_file would raise for a name that cannot be a path
-        raise ValueError(f"task {str(folder)!r} is not a folder with a {_TASK_FILE}; that file gives {_NEEDED}")
+        raise ValueError(f"task {str(folder)!r} is not a folder with a {_TASK_FILE}; that file must have {_NEEDED}")
     try:
         return _parse_task(folder.resolve(), file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, OSError) as error:
@@ -64,45 +64,45 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
     for key in entries:
         if key not in _KEYS:
             raise ValueError(f"{file}: unknown entry {key!r}; valid: {', '.join(_KEYS)}.{nearest(key, _KEYS)}")
-    missing = [key for key in (*_REQUIRED, *(() if "data" in entries else _FILES)) if key not in entries]
+    missing = [key for key in (*_REQUIRED_KEYS, *(() if "data" in entries else _SPLIT_KEYS)) if key not in entries]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}; it needs {_NEEDED}")
     for key, value in entries.items():
-        if key in _DIVISION[1:]:
+        if key in _DIVISION_KEYS:
             continue
-        if key in _LISTS:
+        if key in _LIST_KEYS:
             if not isinstance(value, list) or not value or not all(isinstance(x, str) and x for x in value):
-                raise ValueError(f"{file}: {key} is {value!r}; give a list of strings")
+                raise ValueError(f"{file}: `{key}` is {value!r}; give a list of texts")
             if len(set(value)) < len(value):
-                raise ValueError(f"{file}: {key} is {value!r}; give each string only once")
+                raise ValueError(f"{file}: `{key}` is {value!r}; give each text only once")
         elif not isinstance(value, str) or not value.strip() or (key == "title" and len(value.splitlines()) > 1):
-            raise ValueError(f"{file}: {key} is {value!r}; give {'one line of ' if key == 'title' else ''}text")
+            raise ValueError(f"{file}: `{key}` is {value!r}; give {'one line of ' if key == 'title' else ''}text")
     if len(entries["classes"]) < 2:
-        raise ValueError(f"{file}: classes is {entries['classes']!r}; give two or more")
+        raise ValueError(f"{file}: `classes` is {entries['classes']!r}; give two or more")
     for name in entries["classes"]:
         if name != name.strip():  # labels are read without surrounding blanks, so none would match
             raise ValueError(f"{file}: class {name!r} begins or ends with a blank; remove the blank")
     for column in entries["columns"]:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(
-                f"{file}: column {column!r} cannot stand in a template; rename it (not mask, not digits alone, none of "
-                "{}[].!:)"
+                f"{file}: column {column!r} cannot be a field of a template; rename it (a name may not be 'mask' or "
+                "digits alone, and may have none of {}[].!:)"
             )
     label, bad_rows = entries.get("label", _DEFAULT_LABEL), entries.get("bad_rows", "refuse")
     if label in entries["columns"]:
-        raise ValueError(f"{file}: label is {label!r}, but `columns` lists it as a text column; give another column")
+        raise ValueError(f"{file}: `label` is {label!r}, but `columns` lists it as a text column; give another column")
     cut = entries.get("cut", entries["columns"][-1])
     if cut not in entries["columns"]:
-        raise ValueError(f"{file}: cut is {cut!r}; valid: {', '.join(entries['columns'])}")
+        raise ValueError(f"{file}: `cut` is {cut!r}; valid: {', '.join(entries['columns'])}")
     if bad_rows not in _BAD_ROWS:
-        raise ValueError(f"{file}: bad_rows is {bad_rows!r}; valid: {', '.join(_BAD_ROWS)}")
+        raise ValueError(f"{file}: `bad_rows` is {bad_rows!r}; valid: {', '.join(_BAD_ROWS)}")
     division = _parse_division(file, entries)
     if division is None:
         train, report = entries["train"], entries["report"]
         if (folder / train).resolve() == (folder / report).resolve():
             raise ValueError(
-                f"{file}: train and report are both {train!r}; report on text that was not trained on. To divide one "
-                f"file, give data = {train!r} in their place"
+                f"{file}: `train` and `report` are both {train!r}; report on text that was not trained on. To divide "
+                f"one file, give data = {train!r} instead of both"
             )
     else:  # the two splits need different names; "the other" makes them differ when each is one half
         file_name = Path(division.file).name
@@ -119,7 +119,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         label=label,
         train=train,
         report=report,
-        load=lambda split: _rows_named_in_toml(folder / split),
+        load=lambda split: _read_named_file(folder / split),
         divided=division,
         bad_rows=bad_rows,
     )
@@ -132,24 +132,25 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
 
 def _parse_division(file: Path, entries: Mapping[str, Any]) -> Division | None:
     """Return how the one file is divided, or None for a task of two files."""
-    conflicting = next((key for key in (_FILES if "data" in entries else _DIVISION[1:]) if key in entries), None)
+    other_keys = _SPLIT_KEYS if "data" in entries else _DIVISION_KEYS
+    conflicting_key = next((key for key in other_keys if key in entries), None)
     if "data" not in entries:
-        if conflicting:
+        if conflicting_key:
             raise ValueError(
-                f"{file}: `{conflicting}` says how to divide the file that the entry `data` names, but there is no "
-                f"entry `data`; add it, or remove `{conflicting}`"
+                f"{file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there is no "
+                f"entry `data`; add it, or remove `{conflicting_key}`"
             )
         return None
-    if conflicting:
+    if conflicting_key:
         raise ValueError(
-            f"{file}: the entry `data` names one file to divide, and `{conflicting}` names another file; remove one of "
-            "the two entries"
+            f"{file}: the entry `data` names one file to divide, and `{conflicting_key}` names another file; remove "
+            "one of the two entries"
         )
     share, seed = entries.get("report_share", 0.2), entries.get("split_seed", 0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(f"{file}: report_share is {share!r}; give a number above 0 and below 1, such as 0.2")
+        raise ValueError(f"{file}: `report_share` is {share!r}; give a number above 0 and below 1, such as 0.2")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
-        raise ValueError(f"{file}: split_seed is {seed!r}; give a whole number, 0 to {_LARGEST_SEED:,}")
+        raise ValueError(f"{file}: `split_seed` is {seed!r}; give a whole number, 0 to {_LARGEST_SEED:,}")
     return Division(file=entries["data"], share=float(share), seed=seed)
 
 
@@ -157,7 +158,7 @@ def _format_percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def _rows_named_in_toml(path: Path) -> Iterable[Row]:
+def _read_named_file(path: Path) -> Iterable[Row]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist, but the {_TASK_FILE} beside it names it")
-    return rows_of(path)
+    return read_rows(path)

@@ -1,9 +1,9 @@
 """What a task is: columns, classes, a template and label words."""
 
+import reprlib
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from reprlib import repr as short_repr
 from typing import Any
 
 from lopt import backbones
@@ -15,7 +15,10 @@ Row = Mapping[str, Any]
 class Division:
     """How one file is divided into the training split and the reported split.
 
-    `share` of the rows of each class are reported on, chosen by a hash of `seed` and their texts.
+    Attributes:
+        file: path of the file in the task's folder.
+        share: the share of each class's rows that is reported on, above 0 and below 1.
+        seed: decides, together with a hash of the rows' texts, which rows are reported on.
     """
 
     file: str
@@ -28,19 +31,20 @@ class Task:
     """A classification task whose classes are read as label words.
 
     Attributes:
-        columns: the text columns, by the names that the hub gives them.
-        classes: label i stands for classes[i].
-        template: text with `{column}` fields. The label is read after its last token, or where `{mask}` stands.
+        name: as `--set task=NAME` takes it; for a task in a folder, the folder's absolute path.
+        columns: names of the text columns, as in the rows.
+        classes: names of the classes. Class number i is classes[i].
+        template: text with `{column}` fields. The label is read after its last token, or at `{mask}`.
         causal_template: the template for causal models, for tasks whose `template` was written for T5. It ends in a
-            cue, because such a model reads the label after the last token.
+            cue, because a causal model reads the label after the last token.
         label_words: one word for each class. Each begins with a space, as words in running text do.
         cut: the column that loses text when an input is too long.
-        label: the column of the class. It holds the number of the class, or its name.
+        label: name of the column with the class, as a number or a name.
         train, report: names of the split that is trained on and of the split that is reported on.
-        report_size: rows of the official reported split.
-        hub: the arguments of `datasets.load_dataset`.
+        report_size: number of rows of the official reported split.
+        hub: the arguments of `datasets.load_dataset`, for tasks on the hub.
         load: returns the rows of a split, for tasks that are not on the hub.
-        divided: for a task whose two splits are parts of one file.
+        divided: how one file is divided, for a task whose two splits are parts of one file.
         bad_rows: what to do with a row without text or without a class: "refuse" makes it an error, "skip" leaves the
             row out.
     """
@@ -70,7 +74,7 @@ class Task:
 
     def check_verbalizer(self, template: str | None, label_words: tuple[str, ...]) -> None:
         """Raise ValueError when a template field is not a column, or the label words do not match the classes."""
-        if not isinstance(template, str) or not in_utf8(template):
+        if not isinstance(template, str) or not is_utf8(template):
             raise ValueError(f"template is {template!r}; give text in UTF-8 with {self._valid_fields()}")
         try:
             fields = [part for part in string.Formatter().parse(template) if part[1] is not None]
@@ -91,28 +95,28 @@ class Task:
                     f"{self._valid_fields()}"
                 )
         if self.cut not in names:
-            raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text itself; add it")
+            raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text to be classified; add it")
         if template.count("{" + self.cut + "}") > 1:  # {{text}} is literal text, but cutting would take it for a field
             raise ValueError(f"template {template!r} names {{{self.cut}}} twice; name it once")
-        are_words = all(isinstance(word, str) and word.strip() and in_utf8(word) for word in label_words)
+        are_words = all(isinstance(word, str) and word.strip() and is_utf8(word) for word in label_words)
         if len(label_words) != len(self.classes) or not are_words:
             raise ValueError(
-                f"label_words is {short_repr(list(label_words))}; give {len(self.classes)} words, one for each of "
+                f"label_words is {reprlib.repr(list(label_words))}; give {len(self.classes)} words, one for each of "
                 f"{', '.join(self.classes[:6])}{', …' * (len(self.classes) > 6)}"
             )
         if len(set(label_words)) != len(label_words):
             repeated = next(word for word in label_words if label_words.count(word) > 1)
             raise ValueError(
-                f"label_words is {short_repr(list(label_words))}; two classes cannot share a word, and {repeated!r} is "
-                "there twice"
+                f"label_words is {reprlib.repr(list(label_words))}; two classes cannot share a word, and {repeated!r} "
+                "is there twice"
             )
 
     def _valid_fields(self) -> str:
         return "valid fields: " + ", ".join(f"{{{name}}}" for name in (*self.columns, "mask"))
 
 
-def in_utf8(text: str) -> bool:
-    """Return whether a text can be written in UTF-8: no tokenizer reads a lone half of a surrogate pair."""
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written in UTF-8. No tokenizer reads other text (lone halves of surrogate pairs)."""
     try:
         text.encode()
     except UnicodeEncodeError:

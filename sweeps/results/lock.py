@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from lopt.errors import one_line
 from lopt.files import write_atomically
-from lopt.locations import Location, RemoteLocation, redacted
+from lopt.locations import Location, RemoteLocation, redact
 from lopt.records import now
 
 LEASE_S = 60.0  # a lease is over when its file has not changed for this long
@@ -88,7 +88,7 @@ def _describe_holder(command: list[str]) -> dict[str, Any]:
         "process": os.getpid(),
         "user": user,
         "since": now(),
-        "command": [redacted(word) for word in command],
+        "command": [redact(word) for word in command],
         "machine": _machine(),
         "id": secrets.token_hex(8),
     }

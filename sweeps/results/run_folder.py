@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lopt.errors import one_line
-from lopt.locations import check_replaces, display_path, location, move, redacted, write
+from lopt.locations import check_can_replace, display_path, location, move, redact, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps.results import lock
 from sweeps.results.json_types import check_audits, check_baselines, check_manifest
@@ -105,7 +105,7 @@ class RunFolder:
             yield
 
     def _take_hold(self, stack: contextlib.ExitStack, command: list[str]) -> lock.Hold:
-        check_replaces(self.folder)
+        check_can_replace(self.folder)
         return stack.enter_context(lock.hold_run(self.folder, command))
 
     def check(self) -> None:
@@ -121,7 +121,7 @@ class RunFolder:
 
     def store_error(self, reason: str) -> StoreError:
         """Return an error with the reason why results cannot be kept."""
-        return StoreError(f"results in {self} cannot be kept: {redacted(reason)}. Fix that; the same command continues")
+        return StoreError(f"results in {self} cannot be kept: {redact(reason)}. Fix that; the same command continues")
 
     # --- manifest ----------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class RunFolder:
             "run": self.run,
             "profile": profile,
             "status": status,
-            "command": [redacted(word) for word in command],
+            "command": [redact(word) for word in command],
             "started_at": earlier_manifest.get("started_at", now()),
             "updated_at": now(),
             "elapsed_s": round(earlier_manifest.get("elapsed_s", 0.0) + elapsed_s, 3),

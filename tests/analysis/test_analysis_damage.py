@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from analysis import render
 from analysis.render import Column, Table
 from analysis.report import main
-from tests.bad_input import called, fixed, line_of, refused, texts
+from tests.bad_input import error_line, fixed, refused, run_command, texts
 
 JSON = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([10**400, 2**63, 0.5, 1e308]), texts,
@@ -65,10 +65,10 @@ def test_any_value_anywhere_in_the_store_gives_a_report_or_one_line(small_run, t
     original = json.loads((run / file).read_text())
     changed = with_value(original, data.draw(st.sampled_from(list(value_paths(original)))), value)
     (run / file).write_text(json.dumps(changed))
-    code, out, err = called(main, str(run), "--out", str(tmp_path / "out"))
+    code, out, err = run_command(main, str(run), "--out", str(tmp_path / "out"))
     if code:
         assert file.name == "manifest.json"
-        assert "manifest.json" in line_of(code, out, err)
+        assert "manifest.json" in error_line(code, out, err)
     else:
         page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
         assert err == "", "a table or a figure failed"
@@ -90,7 +90,7 @@ def test_hostile_texts_everywhere_are_escaped(small_run, tmp_path):
 
     for file in small_run.rglob("*.json"):
         file.write_text(json.dumps(make_hostile(json.loads(file.read_text()))))
-    code, out, err = called(main, str(small_run), "--out", str(tmp_path / "out"))
+    code, out, err = run_command(main, str(small_run), "--out", str(tmp_path / "out"))
     assert (code, err) == (0, "")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<script") == 1 and "<script>alert" not in page and "\x1b" not in page and "\ufffd" in page
@@ -122,7 +122,7 @@ def test_damaged_records_and_baselines_are_named(small_run, tmp_path, content):
     (small_run / "trials" / "0123456789abcdef.json").write_bytes(content)
     (small_run / "baselines.json").write_bytes(content)
     (small_run / "trials" / "folder.json").mkdir()
-    code, out, err = called(main, small_run, "--out", tmp_path / "out")
+    code, out, err = run_command(main, small_run, "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert "3 records could not be read" in out and "baselines.json" in out and "0123456789abcdef.json" in out
 
@@ -131,7 +131,7 @@ def test_damaged_tables_are_not_read(small_run, tmp_path):
     (small_run / "trials.parquet").write_bytes(b"PAR1")
     (small_run / "predictions").mkdir()
     (small_run / "predictions" / "0123456789abcdef.parquet").write_bytes(b"PAR1")
-    assert called(main, small_run, "--out", tmp_path / "out")[0] == 0
+    assert run_command(main, small_run, "--out", tmp_path / "out")[0] == 0
 
 
 @pytest.mark.parametrize(

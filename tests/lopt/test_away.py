@@ -12,7 +12,7 @@ from lopt import TrialConfig, backbones, load_prompt, train
 from lopt.__main__ import main
 from lopt.backbones import _names
 from lopt.fingerprint import fingerprint
-from tests.bad_input import called, refused
+from tests.bad_input import refused, run_command
 from tests.tiny_models import make_model, make_tokenizer
 
 TOML = (
@@ -49,7 +49,7 @@ def train_prompt(task, backbone, out, **more):
 
 
 def predict(prompt, *more):
-    code, out, err = called(main, "predict", "--prompt", prompt, "--text", INPUT, "--json", *more)
+    code, out, err = run_command(main, "predict", "--prompt", prompt, "--text", INPUT, "--json", *more)
     assert (code, err) == (0, "")
     return json.loads(out)
 
@@ -183,7 +183,7 @@ def test_a_trial_runs_again_with_moved_folders(mail, tmp_path):
     model.rename(tmp_path / "there" / "mine")
     backbones.load.cache_clear()
     refused(main, "run", "--config", tmp_path / "record.json", words=["mail", "is not there", "--task FOLDER"])
-    code, out, err = called(
+    code, out, err = run_command(
         main, "run", "--config", tmp_path / "record.json", "--task", tmp_path / "there" / "mail", "--backbone",
         tmp_path / "there" / "mine",
     )  # fmt: skip

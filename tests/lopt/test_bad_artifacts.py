@@ -15,7 +15,7 @@ from lopt.__main__ import main
 from lopt.artifact import Prompt
 from lopt.config import TrialConfig
 from lopt.soft_prompt import SoftPrompt
-from tests.bad_input import called, fixed, junk, line_of, refused, texts
+from tests.bad_input import error_line, fixed, junk, refused, run_command, texts
 
 
 def save_prompt(folder, **more):
@@ -32,9 +32,9 @@ def toy(tmp_path_factory):
 @fixed(60)
 @given(text=texts)
 def test_any_text_gets_an_answer_or_one_line(toy, text):
-    code, out, err = called(main, "predict", "--prompt", toy, f"--text={text}", "--json")
+    code, out, err = run_command(main, "predict", "--prompt", toy, f"--text={text}", "--json")
     if code:
-        assert "--text" in line_of(code, out, err)
+        assert "--text" in error_line(code, out, err)
         return
     answer = json.loads(out)
     assert answer["input"]["text"] == text.strip()
@@ -63,9 +63,9 @@ def test_any_value_in_the_description_gives_an_answer_or_one_line(toy, tmp_path,
         (folder / "prompt.json").write_text(json.dumps(description))
     except TypeError:  # the value is not valid JSON
         return
-    code, out, err = called(main, "predict", "--prompt", folder, "--text", "warm", "--json")
+    code, out, err = run_command(main, "predict", "--prompt", folder, "--text", "warm", "--json")
     if code:
-        line_of(code, out, err)
+        error_line(code, out, err)
     else:
         assert json.loads(out)["label"] in ("negative", "positive")
 

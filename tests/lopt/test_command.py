@@ -169,7 +169,7 @@ def error_message(run, *argv):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "--text '': text is ''; give text"), (" \n", "give text"), ("half \ud800", "is not text in UTF-8")],
+    [("", "--text '': `text` is ''; give text"), (" \n", "give text"), ("half \ud800", "is not text in UTF-8")],
 )
 def test_a_text_that_cannot_be_used_is_refused(text, message, toy, run):
     assert message in error_message(run, "predict", "--prompt", toy, "--text", "fine", "--text", text)
@@ -182,7 +182,7 @@ def test_a_text_that_cannot_be_used_is_refused(text, message, toy, run):
         ("[1]", "give a JSON object"),
         ('{"premise": "A cat."}', "has no column 'hypothesis'; it has premise"),
         ("{}", "has no column 'premise'; it has none"),
-        ('{"premise": "A cat.", "hypothesis": 3}', "hypothesis is 3; give text"),
+        ('{"premise": "A cat.", "hypothesis": 3}', "`hypothesis` is 3; give text"),
     ],
 )
 def test_a_text_without_the_columns_is_refused(text, message, rte, run):
@@ -196,7 +196,7 @@ def test_a_text_without_the_columns_is_refused(text, message, rte, run):
     [
         ("a.csv", b"premise,label\nx,1\n", "a.csv, row 1 has no column 'hypothesis'; it has premise, label"),
         ("a.csv", b"premise,hypothesis\nx,y\nz\n", "a.csv, line 3 has a different number of fields"),
-        ("a.csv", b"premise,hypothesis\nx,y\nz, \n", "a.csv, row 2: hypothesis is ' '; give text"),
+        ("a.csv", b"premise,hypothesis\nx,y\nz, \n", "a.csv, row 2: `hypothesis` is ' '; give text"),
         ("a.csv", b"premise,hypothesis\n", "a.csv holds no rows"),
         ("a.csv", b"premise,hypothesis\n\xff,b\n", "a.csv is not a CSV file in UTF-8"),
         ("a.jsonl", b'{"premise": "x", "hypothesis": "y"}\n{"premise": "x"}\n', "row 2 has no column 'hypothesis'"),
@@ -219,7 +219,7 @@ def test_a_file_that_cannot_be_used_is_refused(name, content, message, rte, tmp_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "line 1: text is ''"), (b"a\n\nb\n", "line 2: text is ''"), (b"a\xff\n", "is not text in UTF-8")],
+    [(b"", "line 1: `text` is ''"), (b"a\n\nb\n", "line 2: `text` is ''"), (b"a\xff\n", "is not text in UTF-8")],
 )
 def test_a_text_file_that_cannot_be_used_is_refused(content, message, toy, tmp_path, run):
     (tmp_path / "a.txt").write_bytes(content)

@@ -21,8 +21,8 @@ from lopt.tasks import movie_snippets
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """A mirror of SST-2 with a few rows. The fixture is a function that replaces one of its splits."""
+def write_split(tmp_path, monkeypatch):
+    """A function that replaces a split of a mirror of SST-2, which at first has a few rows."""
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
     (tmp_path / "sst2").mkdir()
 
@@ -35,7 +35,7 @@ def mirror(tmp_path, monkeypatch):
     return write
 
 
-def test_a_mirror_is_read(mirror):
+def test_a_mirror_is_read(write_split):
     examples = load_split(tasks.get("sst2"), "train")
     assert len(examples) == 40
     assert examples[3] == Example(id=3, fields={"sentence": "film 3"}, label=1)
@@ -46,15 +46,15 @@ def test_a_mirror_is_read(mirror):
     [
         ({"text": ["a"], "label": [0]}, ["no column 'sentence'", "text, label"]),
         ({"sentence": ["a"]}, ["no column 'label'"]),
-        ({"sentence": ["a", "b"], "label": [0, 2]}, ["row 1", "label is 2", "0 to 1", "negative, positive"]),
-        ({"sentence": ["a", "b"], "label": [0, -1]}, ["row 1", "label is -1"]),
-        ({"sentence": ["a", "b"], "label": [0, None]}, ["row 1", "label is None"]),
-        ({"sentence": ["a", " "], "label": [0, 1]}, ["row 1", "sentence is ' '", "take the row out"]),
-        ({"sentence": ["a", None], "label": [0, 1]}, ["row 1", "sentence is None"]),
+        ({"sentence": ["a", "b"], "label": [0, 2]}, ["row 1", "`label` is 2", "0 to 1", "negative, positive"]),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, ["row 1", "`label` is -1"]),
+        ({"sentence": ["a", "b"], "label": [0, None]}, ["row 1", "`label` is None"]),
+        ({"sentence": ["a", " "], "label": [0, 1]}, ["row 1", "`sentence` is ' '", "remove the row"]),
+        ({"sentence": ["a", None], "label": [0, 1]}, ["row 1", "`sentence` is None"]),
     ],
 )
-def test_a_bad_row_is_named_with_what_is_valid(mirror, columns, words):
-    mirror(**columns)
+def test_a_bad_row_is_named_with_what_is_valid(write_split, columns, words):
+    write_split(**columns)
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get("sst2"), "train")
     assert "train.parquet" in str(caught.value)
@@ -63,17 +63,17 @@ def test_a_bad_row_is_named_with_what_is_valid(mirror, columns, words):
         assert word in str(caught.value)
 
 
-def test_a_label_is_a_class_name_or_a_class_number(mirror):
-    mirror(sentence=["a", "b"], label=["positive", " negative "])
+def test_a_label_is_a_class_name_or_a_class_number(write_split):
+    write_split(sentence=["a", "b"], label=["positive", " negative "])
     assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
-    mirror(sentence=["a", "b"], label=["1", "0"])
+    write_split(sentence=["a", "b"], label=["1", "0"])
     assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
-    mirror(sentence=["a", "b"], label=[True, False])
-    with pytest.raises(ValueError, match=r"row 0: label is True; valid: 0 to 1 \(negative, positive\)"):
+    write_split(sentence=["a", "b"], label=[True, False])
+    with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: 0 to 1 \(negative, positive\)"):
         load_split(tasks.get("sst2"), "train")
 
 
-def test_a_missing_folder_a_missing_file_and_a_damaged_file_are_refused(mirror, tmp_path, monkeypatch):
+def test_a_missing_folder_a_missing_file_and_a_damaged_file_are_refused(write_split, tmp_path, monkeypatch):
     (tmp_path / "sst2" / "train.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(ValueError, match=r"train\.parquet is not a Parquet file"):
         load_split(tasks.get("sst2"), "train")
@@ -92,9 +92,9 @@ def test_a_missing_folder_a_missing_file_and_a_damaged_file_are_refused(mirror, 
         load_split(tasks.get("sst2"), "train")
 
 
-def test_the_revision_changes_with_the_content(mirror):
+def test_the_revision_changes_with_the_content(write_split):
     old_revision = data.data_revision("sst2")
-    mirror("validation", sentence=["another"] * 10, label=[0, 1] * 5)
+    write_split("validation", sentence=["another"] * 10, label=[0, 1] * 5)
     assert data.data_revision("sst2") != old_revision
 
 
@@ -178,18 +178,18 @@ def test_padding_is_on_the_right():
 
 def test_a_long_text_is_cut_but_the_template_is_not():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
-    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=99)
+    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=99)
     assert backbone.tokenizer.decode(ids) == "abcdefgh It was"
     assert not cut
-    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=10)  # " It was" is 7 bytes
-    assert backbone.tokenizer.decode(ids) == "abc It was"
+    ids, cut = encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=10)
+    assert backbone.tokenizer.decode(ids) == "abc It was", "' It was' is 7 bytes"
     assert cut
     with pytest.raises(ValueError, match=r"'\{text\} It was' leaves no room for text in 7 tokens.*raise max_tokens"):
-        encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, most=7)
+        encode(backbone.tokenizer, task, task.template, {"text": "abcdefgh"}, max_tokens=7)
     task = tasks.get("rte")
     fields = {"premise": "abcdefgh", "hypothesis": "a long one"}
     with pytest.raises(ValueError, match=r", with hypothesis in it, leaves no room for premise in 20 tokens"):
-        encode(backbone.tokenizer, task, task.causal_template, fields, most=20)
+        encode(backbone.tokenizer, task, task.causal_template, fields, max_tokens=20)
 
 
 @given(st.text("aé你😀 ", min_size=1, max_size=12).filter(str.strip), st.integers(1, 40))
@@ -206,9 +206,9 @@ def test_a_part_of_the_text_is_read_unless_no_character_has_room(text, most):
         assert text.startswith(text_read)
 
 
-def test_cut_texts_are_counted_and_fit_the_window(tiny, mirror):
+def test_cut_texts_are_counted_and_fit_the_window(tiny, write_split):
     text = "word " * 100
-    mirror(sentence=[text, "short"] * 20, label=[0, 1] * 20)
+    write_split(sentence=[text, "short"] * 20, label=[0, 1] * 20)
     backbone = backbones.load("tiny", "fp32")
     prepared = prepare(tiny.replace(task="sst2", template=None, label_words=None), backbone)
     assert prepared.train.truncated + prepared.selection.truncated == 20
@@ -262,12 +262,12 @@ def test_a_halved_validation_split_selects_on_one_half_and_reports_on_the_other(
 
 def test_the_text_is_cut_to_the_window_less_the_prompt_to_max_tokens_and_to_the_methods_limit(tiny):
     backbone = backbones.load("tiny", "fp32")
-    assert data.most_tokens(tiny, backbone) == backbone.window - tiny.length
-    assert data.most_tokens(tiny.replace(max_tokens=50), backbone) == 50
+    assert data.max_input_tokens(tiny, backbone) == backbone.window - tiny.length
+    assert data.max_input_tokens(tiny.replace(max_tokens=50), backbone) == 50
     fine_tuning = tiny.replace(method="fine_tuning", length=None, rank=None, options={})
-    assert data.most_tokens(fine_tuning, backbone) == backbone.window
+    assert data.max_input_tokens(fine_tuning, backbone) == backbone.window
     dept = tiny.replace(method="dept", options={"update_tokens": 30})
-    assert data.most_tokens(dept, backbone) == 30
+    assert data.max_input_tokens(dept, backbone) == 30
     assert prepare(dept, backbone).train.lengths.max() == 30
 
 

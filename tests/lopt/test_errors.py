@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.errors import cut_short, one_line, reason_of
+from lopt.errors import cut_short, first_line_of_error, one_line
 from tests.bad_input import fixed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +42,9 @@ def test_both_ends_of_a_long_line_are_kept_in_whole_words():
 
 
 def test_the_reason_is_the_first_line_or_the_type_of_the_error():
-    assert reason_of(ValueError("no such file\nand a lot\nmore")) == "no such file"
-    assert reason_of(KeyError()) == "KeyError"
-    assert reason_of(ValueError(" ".join(["word"] * 100))).endswith("word …")
+    assert first_line_of_error(ValueError("no such file\nand a lot\nmore")) == "no such file"
+    assert first_line_of_error(KeyError()) == "KeyError"
+    assert first_line_of_error(ValueError(" ".join(["word"] * 100))).endswith("word …")
 
 
 def test_no_message_is_cut_at_a_number_of_characters():

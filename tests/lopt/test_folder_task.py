@@ -135,7 +135,7 @@ def test_with_classes_named_by_numbers_a_number_is_never_a_position(folder, clas
     write_rows(folder / "train.csv", [{"subject": "a", "body": "b", "queue": value} for value in (classes[0], label)])
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get(str(folder)), "train.csv")
-    assert one_line(caught).endswith(f"train.csv, row 1: queue is '{label}'; valid: {', '.join(classes)}")
+    assert one_line(caught).endswith(f"train.csv, row 1: `queue` is '{label}'; valid: {', '.join(classes)}")
 
 
 @pytest.mark.parametrize("label", [None, float("nan"), float("inf"), 0.5, -1.0, 2.0, True, [0], "0.5", "1e0"])
@@ -182,28 +182,28 @@ def test_a_task_folder_is_found_by_any_form_of_its_path(folder, monkeypatch):
         ({"columns": None}, ["lacks columns", "columns, classes, template, label_words, train, report"]),
         ({"train": None, "report": None}, ["lacks train, report"]),
         ({"colums": ["a"]}, ["unknown entry 'colums'", "valid: columns, ", "Did you mean 'columns'"]),
-        ({"columns": "body"}, ["columns is 'body'", "a list of strings"]),
-        ({"columns": []}, ["columns is []", "a list of strings"]),
-        ({"columns": ["subject", 3]}, ["columns is ['subject', 3]", "a list of strings"]),
-        ({"columns": ["body", "body"]}, ["columns is ['body', 'body']", "once"]),
+        ({"columns": "body"}, ["`columns` is 'body'", "a list of texts"]),
+        ({"columns": []}, ["`columns` is []", "a list of texts"]),
+        ({"columns": ["subject", 3]}, ["`columns` is ['subject', 3]", "a list of texts"]),
+        ({"columns": ["body", "body"]}, ["`columns` is ['body', 'body']", "once"]),
         ({"columns": ["mask", "body"]}, ["column 'mask'", "rename it"]),
         ({"columns": ["0", "body"]}, ["column '0'", "rename it"]),
         ({"columns": ["mail.body", "body"]}, ["column 'mail.body'", "rename it", "[].!:"]),
-        ({"classes": ["money"]}, ["classes is ['money']", "two or more"]),
-        ({"classes": ["money", "money"]}, ["classes is ['money', 'money']", "once"]),
-        ({"classes": [0, 1]}, ["classes is [0, 1]", "a list of strings"]),
-        ({"template": ""}, ["template is ''", "give text"]),
-        ({"template": 3}, ["template is 3", "give text"]),
+        ({"classes": ["money"]}, ["`classes` is ['money']", "two or more"]),
+        ({"classes": ["money", "money"]}, ["`classes` is ['money', 'money']", "once"]),
+        ({"classes": [0, 1]}, ["`classes` is [0, 1]", "a list of texts"]),
+        ({"template": ""}, ["`template` is ''", "give text"]),
+        ({"template": 3}, ["`template` is 3", "give text"]),
         ({"template": "{text} It was"}, ["names {text}", "valid fields: {subject}, {body}, {mask}"]),
         ({"template": "{subject} It was"}, ["leaves out {body}"]),
         ({"template": "{body"}, ["cannot be read", "valid fields: {subject}, {body}, {mask}"]),
         ({"label_words": [" bad"]}, ["label_words is [' bad']", "give 2", "money, errors"]),
-        ({"label_words": [" bad", " bad"]}, ["label_words is [' bad', ' bad']", "once"]),
-        ({"label": 1}, ["label is 1", "give text"]),
-        ({"label": "body"}, ["label is 'body'", "another column"]),
-        ({"title": " "}, ["title is ' '", "give one line of text"]),
-        ({"cut": "text"}, ["cut is 'text'", "valid: subject, body"]),
-        ({"report": "train.csv"}, ["train and report are both 'train.csv'", "not trained on"]),
+        ({"label_words": [" bad", " bad"]}, ["`label_words` is [' bad', ' bad']", "once"]),
+        ({"label": 1}, ["`label` is 1", "give text"]),
+        ({"label": "body"}, ["`label` is 'body'", "another column"]),
+        ({"title": " "}, ["`title` is ' '", "one line of text"]),
+        ({"cut": "text"}, ["`cut` is 'text'", "valid: subject, body"]),
+        ({"report": "train.csv"}, ["`train` and `report` are both 'train.csv'", "not trained on"]),
     ],
     ids=lambda value: None if isinstance(value, list) else ", ".join(value),
 )
@@ -238,7 +238,7 @@ def test_a_folder_without_task_toml_is_refused(tmp_path):
         with pytest.raises(ValueError) as caught:
             tasks.get(str(path))
         assert one_line(caught).startswith(
-            f"task '{path}' is not a folder with a task.toml; that file gives columns, classes"
+            f"task '{path}' is not a folder with a task.toml; that file must have columns, classes"
         )
 
 
@@ -259,8 +259,8 @@ _HEAD = b"subject,body,queue\n"
     ("name", "content", "words"),
     [
         ("train.csv", None, ["train.csv does not exist", "task.toml"]),
-        ("train.txt", _HEAD, ["train.txt ends in .txt", "valid: .parquet, .csv, .jsonl"]),
-        ("train", _HEAD, ["train ends in nothing", "valid: .parquet, .csv, .jsonl"]),
+        ("train.txt", _HEAD, ["train.txt has the suffix .txt", "valid: .parquet, .csv, .jsonl"]),
+        ("train", _HEAD, ["train has no suffix", "valid: .parquet, .csv, .jsonl"]),
         ("train.csv", b"", ["train.csv holds no rows"]),
         ("train.csv", _HEAD, ["train.csv holds no rows"]),
         ("train.jsonl", b"\n\n", ["train.jsonl holds no rows"]),
@@ -288,9 +288,9 @@ _HEAD = b"subject,body,queue\n"
         ),
         ("train.jsonl", b'{"a": "b"}\n{"subject": "\xff"}', ["train.jsonl is not text in UTF-8 (line 2: byte 0xff"]),
         ("train.jsonl", '{"a": 1}'.encode("utf-16-be"), ["train.jsonl, line 1 is not valid JSON (it holds zero bytes"]),
-        ("train.csv", _HEAD + b"a,b,1\na,b,other\n", ["train.csv, row 1: queue is 'other'", "0 to 1 (money, errors)"]),
-        ("train.csv", _HEAD + b"a,b,2\n", ["train.csv, row 0: queue is '2'", "0 to 1 (money, errors)"]),
-        ("train.csv", _HEAD + b"a, ,money\n", ["train.csv, row 0: body is ' '", "give text"]),
+        ("train.csv", _HEAD + b"a,b,1\na,b,other\n", ["row 1: `queue` is 'other'", "0 to 1 (money, errors)"]),
+        ("train.csv", _HEAD + b"a,b,2\n", ["train.csv, row 0: `queue` is '2'", "0 to 1 (money, errors)"]),
+        ("train.csv", _HEAD + b"a, ,money\n", ["train.csv, row 0: `body` is ' '", "give text"]),
         ("train.jsonl", b'{"subject": "a"\n', ["train.jsonl, line 1 is not valid JSON"]),
         ("train.jsonl", b"[1, 2]\n", ["train.jsonl, line 1 is not a JSON object"]),
         ("train.jsonl", b'{"subject": "\xff"}', ["train.jsonl is not text in UTF-8", "0xff"]),
@@ -302,12 +302,12 @@ _HEAD = b"subject,body,queue\n"
         (
             "train.jsonl",
             b'{"subject": "a", "body": 5, "queue": 0}\n',
-            ["train.jsonl, row 0: body is 5", "give text"],
+            ["train.jsonl, row 0: `body` is 5", "give text"],
         ),
         (
             "train.jsonl",
             b'{"subject": "a", "body": "b", "queue": true}\n',
-            ["train.jsonl, row 0: queue is True", "0 to 1 (money, errors)"],
+            ["train.jsonl, row 0: `queue` is True", "0 to 1 (money, errors)"],
         ),
         ("train.parquet", b"PAR1 cut off", ["train.parquet is not a Parquet file", "copy it again"]),
     ],

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from lopt import backbones, data, tasks, train
 from lopt.backbones.causal import CausalBackbone
-from lopt.label_words import notes, tokenizer_at_hand
+from lopt.label_words import local_tokenizer, notes
 from lopt.tasks import Task
 from sweeps.run import main
-from tests.bad_input import called
+from tests.bad_input import run_command
 from tests.lopt.test_folder_task import ROWS, write_rows, write_toml
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -34,7 +34,7 @@ def merged_vocabulary(characters, pieces):
     return vocabulary, merges
 
 
-def byte_level():
+def byte_level_tokenizer():
     """Return a tokenizer like GPT-2's, where a blank belongs to the word after it."""
     pieces = ["Ġgreat", "great", "Ġbad", "bad", "Ġnot", "not"]
     vocabulary, merges = merged_vocabulary(sorted(pre_tokenizers.ByteLevel.alphabet()), pieces)
@@ -44,7 +44,7 @@ def byte_level():
     return tokenizer
 
 
-def sentencepiece():
+def sentencepiece_tokenizer():
     """Return a tokenizer like Llama 2's, which puts a blank before every text. A label word needs no other blank."""
     characters = ["<unk>", "▁", *"abcdefghijklmnopqrstuvwxyzIT. "]
     vocabulary, merges = merged_vocabulary(characters, ("▁great", "▁bad", "▁was", "▁It"))
@@ -58,13 +58,13 @@ def sentencepiece():
 
 
 def test_a_word_of_several_tokens_is_noted_with_the_token_that_is_scored():
-    (note,) = notes(byte_level(), TEMPLATE, (" not great", " bad"))
+    (note,) = notes(byte_level_tokenizer(), TEMPLATE, (" not great", " bad"))
     assert note == "label words of several tokens are scored by the first alone: ' not great' by ' not'"
-    assert notes(byte_level(), TEMPLATE, (" great", " bad")) == []
+    assert notes(byte_level_tokenizer(), TEMPLATE, (" great", " bad")) == []
 
 
 def test_only_the_first_dozen_words_are_named():
-    (note,) = notes(byte_level(), TEMPLATE, tuple(f" not {i}" for i in range(20)))
+    (note,) = notes(byte_level_tokenizer(), TEMPLATE, tuple(f" not {i}" for i in range(20)))
     assert note.endswith("' not 11' by ' not' and 8 more")
 
 
@@ -91,13 +91,13 @@ def test_only_the_first_dozen_words_are_named():
     ],
 )
 def test_a_word_is_noted_if_running_text_has_its_other_form(template, words, likelier):
-    form_notes = [note for note in notes(byte_level(), template, words) if "likelier" in note]
+    form_notes = [note for note in notes(byte_level_tokenizer(), template, words) if "likelier" in note]
     forms = ", ".join(f"{form!r} is likelier than {word!r}" for word, form in likelier.items())
     assert form_notes == ([f"as running text goes on after this template, {forms}"] if likelier else [])
 
 
 def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
-    tokenizer = sentencepiece()
+    tokenizer = sentencepiece_tokenizer()
     assert tokenizer.encode("x It was great").tokens[-1] == "▁great"
     assert tokenizer.encode(" great").tokens == ["▁", "▁great"]
     last_note = notes(tokenizer, TEMPLATE, (" great", "bad"))[-1]
@@ -106,7 +106,8 @@ def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
 
 
 def test_words_whose_first_token_is_the_same_blank_are_refused_with_a_remedy():
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece(), unk_token="<unk>", pad_token="<unk>")
+    special_tokens = {"unk_token": "<unk>", "pad_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece_tokenizer(), **special_tokens)
     backbone = CausalBackbone("model", "test", make_model("llama"), tokenizer)
     with pytest.raises(ValueError, match=r"share their first token .*leave out the blank in front"):
         backbone.label_ids((" great", " bad"))
@@ -117,7 +118,7 @@ def test_the_built_in_tasks_have_no_notes(shared):
     folder = shared / "tokenizers"
     tokenizers = {name: Tokenizer.from_file(str(folder / name / "tokenizer.json")) for name in ("gpt2", "t5-base")}
     tokenizers["tiny"] = make_tokenizer("llama").backend_tokenizer
-    if (embedded := tokenizer_at_hand("embedded")) is not None:
+    if (embedded := local_tokenizer("embedded")) is not None:
         tokenizers["embedded"] = embedded
     for name in tasks.names():
         task: Task = tasks.get(name)
@@ -138,7 +139,7 @@ def folder(tmp_path):
     write_rows(task_folder / "train.csv", ROWS)
     write_rows(task_folder / "test.csv", ROWS[:12])
     make_model("llama").save_pretrained(tmp_path / "model")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), pad_token="!", eos_token="!")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), pad_token="!", eos_token="!")
     tokenizer.save_pretrained(tmp_path / "model")
     return task_folder
 
@@ -160,28 +161,28 @@ def test_a_plan_shows_the_notes_without_network_or_weights(folder):
     (folder.parent / "model" / "model.safetensors").unlink()
     settings = [f"task={folder}", f"backbone={folder.parent / 'model'}"]
     argv = ["--space", "smoke", "--dry-run", *(word for setting in settings for word in ("--set", setting))]
-    code, out, _ = called(main, *argv)
+    code, out, _ = run_command(main, *argv)
     assert code == 0
     for note in EXPECTED_NOTES:
         assert f"  note       {note}\n" in out
-    _, plan_json, _ = called(main, *argv, "--json")
+    _, plan_json, _ = run_command(main, *argv, "--json")
     assert json.loads(plan_json)["notes"] == list(EXPECTED_NOTES)
 
 
 def test_a_plan_notes_classes_with_few_rows_and_needs_no_rows(folder):
     argv = ["--space", "smoke", "--dry-run", "--set", f"task={folder}"]
     write_rows(folder / "train.csv", [row for row in ROWS if row["queue"] == "money"][:4] + ROWS[:1])
-    _, out, _ = called(main, *argv, "--set", "holdout=validation")
+    _, out, _ = run_command(main, *argv, "--set", "holdout=validation")
     assert "  note       there are few rows of some classes to train on: 4 of money, 1 of errors\n" in out
     data._load.cache_clear()
     (folder / "train.csv").unlink()
-    code, out, _ = called(main, *argv)
+    code, out, _ = run_command(main, *argv)
     assert code == 0
     assert "train.csv does not exist" in out
 
 
 def test_a_damaged_tokenizer_gives_no_note_because_loading_the_model_reports_it(folder):
     (folder.parent / "model" / "tokenizer.json").write_text("{")
-    assert tokenizer_at_hand(str(folder.parent / "model")) is None
-    assert tokenizer_at_hand("gpt2") is None
+    assert local_tokenizer(str(folder.parent / "model")) is None
+    assert local_tokenizer("gpt2") is None
     assert backbones.facts("gpt2").width == 768

@@ -14,14 +14,14 @@ from fsspec.registry import _registry
 
 from lopt import locations
 from lopt.locations import (
-    check_replaces,
+    check_can_replace,
     display_path,
     local_copy,
     location,
     move,
     read_files,
     read_part,
-    redacted,
+    redact,
     remove_all,
     write,
 )
@@ -75,7 +75,7 @@ def server(monkeypatch, tmp_path):
 
 def test_files_on_a_server_are_replaced_and_moved(server, tmp_path):
     folder = location(server) / "run"
-    check_replaces(folder)
+    check_can_replace(folder)
     assert list(folder.glob("*")) == []
     write(folder / "a", b"1")
     write(folder / "a", b"2")
@@ -88,7 +88,7 @@ def test_files_on_a_server_are_replaced_and_moved(server, tmp_path):
 def test_a_server_that_cannot_replace_a_file_is_refused(server, monkeypatch, existing):
     monkeypatch.setattr(Server, "existing", existing)
     with pytest.raises(ValueError, match=r"server://host/.*: a file there cannot be replaced by renaming"):
-        check_replaces(location(server) / "run")
+        check_can_replace(location(server) / "run")
 
 
 def test_only_one_thread_at_a_time_calls_a_server(server, monkeypatch):
@@ -265,4 +265,4 @@ def test_an_unreachable_store_raises_and_does_not_look_empty(s3, monkeypatch):
     ],
 )
 def test_secrets_are_redacted(text, expected):
-    assert redacted(text) == expected
+    assert redact(text) == expected

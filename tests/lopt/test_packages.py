@@ -23,7 +23,7 @@ from lopt.backbones import embedded
 from lopt.config import TrialConfig
 from lopt.soft_prompt import SoftPrompt
 from sweeps.run import main as sweep
-from tests.bad_input import called, refused
+from tests.bad_input import refused, run_command
 
 
 @pytest.fixture
@@ -46,17 +46,17 @@ def index(tmp_path, monkeypatch):
 
 
 def test_a_package_is_downloaded_only_once(index, monkeypatch):
-    file = packages.fetch("lopt-made-up==1.0", index)
+    file = packages.fetch_package("lopt-made-up==1.0", index)
     with zipfile.ZipFile(file) as archive:
         assert archive.read("lopt_made_up/data.txt") == b"hello"
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("fetched twice"))
-    assert packages.fetch("lopt-made-up==1.0", index) == file
+    assert packages.fetch_package("lopt-made-up==1.0", index) == file
 
 
 @pytest.mark.parametrize(("requirement", "digest"), [("lopt-made-up==1.0", "0" * 64), ("lopt-made-up==2.0", None)])
 def test_a_wrong_hash_or_a_missing_package_is_one_line_and_leaves_no_folder(index, tmp_path, requirement, digest):
     with pytest.raises(ValueError, match="could not be downloaded") as caught:
-        packages.fetch(requirement, digest or index)
+        packages.fetch_package(requirement, digest or index)
     assert "LOPT_CACHE_DIR" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not [entry for entry in (tmp_path / "cache" / "packages").iterdir() if entry.is_dir()]
@@ -91,7 +91,7 @@ def test_if_the_home_folder_cannot_hold_a_cache_a_temporary_one_is_used_with_a_n
     folder = packages.cache_dir()
     assert (folder.parent, folder.is_dir()) == (homeless, True)
     assert packages.cache_dir() == folder
-    assert packages.cached("models", "a") == folder / "models" / "a"
+    assert packages.cache_entry("models", "a") == folder / "models" / "a"
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == ""
@@ -131,14 +131,14 @@ def test_a_temporary_cache_that_others_can_write_is_not_used(homeless, capsys):
 
 
 def test_the_entries_of_a_read_only_cache_are_used(index, monkeypatch):
-    file = packages.fetch("lopt-made-up==1.0", index)
+    file = packages.fetch_package("lopt-made-up==1.0", index)
 
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     for name in ("cache_dir", "FileLock", "_download"):
         monkeypatch.setattr(packages, name, read_only)
-    assert packages.fetch("lopt-made-up==1.0", index) == file
+    assert packages.fetch_package("lopt-made-up==1.0", index) == file
     monkeypatch.undo()
 
 
@@ -149,7 +149,7 @@ def test_a_cache_that_cannot_be_written_is_refused_in_one_line(index, tmp_path, 
 
     monkeypatch.setattr(packages, step, fail)
     with pytest.raises(ValueError, match=r"cache/packages cannot be written \(No space left on device\)") as caught:
-        packages.fetch("lopt-made-up==1.0", index)
+        packages.fetch_package("lopt-made-up==1.0", index)
     assert "LOPT_CACHE_DIR" in str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_every_command_refuses_a_named_cache_that_cannot_be_made_in_one_line(cac
     prompt = Prompt(config, {"X": X}, SoftPrompt(prompt=X)).save(tmp_path / "prompt")
     words = [str(tmp_path / cache), "cannot be written", "LOPT_CACHE_DIR"]
     refused(predict, "predict", "--prompt", prompt, "--text", "warm", words=words)
-    code, _, err = called(
+    code, _, err = run_command(
         sweep, "--space", "smoke", "--set", "task=movie_snippets", "--local-mode", "--out", tmp_path / "results"
     )
     assert code == 2
@@ -184,7 +184,7 @@ def test_every_command_refuses_a_named_cache_that_cannot_be_made_in_one_line(cac
 def test_a_prompt_predicts_and_a_sweep_runs_without_a_cache(homeless, tmp_path, tiny):
     prompt = tmp_path / "prompt"
     train(tiny.replace(options={"placement": "suffix"}), artifact=prompt)
-    assert called(predict, "predict", "--prompt", prompt, "--text", "warm")[0] == 0
-    code, _, err = called(sweep, "--space", "smoke", "--local-mode", "--out", tmp_path / "results")
+    assert run_command(predict, "predict", "--prompt", prompt, "--text", "warm")[0] == 0
+    code, _, err = run_command(sweep, "--space", "smoke", "--local-mode", "--out", tmp_path / "results")
     assert code == 0
     assert all("LOPT_CACHE_DIR" in line for line in err.splitlines())

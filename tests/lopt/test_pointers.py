@@ -13,7 +13,7 @@ from lopt.examples import load_split
 from lopt.files import refuse_pointer
 from lopt.tasks import Task
 from sweeps.run import main as sweep
-from tests.bad_input import called, refused
+from tests.bad_input import refused, run_command
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 EXPECTED_WORDS = ("is a git-lfs pointer", "git lfs pull")
@@ -28,7 +28,7 @@ def test_a_pointer_in_a_model_is_refused(folders, tmp_path, family, name):
         backbones.load(str(tmp_path / "model"), "fp32")
     assert str(tmp_path / "model" / name) in str(caught.value)
     settings = ["--space", "smoke", "--local-mode", "--out", tmp_path, "--set", f"backbone={tmp_path / 'model'}"]
-    error_lines = [line for line in called(sweep, *settings)[2].splitlines() if line.startswith("error: ")]
+    error_lines = [line for line in run_command(sweep, *settings)[2].splitlines() if line.startswith("error: ")]
     assert all(word in error_lines[0] for word in (name, *EXPECTED_WORDS))
 
 
@@ -36,10 +36,10 @@ def test_a_pointer_in_a_model_is_refused(folders, tmp_path, family, name):
 def test_a_pointer_in_place_of_rows_is_refused(tmp_path, monkeypatch, suffix):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / f"train.{suffix}").write_bytes(POINTER)
-    from lopt.rows import rows_of
+    from lopt.rows import read_rows
 
     with pytest.raises(ValueError, match="is a git-lfs pointer"):
-        rows_of(tmp_path / "toy" / f"train.{suffix}")
+        read_rows(tmp_path / "toy" / f"train.{suffix}")
     if suffix == "parquet":
         monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
         task = Task(name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut="a")

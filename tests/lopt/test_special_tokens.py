@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lopt import backbones, load_prompt, tasks, tokens, train
 from lopt.backbones.causal import CausalBackbone
 from lopt.data import prepare
-from lopt.encoding import Example, cut_to, encode, encode_all
+from lopt.encoding import Example, cut_long_texts, encode, encode_all
 from tests.tiny_models import make_model, make_tokenizer
 
 TEMPLATE = "{text} It was"
@@ -58,7 +58,7 @@ PROCESSORS = {
 }
 
 
-def with_processor(make_processor, **settings):
+def tokenizer_with_processor(make_processor, **settings):
     """Return a byte tokenizer with special tokens, and with a post-processor that puts some of them around a text."""
     backend = make_tokenizer("gpt2").backend_tokenizer
     backend.add_special_tokens(["<s>", "</s>", "[SEP]"])
@@ -68,7 +68,7 @@ def with_processor(make_processor, **settings):
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_a_causal_model_reads_the_label_after_the_last_token_of_the_template(processor):
-    tokenizer = with_processor(PROCESSORS[processor])
+    tokenizer = tokenizer_with_processor(PROCESSORS[processor])
     unchanged = tokenizer("a film It was")["input_ids"]
     backbone = CausalBackbone("model", "test", make_model("llama"), tokenizer)
     beginning = [] if processor == "eos" else [tokenizer.bos_token_id]
@@ -83,7 +83,7 @@ def test_a_causal_model_reads_the_label_after_the_last_token_of_the_template(pro
 
 
 def test_a_tokenizer_with_the_setting_to_add_eos_does_not_add_it(tmp_path):
-    tokenizer = with_processor(template_processor("$A"), add_eos_token=True, add_bos_token=True)
+    tokenizer = tokenizer_with_processor(template_processor("$A"), add_eos_token=True, add_bos_token=True)
     assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
     make_model("llama").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -93,7 +93,7 @@ def test_a_tokenizer_with_the_setting_to_add_eos_does_not_add_it(tmp_path):
 
 
 def test_a_tokenizer_that_appends_nothing_is_used_unchanged():
-    tokenizer = with_processor(template_processor("<s> $A"))
+    tokenizer = tokenizer_with_processor(template_processor("<s> $A"))
     assert CausalBackbone("model", "test", make_model("llama"), tokenizer).tokenizer is tokenizer
 
 
@@ -122,7 +122,7 @@ def test_a_vocabulary_without_small_letters_ends_with_the_template_too():
 
 def test_training_and_prediction_read_the_same_ids(tmp_path, tiny):
     make_model("llama").save_pretrained(tmp_path / "model")
-    with_processor(PROCESSORS["bos and eos"]).save_pretrained(tmp_path / "model")
+    tokenizer_with_processor(PROCESSORS["bos and eos"]).save_pretrained(tmp_path / "model")
     config = tiny.replace(backbone=str(tmp_path / "model"))
     data = prepare(config, backbones.load(config.backbone, "fp32"))
     last_id = make_tokenizer("gpt2")("was")["input_ids"][-1]
@@ -139,15 +139,15 @@ def test_t5_keeps_its_end_token():
 # --- texts that spell out a special token -----------------------------------------------------------------------------
 
 
-def byte_level():
-    """Return a tokenizer with special tokens beside the bytes, as GPT-2 and Llama 3 have them."""
+def byte_level_tokenizer():
+    """Return a tokenizer with special tokens in addition to the bytes, as GPT-2 and Llama 3 have them."""
     backend = make_tokenizer("gpt2").backend_tokenizer
     backend.add_special_tokens(SPELLED_OUT)
     backend.add_tokens(["domainword"])
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", **BOS_AND_EOS)
 
 
-def words_only():
+def words_only_tokenizer():
     """Return a tokenizer whose special tokens are words of the vocabulary, as in SentencePiece, except for one."""
     words = ["<unk>", "<s>", "</s>", "<extra_id_0>", "a", "film", "It", "was", "end", "of", "text"]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
@@ -157,7 +157,7 @@ def words_only():
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<s>", **BOS_AND_EOS)
 
 
-def merged():
+def merged_tokenizer():
     """Return a tokenizer with a special token that merges of its vocabulary produce."""
     pieces = ["</", "</s", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -168,26 +168,26 @@ def merged():
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
 
 
-def special_ids(tokenizer, ids, but=()):
-    """Return the special tokens among `ids`, except those in `but`."""
+def special_ids(tokenizer, ids, excluded=()):
+    """Return the special tokens among `ids`, except those in `excluded`."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return [i for i in ids if i in special and i not in but]
+    return [i for i in ids if i in special and i not in excluded]
 
 
-@pytest.mark.parametrize("make", [byte_level, words_only, merged])
+@pytest.mark.parametrize("make", [byte_level_tokenizer, words_only_tokenizer, merged_tokenizer])
 @pytest.mark.parametrize("text", [*SPELLED_OUT, "a </s>", "</s> film", "a</s></s>film", "the <|endoftext|>. <s> end"])
 def test_a_special_token_in_a_text_is_read_as_text(make, text):
     tokenizer = make()
     ids = encode_text(tokenizer, TEMPLATE, text)
-    unknown = {tokenizer.unk_token_id} if make is words_only else set()
-    assert special_ids(tokenizer, ids, but=unknown) == []
+    unknown = {tokenizer.unk_token_id} if make is words_only_tokenizer else set()
+    assert special_ids(tokenizer, ids, excluded=unknown) == []
     assert list(encode(tokenizer, TOY, TEMPLATE, {"text": text}, 999)[0]) == ids
-    if make is not words_only:
+    if make is not words_only_tokenizer:
         assert tokenizer.decode(ids, skip_special_tokens=True) == f"{text} It was"
 
 
 def test_the_special_tokens_of_the_template_stay_special():
-    tokenizer = byte_level()
+    tokenizer = byte_level_tokenizer()
     start, end = (tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|endoftext|>"))
     template = "<|im_start|>user {text}<|endoftext|><|im_start|>assistant It was"
     ids = encode_text(tokenizer, template, "<|im_start|>system </s>")
@@ -200,7 +200,7 @@ def test_the_special_tokens_of_the_template_stay_special():
 
 
 def test_every_column_is_read_as_text_and_other_added_tokens_stay_tokens():
-    tokenizer, task = byte_level(), tasks.get("rte")
+    tokenizer, task = byte_level_tokenizer(), tasks.get("rte")
     template = task.causal_template
     domain_id = tokenizer.convert_tokens_to_ids("domainword")
     for column in task.columns:
@@ -213,19 +213,19 @@ def test_every_column_is_read_as_text_and_other_added_tokens_stay_tokens():
 
 
 def test_a_long_text_of_special_tokens_is_cut_as_text():
-    tokenizer = byte_level()
+    tokenizer = byte_level_tokenizer()
     fields = {"text": "</s>" * 20}
     ids, cut = encode(tokenizer, TOY, TEMPLATE, fields, 20)
     assert cut
     assert len(ids) == 20
     assert tokenizer.decode(ids) == ("</s>" * 20)[:13] + " It was"
     whole = encode_all(tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)])
-    assert cut_to(whole, tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)], 20).token_ids[0] == ids
+    assert cut_long_texts(whole, tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)], 20).token_ids[0] == ids
 
 
 def test_a_prediction_reads_a_special_token_as_text(tmp_path, tiny):
     make_model("llama").save_pretrained(tmp_path / "model")
-    byte_level().save_pretrained(tmp_path / "model")
+    byte_level_tokenizer().save_pretrained(tmp_path / "model")
     backbone = backbones.load(str(tmp_path / "model"), "fp32")
     train(tiny.replace(backbone=str(tmp_path / "model")), artifact=tmp_path / "prompt")
     prompt = load_prompt(tmp_path / "prompt")
@@ -248,7 +248,7 @@ def test_a_prediction_reads_a_special_token_as_text(tmp_path, tiny):
 def test_cached_ids_belong_to_the_template_they_were_made_with(monkeypatch, tmp_path):
     monkeypatch.setattr(tokens, "MIN_CHARACTERS", 0)
     monkeypatch.setattr(tokens, "folder", lambda: tmp_path)
-    tokenizer = byte_level()
+    tokenizer = byte_level_tokenizer()
     for _ in range(2):  # tokenised first, then read from the cache
         assert special_ids(tokenizer, encode_text(tokenizer, "{text} was", "</s>")) == []
         assert special_ids(tokenizer, encode_text(tokenizer, "</s> {text}", "was")) == [tokenizer.eos_token_id]
@@ -267,13 +267,13 @@ def test_a_text_without_special_tokens_is_read_as_the_tokenizer_reads_it(text):
         assert list(encode(tokenizer, TOY, TEMPLATE, {"text": text}, 999)[0]) == expected
 
 
-_BYTES, _WORDS = byte_level(), words_only()
+_BYTES, _WORDS = byte_level_tokenizer(), words_only_tokenizer()
 
 
 CHAT = "<|im_start|>user {text}<|im_end|> <|im_start|>assistant It was"
 
 
-def sentencepiece(scheme, normalizer=None):
+def sentencepiece_tokenizer(scheme, normalizer=None):
     """Return a tokenizer whose words include the blank before them; `scheme` says whether the first word has one."""
     pieces = ["<unk>", "<|im_start|>", "<|im_end|>", "▁", *"</simrtdnaeukwfloI_|>"]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -288,7 +288,7 @@ def sentencepiece(scheme, normalizer=None):
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
 @pytest.mark.parametrize("text", ["a <|im_end|> film", "<|im_end|>film", "film <unk>"])
 def test_a_spelled_out_special_token_does_not_change_how_the_rest_is_read(scheme, text):
-    tokenizer = sentencepiece(scheme)
+    tokenizer = sentencepiece_tokenizer(scheme)
     to_tokens = tokenizer.convert_ids_to_tokens
     ordinary_text = text.replace("<unk>", "~").replace("<|im_end|>", "~")  # ~ is an unknown character
     ordinary = to_tokens(encode_text(tokenizer, CHAT, ordinary_text))
@@ -298,18 +298,18 @@ def test_a_spelled_out_special_token_does_not_change_how_the_rest_is_read(scheme
 
 
 def test_a_text_after_special_tokens_of_the_template_is_cut_at_the_right_position():
-    tokenizer = sentencepiece("first")
+    tokenizer = sentencepiece_tokenizer("first")
     ids, cut = encode(tokenizer, TOY, CHAT, {"text": "<unk> film"}, len(encode_text(tokenizer, CHAT, "<unk> film")) - 2)
     assert cut
     assert list(ids) == encode_text(tokenizer, CHAT, "<unk> fi")
 
 
 def test_a_special_token_is_read_as_text_where_it_takes_the_place_of_an_unknown_character():
-    tokenizer = sentencepiece("first", normalizers.Strip())  # it strips the line end before a special token
+    tokenizer = sentencepiece_tokenizer("first", normalizers.Strip())  # it strips the line end before a special token
     template = CHAT.replace("user ", "user\n")
     ids = encode_text(tokenizer, template, "<|im_end|> film")
     template_ids = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
-    assert special_ids(tokenizer, ids, but={tokenizer.unk_token_id}) == template_ids
+    assert special_ids(tokenizer, ids, excluded={tokenizer.unk_token_id}) == template_ids
 
 
 # --- real tokenizers --------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_t5_reads_a_spelled_out_token_as_text_and_keeps_its_sentinel_and_its_end
     tokenizer = real_tokenizers["t5-base"]
     sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     ids = encode_text(tokenizer, "{text} It was <extra_id_0> .", f"A {spelled} film")
-    assert special_ids(tokenizer, ids, but=[tokenizer.unk_token_id]) == [sentinel, tokenizer.eos_token_id]
+    assert special_ids(tokenizer, ids, excluded=[tokenizer.unk_token_id]) == [sentinel, tokenizer.eos_token_id]
     ordinary = encode_text(tokenizer, "{text} It was <extra_id_0> .", "A film")
     assert ids[:1] == ordinary[:1]
     assert ids[-7:] == ordinary[-7:]

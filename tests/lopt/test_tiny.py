@@ -12,7 +12,7 @@ from lopt import backbones, load_prompt, tasks, train
 from lopt.config import TrialConfig
 from lopt.tasks import Task
 from sweeps.run import main
-from tests.bad_input import called, fixed, refused
+from tests.bad_input import fixed, refused, run_command
 
 CLASS_COUNT = 30
 
@@ -77,7 +77,7 @@ def test_more_words_than_tokens_are_refused_in_one_line(tiny):
 
 
 def test_a_task_of_thirty_classes_passes_the_smoke_check(intents, tmp_path):
-    code, out, err = called(
+    code, out, err = run_command(
         main, "--space", "smoke", "--set", f"task={intents}", "--set", "trials=1", "--local-mode", "--out", tmp_path
     )
     assert (code, err) == (0, "")
@@ -101,9 +101,9 @@ def test_a_long_template_passes_the_smoke_check_on_the_long_model(intents, tmp_p
     classes = ", ".join(f"intent {i}" for i in range(CLASS_COUNT))
     template = f"template=One of {classes}, and no other. {{text}} It was"
     argv = ["--space", "smoke", "--set", f"task={intents}", "--set", "trials=1", "--local-mode", "--out", tmp_path]
-    error_line = called(main, *argv, "--set", template)[2]
+    error_line = run_command(main, *argv, "--set", template)[2]
     assert "leaves no room" in error_line
-    assert called(main, *argv, "--set", template, "--set", "backbone=tiny-long", "--name", "long")[0] == 0
+    assert run_command(main, *argv, "--set", template, "--set", "backbone=tiny-long", "--name", "long")[0] == 0
     short, long = (backbones.load(name, "fp32") for name in ("tiny", "tiny-long"))
     assert short.checksum() == long.checksum()
     assert (short.window, long.window) == (256, 2048)
@@ -115,8 +115,8 @@ def test_the_users_own_model_can_be_checked_too(intents, tmp_path):
     make_model("gpt2").save_pretrained(tmp_path / "my-model")
     make_tokenizer("gpt2").save_pretrained(tmp_path / "my-model")
     argv = ["--space", "smoke", "--set", f"backbone={tmp_path / 'my-model'}", "--set", "trials=1", "--local-mode"]
-    assert called(main, *argv, "--out", tmp_path)[0] == 0
-    code, _, err = called(main, *argv, "--set", f"task={intents}", "--name", "other", "--out", tmp_path)
+    assert run_command(main, *argv, "--out", tmp_path)[0] == 0
+    code, _, err = run_command(main, *argv, "--set", f"task={intents}", "--name", "other", "--out", tmp_path)
     assert code == 2
     assert "share their first token" in err
     assert err.count("intent") < 10, "the message lists some of the thirty words only"

@@ -11,7 +11,7 @@ import pytest
 
 from lopt import backbones, data, tasks, tokens
 from lopt.data import prepare
-from lopt.encoding import Example, cut_to, encode_all
+from lopt.encoding import Example, cut_long_texts, encode_all
 from lopt.tokens import TokenIds
 
 IDS = [[1, 2, 3], [], [4]]
@@ -42,12 +42,12 @@ def make_tokenise(ids=IDS):
 
 
 def test_token_ids_are_a_sequence_of_tuples():
-    ids = TokenIds.of(IDS)
+    ids = TokenIds.from_lists(IDS)
     assert list(ids) == [(1, 2, 3), (), (4,)]
     assert (ids[-1], ids[np.int64(0)], ids[1:]) == ((4,), (1, 2, 3), ((), (4,)))
     assert ids.lengths.tolist() == [3, 0, 1]
     assert all(type(token_id) is int for token_id in ids[0])
-    assert not len(TokenIds.of([]))
+    assert not len(TokenIds.from_lists([]))
     with pytest.raises(IndexError):
         ids[3]
 
@@ -91,14 +91,14 @@ def test_a_cache_that_cannot_be_written_is_not_used(cache_folder, tokenizer, mon
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
     cache_folder.unlink()
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("os.replace", raise_disk_full)
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
     assert not list(cache_folder.iterdir()), "no half-written file stays"
 
-    monkeypatch.setattr(tokens, "folder", full)
+    monkeypatch.setattr(tokens, "folder", raise_disk_full)
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
 
 
@@ -163,7 +163,7 @@ def test_each_template_and_each_length_of_a_cut_text_has_its_file(cache_folder, 
     for template in ("{text} it was", "{text} is it"):
         whole = encode_all(tokenizer, task, template, examples)
         for most in (12, 14):
-            assert cut_to(whole, tokenizer, task, template, examples, most).lengths.max() <= most
+            assert cut_long_texts(whole, tokenizer, task, template, examples, most).lengths.max() <= most
     assert len(list(cache_folder.iterdir())) == 2 + 4
 
 

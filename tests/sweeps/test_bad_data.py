@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from lopt import data, examples, tasks
 from lopt.config import TrialConfig
-from lopt.rows import rows_of
+from lopt.rows import read_rows
 from sweeps.results.store import Store
 from sweeps.run import main
-from tests.bad_input import called, fixed, line_of, outcome, refused, texts
+from tests.bad_input import error_line, fixed, outcome, refused, run_command, texts
 
 TASK_SETTINGS = {
     "columns": ["text"],
@@ -90,7 +90,7 @@ def make_task(tmp_path):
 
 def check_all_rows_scored(argv, labels):
     """Run a sweep, check that each row of the reported split counts with its own class, and return a confirm trial."""
-    code, _, err = called(main, *argv)
+    code, _, err = run_command(main, *argv)
     assert (code, err) == (0, "")
     out = argv[argv.index("--out") + 1]
     record = next(record for record in Store(out, "run").records() if record.phase == "confirm")
@@ -105,7 +105,7 @@ def check_all_rows_scored(argv, labels):
 
 def run_refused(argv):
     """Run a sweep that is refused because of its data, after the plan was printed; return code and output."""
-    code, out, err = called(main, *argv)
+    code, out, err = run_command(main, *argv)
     assert not (Path(argv[argv.index("--out") + 1]) / "run" / "trials").exists(), "no trial has been written"
     return code, out, err
 
@@ -160,7 +160,7 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(make_task, rows):
     task = tasks.get(str(task_folder(argv)))
     bad_rows = [i for i, (text, label) in enumerate(rows) if not is_readable(text) or class_number(label) is None]
     if bad_rows:
-        with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad_rows[0]}: (text|label) is "):
+        with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad_rows[0]}: `(text|label)` is "):
             examples.load_split(task, "test.jsonl")
     else:
         loaded = [(row.fields["text"], row.label) for row in examples.load_split(task, "test.jsonl")]
@@ -175,7 +175,7 @@ def test_the_command_scores_all_rows_or_names_the_first_bad_one(make_task, rows)
     argv = make_task({"classes": CLASSES, "label_words": WORDS}, train=jsonl_bytes(train), report=content)
     bad_rows = [i for i, (text, label) in enumerate(rows) if not is_readable(text) or class_number(label) is None]
     if bad_rows:
-        assert f"test.jsonl, row {bad_rows[0]}: " in line_of(*run_refused(argv))
+        assert f"test.jsonl, row {bad_rows[0]}: " in error_line(*run_refused(argv))
     else:
         check_all_rows_scored(argv, [class_number(label) for _, label in rows])
 
@@ -197,7 +197,7 @@ def test_a_damaged_parquet_file_is_read_or_named(tmp_path, place, change, bits):
             "insert": intact[:position] + bytes([bits]) + intact[position:],
         }[change]
     )
-    rows, error = outcome(lambda: rows_of(path))
+    rows, error = outcome(lambda: read_rows(path))
     assert rows or str(path) in error
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_parquet_file_is_read_or_named(tmp_path, place, change, bits):
 def test_a_file_of_any_bytes_is_read_or_named(tmp_path, content, suffix, has_header):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes((b"text,label\n" if has_header and suffix == "csv" else b"") + content)
-    rows, error = outcome(lambda: rows_of(path))
+    rows, error = outcome(lambda: read_rows(path))
     assert str(path) in error if error else all(isinstance(row, dict) for row in rows)
 
 
@@ -219,24 +219,24 @@ DEEP_JSON = b"[" * 100_000
     [
         ("test.jsonl", DEEP_JSON, ["line 1 is not valid JSON"]),
         ("test.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", ["line 1 is not valid JSON"]),
-        ("test.jsonl", b'{"text": "a", "label": NaN}', ["label is nan", "0 to 1 (bug, other)"]),
-        ("test.jsonl", b'{"text": "a", "label": null}', ["label is None"]),
+        ("test.jsonl", b'{"text": "a", "label": NaN}', ["`label` is nan", "0 to 1 (bug, other)"]),
+        ("test.jsonl", b'{"text": "a", "label": null}', ["`label` is None"]),
         ("test.jsonl", b'{"text": "a", "text": "b", "label": 0}', ["line 1", "two columns 'text'"]),
-        ("test.jsonl", b'{"text": "\\ud83d", "label": 0}', ["row 0: text is '\\ud83d'"]),
-        ("test.jsonl", b'{"text": ["' + b"x" * 10**7 + b'"], "label": 0}', ["row 0: text is ['xxx"]),
+        ("test.jsonl", b'{"text": "\\ud83d", "label": 0}', ["row 0: `text` is '\\ud83d'"]),
+        ("test.jsonl", b'{"text": ["' + b"x" * 10**7 + b'"], "label": 0}', ["row 0: `text` is ['xxx"]),
         ("test.jsonl", '{"text": "é", "label": 0}'.encode("latin-1"), ["not text in UTF-8"]),
         ("test.jsonl", '{"text": "a", "label": 0}'.encode("utf-16"), ["not text in UTF-8"]),
         ("test.csv", b"text,text,label\na,b,0\n", ["two columns 'text'"]),
         ("test.csv", b"text,label\n" + "é,0\n".encode("latin-1"), ["not a CSV file in UTF-8"]),
         ("test.csv", "text,label\na,0\n".encode("utf-16"), ["not a CSV file in UTF-8"]),
         ("test.csv", b'text,label\n"a,0\nb,1\n', ["not a CSV file"]),
-        ("test.csv", b"text,label\na,\n", ["row 0: label is ''"]),
+        ("test.csv", b"text,label\na,\n", ["row 0: `label` is ''"]),
         ("test.csv", b"a,0\nb,1\n", ["has no column 'text'", "it has a, 0"]),
-        ("test.parquet", parquet_bytes([{"text": b"\xff", "label": 0}]), ["row 0: text is b'\\xff'"]),
+        ("test.parquet", parquet_bytes([{"text": b"\xff", "label": 0}]), ["row 0: `text` is b'\\xff'"]),
         ("test.parquet", parquet_bytes([{"text": "a", "label": 0}, {"text": None, "label": 0}]),
-         ["row 1: text is None"]),
-        ("test.parquet", parquet_bytes([{"text": "a", "label": 0.0}, {"text": "b"}]), ["row 1: label is None"]),
-        ("test.parquet", parquet_bytes([{"text": {"a": "b"}, "label": 0}]), ["row 0: text is {'a': 'b'}"]),
+         ["row 1: `text` is None"]),
+        ("test.parquet", parquet_bytes([{"text": "a", "label": 0.0}, {"text": "b"}]), ["row 1: `label` is None"]),
+        ("test.parquet", parquet_bytes([{"text": {"a": "b"}, "label": 0}]), ["row 0: `text` is {'a': 'b'}"]),
         ("test.parquet", parquet_bytes([{"label": 0}]), ["has no column 'text'", "it has label"]),
         ("test.parquet", parquet_bytes(TEST_ROWS)[:-9], ["not a Parquet file", "copy it again"]),
         ("test.parquet", jsonl_bytes(TEST_ROWS), ["not a Parquet file", "copy it again"]),
@@ -244,7 +244,7 @@ DEEP_JSON = b"[" * 100_000
 )  # fmt: skip
 def test_a_bad_file_is_refused_with_one_line_before_any_trial(make_task, name, content, words):
     argv = make_task({"report": name}, report=content)
-    line = line_of(*run_refused(argv))
+    line = error_line(*run_refused(argv))
     for word in (name, *words):
         assert word in line
 
@@ -253,23 +253,23 @@ def test_a_bad_file_is_refused_with_one_line_before_any_trial(make_task, name, c
 def test_one_or_two_training_rows_are_refused_and_three_are_enough(make_task, count):
     argv = make_task(train=jsonl_bytes(TRAIN_ROWS[:count]))
     if count == 1:
-        assert "leave no example to train on: give more rows" in line_of(*run_refused(argv))
+        assert "leave no example to train on: give more rows" in error_line(*run_refused(argv))
     elif count == 2:  # one row is held out to select on, and its class has no other row
-        assert "the hold-out leaves no row of bug to train on" in line_of(*run_refused(argv))
-        assert called(main, *argv, "--set", "holdout=validation")[0] == 0
+        assert "the hold-out leaves no row of bug to train on" in error_line(*run_refused(argv))
+        assert run_command(main, *argv, "--set", "holdout=validation")[0] == 0
     else:
         check_all_rows_scored(argv, [row["label"] for row in TEST_ROWS])
 
 
 def test_one_reported_row_cannot_be_halved(make_task):
     argv = [*make_task(report=jsonl_bytes(TEST_ROWS[:1])), "--set", "holdout=validation"]
-    assert "leave no example to select on: give more rows" in line_of(*run_refused(argv))
+    assert "leave no example to select on: give more rows" in error_line(*run_refused(argv))
     check_all_rows_scored(make_task(report=jsonl_bytes(TEST_ROWS[:1])), [TEST_ROWS[0]["label"]])
 
 
 def test_training_rows_of_one_class_are_refused(make_task):
     argv = make_task(train=jsonl_bytes({**row, "label": 1} for row in TRAIN_ROWS))
-    assert "all 8 rows of train.jsonl" in line_of(*run_refused(argv))
+    assert "all 8 rows of train.jsonl" in error_line(*run_refused(argv))
     check_all_rows_scored(make_task(report=jsonl_bytes({**row, "label": 1} for row in TEST_ROWS)), [1] * 5)
 
 
@@ -282,7 +282,7 @@ def test_reported_texts_that_are_trained_on_are_counted(make_task):
 
 def test_the_same_file_for_train_and_report_is_refused(make_task):
     argv = make_task({"report": "./train.jsonl"})
-    refused(main, *argv, words=["train and report are both", "not trained on"])
+    refused(main, *argv, words=["`train` and `report` are both", "not trained on"])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_very_long_text_is_cut(make_task, name, to_bytes):
     ("toml", "words"),
     [
         ({"classes": [" bug", "bug"]}, ["class ' bug' begins or ends with a blank"]),
-        ({"title": "a\nb"}, ["title is 'a\\nb'", "one line"]),
+        ({"title": "a\nb"}, ["`title` is 'a\\nb'", "one line"]),
         ({"template": "{text} {body}"}, ["names {body}", "valid fields: {text}, {mask}"]),
         ({"label_words": [" ", " great"]}, ["label_words is [' ', ' great']", "give 2"]),
         ({"label_words": [" bad", " badly"]}, None),  # the tiny model tells all words apart
@@ -313,7 +313,7 @@ def test_a_very_long_text_is_cut(make_task, name, to_bytes):
 def test_entries_of_task_toml_are_accepted_or_refused(make_task, toml, words):
     argv = make_task(toml)
     if words is None:
-        assert called(main, *argv)[0] == 0
+        assert run_command(main, *argv)[0] == 0
     else:
         refused(main, *argv, words=words)
 
@@ -331,7 +331,7 @@ def test_a_file_name_that_no_system_allows_is_refused(make_task):
     argv = make_task()
     toml = task_folder(argv) / "task.toml"
     toml.write_text(toml.read_text().replace("test.jsonl", "x" * 5000 + ".csv"))
-    assert "does not exist" in line_of(*run_refused(argv))
+    assert "does not exist" in error_line(*run_refused(argv))
 
 
 def test_a_file_that_was_removed_is_named_and_the_run_is_kept(make_task):
@@ -341,7 +341,7 @@ def test_a_file_that_was_removed_is_named_and_the_run_is_kept(make_task):
     before = {path: path.read_bytes() for path in trial_files.iterdir()}
     (task_folder(argv) / "test.jsonl").unlink()
     data._load.cache_clear()
-    assert "test.jsonl does not exist" in line_of(*called(main, *argv, "--seeds", "2"))
+    assert "test.jsonl does not exist" in error_line(*run_command(main, *argv, "--seeds", "2"))
     assert {path: path.read_bytes() for path in trial_files.iterdir()} == before
     shutil.rmtree(task_folder(argv))
 
@@ -365,7 +365,7 @@ def test_texts_without_tokens_are_refused():
 def test_a_token_limit_that_removes_a_class_is_refused_before_the_first_trial(make_task):
     long_rows = [{"text": "word " * 30 + str(i), "label": 1} for i in range(20)]
     argv = make_task(train=jsonl_bytes([*({"text": f"line {i}", "label": 0} for i in range(20)), *long_rows]))
-    line = line_of(*run_refused([*argv, "--set", "train_max_tokens=40"]))
+    line = error_line(*run_refused([*argv, "--set", "train_max_tokens=40"]))
     assert "train_max_tokens = 40 leaves no row of other to train on; there were 20 rows in train.jsonl" in line
     check_all_rows_scored(argv, [row["label"] for row in TEST_ROWS])
 
@@ -375,7 +375,7 @@ def test_one_data_file_is_split_and_its_bad_rows_are_skipped(make_task):
     argv = make_task({"train": "all.jsonl", "bad_rows": "skip"}, train=jsonl_bytes(rows))
     toml = task_folder(argv) / "task.toml"
     toml.write_text(toml.read_text().replace('train = "all.jsonl"\nreport = "test.jsonl"', 'data = "all.jsonl"'))
-    code, out, err = called(main, *argv)
+    code, out, err = run_command(main, *argv)
     assert (code, err) == (0, "")
     assert "note       2 of 12 rows of all.jsonl skipped, which lack text or a class" in out
     records = Store(argv[argv.index("--out") + 1], "run").records()

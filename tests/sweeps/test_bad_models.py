@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lopt import backbones
 from sweeps.run import main
-from tests.bad_input import called, line_of
+from tests.bad_input import error_line, run_command
 from tests.tiny_models import make_model, make_tokenizer
 
 
@@ -37,7 +37,7 @@ def model(intact_folder, tmp_path):
 
 def refusal(argv, out):
     """Return the line with which the sweep is refused."""
-    line = line_of(*called(main, *argv))
+    line = error_line(*run_command(main, *argv))
     assert not list(out.glob("*/trials")), "no trial has been written"
     return line
 
@@ -61,7 +61,7 @@ def test_an_intact_folder_whose_tokenizer_has_no_padding_is_accepted(model):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     backbone = backbones.load(str(folder), "fp32")
     assert backbone.tokenizer.pad_token_id is None
-    assert called(main, *argv)[0] == 0
+    assert run_command(main, *argv)[0] == 0
 
 
 # Each function below damages a model folder, or returns a function that does.
@@ -163,5 +163,5 @@ def test_code_that_comes_with_a_model_is_never_run(model, monkeypatch):
     change_config(folder, model_type="custom", auto_map=auto_map)
     assert "cannot be loaded" in refusal(argv, folder.parent / "out")
     change_config(folder, model_type="llama")
-    called(main, *argv)
+    run_command(main, *argv)
     assert not (folder / "ran").exists()

@@ -14,7 +14,7 @@ from lopt.config import FIELDS
 from sweeps import space, spaces
 from sweeps.planning.check_space import check_space
 from sweeps.run import main
-from tests.bad_input import called, fixed, junk, line_of, refused, texts
+from tests.bad_input import error_line, fixed, junk, refused, run_command, texts
 
 KEYS = [*FIELDS, *space.SPACE_FIELDS, "placement", "alpha", "lora.rank", "dept.alpha", "init", "update_tokens"]
 NAMES = sorted(set(KEYS) - {"backbone"})  # unknown names of models are looked up in the hub's cache, which is slow
@@ -26,7 +26,7 @@ values = st.lists(st.sampled_from(PIECES) | texts, min_size=1, max_size=4).flatm
 
 
 def dry_run(*argv):
-    return called(main, *argv, "--dry-run", "--json")
+    return run_command(main, *argv, "--dry-run", "--json")
 
 
 @fixed(150)
@@ -43,7 +43,7 @@ def dry_run(*argv):
 def test_any_setting_is_planned_or_refused(key, value, name):
     code, out, err = dry_run("--space", name, "--set", f"{key}={value}")
     if code:
-        line = line_of(code, out, err)
+        line = error_line(code, out, err)
         assert key.rpartition(".")[2] in line or "cells named" in line
         return
     plan = json.loads(out)
@@ -60,7 +60,7 @@ def test_any_setting_is_planned_or_refused(key, value, name):
 def test_any_text_after_set_is_planned_or_refused(pair):
     code, out, err = dry_run("--space", "smoke", f"--set={pair}")
     if code:
-        line_of(code, out, err)
+        error_line(code, out, err)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_wrong_option_is_refused(argv, words):
 def test_any_value_of_an_option_is_planned_or_refused(flag, value):
     code, out, err = dry_run("--space", "smoke", f"{flag}={value}")
     if code:
-        line_of(code, out, err)
+        error_line(code, out, err)
 
 
 def test_an_out_that_is_a_file_is_refused(tmp_path):
@@ -161,7 +161,7 @@ def test_the_unchanged_space_file_is_valid(tmp_path):
 def test_any_part_of_a_space_file_is_planned_or_refused(tmp_path, part, value):
     code, out, err = dry_run("--space", write_space(tmp_path / "mine.py", **{part: value}))
     if code:
-        line_of(code, out, err)
+        error_line(code, out, err)
     else:
         plan = json.loads(out)
         (cell,) = plan["cells"]
@@ -177,7 +177,7 @@ def test_any_part_of_a_space_file_is_planned_or_refused(tmp_path, part, value):
         ({"grid": "lambda axes: (cell, cell)"}, ["two cells named 'one'"]),
         ({"grid": "lambda axes: __import__('itertools').repeat(cell)"}, ["two cells named 'one'"]),
         ({"search": "{'learning_rate': (0.1, 0.2)}"}, ["range of learning_rate is (0.1, 0.2)", "Real, Whole"]),
-        ({"search": "{'learning_rate': Choice(())}", "first": "()"}, ["choice of ()", "one value or more"]),
+        ({"search": "{'learning_rate': Choice(())}", "first": "()"}, ["choice of ()", "one or more values"]),
         ({"search": "{'learning_rate': Choice('ab')}"}, ["choice of 'ab'", "a tuple"]),
         ({"search": "{'learning_rate': Real('a', 1)}"}, ["range 'a' to 1"]),
         ({"search": "{'learning_rate': Real(-inf, 1)}"}, ["range -inf to 1"]),

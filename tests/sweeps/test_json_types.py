@@ -13,7 +13,7 @@ from lopt import checkpoint
 from sweeps.results.lock import _held_error, _parse_holder
 from sweeps.results.store import Store
 from tests.analysis.test_analysis_damage import JSON, value_paths, with_value
-from tests.bad_input import fixed, line_of
+from tests.bad_input import error_line, fixed
 from tests.sweeps.test_store_damage import RUN, finished_run, out, record_files, sweep  # noqa: F401  # two are fixtures
 
 VALUES = ["[]", "3", '"a"', "null", "true", "[[]]", "{}", "[null]", '[{"a": []}]']
@@ -51,7 +51,7 @@ def test_a_manifest_or_baselines_file_of_a_wrong_type_is_refused(out, name, text
         pytest.skip("an empty list is valid: the baseline is scored again")
     file = out / RUN / name
     file.write_text(text)
-    line = line_of(*sweep(out))
+    line = error_line(*sweep(out))
     assert f"{file} is damaged (" in line and ("is a " in line or "is null" in line or "true or false" in line)
     assert file.read_text() == text
 
@@ -71,7 +71,7 @@ def test_any_value_anywhere_in_a_manifest_or_baselines_file(finished_run, tmp_pa
     code, stdout, stderr = sweep(folder, trials=data.draw(st.sampled_from([1, 1, 1, 2])))
     assert {record: record.read_bytes() for record in before} == before
     if code == 2:
-        line = line_of(code, stdout, stderr)
+        line = error_line(code, stdout, stderr)
         assert file.name in line or "other settings" in line
     else:
         assert code == 0

@@ -13,7 +13,7 @@ from analysis.report import main as report
 from lopt import backbones, data, load_prompt
 from sweeps.results.store import Store
 from sweeps.run import main
-from tests.bad_input import called, refused
+from tests.bad_input import refused, run_command
 from tests.tiny_models import make_model, make_tokenizer
 
 TOML = (
@@ -55,7 +55,7 @@ def command(task, out, *options):
 
 def sweep(task, out, *options):
     """Run a sweep and return its exit code and output."""
-    code, output, error = called(main, *command(task, out, *options))
+    code, output, error = run_command(main, *command(task, out, *options))
     assert error == ""
     return code, output
 
@@ -189,13 +189,13 @@ def test_a_moved_model_is_recognised(mail_folder, tmp_path):
     out, model = tmp_path / "results", tmp_path / "models" / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer("llama").save_pretrained(model)
-    assert called(main, *command(mail_folder, out, "--set", f"backbone={model}"))[0] == 0
+    assert run_command(main, *command(mail_folder, out, "--set", f"backbone={model}"))[0] == 0
     before = keys(out)
     new_folder = tmp_path / "elsewhere" / "tiny-llama"
     new_folder.parent.mkdir()
     model.rename(new_folder)
     backbones.load.cache_clear()
-    code, output, _ = called(main, *command(mail_folder, out, "--set", f"backbone={new_folder}"))
+    code, output, _ = run_command(main, *command(mail_folder, out, "--set", f"backbone={new_folder}"))
     assert (code, "complete: 9 trials" in output, keys(out) == before) == (0, True, True)
     file = new_folder / "config.json"
     file.write_text(file.read_text() + "\n")
@@ -208,7 +208,7 @@ def test_a_report_has_one_group_for_a_task_that_moved(mail_folder, move_mail, tm
     assert sweep(mail_folder, out, "--max-trials", "7")[0] == 4
     new_folder = move_mail()
     assert sweep(new_folder, out)[0] == 0
-    assert called(report, out / "smoke-paper")[0] == 0
+    assert run_command(report, out / "smoke-paper")[0] == 0
     results = load([out / "smoke-paper"])
     (group,) = groups(results)
     assert (group.task, len(group.cells), len(group.trials)) == (str(new_folder), 3, 9)

@@ -8,7 +8,7 @@ from lopt.locations import location
 from sweeps.results import lock
 from sweeps.results.lock import hold_run
 from sweeps.run import main
-from tests.bad_input import called, line_of
+from tests.bad_input import error_line, run_command
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "max_steps=2", "--set", "eval_every=1", "--set", "trials=1"]
 TASK_TOML = 'columns = ["text"]\nclasses = ["a", "b"]\ntemplate = "{text} is"\nlabel_words = [" a", " b"]\n'
@@ -35,7 +35,7 @@ def tasks(tmp_path):
 def test_results_in_memory_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["run.py", *SMALL, "--out", "memory://x"])
     code = main()
-    line = line_of(code, *capsys.readouterr())
+    line = error_line(code, *capsys.readouterr())
     assert "--out memory://x: results in memory are lost when the command ends" in line
 
 
@@ -60,26 +60,26 @@ REFUSED_ARGUMENTS = {
 def test_a_refused_command_changes_no_file(tmp_path, tasks, arguments, run_exists):
     out = tmp_path / "deep" / "results"
     if run_exists:
-        assert called(main, *SMALL, "--out", out)[0] == 0
+        assert run_command(main, *SMALL, "--out", out)[0] == 0
     before = contents(tmp_path)
     arguments = [argument.format(tasks=tasks) for argument in arguments]
-    line_of(*called(main, *SMALL, "--out", out, *arguments))
+    error_line(*run_command(main, *SMALL, "--out", out, *arguments))
     assert contents(tmp_path) == before
     assert run_exists or not (tmp_path / "deep").exists()
     if run_exists:
-        assert called(main, *SMALL, "--out", out)[0] == 0, "the run can go on"
+        assert run_command(main, *SMALL, "--out", out)[0] == 0, "the run can go on"
 
 
 def test_an_empty_folder_of_the_user_stays_and_stays_empty(tmp_path):
     (tmp_path / "out").mkdir()
-    line_of(*called(main, *SMALL, "--out", tmp_path / "out", "--name", "a", "--set", "task=sst2"))
+    error_line(*run_command(main, *SMALL, "--out", tmp_path / "out", "--name", "a", "--set", "task=sst2"))
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
 
 
 def test_a_run_set_aside_by_fresh_is_restored_if_no_trial_begins(tmp_path):
-    assert called(main, *SMALL, "--out", tmp_path)[0] == 0
-    code, out, err = called(main, *SMALL, "--out", tmp_path, "--fresh", "--set", "task=sst2")
-    line_of(code, out, err)
+    assert run_command(main, *SMALL, "--out", tmp_path)[0] == 0
+    code, out, err = run_command(main, *SMALL, "--out", tmp_path, "--fresh", "--set", "task=sst2")
+    error_line(code, out, err)
     assert "run smoke-paper has its earlier results again, because no trial has begun" in out
     assert [folder.name for folder in tmp_path.iterdir()] == ["smoke-paper"]
 
@@ -123,5 +123,5 @@ def test_a_lock_is_taken_again_if_another_command_removes_the_folder(tmp_path, m
     ],
 )
 def test_a_wrong_option_says_what_is_valid(arguments, words):
-    line = line_of(*called(main, *SMALL, "--dry-run", *arguments))
+    line = error_line(*run_command(main, *SMALL, "--dry-run", *arguments))
     assert all(word in line for word in words)

@@ -17,7 +17,7 @@ from sweeps.results import read_record
 from sweeps.results.store import Store
 from sweeps.run import main
 from tests.analysis.test_analysis_damage import JSON, value_paths, with_value
-from tests.bad_input import called, fixed, line_of
+from tests.bad_input import error_line, fixed, run_command
 
 SMALL = ["--space", "smoke", "--local-mode", "--set", "max_steps=4"]
 RUN = "smoke-paper"
@@ -41,7 +41,7 @@ def out(finished_run, tmp_path):
 
 def sweep(out, *options, trials=1):
     """Run the sweep. Return its exit code, standard output and standard error."""
-    return called(main, *SMALL, "--set", f"trials={trials}", "--out", out, *options)
+    return run_command(main, *SMALL, "--set", f"trials={trials}", "--out", out, *options)
 
 
 def record_files(out, run=RUN):
@@ -87,7 +87,7 @@ def test_any_value_anywhere_in_a_record(finished_run, tmp_path, data, value):
     before = contents(out)
     code, stdout, stderr = sweep(out)
     if code == 2:
-        assert f"{file.name}: record of schema {changed['schema_version']}" in line_of(code, stdout, stderr)
+        assert f"{file.name}: record of schema {changed['schema_version']}" in error_line(code, stdout, stderr)
         assert contents(out) == before
         return
     renamed_file = file.with_name(f"{file.name}.damaged")
@@ -184,7 +184,7 @@ def test_a_run_of_a_newer_version_is_refused_and_not_changed(out, with_manifest,
     if with_manifest:
         change_values(out / RUN / "manifest.json", schema_version=9, identity="another")
     before = contents(out)
-    line = line_of(*sweep(out, *options))
+    line = error_line(*sweep(out, *options))
     assert contents(out) == before
     if with_manifest or options != ["--set", "grace_steps=2"]:
         reason = "manifest.json has schema 9" if with_manifest else f"{files[-1].name}: record of schema 9"
@@ -210,7 +210,7 @@ def test_trials_of_a_removed_method_are_kept_and_do_not_count(out, monkeypatch):
 
 def test_a_trial_that_cannot_be_run_here_is_named_where_it_counts(out):
     file = change_config(next(file for file in record_files(out) if '"lopt1"' in file.read_text()), method="gone")
-    line = line_of(*sweep(out))
+    line = error_line(*sweep(out))
     assert f"trials/{file.name} cannot be run here (unknown method 'gone'; valid: " in line and "--name" in line
 
 
@@ -236,7 +236,7 @@ def test_reuse_of_all_runs_leaves_out_what_it_cannot_read_and_changes_nothing(ou
     assert "run no run's name is left out: run name" in stdout
     assert {file: content for file, content in contents(out).items() if file in before} == before
     for option in ("--reuse", "--warm-start"):
-        assert "record of schema 9" in line_of(*sweep(out, "--name", "third", option, "newer"))
+        assert "record of schema 9" in error_line(*sweep(out, "--name", "third", option, "newer"))
 
 
 def test_a_record_that_is_set_aside_while_a_run_is_read_is_left_out(out, monkeypatch):
