@@ -152,10 +152,8 @@ class Prompt:
         if not inputs:
             return []
         backbone = self.backbone
-        token_limit, template = (
-            max_input_tokens(self.config, backbone),
-            backbone.fill_template(self.config.template or ""),
-        )
+        token_limit = max_input_tokens(self.config, backbone)
+        template = backbone.fill_template(self.config.template or "")
         tokenised = [encode(backbone.tokenizer, task, template, fields, token_limit) for fields in inputs]
         encoded = Encoded(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),
