@@ -139,8 +139,8 @@ def revision_of(name: str) -> str:
     except Exception as error:
         raise ValueError(
             f"backbone {name!r} is not on this machine, and the hub did not give it "
-            f"({first_line_of_error(error)}); give a folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, or "
-            "use backbone embedded, which needs no hub"
+            f"({first_line_of_error(error)}); give a folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, "
+            "or use backbone embedded, which needs no hub"
         ) from None
 
 
