@@ -1,4 +1,4 @@
-"""Rules of the code base: which modules may import which, and how long a file may be."""
+"""Rules of the code base: which modules may import which, how long a file may be, and that names say something."""
 
 from __future__ import annotations
 
@@ -151,3 +151,20 @@ def test_private_names_of_ray_are_used_in_one_file_only():
 @pytest.mark.parametrize("module", FILES)
 def test_no_file_is_too_long(module):
     assert len(FILES[module].read_text().splitlines()) <= MAX_LINES
+
+
+# Words that do not say what a thing is. A name is a noun that does, such as `record`.
+EMPTY_WORDS = {"found", "made", "given", "each", "mine", "said", "shown", "own", "thing", "stuff"}
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_no_name_is_an_empty_word(module):
+    names = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    assert not {name.strip("_") for name in names} & EMPTY_WORDS
