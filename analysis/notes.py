@@ -332,7 +332,7 @@ def provenance(run: Run) -> Provenance:
     space = manifest.get("space") or {}
     unclean = ", unclean working tree" if source.get("dirty") else ""
     facts = {
-        "space": " ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
+        "space": ", profile ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
         "trials per cell": space.get("trials_per_cell"),
         "confirm seeds": space.get("confirm_seeds"),
         "started": _to_the_second(manifest.get("started_at")),

@@ -167,7 +167,7 @@ def _make_section(
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
-            missing.append(f"{spec.title}: {item.reason}.")
+            missing.append(f"{spec.title.rstrip('?')}: {item.reason}.")
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
 
 
