@@ -72,7 +72,7 @@ def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | N
     Args:
         paths: the folders or URLs of the runs.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
-        folders: the folders of other results with which these results will be compared.
+        folders: shared by the calls whose results will be compared, so that a folder that has moved keeps one path.
 
     Raises:
         ReportError: a run's manifest cannot be read. Other files that cannot be read are in `unreadable_files`.

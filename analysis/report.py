@@ -47,7 +47,9 @@ def _output_folder(option: str | None, run: Location) -> Path:
     if isinstance(out, Path):
         return out
     if option:
-        raise ReportError(f"--out {out} is not a folder: give a folder for the report, and copy it from there")
+        raise ReportError(
+            f"--out {out} is not a local folder: give a local folder, and copy the report to the URL afterwards"
+        )
     return Path(f"{run.name}-report")
 
 

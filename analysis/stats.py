@@ -57,7 +57,7 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     With N >= 2 seeds, it is p ± t(v) · sqrt(a + b). Here p is the mean, a = s²/N with the variance s² between seeds,
     and b = p(1-p)/n is the variance from the choice of the n test examples. The seeds share these examples, so b is not
     divided by N. v is the number of degrees of freedom by Welch and Satterthwaite, (a+b)² / (a²/(N-1) + b²/(n-1)).
-    With it, few seeds make the quantile t large only as far as the variance comes from the seeds. The interval always
+    So t is large for few seeds only if most of the variance is between seeds. The interval always
     contains the Wilson interval of p on n examples, because near 0 and 1 an estimated variance is too small, and at 0
     and 1 it is 0.
 
@@ -105,8 +105,9 @@ def spread(correct_SN: np.ndarray) -> tuple[float, float]:
         correct_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`, for at least two seeds.
 
     Returns:
-        The variance between seeds of the accuracy, and the mean variance between seeds on one example. The first is at
-        least as large as the second implies, because accuracies may be equal by chance although the seeds differ.
+        The variance of the accuracy between seeds, and the mean variance between seeds on one example. The first is
+        raised to the second divided by the number of examples if it is smaller, because the accuracies of seeds may be
+        equal by chance.
     """
     within = float(correct_SN.var(axis=0, ddof=1).mean())
     return max(float(correct_SN.mean(axis=1).var(ddof=1)), within / correct_SN.shape[1]), within
@@ -118,14 +119,18 @@ def variance_of_examples(values_N: np.ndarray) -> float:
 
 
 def estimate_from_predictions(correct_SN: np.ndarray) -> Estimate:
-    """Return the mean over seeds with a 95 % interval, from which examples each seed got right, `[seeds, examples]`.
+    """Return the mean over seeds with a 95 % interval.
+
+    Args:
+        correct_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`.
 
     Seeds and examples are both random, and every seed is scored on every example. So the variance of the mean is a + b.
-    Here a = s²/S, with the variance s² between the accuracies of the S seeds. b is the variance between the examples'
-    shares of right answers, without the part that comes from the seeds, divided by n. The half_width width is
-    t(v) · sqrt(a + b) in logits, with v as in `estimate`. The b of `estimate` is larger, because it does not use single
-    examples. If fewer than five examples are wrong or fewer than five are right, in the mean over seeds, b is
-    underestimated. Then the interval is widened to contain the Wilson interval of the mean on n examples.
+    Here a = s²/S, with the variance s² between the accuracies of the S seeds. For b, take the share of seeds that are
+    right on each example, and the variance of these shares between examples. Subtract the part that comes from the
+    seeds, and divide by n. The half width of the interval is t(v) · sqrt(a + b) in logits, with v as in `estimate`. The
+    b of `estimate` is larger, because it knows only the accuracies. If fewer than five examples are wrong or fewer than
+    five are right, in the mean over seeds, b is underestimated. Then the interval is widened to contain the Wilson
+    interval of the mean on n examples.
     """
     seeds, n = correct_SN.shape
     mean = float(correct_SN.mean())

@@ -174,7 +174,7 @@ class Prompt:
         try:
             current = tasks.get(self.config.task)
         except ValueError as error:
-            raise ValueError(f"to be scored again, this prompt needs the rows of its task, and {error}") from None
+            raise ValueError(f"this prompt cannot be scored again without the rows of its task: {error}") from None
         for name in ("classes", "columns", "cut"):
             trained, installed = getattr(self.task, name), getattr(current, name)
             if trained != installed:
@@ -324,7 +324,7 @@ def _read_soft_prompt(
     if stored is not None and stored.ndim != 2:
         raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")
     if not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise ValueError(f"{display_name} is damaged: one of its tensors does not hold real numbers")
+        raise ValueError(f"{display_name} is damaged: one of its tensors does not hold floating-point numbers")
     width = int(stored.shape[-1]) if stored is not None else 0
     try:
         computed = methods.get(config.method).rebuild(config, factors, width)

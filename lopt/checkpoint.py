@@ -3,7 +3,7 @@
 Tensors are named `factor NAME`, `best NAME`, `state INDEX ENTRY` (of the optimiser) and `losses`. Everything else is
 JSON in the header, under `trial`, so that it can be read without torch and without the tensors.
 
-A trial writes a checkpoint at every evaluation but the last. It continues from there with the same bits. The
+A trial writes a checkpoint at every evaluation but the last. It continues from there bit for bit. The
 batches depend only on the lengths of the texts and on the seed, so storing the number of finished batches is enough.
 """
 
@@ -103,7 +103,7 @@ def read_description(path: Location) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged.
     """
-    start = read_part(path, 0, _FIRST_READ_BYTES)  # from a URL only this and the rest of a longer header are read
+    start = read_part(path, 0, _FIRST_READ_BYTES)  # over a network, only the header is read
     end = 8 + _header_size(start)
     header = start[8:end] + (read_part(path, len(start), end) if end > len(start) == _FIRST_READ_BYTES else b"")
     try:

@@ -27,8 +27,8 @@ class TrialConfig(TrialSettings):
 
     Raises:
         ValueError: a setting is invalid (the message names the field, its value and what is valid), a task's folder
-            cannot be read, or the backbone's config cannot be read (it is read only for a task with a template for
-            causal models).
+            cannot be read, or the backbone's config cannot be read (only tasks with a second template, for causal
+            models, need it).
     """
 
     task_spec: InitVar[Task | None] = None

@@ -138,7 +138,7 @@ def _part_settings(config: TrialConfig) -> PartSettings:
 
 @dataclass(frozen=True)
 class _TokenizerOfModel:
-    """A tokenizer in a cache's key. It is compared by its model only, which has one tokenizer for all precisions.
+    """A tokenizer in a cache's key. Two of them are equal if they belong to the same model, in any precision.
 
     Attributes:
         model: the model's name and revision.

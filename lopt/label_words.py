@@ -1,4 +1,4 @@
-"""Checks of label words: which token of a word is scored, and whether running text would have the word in this form.
+"""Checks of label words: which token of a word is scored, and whether the word needs a leading space.
 
 Everything here takes a plain `tokenizers.Tokenizer`, so that a plan can show these notes without loading a model.
 """
@@ -25,8 +25,8 @@ _FOLLOWED_BY_SPACE = ":;,.?!)"  # in running text; so are letters and digits
 def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
     """Return what a user should know before using these label words.
 
-    One note lists the words of several tokens, because only their first token is scored. Another lists the words whose
-    other form, with or without a leading space, is the one that running text would have after this template.
+    One note lists the words of several tokens, because only their first token is scored. Another lists the words that
+    would normally follow this template in another form: with a leading space, or without it.
 
     Args:
         template: the template as the model reads it (`Backbone.fill_template`).
@@ -37,7 +37,8 @@ def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str
     if scored:
         more = f" and {len(scored) - _MAX_LISTED} more" if len(scored) > _MAX_LISTED else ""
         sentences.append(
-            f"label words of several tokens are scored by the first alone: {', '.join(scored[:_MAX_LISTED])}{more}"
+            "label words of several tokens are scored by their first token only: "
+            f"{', '.join(scored[:_MAX_LISTED])}{more}"
         )
     fields = [(name, "a") for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     text_before = template.format(**dict(fields))
@@ -45,8 +46,8 @@ def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str
         word: form for word in words if (form := _likelier_form(tokenizer, text_before, word)) is not None
     }
     if likelier_forms:
-        comparisons = [f"{form!r} is likelier than {word!r}" for word, form in likelier_forms.items()]
-        sentences.append(f"as running text goes on after this template, {', '.join(comparisons[:_MAX_LISTED])}")
+        comparisons = [f"{form!r} rather than {word!r}" for word, form in likelier_forms.items()]
+        sentences.append(f"after this template, text normally goes on with {', '.join(comparisons[:_MAX_LISTED])}")
     return sentences
 
 

@@ -171,8 +171,8 @@ def draw_parts(
         if absent_classes:
             pronoun = "it" if len(absent_classes) == 1 else "them"
             notes.append(
-                f"there is no row of {_list_names(absent_classes)} to {purpose} on, so the accuracy on these rows says "
-                f"nothing about {pronoun}"
+                f"there is no row of {_list_names(absent_classes)} to {purpose} on, so that accuracy says nothing "
+                f"about {pronoun}"
             )
     is_subset = len(report) < len(report_candidates)
     report_text = f" (a stratified {len(report):,} of {len(report_candidates):,})" if is_subset else ""

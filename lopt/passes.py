@@ -61,8 +61,8 @@ def divide_into_passes(
 
 
 def token_counts(rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone) -> list[float]:
-    """Return the number of tokens of each row in a pass. The rows of a trial share its prompt and count a part of it
-    each."""
+    """Return the number of tokens of each row in a pass. The tokens of a trial's prompt are divided evenly among the
+    trial's rows."""
     row_counts = Counter(row.owner for row in rows)
     prompt_shares = {owner: soft_prompts[owner].length / count for owner, count in row_counts.items()}
     return [prompt_shares[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids)) for row in rows]

@@ -113,7 +113,7 @@ def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
             reason = f"it holds zero bytes: {_SAVE_AS_UTF8}" if "\0" in line else f"{error.msg} at column {error.colno}"
             raise ValueError(f"{path}, line {number} is not valid JSON ({reason})") from None
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from None
+            raise ValueError(f"{path}, line {number} cannot be used ({error})") from None
         if not isinstance(row, Mapping):
             raise ValueError(f"{path}, line {number} is not a JSON object")
         yield row

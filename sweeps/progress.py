@@ -85,7 +85,7 @@ class Progress(Listener):
     def requeued(self, job: Job) -> None:
         self._total_count -= self._total_grows and job.phase == "confirm"
         self._forget(job)
-        self._draw(event_text=f"{job}: waits for its turn again, because its process died before it began")
+        self._draw(event_text=f"{job}: waits for its turn again, because its process died before the trial began")
 
     def _forget(self, job: Job) -> None:
         del self._steps_by_key[job.key]
@@ -154,7 +154,7 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
         return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
     text, accuracy = f"{job}: {record.status} at step {record.steps:,}", record.test_accuracy
     if record.selection_score is not None:
-        text += f", {_format_score(record)} held out"
+        text += f", {_format_score(record)} on held-out examples"
     if accuracy is not None:
         text += f", {100 * accuracy:.1f} % on {record.test_split}"
     return text

@@ -221,7 +221,7 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
         return sweep.run()
     except (ValueError, OSError):
         if earlier_run and store.put_back(earlier_run):
-            print(f"run {store.run} has its earlier results again, because no trial has begun")
+            print(f"the earlier results of run {store.run} have been restored, because no trial has begun")
         raise
 
 

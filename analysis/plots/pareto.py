@@ -18,7 +18,7 @@ from analysis.render import data_columns
 from analysis.stats import Estimate, intervals_note
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
-_LEAST_DISTANCE_PT = 2.5  # between points of nearly equal size: less than half a marker
+_LEAST_DISTANCE_PT = 2.5  # between points with nearly equal parameter counts: less than half a marker
 _LEGEND_PT = 470.0  # the width of the legend
 
 
@@ -102,7 +102,9 @@ def draw(info: Info) -> Figure:
     parameter_counts += [point.trainable_parameters for point in info.published]
     least, most = min(parameter_counts), max(parameter_counts)
     span = max(most / least, 2.0)
-    left_room = 0.06 if span < 1000 else 0.2  # if the counts span much, the first labels need room on their left
+    left_room = (
+        0.06 if span < 1000 else 0.2
+    )  # if the counts span a wide range, the first labels need room on their left
     right_room = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # room for the last labels
     style.log2_axis(lower_axes, least / span**left_room, most * span**right_room)
     labels = Labels(axes)

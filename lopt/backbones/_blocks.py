@@ -53,13 +53,13 @@ class Block:
 
     @property
     def row_ends(self) -> np.ndarray:
-        """For each row, the index in the sequence after its last token, `[R]`."""
+        """For each row, the index one past its last token in the sequence, `[R]`."""
         lengths = np.full(self.rows, self.tokens) if self.lengths is None else self.lengths
         return self.begin + np.cumsum(lengths)
 
     @property
     def end(self) -> int:
-        """The index in the sequence after the block's last token."""
+        """The index one past the block's last token in the sequence."""
         return self.begin + (self.rows * self.tokens if self.lengths is None else int(self.lengths.sum()))
 
     def padded_rows(self, sequence_HND: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ class Layout:
     Attributes:
         blocks: the blocks of the pass, in the order of the sequence.
         recorded_states: if this is a list, attention appends the keys and values of each layer, `[2, H_kv, N, D]`.
-        score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
+        score_factor: multiplies all attention scores. A number other than 1 makes attention
+            wrong on purpose, to test that the comparison with the plain form would notice it.
         use_torch_kernels: whether PyTorch's own attention runs. If not, `BlockAttention` runs.
     """
 
@@ -126,7 +127,7 @@ def _mask(block: Block, like: Tensor) -> Tensor:
 
 
 def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tuple[int, int]]:
-    """Cut rows into blocks at the lowest total cost of padded rows and blocks.
+    """Cut rows into blocks so that the cost of padding and of the blocks together is lowest.
 
     Dynamic programming over the distinct lengths finds the best cut.
 

@@ -138,7 +138,7 @@ def revision_of(name: str) -> str:
         return "hub:" + Path(hf_hub_download(name, "config.json")).parent.name[:16]
     except Exception as error:
         raise ValueError(
-            f"backbone {name!r} is not on this machine, and the hub did not give it "
+            f"backbone {name!r} is not on this machine, and it could not be downloaded "
             f"({first_line_of_error(error)}); give a folder, set LOPT_MODEL_DIR to a folder that holds <model name>/, "
             "or use backbone embedded, which needs no hub"
         ) from None

@@ -241,8 +241,8 @@ class Backbone(ABC):
                     logits_by_seed.append(backbone._vocabulary_logits(None, ids_BT, lengths_B))
         if torch.equal(*logits_by_seed):
             raise ValueError(
-                f"dropout is {rate:g}, but backbone {self.name!r} has no place for it: its layers drop nothing in "
-                "training either. Give dropout 0, or another backbone"
+                f"dropout is {rate:g}, but backbone {self.name!r} has no dropout layers: give dropout "
+                "0, or another backbone"
             )
         backbone.model = with_dropout(self.model, rate)
         return backbone

@@ -1,10 +1,11 @@
 """Decoder-only models: GPT-2, Llama and similar, any `AutoModelForCausalLM` that takes `inputs_embeds`.
 
-A prefix comes before everything. A suffix comes after the last token, and the label is then read after the suffix.
+A soft prompt as a prefix comes before the text. As a suffix it comes after the last token of the text, and the label is
+read after the suffix.
 
 A pass has two forms. The plain form pads all rows to one length on the right. The label position of a causal model
 never sees what follows it, so no attention mask is needed. The flat form (`_flat`) is faster. It is used if
-`flat_form_agrees` finds that it gives the same.
+`flat_form_agrees` finds that it gives the same results.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class CausalBackbone(Backbone):
 
 
 def _learned_position_count(model: Any) -> int:
-    """Return how many positions a text can have if the model counts them from its padding token, as RoBERTa does. For
+    """Return how many positions a text can have if its position ids begin after the padding id, as in RoBERTa. For
     other models return a number so large that it has no effect."""
     import torch
 

@@ -11,15 +11,15 @@ from lopt.types import Tensor
 
 
 class DePT(PromptMethod):
-    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P gets no update.
+    """The text's t embeddings E become E + scale·(A B)[:t]. Nothing is added to the prompt P, which is also trained.
 
     Shapes: P (m×d), A (s×r), B (r×d); m·d + r(s+d) parameters. `length` is m, and `update_tokens` is s: longer texts
     are cut to s tokens. The rank may be larger than the length.
 
-    scale = α/√r is what the authors' code does (ZhengxiangShi/DePT, α = 8); the paper's formula has no scale. A is
-    Kaiming-uniform, B is zero, and P consists of rows of sampled tokens (in their code: of the tokens of a sentence,
-    repeated). Their code pads texts for causal models on the left, so that the row of A B that a token gets depends on
-    the padding. Here row i always belongs to token i.
+    scale = α/√r is what the authors' code does (ZhengxiangShi/DePT, α = 8); the paper's formula has no scale. The
+    initial A is Kaiming-uniform, the initial B is zero, and the initial P holds embeddings of sampled tokens (in their
+    code: of the tokens of a sentence, repeated). Their code pads texts for causal models on the left, so that the row
+    of A B that a token gets depends on the padding. Here row i always belongs to token i.
 
     The recipe is that of their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017),
     P at a learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. Their weight decay

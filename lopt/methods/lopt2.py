@@ -21,7 +21,7 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 
 
 class LoPT2(PromptMethod):
-    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained; 2·r·d parameters, fewer than X has only if r < n/2.
+    """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained: 2·r·d parameters, fewer than the n·d of X if r < n/2.
 
     The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5] like LoPT-1's factors.
     U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer, which keeps X0 U in the range where ELU bends;

@@ -43,7 +43,7 @@ class Cost:
     step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
     evaluation_s: float  # time of one evaluation of the held-out examples
     begin_s: float  # time that the trial takes on its device before its first step
-    score_s: float  # time of its canonical evaluation, during which no trial on the device steps
+    score_s: float  # time of its final evaluation, during which no trial on the device makes a step
     eval_every: int  # number of steps between evaluations
     min_step_s: float = 0.0  # no step takes less time
 
@@ -65,11 +65,11 @@ class _Trial:
     cell: _Cell
     cost: Cost
     phase: str
-    idle_s: float  # time until the trial takes part in steps, or until its canonical evaluation is over
+    idle_s: float  # time until the trial takes part in steps, or until its final evaluation is over
     milestones: deque[int]  # the steps at which early stopping may end it, and its last step
     decision_count: int  # how often early stopping may decide on it
     step: float = 0.0
-    scoring: bool = False  # whether its canonical evaluation has begun
+    scoring: bool = False  # whether its final evaluation has begun
     group: _Group | None = None
 
 
@@ -79,7 +79,7 @@ class _Group:
 
     device: int
     trials: list[_Trial] = field(default_factory=list)
-    blocked_s: float = 0.0  # time until all canonical evaluations are over and the trials step again
+    blocked_s: float = 0.0  # time until all final evaluations are over and the trials step again
 
     def step_s(self) -> float:
         """Return the time of a step with its share of evaluations; 0 if no trial steps."""
@@ -100,7 +100,7 @@ class _Group:
         return min([*waits, *(step_s * (trial.milestones[0] - trial.step) for trial in stepping_trials)])
 
     def advance(self, seconds: float) -> list[_Trial]:
-        """Simulate this time; return the trials that are then at a milestone or have had their canonical evaluation."""
+        """Advance by `seconds`; return the trials that are then at a milestone or have had their final evaluation."""
         step_s = self.step_s() if self.blocked_s <= 0 else 0.0
         self.blocked_s = _time_left(self.blocked_s, seconds)
         for trial in self.trials:
@@ -121,7 +121,8 @@ class SimulatedSweep:
     """One simulation of a sweep.
 
     Args:
-        costs: for each cell, the costs of the kinds of trial that its search may propose; one kind in a table.
+        costs: for each cell, the costs of the kinds of trial that its search may propose. A table's cell
+            has one kind.
         device_count: the number of GPUs, or of nodes without a GPU.
         max_concurrent: the largest number of trials that run at once.
         quality: returns the score of a trial at a rung.
@@ -211,14 +212,14 @@ class SimulatedSweep:
         turn.cell.running_count += 1
         last_step = self._space.max_steps
         decision_steps = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
-        evaluations = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
-        milestones = deque(sorted(evaluations | {last_step}))
+        evaluation_steps = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
+        milestones = deque(sorted(evaluation_steps | {last_step}))
         return _Trial(self.trial_count, turn.cell, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1)
 
     # --- how trials end -------------------------------------------------------------------------------------------
 
     def _handle(self, trial: _Trial) -> None:
-        """Decide on a trial that is at a milestone or has had its canonical evaluation."""
+        """Decide on a trial that is at a milestone or has had its final evaluation."""
         if trial.scoring:
             self._end(trial)
             return
@@ -321,7 +322,7 @@ def forecast(
     """Return the range of time in which 90 % of the simulated sweeps end.
 
     Args:
-        spread: standard deviation of the logarithm of the random factor by which all steps of one sweep are slower.
+        spread: each simulated time is multiplied by a random factor; this is the standard deviation of its logarithm.
         start_s: time before the first trial.
         space, costs, device_count, max_concurrent, finished, audit, audited_steps: as for `SimulatedSweep`.
         simulation_count: the number of simulated sweeps.

@@ -74,11 +74,11 @@ def temporary_folder() -> str | None:
     for folder in _SHORT_FOLDERS:
         if os.access(folder, os.W_OK | os.X_OK):
             short_folder = f"{folder}/ray-{os.getuid()}"
-            where = f"in {short_folder}, because {usual_folder} is too long for a socket"
+            where = f"in {short_folder}, because the path {usual_folder} is too long for a socket"
             print(f"Ray keeps its sockets and logs {where}", flush=True)
             return short_folder
     raise ValueError(
-        f"Ray's folder {usual_folder} is too long for a socket: set RAY_TMPDIR to a folder of at most "
+        f"the path of Ray's folder {usual_folder} is too long for a socket: set RAY_TMPDIR to a folder of at most "
         f"{max_length - 4} characters, or give --local-mode"
     )
 
@@ -102,7 +102,7 @@ def wait_for(reference: Any, left_s: float = math.inf, *, resources: Mapping[str
         return ray.get(reference, timeout=None if math.isinf(left_s) else left_s)
     except ray.exceptions.GetTimeoutError:
         event = f"had room for {needed}" if resources else "had prepared weights and data"
-        raise OutOfTime(f"the time was over before the cluster {event}") from None
+        raise OutOfTime(f"the time ran out before the cluster {event}") from None
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ def _acquire_lock(folder: Path) -> Any:
         if (folder / ".lock").exists():
             return lock
         lock.release()  # another command has just removed the lock's file
-    raise OSError(f"other commands remove {folder} again and again")
+    raise OSError(f"other commands keep removing {folder}")
 
 
 def _leave_no_trace(folder: Path, new_folders: list[Path]) -> None:

@@ -142,7 +142,7 @@ class Store(RunFolder):
         records, damaged = read_records(self.folder / "trials")
         for path, error in damaged:
             path.rename(path.with_name(path.name + ".damaged"))
-            print(f"{path} is damaged ({error}); set aside, as if its trial had not run", flush=True)
+            print(f"{path} is damaged ({error}); renamed to {path.name}.damaged, and its trial runs again", flush=True)
         return [self._relocate(record) for record in records]
 
     def readable_records(self) -> list[TrialRecord]:

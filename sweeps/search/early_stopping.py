@@ -27,8 +27,8 @@ class EarlyStopping:
 
     Args:
         make_rule: builds the stopping rule of one stratum.
-        audit: the share of the trials to be stopped that run to the end instead. A trial's key decides whether it is
-            one of them. The rule does not see their later scores, so they cannot stop another trial.
+        audit: of the trials that would be stopped, the share that runs to the end instead. A trial's key decides
+            whether it is one of them. The rule does not see their later scores, so they cannot stop another trial.
         audited_steps: for audited trials of earlier commands, the step at which each would have been stopped, by key.
     """
 
@@ -69,7 +69,7 @@ class EarlyStopping:
                 self._replay_evaluations(record, record.evaluations)
 
     def forget(self, stratum: str, key: str) -> None:
-        """Forget a trial that had not begun and will be started again."""
+        """Forget all reports of a trial that will start over."""
         self._rule(stratum).forget(key)
 
     def _rule(self, stratum: str) -> StoppingRule:

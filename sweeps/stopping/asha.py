@@ -25,7 +25,8 @@ class ASHA(StoppingRule):
         return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
 
     def share_left(self, position: int, decisions: int) -> float:
-        """At each rung a trial goes on with probability 1/position, but at least 1/reduction_factor."""
+        """The trial that arrives at a rung as number `position` goes on with probability 1/position, but at least
+        1/reduction_factor."""
         return max(1 / position, 1 / self.reduction_factor) ** decisions
 
     def description(self, stratum: str, eval_every: int) -> str:

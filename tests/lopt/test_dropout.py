@@ -272,7 +272,7 @@ def test_a_model_without_dropout_is_refused_before_training(dropout_config, monk
         return original_forward(self, *arguments, **options)
 
     monkeypatch.setattr(LlamaAttention, "forward", forward)
-    with pytest.raises(ValueError, match=r"dropout is 0\.3, but backbone 'tiny' has no place for it") as error:
+    with pytest.raises(ValueError, match=r"dropout is 0\.3, but backbone 'tiny' has no dropout layers") as error:
         Trial(dropout_config.replace(precision="fp64"))
     assert "\n" not in str(error.value)
 

@@ -59,7 +59,7 @@ def sentencepiece_tokenizer():
 
 def test_a_word_of_several_tokens_is_noted_with_the_token_that_is_scored():
     (note,) = notes(byte_level_tokenizer(), TEMPLATE, (" not great", " bad"))
-    assert note == "label words of several tokens are scored by the first alone: ' not great' by ' not'"
+    assert note == "label words of several tokens are scored by their first token only: ' not great' by ' not'"
     assert notes(byte_level_tokenizer(), TEMPLATE, (" great", " bad")) == []
 
 
@@ -92,8 +92,8 @@ def test_only_the_first_dozen_words_are_named():
 )
 def test_a_word_is_noted_if_running_text_has_its_other_form(template, words, likelier):
     form_notes = [note for note in notes(byte_level_tokenizer(), template, words) if "likelier" in note]
-    forms = ", ".join(f"{form!r} is likelier than {word!r}" for word, form in likelier.items())
-    assert form_notes == ([f"as running text goes on after this template, {forms}"] if likelier else [])
+    forms = ", ".join(f"{form!r} rather than {word!r}" for word, form in likelier.items())
+    assert form_notes == ([f"after this template, text normally goes on with {forms}"] if likelier else [])
 
 
 def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
@@ -101,7 +101,7 @@ def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
     assert tokenizer.encode("x It was great").tokens[-1] == "▁great"
     assert tokenizer.encode(" great").tokens == ["▁", "▁great"]
     last_note = notes(tokenizer, TEMPLATE, (" great", "bad"))[-1]
-    assert last_note == "as running text goes on after this template, 'great' is likelier than ' great'"
+    assert last_note == "after this template, text normally goes on with 'great' rather than ' great'"
     assert notes(tokenizer, TEMPLATE, ("great", "bad")) == []
 
 
@@ -145,8 +145,8 @@ def folder(tmp_path):
 
 
 EXPECTED_NOTES = (
-    "label words of several tokens are scored by the first alone: ' not great' by ' not'",
-    "as running text goes on after this template, ' bad' is likelier than 'bad'",
+    "label words of several tokens are scored by their first token only: ' not great' by ' not'",
+    "after this template, text normally goes on with ' bad' rather than 'bad'",
 )
 
 

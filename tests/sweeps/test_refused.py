@@ -80,7 +80,7 @@ def test_a_run_set_aside_by_fresh_is_restored_if_no_trial_begins(tmp_path):
     assert run_command(main, *SMALL, "--out", tmp_path)[0] == 0
     code, out, err = run_command(main, *SMALL, "--out", tmp_path, "--fresh", "--set", "task=sst2")
     error_line(code, out, err)
-    assert "run smoke-paper has its earlier results again, because no trial has begun" in out
+    assert "the earlier results of run smoke-paper have been restored, because no trial has begun" in out
     assert [folder.name for folder in tmp_path.iterdir()] == ["smoke-paper"]
 
 

@@ -12,7 +12,7 @@ from tests.sweeps.test_sweep_local import sweep
 def test_a_sweep_with_dropout_that_selects_by_macro_f1(tmp_path, capsys):
     options = ["--set", "dropout=0.2", "--set", "metric=macro_f1", "--set", "eval_every=1"]
     assert sweep(tmp_path, *options) == 0
-    assert "% macro-F1 held out" in capsys.readouterr().out
+    assert "% macro-F1 on held-out examples" in capsys.readouterr().out
     table = pandas.read_parquet(tmp_path / "smoke-paper" / "trials.parquet").set_index("key")
     assert set(table.dropout) == {0.2}
     assert set(table.metric) == {"macro_f1"}
@@ -52,6 +52,6 @@ def test_a_backbone_without_dropout_is_refused_before_the_first_trial(tmp_path, 
     monkeypatch.setattr("lopt.dropout.with_dropout", lambda model, rate: model)
     assert sweep(tmp_path, "--set", "dropout=0.1") == 2
     error = capsys.readouterr().err
-    assert "dropout is 0.1, but backbone 'tiny' has no place for it" in error
+    assert "dropout is 0.1, but backbone 'tiny' has no dropout layers" in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "smoke-paper" / "trials").exists()
