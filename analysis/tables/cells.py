@@ -22,8 +22,8 @@ def render(info: Info[Cell]) -> Table:
         "/ diverged / failed. The best search trial is shown with its held-out accuracy. Learning rate and held-out "
         "accuracy are those of the confirmed configuration, and the accuracy is the mean over its seeds. If a cell is "
         "not confirmed, they are those of its best search trial.",
-        "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate are "
-        "chosen by held-out accuracy, so this accuracy is too high. It is shown for comparison and is not a result.",
+        "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate "
+        "are chosen by held-out accuracy, so this is too high. It is shown for comparison and is not a result.",
         intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
     bold_row = clear_best_index([cell.accuracy for cell in info.rows])

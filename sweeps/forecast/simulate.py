@@ -121,8 +121,7 @@ class SimulatedSweep:
     """One simulation of a sweep.
 
     Args:
-        costs: for each cell, the costs of the kinds of trial that its search may propose. A table's cell
-            has one kind.
+        costs: for each cell, the costs of the kinds of trial that its search may propose.
         device_count: the number of GPUs, or of nodes without a GPU.
         max_concurrent: the largest number of trials that run at once.
         quality: returns the score of a trial at a rung.

@@ -91,7 +91,7 @@ def test_only_the_first_dozen_words_are_named():
     ],
 )
 def test_a_word_is_noted_if_running_text_has_its_other_form(template, words, likelier):
-    form_notes = [note for note in notes(byte_level_tokenizer(), template, words) if "likelier" in note]
+    form_notes = [note for note in notes(byte_level_tokenizer(), template, words) if "rather than" in note]
     forms = ", ".join(f"{form!r} rather than {word!r}" for word, form in likelier.items())
     assert form_notes == ([f"after this template, text normally goes on with {forms}"] if likelier else [])
 
