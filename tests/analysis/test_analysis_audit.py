@@ -70,8 +70,8 @@ def test_in_a_free_search_a_trial_competes_with_those_of_its_size(store):
     assert "1 of these won its size" in audit_text(audit)
     (group,) = groups(results)
     info = SPEC.info(group)
-    assert [point.late for point in info.points if point.false_kill] == [0.7]
-    assert "1 then won its size." in SPEC.caption(info)
+    assert [point.final_accuracy for point in info.points if point.is_false_kill] == [0.7]
+    assert "1 of these won its size." in SPEC.caption(info)
 
 
 @pytest.mark.parametrize(("trials_per_stratum", "has_correlation"), [(4, False), (5, True)])

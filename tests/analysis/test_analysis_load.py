@@ -294,7 +294,7 @@ def test_tasks_keep_their_titles_after_their_folders_are_gone(store):
 def test_a_later_field_at_its_old_value_leaves_the_configuration_the_same(store):
     """Seeds of one setting are pooled although an older program, which did not have the field, trained some of them."""
     record = store().record("lopt1", 10, 1)
-    values = {name: value for name, value in migrations.SETTINGS.items() if value is not None}
+    values = {name: value for name, value in migrations.LATER_SETTINGS.items() if value is not None}
     later_record = {**record, "config": {**record["config"], **values}}
     assert trial_from_record(later_record).configuration == trial_from_record(record).configuration
     assert trial_from_record(record).metric == "accuracy"

@@ -85,16 +85,16 @@ def small(store):
 def plugin(tmp_path, monkeypatch):
     """A function that writes a user's plugin: `plugin("plots", "SPEC = ...")`."""
 
-    def write(stratum_kind, code):
-        folder = tmp_path / "analysis" / stratum_kind
+    def write(kind, code):
+        folder = tmp_path / "analysis" / kind
         folder.mkdir(parents=True)
         (folder / "mine.py").write_text(HEAD + code)
-        package = getattr(analysis, stratum_kind)
+        package = getattr(analysis, kind)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
 
     yield write
-    for stratum_kind in ("plots", "tables"):
-        sys.modules.pop(f"analysis.{stratum_kind}.mine", None)
+    for kind in ("plots", "tables"):
+        sys.modules.pop(f"analysis.{kind}.mine", None)
 
 
 def report(path, out, capsys):
@@ -105,9 +105,9 @@ def report(path, out, capsys):
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, stratum_kind, name):
-    code, reason = (PLOTS if stratum_kind == "plots" else TABLES)[name]
-    plugin(stratum_kind, code)
+def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plugin, kind, name):
+    code, reason = (PLOTS if kind == "plots" else TABLES)[name]
+    plugin(kind, code)
     out = tmp_path / "out"
     for folder, ending in (("figures", "png"), ("tables", "md")):
         (out / folder).mkdir(parents=True)
@@ -115,10 +115,10 @@ def test_a_plugin_that_fails_is_named_and_left_out(small, tmp_path, capsys, plug
     exit_code, page, markdown, output, errors = report(small, out, capsys)
     assert exit_code == 0 and "report: " in output
     (line,) = errors.splitlines()
-    assert line.startswith(f"report: left out, because it failed: analysis/{stratum_kind}/mine.py") and reason in line
+    assert line.startswith(f"report: left out, because it failed: analysis/{kind}/mine.py") and reason in line
     assert "Left out, because it failed: analysis/" in page and "Left out, because it failed" in markdown
     assert "All cells" in page and "All cells" in markdown and (out / "tables" / "cells.md").is_file()
-    assert not [*out.glob(f"{'figures' if stratum_kind == 'plots' else 'tables'}/mine*")], "it leaves no file"
+    assert not [*out.glob(f"{'figures' if kind == 'plots' else 'tables'}/mine*")], "it leaves no file"
 
 
 def test_the_message_names_the_line_of_the_plugin(small, tmp_path, capsys, plugin):
@@ -130,16 +130,16 @@ def test_the_message_names_the_line_of_the_plugin(small, tmp_path, capsys, plugi
 @pytest.mark.parametrize(
     ("kind", "code", "title"), [("plots", "SPEC = plot()", "My plot"), ("tables", "SPEC = table_spec()", "My table")]
 )
-def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, stratum_kind, code, title):
-    plugin(stratum_kind, code)
+def test_a_plugin_that_works_is_shown(small, tmp_path, capsys, plugin, kind, code, title):
+    plugin(kind, code)
     _, page, markdown, _, errors = report(small, tmp_path / "out", capsys)
     assert errors == "" and title in page and title in markdown
 
 
 @pytest.mark.parametrize(("place", "before"), [("", ["budget", "cells"]), (", place=25", ["budget"])])
 @pytest.mark.parametrize("kind", ["plots", "tables"])
-def test_a_plugin_is_shown_at_its_place(small, tmp_path, capsys, plugin, stratum_kind, place, before):
-    plugin(stratum_kind, f"SPEC = {'plot(' if stratum_kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
+def test_a_plugin_is_shown_at_its_place(small, tmp_path, capsys, plugin, kind, place, before):
+    plugin(kind, f"SPEC = {'plot(' if kind == 'plots' else 'table_spec('}{place.removeprefix(', ')})")
     _, page, _, _, _ = report(small, tmp_path / "out", capsys)
     names = re.findall(r'class="card" id="([a-z_]+)"', page)
     names_before = names[: names.index("mine")]

@@ -68,7 +68,7 @@ def test_failures_are_named_and_the_mean_is_over_the_survivors(store, capsys):
     for seed in (1, 2):
         run.confirm("lopt1", 10, 1, 0.0, status="failed", config__seed=seed, error=error, test_accuracy=None)
     text, verdicts = write_report(run.write(), capsys)
-    assert "LoPT-1 n=10 r=1: 2" in text.replace("\\", ""), "the number of confirm trials that did not finish"
+    assert "LoPT-1 n=10 r=1 (2 seeds)" in text.replace("\\", ""), "the number of confirm trials that did not finish"
     assert "a GPU fell off" in text and "exploratory: with 1 seed" in text
     assert verdicts == {} and not claims(text)
 

@@ -219,7 +219,7 @@ def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp
     assert [answer.label for answer in answers] == [tasks.get("toy").classes[i] for i in trial.predictions.predicted]
     assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
     assert prompt.predict([]) == []
-    with pytest.raises(ValueError, match="text is ' '"):
+    with pytest.raises(ValueError, match="`text` is ' '"):
         prompt.predict([" "])
 
 

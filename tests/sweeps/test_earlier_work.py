@@ -73,7 +73,7 @@ def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert store.left_out_keys() == sorted({record.key for record in store.records()} - fitting_keys)
     results = load([store.folder])
     assert {trial.key for trial in results.trials} == fitting_keys
-    assert results.left_out == misfit_counts.total()
+    assert results.left_out_count == misfit_counts.total()
     assert sweep(tmp_path, *narrower) == 0, "the same command again"
     out = capsys.readouterr().out
     assert f"continuing run smoke-paper: {len(fitting_records)} trials are finished" in out
@@ -209,7 +209,7 @@ def test_a_warm_start_teaches_the_search_and_does_not_count_as_its_trials(tmp_pa
     assert json.loads((tmp_path / "warm" / "manifest.json").read_text())["status"] == "complete"
     options = ["--set", "trials=2", "--set", "metric=macro_f1", "--name", "other", "--warm-start", "smoke-paper"]
     assert sweep(tmp_path, *options) == 0
-    message = "from 0 trials of other runs; 9 more are not used, because they were selected by another metric"
+    message = "from 0 trials of other runs; 9 more cannot be used: they were selected by another metric"
     assert message in capsys.readouterr().out
 
 

@@ -116,7 +116,7 @@ def test_a_lock_is_taken_again_if_another_command_removes_the_folder(tmp_path, m
     ("arguments", "words"),
     [
         (["--name", "a" * 300], ["run name 'aaaaaaaaaaaaaaaaaaaa…' has 300 characters", "at most 100"]),
-        (["--name", "a/b"], ["give letters, digits"]),
+        (["--name", "a/b"], ["give a letter or digit, and then letters, digits"]),
         (["--max-wall-time", "2"], ["'2' has no unit", "2s, 2m or 2h"]),
         (["--max-trial-time", "1.5"], ["'1.5' has no unit", "1.5s, 1.5m or 1.5h"]),
         (["--max-wall-time", "2d"], ["'2d' is not a duration", "90s, 30m or 2h"]),
