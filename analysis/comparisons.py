@@ -30,7 +30,7 @@ def full_prompt(group: Group) -> Cell | None:
 
 @lru_cache(maxsize=64)
 def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
-    """Compare every confirmed cell with at least five times fewer parameters with the full prompt, smallest first.
+    """Compare the full prompt with each confirmed cell that has at most a fifth of its parameters, smallest first.
 
     All these tests are one family: their p values are corrected together.
     """

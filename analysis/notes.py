@@ -100,7 +100,7 @@ def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
         if untested_cells := [cell for cell in cells_without_test if cell is not full]:
             effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
     if len(cells) > 1:
-        effects.append("the certainty of the frontier is estimated from each cell's own interval")
+        effects.append("how sure the frontier is, is estimated from each cell alone")
     beginning = f"For {group.title}: predictions" if several_groups else "Predictions"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
     return f"{beginning} that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
@@ -198,7 +198,7 @@ def _different_weights(group: Group) -> str | None:
         return None
     revisions = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in by_revision.items())
     return (
-        f"For {group.title}, the folder of the backbone held other weights for some cells than for others: "
+        f"For {group.title}, the backbone's folder did not hold the same weights for all cells: "
         f"{revisions}. A difference between them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
@@ -225,8 +225,8 @@ def _selection_metric(group: Group) -> str | None:
             f"another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data. This page "
-        "calls it held-out accuracy. Test accuracy and optimism are about accuracy itself."
+        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data. Wherever this "
+        f"page says held-out accuracy, read {names[0]}. Test accuracy and optimism are plain accuracy."
     )
 
 
@@ -295,7 +295,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         singular, plural = "record repeats a trial that has", "records repeat trials that have"
         yield f"{_count_text(results.repeated_count, singular, plural)} a record already. Each trial counts once."
         if results.differing_count:
-            yield f"Repeated records with other results: {results.differing_count}. The run that is named first counts."
+            yield f"Repeated records with other results: {results.differing_count}. The run given first counts."
 
 
 def caveats(groups: Sequence[Group], has_published_numbers: bool) -> tuple[str, ...]:
@@ -313,7 +313,7 @@ def _duration_text(run: Run) -> str | None:
     progress = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
     return (
         f"predicted {low} to {high}, {progress if spent_s > 0 else 'nothing has run since'}; "
-        f"started with {predicted.finished_count} of {predicted.trial_count} trials"
+        f"{predicted.finished_count} of {predicted.trial_count} trials were finished when it was predicted"
     )
 
 

@@ -59,7 +59,7 @@ def correct_by_trial(trials: Sequence[Trial]) -> np.ndarray | None:
     """Return 1 where a trial was right on an example, else 0, as `[trials, examples]`.
 
     Return None unless all trials have predictions that agree with their records and are of the same examples. Example
-    ids are positions, which are the same in any data. So the records must also agree on the data.
+    ids are row numbers, so two different data sets have the same ids. So the records must agree on the data, too.
     """
     import numpy as np
 
@@ -98,15 +98,15 @@ def unusable_predictions(trials: Sequence[Trial]) -> list[UnusablePredictions]:
 
 
 def correct_by_group(*trial_groups: Sequence[Trial]) -> list[np.ndarray] | None:
-    """Return a matrix as that of `correct_by_trial` for each of several groups of trials.
+    """Return a matrix like that of `correct_by_trial` for each of several groups of trials.
 
     Return None if `correct_by_trial` returns None for all these trials together.
     """
-    correct_TN = correct_by_trial([trial for group in trial_groups for trial in group])
-    if correct_TN is None:
+    correct_KN = correct_by_trial([trial for group in trial_groups for trial in group])
+    if correct_KN is None:
         return None
     ends = [*accumulate(len(group) for group in trial_groups)]
-    return [correct_TN[end - len(group) : end] for group, end in zip(trial_groups, ends, strict=True)]
+    return [correct_KN[end - len(group) : end] for group, end in zip(trial_groups, ends, strict=True)]
 
 
 def _whole_numbers(values: pyarrow.Array) -> np.ndarray:

@@ -24,7 +24,7 @@ class Split:
     Attributes:
         file: the name of its file in messages.
         row_count: number of rows in that file.
-        skipped_labels: for each bad row that was left out the number of its class, or None if it has no valid class.
+        skipped_labels: for each bad row that was left out: the number of its class, or None if it has no valid class.
     """
 
     examples: list[Example]
@@ -141,7 +141,7 @@ def _find_fault(task: Task, row: Row, label: int | None) -> str:
 
 
 def _parse_class(task: Task, value: Any) -> int | None:
-    """Return the number of the class that a value names or numbers, or None if it does neither."""
+    """Return the number of the class that a value gives, by name or by number; None if it gives none."""
     has_numeric_name = _has_numeric_name(task.classes)
     if type(value) is int and 0 <= value < len(task.classes) and not has_numeric_name:  # fast path for most rows
         return value

@@ -48,7 +48,7 @@ class Predictions:
 
     @property
     def majority_share(self) -> float:
-        """Accuracy of the majority class, which is that of always predicting the most frequent true class."""
+        """Accuracy of always predicting the most frequent true class."""
         return float(np.bincount(self.gold).max() / len(self.gold))
 
     @property

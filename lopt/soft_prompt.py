@@ -104,9 +104,9 @@ class PackedPrompts:
         tokens, width = text_BTH.shape[1:]
         empty_0H = self.prompts[used_indices[0]].prompt.new_zeros(0, width)
         updates_KTH = torch.stack([_pad_or_cut(empty_0H if update is None else update, tokens) for update in updates])
-        update_of_prompt = {index: number for number, index in enumerate(used_indices)}
-        update_of_row_B = torch.tensor([update_of_prompt[index] for index in self.prompt_indices])
-        return (text_BTH + updates_KTH[update_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
+        update_index_of_prompt = {index: number for number, index in enumerate(used_indices)}
+        update_index_of_row_B = torch.tensor([update_index_of_prompt[index] for index in self.prompt_indices])
+        return (text_BTH + updates_KTH[update_index_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `SoftPrompt.join_text`. All rows are padded to the length that the longest prompt needs.

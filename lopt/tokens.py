@@ -92,7 +92,7 @@ def _cache_path(tokenizer: Tokenizer, key_parts: Sequence[str]) -> Path | None:
         content, cache_folder = tokenizer.backend_tokenizer.to_str(), folder()
     except Exception:  # tokenizers raises plain Exception
         return None
-    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # the content lacks it
+    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # `to_str()` does not include it
     digest = hashlib.sha256()
     for part in (_FORMAT, tokenizers.__version__, type(tokenizer).__name__, splits_special, content, *key_parts):
         encoded = part.encode("utf-8", "surrogatepass")

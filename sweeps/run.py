@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         type=_parse_share,
         default=0.0,
         metavar="SHARE",
-        help="let this share of the trials that early stopping would stop run to the end, to see what stopping costs",
+        help="of the trials that early stopping would end, run this share to the last step, to see what stopping costs",
     )
     add(
         "--track",

@@ -161,7 +161,7 @@ class Space:
         method_values = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
         values = {name: value for name, value in values.items() if "." not in name} | method_values
         fields = {name: value for name, value in values.items() if name in FIELDS}
-        # Options of the cell and the point are not left out, so that TrialConfig refuses those of another method.
+        # Only options of the base are dropped. A wrong option of a cell or point stays, so that TrialConfig refuses it.
         option_names = {*method.OPTIONS, *cell.fixed, *point} - {*FIELDS}
         options = {name: value for name, value in values.items() if name in option_names}
         if not method.uses_length:
@@ -267,9 +267,9 @@ class Space:
         }
 
     def identity(self) -> str:
-        """Return a hash of everything that all commands on one run must have in common."""
-        may_change = ("confirm_seeds", "title", "sampler")
-        settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in may_change}
+        """Return a hash of the space. If it is the one of the run's manifest, no setting needs to be compared."""
+        not_hashed = ("confirm_seeds", "title", "sampler")
+        settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in not_hashed}
         # The content of a task's folder can change while its name stays the same.
         configs = [config for config in map(self.sample_trial, self.cells) if Path(config.task).is_absolute()]
         folders = {folder_name(config.task): [config.template, config.label_words] for config in configs}

@@ -23,7 +23,7 @@ class Seq2SeqBackbone(Backbone):
         if self._sentinel_id is None:
             raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; give a T5-style encoder-decoder")
         self._start_id = _start_id(model.config)
-        # Positions are relative, so a longer input is possible. T5 was trained on 512 tokens.
+        # The config gives the window, 512 tokens for T5. Positions are relative, so nothing would break beyond it.
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
         if self._sentinel_id not in tokenizer(self.fill_template("Text")).input_ids:
             raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not recognise it in a text")

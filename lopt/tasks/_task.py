@@ -116,7 +116,7 @@ class Task:
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a text can be written in UTF-8. No tokenizer reads other text (lone halves of surrogate pairs)."""
+    """Return whether a text can be written in UTF-8. A lone surrogate cannot, and no tokenizer accepts it."""
     try:
         text.encode()
     except UnicodeEncodeError:

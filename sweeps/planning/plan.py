@@ -54,8 +54,8 @@ class Plan:
         """Average number of steps if the trials of a cell are equally good."""
         cell_counts = Counter(cell.trial_count for cell in self.cells)  # number of cells by their number of trials
         search_steps = sum(
-            cell_count * sum(self.space.expected_steps(position) for position in range(1, count + 1))
-            for count, cell_count in cell_counts.items()
+            cell_count * sum(self.space.expected_steps(position) for position in range(1, trials_per_cell + 1))
+            for trials_per_cell, cell_count in cell_counts.items()
         )
         return search_steps + (self.confirm_trial_count or 0) * self.space.max_steps
 

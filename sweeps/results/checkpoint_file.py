@@ -1,7 +1,7 @@
 """A trial's checkpoints as files, `checkpoints/<key>-<step>.safetensors`. Only the file with the highest step is used.
 
-So a trial never loses steps. If a process that was taken for dead still writes checkpoints, they have fewer steps than
-those of the process that took its place, and replace nothing.
+So a trial never loses steps. A process that was taken for dead may still write checkpoints. These have fewer steps than
+the checkpoints of its successor, so they are never used.
 """
 
 from lopt.locations import Location, write

@@ -23,9 +23,9 @@ class Median(StoppingRule):
         values = self._reports.setdefault(key, {})
         values[step] = value
         averages = [
-            fmean(other_value for other_step, other_value in other_values.items() if other_step <= step)
-            for other_key, other_values in self._reports.items()
-            if other_key != key and max(other_values) >= step and min(other_values) <= step
+            fmean(value_then for step_then, value_then in value_by_step.items() if step_then <= step)
+            for other_key, value_by_step in self._reports.items()
+            if other_key != key and max(value_by_step) >= step and min(value_by_step) <= step
         ]
         return len(averages) >= MIN_OTHER_TRIALS and max(values.values()) < median(averages)
 
@@ -33,9 +33,10 @@ class Median(StoppingRule):
         self._reports.pop(key, None)
 
     def share_left(self, position: int, decisions: int) -> float:
-        """Return 1 / (1 + decisions); for the first trials, which have too few others to compare with, return 1.
+        """Return the probability that a trial still runs after these decisions: 1 / (1 + decisions).
 
-        The better trials go on and raise the median, so each decision stops a smaller part of the trials.
+        The better trials go on and raise the median, so each decision stops a smaller part of the trials. The first
+        trials, which have too few others to compare with, always go on.
         """
         return 1.0 if position <= MIN_OTHER_TRIALS else 1 / (1 + decisions)
 

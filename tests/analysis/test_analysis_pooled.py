@@ -178,4 +178,4 @@ def test_two_results_of_one_trial_are_noted(store, tmp_path, capsys):
     runs = write_same_trials(store, "here", 80), write_same_trials(store, "there", 70)
     _, page = report(capsys, tmp_path / "out", *runs)
     assert "6 records repeat trials that have a record already. Each trial counts once." in page
-    assert "Repeated records with other results: 6. The run that is named first counts." in page
+    assert "Repeated records with other results: 6. The run given first counts." in page
