@@ -71,7 +71,7 @@ def test_different_weights_in_one_folder_are_named(store, tmp_path, capsys):
         run.confirm(*cell, 0.8, config__model_revision=f"weights of {name}")
         runs.append(run.write())
     printed, _ = report(capsys, tmp_path / "out", *runs)
-    assert "held other weights" in printed
+    assert "did not hold the same weights" in printed
     assert "weights of a (Prompt tuning n=10)" in printed
     assert "weights of b (LoPT-1 n=10 r=1)" in printed
 
