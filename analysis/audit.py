@@ -21,9 +21,9 @@ class Audit:
             have lost the winner.
         stratum_kind: what a stratum of this sweep is, "cell" or "size".
         first_rung: the first step at which a trial may be stopped.
-        correlation: Spearman's rank correlation between the best held-out accuracy up to `first_rung` and the final
-            one, as a mean over the strata with at least three trials that ran to the end. It is None if these strata
-            have fewer than ten such trials together, because then it means little.
+        correlation: Spearman's rank correlation of two accuracies of a trial: its best held-out accuracy up to
+            `first_rung`, and its final one. Only trials that ran to the end count. It is the mean over all strata with
+            at least three such trials, or None if these strata have fewer than ten of them together.
         correlated_strata_count: number of strata in that mean.
     """
 
@@ -93,9 +93,9 @@ def audit_text(audit: Audit) -> str | None:
 
 
 def stratum_kind(trials: Sequence[Trial]) -> str:
-    """Return what a stratum of these trials is: "cell", or "size" in a free search.
+    """Return the word for a stratum of these trials: "cell", or "size" in a free search.
 
-    A free search has one cell with many strata. One trial wins in each stratum.
+    A free search has a single cell. Each of its strata holds the trials of about one size, and has a winner.
     """
     return "cell" if all(trial.stratum == trial.cell for trial in trials) else "size"
 

@@ -29,8 +29,9 @@ class Cell:
         planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
             may have confirmed seeds, because further search trials found another winner or because runs are pooled.
-            Then the configuration that did best in the search counts, by the sweep's own rule.
-        lost_count: number of confirm trials that did not end with a result. The mean is over the other trials.
+            Then only the configuration that did best in the search counts (`_search_rank`, the sweep's own rule).
+        lost_count: number of confirm trials of this configuration that ended without a result, or of any configuration
+            if none is confirmed. The mean accuracy is over the other seeds.
         accuracy: the confirmed test accuracy, with its interval.
     """
 
@@ -57,7 +58,10 @@ class Cell:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote. It is the best on the held-out data by its metric, not by test accuracy."""
+        """The trial to use or to quote: a confirmed one if there is any. It has the best held-out score by its metric.
+
+        Test accuracy plays no part in the choice.
+        """
         ended = tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
         candidates = self.confirmed_trials or ended
         scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed_trials)
@@ -142,7 +146,7 @@ class Group:
         return best_cell(cell for cell in self.confirmed_cells if cell.method == method)
 
     def find(self, method: str, length: int | None, rank: int | None) -> Cell | None:
-        """Return the cell of this setting. If it has several variants, return the best, as `best_cell` does."""
+        """Return the cell of this setting. If several cells have it, return the best, as `best_cell` does."""
         setting = (method, length, rank)
         return best_cell(cell for cell in self.cells if (cell.method, cell.length, cell.rank) == setting)
 

@@ -34,8 +34,8 @@ class GroupComparison:
         run_names: the names of the two runs.
         pairs: the cells that both runs confirmed.
         unpaired: the cells that only the first run confirmed, and those that only the second confirmed.
-        hypervolumes: the hypervolume of each run's frontier; None if a run has no confirmed cell.
-        reference: the (parameters, accuracy) point at which both hypervolumes end.
+        hypervolumes: the area under each run's frontier; None if one of the runs has no confirmed cell.
+        reference: the most parameters and the lowest accuracy up to which both areas reach.
     """
 
     title: str

@@ -10,7 +10,7 @@ _REVISION_FIELDS = {"task": "data_revision", "backbone": "model_revision"}
 class Folders:
     """Gives each folder one canonical path: the first path that was seen for it.
 
-    Folders with the same name and the same content count as one folder.
+    Folders with the same name and the same revision (a fingerprint of the content) count as one folder.
     """
 
     def __init__(self) -> None:

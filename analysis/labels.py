@@ -14,11 +14,11 @@ Box = tuple[float, float, float, float]  # left, bottom, right and top, in point
 
 _FONT_SIZE, _LETTER_WIDTH_PT, _HEIGHT_PT = 8, 4.7, 9.0
 _GAPS_PT = (7.0, 14.0, 22.0, 32.0, 44.0)  # from a point's middle to its label's edge; all but the first need a leader
-_DIRECTIONS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # right, left, others
+_DIRECTIONS = [math.tau * k / 16 for k in (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)]  # first right, left
 # A label is put where the sum of its costs is lowest.
-_HIDDEN_LABEL_COST, _OUTSIDE_COST, _DISTANCE_COST = 100.0, 50.0, 0.12  # the last is for each point of distance
-_OTHER_SIDE_COST = 4.0  # of naming a level on the other side of its line
-MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # of hiding a marker, and 2 pt of a line or error bar
+_HIDDEN_LABEL_COST, _OUTSIDE_COST, _DISTANCE_COST = 100.0, 50.0, 0.12  # the last is for each 1/72 inch from the point
+_OTHER_SIDE_COST = 4.0  # of a level's name that is not on the wanted side of its line
+MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # of hiding a marker, 2 pt of a line, and 2 pt of an error bar
 
 
 class Labels:
@@ -37,17 +37,17 @@ class Labels:
         self._label_boxes: list[Box] = []
 
     def _to_points(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
-        """Convert points from the axes' data to points of 1/72 inch."""
+        """Convert positions from the axes' data coordinates to lengths of 1/72 inch, from the figure's lower left."""
         return np.asarray(self._axes.transData.transform(points)) * self._points_per_pixel
 
     def keep_off(self, points: Sequence[tuple[float, float]], cost: float) -> None:
-        """Add single points, in the axes' data, that labels should not hide."""
+        """Add points, in data coordinates, that labels should not hide. `cost` is for each point."""
         if points:
             positions = self._to_points(points)
             self._obstacles.append(np.column_stack([positions, np.full(len(positions), cost)]))
 
     def keep_off_line(self, points: Sequence[tuple[float, float]], cost: float) -> None:
-        """Add a line through points, in the axes' data, that labels should not hide."""
+        """Add a line through points, in data coordinates, that labels should not hide. `cost` is for each 2 pt."""
         for start, end in pairwise(self._to_points(points)):
             steps = max(2, math.ceil(math.dist(start, end) / 2))
             positions = start + np.linspace(0, 1, steps)[:, None] * (end - start)

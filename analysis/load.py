@@ -67,7 +67,7 @@ class Results:
 
 
 def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | None = None) -> Results:
-    """Read and pool runs. If several records have one key, only one counts: the first that did not fail.
+    """Read and pool runs. Of several records with one key, the first that did not fail counts (but see `_replaces`).
 
     Args:
         paths: the folders or URLs of the runs.

@@ -65,9 +65,9 @@ class Verdict:
     Attributes:
         outcome: "non-inferior", "inferior" or "inconclusive".
         p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method.
-        more_seeds: how many further seeds of each method would make an inconclusive verdict conclusive with 80 % power,
-            in either direction, if the true difference is the observed one. None if no number of seeds would, because
-            there are too few examples.
+        more_seeds: how many more seeds of each method are needed for a conclusive verdict, in either direction, with
+            80 % power. It assumes that the true difference is the observed one. None if the verdict is conclusive, or
+            if even `_MAX_SEEDS` seeds would not suffice, because there are too few examples.
     """
 
     outcome: str
@@ -102,11 +102,12 @@ def difference(a_SN: np.ndarray, b_SN: np.ndarray) -> Difference:
     n = a_SN.shape[1]
     (seed_variance_a, within_a), (seed_variance_b, within_b) = spread(a_SN), spread(b_SN)
     seeds_a, seeds_b = len(a_SN), len(b_SN)
-    # The observed variance between examples also contains noise of the seeds. It is subtracted, because the variance
-    # between seeds counts it already.
+    # The observed variance between examples also contains noise of the seeds. This noise is subtracted, because the
+    # variance between seeds already includes it.
     seed_noise = within_a / seeds_a + within_b / seeds_b
     observed = max(0.0, variance_of_examples(a_SN.mean(0) - b_SN.mean(0)) - seed_noise)
-    # By Wilson's interval, methods that agree on all n examples may differ on a share z²/n of others. It is added.
+    # Methods that agree on all n examples may still differ on others: by Wilson's interval, on a share z²/n of them. So
+    # z²/n is added to the variance.
     example_variance = (observed + Z95**2 / n) / n
     variances = [seed_variance_a / seeds_a, seed_variance_b / seeds_b, example_variance]
     degrees = [seeds_a - 1, seeds_b - 1, max(1, n - 1)]

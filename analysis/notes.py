@@ -158,7 +158,7 @@ def _has_trials_folder(run: Run) -> bool:
 
 
 def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | None:
-    """Name the cells of complete runs that have fewer seeds than planned, even with the failed seeds."""
+    """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
     counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
     planned_seeds = min((count for count in counts if isinstance(count, int)), default=0)
     planned_cells = [cell for cell in group.confirmed_cells if cell.planned]

@@ -156,8 +156,10 @@ class _Writer:
 def _make_section(
     group: Group, tasks: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
 ) -> Section:
-    """Make the section of a group. `tasks` holds the groups of all tasks of its backbone; if there are several, tables
-    that span tasks are in an overview, not in the section."""
+    """Make the section of a group. `tasks` holds the groups of all tasks with the same backbone and number of shots.
+
+    If there are several such groups, the tables that span tasks are in an overview and not in the section.
+    """
     items, missing = [], []
     for spec in specs:
         spans_tasks = isinstance(spec, TableSpec) and spec.across
@@ -215,7 +217,10 @@ def _shots_text(group: Group) -> str:
 
 
 def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a suffix for file names for each of these names. No two are the same, and a single name needs none."""
+    """Return a suffix of file names for each of these names, which are tuples of parts. All suffixes differ.
+
+    If there is only one name, its suffix is empty.
+    """
     if len(names) == 1:
         return [""]
     suffixes: list[str] = []

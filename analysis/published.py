@@ -109,10 +109,10 @@ def _points(
     """Return the points of a table.
 
     Args:
-        tasks: the tasks of the accuracies in each row, in their order.
+        tasks: the tasks to which the accuracies of each row belong, in the order of the accuracies.
         halved: the methods whose runs are scored on one half of a split.
     """
-    # The paper states its split with GPT-2 large. With T5-base, a split is assumed for SST-2 only.
+    # With GPT-2 large the paper states which split is scored. With T5-base it does not, and only SST-2's is assumed.
     whole_sizes = WHOLE_SPLIT_SIZES if backbone == GPT2_LARGE else {"sst2": WHOLE_SPLIT_SIZES["sst2"]}
     return [
         Point(

@@ -47,7 +47,8 @@ class Trial:
         update_tokens: the s of DePT.
         frozen_draw: the option that gives all seeds one frozen random matrix, as "name = value".
         configuration: hash of all settings but the seed.
-        selection_score: the score of the best evaluation by `metric`. By it trials are selected.
+        materialised_parameters: how many numbers the model gets as input from the prompt.
+        selection_score: the score, by `metric`, of the trial's best evaluation. Trials are selected by this score.
         scored_on: what decides which examples the trial is scored on. Trials with equal values are scored on the same
             examples.
         holdout: where the examples for selection come from: "train" or "validation".
@@ -156,7 +157,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         ValueError: a field is missing, has another type or is out of range. The message names the field.
     """
     check_schema(json_object(record, "a record"))
-    get_objects(record, "evaluations")  # a record with another content here could not be migrated
+    get_objects(record, "evaluations")  # checks their type, because `migrate` could not handle another one
     record = {**migrate(record)}
     config = {**LATER_SETTINGS, **get_object(record, "config")}
     provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
@@ -275,8 +276,8 @@ def json_object(value: Any, expected: str) -> dict[str, Any]:
     return value
 
 
-# Each of these functions returns an entry of a JSON object. If the entry has another type, it raises a ValueError that
-# names the entry.
+# Each function below returns one entry of a JSON object. If the entry does not have the function's type, the function
+# raises a ValueError that names the entry.
 
 
 def get_object(source: dict[str, Any], name: str) -> dict[str, Any]:

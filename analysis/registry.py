@@ -31,7 +31,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Generic[Line]):
-    """The content of a table or figure that shows its rows, one line, bar or point each, and nothing else."""
+    """The content of a table or figure that needs nothing but rows. Each row becomes one line, bar or point."""
 
     group: Group
     rows: tuple[Line, ...]
@@ -75,7 +75,7 @@ class PlotSpec:
     place: int = 1000
 
 
-PLUGIN_ERRORS = (Exception, SystemExit)  # if a plugin raises one of these, the report goes on; Ctrl-C ends it
+PLUGIN_ERRORS = (Exception, SystemExit)  # a plugin that raises one of these is left out; Ctrl-C ends the report
 
 
 def scan(package: str, spec_type: type[Spec], errors: dict[str, str] | None = None) -> dict[str, Spec]:

@@ -21,7 +21,7 @@ class Column:
 
     title: str  # the head that a reader sees: a plain term, with its unit
     csv_name: str = ""  # the column's name in a CSV file, where it is not the title
-    text: Callable[[Any], str] = str  # writes the cell of a row; `Table.from_rows` calls it
+    text: Callable[[Any], str] = str  # writes this column's text for a row, for `Table.from_rows`
     align: Literal["left", "right"] = "right"
     code: bool = False  # whether the texts are code, which is set in a monospaced font
     once: bool = False  # whether a text that repeats the one above it is left out, except in CSV
@@ -34,11 +34,11 @@ def number_columns(*titles: str) -> tuple[Column, ...]:
 
 # Parts of a column's title. The no-break spaces keep each part on one line.
 INTERVAL_TITLE = "[95\u00a0%\u00a0interval]"
-ACCURACY_TITLE = f"test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # of a column whose texts `interval` writes
+ACCURACY_TITLE = f"test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # where `interval` writes the texts
 
 
 def accuracy_column(text: Callable[[Any], str]) -> Column:
-    """Return the column of test accuracies, whose `text` writes them with `interval`."""
+    """Return the column of test accuracies. `text` has to write them with `interval`, as the title says."""
     return Column(title=ACCURACY_TITLE, csv_name="test % [95 % CI] (N)", text=text)
 
 
@@ -69,7 +69,7 @@ class Table:
         return cls(columns=columns, rows=texts, **fields)
 
 
-# Braces around [ and * are needed because LaTeX reads these two, directly after the end of a row, as its arguments.
+# [ and * are in braces, because directly after the end of a row LaTeX would read them as arguments of that end.
 _LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -280,7 +280,7 @@ def html(table: Table, caption: bool = True) -> Markup:
 
 
 def _continues(table: Table, i: int) -> bool:
-    """Whether row i belongs together with the next one, which repeats one of its texts."""
+    """Whether the next row continues row i, because it repeats a text of row i in a column with `once`."""
     return i + 1 < len(table.rows) and any(_repeats(table, i + 1, j) for j in range(len(table.columns)))
 
 
@@ -340,5 +340,5 @@ def change(number: float, base: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits, or a dash for None."""
+    """Write a number with three significant digits, or a dash for None."""
     return "–" if value is None else f"{value:.3g}"

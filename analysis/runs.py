@@ -72,7 +72,7 @@ class Run:
         rungs: steps at which a trial may be stopped.
         elapsed_s: duration of all commands of the run together.
         audits: the steps at which audited trials would have been stopped, by key of the trial.
-        left_out_keys: keys of trials that are not counted anywhere.
+        left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """

@@ -1,7 +1,7 @@
 """How figures look (colours, markers, axes and legends), and their files. The same figure always gives the same files.
 
-Ink, muted ink, grid, paper and blue have fixed colours, so that a page that includes a figure can replace these by its
-own, light or dark.
+Every figure uses the same five colours for ink, muted ink, grid, paper and blue. A page that includes a figure replaces
+them by its own colours, light or dark.
 """
 
 import io
@@ -33,7 +33,7 @@ COLOURS = {  # by the names that methods use. The hues are those of Okabe and It
 _PAGE_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
 _PAGE_VARIABLES[COLOURS["blue"]] = "var(--blue)"
 _PANELS_PER_ROW = 3
-MOST_VECTOR_SHAPES = 1000  # if more lines or points look alike, they are one image within the figure
+MOST_VECTOR_SHAPES = 1000  # more lines or points that look alike are drawn as one image
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # Lengths and ranks have colours from the part of this ramp that can be read on light and on dark paper.
 _RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)
@@ -210,7 +210,7 @@ def files(figure: Figure) -> dict[str, bytes]:
 
 
 def inline_svg(text: str, name: str, label: str) -> Markup:
-    """Prepare the text of an SVG file for a page, whose colours it then has.
+    """Prepare the text of an SVG file for a page. The figure then has the colours of the page.
 
     Args:
         text: the content of the file.
@@ -270,7 +270,8 @@ def _format_tick(value: float) -> str:
 def spread(positions: Sequence[float], gap: float) -> list[float]:
     """Move positions as little as possible until they are at least `gap` apart; their order stays the same."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
-    # A block holds neighbours that touch: the position of the first one, and the indices of all. Their mean is unmoved.
+    # A block holds neighbours that are now exactly `gap` apart, while their mean has not moved. It is written as the
+    # position of the first one, and the indices of all.
     blocks: list[tuple[float, list[int]]] = []
     for i in order:
         start, members = positions[i], [i]

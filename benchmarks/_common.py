@@ -63,7 +63,7 @@ def speed_ratios(baseline_s: Sequence[float], contender_s: Sequence[float]) -> t
 def run_context() -> dict[str, Any]:
     """Return the date, command, commit, versions, hardware and load of this run, for its result."""
     script, *arguments = sys.argv
-    # Paths of this machine are left out.
+    # Of an absolute path only the last part is kept, because the rest says something about this machine only.
     arguments = [Path(argument).name if argument.startswith(os.sep) else argument for argument in arguments]
     command = " ".join(["python", f"benchmarks/{Path(script).name}", *arguments])
     context = provenance(date=now(), command=command, load=[round(load, 2) for load in os.getloadavg()])

@@ -3,14 +3,14 @@
     python benchmarks/chaos.py [--seed 0]
 
 Twenty-four trials (`twenty_four.py`) run on two nodes of one processor each. At random numbers of steps, `kill -9` hits
-in turn the driver, a worker, a trial's process, the keeper, and the raylet of the second node. After a death of the
-driver the same command is started again; a dead node is replaced by a new one.
+in turn the driver (the command itself), a worker, a trial's process, the keeper (which owns the workers), and the raylet
+of the second node. After a death of the driver the same command is started again. A dead node is replaced.
 
-In the end every trial must have finished exactly once, no trial may have lost steps before its last checkpoint, and
-every record must equal that of the undisturbed run, except for times. Records of trials that train alone must be equal
-bit for bit. Records of trials that share a pass must be equal within a tolerance, because a pass adds numbers in
-another order when trials join or leave it. The benchmark observes everything from outside: the checkpoints, the
-records, the command's output and its processes. The exit code is 1 if it observes a fault.
+In the end every trial must have finished exactly once, and no trial may have continued from an earlier step than that
+of its last checkpoint. Every record must equal that of the undisturbed run, except for times: bit for bit if the trial
+trained alone, and within a tolerance if it shared a pass, because a pass adds numbers in another order when trials join
+or leave it. The benchmark observes everything from outside: the checkpoints, the records, the command's output and its
+processes. The exit code is 1 if it observes a fault.
 """
 
 import argparse
@@ -164,7 +164,7 @@ class Kill:
     at_s: float
     back_s: float = 0.0  # time until all trials that it interrupted had continued
     trials_back: int = 0  # number of trials that continued from a checkpoint
-    repeated: int = 0  # largest possible number of steps done twice: a checkpoint is as old as the last evaluation
+    repeated: int = 0  # steps done twice, at most. (The last checkpoint is of the last evaluation.)
     saved_steps: dict[str, int]  # steps of each trial in its last checkpoint, by key
 
 

@@ -5,8 +5,8 @@
 
 A trial-step is one training step of one trial. A trial has n = 10, batch 16 and texts of 40 tokens. The contenders are
 PEFT's prompt tuning in a loop (one trial, or several processes side by side), our loop of one trial, and the engine
-with K trials. They take turns in one run, together with a matrix product that measures the peak. The benchmark needs
-torch and transformers. Without peft, PEFT's rows are left out and the processes run our loop of one trial.
+with K trials. They take turns in one run with matrix products, the fastest of which gives the peak speed. The benchmark
+needs torch and transformers. Without peft, PEFT's rows are left out and the processes run our loop of one trial.
 """
 
 import argparse
@@ -181,8 +181,8 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
 def serve_steps(pipe: Any, setup: Setup, build_step: Callable[[Setup], Callable[[], Any]]) -> None:
     """Run a contender in a process of its own.
 
-    For each number that it receives over the pipe, the process does this number of steps, and sends back the times of
-    their begin and end and the peak of memory. It ends when it receives 0.
+    The process receives a number of steps over the pipe and does these steps. It sends back when they began, when they
+    ended, and the peak of memory in bytes. Then it waits for the next number; it ends when it receives 0.
     """
     step = build_step(setup)
     step()

@@ -2,11 +2,11 @@
 
     LOPT_DATA_DIR=<mirror> python benchmarks/step.py [--tasks sst2,ag_news,boolq] [--rounds 5] [--steps 4] [--threads 2]
 
-In every round each contender trains once on the same examples (steps x batch), in batches of its own, and matrix
-products are measured. A first pass of each contender, which also fills its caches, is timed separately. Trainer runs as
-a user runs it: full-vocabulary logits, loss on the label word, Adafactor, gradients clipped at 1. The time of one of
-its steps is measured from the end of the step before to its own end. Ratios compare medians over the rounds; the least
-and the greatest ratio of a round are printed next to them.
+In every round each contender trains once on the same examples (steps x batch), which it divides into batches in its own
+way, and matrix products are measured. The first pass of each contender also fills its caches and is timed separately.
+Trainer runs as a user runs it: full-vocabulary logits, loss on the label word, Adafactor, gradients clipped at 1. The
+time of a step of Trainer is the time from the end of the step before to the end of this one. Ratios compare medians
+over the rounds. The least and the greatest ratio of a single round are printed next to them.
 """
 
 import argparse

@@ -8,7 +8,8 @@ The learning rates are given as first points, so that both sides of the benchmar
 from sweeps.space import Cell, Real, Space, Spec
 
 LOW, HIGH, TRIALS, LENGTH = 0.01, 0.5, 12, 10
-# The rates are evenly spaced on a logarithmic scale. They are taken in steps of five, so that successive trials differ.
+# The rates are evenly spaced on a logarithmic scale. Each trial takes the fifth rate after that of the trial before
+# (after the last rate comes the first), so that successive trials have very different rates.
 RATES = tuple(round(LOW * (HIGH / LOW) ** (5 * i % TRIALS / (TRIALS - 1)), 4) for i in range(TRIALS))
 BASE = {
     "method": "prompt_tuning",

@@ -160,10 +160,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Print on standard error how many inputs are done. Yields a function that is called with each newly done number.
+    """Print on standard error how many inputs are done. Yields a function; call it with the number of newly done ones.
 
     On a terminal the count is one line, which is removed at the end. Elsewhere a new line is printed every ten seconds,
-    so a short file prints none.
+    so there is none for a short file.
     """
     on_terminal = sys.stderr.isatty()
     begin, end, interval_s = ("\r", "", _TERMINAL_INTERVAL_S) if on_terminal else ("", "\n", _LOG_INTERVAL_S)
@@ -272,7 +272,7 @@ def _run_again(options: argparse.Namespace) -> int:
     except Exception as error:
         if record is None and isinstance(error, ValueError | OSError):
             raise
-        traceback.print_exc()  # which is why a failed trial is run again
+        traceback.print_exc()  # a failed trial is run again in order to see this
         recorded_type = (record.error or {}).get("type") if record else None
         as_recorded = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
         print(f"failed: {type(error).__name__}{as_recorded}", file=sys.stderr)
@@ -299,7 +299,7 @@ def _trial_text(config: "TrialConfig") -> str:
 
 
 def _evaluation_text(evaluation: "Evaluation", recorded: "Evaluation | None") -> str:
-    """Return one line of the table: an evaluation and the recorded one."""
+    """Return one line of the table: a new evaluation, and the recorded one of the same step."""
     accuracy, loss = "–", "–"
     if recorded is not None:
         accuracy, loss = f"{100 * recorded.selection_accuracy:.1f} %", f"{recorded.selection_loss:.6f}"

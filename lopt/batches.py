@@ -13,7 +13,7 @@ _POOL_BATCHES = 50  # batches in a pool that is sorted by length: enough for lit
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, skip: int = 0) -> Iterator[np.ndarray]:
-    """Yield batches of positions `[B]` without end, after skipping the first `skip` batches.
+    """Yield batches without end, after skipping the first `skip`. A batch is the positions of its texts, `[B]`.
 
     Each epoch is a new permutation, cut into pools that are sorted by length, so that the texts of a batch have
     similar lengths. The batches of an epoch come in random order. Positions that do not fill a batch are left out of

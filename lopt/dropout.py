@@ -11,10 +11,10 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 def with_dropout(model: Any, rate: float) -> Any:
-    """Return a copy of a transformers model in training mode, with every dropout rate set. It shares the weights.
+    """Return a copy of a transformers model in training mode, with `rate` as every dropout rate. It shares the weights.
 
-    A dropout rate is the `p` of a dropout module. It is also any number with "drop" in its name, if it is an attribute
-    of a module or of a module's config.
+    Dropout rates are the `p` of each dropout module, and each attribute of a module or of its config that is a number
+    and has "drop" in its name.
     The rates at which a model leaves out whole layers at random (`layerdrop`) are not dropout and stay as they are.
     """
     shared_tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -32,8 +32,8 @@ def with_dropout(model: Any, rate: float) -> Any:
 
 @contextlib.contextmanager
 def seeded_masks(device: torch.device, *numbers: int) -> Iterator[None]:
-    """Make everything that torch draws in the context, on the CPU or on this device, a function of these numbers
-    alone. Afterwards torch's generators are as before."""
+    """In this context, whatever torch draws, on the CPU or on this device, depends on these numbers alone. Afterwards
+    torch's generators are as before."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""How commands report errors, in one line on standard error, and how long texts are shortened for them."""
+"""How commands report an error, in one line on standard error, and how a text that is too long for it is shortened."""
 
 import argparse
 import importlib
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from lopt.exit_codes import USAGE_ERROR
 
-# How many characters of a long line are kept. Its beginning says what was wrong, and its end how to fix it.
+# Characters kept at the two ends of a very long line. Its beginning says what was wrong, and its end how to fix it.
 _HEAD_LENGTH, _TAIL_LENGTH = 700, 290
 
 
@@ -74,5 +74,5 @@ def first_line_of_error(error: BaseException) -> str:
 
 
 def truncate(text: str, max_length: int) -> str:
-    """Return a text cut to `max_length` characters, even within a word, with an ellipsis for the end."""
+    """Return a text cut to `max_length` characters, even within a word. An ellipsis stands for what was cut off."""
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

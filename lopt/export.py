@@ -75,7 +75,7 @@ def _check_exportable(prompt: Prompt) -> None:
 
 
 def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return PEFT's configuration, and the tensors in float32 by the names that PEFT gives them for such a model.
+    """Return PEFT's configuration of the adapter, and its tensors in float32, by the names PEFT has for this model.
 
     PEFT wraps a skeleton of the model whose weights take no memory, so the base model is not copied.
     """
@@ -83,14 +83,14 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if prompt.soft_prompt is not None:
-        # One submodule, because PEFT would otherwise double an encoder-decoder's prompt, half of it for the decoder.
+        # One submodule. Otherwise PEFT would double an encoder-decoder's prompt, and one half would be the decoder's.
         config = peft.PromptTuningConfig(
             task_type=task_type,
             num_virtual_tokens=prompt.soft_prompt.length,
             # Without `token_dim` PEFT would take the hidden size, but OPT's embeddings may be narrower.
             token_dim=prompt.soft_prompt.prompt.shape[1],
             num_transformer_submodules=1,
-            # PEFT requires these two, and finds only some models' names for them, but does not use them here.
+            # PEFT requires these two numbers, but does not use them here. It finds them by itself in some models only.
             num_layers=getattr(model.config, "num_hidden_layers", 1),
             num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )

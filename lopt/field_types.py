@@ -1,4 +1,4 @@
-"""The types of a dataclass's fields, read from its annotations: the schema of a file that is read into it."""
+"""The types of a dataclass's fields, read from its annotations. They are the schema of files read into it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class FieldType:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the field holds a text or a number."""
+        """Whether the field can hold only a text, a number or None."""
         return {*self.types} <= {str, int, float, type(None)}
 
 
@@ -43,7 +43,7 @@ def field_types(dataclass_type: type) -> dict[str, FieldType]:
 
 
 def check_field_types(instance: Any) -> None:
-    """Raise ValueError, which names the field, if a field of a dataclass instance has a wrong type or range."""
+    """Raise a ValueError that names the field if its value has a wrong type, or is a fraction and not in [0, 1]."""
     dataclass_type: type = type(instance)
     values = vars(instance)
     bad_fields = _fields_of_wrong_type(dataclass_type, tuple(map(type, values.values())))
@@ -52,7 +52,7 @@ def check_field_types(instance: Any) -> None:
         raise ValueError(f"{bad_fields[0]} is {values[bad_fields[0]]!r}")
 
 
-@cache  # few combinations of types occur, and they are checked for every evaluation
+@cache  # because every evaluation is checked, and only few combinations of types occur
 def _fields_of_wrong_type(dataclass_type: type, value_types: tuple[type, ...]) -> list[str]:
     """Return the fields whose values have a wrong type. `value_types` is the type of each field's value, in order."""
     pairs = zip(field_types(dataclass_type).items(), value_types, strict=True)

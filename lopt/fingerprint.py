@@ -1,4 +1,4 @@
-"""A fingerprint that recognises a model in other files, such as those of the hub or of a mirror with more files."""
+"""A fingerprint that recognises a model wherever its files come from: the hub, or a mirror that holds more files."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import torch
 from lopt.backbones import Backbone
 
 _VALUES_PER_TENSOR = 1024  # any training changes some of them
-_IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # entries about the files only
+_IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # they describe only the files
 _SAMPLE_TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” 😀"
 
 

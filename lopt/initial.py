@@ -1,7 +1,7 @@
 """Initial values of factors.
 
-They are drawn from `numpy.random.RandomState`, whose streams NumPy has frozen (NEP 19). So they are the same bits on
-every machine and version, and frozen random matrices need not be stored.
+They are drawn from `numpy.random.RandomState`, whose streams NumPy has frozen (NEP 19). So the values are the same bits
+on every machine and with every version of NumPy, and random matrices that are not trained need not be stored.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from lopt.files import refuse_pointer
 from lopt.soft_prompt import PROMPT_FILE
 
 COMMONEST = 5000  # number of tokens from which initial rows are drawn
-_PINNED_PROMPT = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")
+_PINNED_PROMPT = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")  # what `pin_saved_prompt` returns
 
 # A function that draws initial values of a shape. The vocabulary is None for factors that do not need it.
 Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
@@ -65,7 +65,8 @@ def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabula
     return rows
 
 
-# The words of the `init` option (`prompt_rows`). Each has a function that takes `init_bound` and returns a `Draw`.
+# The words that the `init` option can have, each with a function that takes `init_bound` and returns a `Draw`. They are
+# looked up in `prompt_rows`.
 INITIAL: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,
@@ -74,7 +75,7 @@ INITIAL: dict[str, Callable[[float], Draw]] = {
 
 
 def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
-    """Return the function that draws the initial values of a prompt whose rows are trained themselves.
+    """Return the function that draws the initial values of a prompt that is trained directly, not as a product.
 
     Args:
         init: the `init` option: a word of `INITIAL`, or a saved prompt as `pin_saved_prompt` returns it.

@@ -1,5 +1,5 @@
-"""Reads the inputs of `python -m lopt predict`: texts of the command line, or rows of a file. Each becomes the columns
-of a task."""
+"""Reads the inputs of `python -m lopt predict`: texts of the command line, or rows of a file. Each input becomes a
+dictionary with the text of each column of the task."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
 def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
-    """Return the task's columns of each `--text`. ValueError, with the text, if one cannot be used."""
+    """Return the task's columns of each `--text`. If a text cannot be used, raise a ValueError that quotes it."""
     return [_columns_of_text(f"--text {truncate(text, 40)!r}", text, task) for text in texts]
 
 
@@ -33,8 +33,8 @@ def _columns_of_text(display_name: str, text: str, task: Task) -> dict[str, str]
 
 
 def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
-    """Return the task's columns of each row of a file. ValueError, with the number of the row (or of the line of a .txt
-    file, both from 1), if one cannot be used."""
+    """Return the task's columns of each row of a file, or of each line of a .txt file. If one cannot be used, raise a
+    ValueError with its number, counted from 1."""
     if not path.is_file():
         raise ValueError(f"--file {path} does not exist")
     if path.suffix not in _SUFFIXES:
@@ -59,7 +59,7 @@ def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
 
 
 def _columns_of_row(display_name: str, row: Mapping[str, Any], task: Task) -> dict[str, str]:
-    """Return the task's columns of one row. ValueError, with the row's name, if a column is missing or not text."""
+    """Return the task's columns of one row. If one is missing or not text, raise a ValueError with `display_name`."""
     for column in task.columns:
         if column not in row:
             raise ValueError(f"{display_name} has no column {column!r}; it has {', '.join(map(str, row)) or 'none'}")

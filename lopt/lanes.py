@@ -1,5 +1,5 @@
-"""Lanes: threads that run passes side by side, each with its share of the processor's threads. If all threads work on
-one small pass, they often wait for one another. With several passes at once they wait less.
+"""Lanes run passes side by side. A lane is a Python thread with a share of torch's threads. If all of torch's threads
+work on one small pass, they often wait for one another. With several passes at once they wait less.
 
 Results do not depend on which lane is first: the gradients of all passes are always added in one order (`lopt.engine`).
 """
@@ -20,8 +20,8 @@ class Lanes:
     """Threads that run passes of a backbone.
 
     Args:
-        count: number of lanes. None means: if the backbone allows passes side by side on a processor, one lane for each
-            thread of the process, but at most four; otherwise one lane, which is the caller's own thread.
+        count: number of lanes. None means one lane for each of torch's threads, but at most four. If the device is not
+            a CPU, or the backbone does not allow passes side by side, None means one lane: the caller's own thread.
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
@@ -43,7 +43,7 @@ class Lanes:
         stopped.
         """
         waiting_items = list(items)
-        next_items = iter(waiting_items)  # shared by all lanes
+        next_items = iter(waiting_items)  # shared by all lanes; it ends when the list is cleared
 
         def run_lane() -> None:
             try:

@@ -21,8 +21,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that a protocol needs
 _call_lock = threading.RLock()  # held during a call, because threads that use SFTP at the same time may hang
-# File systems that were opened with secrets in their URLs, by protocol and host. A URL that was displayed without its
-# secrets finds its file system here.
+# File systems that were opened with secrets in their URLs, by protocol and host. A URL is displayed without its
+# secrets. If that displayed URL is given later, its file system is found here.
 _opened_with_secrets: dict[str, Any] = {}
 
 
@@ -54,7 +54,7 @@ class RemoteLocation:
 
     @property
     def is_object_store(self) -> bool:
-        """Whether this is an object store. A PUT writes a file completely or not at all; renaming is impossible."""
+        """Whether this is an object store. There a PUT writes a whole file or nothing, and no file can be renamed."""
         return self.protocol in _OBJECT_STORES
 
     @property
@@ -157,7 +157,7 @@ Location: TypeAlias = Path | RemoteLocation
 def location(name: str | Path | RemoteLocation) -> Location:
     """Return the location that a folder's name or a URL names.
 
-    Once a URL with a password has been given, the same URL without the password, as displayed, names that location too.
+    A URL is displayed without its password. Once the whole URL has been given, the displayed one is enough.
 
     Raises:
         ValueError: the URL names no folder, or its file system is unknown or not installed.
@@ -257,7 +257,11 @@ def remove_all(folder: Location) -> None:
 
 
 def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
-    """Yield each file with its content, or with the error that prevented reading it. Remote files are read together."""
+    """Yield each file with its content, or with the error that prevented reading it.
+
+    Args:
+        files: either all local, or all on one remote file system, where they are read together.
+    """
     remote_files = {file.path: file for file in files if isinstance(file, RemoteLocation)}
     if remote_files:
         any_file = next(iter(remote_files.values()))

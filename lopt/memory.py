@@ -29,7 +29,7 @@ def run_in_parts(function: Callable[[np.ndarray], None], rows: np.ndarray) -> No
     except Exception as error:
         if not is_out_of_memory(error) or len(rows) == 1:
             raise
-    release_unused()  # only here, because the exception has held the tensors of the pass
+    release_unused()  # after the `except` block, because in it the exception still holds the tensors of the pass
     half = len(rows) // 2
     run_in_parts(function, rows[:half])
     run_in_parts(function, rows[half:])
@@ -47,7 +47,9 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is then that of the whole process
+        # Writing 5 resets VmHWM. If that is not allowed, the peak counts from the start of the process. Only Linux
+        # has this file.
+        with contextlib.suppress(OSError):
             (_THIS_PROCESS / "clear_refs").write_text("5")
 
 

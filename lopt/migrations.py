@@ -7,7 +7,7 @@ and a new option of a method into `LATER_OPTIONS`, each with the value that give
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# A setting or option that has its value from here is left out of a trial's hash, so that older records keep their keys.
+# A setting or option whose value equals the one here is left out of a trial's hash. So older records keep their keys.
 LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 LATER_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
@@ -51,7 +51,7 @@ def migrate(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def drop_later_defaults(values: Mapping[str, Any], later_defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings or options without those that have their value from `later_defaults`."""
+    """Return settings or options without those whose value equals the one in `later_defaults`."""
     return {
         name: value for name, value in values.items() if name not in later_defaults or value != later_defaults[name]
     }

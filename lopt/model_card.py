@@ -73,7 +73,7 @@ class _LabelReading:
 
     Attributes:
         auto_class: the class of transformers that loads the model.
-        sentence: the card's sentence about it.
+        sentence: the sentence of the card that says where the label is read.
         code: the lines of the card's snippet that compute the logits.
     """
 
@@ -113,7 +113,7 @@ class BaseModel:
     """The base model as users of the adapter know it.
 
     Attributes:
-        name: its name on the hub, or the name of its folder without the path, which only the user knows.
+        name: its name on the hub, or the name of its folder. The path is left out, because each user has another one.
         is_folder: whether `name` is the name of a folder.
     """
 

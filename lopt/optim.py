@@ -18,7 +18,7 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
 
     Args:
         factors: trained tensors by name.
-        rates: learning rates, by name, of the factors that have another one than `config.learning_rate`.
+        rates: by name, the learning rates of those factors whose rate is not `config.learning_rate`.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
     tensors_by_rate: dict[float, list[Tensor]] = {}
@@ -43,10 +43,10 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
 
 
 def rate_factor(config: TrialSettings, step: int) -> float:
-    """Return the share of the learning rates that update number `step` takes (the first is 0).
+    """Return the factor that multiplies the learning rates in update `step`. The first update is number 0.
 
-    The share rises linearly from 0 to 1 over the warm-up. Then it stays at 1, or falls linearly to 0 at `max_steps`, as
-    in transformers' get_linear_schedule_with_warmup.
+    The factor rises linearly from 0 to 1 over the warm-up. Then it stays at 1 or, with the schedule "linear", falls
+    linearly to 0 at `max_steps`, as in transformers' get_linear_schedule_with_warmup.
     """
     warmup_steps = round((config.warmup or 0.0) * config.max_steps)
     if step < warmup_steps:

@@ -19,8 +19,9 @@ _CACHE_VARIABLE = "LOPT_CACHE_DIR"
 def cache_dir() -> Path:
     """Return the cache folder, which holds files that are downloaded or computed once. It is made if absent.
 
-    It is `LOPT_CACHE_DIR`, else `$XDG_CACHE_HOME/lopt`, else `~/.cache/lopt`. If the default folder cannot be written
-    (a read-only home, no home, a full disk), it is a temporary folder, and a note says so.
+    It is the folder in `LOPT_CACHE_DIR`, or else the default one: `$XDG_CACHE_HOME/lopt`, or else `~/.cache/lopt`. If
+    the default folder cannot be written (a read-only home, no home, a full disk), a temporary folder takes its place,
+    and a note says so.
 
     Raises:
         ValueError: `LOPT_CACHE_DIR` is not a folder and none can be made there.
@@ -52,10 +53,13 @@ def cache_entry(*parts: str) -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], None], write_error: type[Exception] = OSError) -> Path:
-    """Return a folder of the cache. `make` makes it if it does not exist yet, in one process at a time.
+    """Return a folder of the cache. If it does not exist yet, `make` makes it, in one process at a time.
+
+    Args:
+        write_error: an exception, besides OSError, that `make` raises if it cannot write.
 
     Raises:
-        ValueError: the cache cannot be written, because `make` raised an OSError or a `write_error`.
+        ValueError: the cache cannot be written.
     """
     if not folder.is_dir():
         try:
@@ -85,7 +89,7 @@ def _default_cache() -> Path | None:
 
 @lru_cache(maxsize=8)
 def _default_or_temporary(default: Path | None) -> Path:
-    """Return `default` if it can be written, else a temporary folder, of which each process prints a note once."""
+    """Return `default` if it can be written, else a temporary folder. Each process prints one note about that."""
     reason = "there is no home folder"
     if default is not None:
         try:
@@ -105,7 +109,7 @@ def _default_or_temporary(default: Path | None) -> Path:
 
 
 def _temporary_cache() -> Path:
-    """Return a temporary folder: one that this user's processes share, or a new one if others can write to it."""
+    """Return a folder that this user's processes share, or a new one if others own or can write the shared one."""
     folder = Path(tempfile.gettempdir()) / f"lopt-cache-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()

@@ -70,7 +70,7 @@ def plugins(package: str) -> dict[str, Any]:
     Modules whose names begin with `_` are helpers. A process looks for plugins only once.
 
     Raises:
-        ValueError: two modules have the same name, or a module has no `SPEC`.
+        ValueError: the `SPEC`s of two modules have the same name, or a module has no `SPEC`.
         ImportError: the package or a module cannot be imported.
     """
     specs: dict[str, Any] = {}

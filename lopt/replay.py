@@ -18,9 +18,9 @@ class ReplayResult:
 
     Attributes:
         record: the record of the new training.
-        accuracy_difference: the largest difference of an accuracy (held out or reported), as a fraction. None if there
-            is nothing to compare.
-        loss_difference: the largest difference of a held-out loss, in nats. None if there is nothing to compare.
+        accuracy_difference: the largest difference between a new accuracy and the recorded one, held out or reported,
+            as a fraction. None if there is nothing to compare.
+        loss_difference: the same of the held-out losses, in nats. None if there is nothing to compare.
     """
 
     record: TrialRecord
@@ -63,7 +63,7 @@ def read_trial(
 def replay(
     config: TrialConfig, record: TrialRecord | None = None, *, artifact: str | Path | None = None
 ) -> Iterator[tuple[Evaluation, Evaluation | None] | ReplayResult]:
-    """Train a configuration in this process, up to the last step of its record.
+    """Train a configuration in this process, up to the step where the recorded trial was stopped, else to the end.
 
     Yields each evaluation together with the recorded one (None if there is none), and at the end a `ReplayResult`.
     Raises whatever the trial raises.
@@ -88,7 +88,7 @@ def replay(
 
 def changed_conditions(new_record: TrialRecord, record: TrialRecord) -> list[str]:
     """Return what has changed since the record was made, each change in words: versions, commit, hardware, and settings
-    that were resolved on this machine."""
+    that a configuration leaves to the machine (`lopt.resolve`)."""
     old, new = record.provenance, new_record.provenance
     changes = [
         f"{package} {old['versions'].get(package)} → {new['versions'].get(package)}"
@@ -101,7 +101,7 @@ def changed_conditions(new_record: TrialRecord, record: TrialRecord) -> list[str
         old_name, new_name = (provenance.get("hardware", {}).get(device) for provenance in (old, new))
         if old_name != new_name:
             changes.append(f"{device} {old_name} → {new_name}")
-    if new_record.key != record.key:  # only settings that are resolved on this machine can differ
+    if new_record.key != record.key:  # only settings that are left to the machine can differ
         old_config = record.config
         changes += [
             f"{name} {old_config[name]} → {value}"

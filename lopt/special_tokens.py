@@ -21,8 +21,8 @@ _RESERVED = "\uffff"  # a character that Unicode keeps out of texts
 def without_end_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer that appends no special tokens: `tokenizer` itself if it appends none, else a changed copy.
 
-    A causal model reads the label after the last token of the template. After `</s>` it would begin a new text.
-    Special tokens in front, such as BOS, stay.
+    The label is read from a causal model after the last token of the template. After `</s>` the model would begin a new
+    text. Special tokens in front, such as BOS, stay.
     """
     import tokenizers
 
@@ -56,8 +56,8 @@ def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids of the special tokens that a tokenizer puts before and after every text."""
     import tokenizers
 
-    # The text between them is one token of a made-up vocabulary. In the tokenizer's own vocabulary a text may have no
-    # token at all, for example an "a" in a vocabulary of amino acids.
+    # The text between them is one token of a made-up vocabulary. In the tokenizer's own one, no fixed text is sure
+    # to have a token: a vocabulary of amino acids, for example, may have none for "a".
     encoding = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a")
     processor = tokenizer.backend_tokenizer.post_processor
     if processor is not None:
@@ -76,9 +76,10 @@ def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
 def encode_as_text(
     tokenizer: Tokenizer, text: str, column_spans: Sequence[Span]
 ) -> tuple[list[int], list[Span]] | None:
-    """Return token ids and offsets of a filled template in which only the template's own special tokens are special.
+    """Return the token ids of a filled template, and the span of `text` that each token stands for.
 
-    Return None if the columns spell out no special token, because the tokenizer's own reading is then right.
+    Only the template's own special tokens are read as special. Return None if the tokenizer's own reading is right,
+    because the columns spell out no special token, or if the tokenizer cannot be copied.
 
     Args:
         text: the filled template.
@@ -103,6 +104,7 @@ def encode_as_text(
         return None
     before, after = _ids_around(tokenizer)
     reserved_positions = [position + number for number, position in enumerate(positions)]  # in `renamed_text`
+    # In `renamed_text`, each reserved character has shifted all that follows by one. Here the spans are shifted back.
     spans = [
         (start - bisect_left(reserved_positions, start), end - bisect_left(reserved_positions, end))
         for start, end in encoding.offsets
@@ -136,7 +138,7 @@ def _without_special_tokens(tokenizer: Tokenizer) -> Any:
 
     try:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception:  # the tokenizer has steps in Python; tokenizers raises plain Exception
+    except Exception:  # a tokenizer with steps in Python has no JSON; the library raises plain Exception
         return None
     model = state["model"]
     special_names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -149,7 +151,7 @@ def _without_special_tokens(tokenizer: Tokenizer) -> Any:
         model["vocab"] = {new_name(name): number for name, number in vocabulary.items()}
     else:
         model["vocab"] = [[new_name(name), score] for name, score in vocabulary]
-    if "merges" in model:  # a merge may not name a token that no longer exists under its old name
+    if "merges" in model:  # a merge must not name a token that no longer exists under its old name
         pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"])
         model["merges"] = [pair for pair in pairs if special_names.isdisjoint((*pair, "".join(pair)))]
     if model.get("unk_token"):

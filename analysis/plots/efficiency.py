@@ -65,7 +65,7 @@ def _lengths(panel: Panel) -> set[int]:
 
 
 def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], reference: Cell | None) -> Panel:
-    """Return the panel of a quantity. With a `reference`, its values are relative to the median of that cell."""
+    """Return the panel of a quantity. If `reference` is given, the values are relative to the median of that cell."""
     reference_values = _known_values(reference, quantity) if reference else [1.0]
     points: dict[str, dict[int, list[float]]] = {}
     values_without_length: dict[str, list[float]] = {}

@@ -73,7 +73,7 @@ def _status_handles(statuses: set[str]) -> list[Line2D]:
 
 
 def _spread_rates(rates: Sequence[float]) -> list[float]:
-    """Return an x for each learning rate. Equal rates are moved apart; every cell tries the same rate first."""
+    """Return an x for each learning rate. Equal rates, such as the first one of every cell, are moved apart."""
     totals, counts_so_far = Counter(rates), Counter[float]()
     xs = []
     for rate in rates:

@@ -8,7 +8,7 @@ from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
 _LARGE_FALL = 0.1  # a note names the cells whose held-out accuracy falls by more than this when they are confirmed
-_ACCURACY_COLUMN = 8  # its index
+_ACCURACY_COLUMN = 8  # the index of the column of test accuracies
 
 
 def compute(group: Group) -> Info[Cell] | Missing:

@@ -16,7 +16,7 @@ _PEAK_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The cost of one method. `size_count` is its number of pairs of prompt length and rank, summed over cells."""
+    """The cost of one method. `size_count` counts its sizes: each pair of prompt length and rank, once in each cell."""
 
     method: str
     size_count: int

@@ -10,7 +10,7 @@ from analysis.registry import Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
 from analysis.stats import interquartile
 
-_LEAST_TASKS = 4  # a quarter of fewer tasks is less than one task, so nothing would be left out of the mean
+_LEAST_TASKS = 4  # with fewer tasks, a quarter of them is less than one, and the mean would leave out none
 
 
 @dataclass(frozen=True, kw_only=True)

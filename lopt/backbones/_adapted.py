@@ -9,7 +9,8 @@ from lopt.errors import first_line_of_error, import_optional
 
 Projections = tuple[tuple[int, int, int], ...]  # (number of projections, fan_in, fan_out), one entry for each shape
 
-# Names of the query and value projections, which are two layers or one. A model may have several kinds of attention.
+# Names of the query and value projections, which are two layers or one. All entries that a model has are taken,
+# because it may have several kinds of attention.
 _QUERY_AND_VALUE = (
     ("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("q_lin", "v_lin"), ("Wq", "Wv"),
     ("query_proj", "value_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",),

@@ -40,7 +40,7 @@ def attend_in_blocks(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Return attention inside the rows of a layout's blocks, `[1, N, H_q, D]`, and None for the weights.
+    """Return attention inside the rows of a layout's blocks, `[1, N, H_q, D]`, and None for the attention weights.
 
     Args:
         module: the model's attention module.
@@ -88,10 +88,10 @@ def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, layout: Layout, la
 class BlockAttention(torch.autograd.Function):
     """Attention of all blocks as one function with its own backward pass, for the CPU.
 
-    PyTorch's fused kernel for the CPU has a slow backward pass at these lengths. Autograd would also make a
-    gradient of the whole sequence, mostly zeros, for every block.
+    At the lengths of these rows, PyTorch's fused kernel for the CPU has a slow backward pass. Autograd would also make,
+    for every block, a gradient of the whole sequence that is mostly zeros.
 
-    Scores and their softmax are computed in fp32 or wider. The softmax is saved in the model's type.
+    Scores and their softmax are computed in fp32 or wider. The softmax is saved for `backward` in the model's type.
     """
 
     @staticmethod
@@ -141,13 +141,13 @@ class BlockAttention(torch.autograd.Function):
 
 
 def _group_heads(rows_RHTD: Tensor, groups: int) -> Tensor:
-    """Put the query heads that share keys side by side: `[R, G, H/G * T, D]`."""
+    """Lay query heads that share one of the `groups` = H_kv key heads end to end: `[R, H_kv, H_q/H_kv * T, D]`."""
     rows, _, _, dimension = rows_RHTD.shape
     return rows_RHTD.reshape(rows, groups, -1, dimension)
 
 
 def _write_block(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
-    """Write a block's rows to their place in the sequence."""
+    """Write a block's rows to their place in the sequence. Their heads may be grouped as by `_group_heads`."""
     _, heads, dimension = sequence_NHD.shape
     rows_RTHD = grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2)
     target = sequence_NHD[block.begin : block.end]
@@ -158,9 +158,11 @@ def _write_block(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> No
 
 
 def _write_with_prefix_gradients(sequence_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:
-    """Write the gradient of a block's keys or values to its place, and add the gradient of its prefixes to theirs.
+    """Write the gradient of a block's keys or values to the block's place in the sequence.
 
-    The prefixes come earlier in the sequence, so their own gradient is already there.
+    If the rows see prefixes, the first of the S positions are theirs. That part of the gradient is summed over the rows
+    that share a prefix, and added at the prefix's place. Prefixes come earlier in the sequence, so their own gradient
+    is already there.
     """
     prefix_token_count = gradient_RHSD.shape[2] - block.tokens
     _write_block(sequence_NHD, block, gradient_RHSD[:, :, prefix_token_count:])

@@ -94,8 +94,8 @@ class Layout:
     Attributes:
         blocks: the blocks of the pass, in the order of the sequence.
         recorded_states: if this is a list, attention appends the keys and values of each layer, `[2, H_kv, N, D]`.
-        score_factor: multiplies all attention scores. A number other than 1 makes attention
-            wrong on purpose, to test that the comparison with the plain form would notice it.
+        score_factor: multiplies all attention scores. A number other than 1 makes attention wrong on purpose, to test
+            that the comparison with the plain form would notice a wrong attention.
         use_torch_kernels: whether PyTorch's own attention runs. If not, `BlockAttention` runs.
     """
 
@@ -142,7 +142,7 @@ def cut_into_blocks(lengths: Sequence[int] | np.ndarray, device: str) -> list[tu
     ends = np.flatnonzero(np.diff(lengths, append=lengths[-1] + 1)) + 1  # rows of equal length share a block
     begins = np.concatenate([[0], ends[:-1]])
     lowest_costs = np.zeros(len(ends) + 1)  # of the rows up to each end
-    best_begins = []  # for the rows up to each end, the index in `begins` of their last block
+    best_begins = []  # for the rows up to each end, where their last block begins: an index in `begins`
     for number, end in enumerate(ends):
         costs = lowest_costs[: number + 1] + (end - begins[: number + 1]) * lengths[end - 1] + block_cost
         best_begins.append(int(costs.argmin()))

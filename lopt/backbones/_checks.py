@@ -14,6 +14,8 @@ _COMPUTED_TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$
 def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
     """Refuse a model that cannot have a soft prompt at its input.
 
+    If PyTorch's attention gives other results than the family's own, the model is switched to the family's own.
+
     Args:
         logits_of: returns the model's own logits `[B, T, V]` for `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`.
             For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.

@@ -49,8 +49,8 @@ class Facts:
         seq2seq: whether the model has an encoder and a decoder.
         size: number of weights. If it is None, `count` computes it.
         projections: (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts by default.
-        project: a function that returns the same for LoRA's option `targets`, or for the default if that is None. Like
-            `count`, it builds the model without memory for its weights.
+        project: a function that takes LoRA's option `targets`, None for the default, and returns such triples as
+            `projections` has. Like `count`, it builds the model without memory for its weights.
     """
 
     width: int
@@ -189,10 +189,10 @@ def _subconfig(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config with the defaults of its model type, and with the type's own names for settings.
+    """Return the config with the defaults of its model type. Settings have the type's own names.
 
-    If an encoder-decoder has a config for each side, the encoder's numbers are taken. The config of an unknown type is
-    returned as it is.
+    Width, number of layers and window have their common names as well. If an encoder-decoder has a config for each
+    side, the encoder's numbers are taken. The config of an unknown type is returned as it is.
     """
     try:
         model_config = _model_config(config)

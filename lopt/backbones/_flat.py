@@ -204,7 +204,7 @@ class FlatForm:
             flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
     def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Cut rows of the batch into blocks of about equal length. Yield each block's rows and the longest length."""
+        """Cut rows of the batch into blocks of like lengths. Yield each block's rows and their longest length."""
         if len(rows):
             order = rows[np.argsort(lengths[rows], kind="stable")]
             for first, end in cut_into_blocks(lengths[order], self.device.type):
@@ -283,8 +283,8 @@ def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], i
     """Return True only if both forms give the same, and this check could have noticed a difference.
 
     The flat form also runs with attention scores that are wrong on purpose: halved, and all equal. The right form must
-    be far closer to the plain form than these are. So the answer is False for a model whose attention hardly matters,
-    and for one whose rounding hides a wrong attention, because the comparison proves nothing for them.
+    be far closer to the plain form than these are. If attention hardly matters in a model, or if rounding hides a wrong
+    attention, the comparison proves nothing, and the answer is False.
 
     Args:
         plain_label_state: the plain form of `FlatForm.label_state`.

@@ -1,9 +1,9 @@
-"""One function for each part of a frozen model that transformers composes of many small steps.
+"""Fused parts of a frozen model. transformers computes such a part in many small steps; here one function does it.
 
-These parts are RMS norms and rotary positions, both with their own backward pass, and GPT-2's GELU. They take a good
-part of a step's time (LOG.md). A part is replaced only if the fused class gives what the original class gives. Only its
-class is changed, so that its weights, its name and its copies stay as they are. If a part's weights are trained, the
-original code runs.
+The parts are RMS norms and rotary positions, both with their own backward pass, and GPT-2's GELU. Unfused, they take a
+good part of a step's time (LOG.md). A part is replaced only if the fused class gives what the original class gives.
+Only the class of its module is changed, so the module's weights, name and copies stay as they are. If a part's weights
+are trained, the original code runs.
 """
 
 from functools import cache
@@ -36,8 +36,8 @@ def unfuse(model: Any) -> None:
 
 
 def _passes(check: Any, module: Any, fused_class: type) -> bool:
-    """Return whether the check finds that the fused class gives the same. It does not if the part is called in another
-    way, or lacks an attribute that similar parts have."""
+    """Return whether the check finds that the fused class gives the same. An error counts as no: the part is called in
+    another way, or lacks an attribute that similar parts have."""
     try:
         return check(module, fused_class)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
@@ -73,8 +73,8 @@ def _outputs_agree(module: Any, fused_class: type) -> bool:
 
 
 def _rotations_agree(module: Any, fused_class: Any) -> bool:
-    """Return whether the fused rotation is the module's own. Some families rotate neighbouring entries of a head, and
-    some rotate only the first half of a head or less."""
+    """Return whether the fused rotation gives what the module's own rotation gives, for whole heads and half heads.
+    Some families pair neighbouring entries of a head, and some rotate only the first half of a head or less."""
     weight = next(module.parameters(), None)
     size = getattr(module, "head_dim", 0)
     if weight is None or not size or size % 2:
@@ -138,7 +138,7 @@ def _fused_rotary(original_class: Any) -> type:
 def _rotate_queries_and_keys(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Do what transformers' `apply_rotary_pos_emb` does. Of heads longer than the angles, rotate the first part."""
+    """Do what transformers' `apply_rotary_pos_emb` does. If heads are wider than `cos`, rotate the first part."""
     cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
     return _rotate_heads(query, cos, sin), _rotate_heads(key, cos, sin)
 

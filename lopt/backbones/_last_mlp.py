@@ -1,7 +1,7 @@
 """The model's last MLP is computed only where its output is used.
 
 A flat pass uses its last hidden states at label positions only. A pass that computes keys and values of texts uses none
-of them. The last MLP has up to a fortieth of all the weights that a token passes, forward and backward.
+of them. Of all the weights that a token passes, forward and backward, up to a fortieth are in the last MLP.
 """
 
 import contextlib

@@ -146,8 +146,8 @@ def revision_of(name: str) -> str:
 
 @lru_cache(maxsize=8)
 def _folder_revision(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the hash of these files. Their sizes and times are arguments so that a changed file is not taken from
-    the cache."""
+    """Return the hash of these files. Their sizes and times are arguments so that the cache returns no hash from before
+    a file changed."""
     digest = hashlib.sha256()
     for name, _, _ in files:
         with (folder / name).open("rb") as file:

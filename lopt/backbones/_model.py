@@ -38,12 +38,12 @@ class Vocabulary:
     label_words: tuple[str, ...]
 
     def token_rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return the embeddings of token ids `[K]`, `[K, H]`, float64."""
+        """Return the embeddings `[X, H]` of token ids `[X]`, in float64."""
         return self.embed(ids).double().cpu().numpy()
 
     def ordinary_ids(self, count: int) -> np.ndarray:
-        """Return the first `count` token ids that are not special. Vocabularies are sorted by frequency,
-        or in the order of BPE's merges, so these are the commonest tokens."""
+        """Return the first `count` token ids that are not special. These are the commonest tokens, because vocabularies
+        are sorted by frequency or in the order of BPE's merges."""
         import numpy as np
 
         special = set(self.tokenizer.all_special_ids)
@@ -120,7 +120,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def fill_template(self, template: str) -> str:
-        """Return the template as this kind of model reads it. `{mask}`, the place of the label, is replaced."""
+        """Return the template as this kind of model reads it.
+
+        `{mask}` is the place of the label. A causal model's template loses it; an encoder-decoder's gets another token.
+        """
 
     @property
     def head_scale(self) -> float:
@@ -305,8 +308,9 @@ class Backbone(ABC):
         """Choose the attention kernel, and the type of autocast, for a pass.
 
         The plain kernel is chosen for gradients on the CPU, where the fused kernel's backward pass is several times
-        slower at these lengths. It is also chosen for dropout on any device, because gradients of the fused kernels
-        may differ in some bits from run to run.
+        slower at these lengths. It is not chosen if `allows_parallel_passes`, because the choice holds for all threads.
+        It is also chosen for dropout on any device, because gradients of the fused kernels may differ in some bits from
+        run to run.
         """
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """Return the plugin that loads a model: the one that has its name in `known`, or the one for its kind of config."""
+    """Return the plugin that loads a model: one that knows its name, or else "causal" or "seq2seq" by its config."""
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
             return spec
@@ -46,7 +46,7 @@ def spec_of(name: str) -> BackboneSpec:
 
 
 def local_folder(name: str) -> Path | None:
-    """Return a model's folder: the one below `LOPT_MODEL_DIR`, or the one that `name` is. None means the hub.
+    """Return a model's folder: `name` below `LOPT_MODEL_DIR`, or `name` read as a path. None means the hub.
 
     Raises:
         ValueError: LOPT_MODEL_DIR is not a folder, or the name looks like a path and is not a model's folder.

@@ -1,9 +1,9 @@
 """Attention keys and values of texts before a suffix, computed once and shared by all trials and epochs.
 
-In a causal model the text before a suffix does not see the suffix. So the keys and values of the text, which the suffix
-sees, are the same in every trial. The store finds a text by its token ids. On a CPU the tensors lie in a file that is
-mapped into memory, on a GPU in its own memory. They are gone when the process ends. If the store is full, a text that
-is not in it is computed again whenever a pass needs it.
+A suffix is a soft prompt after the text. In a causal model the text does not see what follows it. So the keys and
+values of the text, which the suffix sees, are the same in every trial. The store finds a text by its token ids. On a
+CPU the tensors lie in a file that is mapped into memory, on a GPU in the GPU's memory. They are gone when the process
+ends. If the store is full, a text that is not in it is computed again whenever a pass needs it.
 """
 
 import mmap

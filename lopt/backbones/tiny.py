@@ -1,7 +1,8 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Its tokens are bytes, and the label words of the built-in tasks. Other label words may begin with the same byte, so the
-label of each is read at a token of its own. This token has no meaning, but neither has any answer of a random model.
+Its tokens are the bytes and the label words of the built-in tasks. Two other label words may begin with the same byte.
+Then each is given a token of its own, and its logit is read there. This token has no meaning, but neither has any
+answer of a random model.
 """
 
 from collections.abc import Mapping, Sequence

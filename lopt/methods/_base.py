@@ -69,7 +69,7 @@ class Counts:
 
     Attributes:
         trainable: numbers that the optimiser changes.
-        stored: numbers that must be on disk. Frozen random matrices need not, because their seed gives them again.
+        stored: numbers that must be on disk. Frozen random matrices are not stored: they are drawn again from a seed.
         materialised: numbers that are added to the model's input: n·d for a prompt, 0 for weight methods.
     """
 
@@ -129,7 +129,7 @@ class Method(ABC):
 
     @abstractmethod
     def counts(self, shape: Shape) -> Counts:
-        """Return the parameter counts of a shape, without weights."""
+        """Return the parameter counts of a shape, without loading any weights."""
 
     @abstractmethod
     def begin(
@@ -153,7 +153,7 @@ class Method(ABC):
         raise ValueError(f"{self.name} trains no adapter")
 
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
-        """Raise ValueError if an option's value is invalid. `options` has all options. Values may be replaced in it."""
+        """Raise ValueError if a value in `options`, which has all options, is invalid. A method may replace values."""
 
     def require(self) -> None:  # noqa: B027  # most methods need nothing more
         """Raise ValueError if a package that the method needs is missing."""
@@ -163,7 +163,7 @@ class Method(ABC):
         return None
 
     def learning_rates(self, config: TrialSettings) -> dict[str, float]:
-        """Return the learning rates, by name, of the factors that have another one than `config.learning_rate`."""
+        """Return, by a factor's name, each learning rate that differs from `config.learning_rate`."""
         return {}
 
     def weights_precision(self, precision: str) -> str:

@@ -27,7 +27,7 @@ LARGEST_USUAL_RANK = LONGEST // LENGTH_PER_RANK  # far above it, LoPT has more p
 
 
 def usual_length(rank: int) -> int:
-    """Return the length at which a rank is customary in LoPT: n = 4r, but at least 20."""
+    """Return the customary length for a rank in LoPT: n = 4r, but at least 20."""
     return max(LEAST_USUAL_LENGTH, LENGTH_PER_RANK * rank)
 
 
@@ -58,13 +58,13 @@ class PromptMethod(Method):
     """
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
-    # The range of learning rates is the one that code bases like LoPT's search with Adafactor.
+    # This is the range of learning rates that is searched with Adafactor in code bases such as LoPT's.
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor at a constant rate, no warm-up
 
     @abstractmethod
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        """Return the matrices by name. A matrix's position in this order is part of the seed of its initial values."""
+        """Return the matrices by name. The seed of a matrix's initial values includes its position in this dict."""
 
     @abstractmethod
     def closed_form(self, shape: Shape) -> int:

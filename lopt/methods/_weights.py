@@ -21,7 +21,7 @@ class WeightMethod(Method):
         """Prepare the trial's own copy of the model and return its trained tensors by name. They require gradients."""
 
     def stored_tensor_count(self, shape: Shape) -> int:
-        """Return about how many tensors a model with this many layers has."""
+        """Return about how many tensors the whole model has: twelve for each layer."""
         assert shape.model is not None
         return 12 * shape.model.layers
 

@@ -12,7 +12,7 @@ from lopt.types import Tensor
 class LoPT1(PromptMethod):
     """X (n×d) is the product of U (n×r) and V (r×d), both trained; r(n+d) parameters.
 
-    That is fewer than X has only if r < n·d/(n+d). Initial values are uniform in [-0.5, 0.5] (`init_bound`).
+    Only if r < n·d/(n+d), these are fewer than the n·d of X. Initial values are uniform in [-0.5, 0.5] (`init_bound`).
     """
 
     name = "lopt1"
