@@ -3,7 +3,7 @@
     python benchmarks/chaos.py [--seed 0]
 
 Twenty-four trials (`twenty_four.py`) run on two nodes of one processor each. At random numbers of steps, `kill -9` hits
-in turn the driver (the command itself), a worker, a trial's process, the keeper (which owns the workers), and the raylet
+in turn the driver (the command itself), a worker, a trial's process, the keeper (it owns the workers), and the raylet
 of the second node. After a death of the driver the same command is started again. A dead node is replaced.
 
 In the end every trial must have finished exactly once, and no trial may have continued from an earlier step than that

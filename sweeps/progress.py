@@ -41,7 +41,7 @@ class Progress(Listener):
         self._steps_by_key: dict[str, int] = {}  # steps of each running trial, by the trial's key
         self._report_counts: Counter[str] = Counter()  # number of reports of each running trial, by the trial's key
         self._new_step_count = 0  # steps that this command has done
-        self._last_step_at: float | None = None  # time of the last of them; None while the pace is unknown
+        self._last_step_at: float | None = None  # time of the last of these steps; None while the pace is unknown
         self._best_trial: tuple[TrialRecord, str] | None = None  # record and cell of the best trial of this command
         self._began_at, self._drawn_at, self._width = time.monotonic(), 0.0, 0
 
@@ -61,7 +61,7 @@ class Progress(Listener):
         self._draw(event_text=f"{job}: {note}" if note else None)
 
     def _add_steps(self, key: str, step: int, *, pace_is_known: bool) -> None:
-        """Count the steps of a trial up to `step`. `pace_is_known` says whether they show the pace (`time_left_s`)."""
+        """Count the steps of a trial up to `step`. `pace_is_known`: whether they show the pace (see `time_left_s`)."""
         self._new_step_count += max(0, step - self._steps_by_key[key])
         self._steps_by_key[key] = step
         if pace_is_known or self._last_step_at is not None:

@@ -256,7 +256,7 @@ def _parse_count(text: str) -> int:
 
 
 def _number_parser(kind: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a function that parses a number; if the number is not valid, its error says which kind of number is."""
+    """Return a function that parses a number. If a text is not valid, the error says that it is not a `kind`."""
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):

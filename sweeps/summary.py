@@ -48,8 +48,8 @@ def summarise(
 
 
 def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command: str) -> list[str]:
-    """Return lines on the failed trials by the type of their error, the most frequent first. Each type has a command
-    that runs one of its trials again."""
+    """Return lines about the failed trials, grouped by the type of their error, with the most frequent type first. For
+    each type there is a command that runs one of its trials again."""
     records_by_type: dict[str, list[TrialRecord]] = {}
     for record in failed_records:
         records_by_type.setdefault(str((record.error or {}).get("type")), []).append(record)

@@ -50,7 +50,7 @@ class Sweep(Listener):
             name: tasks.get(name).title for name in {config.task for config in plan.space.all_sample_trials}
         }
         self._began_at = time.monotonic()
-        self._seconds_in_manifest = 0.0  # how many of the seconds since `_began_at` the manifest has already
+        self._seconds_in_manifest = 0.0  # the part of the time since `_began_at` that is in the manifest
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._resolved_settings = ResolvedSettings(store)
@@ -63,7 +63,7 @@ class Sweep(Listener):
 
         Raises:
             ValueError: The run has other settings or is in use, or data or weights are missing.
-            StoreError: Results cannot be written, and this command has not changed the run.
+            StoreError: Results cannot be written, and this command has not changed the run yet.
         """
         try:
             return self._run()
@@ -231,7 +231,7 @@ class Sweep(Listener):
             print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
     def _is_finished(self, finished: list[TrialRecord]) -> bool:
-        """Return whether every trial is finished already, without starting anything."""
+        """Return whether every trial is finished already. Nothing is started to find this out."""
         if self._indices_without_baseline(self.plan.space.all_sample_trials):
             return False
         from sweeps.search.queue import TrialQueue

@@ -1,7 +1,8 @@
 """What trials cost on the device on which they would train.
 
 For each kind of trial, a few steps are measured: in the engine with as many trials as the sweep packs, or in the plain
-loop if trials of this kind train alone. Evaluations and a part of the canonical evaluation are measured, too.
+loop if trials of this kind train alone. Two kinds of evaluation are measured, too, on a part of the examples: that of
+held-out examples during training, and the canonical one, which scores a confirmed trial on the reported split.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from lopt.training import Trial
 
 MIN_MEASURING_S = 6.0  # the steps of each kind of trial are measured for at least this time
-_STEPS_PER_BLOCK = {"cpu": 1, "cuda": 10}  # the clock is read after each block; a GPU must then finish its work
+_STEPS_PER_BLOCK = {"cpu": 1, "cuda": 10}  # the clock is read after each block, when a GPU has finished its work
 _BLOCKS_PER_ROUND = 3  # after these blocks, a step with an evaluation ends the round
 _MIN_ROUNDS = 2
-_MAX_EXAMPLES = 64  # if a trial evaluates more examples, these are measured, and the time of all is estimated
+_MAX_EXAMPLES = 64  # if a trial evaluates more, this many are measured, and the time of all is estimated
 _RECIPE_FIELDS = ("learning_rate", "optimizer", "schedule", "warmup", "weight_decay")
 
 
@@ -56,7 +57,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
     Returns:
         `costs`: for each configuration, the fields of `sweeps.forecast.simulate.Cost` that are times in seconds.
         `figures`: for each kind of trial, the measurements to be printed.
-        `spread`: the standard deviation of the logarithm of a step's time.
+        `spread`: the standard deviation of the logarithm of a step's time; the largest among the kinds of trial.
         `hardware`: the machine, as in records.
     """
     from lopt import backbones
@@ -210,7 +211,7 @@ class _TimedLoop:
         self.evaluation_times_s.append(elapsed_s - mean_step_count * median(self.step_times_s))
 
     def _time_steps(self, count: int) -> tuple[float, float]:
-        """Return the seconds of `count` steps, and the number of steps of mean length with equally many tokens."""
+        """Make `count` steps. Return the seconds they took, and how many steps of mean length have as many tokens."""
         tokens_before, began = self._trained_tokens(), _synchronised_time(self._backbone)
         for _ in range(count):
             self._advance()
@@ -241,13 +242,16 @@ def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -
 
 
 def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
-    """Return the mean number of tokens of a training step, plus one soft prompt, which all rows of a pass may share."""
+    """Return the mean number of tokens of a training step.
+
+    The tokens of one soft prompt are added, because all rows of a pass may share it.
+    """
     rows = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
     return rows + (config.length or 0)
 
 
 def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, float]:
-    """Return the times of a trial, in seconds. They include all examples that the trial evaluates."""
+    """Return the times of a trial, in seconds. Evaluations are those of all its examples, not of the measured part."""
     from lopt import data
 
     trial_data = data.prepare(config, backbone)

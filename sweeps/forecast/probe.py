@@ -26,8 +26,8 @@ _SAMPLE_COUNT = 40  # number of configurations that represent a cell if its tria
 # The spread has a lower limit, because a shared machine differs more from hour to hour than from step to step. It has
 # an upper limit, because a range that contains every duration says nothing.
 _MIN_SPREAD, _MAX_SPREAD = 0.08, 0.15
-# On a machine without a GPU, the driver and the trials' processes that start take time from the training steps. In
-# four runs the demo's ablation took 1.03 to 1.20 times as long as its steps alone would suggest (LOG.md).
+# On a machine without a GPU, two things take time from the training steps: the driver, and the start of trials'
+# processes. In four runs the demo's ablation took 1.03 to 1.20 times as long as its steps alone would suggest (LOG.md).
 CPU_SLOWDOWN = 1.1
 
 

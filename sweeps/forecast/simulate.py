@@ -54,7 +54,7 @@ class _Cell(CellCounts):
 
     costs: Sequence[Cost]  # the costs of the kinds of trial that its search may propose
     cost_by_stratum: dict[str, Cost]  # for each stratum of its trials so far, the cost of one of them
-    confirmed_counts: Counter[str] = field(default_factory=Counter)  # by stratum, the winner's finished confirm trials
+    confirmed_counts: Counter[str] = field(default_factory=Counter)  # finished confirm trials of each stratum's winner
 
 
 @dataclass(eq=False)
@@ -129,7 +129,7 @@ class SimulatedSweep:
         finished: records of earlier commands; early stopping takes account of their scores.
         search_trial_counts: the number of search trials of each cell (`trial_count`), if it has been counted already.
         audit, audited_steps: as for `EarlyStopping`.
-        number: the number of this simulation, for the random choices that depend on the trials' keys.
+        number: the number of this simulation. It is a part of the trials' keys, on which random choices depend.
 
     Attributes:
         seconds: the duration of the sweep, once `run` has ended.
@@ -321,7 +321,7 @@ def forecast(
     """Return the range of time in which 90 % of the simulated sweeps end.
 
     Args:
-        spread: each simulated time is multiplied by a random factor; this is the standard deviation of its logarithm.
+        spread: each simulated time is multiplied by a random factor, whose logarithm has this standard deviation.
         start_s: time before the first trial.
         space, costs, device_count, max_concurrent, finished, audit, audited_steps: as for `SimulatedSweep`.
         simulation_count: the number of simulated sweeps.

@@ -86,13 +86,13 @@ class StoppingScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if continues else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # If a pending trial was to reuse a process that is dead, Tune fails the trial, although it has not begun.
+        # A pending trial may get an earlier trial's process. If that is dead, Tune fails the trial before it has begun.
         has_begun = trial.status != Trial.PENDING
         self._guarded.supervisor.died(trial.trial_id, _last_error(trial), begun=has_begun)
 
 
 def _last_error(trial: Any) -> Exception | None:
-    """Return the error that ended a trial's process, if any. Ray's own function finds its file only after the sweep."""
+    """Return the error that ended a trial's process, if any. Ray's own function can read it only after the sweep."""
     try:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except Exception:  # there is no file, or the error's class is in a package that is not installed here

@@ -1,8 +1,8 @@
 """Callbacks of Ray Tune that follow the processes of trials: when they start, and when they die.
 
-Tune starts a trial whose process has died again, and the trial goes on from its checkpoint. `DeathCounter` decides
-which deaths count. After `client.MAX_DEATHS` of them `adapters.StoppingScheduler` tells the supervisor, which writes
-the trial's record as failed, or queues the trial again if it had not begun.
+If the process of a trial dies, Tune starts the trial again, and it goes on from its checkpoint. `DeathCounter` decides
+which deaths count. After `client.MAX_DEATHS` that count, `adapters.StoppingScheduler` tells the supervisor. The
+supervisor writes the trial's record as failed, or queues the trial again if it had not begun.
 """
 
 import time
@@ -26,7 +26,7 @@ class DeathCounter(tune.Callback):
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._evaluated_step: dict[str, int] = {}  # by trial
+        self._evaluated_step: dict[str, int] = {}  # of each trial, by Tune's id of it
         self._counted_at: dict[str, float] = {}  # when the last death of each trial was counted
         self._clock = clock
 

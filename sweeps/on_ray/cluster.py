@@ -18,7 +18,7 @@ from lopt.config import TrialConfig
 from sweeps.budget import OutOfTime
 
 _NOTICE_S = 15.0  # after this time the user is told what the command is waiting for
-# A socket is in a folder below Ray's temporary folder, and its whole path must not be longer than this.
+# Ray's sockets are below its temporary folder, at a path such as this one. The whole path of a socket has a limit.
 _SOCKET_SUFFIX = "/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1"
 _MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # where Ray's folder may be if the path of the usual one is too long
@@ -172,7 +172,7 @@ class Allocation:
         pack_size: How many trials share a backbone on a device.
         concurrent_count: How many trials run at once.
         solo_threads: Processor threads of a trial that trains alone. If it is None, PyTorch chooses them.
-        shared_threads: The same for all trials together that share a backbone.
+        shared_threads: Processor threads of a worker, for all its trials together. None has the same meaning.
     """
 
     solo_resources: Mapping[str, float]

@@ -18,8 +18,8 @@ from sweeps.on_ray.tune import ReadyCluster
 def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
     """Return the devices of a Ray cluster as resources of the forecast.
 
-    Trials that share a backbone are measured in the worker of a device. Others are measured in processes of their own,
-    as many at a time as train at a time on a device.
+    Trials that share a backbone are measured in the worker of a device. Others are measured in processes of their own.
+    As many of these run at once as the sweep would run at once on a device.
 
     Args:
         elapsed_s: The time since the command began. A sweep needs the same time to get to this point.
@@ -72,7 +72,7 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
 
 
 def _mean(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of measurements that were made at the same time."""
+    """Combine measurements that were made at the same time: return their mean costs and their largest spread."""
     costs_by_config = zip(*(measurement["costs"] for measurement in measurements), strict=True)
     costs = [{name: float(np.mean([cost[name] for cost in group])) for name in group[0]} for group in costs_by_config]
     return {**measurements[0], "costs": costs, "spread": max(measurement["spread"] for measurement in measurements)}

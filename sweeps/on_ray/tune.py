@@ -29,7 +29,7 @@ class ReadyCluster:
     """A cluster on which everything that trials need is ready.
 
     Attributes:
-        keeper: The handle of the keeper. The workers live as long as this handle.
+        keeper: The handle of the keeper, the actor that owns the workers. They live as long as this handle.
         prepared: What `prepare` has returned on the cluster.
     """
 
@@ -51,10 +51,10 @@ def ready_cluster(
     """Prepare the Ray cluster of RAY_ADDRESS, or one that is started on this machine, for the trials of a sweep.
 
     Args:
-        resolve_with: A function that gets another function, which runs `prepare` on the cluster. It calls that function
-            with the configurations of the sweep, and returns what that function returned.
+        resolve_with: Receives a function that runs `prepare` on the cluster, calls it with the configurations of the
+            sweep, and returns its result.
         search_trial_count: The number of search trials of the sweep.
-        left_s: A function that returns how much time is left until the cluster must be ready.
+        left_s: Returns how many seconds are left until the cluster must be ready.
         score_baselines: Whether zero-shot baselines are scored.
 
     Raises:
@@ -66,7 +66,7 @@ def ready_cluster(
     try:
         machines = cluster.read_machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
         limits = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
-        unpacked = cluster.allocate(machines, 1, **limits)  # until the pack size is known
+        unpacked = cluster.allocate(machines, 1, **limits)  # used until the pack size is known
         keeper_actor = keeper.start_keeper()
 
         def prepare_on_cluster(configs: list[dict[str, Any]], baseline_indices: list[int]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from sweeps.space import Cell, Space
 
 
 def check_space(space: Space) -> None:
-    """Check every value of each list, both ends of each range, the sampler and the stopping rule.
+    """Check all names, every value of each list, both ends of each range, first points, the sampler and the rule.
 
     Raises:
-        ValueError: A trial would refuse a value, or the sampler or the rule is unknown or does not fit a cell.
+        ValueError: A name is not valid; a trial would refuse a value; the sampler or the stopping rule is unknown; the
+            sampler does not fit a cell; or two cells have the same trials.
     """
     stopping.get(space.stopping)
     sampler = samplers.get(space.sampler)

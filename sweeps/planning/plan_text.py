@@ -120,7 +120,7 @@ def _optional_lines(plan: Plan) -> list[str]:
 
 
 def _round_steps(steps: float) -> int:
-    """Return a number of steps rounded to two digits, or below a hundred to a whole number."""
+    """Return a number of steps, rounded to two significant digits. Below a hundred, return a whole number."""
     return int(round(steps, -max(0, len(str(int(steps))) - 2)))
 
 

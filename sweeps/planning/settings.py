@@ -170,8 +170,8 @@ def _is_numeric(searched_range: Range) -> bool:
 def _new_range(key: str, text: str, name: str, old_range: Range) -> Range:
     """Return the range that `low:high` gives for a searched name. Its kind and scale are those of the old range.
 
-    If the old range is a list, which has no scale, the new range has the scale of the method's own range, or is
-    logarithmic if the method has none. It is then linear if `low` is not above 0.
+    A list has no scale. So if the old range is a list, the new range has the scale of the method's own range, or is
+    logarithmic if the method has none. But if `low` is not above 0, a range that replaces a list is linear.
     """
     ends = _range_ends(text)
     if not ends:
@@ -232,8 +232,8 @@ def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range
 
 
 def _without_search(space: Space, key: str, value: Any) -> Space:
-    """Return the space without the ranges of a field, which is fixed to `value`. If the field is the method, only the
-    ranges of this method remain, and their names lose the prefix."""
+    """Return the space without the ranges of a field, which the caller fixes to `value`. If the field is the method,
+    the ranges of other methods are removed, too, and the names of this method's ranges lose their prefix."""
 
     def without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "method":

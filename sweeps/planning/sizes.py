@@ -12,9 +12,10 @@ from sweeps.space import Cell
 
 RUNNING_TRIAL_COUNT = 16  # trials that run at once in this estimate; each has a checkpoint
 # Sizes as measured in finished runs.
-_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # one record with its row of the table; each evaluation in it
+_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # a record with its row of the table; an evaluation in a record
 _DESCRIPTION_BYTES = 550  # an artifact's description, without the configuration
-_TENSOR_NAME_BYTES, _WEIGHT_NAME_BYTES = 70, 120  # name and shape: of a tensor of a prompt, of a weight of a model
+# Name and shape take this many bytes: those of a tensor of a prompt, and those of a weight of a model.
+_TENSOR_NAME_BYTES, _WEIGHT_NAME_BYTES = 70, 120
 _FLOAT_BYTES, _LOGIT_BYTES = 4, 8
 # Largest number of values that the optimiser keeps for each trained parameter.
 _OPTIMIZER_VALUES = {"adafactor": 1, "adamw": 2}
@@ -79,13 +80,13 @@ def disk_use(plan: Plan) -> DiskUse:
         records=round(_RECORD_BYTES * trial_count + _EVALUATION_BYTES * evaluation_count),
         artifacts=artifacts,
         predictions=predictions,
-        # The cells, and the methods of a cell, take turns to start trials.
+        # Cells take turns to start trials, and so do the methods of a cell. So they share the running trials.
         checkpoints=sum(islice(cycle(checkpoints), min(RUNNING_TRIAL_COUNT, trial_count))),
     )
 
 
 def _expected_steps(plan: Plan) -> Iterator[tuple[Cell, float]]:
-    """Yield each cell with the number of steps that its trials take on average."""
+    """Yield each cell with the expected number of steps of all its trials together."""
     confirm_count = plan.space.confirm_seeds if plan.confirm_trial_count else 0
     for cell, cell_plan in zip(plan.space.cells, plan.cells, strict=True):
         search_steps = sum(plan.space.expected_steps(position) for position in range(1, cell_plan.trial_count + 1))

@@ -184,7 +184,7 @@ class _Lease(Hold):
 
     def __init__(self, folder: RemoteLocation, holder: dict[str, Any], clock: Clock) -> None:
         self._run, self._folder, self._holder, self._clock = folder.name, folder / "lock", holder, clock
-        self._number, self._renewal_count = 0, 0  # the number in the name of the lease's file
+        self._number, self._renewal_count = 0, 0  # `_number` is the one in the name of the lease's file
         self._renewed_at, self._lost_reason = 0.0, ""
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
@@ -209,7 +209,7 @@ class _Lease(Hold):
             if is_free or (watched is not None and self._clock.monotonic() - watched_since > LEASE_S):
                 self._number = number + 1
                 self._lease_file(self._number).create(self._lease_content())
-                # The content decides, because `create` may report a failure after a success if a PUT was repeated.
+                # The content decides. If a PUT was repeated, `create` may report a failure although it succeeds.
                 if self._read_highest() == (self._number, self._lease_content()):
                     break
                 continue  # another command was quicker

@@ -55,8 +55,9 @@ def read_records(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, D
 def parse_record(path: Location, content: bytes) -> TrialRecord:
     """Return the record in the content of a file.
 
-    A record is damaged if values have wrong types, or if its key does not belong to its configuration. It is not
-    checked whether the trial can be run here: its method or the folder of its task may be missing.
+    A record is damaged if, for example, values have wrong types, a complete trial has no accuracy, or the file's name,
+    the key and the configuration do not match. Whether the trial can be run here is not checked: its method or
+    the folder of its task may be missing.
 
     Raises:
         NewerSchemaError: A newer version of this program wrote the record.

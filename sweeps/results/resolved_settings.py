@@ -30,10 +30,10 @@ class ResolvedSettings:
         self._former_defaults = former_defaults
 
     def with_run_precision(self, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
-        """Return the configurations in the form in which they are to be prepared.
+        """Return the configurations as they are to be prepared: precision "auto" becomes that of the run's trials.
 
-        If the precision of one is "auto", it is replaced by the precision of the run's trials if there are any, because
-        this machine might choose another one.
+        Otherwise this machine might choose another precision. "auto" stays if the run has no trial with this backbone
+        and task yet, or if its trials differ in precision.
         """
         precisions: dict[tuple[str, str], set[str]] = {}
         self._finished_configs = [record.config for record in self._store.records()]
@@ -49,7 +49,7 @@ class ResolvedSettings:
         ]
 
     def add(self, configs: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
-        """Remember how each configuration was resolved where trials run. Call `with_run_precision` first.
+        """Remember what each configuration became on a machine that runs trials. Call `with_run_precision` first.
 
         Raises:
             ValueError: Trials of the run have another precision, other data or other weights.
@@ -68,7 +68,7 @@ class ResolvedSettings:
                     )
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
-        """Return the configuration with its resolved settings."""
+        """Return the configuration with its resolved settings, and with former defaults for options that are None."""
         unset_names = {name for name, value in config.options.items() if value is None}
         former_defaults = {name: value for name, value in self._former_defaults.items() if name in unset_names}
         options = {**config.options, **former_defaults}
@@ -76,5 +76,5 @@ class ResolvedSettings:
 
 
 def _resolution_key(config: TrialConfig) -> tuple[str, str, str]:
-    """Return the settings on which it depends how a configuration is resolved."""
+    """Return the settings that decide how a configuration is resolved."""
     return config.backbone, config.task, config.precision

@@ -189,7 +189,8 @@ class RunFolder:
     def write_prediction(self, prediction: Mapping[str, Any]) -> None:
         """Write the forecast of `sweeps.forecast.probe` for the rest of the run.
 
-        The time of the run so far is written, too, so that the forecast can be compared with the rest when it is over.
+        The time of the run so far is written, too. With it, the forecast can later be compared with the time that the
+        rest really took.
         """
         elapsed_before_s = (self.manifest() or {}).get("elapsed_s", 0.0)
         context = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
@@ -225,8 +226,8 @@ class RunFolder:
     def audits(self) -> dict[str, dict[str, float]]:
         """Return the audits, by the keys of their trials.
 
-        An audit is about a trial that early stopping would have stopped. It has the "step" at which it would have done
-        so, and the trial's "selection_accuracy" up to that step. A damaged file is renamed, and counts as empty.
+        An audit is about a trial that early stopping would have stopped. It has the "step" at which the trial would
+        have been stopped, and its "selection_accuracy" up to that step. A damaged file is renamed, and counts as empty.
         """
         path = self.folder / "audits.json"
         try:

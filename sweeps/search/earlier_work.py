@@ -15,7 +15,8 @@ from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
 from sweeps.space import NAME_DEFAULTS, Cell, Space, without_paths
 
-# These settings decide which trials a space has; all other settings decide how a trial is trained and judged.
+# These may change during a run, because they only decide which trials there are. All other settings of a space decide
+# how a trial is trained and judged.
 _MAY_CHANGE = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
 
 
@@ -98,7 +99,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
 
 
 def space_changes(store: Store, space: Space) -> list[str]:
-    """Return what has changed in the space since the run began: its cells, their ranges, or the trials of a cell.
+    """Return what has changed in the space since the run began, such as cells, ranges or the number of trials per cell.
 
     Raises:
         ValueError: Other settings have changed, so the finished trials would not be comparable with new ones. Or the
@@ -150,7 +151,7 @@ def check_moved_folders(store: Store, records: Iterable[TrialRecord]) -> None:
 def divide_by_fit(space: Space, records: Iterable[TrialRecord]) -> tuple[list[TrialRecord], Counter[str]]:
     """Divide the records of a run into those that fit a space, which may have changed since, and the others.
 
-    A trial that no longer fits its own cell but fits another one moves there, because the cell may have a new name.
+    If a trial no longer fits its own cell but fits another one, it moves there: that may be its old cell, renamed.
 
     Returns:
         The records that fit, with their present cell and stratum; and the number of the others, by the reason.
@@ -201,7 +202,7 @@ def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[
 
 
 def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether only paths of folders have changed, and neither a cell nor the template or words of a task."""
+    """Return whether only paths of folders have changed, but no cell, and no task's template or label words."""
     old_configs = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
     if any(old_configs.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False

@@ -1,4 +1,4 @@
-"""Finished trials of other runs, which are reused instead of trained again, or warm-start the sampler."""
+"""Finished trials of other runs. They are copied instead of trained again, or they warm-start the sampler."""
 
 import dataclasses
 from collections import Counter
@@ -29,7 +29,7 @@ class OtherRuns:
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._records: dict[str, tuple[TrialRecord, Store]] = {}
-        self._original_keys: dict[str, str] = {}  # by the key here, for trials that have another key in their own run
+        self._original_keys: dict[str, str] = {}  # key in a trial's own run, by its key here; only if they differ
         self._reused_counts: Counter[str] = Counter()  # number of reused trials, by the name of their run
         for other_store, records in _read_runs(store, runs):
             for record in records:
@@ -74,10 +74,10 @@ class OtherRuns:
         return reused_records
 
     def _add_copies_with_present_folders(self, configs: Iterable[TrialConfig]) -> None:
-        """Add a copy of each record whose task or backbone is another folder in `configs`; the copy has that folder.
+        """Copy each record whose task or backbone has another folder in `configs`, and give the copy that folder.
 
-        A trial's key contains the folder's name and the revision. The revision identifies the folder's content, so two
-        folders with the same revision are the same task or backbone.
+        The copy is needed because a trial's key contains the folder's name and revision. The revision identifies the
+        folder's content, so two folders with the same revision are the same task or backbone.
         """
         folders = {
             (field, getattr(config, revision)): getattr(config, field)
@@ -111,7 +111,7 @@ class OtherRuns:
 
 
 def warm_start_records(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
-    """Return what a sampler can learn from other runs: the records of search trials that have an accuracy.
+    """Return what a sampler can learn from other runs: the records of complete and of stopped search trials.
 
     Raises:
         ValueError: A run does not exist.
@@ -127,8 +127,8 @@ def warm_start_records(store: Store, runs: Sequence[str]) -> list[TrialRecord]:
 def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     """Return whether the search of a cell can learn from a trial of another run.
 
-    The trial must have the cell's method and shape and lie inside its ranges; its task and backbone do not matter. It
-    must have been scored by the cell's metric, because scores by another metric cannot be compared.
+    The trial must lie inside the cell's ranges and have the method, length and rank that the cell fixes. Its task and
+    backbone do not matter. It must have been scored by the cell's metric, because other scores cannot be compared.
     """
     config = _config_of(record)
     if config is None or config.metric != metric:

@@ -34,8 +34,8 @@ class QueuedTrial:
     """One trial of the queue, which waits or runs.
 
     Attributes:
-        proposal: the study's proposal for this trial. None if the study need not be told how the trial ends: its cell
-            searches nothing, it is a confirm trial, or it is a retry whose failure the study already knows.
+        proposal: the study's proposal for this trial. None for a trial that no study has proposed: a confirm trial, a
+            trial of a cell that searches nothing, or a failed trial that is tried again and is in the study already.
     """
 
     config: TrialConfig
@@ -72,7 +72,7 @@ class TrialQueue:
     ) -> None:
         self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
         self._finished = {record.key: record for record in finished}
-        self._tried_keys: set[str] = set()  # of search trials that this command has begun or will try again
+        self._tried_keys: set[str] = set()  # of search trials that this command has begun or queued again
         self._running: dict[QueuedTrial, _CellSearch] = {}
         cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
         self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
@@ -180,7 +180,7 @@ class TrialQueue:
         self._turns.put_back(cell_search, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
-        """Note that a trial has ended; `record` is None if its process died and left no record."""
+        """Register the end of a trial. `record` is None if its process died and left no record."""
         cell_search = self._running.pop(trial)
         cell_search.running_count -= 1
         if record is not None and record.status != "failed":
@@ -219,7 +219,7 @@ class TrialQueue:
     # --- how much is left ----------------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int]:
-        """Return the number of search trials and that of confirm trials that are known to be left or running."""
+        """Return how many search trials and how many confirm trials are left or running, as far as is known now."""
         unfinished_count = sum(
             search.planned_count - search.started_count + search.running_count + search.repeat_count
             for search in self._turns.cells

@@ -137,7 +137,8 @@ class CellStudy:
     def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Proposal | None:
         """Return a proposal whose point is not known yet; None if every point of the cell is known.
 
-        If the sampler proposes only known points, random points are tried, and after them a list of all points.
+        If the sampler proposes only known points, random points are tried, and then every point of the cell in turn. A
+        sampler that restarts its sequence gets one more attempt for each trial of the study, since it repeats them.
         """
         trial_count = len(self._study.get_trials(deepcopy=False))
         for _ in range(_SAMPLER_ATTEMPTS + self._restarts_sequence * trial_count):
@@ -178,7 +179,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 
 def _best_scores(record: TrialRecord) -> dict[int, float]:
-    """Return the best score up to each evaluation before the last step, by step."""
+    """Return the best score up to each evaluation, by step. An evaluation at `max_steps` is left out."""
     best_score, best_scores = 0.0, {}
     for evaluation in record.evaluations:
         best_score = max(best_score, evaluation.score(record.metric) or 0.0)

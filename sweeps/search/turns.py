@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-WaitingTrial = TypeVar("WaitingTrial")  # the sweep and the forecast use different types
+WaitingTrial = TypeVar("WaitingTrial")  # in the sweep a `QueuedTrial`; in the forecast a `Cost`
 AnyCell = TypeVar("AnyCell", bound="CellCounts")
 
 
@@ -21,7 +21,7 @@ class CellCounts:
         started_count: search trials that have begun.
         running_count: search and confirm trials that run.
         repeat_count: search trials that have begun before and wait to be tried again or to continue.
-        confirming: whether the cell's confirm trials have been queued.
+        confirm_queued: whether the cell's confirm trials have been queued.
     """
 
     planned_count: int

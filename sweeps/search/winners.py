@@ -9,8 +9,8 @@ from lopt.records import TrialRecord
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return the search trial to confirm; None if no trial has a score.
 
-    It is the complete trial with the best score; among equal scores the one with the lowest loss. Only if no trial is
-    complete, it is the best stopped one.
+    The winner is the complete trial with the best score, and among equal scores the one with the lowest loss. If there
+    is no complete trial, it is the best of the stopped trials.
     """
     records = list(records)
     for status in ("complete", "stopped"):
@@ -42,5 +42,5 @@ def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, Tr
 
 
 def _key_without_seed(record: TrialRecord) -> str:
-    """Return a key that trials share if only their seeds differ, even if the records are of different versions."""
+    """Return a key that trials share if only their seeds differ, even across versions of this program."""
     return key_of({**record.config, "seed": 0})

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """The execution of one job: it sets up the trial, and writes and reports its results. Others may train the trial.
+    """Does everything for one job except the training: sets up the trial, and writes and reports its results.
+
+    The trial is trained by whoever uses this class: `train_and_report`, or the worker of a device.
 
     A report has these entries:
         status: "running", or the status of the trial's record.
@@ -83,7 +85,7 @@ class Execution:
             try:
                 self.trial.restore(checkpoint)
             except Exception as error:
-                if memory.is_out_of_memory(error):  # the checkpoint is as good as before
+                if memory.is_out_of_memory(error):  # the checkpoint is not to blame
                     raise
                 self._note = f"starts over: {' '.join(str(error).split())}"
                 self._store.drop_checkpoints(self.key)
@@ -169,7 +171,10 @@ class Execution:
 
 
 def execute(job: Job) -> Iterator[Report]:
-    """Train a job's trial alone. Yield a report at every evaluation; the status of the last one is not "running"."""
+    """Train a job's trial alone, and yield a report at every evaluation.
+
+    The last report has another status than "running", unless it has a store_error.
+    """
     return train_and_report(Execution(job))
 
 

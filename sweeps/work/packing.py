@@ -1,7 +1,8 @@
 """How many trials are packed on a device, to train together in the same passes.
 
-About as many as fill one pass that uses the device well, or fewer if the GPU's free memory is not enough. This is
-measured where the trials will run. The search's trials are divided evenly, so that none is left to train by itself.
+A pack has about as many trials as fill one pass that uses the device well. If they do not fit into the GPU's free
+memory, it has fewer. How many tokens they have, and what fits, is measured where the trials will run. The trials of the
+search are divided evenly into packs, so that none is left to train by itself.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def trials_to_pack(
     Args:
         step_tokens: How many tokens one trial has in one step, prompt and texts together.
         pass_tokens: How many tokens make a pass that uses the device well.
-        memory_tokens: How many tokens the largest pass has that fits into memory.
-        trials_per_device: How many trials each device will train. They are divided evenly, because a pass costs much
-            even if it is nearly empty: twelve trials are not packed as ten and two.
+        memory_tokens: How many tokens one pass may have at most to fit into memory.
+        trials_per_device: How many trials each device will train; infinity if this is not known. They are divided
+            evenly (twelve trials are not packed as ten and two), because a pass costs much even if it is nearly empty.
     """
     pack_size = max(1, math.floor(pass_tokens / step_tokens))
     max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE))
@@ -54,8 +55,8 @@ def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> 
 def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
     """Return how many tokens fit into one forward and backward pass on the backbone's device.
 
-    This is measured with a prompt of `length` tokens before the longest training texts. On a CPU, where no limit is
-    known, it is infinity.
+    This is measured in one pass over the longest training texts (eight at most), with a prompt of `length` tokens in
+    front of each. On a CPU no limit is known, and the result is infinity.
     """
     import torch
 

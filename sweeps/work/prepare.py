@@ -25,7 +25,7 @@ def prepare(
     Args:
         configs: The configurations, as JSON.
         baseline_indices: Indices of the configurations whose zero-shot baseline is scored.
-        trials_per_device: How many trials each device will train.
+        trials_per_device: How many trials each device will train; infinity if this is not known.
 
     Returns:
         If a check fails, only "error": what is wrong, in one line. Otherwise

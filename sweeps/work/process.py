@@ -39,7 +39,10 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def end_process_when_overdue(execution: Execution, limit_s: float | None) -> Iterator[None]:
-    """Write a failed record and end this process if its only trial is over its time limit and reaches no evaluation."""
+    """If this process's only trial hangs beyond its time limit, write a failed record and end the process.
+
+    The trial hangs if it reaches no evaluation within `HANG_S` seconds after the limit.
+    """
     if limit_s is None:
         yield
         return

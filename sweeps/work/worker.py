@@ -31,8 +31,8 @@ SILENCE_S = 600.0  # a trial is evicted when its client has been silent for this
 IDLE_S = 300.0  # a worker ends when it has had no trial for this long
 # How long a step waits for trials that are held: a share of the last step's duration, and at least some seconds.
 _WAIT_SHARE, _LEAST_WAIT_S = 0.25, 0.05
-_FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial, because their processes start together
-_RELEASE_INTERVAL_S = 10.0  # between releases of memory while others train, because each takes a quarter of a second
+_FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial: trials start at about the same time
+_RELEASE_INTERVAL_S = 10.0  # shortest time between two releases of memory during training: each takes 0.25 seconds
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class _HostedTrial:
     execution: Execution
     waiting_reports: list[Report]  # reports that the client can have without any training
     steps_alone: bool = False  # whether the trial makes its steps without the others, up to its next report
-    silent_since: float = math.inf  # when the client's last call ended; infinity while it waits for a report
+    silent_since: float = math.inf  # when the client's last call ended; infinity during a call of `next`
     awaited_until: float = 0.0  # the time until which the next step of the others waits for this trial
     is_training: bool = False  # whether the client waits for the next report, so that the trial takes part in steps
     outcomes: list[Outcome] = field(default_factory=list)  # at most one
@@ -65,8 +65,8 @@ class Worker:
         self._last_step: tuple[float, float] | None = None  # when it began and ended
         self._in_step: list[_HostedTrial] = []  # trials of the current step; between two steps, of the last one
         self._arriving_count, self._arriving_since = 0, -math.inf  # how many trials are being set up, and since when
-        self._arrival_count, self._capacity = 0, 1  # how many trials have arrived so far; how many fit into a pass
-        self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
+        self._arrival_count, self._capacity = 0, 1  # how many trials have come so far; how many fit into a pass
+        self._released_at, self._must_release = -math.inf, False  # when memory was last released; whether more waits
         self._setup_lock = threading.Lock()  # only one trial at a time is set up
         # The key of the trial that is being set up, and since when; None while it waits for the current step to end.
         self._in_setup: tuple[str, float] | None = None
@@ -89,7 +89,7 @@ class Worker:
         execution = Execution(job)
         with self._arrival(job.pack_size):
             with self._setup_lock:
-                self.evict_by_key(execution.config.key)  # a trial only comes again if its client has died
+                self.evict_by_key(execution.config.key)  # if the trial is here already, its client has died
                 try:
                     self._in_training_thread(lambda: self._load_backbone(job, execution.config.key))
                     report = execution.begin()
@@ -133,7 +133,7 @@ class Worker:
                 self._changed.notify_all()
 
     def evict_by_key(self, key: str) -> None:
-        """Evict the trial of this key, because its client has died and another one trains it."""
+        """Evict the trial of this key, because its client has died. A new client has the trial trained again."""
         with self._changed:
             for name in [name for name, hosted in self._hosted.items() if hosted.execution.config.key == key]:
                 self.evict(name)
@@ -254,7 +254,7 @@ class Worker:
                 self._release()
 
     def _wait_for_work(self) -> tuple[list[Callable[[], None]], list[_HostedTrial]]:
-        """Wait until there is something to do. Return the tasks to call, and then the trials that make a step."""
+        """Wait until there is something to do. Return tasks to call, and the trials that make a step after them."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -270,7 +270,7 @@ class Worker:
                 self._changed.wait(min([*deadlines, now + SILENCE_S / 10]) - now)
 
     def _arrival_deadline(self) -> float:
-        """Return until when the next step waits for arriving trials, so that they step and report with the others.
+        """Return the time until which the next step waits for arriving trials, so that they step and report together.
 
         Trials come to a new worker one by one. So its first step waits until the worker has as many trials as fit into
         a pass. Later, if several trials come together, only one step waits for them.
@@ -284,7 +284,7 @@ class Worker:
         return since + self._max_wait_s() if is_waiting else 0.0
 
     def _choose_trials(self, training: list[_HostedTrial]) -> list[_HostedTrial]:
-        """Choose the trials of the next step: one that steps alone, and all that step together, take turns."""
+        """Choose the trials of the next step. One that steps alone takes turns with all those that step together."""
         solo = [hosted for hosted in training if hosted.steps_alone]
         together = [hosted for hosted in training if not hosted.steps_alone]
         if not solo or (together and any(hosted.steps_alone for hosted in self._in_step)):
