@@ -81,21 +81,21 @@ def render(info: Info) -> Table:
                 title="cell", align="left", text=lambda row: f"{row.cell.label}{' *' if row.is_on_frontier else ''}"
             ),
             Column(title="trainable parameters", csv_name="params trained", text=lambda row: count(row.counts[0])),
-            Column(title="stored parameters", csv_name="stored", text=lambda row: count(row.counts[1])),
-            Column(title="parameters at input", csv_name="at input", text=lambda row: count(row.counts[2])),
+            Column(title="stored", text=lambda row: count(row.counts[1])),
+            Column(title="at input", text=lambda row: count(row.counts[2])),
             accuracy_column(lambda row: interval(row.cell.accuracy)),
             Column(
-                title="on the frontier by trainable parameters",
+                title="on the frontier, trainable",
                 csv_name="on the frontier by parameters trained",
                 text=lambda row: _format_share(row, 0),
             ),
             Column(
-                title="on the frontier by stored parameters",
+                title="on the frontier, stored",
                 csv_name="by parameters stored",
                 text=lambda row: _format_share(row, 1),
             ),
             Column(
-                title="on the frontier by parameters at input",
+                title="on the frontier, at input",
                 csv_name="by parameters at input",
                 text=lambda row: _format_share(row, 2),
             ),

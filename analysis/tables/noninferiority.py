@@ -3,7 +3,7 @@
 from analysis.cells import Group
 from analysis.comparisons import MIN_RATIO, Comparison, comparisons
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
+from analysis.render import INTERVAL_TITLE, Column, Table, count, percent
 
 
 def compute(group: Group) -> Info[Comparison] | Missing:
@@ -19,29 +19,27 @@ def render(info: Info[Comparison]) -> Table:
         caption=f"As good as the full prompt, within {margin_text}? {info.group.title}",
         columns=(
             Column(title="smaller prompt", align="left", text=lambda row: row.cell.label),
-            parameters_column(lambda row: count(row.cell.trainable_parameters)),
-            Column(title="times fewer parameters", csv_name="fewer", text=lambda row: f"{row.ratio:.1f}×"),
+            Column(title="parameters", csv_name="params", text=lambda row: count(row.cell.trainable_parameters)),
+            Column(title="fewer", text=lambda row: f"{row.ratio:.1f}×"),
             Column(
-                title=f"difference, percentage points {INTERVAL_TITLE}",
+                title=f"difference, pp {INTERVAL_TITLE}",
                 csv_name="difference, pp [95 % CI]",
                 text=lambda row: str(row.verdict.difference),
             ),
             Column(title="seeds", text=_seeds),
             Column(
-                title="p value, non-inferior",
+                title="p, non-inferior",
                 csv_name="p (non-inferior)",
                 text=lambda row: _format_p(row.verdict.p_non_inferior),
             ),
-            Column(
-                title="p value, inferior", csv_name="p (inferior)", text=lambda row: _format_p(row.verdict.p_inferior)
-            ),
+            Column(title="p, inferior", csv_name="p (inferior)", text=lambda row: _format_p(row.verdict.p_inferior)),
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the test accuracy of the "
-            "smaller prompt minus that of the full one, on the same examples. Seeds are those of the smaller prompt, "
-            f"then of the full one. The table shows cells with at least {MIN_RATIO} times fewer parameters.",
+            "smaller prompt minus that of the full one, in percentage points (pp), on the same examples. Seeds are "
+            f"those of the smaller prompt, then of the full one. The table shows cells with at least {MIN_RATIO} times fewer parameters.",
             "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
             f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
             "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
