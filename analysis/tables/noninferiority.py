@@ -39,7 +39,8 @@ def render(info: Info[Comparison]) -> Table:
             f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
             f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the test accuracy of the "
             "smaller prompt minus that of the full one, in percentage points (pp), on the same examples. Seeds are "
-            f"those of the smaller prompt, then of the full one. The table shows cells with at least {MIN_RATIO} times fewer parameters.",
+            "those of the smaller prompt, then of the full one. The table shows cells with at least "
+            f"{MIN_RATIO} times fewer parameters.",
             "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
             f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
             "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "

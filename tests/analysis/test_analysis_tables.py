@@ -330,7 +330,7 @@ def test_each_p_value_belongs_to_the_verdict_in_its_heading(store, gap, expected
     group = simulated_group(store, [gap], n=6000, spread=0.001, seeds=10)
     table = noninferiority.render(noninferiority.compute(group))
     titles = [column.title for column in table.columns]
-    assert titles[-3:] == ["p value, non-inferior", "p value, inferior", "verdict"]
+    assert titles[-3:] == ["p, non-inferior", "p, inferior", "verdict"]
     (row,) = table.rows
     assert row[-3:] == expected
 
