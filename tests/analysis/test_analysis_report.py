@@ -366,9 +366,9 @@ def test_commands_are_shown_as_typed(store, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("status", "elapsed_s", "time"),
     [
-        ("complete", 582.0, "predicted 6 min 10 s to 9 min 40 s, took 8 min 2 s; started with 3 of 40 trials"),
-        ("stopped", 200.0, "predicted 6 min 10 s to 9 min 40 s, took 1 min 40 s so far; started with 3 of 40 trials"),
-        ("stopped", 100.0, "predicted 6 min 10 s to 9 min 40 s, nothing has run since; started with 3 of 40 trials"),
+        ("complete", 582.0, "predicted 6 min 10 s to 9 min 40 s, took 8 min 2 s"),
+        ("stopped", 200.0, "predicted 6 min 10 s to 9 min 40 s, took 1 min 40 s so far"),
+        ("stopped", 100.0, "predicted 6 min 10 s to 9 min 40 s, nothing has run since"),
     ],
 )
 def test_the_prediction_is_shown_with_the_time_that_the_run_took(store, status, elapsed_s, time):

@@ -315,8 +315,9 @@ def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(stor
     for rank, accuracy in ((1, 0.6), (5, 0.9)):
         run.confirm("lopt1", 10, rank, accuracy)
     table = frontier.render(frontier.compute(only_group(run.write())))
-    counts = ("trainable parameters", "stored parameters", "parameters at input")
-    assert [column.title for column in table.columns[-3:]] == [f"on the frontier by {count}" for count in counts]
+    assert [column.title for column in table.columns[-3:]] == [
+        f"on the frontier, {count}" for count in ("trainable", "stored", "at input")
+    ]
     assert [row[-3:-1] for row in table.rows] == [("smallest", "smallest"), ("100 %", "100 %")]
     assert "smallest" not in {row[-1] for row in table.rows}, "both have ten vectors at the input"
     (note,) = [note for note in table.notes if note.startswith("Hypervolume")]

@@ -100,7 +100,7 @@ def test_scoring_again_needs_the_rows_of_the_task(mail, tmp_path):
     with pytest.raises(ValueError, match=r"trained with `classes` \('no', 'yes'\)"):
         load_prompt(tmp_path / "prompt").evaluate()
     shutil.rmtree(mail)
-    with pytest.raises(ValueError, match=r"needs the rows of its task, and task '.*mail' is not a folder"):
+    with pytest.raises(ValueError, match=r"without the rows of its task: task '.*mail' is not a folder"):
         load_prompt(tmp_path / "prompt").evaluate()
 
 

@@ -167,7 +167,7 @@ def test_the_command_predicts_without_ray(tmp_path, capsys):
 
     report = subprocess.run([sys.executable, "analysis/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert report.returncode == 0, report.stderr
-    assert "started with 0 of 9 trials" in (run / "report" / "report.md").read_text()
+    assert "0 of 9 trials were finished when it was predicted" in (run / "report" / "report.md").read_text()
 
 
 def test_with_json_only_json_is_printed(tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_a_damaged_record_is_set_aside_with_a_message(store, record, capsys):
     path.write_text(path.read_text()[:100])
     assert store.records() == []
     assert path.with_name(path.name + ".damaged").exists()
-    assert "set aside" in capsys.readouterr().out
+    assert "renamed to" in capsys.readouterr().out
     assert store.records() == []
 
 

@@ -81,7 +81,7 @@ def test_damaged_and_failed_records_are_set_aside(store, record, capsys):
     store.write(record)
     store.path(record.key).write_bytes(b"{")
     assert store.records() == []
-    assert "set aside" in capsys.readouterr().out
+    assert "renamed to" in capsys.readouterr().out
     for number in (1, 2):
         store.write(record)
         store.set_aside(record)
