@@ -381,8 +381,9 @@ def test_the_prediction_is_shown_with_the_time_that_the_run_took(store, status, 
     prediction = {"seconds": seconds, "trials_done": 3, "trials": 40}
     (path / "probe.json").write_text(json.dumps({"prediction": prediction, "elapsed_before_s": 100.0}))
     assert main([str(path)]) == 0
+    finished = "3 of 40 trials were finished when it was predicted"
     for page in ("report.md", "report.html"):
-        assert time in (path / "report" / page).read_text()
+        assert f"{time}; {finished}" in (path / "report" / page).read_text()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"prediction": {"seconds": 3}}', '{"prediction": 3}'])
