@@ -1,4 +1,4 @@
-"""Rules that every method of `lopt/methods/` must keep: all methods, prompt methods, and weight methods."""
+"""Rules that every method of `lopt/methods/` must keep."""
 
 from __future__ import annotations
 
@@ -9,56 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lopt import backbones, count_parameters, load_prompt, methods, train
+from lopt import count_parameters, load_prompt, methods
 from lopt.config import TrialConfig
-from lopt.methods import PromptMethod, Recipe, Shape, WeightMethod
+from lopt.methods import Recipe
 from lopt.ranges import Choice, Real, Whole
 from lopt.training import Trial
-
-METHODS = methods.names()
-PROMPT_METHODS = [name for name in METHODS if isinstance(methods.get(name), PromptMethod)]
-WEIGHT_METHODS = [name for name in METHODS if isinstance(methods.get(name), WeightMethod)]
-WIDTH = 32  # of the tiny backbone
-
-
-def dimensions(name, length=6, rank=2):
-    """Length and rank; None for what the method does not have."""
-    method = methods.get(name)
-    return {"length": length if method.uses_length else None, "rank": rank if method.uses_rank else None}
-
-
-def shape_for(name, length=6, rank=2, width=WIDTH):
-    sizes = dimensions(name, length, rank)
-    options = methods.get(name).check(**sizes, options={})
-    return Shape(width=width, **sizes, options=options, model=backbones.facts("tiny"))
-
-
-def config_for(name, **changes):
-    rate = 0.1 if name in PROMPT_METHODS else 1e-3
-    base = {"task": "toy", "backbone": "tiny", **dimensions(name), "learning_rate": rate, "batch_size": 8}
-    return TrialConfig(method=name, **{**base, "max_steps": 4, "eval_every": 2, "precision": "fp32", **changes})
-
-
-def vocabulary():
-    return backbones.load("tiny", "fp32").vocabulary((" bad", " great"))
-
-
-def initial_values(name, seed=0, **changes):
-    return methods.get(name).initial_values(shape_for(name, **changes), seed, vocabulary())
-
-
-def train_trial(config):
-    trial = Trial(config)
-    for _ in trial:
-        pass
-    return trial
-
-
-def tensors_of_optimiser(trial):
-    return {id(tensor): tensor for group in trial._optimizer.param_groups for tensor in group["params"]}
-
-
-# --- every method ----------------------------------------------------------------------------------------------
+from tests.contracts.methods_under_test import (
+    METHODS,
+    PROMPT_METHODS,
+    WEIGHT_METHODS,
+    config_for,
+    dimensions,
+    initial_values,
+    tensors_of_optimiser,
+    train_trial,
+)
 
 
 def test_every_method_is_a_prompt_method_or_a_weight_method():
@@ -218,193 +183,3 @@ def test_special_learning_rates_belong_to_factors_of_the_method(name):
     used = {id(tensor): group["rate"] for group in trial._optimizer.param_groups for tensor in group["params"]}
     default = trial.config.learning_rate
     assert used == {id(factor): rates.get(factor_name, default) for factor_name, factor in trial.factors.items()}
-
-
-# --- prompt methods --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-@given(length=st.integers(1, 60), rank=st.integers(1, 60), width=st.integers(1, 300))
-@settings(max_examples=25)
-def test_closed_form_equals_the_count(name, length, rank, width):
-    method = methods.get(name)
-    shape = shape_for(name, length, min(rank, length), width)
-    counts = method.counts(shape)
-    assert counts.trainable == method.closed_form(shape)
-    assert counts.stored == counts.trainable
-    zeros = {factor_name: torch.zeros(factor.shape) for factor_name, factor in method.factors(shape).items()}
-    soft_prompt = method.soft_prompt(zeros, shape.options)
-    assert soft_prompt.prompt.shape == (length, width)
-    assert counts.materialised == length * width + (0 if soft_prompt.update is None else soft_prompt.update.numel())
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_prompt_and_update_are_computed_for_one_trial_and_for_stacked_trials(name):
-    method, options = methods.get(name), shape_for(name).options
-    generator = np.random.RandomState(0)  # not the initial values, because zeros among them would hide a factor
-    declared = method.factors(shape_for(name))
-    values = {
-        factor_name: torch.tensor(generator.uniform(-0.5, 0.5, factor.shape))
-        for factor_name, factor in declared.items()
-    }
-    stacked = {factor_name: torch.stack([value, 2 * value]) for factor_name, value in values.items()}
-    for function in (method.prompt, method.update):
-        alone = function(values, options)
-        if alone is None:
-            assert function(stacked, options) is None
-            continue
-        assert alone.shape[-1] == WIDTH
-        together = function(stacked, options)
-        torch.testing.assert_close(together[0], alone)
-        doubled = {factor_name: 2 * value for factor_name, value in values.items()}
-        torch.testing.assert_close(together[1], function(doubled, options))
-    assert method.prompt(values, options).shape == (6, WIDTH)
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_initial_values_are_a_function_of_the_seed(name):
-    first, same_seed, other_seed = (initial_values(name, seed) for seed in (3, 3, 4))
-    declared = methods.get(name).factors(shape_for(name))
-    assert list(first) == list(declared)
-    for factor, value in first.items():
-        np.testing.assert_array_equal(value, same_seed[factor])
-        assert value.shape == declared[factor].shape
-        assert value.dtype == np.float64
-        assert np.isfinite(value).all()
-        if np.ptp(value) > 0:  # zeros and ones are not random
-            own_seed = declared[factor].seed is not None
-            assert (value == other_seed[factor]).all() if own_seed else (value != other_seed[factor]).any()
-    assert any(np.ptp(value) > 0 and declared[factor_name].trainable for factor_name, value in first.items())
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_frozen_matrices_are_drawn_alone_and_without_a_vocabulary(name):
-    method, shape = methods.get(name), shape_for(name)
-    all_values, alone = initial_values(name, 5), method.initial_values(shape, 5, frozen_only=True)
-    assert set(alone) == {factor_name for factor_name, factor in method.factors(shape).items() if not factor.trainable}
-    for factor, value in alone.items():
-        np.testing.assert_array_equal(value, all_values[factor])
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_training_changes_the_declared_matrices_and_nothing_else(name):
-    trial = Trial(config_for(name))
-    assert trial.backbone is backbones.load("tiny", "fp32")
-    before = {factor_name: factor.detach().clone() for factor_name, factor in trial.factors.items()}
-    drawn = initial_values(name, trial.config.seed)
-    checksum = trial.backbone.checksum()
-    for _ in trial:
-        pass
-    assert trial.backbone.checksum() == checksum
-    assert not any(
-        parameter.requires_grad or parameter.grad is not None for parameter in trial.backbone.model.parameters()
-    )
-    assert set(trial.factors) == {
-        factor_name for factor_name, factor in trial.method.factors(shape_for(name)).items() if factor.trainable
-    }
-    for factor, value in trial.factors.items():
-        torch.testing.assert_close(before[factor], torch.tensor(drawn[factor]).float(), rtol=0, atol=0)
-        assert (value.detach() != before[factor]).any(), factor
-    # The frozen matrices are still those of their seed: with them the factors give the current prompt.
-    frozen_factors = trial.method.frozen_factors(trial.config, WIDTH, dtype=torch.float32)
-    remade = trial.method.soft_prompt({**frozen_factors, **trial.factors}, trial.config.options)
-    current = trial.soft_prompt()
-    assert torch.equal(remade.prompt, current.prompt)
-    assert (remade.update is None) == (current.update is None)
-    assert remade.update is None or torch.equal(remade.update, current.update)
-
-
-@pytest.mark.parametrize("name", PROMPT_METHODS)
-def test_every_prompt_method_trains_as_prefix_and_as_suffix(name, tmp_path):
-    record = train(config_for(name, options={"placement": "suffix"}), artifact=tmp_path)
-    prompt = load_prompt(tmp_path)
-    assert prompt.soft_prompt.placement.name == "suffix"
-    assert prompt.evaluate().accuracy == record.test_accuracy
-    placements = ("prefix", "suffix")
-    trials = {placement: Trial(config_for(name, options={"placement": placement})) for placement in placements}
-    losses = {placement: trial.loss(np.arange(8)).item() for placement, trial in trials.items()}
-    assert losses["prefix"] != losses["suffix"]
-    default = Trial(config_for(name))
-    assert default.loss(np.arange(8)).item() == losses["prefix"]
-    assert trials["prefix"].config.key == default.config.key != trials["suffix"].config.key
-    with pytest.raises(ValueError, match=r"placement is 'sufix'; valid: prefix, suffix\. Did you mean 'suffix'"):
-        config_for(name, options={"placement": "sufix"})
-
-
-# --- methods that change weights -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_training_changes_the_declared_weights_of_a_copy_and_nothing_else(name):
-    shared = backbones.load("tiny", "fp32")
-    checksum = shared.checksum()
-    trial = Trial(config_for(name))
-    copy = trial.backbone
-    assert copy is not shared
-    assert not {parameter.data_ptr() for parameter in copy.model.parameters()} & {
-        parameter.data_ptr() for parameter in shared.model.parameters()
-    }
-    before = {weight_name: weight.detach().clone() for weight_name, weight in copy.model.named_parameters()}
-    trained = {weight_name for weight_name, weight in copy.model.named_parameters() if weight.requires_grad}
-    assert trained == set(trial.factors)
-    for _ in trial:
-        pass
-    assert trial.soft_prompt() is None
-    for parameter, value in copy.model.named_parameters():
-        assert torch.equal(value, before[parameter]) == (parameter not in trial.factors), parameter
-    assert shared.checksum() == checksum
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in shared.model.parameters())
-    assert backbones.load("tiny", "fp32") is shared
-
-
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_with_bf16_the_model_computes_in_bf16_and_the_factors_stay_fp32(name, tmp_path):
-    def record_dtypes(backbone):
-        dtypes = set()
-        for module in backbone.model.modules():
-            if type(module).__name__.endswith(("Linear", "Conv1D")):
-                module.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
-        return dtypes
-
-    trial = Trial(config_for(name, precision="bf16"))
-    dtypes = record_dtypes(trial.backbone)
-    assert trial.update().dtype == torch.float32
-    assert dtypes == {torch.bfloat16}
-    assert {factor.grad.dtype for factor in trial.factors.values()} == {torch.float32}
-    for _ in trial:
-        pass
-    record = trial.finish(artifact=tmp_path)
-    prompt = load_prompt(tmp_path)
-    dtypes = record_dtypes(prompt.backbone)
-    assert prompt.evaluate().accuracy == record.test_accuracy
-    assert dtypes == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_the_reported_weights_are_those_of_the_best_evaluation(name, tmp_path):
-    trial = train_trial(config_for(name))
-    prompt = trial.best_prompt()
-    assert prompt.soft_prompt is None
-    with pytest.raises(ValueError, match=f"method {name} has no prompt"):
-        _ = prompt.prompt_PH
-    prompt.save(tmp_path)
-    backbone = load_prompt(tmp_path).backbone
-    weights = dict(backbone.model.named_parameters())
-    for factor, value in trial._best_factors.items():
-        assert torch.equal(weights[factor].detach(), value), factor
-    assert backbone is not backbones.load("tiny", "fp32")
-
-
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_counting_weights_needs_a_model(name):
-    with pytest.raises(ValueError, match="give backbone, not width"):
-        count_parameters(method=name, **dimensions(name), width=WIDTH)
-    counts = methods.get(name).counts(shape_for(name))
-    assert (counts.stored, counts.materialised) == (counts.trainable, 0)
-
-
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
-def test_weights_of_another_method_are_refused(name):
-    method, config = methods.get(name), config_for(name)
-    with pytest.raises(ValueError, match=f"these weights are not those of {name} on backbone tiny"):
-        method.begin(backbones.load("tiny", "fp32"), config, {"lm_head.other": torch.zeros(1)})

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from lopt.training import Trial
 from sweeps.run import main
+from tests.sweeps.ray_stand_in import ActorHandle, replace_ray
 
 
 @pytest.fixture
@@ -24,3 +28,24 @@ def cut_off(monkeypatch):
             assert main(list(command)) == 130
 
     return run
+
+
+@pytest.fixture
+def ray_with_workers(monkeypatch):
+    """A function that replaces Ray by a stand-in whose keeper hands out the given workers, one after the other.
+
+    It returns a list, to which the keeper adds the devices whose workers it is told to end.
+    """
+
+    def replace(workers):
+        remaining_workers, ended_devices = iter(workers), []
+        keeper = SimpleNamespace(
+            worker=lambda node, device, key: ActorHandle(next(remaining_workers)),
+            end_worker=lambda node, device, hang_count: ended_devices.append((node, device)),
+            hang_count=lambda node, device: len(ended_devices),
+        )
+        replace_ray(monkeypatch, keeper)
+        return ended_devices
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return replace
