@@ -49,3 +49,15 @@ def ray_with_workers(monkeypatch):
 
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return replace
+
+
+@pytest.fixture
+def configs(tiny):
+    """Configurations of several methods and lengths. In fp64 packing makes no visible difference."""
+    base = tiny.replace(precision="fp64", max_steps=12, eval_every=4)
+    return [
+        *[base.replace(seed=seed) for seed in range(3)],
+        base.replace(method="prompt_tuning", rank=None, options={}),
+        base.replace(method="lopt2", options={}),
+        base.replace(length=6),
+    ]

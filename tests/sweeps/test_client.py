@@ -13,8 +13,8 @@ from sweeps.on_ray import client
 from sweeps.on_ray import keeper as keeper_module
 from sweeps.results.store import Store
 from sweeps.work.worker import Worker
+from tests.sweeps.clients import job_of
 from tests.sweeps.ray_stand_in import ActorHandle, ActorUnschedulable, MortalWorker, replace_ray
-from tests.sweeps.test_workers import job_of
 
 
 @pytest.fixture

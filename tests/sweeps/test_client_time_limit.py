@@ -22,8 +22,8 @@ from sweeps.on_ray import client
 from sweeps.results.store import Store
 from sweeps.work import process
 from sweeps.work.worker import Worker
+from tests.sweeps.clients import job_of
 from tests.sweeps.ray_stand_in import POOL, ActorDied, ActorHandle, MortalWorker, replace_ray
-from tests.sweeps.test_workers import job_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

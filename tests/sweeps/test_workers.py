@@ -3,83 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from lopt import methods
 from lopt.engine import Engine
-from lopt.records import MEASURED_FIELDS, TrialRecord
+from lopt.records import TrialRecord
 from lopt.resolve import resolve
 from lopt.training import Trial
 from sweeps.on_ray.cluster import Allocation
 from sweeps.results.store import Store
 from sweeps.work import worker as worker_module
-from sweeps.work.execution import Execution, execute
-from sweeps.work.job import Job
+from sweeps.work.execution import execute
 from sweeps.work.worker import Worker
+from tests.sweeps.clients import job_of, run_client, run_clients, wait_until, without_durations
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def job_of(config, tmp_path, run="r", phase="search", **options):
-    values = {"phase": phase, "cell": "c", "stratum": "s", "out": str(tmp_path), "run": run, **options}
-    return Job(config=resolve(config), shares_backbone=config.shares_backbone, **values)
-
-
-def run_client(worker, job, max_count=math.inf):
-    """Act as the client of a job: collect its reports, or only the first `max_count` of them, and evict the trial."""
-    name, reports = worker.admit(job), []
-    try:
-        while len(reports) < max_count:
-            reports.append(worker.next(name))
-            if reports[-1]["status"] != "running":
-                break
-    finally:
-        worker.evict(name)
-    return reports
-
-
-def run_clients(worker, jobs):
-    """Run a client for each job, side by side. Return the reports of each."""
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return list(pool.map(lambda job: run_client(worker, job), jobs))
-
-
-def without_durations(report):
-    """Return a report without durations. Its losses are rounded, because packing adds numbers in another order."""
-    record = json.loads(report["record"])
-    for name in MEASURED_FIELDS:
-        record.pop(name)
-    for evaluation in record["evaluations"]:
-        evaluation.pop("wall_time_s")
-        evaluation.update({name: round(evaluation[name], 9) for name in ("selection_loss", "train_loss")})
-    return {**report, "record": {**record, "selection_loss": round(record["selection_loss"], 9)}}
-
-
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def configs(tiny):
-    """Configurations of several methods and lengths. In fp64 packing makes no visible difference."""
-    base = tiny.replace(precision="fp64", max_steps=12, eval_every=4)
-    return [
-        *[base.replace(seed=seed) for seed in range(3)],
-        base.replace(method="prompt_tuning", rank=None, options={}),
-        base.replace(method="lopt2", options={}),
-        base.replace(length=6),
-    ]
 
 
 def test_trials_in_a_worker_report_and_write_the_same_as_alone(configs, tmp_path):
@@ -113,118 +55,6 @@ def test_a_held_trial_does_not_train_while_the_others_do(configs, tmp_path):
     assert worker.next(name)["step"] == 8
     worker.evict(name)
     assert worker.next(name) is None
-
-
-@pytest.fixture
-def step_sizes(monkeypatch):
-    """The number of trials in each step. A step takes at least 0.2 s, and waits for every trial that has reported."""
-    sizes, original = [], Engine.advance
-
-    def advance(self):
-        sizes.append(len(self.trials))
-        time.sleep(0.2)
-        return original(self)
-
-    monkeypatch.setattr(Engine, "advance", advance)
-    monkeypatch.setattr(worker_module, "_LEAST_WAIT_S", 5.0)
-    return sizes
-
-
-def test_trials_that_report_together_go_on_together(configs, tmp_path, step_sizes):
-    worker, names = Worker(), []
-    for config in configs:
-        names.append(worker.admit(job_of(config, tmp_path)))
-    for step in (4, 8, 12):
-        with ThreadPoolExecutor(len(names)) as pool:
-            assert {report["step"] for report in pool.map(worker.next, names)} == {step}
-    assert step_sizes == [6] * 12
-
-
-def test_the_first_step_waits_for_as_many_trials_as_the_worker_has_room_for(configs, tmp_path, step_sizes, monkeypatch):
-    monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 60.0)
-    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=3) for config in configs[:3]]
-    with ThreadPoolExecutor(3) as pool:
-        began_at, clients = time.monotonic(), []
-        for job in jobs:
-            clients.append(pool.submit(run_client, worker, job))
-            time.sleep(0.3)
-        assert [len(client.result()) for client in clients] == [3, 3, 3]
-    assert step_sizes == [3] * 12
-    assert time.monotonic() - began_at < 60, "it does not wait any longer"
-
-
-def test_the_first_step_does_not_wait_for_a_trial_that_has_failed(configs, tmp_path, step_sizes, monkeypatch):
-    monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 60.0)
-    original = Execution.begin
-
-    def begin(self):
-        return self.fail(ValueError("no")) if self.config.length == 6 else original(self)
-
-    monkeypatch.setattr(Execution, "begin", begin)
-    worker, jobs = Worker(), [job_of(config, tmp_path, pack_size=2) for config in (configs[0], configs[5])]
-    began_at = time.monotonic()
-    first, second = run_clients(worker, jobs)
-    assert [first[-1]["status"], second[-1]["status"]] == ["complete", "failed"]
-    assert time.monotonic() - began_at < 60
-
-
-def test_the_first_step_waits_only_for_a_limited_time(configs, tmp_path, step_sizes, monkeypatch):
-    monkeypatch.setattr(worker_module, "_FIRST_WAIT_S", 1.0)
-    worker, job = Worker(), job_of(configs[0], tmp_path, pack_size=3)
-    began_at = time.monotonic()
-    name = worker.admit(job)
-    with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(worker.next, name)
-        while not step_sizes:
-            time.sleep(0.01)
-        assert time.monotonic() - began_at >= 1.0
-        assert report.result()["step"] == 4
-    assert step_sizes == [1] * 4
-    worker.evict(name)
-
-
-def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(configs, tmp_path, step_sizes, monkeypatch):
-    worker, jobs = Worker(), [job_of(config, tmp_path) for config in configs[:4]]
-    original, is_stepping = Engine.advance, threading.Event()
-
-    def advance(self):
-        is_stepping.set()
-        ends_at = time.monotonic() + 60
-        while not step_sizes and worker._arriving_count < 3 and time.monotonic() < ends_at:
-            time.sleep(0.01)  # the first step lasts until the others have arrived
-        return original(self)
-
-    monkeypatch.setattr(Engine, "advance", advance)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(run_client, worker, jobs[0])
-        assert is_stepping.wait(60)
-        others = [pool.submit(run_client, worker, job) for job in jobs[1:]]
-        assert all(client.result()[-1]["status"] == "complete" for client in [first, *others])
-    assert step_sizes[:2] == [1, 4]
-
-
-def test_a_trial_that_takes_long_to_set_up_is_waited_for_only_once(configs, tmp_path, step_sizes, monkeypatch):
-    monkeypatch.setattr(worker_module, "_LEAST_WAIT_S", 2.0)
-    may_begin, original = threading.Event(), Execution.begin
-
-    def begin(self):
-        if self.config.length == 6:
-            assert may_begin.wait(60)
-        return original(self)
-
-    monkeypatch.setattr(Execution, "begin", begin)
-    worker, early, late = Worker(), job_of(configs[0], tmp_path), job_of(configs[5], tmp_path)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(run_client, worker, early)
-        while not step_sizes:
-            time.sleep(0.01)
-        began_at = time.monotonic()
-        second = pool.submit(run_client, worker, late)
-        assert first.result()[-1]["status"] == "complete"
-        assert 2.0 <= time.monotonic() - began_at < 12, "waiting before every remaining step would take 22 s"
-        may_begin.set()
-        assert second.result()[-1]["status"] == "complete"
-    assert step_sizes == [1] * 24
 
 
 def test_a_trial_goes_on_from_its_checkpoint_in_another_worker(configs, tmp_path):
