@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,49 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas
-import psutil
 import pytest
 
-from lopt import checkpoint
+from tests.sweeps.ray_sweeps import ROOT, UNTIMED_TRIALS, find_processes, finish, record_files, start, wait_for
 
 pytestmark = pytest.mark.timeout(600)
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "sweeps/run.py", "--space", "smoke"]
-
-
-def start(out, *options):
-    """Start a sweep in a process of its own, and return the process."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [*COMMAND, "--out", str(out), *options],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process, seconds=280):
-    """Wait for the end of a sweep. Return its exit code and its output."""
-    out, _ = process.communicate(timeout=seconds)
-    return process.returncode, out
-
-
-def record_files(tmp_path):
-    return sorted((tmp_path / "smoke-paper" / "trials").glob("*.json"))
-
-
-def wait_for(condition, process, seconds=200):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, f"the condition did not become true in {seconds} s"
-        time.sleep(0.05)
 
 
 LONGER_TRIALS = ("--set", "max_steps=60", "--set", "eval_every=4")
@@ -112,16 +75,6 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path):
     finish_with_same_command(tmp_path)
 
 
-def find_processes(root, title):
-    """Return the processes below the process `root` whose title, which Ray sets, contains `title`."""
-    matching = []
-    for process in psutil.Process(root).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if title in " ".join(process.cmdline() or [process.name()]):
-                matching.append(process)
-    return matching
-
-
 @pytest.mark.ray
 def test_a_sweep_is_complete_although_the_process_of_a_trial_dies(tmp_path):
     process = start(tmp_path, "--set", "max_steps=200", "--set", "eval_every=4", "--set", "grace_steps=100")
@@ -164,8 +117,6 @@ def read_table(tmp_path, run):
 
 # With these options the trials do not depend on timing: none is stopped, and the sampler does not use its model yet.
 # Packing adds numbers in another order, which makes no visible difference in fp64.
-UNTIMED_TRIALS = ("--set", "max_steps=120", "--set", "eval_every=4", "--set", "grace_steps=120", "--set", "trials=2",
-                  "--set", "precision=fp64")  # fmt: skip
 
 
 @pytest.mark.ray
@@ -241,134 +192,6 @@ def test_one_sweep_runs_methods_that_share_a_backbone_and_methods_that_change_it
 
 # Three clients on each node, and then this program itself, ask the keeper for a worker. It prints the devices that the
 # clients have and those that their workers see.
-FIND_WORKERS = """
-import json, os, ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from sweeps.on_ray import keeper as keeper_module
-
-ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-keeper = keeper_module.start_keeper()
-
-
-def describe(worker):
-    import os, ray
-    return ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
-
-
-@ray.remote(num_cpus=0, num_gpus=0.5)
-def client():
-    import ray
-    from sweeps.on_ray import keeper as keeper_module
-    device = keeper_module.current_device()
-    worker = ray.get(ray.get_actor(keeper_module.KEEPER).worker.remote(*device))
-    return device, ray.get(worker.__ray_call__.remote(describe))
-
-
-nodes = [node["NodeID"] for node in ray.nodes()]
-strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes for _ in range(3)]
-clients = [client.options(scheduling_strategy=strategy).remote() for strategy in strategies]
-other = ray.get(ray.get(keeper.worker.remote(nodes[1], "1")).__ray_call__.remote(describe))
-print(json.dumps({"nodes": nodes, "clients": ray.get(clients), "other": other}))
-"""
-
-
-@pytest.mark.ray
-def test_budgets_hold_on_a_cluster(tmp_path):
-    """The time budget includes the wait for a first machine. A GPU counts in full if its trials reserve only a part."""
-    from ray.cluster_utils import Cluster
-
-    def sweep(*options):
-        return subprocess.run(
-            [*COMMAND, "--out", str(tmp_path), *options], cwd=ROOT, env=environment, capture_output=True, text=True,
-            timeout=250,
-        )  # fmt: skip
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-        process = sweep("--max-wall-time", "25s")
-        assert process.returncode == 4, process.stdout + process.stderr
-        assert "waiting until the cluster has room for 1 GPU" in process.stdout
-        assert "the time ran out before the cluster had room for 1 GPU" in process.stdout
-        assert "the same command continues" in process.stdout
-        process = sweep("--max-wall-time", "10s", "--probe")
-        assert process.returncode == 4, process.stdout + process.stderr
-        assert "error: the time ran out before" in process.stderr
-        cluster.add_node(num_cpus=2, num_gpus=1)
-        endless = "--set", "max_steps=200000", "--set", "eval_every=20", "--set", "grace_steps=200000"
-        alone = "--trials-per-gpu", "4", "--max-concurrent", "1"
-        process = sweep(*endless, *alone, "--max-gpu-hours", str(10 / 3600), "--name", "hours")
-        assert process.returncode == 4, process.stdout + process.stderr
-        (path,) = (tmp_path / "hours" / "checkpoints").glob("*.safetensors")
-        assert checkpoint.read_description(path)["elapsed_s"] < 20, (
-            "it would be 40 s if only the reserved quarter of the GPU counted"
-        )
-    finally:
-        cluster.shutdown()
-
-
-@pytest.mark.ray
-def test_each_gpu_of_a_cluster_has_one_worker(tmp_path):
-    """On two nodes with simulated GPUs: the sweep joins the cluster of RAY_ADDRESS, and a trial reserves 1/K of a GPU.
-
-    The worker of a GPU runs on the node of that GPU, and sees no other.
-    """
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
-    try:
-        cluster.add_node(num_cpus=2, num_gpus=1)
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-        process = subprocess.run(
-            [*COMMAND, "--out", str(tmp_path), "--trials-per-gpu", "2", "--set", "trials=2"],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250,
-        )  # fmt: skip
-        assert process.returncode == 0, process.stdout + process.stderr
-        assert len(record_files(tmp_path)) == 9
-        assert "trials that share a backbone: 2 on each GPU" in process.stdout
-
-        process = subprocess.run(
-            [sys.executable, "-c", FIND_WORKERS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert process.returncode == 0, process.stdout + process.stderr
-        output = json.loads(process.stdout.strip().splitlines()[-1])
-        pids = {node: set() for node in output["nodes"]}
-        for (node, device), (worker_node, worker_device, pid) in output["clients"]:
-            assert (node, device) == (worker_node, worker_device)
-            pids[node].add(pid)
-        assert [len(pids_of_node) for pids_of_node in pids.values()] == [1, 1]
-        assert len(set.union(*pids.values())) == 2
-        node, device, pid = output["other"]
-        assert (node, device) == (output["nodes"][1], "1")
-        assert pid not in set.union(*pids.values())
-    finally:
-        cluster.shutdown()
-
-
-@pytest.mark.ray
-def test_no_process_stays_on_a_cluster_when_the_driver_is_killed(tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        process = start(tmp_path, *UNTIMED_TRIALS)
-        checkpoints = tmp_path / "smoke-paper" / "checkpoints"
-        wait_for(lambda: len(list(checkpoints.glob("*.safetensors"))) >= 2, process)
-        actors = ("ray::Worker", "ray::Keeper", "ImplicitFunc")
-        assert all(find_processes(os.getpid(), title) for title in actors)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-        end = time.monotonic() + 60
-        while any(find_processes(os.getpid(), title) for title in actors):
-            assert time.monotonic() < end, "the sweep's processes are still there"
-            time.sleep(0.2)
-        code, out = finish(start(tmp_path, *UNTIMED_TRIALS))
-        assert code == 0, out
-        assert len(re.findall(r"continues at step", out)) >= 1
-        assert not checkpoints.exists()
-    finally:
-        cluster.shutdown()
 
 
 @pytest.mark.ray
