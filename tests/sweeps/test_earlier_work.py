@@ -143,7 +143,12 @@ def test_fresh_starts_over_even_if_the_manifest_is_damaged_or_gone(tmp_path, cap
     capsys.readouterr()
     assert sweep(tmp_path, "--set", "trials=1") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "manifest.json" in line and "--fresh" in line and "--name" in line
+    assert (
+        ("manifest.json is damaged" if damage else "is missing") in line
+        and "manifest.json" in line
+        and "--fresh" in line
+        and "--name" in line
+    )
     assert write_times(tmp_path) == before
     assert sweep(tmp_path, "--set", "trials=1", "--fresh") == 0
     assert "kept as smoke-paper-before-1" in capsys.readouterr().out
