@@ -26,11 +26,13 @@ def form_switches(backbone: Any) -> dict[str, Callable[[], None]]:
     """Return, for each form, a function that switches the backbone to it."""
     flat = backbone.flat
     return {
-        "plain": lambda: backbone.take_form(None, fused=False),
-        "plain, norms fused": lambda: backbone.take_form(None, fused=True),
-        "flat": lambda: backbone.take_form(flat, fused=False),
-        DEFAULT_FORM: lambda: backbone.take_form(flat, fused=True),
-        "flat, norms fused, PyTorch's attention": lambda: backbone.take_form(flat, fused=True, use_torch_kernels=True),
+        "plain": lambda: backbone.take_form(None, use_fused_parts=False),
+        "plain, norms fused": lambda: backbone.take_form(None, use_fused_parts=True),
+        "flat": lambda: backbone.take_form(flat, use_fused_parts=False),
+        DEFAULT_FORM: lambda: backbone.take_form(flat, use_fused_parts=True),
+        "flat, norms fused, PyTorch's attention": lambda: backbone.take_form(
+            flat, use_fused_parts=True, use_torch_kernels=True
+        ),
     }
 
 

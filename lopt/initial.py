@@ -52,15 +52,15 @@ def vocabulary_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Voc
     """Embeddings of tokens drawn from the 5,000 commonest tokens (Lester et al. 2021, section 3.2)."""
     assert vocabulary is not None
     ids = vocabulary.ordinary_ids(COMMONEST)
-    return vocabulary.token_rows(random.choice(ids, size=shape[0], replace=len(ids) < shape[0]))
+    return vocabulary.token_embeddings(random.choice(ids, size=shape[0], replace=len(ids) < shape[0]))
 
 
-def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
+def label_word_embeddings(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
     """Embeddings of the label words. If the prompt is longer, embeddings of drawn tokens follow (Lester et al. 2021,
     section 3.2)."""
     assert vocabulary is not None
     rows = vocabulary_rows(random, shape, vocabulary)
-    labels = vocabulary.label_rows()[: shape[0]]
+    labels = vocabulary.label_word_embeddings()[: shape[0]]
     rows[: len(labels)] = labels
     return rows
 
@@ -70,7 +70,7 @@ def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabula
 INITIAL: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,
-    "label_words": lambda bound: label_rows,
+    "label_words": lambda bound: label_word_embeddings,
 }
 
 

@@ -151,7 +151,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
         task=task.title,
         summary=_summary(prompt, title),
         base_text=_base_model_text(base_model, config, backbone.revision),
-        same_weights=f"{facts.exact}\n\n" if facts.exact else "",
+        same_weights=f"{facts.same_weights_note}\n\n" if facts.same_weights_note else "",
         base_name=base_model.name,
         remark="  # the folder of the base model: give its path" if base_model.is_folder else "",
         classes=", ".join(task.classes),

@@ -1,7 +1,7 @@
 """Backbones: frozen language models behind one small interface.
 
 A backbone plugin gives the facts of its models (width, number of layers, …) without their weights, so that planning
-works offline. It loads a model only when it is asked to. A plugin can import everything that it needs from this
+works offline. It loads a model only when `load` is called. A plugin can import everything that it needs from this
 package. Importing this package does not import torch.
 """
 

@@ -1,9 +1,9 @@
 """Attention of a flat pass, computed block by block. A token sees only tokens of its own row.
 
-transformers lets a program register an attention function under a name. Every layer of the model then calls
-`attend_in_blocks` with queries, keys and values of the whole sequence, and with the pass's `Layout`. For each block
-(`_blocks`) the function cuts the rows out of the sequence, pads them, computes attention, and writes the results of the
-real tokens back to their places in the sequence.
+transformers lets a program register an attention function under a name. Here this is `attend_in_blocks`. Every layer of
+the model calls it with queries, keys and values of the whole sequence, and with the pass's `Layout` (`_blocks`). For
+each block of rows the function cuts the rows out of the sequence, pads them, computes attention, and writes the results
+of the real tokens back to their places in the sequence.
 """
 
 from functools import cache
@@ -62,58 +62,59 @@ def attend_in_blocks(
 
 
 def _attend_with_torch_kernels(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer_index: int, scale: float
 ) -> Tensor:
     """Return attention `[N, H_q, D]` from PyTorch's kernels. Queries are `[H_q, N, D]`, keys and values
     `[H_kv, N, D]`."""
-    outputs = []
-    for number, block in enumerate(layout.blocks):
+    block_outputs = []
+    for block_number, block in enumerate(layout.blocks):
         queries_RHTD = block.padded_rows(query)
         attended_RHTD = scaled_dot_product_attention(
             queries_RHTD,
-            block.visible_rows(key, 0, layer),
-            block.visible_rows(value, 1, layer),
-            attn_mask=layout.mask(number, queries_RHTD),
+            block.visible_rows(key, 0, layer_index),
+            block.visible_rows(value, 1, layer_index),
+            attn_mask=layout.mask(block_number, queries_RHTD),
             scale=scale,
             enable_gqa=len(query) != len(key),
         )
-        outputs.append(drop_padding(attended_RHTD.transpose(1, 2), block.real_indices))
-    return torch.cat(outputs)
+        block_outputs.append(drop_padding(attended_RHTD.transpose(1, 2), block.real_indices))
+    return torch.cat(block_outputs)
 
 
-def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float) -> Tensor:
-    return BlockAttention.apply(query, key, value, layout, layer, scale)
+def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer_index: int, scale: float) -> Tensor:
+    return BlockAttention.apply(query, key, value, layout, layer_index, scale)
 
 
 class BlockAttention(torch.autograd.Function):
     """Attention of all blocks as one function with its own backward pass, for the CPU.
 
-    At the lengths of these rows, PyTorch's fused kernel for the CPU has a slow backward pass. Autograd would also make,
-    for every block, a gradient of the whole sequence that is mostly zeros.
+    It replaces two slow things. At the lengths of these rows, PyTorch's fused kernel for the CPU has a slow backward
+    pass. And for every block, autograd would make a gradient of the whole sequence, of which most is zero.
 
     Scores and their softmax are computed in fp32 or wider. The softmax is saved for `backward` in the model's type.
+    The gradient of a tensor x is called `d_x`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer_index: int, scale: float
     ) -> Tensor:
         """Return attention `[N, H_q, D]` of queries `[H_q, N, D]` and keys and values `[H_kv, N, D]`."""
-        heads, tokens, dimension = query.shape
-        output = query.new_empty(tokens, heads, dimension)
-        wide_dtype = torch.promote_types(query.dtype, torch.float32)
+        head_count, token_count, head_width = query.shape
+        output = query.new_empty(token_count, head_count, head_width)
+        score_dtype = torch.promote_types(query.dtype, torch.float32)
         saved_tensors = []
-        for number, block in enumerate(layout.blocks):
+        for block_number, block in enumerate(layout.blocks):
             queries = _group_heads(block.padded_rows(query), len(key))
-            keys, values = block.visible_rows(key, 0, layer), block.visible_rows(value, 1, layer)
-            scores = torch.matmul(queries.to(wide_dtype), keys.to(wide_dtype).transpose(2, 3))
-            scores_by_head = scores.view(*scores.shape[:2], -1, block.tokens, scores.shape[3])
-            torch.add(layout.mask(number, scores)[:, :, None], scores_by_head, alpha=scale, out=scores_by_head)
-            weights = torch.softmax(scores, dim=3, dtype=wide_dtype).to(query.dtype)
-            saved_tensors += [queries, weights]
-            _write_block(output, block, torch.matmul(weights, values))
+            keys, values = block.visible_rows(key, 0, layer_index), block.visible_rows(value, 1, layer_index)
+            scores = torch.matmul(queries.to(score_dtype), keys.to(score_dtype).transpose(2, 3))
+            scores_by_head = scores.view(*scores.shape[:2], -1, block.padded_length, scores.shape[3])
+            torch.add(layout.mask(block_number, scores)[:, :, None], scores_by_head, alpha=scale, out=scores_by_head)
+            attention_weights = torch.softmax(scores, dim=3, dtype=score_dtype).to(query.dtype)
+            saved_tensors += [queries, attention_weights]
+            _write_block(output, block, torch.matmul(attention_weights, values))
         ctx.save_for_backward(key, value, *saved_tensors)
-        ctx.layout, ctx.layer, ctx.scale = layout, layer, scale
+        ctx.layout, ctx.layer_index, ctx.scale = layout, layer_index, scale
         return output
 
     @staticmethod
@@ -122,55 +123,58 @@ class BlockAttention(torch.autograd.Function):
         key, value, *saved_tensors = ctx.saved_tensors
         d_output = gradients[0]
         d_query, d_key, d_value = (
-            key.new_empty(len(d_output), heads, d_output.shape[2])
-            for heads in (d_output.shape[1], len(key), len(value))
+            key.new_empty(len(d_output), head_count, d_output.shape[2])
+            for head_count in (d_output.shape[1], len(key), len(value))
         )
-        for block, queries, weights in zip(ctx.layout.blocks, saved_tensors[::2], saved_tensors[1::2], strict=True):
+        saved_by_block = zip(ctx.layout.blocks, saved_tensors[::2], saved_tensors[1::2], strict=True)
+        for block, queries, attention_weights in saved_by_block:
             d_rows = _group_heads(block.padded_rows(d_output.transpose(0, 1)), len(key))
-            keys, values = block.visible_rows(key, 0, ctx.layer), block.visible_rows(value, 1, ctx.layer)
-            d_weights = torch.matmul(d_rows, values.transpose(2, 3))
-            d_scores = torch._softmax_backward_data(d_weights, weights, 3, weights.dtype).mul_(ctx.scale)
+            keys, values = block.visible_rows(key, 0, ctx.layer_index), block.visible_rows(value, 1, ctx.layer_index)
+            d_attention_weights = torch.matmul(d_rows, values.transpose(2, 3))
+            d_scores = torch._softmax_backward_data(d_attention_weights, attention_weights, 3, attention_weights.dtype)
+            d_scores.mul_(ctx.scale)
             _write_block(d_query, block, torch.matmul(d_scores, keys))
             # Past states need no gradient.
             past_token_count = 0 if block.past_states is None else block.past_states.shape[4]
             d_keys = torch.matmul(d_scores[..., past_token_count:].transpose(2, 3), queries)
-            d_values = torch.matmul(weights[..., past_token_count:].transpose(2, 3), d_rows)
+            d_values = torch.matmul(attention_weights[..., past_token_count:].transpose(2, 3), d_rows)
             _write_with_prefix_gradients(d_key, block, d_keys)
             _write_with_prefix_gradients(d_value, block, d_values)
-        return *(heads.transpose(0, 1) for heads in (d_query, d_key, d_value)), None, None, None
+        return *(gradient_NHD.transpose(0, 1) for gradient_NHD in (d_query, d_key, d_value)), None, None, None
 
 
-def _group_heads(rows_RHTD: Tensor, groups: int) -> Tensor:
-    """Lay query heads that share one of the `groups` = H_kv key heads end to end: `[R, H_kv, H_q/H_kv * T, D]`."""
-    rows, _, _, dimension = rows_RHTD.shape
-    return rows_RHTD.reshape(rows, groups, -1, dimension)
+def _group_heads(rows_RHTD: Tensor, group_count: int) -> Tensor:
+    """Lay query heads that share a key head end to end. Return `[R, H_kv, H_q/H_kv * T, D]`, with one group of query
+    heads for each of the `group_count` = H_kv key heads."""
+    row_count, _, _, head_width = rows_RHTD.shape
+    return rows_RHTD.reshape(row_count, group_count, -1, head_width)
 
 
 def _write_block(sequence_NHD: Tensor, block: Block, grouped_RGXD: Tensor) -> None:
     """Write a block's rows to their place in the sequence. Their heads may be grouped as by `_group_heads`."""
-    _, heads, dimension = sequence_NHD.shape
-    rows_RTHD = grouped_RGXD.reshape(block.rows, heads, block.tokens, dimension).transpose(1, 2)
-    target = sequence_NHD[block.begin : block.end]
+    _, head_count, head_width = sequence_NHD.shape
+    rows_RTHD = grouped_RGXD.reshape(block.row_count, head_count, block.padded_length, head_width).transpose(1, 2)
+    block_XHD = sequence_NHD[block.begin : block.end]
     if block.real_indices is None:
-        target.view(rows_RTHD.shape).copy_(rows_RTHD)
+        block_XHD.view(rows_RTHD.shape).copy_(rows_RTHD)
     else:
-        target.copy_(drop_padding(rows_RTHD, block.real_indices))
+        block_XHD.copy_(drop_padding(rows_RTHD, block.real_indices))
 
 
 def _write_with_prefix_gradients(sequence_NHD: Tensor, block: Block, gradient_RHSD: Tensor) -> None:
     """Write the gradient of a block's keys or values to the block's place in the sequence.
 
-    If the rows see prefixes, the first of the S positions are theirs. That part of the gradient is summed over the rows
-    that share a prefix, and added at the prefix's place. Prefixes come earlier in the sequence, so their own gradient
-    is already there.
+    If the rows see prefixes, the first of the S positions belong to the prefixes. That part of the gradient is summed
+    over the rows that share a prefix, and added at the prefix's place in the sequence. The prefixes come earlier in the
+    sequence, so the gradient from their own rows is already at that place.
     """
-    prefix_token_count = gradient_RHSD.shape[2] - block.tokens
+    prefix_token_count = gradient_RHSD.shape[2] - block.padded_length
     _write_block(sequence_NHD, block, gradient_RHSD[:, :, prefix_token_count:])
     prefix_block = block.prefix_block
     if prefix_block is not None:
         assert block.prefix_of_row_R is not None
-        prefix_numbers_K1 = torch.arange(prefix_block.rows, device=sequence_NHD.device)[:, None]
+        prefix_numbers_K1 = torch.arange(prefix_block.row_count, device=sequence_NHD.device)[:, None]
         is_prefix_of_row_KR = block.prefix_of_row_R[None] == prefix_numbers_K1
         gradient_by_row_RX = gradient_RHSD[:, :, :prefix_token_count].transpose(1, 2).flatten(1)
-        summed_KX = is_prefix_of_row_KR.to(sequence_NHD.dtype) @ gradient_by_row_RX
-        sequence_NHD[prefix_block.begin : prefix_block.end] += summed_KX.view(-1, *sequence_NHD.shape[1:])
+        prefix_gradients_KX = is_prefix_of_row_KR.to(sequence_NHD.dtype) @ gradient_by_row_RX
+        sequence_NHD[prefix_block.begin : prefix_block.end] += prefix_gradients_KX.view(-1, *sequence_NHD.shape[1:])

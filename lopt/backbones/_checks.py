@@ -7,18 +7,19 @@ from typing import Any
 
 from lopt.types import Tensor
 
-# Tables that are computed from the config. Files of older releases of transformers hold them beside the weights.
-_COMPUTED_TABLES = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
+# Matches names of tables that are computed from the config. Files of older releases of transformers hold such tables
+# beside the weights.
+_COMPUTED_TABLE_NAME = re.compile(r"rotary_emb\.|inv_freq$|masked_bias$|causal_mask$|(attn|attention)\.bias$")
 
 
-def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
+def refuse_unfit_model(backbone: Any, compute_logits: Callable[..., Tensor]) -> None:
     """Refuse a model that cannot have a soft prompt at its input.
 
     If PyTorch's attention gives other results than the family's own, the model is switched to the family's own.
 
     Args:
-        logits_of: returns the model's own logits `[B, T, V]` for `inputs_embeds` `[B, S, H]` or `input_ids` `[B, S]`.
-            For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.
+        compute_logits: returns the model's own logits `[B, T, V]` for `inputs_embeds` `[B, S, H]` or `input_ids`
+            `[B, S]`. For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.
 
     Raises:
         ValueError: the model cannot run on embeddings; it uses more of a token than its embedding; it is causal and
@@ -29,36 +30,37 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
     from lopt import memory
 
     model, name = backbone.model, backbone.name
-    these_models = f"models of type {model.config.model_type}"
+    models_of_type = f"models of type {model.config.model_type}"
     parameters = inspect.signature(model.forward).parameters.values()
-    names = {parameter.name for parameter in parameters}
-    if "inputs_embeds" not in names and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    parameter_names = {parameter.name for parameter in parameters}
+    takes_any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    if "inputs_embeds" not in parameter_names and not takes_any_keyword:
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {these_models} take token ids only; give another model"
+            f"backbone {name!r} cannot have a soft prompt: {models_of_type} take token ids only; give another model"
         )
     tolerance = 0.05 if backbone.dtype == torch.bfloat16 else 1e-3
     ids_BT = backbone.sample_ids(2, 16)
-    embeds_BTH = model.get_input_embeddings()(ids_BT)
-    prompted_BTH = embeds_BTH.clone()
-    prompted_BTH[:, 0] = embeds_BTH[:, :2].mean(dim=1)  # like a soft prompt: not the embedding of any token
+    embeddings_BTH = model.get_input_embeddings()(ids_BT)
+    prompted_BTH = embeddings_BTH.clone()
+    prompted_BTH[:, 0] = embeddings_BTH[:, :2].mean(dim=1)  # like a soft prompt: not the embedding of any token
     try:
-        if not _torch_attention_agrees(model, lambda: logits_of(inputs_embeds=prompted_BTH.clone()), tolerance):
+        if not _torch_attention_agrees(model, lambda: compute_logits(inputs_embeds=prompted_BTH.clone()), tolerance):
             model.set_attn_implementation("eager")
         # The inputs are cloned because CTRL scales them in place.
-        batch_BTV = logits_of(inputs_embeds=prompted_BTH.clone())
-        alone_TV = logits_of(inputs_embeds=prompted_BTH[:1].clone())[0]
-        beginning_TV = logits_of(inputs_embeds=prompted_BTH[:1, :8].clone())[0]
-        by_id_TV = logits_of(input_ids=ids_BT[:1])[0]
-        by_embedding_TV = logits_of(inputs_embeds=embeds_BTH[:1].clone())[0]
+        batch_BTV = compute_logits(inputs_embeds=prompted_BTH.clone())
+        alone_TV = compute_logits(inputs_embeds=prompted_BTH[:1].clone())[0]
+        beginning_TV = compute_logits(inputs_embeds=prompted_BTH[:1, :8].clone())[0]
+        from_ids_TV = compute_logits(input_ids=ids_BT[:1])[0]
+        from_embeddings_TV = compute_logits(inputs_embeds=embeddings_BTH[:1].clone())[0]
         with torch.enable_grad():
-            leaf_BTH = prompted_BTH[:1, :8].clone().requires_grad_()
-            logits_of(inputs_embeds=leaf_BTH.clone()).sum().backward()
+            differentiated_BTH = prompted_BTH[:1, :8].clone().requires_grad_()
+            compute_logits(inputs_embeds=differentiated_BTH.clone()).sum().backward()
     except Exception as error:  # a family's own code may raise anything
         if memory.is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {these_models} cannot be run on embeddings, or give no "
+            f"backbone {name!r} cannot have a soft prompt: {models_of_type} cannot be run on embeddings, or give no "
             f"gradient for them ({reason}); give another model"
         ) from error
     if not beginning_TV.isfinite().all():
@@ -73,51 +75,53 @@ def refuse_unfit_model(backbone: Any, logits_of: Callable[..., Tensor]) -> None:
         )
     if not _mostly_equal(batch_BTV[0], alone_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r}: the answer of {these_models} to a text depends on the other texts of its batch; give "
-            "another model"
+            f"backbone {name!r}: the answer of {models_of_type} to a text depends on the other texts of its batch; "
+            "give another model"
         )
-    if not _mostly_equal(by_id_TV, by_embedding_TV, tolerance):
+    if not _mostly_equal(from_ids_TV, from_embeddings_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {these_models} use more of a token than its embedding at "
+            f"backbone {name!r} cannot have a soft prompt: {models_of_type} use more of a token than its embedding at "
             "the input; give another model"
         )
 
 
-def refuse_unused_weights(name: str, model: Any, unused: Iterable[str]) -> None:
+def refuse_unused_weights(name: str, model: Any, unused_names: Iterable[str]) -> None:
     """Refuse a model if its files hold weights of a layer that have no place in the model.
 
-    Without these weights the model would not be the one that was trained. Other weights may be left out: heads for
-    other uses and the like, and the last layers of models that predict several tokens at once.
+    Without such weights the model would not be the one that was trained. Other weights may be left out: for example
+    heads for other uses, and the last layers of models that predict several tokens at once.
 
     Args:
-        unused: names of weights that are in the files and not in the model.
+        unused_names: names of weights that are in the files and not in the model.
 
     Raises:
         ValueError: a layer, or a part of a layer, has no place in the model.
     """
     from torch.nn import ModuleList
 
-    stacks = [stack for stack, module in model.named_modules() if isinstance(module, ModuleList)]
-    stacks += [stack.removeprefix(f"{model.base_model_prefix}.") for stack in stacks]
-    layer_key = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\." if stacks else r"(?!)")
+    stack_names = [stack_name for stack_name, module in model.named_modules() if isinstance(module, ModuleList)]
+    stack_names += [stack_name.removeprefix(f"{model.base_model_prefix}.") for stack_name in stack_names]
+    layer_weight = re.compile(rf"({'|'.join(map(re.escape, stack_names))})\.(\d+)\." if stack_names else r"(?!)")
     layer_count = getattr(model.config, "num_hidden_layers", 0)
     extra_layer_count = getattr(model.config, "num_nextn_predict_layers", None) or 0
-    extra_layers = range(layer_count, layer_count + extra_layer_count)  # they predict tokens after the next one
-    refused_keys = sorted(
-        key
-        for key in unused
-        if (match := layer_key.match(key)) and not _COMPUTED_TABLES.search(key) and int(match[2]) not in extra_layers
+    extra_layer_numbers = range(layer_count, layer_count + extra_layer_count)  # for tokens after the next one
+    refused_names = sorted(
+        weight_name
+        for weight_name in unused_names
+        if (match := layer_weight.match(weight_name))
+        and not _COMPUTED_TABLE_NAME.search(weight_name)
+        and int(match[2]) not in extra_layer_numbers
     )
-    if refused_keys:
+    if refused_names:
         raise ValueError(
             f"backbone {name!r}: its files hold weights of layers that a {model.config.model_type} model with its "
-            f"config.json does not have ({', '.join(refused_keys[:3])}{', …' if len(refused_keys) > 3 else ''}; "
-            f"{len(refused_keys)} in all): its config.json belongs to another model, or its files to an adapter or a "
+            f"config.json does not have ({', '.join(refused_names[:3])}{', …' if len(refused_names) > 3 else ''}; "
+            f"{len(refused_names)} in all): its config.json belongs to another model, or its files to an adapter or a "
             "quantised model"
         )
 
 
-def _torch_attention_agrees(model: Any, logits: Callable[[], Tensor], tolerance: float) -> bool:
+def _torch_attention_agrees(model: Any, compute_logits: Callable[[], Tensor], tolerance: float) -> bool:
     """Return whether PyTorch's attention, if the model uses it, gives what the family's own attention gives.
 
     Some families accept PyTorch's attention and leave out what it cannot do. T5Gemma, for example, caps its scores.
@@ -126,15 +130,18 @@ def _torch_attention_agrees(model: Any, logits: Callable[[], Tensor], tolerance:
         return True
     configs = (model.config, *(getattr(model.config, part, None) for part in ("encoder", "decoder")))
     if any(getattr(config, "attn_logit_softcapping", None) for config in configs):
-        return False  # a comparison in bf16 would not show it
-    by_torch_BTV = logits()
+        return False  # PyTorch's attention does not cap scores; a comparison in bf16 would not show this
+    logits_by_torch_BTV = compute_logits()
     model.set_attn_implementation("eager")
-    by_family_BTV = logits()
+    logits_by_family_BTV = compute_logits()
     model.set_attn_implementation("sdpa")
-    return _mostly_equal(by_torch_BTV[0], by_family_BTV[0], tolerance)
+    return _mostly_equal(logits_by_torch_BTV[0], logits_by_family_BTV[0], tolerance)
 
 
 def _mostly_equal(logits_TV: Tensor, expected_TV: Tensor, tolerance: float) -> bool:
-    """Return whether most tokens have the same logits. Rounding may send a few tokens to another expert."""
-    distance_T = (logits_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1)
-    return bool(distance_T.median() <= tolerance)
+    """Return whether most tokens have the same logits.
+
+    In a mixture of experts, rounding may send a few tokens to another expert.
+    """
+    relative_distance_T = (logits_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1)
+    return bool(relative_distance_T.median() <= tolerance)

@@ -12,15 +12,16 @@ from lopt.errors import first_line_of_error
 
 # Model types of encoder-decoders that read and write as T5 does.
 T5_TYPES = ("t5", "mt5", "umt5", "switch_transformers", "longt5", "t5gemma")
-_SUPPORTED = (
+_SUPPORTED_MODELS = (
     f"causal models (GPT-2, Llama and similar) and T5-style encoder-decoders ({', '.join(T5_TYPES)}) are supported"
 )
 
 # Quantisations that transformers undoes when it reads the weights, and one that leaves the weights as they are.
-DEQUANTISED = ("fp8", "mxfp4")
-_LEFT_UNCHANGED = ("bitnet",)
+DEQUANTISED_FORMATS = ("fp8", "mxfp4")
+_UNCHANGED_FORMATS = ("bitnet",)
 
-# The keys under which a config may have a number. Families of models name it differently.
+# The keys under which a config may have a number, because families of models name the same number differently. The
+# first of the keys that a config has is taken.
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "emb_dim")
 _EMBEDDING_WIDTH_KEYS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "embedding_dim")
 _LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
@@ -45,12 +46,13 @@ class Facts:
         vocabulary: number of tokens.
         window: length of the longest input, in tokens.
         hub: the model's name on the model hub, if the backbone has another name here.
-        exact: a text in Markdown that says how to get the same weights, if those on the hub differ.
+        same_weights_note: how to get the same weights, in Markdown, if those on the hub differ.
         seq2seq: whether the model has an encoder and a decoder.
-        size: number of weights. If it is None, `count` computes it.
+        size: number of weights. If it is None, `count_weights` computes it.
         projections: (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts by default.
-        project: a function that takes LoRA's option `targets`, None for the default, and returns such triples as
-            `projections` has. Like `count`, it builds the model without memory for its weights.
+        count_weights: a function that returns the number of weights.
+        find_projections: a function that takes LoRA's option `targets` (None for the default) and returns triples such
+            as those of `projections`. Like `count_weights`, it builds the model without memory for its weights.
     """
 
     width: int
@@ -59,12 +61,12 @@ class Facts:
     window: int
     licence: str = "unknown"
     hub: str | None = None
-    exact: str | None = None
+    same_weights_note: str | None = None
     seq2seq: bool = False
     size: int | None = None
     projections: Projections | None = None
-    count: Callable[[], int] | None = field(default=None, compare=False, repr=False)
-    project: Callable[[str | None], Projections] | None = field(default=None, compare=False, repr=False)
+    count_weights: Callable[[], int] | None = field(default=None, compare=False, repr=False)
+    find_projections: Callable[[str | None], Projections] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def parameters(self) -> int:
@@ -75,9 +77,9 @@ class Facts:
         """
         if self.size is not None:
             return self.size
-        if self.count is None:
+        if self.count_weights is None:
             raise ValueError("the number of this model's weights is not known; give another backbone")
-        return self.count()
+        return self.count_weights()
 
     def lora_projections(self, targets: str | None = None) -> Projections:
         """Return (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts.
@@ -90,12 +92,12 @@ class Facts:
         """
         if targets is None and self.projections is not None:
             return self.projections
-        if self.project is None:
+        if self.find_projections is None:
             raise ValueError(
                 "the parameters of `targets` can only be counted from a config.json, and this backbone has none here: "
                 "give a folder as `backbone`, or leave `targets` out"
             )
-        return self.project(targets)
+        return self.find_projections(targets)
 
 
 def facts_from_config(name: str, config: Mapping[str, Any]) -> Facts:
@@ -109,68 +111,76 @@ def facts_from_config(name: str, config: Mapping[str, Any]) -> Facts:
     model_type, seq2seq = config.get("model_type"), bool(config.get("is_encoder_decoder"))
     if seq2seq and model_type not in T5_TYPES:
         raise ValueError(
-            f"backbone {name!r} is not supported: it is an encoder-decoder of type {model_type}; {_SUPPORTED}"
+            f"backbone {name!r} is not supported: it is an encoder-decoder of type {model_type}; {_SUPPORTED_MODELS}"
         )
     if not seq2seq and any(part in config for part in ("text_config", "vision_config", "audio_config")):
-        raise ValueError(f"backbone {name!r} is not supported: type {model_type} reads more than text; {_SUPPORTED}")
-
-    quantised = config.get("quantization_config")
-    if isinstance(quantised, Mapping) and quantised.get("quant_method") not in (*DEQUANTISED, *_LEFT_UNCHANGED):
         raise ValueError(
-            f"backbone {name!r} is not supported: its weights are quantised ({quantised.get('quant_method')}), and "
+            f"backbone {name!r} is not supported: type {model_type} reads more than text; {_SUPPORTED_MODELS}"
+        )
+
+    quantisation = config.get("quantization_config")
+    readable_formats = (*DEQUANTISED_FORMATS, *_UNCHANGED_FORMATS)
+    if isinstance(quantisation, Mapping) and quantisation.get("quant_method") not in readable_formats:
+        raise ValueError(
+            f"backbone {name!r} is not supported: its weights are quantised ({quantisation.get('quant_method')}), and "
             "gradients do not pass through quantised weights; give the model as it was before it was quantised"
         )
 
-    def first_number(values: Mapping[str, Any], keys: Iterable[str]) -> int | None:
+    def first_number(config_values: Mapping[str, Any], keys: Iterable[str]) -> int | None:
         for key in keys:
-            value = values.get(key)
+            value = config_values.get(key)
             if isinstance(value, int) and not isinstance(value, bool):
                 if value < 1:
                     raise ValueError(f"backbone {name!r}: {key} in its config.json is {value}; 1 or more is valid")
                 return value
         return None
 
-    keys_of = {
+    keys_by_fact = {
         "width": (*_EMBEDDING_WIDTH_KEYS, *_WIDTH_KEYS),
         "layers": _LAYER_COUNT_KEYS,
         "vocabulary": ("vocab_size",),
     }
-    numbers = {fact: first_number(config, keys) for fact, keys in keys_of.items()}
-    if None in numbers.values():  # a number that the config leaves out has the default of the model type
-        full_config = _with_defaults(config)
-        numbers = {fact: number or first_number(full_config, keys_of[fact]) for fact, number in numbers.items()}
+    number_by_fact = {fact: first_number(config, keys) for fact, keys in keys_by_fact.items()}
+    if None in number_by_fact.values():  # a number that the config leaves out has the default of the model type
+        full_config = _fill_in_defaults(config)
+        number_by_fact = {
+            fact: number or first_number(full_config, keys_by_fact[fact]) for fact, number in number_by_fact.items()
+        }
         config = {**full_config, **config}
-    for fact, number in numbers.items():
+    for fact, number in number_by_fact.items():
         if number is None:
             raise ValueError(
                 f"backbone {name!r} is not supported: its config.json, of type {model_type}, does not give its {fact} "
-                f"({', '.join(keys_of[fact])}); {_SUPPORTED}"
+                f"({', '.join(keys_by_fact[fact])}); {_SUPPORTED_MODELS}"
             )
     return Facts(
-        **numbers,  # type: ignore[arg-type]  # none of them is None
+        **number_by_fact,  # type: ignore[arg-type]  # none of them is None
         window=window_of(config),
         seq2seq=seq2seq,
-        count=lambda: _weight_count(name, config),
-        project=lambda targets: adapted_projections(_model_without_memory(name, config), targets),
+        count_weights=lambda: _count_weights(name, config),
+        find_projections=lambda targets: adapted_projections(_build_model_without_memory(name, config), targets),
     )
 
 
 def window_of(config: Mapping[str, Any]) -> int:
     """Return the largest number of tokens that a model with this config reads.
 
-    Two families have a smaller window here, so that no answer depends on the other texts of a batch. If positions are
-    scaled by the longest text of a batch (LongRoPE), the window ends where scaling would begin. If attention chooses
-    among all tokens of a row, later ones included (Doge), the window ends where attention would begin to choose.
+    Two families get a smaller window than their config states, so that no answer depends on the other texts of a batch.
+    In LongRoPE, the longest text of a batch decides how positions are scaled, so the window ends where scaling would
+    begin. In Doge, attention chooses among all tokens of a row, later ones included, so the window ends where attention
+    would begin to choose.
     """
     is_seq2seq = config.get("is_encoder_decoder")
     text_config = {**_subconfig(config, "encoder"), **config} if is_seq2seq else config
-    sizes = (text_config.get(key) for key in _WINDOW_KEYS)
-    default = _DEFAULT_T5_WINDOW if is_seq2seq else _DEFAULT_WINDOW
-    window = next((size for size in sizes if isinstance(size, int) and size > 0), default)
-    original_key = "original_max_position_embeddings"
+    candidates = (text_config.get(key) for key in _WINDOW_KEYS)
+    default_window = _DEFAULT_T5_WINDOW if is_seq2seq else _DEFAULT_WINDOW
+    window = next(
+        (candidate for candidate in candidates if isinstance(candidate, int) and candidate > 0), default_window
+    )
+    original_window_key = "original_max_position_embeddings"
     for scaling in _position_scalings(text_config):
         if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su"):
-            window = min(window, scaling.get(original_key) or text_config.get(original_key) or window)
+            window = min(window, scaling.get(original_window_key) or text_config.get(original_window_key) or window)
     return min(window, text_config.get("keep_window_size") or window)
 
 
@@ -180,22 +190,22 @@ def _position_scalings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
         scaling = config.get(key)
         if isinstance(scaling, Mapping):
             yield scaling
-            yield from (part for part in scaling.values() if isinstance(part, Mapping))
+            yield from (scaling_of_type for scaling_of_type in scaling.values() if isinstance(scaling_of_type, Mapping))
 
 
 def _subconfig(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = config.get(name)
-    return part if isinstance(part, Mapping) else {}
+    subconfig = config.get(name)
+    return subconfig if isinstance(subconfig, Mapping) else {}
 
 
-def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config with the defaults of its model type. Settings have the type's own names.
+def _fill_in_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config with the defaults of its model type, under the type's own names.
 
-    Width, number of layers and window have their common names as well. If an encoder-decoder has a config for each
-    side, the encoder's numbers are taken. The config of an unknown type is returned as it is.
+    Width, number of layers and window are in the result under their common names as well. If an encoder-decoder has a
+    config for each side, the encoder's numbers are taken. The config of an unknown type is returned as it is.
     """
     try:
-        model_config = _model_config(config)
+        model_config = _read_model_config(config)
     except Exception:  # transformers raises many kinds of errors; the caller then says what is missing
         return config
     full_config = model_config.to_dict()
@@ -204,9 +214,12 @@ def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**full_config, **_subconfig(full_config, "encoder")}
 
 
-def _model_config(config: Mapping[str, Any]) -> Any:
-    """Return transformers' config object. It is read from a file, because transformers writes infinity as a JSON
-    object and only its reader of files understands that."""
+def _read_model_config(config: Mapping[str, Any]) -> Any:
+    """Return transformers' config object.
+
+    It is read from a file, because in a config.json transformers writes infinity as a JSON object, and only its reader
+    of files understands such an object.
+    """
     from transformers import CONFIG_MAPPING
 
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
@@ -215,16 +228,17 @@ def _model_config(config: Mapping[str, Any]) -> Any:
         return CONFIG_MAPPING[config["model_type"]].from_json_file(file.name)
 
 
-def _model_without_memory(name: str, config: Mapping[str, Any]) -> Any:
+def _build_model_without_memory(name: str, config: Mapping[str, Any]) -> Any:
     """Return the model that a config describes, on PyTorch's "meta" device: its weights take no memory."""
     import torch
     import transformers
 
     try:
-        model_config = _model_config(config)
+        model_config = _read_model_config(config)
         is_seq2seq = model_config.is_encoder_decoder
         auto_class = transformers.AutoModelForSeq2SeqLM if is_seq2seq else transformers.AutoModelForCausalLM
-        with torch.device("meta"):  # "eager" because the attention that the config names may be missing here
+        # The attention is "eager", because the one that the config names may not be installed.
+        with torch.device("meta"):
             return auto_class.from_config(model_config, attn_implementation="eager")
     except Exception as error:  # transformers raises many kinds of errors; all mean that the config cannot be used
         raise ValueError(
@@ -232,11 +246,13 @@ def _model_without_memory(name: str, config: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def _weight_count(name: str, config: Mapping[str, Any]) -> int:
-    model = _model_without_memory(name, config)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    head = model.get_output_embeddings()
-    is_tied = head is not None and head.weight is model.get_input_embeddings().weight
+def _count_weights(name: str, config: Mapping[str, Any]) -> int:
+    model = _build_model_without_memory(name, config)
+    weight_count = sum(parameter.numel() for parameter in model.parameters())
+    output_head = model.get_output_embeddings()
+    is_tied = output_head is not None and output_head.weight is model.get_input_embeddings().weight
     if model.config.is_encoder_decoder and not getattr(model.config, "scale_decoder_outputs", True) and is_tied:
-        count += head.weight.numel()  # T5 v1.1 has its own head; transformers ties it until it reads the weights
-    return count
+        weight_count += (
+            output_head.weight.numel()
+        )  # T5 v1.1 has its own head; transformers ties it until it reads the weights
+    return weight_count

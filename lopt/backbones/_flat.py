@@ -5,11 +5,12 @@ form lays the tokens of all rows end to end, `[1, N, H]`, gives every token the 
 lets the model call an attention function that stays inside rows (`_attention`, with the blocks of `_blocks`). So one
 pass over the weights serves rows of any lengths and of any trials:
 
-- A prefix is in the sequence once. All rows of its trial see its keys and values (`FlatForm._append_rows_with_prefix`).
+- A prefix is in the sequence once, and all rows of its trial see its keys and values
+  (`FlatForm._append_rows_with_prefix`).
 - A text before a suffix does not depend on the trial. Its keys and values come from a store that computes every text
   once (`_texts`), and only the suffix is in the sequence (`FlatForm._append_suffixes`).
-- A row that shares nothing is in the sequence as a whole: text and suffix if an update changes the text
-  (`FlatForm._append_whole_rows`), and a text without a prompt.
+- A row that shares nothing is in the sequence as a whole. This is a text with its suffix, if an update (DePT) changes
+  the text (`FlatForm._append_whole_rows`), or a text without a prompt.
 
 The label of a row is read at the row's last token. The model's last MLP is computed only there (`_last_mlp`).
 `flat_form_agrees` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
@@ -29,7 +30,7 @@ from torch import Tensor
 from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut_into_blocks, drop_padding
 from lopt.backbones._last_mlp import last_mlp_only_at, restrict_last_mlp
-from lopt.backbones._texts import TextIds, TextStates
+from lopt.backbones._texts import TextIds, TextStore
 from lopt.batches import to_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
@@ -38,12 +39,12 @@ from lopt.soft_prompt import PackedPrompts, SoftPrompt
 _LIMITED_SIGHT_KEY = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
-# Attention that is wrong on purpose must take the result at least this many times farther from the plain form than the
-# right attention does (`flat_form_agrees`).
+# With an attention that is wrong on purpose, the result must be at least this many times as far from the plain form's
+# as with the right attention (`flat_form_agrees`).
 _LEAST_DISTANCE_RATIO = 4.0
 _TOKENS_PER_TEXT_PASS = 2048  # in a pass that computes keys and values of texts, without gradients
-# How many stored tokens cost as much as a computed one. This is a guess, used only for the size of passes.
-_STORED_PER_COMPUTED_TOKEN = 8
+# So many stored tokens cost as much as one computed token. This is a guess, used only for the size of passes.
+_STORED_TOKENS_PER_COMPUTED_TOKEN = 8
 
 
 class _FlatInput:
@@ -53,7 +54,7 @@ class _FlatInput:
         ids: token ids of the batch's texts, `[B, T]`.
         lengths: number of real tokens of each text, `[B]`.
         blocks: the blocks so far.
-        embeddings, position_ids: one tensor for each block, of its real tokens.
+        embeddings, position_ids: for each block, one tensor with the entries of its real tokens.
         label_index_of_row: for each row of the batch, the index in the sequence at which its label is read.
     """
 
@@ -65,7 +66,12 @@ class _FlatInput:
         self.label_index_of_row: dict[int, int] = {}
 
     def append(
-        self, rows_RTH: Tensor, lengths: np.ndarray | None = None, *, first_position: int | Tensor = 0, **context: Any
+        self,
+        rows_RTH: Tensor,
+        lengths: np.ndarray | None = None,
+        *,
+        first_position: int | Tensor = 0,
+        **block_fields: Any,
     ) -> Block:
         """Append a block and return it.
 
@@ -73,23 +79,23 @@ class _FlatInput:
             rows_RTH: embeddings of the block's rows.
             lengths: number of real tokens of each row. None if all T are real.
             first_position: position of a row's first token: one for all rows, or one for each.
-            context: the fields of `Block` that describe what precedes the rows.
+            block_fields: the fields of `Block` that describe what precedes the rows.
         """
-        rows, tokens, _ = rows_RTH.shape
+        row_count, padded_length, _ = rows_RTH.shape
         begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
-        if lengths is not None and (lengths < tokens).any():
-            real_indices = to_device(np.flatnonzero(np.arange(tokens) < lengths[:, None]), self.device)
-        first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(rows)[:, None]
-        position_ids_RT = first_position_R1 + torch.arange(tokens, device=self.device)
+        if lengths is not None and (lengths < padded_length).any():
+            real_indices = to_device(np.flatnonzero(np.arange(padded_length) < lengths[:, None]), self.device)
+        first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(row_count)[:, None]
+        position_ids_RT = first_position_R1 + torch.arange(padded_length, device=self.device)
         self.position_ids.append(drop_padding(position_ids_RT, real_indices))
         self.embeddings.append(drop_padding(rows_RTH, real_indices))
         block = Block(
             begin=begin,
-            rows=rows,
-            tokens=tokens,
+            row_count=row_count,
+            padded_length=padded_length,
             lengths=None if real_indices is None else lengths,
             real_indices=real_indices,
-            **context,
+            **block_fields,
         )
         self.blocks.append(block)
         return block
@@ -100,7 +106,7 @@ class _FlatInput:
 
 
 class FlatForm:
-    """Passes of a frozen causal model in the flat form."""
+    """Runs passes of a frozen causal model in the flat form."""
 
     def __init__(self, model: Any, pad_id: int) -> None:
         self.model, self.pad_id = model, pad_id
@@ -126,66 +132,66 @@ class FlatForm:
             score_factor: multiplies all attention scores. Any number except 1 gives wrong results on purpose.
         """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
-        packed = None if soft_prompt is None else soft_prompt.as_packed(len(ids))
+        packed_prompts = None if soft_prompt is None else soft_prompt.as_packed(len(ids))
         flat_input = _FlatInput(self.device, ids, lengths)
         all_rows = np.arange(len(ids))
-        if packed is None:
-            for block_rows, longest in self._blocks_of(all_rows, lengths):
-                block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+        if packed_prompts is None:
+            for block_rows, longest_length in self._cut_rows(all_rows, lengths):
+                block = flat_input.append(self._embed(ids[block_rows, :longest_length]), lengths[block_rows])
                 flat_input.mark_label_positions(block, block_rows)
         else:
-            prompt_of_row = [packed.prompts[index] for index in packed.prompt_indices]
+            prompt_of_row = [packed_prompts.prompts[index] for index in packed_prompts.prompt_indices]
             is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
             leaves_text_unchanged = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
             prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
             for length in np.unique(prompt_lengths):
                 has_length = prompt_lengths == length
-                self._append_rows_with_prefix(flat_input, packed, all_rows[is_prefix & has_length])
-                self._append_suffixes(flat_input, packed, all_rows[leaves_text_unchanged & has_length])
-            self._append_whole_rows(flat_input, packed, all_rows[~is_prefix & ~leaves_text_unchanged])
+                self._append_rows_with_prefix(flat_input, packed_prompts, all_rows[is_prefix & has_length])
+                self._append_suffixes(flat_input, packed_prompts, all_rows[leaves_text_unchanged & has_length])
+            self._append_whole_rows(flat_input, packed_prompts, all_rows[~is_prefix & ~leaves_text_unchanged])
         label_indices_B = to_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
         return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
-        """Return about how many tokens a row takes in a pass. A stored token of a text counts little."""
+        """Return about how many tokens a row takes in a pass. A stored token counts for a fraction of a token."""
         if soft_prompt.placement.prompt_first:
             return length  # the prompt is in the pass once for many rows
-        text_tokens = length // _STORED_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
+        text_tokens = length // _STORED_TOKENS_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
         return soft_prompt.length + text_tokens
 
     def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
         """See `lopt.backbones.Backbone.uncached_texts`."""
-        return self.texts.missing_texts(texts) if soft_prompt.leaves_text_unchanged else []
+        return self.text_store.missing_texts(texts) if soft_prompt.leaves_text_unchanged else []
 
-    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows whose prompts are prefixes of one length. Each prompt is appended once."""
         if not len(rows):
             return
-        prompt_indices, prefix_numbers = np.unique(np.asarray(packed.prompt_indices)[rows], return_inverse=True)
-        prompts_KPH = torch.stack([packed.prompts[index].prompt for index in prompt_indices]).to(self.dtype)
+        prompt_indices, prefix_numbers = np.unique(np.asarray(packed_prompts.prompt_indices)[rows], return_inverse=True)
+        prompts_KPH = torch.stack([packed_prompts.prompts[index].prompt for index in prompt_indices]).to(self.dtype)
         prefix_block = flat_input.append(prompts_KPH)
-        prefix_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
-        for block_rows, longest in self._blocks_of(rows, flat_input.lengths):
-            text_RTH = self._embed(flat_input.ids[block_rows, :longest])
-            text_RTH = packed.select_rows(block_rows.tolist()).add_update(text_RTH)
+        prefix_number_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
+        for block_rows, longest_length in self._cut_rows(rows, flat_input.lengths):
+            text_RTH = self._embed(flat_input.ids[block_rows, :longest_length])
+            text_RTH = packed_prompts.select_rows(block_rows.tolist()).add_update(text_RTH)
             block = flat_input.append(
                 text_RTH,
                 flat_input.lengths[block_rows],
-                first_position=prefix_block.tokens,
+                first_position=prefix_block.padded_length,
                 prefix_block=prefix_block,
-                prefix_of_row_R=to_device([prefix_of_row[row] for row in block_rows.tolist()], self.device),
+                prefix_of_row_R=to_device([prefix_number_of_row[row] for row in block_rows.tolist()], self.device),
             )
             flat_input.mark_label_positions(block, block_rows)
 
-    def _append_suffixes(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_suffixes(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append the prompts of rows whose texts come from the store. The prompts are suffixes of one length."""
-        for block_rows, _ in self._blocks_of(rows, flat_input.lengths):
+        for block_rows, _ in self._cut_rows(rows, flat_input.lengths):
             texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
-            past_states, past_lengths_R = self.texts.get(texts)
-            index_of_row = [packed.prompt_indices[row] for row in block_rows]
-            used_indices = sorted(set(index_of_row))
-            prompts_KPH = torch.stack([packed.prompts[index].prompt for index in used_indices]).to(self.dtype)
-            prompt_of_row_R = to_device([used_indices.index(index) for index in index_of_row], self.device)
+            past_states, past_lengths_R = self.text_store.get(texts)
+            prompt_index_of_row = [packed_prompts.prompt_indices[row] for row in block_rows]
+            used_indices = sorted(set(prompt_index_of_row))
+            prompts_KPH = torch.stack([packed_prompts.prompts[index].prompt for index in used_indices]).to(self.dtype)
+            prompt_of_row_R = to_device([used_indices.index(index) for index in prompt_index_of_row], self.device)
             block = flat_input.append(
                 prompts_KPH[prompt_of_row_R],
                 first_position=past_lengths_R,
@@ -194,21 +200,23 @@ class FlatForm:
             )
             flat_input.mark_label_positions(block, block_rows)
 
-    def _append_whole_rows(self, flat_input: _FlatInput, packed: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_whole_rows(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
-        prompt_lengths = np.array([packed.prompts[index].length for index in packed.prompt_indices])
-        for block_rows, _ in self._blocks_of(rows, flat_input.lengths + prompt_lengths):
+        prompt_lengths = np.array([packed_prompts.prompts[index].length for index in packed_prompts.prompt_indices])
+        for block_rows, _ in self._cut_rows(rows, flat_input.lengths + prompt_lengths):
             lengths = flat_input.lengths[block_rows]
             text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
-            rows_RSH, ends_R = packed.select_rows(block_rows.tolist()).join_text(text_RTH, torch.from_numpy(lengths))
+            rows_RSH, ends_R = packed_prompts.select_rows(block_rows.tolist()).join_text(
+                text_RTH, torch.from_numpy(lengths)
+            )
             flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
-    def _blocks_of(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    def _cut_rows(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Cut rows of the batch into blocks of like lengths. Yield each block's rows and their longest length."""
         if len(rows):
-            order = rows[np.argsort(lengths[rows], kind="stable")]
-            for first, end in cut_into_blocks(lengths[order], self.device.type):
-                yield order[first:end], int(lengths[order[end - 1]])
+            sorted_rows = rows[np.argsort(lengths[rows], kind="stable")]
+            for first, end in cut_into_blocks(lengths[sorted_rows], self.device.type):
+                yield sorted_rows[first:end], int(lengths[sorted_rows[end - 1]])
 
     def _embed(self, ids: np.ndarray) -> Tensor:
         return self.model.get_input_embeddings()(to_device(ids, self.device))
@@ -220,7 +228,7 @@ class FlatForm:
         recorded_states: list[Tensor] | None = None,
         score_factor: float = 1.0,
     ) -> Tensor:
-        """Return the last hidden states of the sequence, `[N, H]`. They are right at the read indices only."""
+        """Run the pass. Return its last hidden states, `[N, H]`, of which only those at the read indices are right."""
         with self._flat_attention(), last_mlp_only_at(read_indices_M):
             output = self.model.base_model(
                 inputs_embeds=torch.cat(flat_input.embeddings)[None],
@@ -248,11 +256,11 @@ class FlatForm:
                     config._attn_implementation = self._usual_attention_name
 
     @cached_property
-    def texts(self) -> TextStates:
+    def text_store(self) -> TextStore:
         """The store of keys and values of texts before a suffix."""
         (states_L2HTD,) = self._compute_text_states([(self.pad_id,)])
         layers, _, heads, _, dimension = states_L2HTD.shape
-        return TextStates((layers, heads, dimension), self.dtype, self.device, self._compute_text_states)
+        return TextStore((layers, heads, dimension), self.dtype, self.device, self._compute_text_states)
 
     def _compute_text_states(self, texts: Sequence[TextIds]) -> list[Tensor]:
         """Return the keys and values of each text, `[L, 2, H_kv, T, D]`."""
@@ -268,8 +276,8 @@ class FlatForm:
                 pass_rows, waiting_rows = waiting_rows[-row_count:], waiting_rows[:-row_count]
                 recorded_states: list[Tensor] = []
                 flat_input, blocks_and_rows = _FlatInput(self.device, ids, lengths), []
-                for block_rows, longest in self._blocks_of(pass_rows, lengths):
-                    block = flat_input.append(self._embed(ids[block_rows, :longest]), lengths[block_rows])
+                for block_rows, longest_length in self._cut_rows(pass_rows, lengths):
+                    block = flat_input.append(self._embed(ids[block_rows, :longest_length]), lengths[block_rows])
                     blocks_and_rows.append((block, block_rows))
                 self._run(flat_input, to_device(np.arange(0), self.device), recorded_states)
                 states_L2HND = torch.stack(recorded_states)
@@ -279,37 +287,40 @@ class FlatForm:
         return [states_by_row[row] for row in range(len(texts))]
 
 
-def flat_form_agrees(form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
-    """Return True only if both forms give the same, and this check could have noticed a difference.
+def flat_form_agrees(flat_form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
+    """Return whether both forms give the same results and this check would have noticed a wrong attention.
 
-    The flat form also runs with attention scores that are wrong on purpose: halved, and all equal. The right form must
-    be far closer to the plain form than these are. If attention hardly matters in a model, or if rounding hides a wrong
-    attention, the comparison proves nothing, and the answer is False.
+    The flat form also runs with attention scores that are wrong on purpose: once halved, and once all equal. Its right
+    result must be far closer to the plain form's than the wrong results are. If attention hardly matters in a model, or
+    if rounding hides a wrong attention, the comparison proves nothing, and the answer is False.
 
     Args:
         plain_label_state: the plain form of `FlatForm.label_state`.
         ids_BT: ordinary token ids.
     """
-    config = form.model.config.to_dict()
+    config = flat_form.model.config.to_dict()
     if any(_LIMITED_SIGHT_KEY.search(key) and value for key, value in config.items()):
         return False
     if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
         return False
-    if any(isinstance(module, torch.nn.Conv1d) for module in form.model.modules()):  # it would mix neighbouring rows
-        return False
+    if any(isinstance(module, torch.nn.Conv1d) for module in flat_form.model.modules()):
+        return False  # a convolution would mix neighbouring rows
     lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
-    prompt_PH = form.model.get_input_embeddings()(ids_BT[0, :3])
-    tolerance = 0.5 if form.dtype == torch.bfloat16 else 1e-4  # the forms round at different places in every layer
+    prompt_PH = flat_form.model.get_input_embeddings()(ids_BT[0, :3])
+    tolerance = 0.5 if flat_form.dtype == torch.bfloat16 else 1e-4  # the forms round at different places in every layer
     for placement in PLACEMENTS.values():
         soft_prompt = SoftPrompt(prompt=prompt_PH, placement=placement)
         plain_BH = plain_label_state(soft_prompt, ids_BT, lengths_B).float()
 
-        def distance(factor: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH) -> float:
-            flat_BH = form.label_state(soft_prompt, ids_BT, lengths_B, score_factor=factor)
+        def distance_from_plain(
+            score_factor: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH
+        ) -> float:
+            flat_BH = flat_form.label_state(soft_prompt, ids_BT, lengths_B, score_factor=score_factor)
             return float((flat_BH.float() - plain_BH).norm())
 
         try:
-            right_distance, wrong_distance = distance(1.0), min(distance(0.5), distance(0.0))
+            right_distance = distance_from_plain(1.0)
+            wrong_distance = min(distance_from_plain(0.5), distance_from_plain(0.0))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False  # an unusual attention, or a model that does not pass `layout` to it
         is_close = right_distance <= tolerance * float(plain_BH.norm())

@@ -1,8 +1,8 @@
 """Fused parts of a frozen model. transformers computes such a part in many small steps; here one function does it.
 
 The parts are RMS norms and rotary positions, both with their own backward pass, and GPT-2's GELU. Unfused, they take a
-good part of a step's time (LOG.md). A part is replaced only if the fused class gives what the original class gives.
-Only the class of its module is changed, so the module's weights, name and copies stay as they are. If a part's weights
+good part of a step's time (LOG.md). A part is fused only if its fused class gives what the original class gives. To
+fuse a part, only the class of its module is changed, so the module keeps its weights and its name. If a part's weights
 are trained, the original code runs.
 """
 
@@ -23,8 +23,8 @@ def fuse(model: Any) -> None:
         for module in model.modules():
             if any(weight.requires_grad for weight in module.parameters(recurse=False)):
                 continue
-            fused_class, check = _fused_class_and_check(module)
-            if fused_class is not None and _passes(check, module, fused_class):
+            fused_class, check = _find_fused_class_and_check(module)
+            if fused_class is not None and _check_passes(check, module, fused_class):
                 module.__class__ = fused_class
 
 
@@ -35,26 +35,28 @@ def unfuse(model: Any) -> None:
             module.__class__ = type(module).original_class
 
 
-def _passes(check: Any, module: Any, fused_class: type) -> bool:
-    """Return whether the check finds that the fused class gives the same. An error counts as no: the part is called in
-    another way, or lacks an attribute that similar parts have."""
+def _check_passes(check: Any, module: Any, fused_class: type) -> bool:
+    """Return whether the check finds that the fused class gives the same.
+
+    An error counts as no: then the part is called in another way, or lacks an attribute that similar parts have.
+    """
     try:
         return check(module, fused_class)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return False
 
 
-def _fused_class_and_check(module: Any) -> tuple[Any, Any]:
+def _find_fused_class_and_check(module: Any) -> tuple[Any, Any]:
     """Return the fused class of a part and the check that compares it with the original, or None and None."""
     module_class: Any = type(module)
     if module_class.__name__.endswith(("RMSNorm", "T5LayerNorm")) and hasattr(module, "variance_epsilon"):
-        return _fused_rms_norm(module_class), _outputs_agree
+        return _make_fused_rms_norm(module_class), _outputs_agree
     if module_class.__name__ == "NewGELUActivation":
-        return _fused_gelu(module_class), _outputs_agree
+        return _make_fused_gelu(module_class), _outputs_agree
     forward = module_class.forward
     # An attention module whose code calls transformers' rotary function.
     if isinstance(forward, FunctionType) and _ROTARY_FUNCTION in forward.__code__.co_names:
-        return _fused_rotary(module_class), _rotations_agree
+        return _make_fused_rotary(module_class), _rotations_agree
     return None, None
 
 
@@ -74,17 +76,20 @@ def _outputs_agree(module: Any, fused_class: type) -> bool:
 
 def _rotations_agree(module: Any, fused_class: Any) -> bool:
     """Return whether the fused rotation gives what the module's own rotation gives, for whole heads and half heads.
-    Some families pair neighbouring entries of a head, and some rotate only the first half of a head or less."""
+
+    The two may differ, because some families pair neighbouring entries of a head. Half heads are compared, because some
+    families rotate only the first half of a head or less.
+    """
     weight = next(module.parameters(), None)
-    size = getattr(module, "head_dim", 0)
-    if weight is None or not size or size % 2:
+    head_width = getattr(module, "head_dim", 0)
+    if weight is None or not head_width or head_width % 2:
         return False
     generator = torch.Generator().manual_seed(0)
-    heads = [torch.randn(1, count, 3, size, generator=generator) for count in (2, 1)]
+    query_and_key = [torch.randn(1, count, 3, head_width, generator=generator) for count in (2, 1)]
     agreements = []
-    for rotated_size in (size, size // 2):
-        angles = torch.rand(1, 3, rotated_size // 2, generator=generator).repeat(1, 1, 2)
-        arguments = [tensor.to(weight.device, weight.dtype) for tensor in (*heads, angles.cos(), angles.sin())]
+    for rotated_width in (head_width, head_width // 2):
+        angles = torch.rand(1, 3, rotated_width // 2, generator=generator).repeat(1, 1, 2)
+        arguments = [tensor.to(weight.device, weight.dtype) for tensor in (*query_and_key, angles.cos(), angles.sin())]
         try:
             expected = type(module).forward.__globals__[_ROTARY_FUNCTION](*arguments)
         except RuntimeError:  # the module rotates whole heads only, so it never meets this case
@@ -100,7 +105,7 @@ def _is_close(output: Tensor, expected: Tensor) -> bool:
 
 
 @cache
-def _fused_rms_norm(original_class: type) -> type:
+def _make_fused_rms_norm(original_class: type) -> type:
     class FusedRMSNorm(original_class):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Tensor) -> Tensor:
             if self.weight.requires_grad:
@@ -113,7 +118,7 @@ def _fused_rms_norm(original_class: type) -> type:
 
 
 @cache
-def _fused_gelu(original_class: type) -> type:
+def _make_fused_gelu(original_class: type) -> type:
     class FusedGELU(original_class):  # type: ignore[misc, valid-type]
         def forward(self, input: Tensor) -> Tensor:
             return gelu(input, approximate="tanh")
@@ -122,7 +127,7 @@ def _fused_gelu(original_class: type) -> type:
 
 
 @cache
-def _fused_rotary(original_class: Any) -> type:
+def _make_fused_rotary(original_class: Any) -> type:
     """Return a subclass whose `forward` has the original code but calls `_rotate_queries_and_keys`."""
     forward = original_class.forward
     fused_forward = FunctionType(
@@ -138,16 +143,16 @@ def _fused_rotary(original_class: Any) -> type:
 def _rotate_queries_and_keys(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Do what transformers' `apply_rotary_pos_emb` does. If heads are wider than `cos`, rotate the first part."""
+    """Do what transformers' `apply_rotary_pos_emb` does. Of heads wider than `cos`, only the first part is rotated."""
     cos, sin = cos.unsqueeze(unsqueeze_dim).to(query.dtype), sin.unsqueeze(unsqueeze_dim).to(query.dtype)
     return _rotate_heads(query, cos, sin), _rotate_heads(key, cos, sin)
 
 
 def _rotate_heads(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    size = cos.shape[-1]
-    if size == heads.shape[-1]:
+    rotated_width = cos.shape[-1]
+    if rotated_width == heads.shape[-1]:
         return Rotation.apply(heads, cos, sin)
-    return torch.cat([Rotation.apply(heads[..., :size], cos, sin), heads[..., size:]], dim=-1)
+    return torch.cat([Rotation.apply(heads[..., :rotated_width], cos, sin), heads[..., rotated_width:]], dim=-1)
 
 
 def _link_to_original(original_class: type, fused_class: type) -> type:
@@ -158,8 +163,10 @@ def _link_to_original(original_class: type, fused_class: type) -> type:
 
 
 class RMSNorm(torch.autograd.Function):
-    """y = w · x / √(mean(x²) + ε). The quotient is computed in fp32 and rounded before it is multiplied by w, as in
-    Llama."""
+    """The function y = w · x / √(mean(x²) + ε).
+
+    The quotient is computed in fp32 and rounded before it is multiplied by w, as in Llama.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -189,8 +196,10 @@ def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 
 class Rotation(torch.autograd.Function):
-    """Rotary positions (arXiv 2104.09864), with the entries of a head paired as in Llama. Both halves of `cos` and
-    `sin` hold the same angles."""
+    """Rotary positions (arXiv 2104.09864), with the entries of a head paired as in Llama.
+
+    The first half of `cos` (and of `sin`) equals its second half.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

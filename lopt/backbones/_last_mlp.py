@@ -1,7 +1,7 @@
-"""The model's last MLP is computed only where its output is used.
+"""A change to a model: its last MLP is computed only where its output is used.
 
-A flat pass uses its last hidden states at label positions only. A pass that computes keys and values of texts uses none
-of them. Of all the weights that a token passes, forward and backward, up to a fortieth are in the last MLP.
+A flat pass (`_flat`) uses its last hidden states at label positions only. A pass that computes keys and values of texts
+uses none of them. Of all the weights that a token passes, forward and backward, up to a fortieth are in the last MLP.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import ModuleList
 
-_current_pass = threading.local()  # for each thread, because passes may run at the same time
+_current_pass = threading.local()  # each thread has its own, because passes may run at the same time
 
 
 @contextlib.contextmanager
@@ -33,20 +33,20 @@ def last_mlp_only_at(indices_M: Tensor) -> Iterator[None]:
 def restrict_last_mlp(model: Any) -> None:
     """Let `last_mlp_only_at` act on a causal model, if its last layer has an MLP.
 
-    As in `_fused`, the class of the module is changed.
+    As in `_fused`, only the class of the MLP's module is changed.
     """
     layer_count = model.config.num_hidden_layers
-    stacks = (
+    layer_stacks = (
         module for module in model.base_model.modules() if isinstance(module, ModuleList) and len(module) == layer_count
     )
-    mlp = getattr(next(stacks, [None])[-1], "mlp", None)
+    mlp = getattr(next(layer_stacks, [None])[-1], "mlp", None)
     mlp_class: Any = type(mlp)
     if mlp is not None and not hasattr(mlp_class, "original_class"):
-        mlp.__class__ = _restricted_class(mlp_class)
+        mlp.__class__ = _make_restricted_class(mlp_class)
 
 
 @cache
-def _restricted_class(original_class: type) -> type:
+def _make_restricted_class(original_class: type) -> type:
     class RestrictedMLP(original_class):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
             indices_M = getattr(_current_pass, "indices_M", None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.backbones._checks import refuse_unused_weights
-from lopt.backbones._configs import DEQUANTISED
+from lopt.backbones._configs import DEQUANTISED_FORMATS
 from lopt.backbones._names import facts, local_folder
 from lopt.errors import first_line_of_error
 from lopt.files import refuse_pointer
@@ -57,7 +57,7 @@ def from_source(
     try:
         # Without an explicit trust_remote_code, transformers would ask a question on standard input.
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        options["config"] = _model_config(source)
+        options["config"] = _read_model_config(source)
         model, loading_info = _load_with_attention(getattr(transformers, auto_class).from_pretrained, source, options)
     except Exception as error:  # transformers and the hub's client raise many kinds of errors
         raise ValueError(
@@ -65,14 +65,14 @@ def from_source(
             "weights and tokenizer, set LOPT_MODEL_DIR to a folder that holds <model name>/, or use backbone embedded, "
             "which needs no hub"
         ) from error
-    missing = sorted(loading_info["missing_keys"])
-    if missing:  # transformers would continue with random weights
+    missing_names = sorted(loading_info["missing_keys"])
+    if missing_names:  # transformers would continue with random weights
         raise ValueError(
-            f"backbone {name!r} lacks {len(missing)} of its weights ({', '.join(missing[:3])}"
-            f"{', …' if len(missing) > 3 else ''}): its config.json belongs to another model, or its files are "
+            f"backbone {name!r} lacks {len(missing_names)} of its weights ({', '.join(missing_names[:3])}"
+            f"{', …' if len(missing_names) > 3 else ''}): its config.json belongs to another model, or its files are "
             "incomplete"
         )
-    if getattr(model, "_hf_peft_config_loaded", False):  # the weights are those of another folder
+    if getattr(model, "_hf_peft_config_loaded", False):  # then the weights come from another folder
         raise ValueError(
             f"backbone {name!r} has an adapter_config.json, so transformers reads a PEFT adapter and its "
             f"base model, {model.name_or_path!r}: give a model with the adapter merged into it, or remove that file"
@@ -89,15 +89,15 @@ def from_source(
     return backbone
 
 
-def _model_config(source: str | Path) -> Any:
-    """Return the model's config. What a forward pass returns is set by this program, not by the config's file."""
+def _read_model_config(source: str | Path) -> Any:
+    """Return the model's config, with this program's settings for what a forward pass returns."""
     from transformers import AutoConfig
 
     output_settings = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **output_settings)
-    quantised = getattr(config, "quantization_config", None)
-    if isinstance(quantised, dict) and quantised.get("quant_method") in DEQUANTISED:
-        quantised["dequantize"] = True  # on a GPU, transformers might leave the weights quantised
+    quantisation = getattr(config, "quantization_config", None)
+    if isinstance(quantisation, dict) and quantisation.get("quant_method") in DEQUANTISED_FORMATS:
+        quantisation["dequantize"] = True  # on a GPU, transformers might leave the weights quantised
     return config
 
 
@@ -113,7 +113,7 @@ def _load_with_attention(load: Any, source: str | Path, options: dict[str, Any])
 
 
 def source_of(name: str) -> str | Path:
-    """Return where transformers finds a model: a local folder, or else the name, which is then one on the hub."""
+    """Return where transformers finds a model: a local folder, or else its name on the hub."""
     return local_folder(name) or name
 
 
@@ -129,9 +129,7 @@ def revision_of(name: str) -> str:
         files = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
         for file in files:
             refuse_pointer(file)
-        return _folder_revision(
-            folder, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        )
+        return _hash_files(folder, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     try:
         from huggingface_hub import hf_hub_download
 
@@ -145,9 +143,11 @@ def revision_of(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _folder_revision(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the hash of these files. Their sizes and times are arguments so that the cache returns no hash from before
-    a file changed."""
+def _hash_files(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the hash of a folder's files, given as (name, size, time of the last change).
+
+    Size and time only serve the cache of this function: they change with a file, so no old hash is returned for it.
+    """
     digest = hashlib.sha256()
     for name, _, _ in files:
         with (folder / name).open("rb") as file:

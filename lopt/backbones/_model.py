@@ -24,7 +24,7 @@ _LOGIT_CAP_KEY = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A backbone's token embeddings, for initial values.
+    """A backbone's token embeddings, from which methods take initial values of prompts.
 
     Attributes:
         embed: a function that returns the embeddings `[..., H]` of token ids `[...]` as the model sees them. Some
@@ -37,39 +37,43 @@ class Vocabulary:
     tokenizer: Any
     label_words: tuple[str, ...]
 
-    def token_rows(self, ids: np.ndarray) -> np.ndarray:
+    def token_embeddings(self, ids: np.ndarray) -> np.ndarray:
         """Return the embeddings `[X, H]` of token ids `[X]`, in float64."""
         return self.embed(ids).double().cpu().numpy()
 
     def ordinary_ids(self, count: int) -> np.ndarray:
-        """Return the first `count` token ids that are not special. These are the commonest tokens, because vocabularies
-        are sorted by frequency or in the order of BPE's merges."""
+        """Return the first `count` token ids that are not special.
+
+        They belong to the commonest tokens, because vocabularies are sorted by frequency or in the order of BPE's
+        merges.
+        """
         import numpy as np
 
-        special = set(self.tokenizer.all_special_ids)
-        size = min(len(self.tokenizer), self.size)
-        return np.array([i for i in range(min(size, count + len(special))) if i not in special][:count])
+        special_ids = set(self.tokenizer.all_special_ids)
+        token_count = min(len(self.tokenizer), self.size)
+        first_ids = range(min(token_count, count + len(special_ids)))
+        return np.array([token_id for token_id in first_ids if token_id not in special_ids][:count])
 
-    def label_rows(self) -> np.ndarray:
+    def label_word_embeddings(self) -> np.ndarray:
         """Return the mean embedding of each label word's tokens, `[C, H]`, float64."""
         import numpy as np
 
         ids_by_word = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
-        return np.stack([self.token_rows(np.array(ids)).mean(axis=0) for ids in ids_by_word])
+        return np.stack([self.token_embeddings(np.array(ids)).mean(axis=0) for ids in ids_by_word])
 
 
 class Backbone(ABC):
     """A loaded, frozen language model.
 
     Attributes:
-        autocast: the type in which a copy with trained weights computes. None for the type of its weights.
+        autocast_dtype: the type in which a copy with trained weights computes. None for the type of its weights.
         dropout: the dropout rate, above 0 only in a copy for training steps (`with_dropout`).
     """
 
     width: int
     device: device
     dtype: dtype
-    autocast: Any = None
+    autocast_dtype: Any = None
     dropout = 0.0
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
@@ -87,7 +91,8 @@ class Backbone(ABC):
                 f"backbone {name!r}: its tokenizer has {token_count:,} tokens and its embeddings only "
                 f"{self.embedding_rows:,} rows; they do not belong together"
             )
-        self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        candidate_ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.pad_id = next(token_id for token_id in candidate_ids if token_id is not None)
         if self.dtype != torch.float64:  # fp64 is for tests, which compare with the model's own code
             fuse(self.model)
         with torch.no_grad():
@@ -98,10 +103,10 @@ class Backbone(ABC):
         """Return the embeddings `[..., H]` of token ids `[...]`, scaled if the model scales them (Gemma)."""
         import torch
 
-        module = self.model.get_input_embeddings()
-        device = next(module.parameters()).device
+        embedding_layer = self.model.get_input_embeddings()
+        device = next(embedding_layer.parameters()).device
         with torch.no_grad():
-            return module(torch.as_tensor(ids, device=device))
+            return embedding_layer(torch.as_tensor(ids, device=device))
 
     @property
     def embedding_rows(self) -> int:
@@ -122,7 +127,8 @@ class Backbone(ABC):
     def fill_template(self, template: str) -> str:
         """Return the template as this kind of model reads it.
 
-        `{mask}` is the place of the label. A causal model's template loses it; an encoder-decoder's gets another token.
+        `{mask}` is the place of the label. For a causal model it is removed. For an encoder-decoder a special token
+        replaces it.
         """
 
     @property
@@ -157,9 +163,10 @@ class Backbone(ABC):
                 raise ValueError(f"label word {word!r} is unknown to the tokenizer of {self.name}; choose another")
             first_ids.append(ids[0])
         if len(set(first_ids)) < len(first_ids):
-            shared = [(word, i) for word, i in zip(words, first_ids, strict=True) if first_ids.count(i) > 1]
-            pairs = ", ".join(f"{word!r}: {i}" for word, i in shared[:6]) + ", …" * (len(shared) > 6)
-            if any(not self.tokenizer.decode([i]).strip() for i in first_ids):
+            words_and_ids = zip(words, first_ids, strict=True)
+            shared = [f"{word!r}: {token_id}" for word, token_id in words_and_ids if first_ids.count(token_id) > 1]
+            pairs = ", ".join(shared[:6]) + ", …" * (len(shared) > 6)
+            if any(not self.tokenizer.decode([token_id]).strip() for token_id in first_ids):
                 advice = "leave out the blank in front, which is a token of its own"
             else:
                 advice = "choose words that differ"
@@ -188,15 +195,15 @@ class Backbone(ABC):
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return how many tokens a row with a text of this length takes in a pass of several rows.
 
-        The number of rows in a pass is computed from it.
+        From this the number of rows in a pass is computed.
         """
         return soft_prompt.length + length
 
     def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the texts (token ids) that `cache_texts` should compute before passes with this prompt.
 
-        These are the texts that are not in the store yet. There are none if a text's keys and values depend on the
-        prompt, or if the store is full.
+        These are the texts that are not yet in the store of keys and values (`_texts`). The list is empty if a text's
+        keys and values depend on the prompt, or if the store is full.
         """
         return []
 
@@ -213,15 +220,15 @@ class Backbone(ABC):
         """Return a copy whose weights may be changed. The tokenizer is shared."""
         from lopt.backbones._fused import unfuse
 
-        backbone = copy.copy(self)
-        backbone.model = copy.deepcopy(self.model)
-        unfuse(backbone.model)
-        return backbone
+        backbone_copy = copy.copy(self)
+        backbone_copy.model = copy.deepcopy(self.model)
+        unfuse(backbone_copy.model)
+        return backbone_copy
 
     def with_dropout(self, rate: float) -> Self:
-        """Return a copy for training steps only, with every dropout of the model on. It shares the weights.
+        """Return a copy for training steps only, with every dropout of the model on. The copy shares the weights.
 
-        torch's generators draw what is dropped.
+        What is dropped is drawn from torch's random generators.
 
         Args:
             rate: in (0, 1).
@@ -233,22 +240,23 @@ class Backbone(ABC):
 
         from lopt.dropout import seeded_masks, with_dropout
 
-        backbone = copy.copy(self)
-        backbone.dropout = rate
-        backbone.model = with_dropout(self.model, 0.5)  # a rate of 0.5 is sure to change the logits of eight tokens
+        backbone_copy = copy.copy(self)
+        backbone_copy.dropout = rate
+        # The model must have dropout: a rate of 0.5 is then sure to change the logits of eight tokens.
+        backbone_copy.model = with_dropout(self.model, 0.5)
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
         logits_by_seed = []
         with torch.no_grad():
             for seed in (0, 1):
                 with seeded_masks(self.device, seed):
-                    logits_by_seed.append(backbone._vocabulary_logits(None, ids_BT, lengths_B))
+                    logits_by_seed.append(backbone_copy._vocabulary_logits(None, ids_BT, lengths_B))
         if torch.equal(*logits_by_seed):
             raise ValueError(
                 f"dropout is {rate:g}, but backbone {self.name!r} has no dropout layers: give dropout "
                 "0, or another backbone"
             )
-        backbone.model = with_dropout(self.model, rate)
-        return backbone
+        backbone_copy.model = with_dropout(self.model, rate)
+        return backbone_copy
 
     def checksum(self) -> str:
         """Return a hash of all weights. Equal hashes before and after training show that they did not change."""
@@ -263,64 +271,66 @@ class Backbone(ABC):
     def _logits_from_rows_of_head(self, state_BH: Any, label_ids_C: Any) -> Any:
         """Return the product of a last hidden state and the rows of the head that belong to the label words, `[B, C]`.
 
-        It is computed in fp32 at least. In bf16, logits around 11 have steps of 1/16, so one or two examples in a
-        hundred would be exact ties.
+        The product is computed in fp32 at least. In bf16, logits around 11 have steps of 1/16, and in one or two
+        examples of a hundred the classes would tie exactly.
         """
         import torch
 
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        rows_CH = _at_least_fp32(head.weight[label_ids_C])
+        head_rows_CH = _at_least_fp32(head.weight[label_ids_C])
         bias_C = None if bias is None else _at_least_fp32(bias[label_ids_C])
         with torch.autocast(self.device.type, enabled=False):
-            return torch.nn.functional.linear(_at_least_fp32(state_BH) * self.head_scale, rows_CH, bias_C)
+            return torch.nn.functional.linear(_at_least_fp32(state_BH) * self.head_scale, head_rows_CH, bias_C)
 
     def _head_rows_give_the_logits(self) -> bool:
         """Return whether the product of the last hidden state and rows of the head gives the model's own logits.
 
-        Some families scale or cap their logits (Gemma, Cohere).
+        It does not in families that scale or cap their logits (Gemma, Cohere).
         """
         import torch
 
         if any(_LOGIT_CAP_KEY.search(key) and value for key, value in self.model.config.to_dict().items()):
             return False  # in bf16 the comparison below would show a cap on large logits only
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
-        whole_V = self._vocabulary_logits(None, ids_BT, lengths_B)[0].float()
-        all_ids_V = torch.arange(len(whole_V), device=self.device)
+        logits_by_whole_head_V = self._vocabulary_logits(None, ids_BT, lengths_B)[0].float()
+        all_ids_V = torch.arange(len(logits_by_whole_head_V), device=self.device)
         try:
             state_BH = self._label_state(None, ids_BT, lengths_B)
-            by_rows_V = self._logits_from_rows_of_head(state_BH, all_ids_V)[0].float()
+            logits_by_rows_V = self._logits_from_rows_of_head(state_BH, all_ids_V)[0].float()
         except (AttributeError, IndexError, RuntimeError, TypeError):  # no head, no last hidden state, or another width
             return False
         rtol, atol = (2e-2, 5e-2) if self.dtype == torch.bfloat16 else (1e-4, 1e-3)
-        return torch.allclose(whole_V, by_rows_V, rtol=rtol, atol=atol)
+        return torch.allclose(logits_by_whole_head_V, logits_by_rows_V, rtol=rtol, atol=atol)
 
-    def sample_ids(self, rows: int, tokens: int) -> Any:
+    def sample_ids(self, row_count: int, token_count: int) -> Any:
         """Return ordinary token ids `[rows, tokens]` for a check, all different if the vocabulary is large enough."""
         import torch
 
-        first = min(100, self.embedding_rows // 2)  # the very first ids are often special
-        ids = first + torch.arange(rows * tokens, device=self.device) % (self.embedding_rows - first)
-        return ids.view(rows, tokens)
+        first_id = min(100, self.embedding_rows // 2)  # the very first ids are often special
+        ids = first_id + torch.arange(row_count * token_count, device=self.device) % (self.embedding_rows - first_id)
+        return ids.view(row_count, token_count)
 
     @contextlib.contextmanager
     def _attention_and_autocast(self) -> Any:
-        """Choose the attention kernel, and the type of autocast, for a pass.
+        """Choose PyTorch's attention kernel, and the type of autocast, for a pass.
 
-        The plain kernel is chosen for gradients on the CPU, where the fused kernel's backward pass is several times
-        slower at these lengths. It is not chosen if `allows_parallel_passes`, because the choice holds for all threads.
-        It is also chosen for dropout on any device, because gradients of the fused kernels may differ in some bits from
-        run to run.
+        The plain kernel is chosen in two cases. The first is a pass with gradients on the CPU, where the fused kernel's
+        backward pass is several times slower at these lengths; but not if `allows_parallel_passes`, because the choice
+        holds for all threads. The second is a pass with dropout on any device, because gradients of the fused kernels
+        may differ in some bits from run to run.
         """
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with contextlib.ExitStack() as stack:
-            fused_is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.allows_parallel_passes
-            if fused_is_slow or self.dropout:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if self.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, self.autocast))
+        with contextlib.ExitStack() as contexts:
+            is_fused_kernel_slow = (
+                self.device.type == "cpu" and torch.is_grad_enabled() and not self.allows_parallel_passes
+            )
+            if is_fused_kernel_slow or self.dropout:
+                contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self.autocast_dtype is not None:
+                contexts.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
             yield
 
 

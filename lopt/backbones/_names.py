@@ -76,11 +76,11 @@ def facts(name: str) -> Facts:
     """
     for spec in registry.plugins("lopt.backbones").values():
         if name in spec.known:
-            known = spec.known[name]
+            known_facts = spec.known[name]
             if name == spec.name or local_folder(name) is None:
-                return known
+                return known_facts
             # A folder below LOPT_MODEL_DIR may hold another model of this name, so its config gives the numbers.
-            return dataclasses.replace(_facts_from_config_file(name), licence=known.licence, hub=known.hub)
+            return dataclasses.replace(_facts_from_config_file(name), licence=known_facts.licence, hub=known_facts.hub)
     return _facts_from_config_file(name)
 
 

@@ -1,9 +1,10 @@
-"""Attention keys and values of texts before a suffix, computed once and shared by all trials and epochs.
+"""The store of attention keys and values of texts before a suffix. All trials and epochs share it.
 
-A suffix is a soft prompt after the text. In a causal model the text does not see what follows it. So the keys and
-values of the text, which the suffix sees, are the same in every trial. The store finds a text by its token ids. On a
-CPU the tensors lie in a file that is mapped into memory, on a GPU in the GPU's memory. They are gone when the process
-ends. If the store is full, a text that is not in it is computed again whenever a pass needs it.
+A suffix is a soft prompt after the text. In a causal model a text does not see what follows it. So the text's keys and
+values, which the suffix sees, are the same in every trial, and are computed once. The store finds a text by its token
+ids. On a CPU the tensors lie in a file that is mapped into memory, on a GPU in the GPU's memory. They are gone when the
+process ends. If the store is full, the keys and values of any other text are computed again whenever a pass needs
+them.
 """
 
 import mmap
@@ -22,12 +23,12 @@ from lopt.packages import cache_dir
 LIMIT_VARIABLE = "LOPT_TEXT_CACHE_GB"
 _DEFAULT_LIMIT_GB = 16.0
 _LARGEST_FREE_SHARE = 0.25  # of the free disk, or of a GPU's free memory
-_GROWTH_BYTES = 256 * 2**20  # by which the file grows at a time
+_GROWTH_BYTES = 256 * 2**20  # the file grows by so many bytes at a time
 
 TextIds = tuple[int, ...]  # the token ids of a text
 
 
-class TextStates:
+class TextStore:
     """A store of keys and values ("states") of texts.
 
     Args:
@@ -49,7 +50,7 @@ class TextStates:
         self.shape, self.dtype, self.device, self._compute = shape, dtype, device, compute
         self.limit_bytes = _default_limit_bytes(device) if limit_bytes is None else limit_bytes
         self.used_bytes = 0
-        self.computed_count = 0  # of texts; a text that is computed again counts again
+        self.computed_text_count = 0  # a text that is computed again counts again
         self._stored_states: dict[TextIds, Tensor] = {}
         self._file = _MappedFile() if device.type == "cpu" else None
         self._lock = threading.Lock()
@@ -63,10 +64,11 @@ class TextStates:
 
         Several threads may call this at the same time.
         """
-        with torch.inference_mode(False), torch.no_grad():  # so that training can use what an evaluation stores
+        # Inference mode is off, because training cannot use tensors that an evaluation stores in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
             states_by_text = dict(zip(texts, self._compute(texts), strict=True)) if texts else {}
             with self._lock:
-                self.computed_count += len(states_by_text)
+                self.computed_text_count += len(states_by_text)
                 for text, states in states_by_text.items():
                     self._store(text, states)
         return states_by_text
@@ -77,13 +79,17 @@ class TextStates:
         Returns:
             Keys and values `[L, 2, R, H_kv, S, D]`, zero where a text is shorter than S. Lengths `[R]`.
         """
-        computed = self.compute_and_store(sorted({text for text in texts if text not in self._stored_states}, key=len))
-        layers, heads, dimension = self.shape
-        longest = max(map(len, texts))
-        size = (layers, 2, len(texts), heads, longest, dimension)
-        states_L2RHSD = torch.zeros(size, dtype=self.dtype, device=self.device)
+        computed_states = self.compute_and_store(
+            sorted({text for text in texts if text not in self._stored_states}, key=len)
+        )
+        layer_count, head_count, head_width = self.shape
+        longest_length = max(map(len, texts))
+        padded_shape = (layer_count, 2, len(texts), head_count, longest_length, head_width)
+        states_L2RHSD = torch.zeros(padded_shape, dtype=self.dtype, device=self.device)
         for row, text in enumerate(texts):
-            states_L2RHSD[:, :, row, :, : len(text)] = computed[text] if text in computed else self._stored_states[text]
+            states_L2RHSD[:, :, row, :, : len(text)] = (
+                computed_states[text] if text in computed_states else self._stored_states[text]
+            )
         return states_L2RHSD, torch.tensor([len(text) for text in texts], device=self.device)
 
     def _store(self, text: TextIds, states: Tensor) -> None:
@@ -93,10 +99,10 @@ class TextStates:
         destination = None
         if self.used_bytes + size_bytes <= self.limit_bytes:
             destination = (
-                states if self._file is None else self._file.new_tensor(states.shape, states.dtype, size_bytes)
+                states if self._file is None else self._file.allocate_tensor(states.shape, states.dtype, size_bytes)
             )
         if destination is None:  # the store or the disk is full
-            self.limit_bytes = self.used_bytes  # so that `missing_texts` stops offering texts that cannot be stored
+            self.limit_bytes = self.used_bytes  # from now on `missing_texts` returns no texts
             return
         self._stored_states[text] = destination if destination is states else destination.copy_(states)
         self.used_bytes += size_bytes
@@ -113,7 +119,7 @@ class _MappedFile:
         self._size_bytes, self._free_bytes = 0, 0
         self._piece: Any = None
 
-    def new_tensor(self, shape: Sequence[int], dtype: Any, size_bytes: int) -> Tensor | None:
+    def allocate_tensor(self, shape: Sequence[int], dtype: Any, size_bytes: int) -> Tensor | None:
         """Return a tensor whose memory is part of the file, or None if the disk is full."""
         if size_bytes > self._free_bytes:
             piece_bytes = max(size_bytes, _GROWTH_BYTES)
@@ -125,35 +131,35 @@ class _MappedFile:
             self._piece = mmap.mmap(self._file.fileno(), piece_bytes, offset=self._size_bytes)
             self._size_bytes += piece_bytes
             self._free_bytes = piece_bytes
-        count = size_bytes // torch.empty((), dtype=dtype).element_size()
-        offset = len(self._piece) - self._free_bytes
+        element_count = size_bytes // torch.empty((), dtype=dtype).element_size()
+        offset_bytes = len(self._piece) - self._free_bytes
         self._free_bytes -= size_bytes + -size_bytes % 64
-        return torch.frombuffer(self._piece, dtype=dtype, count=count, offset=offset).view(*shape)
+        return torch.frombuffer(self._piece, dtype=dtype, count=element_count, offset=offset_bytes).view(*shape)
 
 
-def _reserve_disk(file_descriptor: int, offset: int, size_bytes: int) -> None:
+def _reserve_disk(file_descriptor: int, offset_bytes: int, size_bytes: int) -> None:
     """Reserve these bytes of a file on the disk. If the system has no call for this (macOS), write zeros.
 
     Raises:
         OSError: the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file_descriptor, offset, size_bytes)
+        os.posix_fallocate(file_descriptor, offset_bytes, size_bytes)
         return
-    zeros = bytes(1 << 20)
+    zero_bytes = bytes(1 << 20)
     while size_bytes:
-        written = os.pwrite(file_descriptor, zeros[:size_bytes], offset)
-        offset, size_bytes = offset + written, size_bytes - written
+        written_bytes = os.pwrite(file_descriptor, zero_bytes[:size_bytes], offset_bytes)
+        offset_bytes, size_bytes = offset_bytes + written_bytes, size_bytes - written_bytes
 
 
 def _default_limit_bytes(device: Any) -> int:
-    value = os.environ.get(LIMIT_VARIABLE)
+    limit_text = os.environ.get(LIMIT_VARIABLE)
     try:
-        limit_gb = float(value) if value else _DEFAULT_LIMIT_GB
+        limit_gb = float(limit_text) if limit_text else _DEFAULT_LIMIT_GB
     except ValueError:
         limit_gb = -1.0
     if not limit_gb >= 0:
-        raise ValueError(f"{LIMIT_VARIABLE} is {value!r}; give a number of gigabytes, or 0 to store no texts")
+        raise ValueError(f"{LIMIT_VARIABLE} is {limit_text!r}; give a number of gigabytes, or 0 to store no texts")
     if device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(device)[0]
     else:

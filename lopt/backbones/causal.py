@@ -43,30 +43,32 @@ class CausalBackbone(Backbone):
         self.left_out_tokens = tuple(end_tokens(tokenizer))
         super().__init__(name, revision, model, without_end_tokens(tokenizer), window=window)
         if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for tests, which use the plain form
-            form = FlatForm(self.model, self.pad_id)
+            flat_form = FlatForm(self.model, self.pad_id)
             with torch.no_grad():
-                if flat_form_agrees(form, self._plain_label_state, self.sample_ids(4, 12)):
-                    self.flat = form
+                if flat_form_agrees(flat_form, self._plain_label_state, self.sample_ids(4, 12)):
+                    self.flat = flat_form
 
     def _logits(self, **inputs: Any) -> Any:
         return self.model(**inputs, **self._forward_options).logits
 
-    def take_form(self, flat: FlatForm | None, *, fused: bool, use_torch_kernels: bool | None = None) -> None:
+    def take_form(
+        self, flat_form: FlatForm | None, *, use_fused_parts: bool, use_torch_kernels: bool | None = None
+    ) -> None:
         """Run passes in another form than the one chosen when the model was loaded, to compare forms.
 
         Args:
-            flat: the flat form, or None for the plain form.
-            fused: whether to use the fused parts of `_fused` or the model's own.
+            flat_form: the flat form that runs the passes, or None for the plain form.
+            use_fused_parts: whether to use the fused parts of `_fused` or the model's own.
             use_torch_kernels: whether the flat form uses PyTorch's attention. None leaves the choice to the device.
         """
         from lopt.backbones._fused import fuse, unfuse
         from lopt.backbones._last_mlp import restrict_last_mlp
 
-        (fuse if fused else unfuse)(self.model)
-        self.flat = flat
-        if flat is not None:
+        (fuse if use_fused_parts else unfuse)(self.model)
+        self.flat = flat_form
+        if flat_form is not None:
             restrict_last_mlp(self.model)  # `unfuse` has undone it
-            flat.use_torch_kernels = self.device.type != "cpu" if use_torch_kernels is None else use_torch_kernels
+            flat_form.use_torch_kernels = self.device.type != "cpu" if use_torch_kernels is None else use_torch_kernels
 
     def copy(self) -> Self:
         backbone = super().copy()
@@ -87,13 +89,13 @@ class CausalBackbone(Backbone):
         return self.flat is None
 
     def fill_template(self, template: str) -> str:
-        completed = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
-        if "{mask}" in completed:
+        without_mask = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
+        if "{mask}" in without_mask:
             raise ValueError(
                 f"template {template!r}: a causal model reads the label after the last token, so put {{mask}} last or "
                 "leave it out"
             )
-        return completed
+        return without_mask
 
     def row_tokens(self, soft_prompt: Any, length: int) -> int:
         row_tokens = super().row_tokens if self.flat is None else self.flat.row_tokens
@@ -104,19 +106,19 @@ class CausalBackbone(Backbone):
 
     def cache_texts(self, texts: Any) -> None:
         assert self.flat is not None, "the plain form has no store of texts"
-        self.flat.texts.compute_and_store(texts)
+        self.flat.text_store.compute_and_store(texts)
 
     def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         label_state = self._plain_label_state if self.flat is None else self.flat.label_state
         return label_state(soft_prompt, ids_BT, lengths_B)
 
     def _plain_label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
-        return self.model.base_model(**inputs, **self._forward_options).last_hidden_state[label_places]
+        inputs, label_indices = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
+        return self.model.base_model(**inputs, **self._forward_options).last_hidden_state[label_indices]
 
     def _vocabulary_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
-        inputs, label_places = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
-        return self._logits(**inputs)[label_places]
+        inputs, label_indices = self._plain_inputs(soft_prompt, ids_BT, lengths_B)
+        return self._logits(**inputs)[label_indices]
 
     def _plain_inputs(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> tuple[dict[str, Any], Any]:
         """Return the arguments of the model's forward, and the rows and positions of the labels in its output.
@@ -135,16 +137,18 @@ class CausalBackbone(Backbone):
 
 
 def _learned_position_count(model: Any) -> int:
-    """Return how many positions a text can have if its position ids begin after the padding id, as in RoBERTa. For
-    other models return a number so large that it has no effect."""
+    """Return how many tokens a text can have if position ids begin after the padding id, as in RoBERTa.
+
+    For other models return a number so large that it has no effect.
+    """
     import torch
 
-    counts = [
+    position_counts = [
         module.num_embeddings - module.padding_idx - 1
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Embedding) and "position" in name and module.padding_idx is not None
     ]
-    return min(counts, default=sys.maxsize)
+    return min(position_counts, default=sys.maxsize)
 
 
 class CausalSpec:

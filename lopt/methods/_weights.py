@@ -43,7 +43,7 @@ class WeightMethod(Method):
                 for name, value in values.items():
                     factors[name].copy_(value)
         if config.precision == "bf16":
-            backbone_copy.autocast = torch.bfloat16
+            backbone_copy.autocast_dtype = torch.bfloat16
         trainable = sum(factor.numel() for factor in factors.values())
         counts = Counts(trainable=trainable, stored=trainable, materialised=0)
         return TrainableModel(backbone=backbone_copy, factors=factors, soft_prompt=lambda: None, counts=counts)

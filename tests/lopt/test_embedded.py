@@ -56,7 +56,7 @@ def test_the_bf16_folder_gives_the_same_bits_as_rounding_at_load(tmp_path, monke
 
     (tmp_path / fp32_folder.name).symlink_to(fp32_folder)
     (tmp_path / f"{fp32_folder.name}-bf16.lock").mkdir()  # the lock cannot be taken, as in a read-only folder
-    assert embedded._bf16_folder(tmp_path / fp32_folder.name) == tmp_path / fp32_folder.name
+    assert embedded._make_bf16_folder(tmp_path / fp32_folder.name) == tmp_path / fp32_folder.name
 
 
 def test_movie_snippets_are_complete():

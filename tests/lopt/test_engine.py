@@ -158,9 +158,9 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
     """If that raises, the passes compute them."""
     configs = [{**changes, "options": {"placement": "suffix"}} for changes in MIXED[:3]]
     trials = [make_trial("tiny", changes, steps=10, precision="fp32") for changes in configs]
-    text_store, texts_read = trials[0].backbone.flat.texts, []
+    text_store, texts_read = trials[0].backbone.flat.text_store, []
     text_store._stored_states.clear()  # of trials of other tests in this process
-    text_store.used_bytes, computed_before = 0, text_store.computed_count
+    text_store.used_bytes, computed_before = 0, text_store.computed_text_count
 
     real_cache_texts = type(trials[0].backbone).cache_texts
 
@@ -178,8 +178,8 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
     assert not engine.step()
     assert set(texts_read) <= needed
     assert raises or set(texts_read) == needed
-    assert text_store.computed_count - computed_before >= len(needed)
-    assert raises or text_store.computed_count - computed_before == len(needed)
+    assert text_store.computed_text_count - computed_before >= len(needed)
+    assert raises or text_store.computed_text_count - computed_before == len(needed)
 
 
 def batches_of(trial):

@@ -115,14 +115,14 @@ def test_attention_by_pytorchs_kernels_equals_the_one_for_the_cpu():
     from lopt.backbones import _attention
 
     torch.manual_seed(0)
-    prompts = Block(begin=0, rows=2, tokens=3)
-    texts = Block(begin=6, rows=3, tokens=4, prefix_block=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
+    prompts = Block(begin=0, row_count=2, padded_length=3)
+    texts = Block(begin=6, row_count=3, padded_length=4, prefix_block=prompts, prefix_of_row_R=torch.tensor([1, 0, 1]))
     past_states = torch.randn(1, 2, 2, 2, 5, 8, dtype=torch.float64)
-    suffixes = Block(begin=18, rows=2, tokens=3, past_states=past_states, past_lengths=torch.tensor([5, 2]))
+    suffixes = Block(begin=18, row_count=2, padded_length=3, past_states=past_states, past_lengths=torch.tensor([5, 2]))
     uneven = Block(
         begin=24,
-        rows=3,
-        tokens=4,
+        row_count=3,
+        padded_length=4,
         prefix_block=prompts,
         prefix_of_row_R=torch.tensor([0, 1, 1]),
         **padded_to(4, [4, 1, 3]),
@@ -142,11 +142,11 @@ def test_attention_by_pytorchs_kernels_equals_the_one_for_the_cpu():
 
 def test_the_backward_pass_of_attention_is_its_derivative():
     torch.manual_seed(0)
-    prompts = Block(begin=0, rows=2, tokens=2)
+    prompts = Block(begin=0, row_count=2, padded_length=2)
     texts = Block(
         begin=4,
-        rows=3,
-        tokens=2,
+        row_count=3,
+        padded_length=2,
         prefix_block=prompts,
         prefix_of_row_R=torch.tensor([1, 0, 1]),
         **padded_to(2, [1, 2, 2]),
@@ -185,7 +185,7 @@ def test_an_mlp_that_returns_more_than_states_is_computed_everywhere():
             return 2 * states, "which experts"
 
     mixture, states = Mixture(), torch.randn(1, 5, 3)
-    mixture.__class__ = _last_mlp._restricted_class(Mixture)
+    mixture.__class__ = _last_mlp._make_restricted_class(Mixture)
     with _last_mlp.last_mlp_only_at(torch.tensor([1, 4])):
         output, experts = mixture(states)
     assert torch.equal(output, 2 * states)
@@ -216,14 +216,14 @@ def packed_suffixes():
 def test_texts_are_computed_once_and_shared_between_prompts_and_passes():
     backbone = make_backbone("llama")
     ids_BT, lengths_B = batch(6)
-    texts = backbone.flat.texts
+    texts = backbone.flat.text_store
     # Loading the backbone has computed texts already, for its checks.
-    computed_before, bytes_before = texts.computed_count, texts.used_bytes
+    computed_before, bytes_before = texts.computed_text_count, texts.used_bytes
     first = logits_and_gradients(backbone, packed_suffixes(), ids_BT, lengths_B)
     distinct_count = len(set(texts_of(ids_BT, lengths_B)))
-    assert texts.computed_count == computed_before + distinct_count
+    assert texts.computed_text_count == computed_before + distinct_count
     second = logits_and_gradients(backbone, packed_suffixes(), ids_BT, lengths_B)
-    assert texts.computed_count == computed_before + distinct_count
+    assert texts.computed_text_count == computed_before + distinct_count
     for first_tensor, second_tensor in zip(first, second, strict=True):
         assert torch.equal(first_tensor, second_tensor)
     bytes_per_token = 2 * 2 * 2 * (WIDTH // 4) * 4  # layers, keys and values, heads, width of a head, bytes
@@ -249,7 +249,7 @@ def test_uncached_texts_are_those_that_the_store_has_room_for_and_does_not_have(
     assert backbone.uncached_texts(suffix_with_update, texts) == [], "the update changes its texts"
     backbone.cache_texts(texts[:2])
     assert set(backbone.uncached_texts(suffix, texts)) == set(texts[2:]) - set(texts[:2])
-    backbone.flat.texts.limit_bytes = backbone.flat.texts.used_bytes
+    backbone.flat.text_store.limit_bytes = backbone.flat.text_store.used_bytes
     assert backbone.uncached_texts(suffix, texts) == [], "there is no room for more"
     backbone.flat = None
     assert backbone.uncached_texts(suffix, texts) == []
@@ -259,19 +259,19 @@ def test_uncached_texts_are_those_that_the_store_has_room_for_and_does_not_have(
 def test_beyond_the_limit_texts_are_computed_again_with_the_same_result(limit_bytes):
     backbone = make_backbone("llama")
     expected = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
-    backbone.flat.texts.limit_bytes = limit_bytes
-    backbone.flat.texts._stored_states.clear()
-    backbone.flat.texts.used_bytes = 0
-    computed_before = backbone.flat.texts.computed_count
+    backbone.flat.text_store.limit_bytes = limit_bytes
+    backbone.flat.text_store._stored_states.clear()
+    backbone.flat.text_store.used_bytes = 0
+    computed_before = backbone.flat.text_store.computed_text_count
     for _ in range(2):
         results = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
         for result, expected_result in zip(results, expected, strict=True):
             torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
-    assert backbone.flat.texts.used_bytes <= limit_bytes
+    assert backbone.flat.text_store.used_bytes <= limit_bytes
     assert backbone.uncached_texts(packed_prompts(torch.float32).prompts[3], [(1, 2, 3, 4)] * 9) == [], (
         "no text is computed ahead in vain"
     )
-    assert backbone.flat.texts.computed_count > computed_before + 6
+    assert backbone.flat.text_store.computed_text_count > computed_before + 6
 
 
 def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
@@ -281,7 +281,7 @@ def test_a_full_disk_stops_the_store_from_growing_and_nothing_else(monkeypatch):
     monkeypatch.setattr(_texts.os, "posix_fallocate", fail)
     backbone = make_backbone("gpt2")
     logits_and_gradients(backbone, packed_suffixes(), *batch(6))
-    assert backbone.flat.texts.used_bytes == 0
+    assert backbone.flat.text_store.used_bytes == 0
 
 
 def test_texts_are_stored_even_if_the_system_has_no_call_to_reserve_disk(monkeypatch):
@@ -292,7 +292,7 @@ def test_texts_are_stored_even_if_the_system_has_no_call_to_reserve_disk(monkeyp
     backbone = make_backbone("gpt2")
     assert backbone.flat is not None
     results = logits_and_gradients(backbone, packed_suffixes(), *batch(6))
-    assert backbone.flat.texts.used_bytes > 0
+    assert backbone.flat.text_store.used_bytes > 0
     for result, expected_result in zip(results, expected, strict=True):
         torch.testing.assert_close(result, expected_result, rtol=1e-5, atol=1e-6)
 
@@ -321,7 +321,7 @@ def test_a_model_with_a_sliding_window_takes_the_plain_form():
 def test_attention_that_has_no_flat_form_is_refused(special):
     heads = [torch.randn(1, 2, 3, 4) for _ in range(3)]
     with pytest.raises(ValueError, match="has no flat form"):
-        attend_in_blocks(None, *heads, None, layout=Layout([Block(begin=0, rows=1, tokens=3)]), **special)
+        attend_in_blocks(None, *heads, None, layout=Layout([Block(begin=0, row_count=1, padded_length=3)]), **special)
 
 
 def test_a_copy_whose_weights_change_takes_the_plain_form_and_the_models_own_norms():

@@ -40,7 +40,7 @@ def test_initial_rows_are_as_large_as_the_embeddings_that_the_model_sees(kind, s
     backbone = backbones.load(save_model(tmp_path, model_with(kind)), "fp32")
     weight_VH = next(backbone.model.get_input_embeddings().parameters()).numpy()
     ids = np.array([5, 9])
-    rows_KH = backbone.vocabulary((" bad", " great")).token_rows(ids)
+    rows_KH = backbone.vocabulary((" bad", " great")).token_embeddings(ids)
     np.testing.assert_allclose(rows_KH, scale * weight_VH[ids], rtol=1e-6)
     options = {"init": "label_words"}
     trial = TrialConfig(method="prompt_tuning", task="toy", length=2, backbone=str(tmp_path), options=options)

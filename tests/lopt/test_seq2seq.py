@@ -357,4 +357,4 @@ def test_t5s_own_tokenizer_gives_the_expected_label_and_sentinel_tokens(shared):
     assert len(ordinary) == 5000
     assert not set(ordinary.tolist()) & set(t5_tokenizer.all_special_ids)
     weight_VH = backbone.model.shared.weight.detach().double().numpy()
-    np.testing.assert_allclose(vocabulary.label_rows(), weight_VH[[4273, 150]], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(vocabulary.label_word_embeddings(), weight_VH[[4273, 150]], rtol=0, atol=1e-12)
