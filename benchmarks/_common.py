@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from lopt.records import now, provenance
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
 T = TypeVar("T")
 
 
@@ -27,25 +27,25 @@ def synchronised_time() -> float:
     return time.perf_counter()
 
 
-def time_calls(function: Callable[[], Any], count: int) -> list[float]:
-    """Return the seconds of each of `count` calls, one after the other."""
-    times = [synchronised_time()]
-    for _ in range(count):
+def time_calls(function: Callable[[], Any], call_count: int) -> list[float]:
+    """Return the seconds of each of `call_count` calls, one after the other."""
+    times_s = [synchronised_time()]
+    for _ in range(call_count):
         function()
-        times.append(synchronised_time())
-    return intervals(times)
+        times_s.append(synchronised_time())
+    return intervals_between(times_s)
 
 
-def intervals(times: Sequence[float]) -> list[float]:
-    return [end - begin for begin, end in itertools.pairwise(times)]
+def intervals_between(times_s: Sequence[float]) -> list[float]:
+    return [end - begin for begin, end in itertools.pairwise(times_s)]
 
 
-def run_in_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def run_in_turns(contenders: Mapping[str, Callable[[], T]], round_count: int) -> dict[str, list[T]]:
     """Call every contender once in each round, in reverse order in every second round; return their results by name."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
-    for round_number in range(rounds):
+    for round_number in range(round_count):
         for name in list(contenders)[:: -1 if round_number % 2 else 1]:
-            print(f"round {round_number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
+            print(f"round {round_number + 1}/{round_count}: {name}", file=sys.stderr, flush=True)
             results[name].append(contenders[name]())
     return results
 
@@ -62,11 +62,11 @@ def speed_ratios(baseline_s: Sequence[float], contender_s: Sequence[float]) -> t
 
 def run_context() -> dict[str, Any]:
     """Return the date, command, commit, versions, hardware and load of this run, for its result."""
-    script, *arguments = sys.argv
+    script_path, *arguments = sys.argv
     # Of an absolute path only the last part is kept, because the rest says something about this machine only.
     arguments = [Path(argument).name if argument.startswith(os.sep) else argument for argument in arguments]
-    command = " ".join(["python", f"benchmarks/{Path(script).name}", *arguments])
-    context = provenance(date=now(), command=command, load=[round(load, 2) for load in os.getloadavg()])
+    command = " ".join(["python", f"benchmarks/{Path(script_path).name}", *arguments])
+    context = provenance(date=now(), command=command, load=[round(load_average, 2) for load_average in os.getloadavg()])
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         context["versions"] = {**context["versions"], "accelerate": importlib.metadata.version("accelerate")}
     return context
@@ -85,8 +85,8 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with aligned columns: the first is aligned to the left, the others to the right."""
     all_rows = [list(header), *map(list, rows)]
     first_width, *widths = (max(map(len, column)) for column in zip(*all_rows, strict=True))
-    line = "  ".join([f"{{:<{first_width}}}", *(f"{{:>{width}}}" for width in widths)])
-    return "\n".join(line.format(*row).rstrip() for row in all_rows)
+    line_format = "  ".join([f"{{:<{first_width}}}", *(f"{{:>{width}}}" for width in widths)])
+    return "\n".join(line_format.format(*row).rstrip() for row in all_rows)
 
 
 def add_out_option(parser: Any) -> None:
@@ -97,7 +97,7 @@ def save_result(script: str, result: Mapping[str, Any], folder: Path | None, *, 
     """Append a run's result to `<script>.jsonl`; the result of a smoke test is saved only if a folder is given."""
     if smoke and folder is None:
         return
-    folder = folder or RESULTS
+    folder = folder or RESULTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{script}.jsonl").open("a") as file:
         file.write(json.dumps(result, sort_keys=True, allow_nan=False) + "\n")

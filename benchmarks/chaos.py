@@ -3,8 +3,8 @@
     python benchmarks/chaos.py [--seed 0]
 
 Twenty-four trials (`twenty_four.py`) run on two nodes of one processor each. At random numbers of steps, `kill -9` hits
-in turn the driver (the command itself), a worker, a trial's process, the keeper (it owns the workers), and the raylet
-of the second node. After a death of the driver the same command is started again. A dead node is replaced.
+in turn the driver (the command itself), a worker, a trial's process, the keeper (it owns the workers), and the second
+node's raylet (Ray's own process). When the driver has died, the same command is started again. A dead node is replaced.
 
 In the end every trial must have finished exactly once, and no trial may have continued from an earlier step than that
 of its last checkpoint. Every record must equal that of the undisturbed run, except for times: bit for bit if the trial
@@ -44,8 +44,8 @@ from sweeps.results.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER, RAYLET = "driver", "second raylet"
-TITLES = {"worker": "ray::Worker", "trial's process": "ray::ImplicitFunc", "keeper": "ray::Keeper"}
-VICTIMS = (DRIVER, *TITLES, RAYLET)
+TITLE_BY_VICTIM = {"worker": "ray::Worker", "trial's process": "ray::ImplicitFunc", "keeper": "ray::Keeper"}
+VICTIMS = (DRIVER, *TITLE_BY_VICTIM, RAYLET)
 TOLERANCE = 1e-3  # for losses and accuracies of trials that share a pass, in fp32
 _RESUMED_TRIAL = re.compile(r"\| (search|confirm) (.+), lr \S+: (continues at step|starts over) ?([\d,]*)")
 _POLL_S, _STUCK_S = 0.1, 300.0
@@ -56,10 +56,10 @@ class RunObserver:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.steps: dict[str, int] = {}  # steps of each trial in its last checkpoint or its record, by key
+        self.steps_by_key: dict[str, int] = {}  # steps of each trial in its last checkpoint or its record
         self.faults: list[str] = []  # descriptions of what must not have happened
-        self._start_times: dict[str, str] = {}  # by key; a trial that starts over has another start time
-        self._record_files: dict[str, tuple[int, int]] = {}  # inode and write time, by file name
+        self._start_time_by_key: dict[str, str] = {}  # a trial that starts over has another start time
+        self._file_ids_by_name: dict[str, tuple[int, int]] = {}  # inode and write time of each record's file
 
     def observe(self) -> int:
         """Read the run's checkpoints and new records; return the steps of all trials together."""
@@ -68,32 +68,32 @@ class RunObserver:
                 description = checkpoint.read_description(path)
                 self._observe_trial(description["key"], description["step"], description["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
-            status = path.stat()
-            record_file = status.st_ino, status.st_mtime_ns
-            if path.name not in self._record_files:
+            file_status = path.stat()
+            record_file = file_status.st_ino, file_status.st_mtime_ns
+            if path.name not in self._file_ids_by_name:
                 record = json.loads(path.read_text())
                 self._observe_trial(record["key"], record["steps"], record["started_at"])
-            elif self._record_files[path.name] != record_file:
+            elif self._file_ids_by_name[path.name] != record_file:
                 self.faults.append(f"record {path.name} was written again")
-            self._record_files[path.name] = record_file
-        return sum(self.steps.values())
+            self._file_ids_by_name[path.name] = record_file
+        return sum(self.steps_by_key.values())
 
     def _observe_trial(self, key: str, step: int, started_at: str) -> None:
-        if step < self.steps.get(key, 0):
-            self.faults.append(f"trial {key} went back from step {self.steps[key]} to {step}")
-        if self._start_times.setdefault(key, started_at) != started_at:
+        if step < self.steps_by_key.get(key, 0):
+            self.faults.append(f"trial {key} went back from step {self.steps_by_key[key]} to {step}")
+        if self._start_time_by_key.setdefault(key, started_at) != started_at:
             self.faults.append(f"trial {key} had a checkpoint and started over")
-        self.steps[key], self._start_times[key] = step, started_at
+        self.steps_by_key[key], self._start_time_by_key[key] = step, started_at
 
 
-class Nodes:
+class TwoNodeCluster:
     """A Ray cluster of two nodes with one processor each, whose processes all descend from this process."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        self._second = self._cluster.add_node(num_cpus=1)
+        self._second_node = self._cluster.add_node(num_cpus=1)
         self.address: str = self._cluster.address
         self._sweep_processes: set[psutil.Process] = set()
 
@@ -108,16 +108,16 @@ class Nodes:
         return processes
 
     @property
-    def raylet(self) -> psutil.Process:
-        return psutil.Process(self._second.all_processes["raylet"][0].process.pid)
+    def second_raylet(self) -> psutil.Process:
+        return psutil.Process(self._second_node.all_processes["raylet"][0].process.pid)
 
-    def replace_second(self) -> None:
-        self._cluster.remove_node(self._second, allow_graceful=False)
-        self._second = self._cluster.add_node(num_cpus=1)
+    def replace_second_node(self) -> None:
+        self._cluster.remove_node(self._second_node, allow_graceful=False)
+        self._second_node = self._cluster.add_node(num_cpus=1)
 
-    def leftover_faults(self) -> list[str]:
+    def find_leftover_faults(self) -> list[str]:
         """Return a fault for each process of a sweep that is still alive, even if its raylet has died."""
-        self.find_processes(*TITLES.values())
+        self.find_processes(*TITLE_BY_VICTIM.values())
         _, alive = psutil.wait_procs(self._sweep_processes, timeout=60)
         return [f"process {process.pid} is still there" for process in alive]
 
@@ -150,9 +150,9 @@ class Driver:
 
     def wait(self) -> int:
         """Wait until the command has ended; return its exit code."""
-        code = self.process.wait()
+        exit_code = self.process.wait()
         self._reader.join()
-        return code
+        return exit_code
 
 
 @dataclass(kw_only=True)
@@ -164,12 +164,12 @@ class Kill:
     at_s: float
     back_s: float = 0.0  # time until all trials that it interrupted had continued
     trials_back: int = 0  # number of trials that continued from a checkpoint
-    repeated: int = 0  # steps done twice, at most. (The last checkpoint is of the last evaluation.)
+    repeated: int = 0  # at most so many steps were done twice, because the last checkpoint is of the last evaluation
     saved_steps: dict[str, int]  # steps of each trial in its last checkpoint, by key
 
 
 def disturb(
-    nodes: Nodes, driver: Driver, observer: RunObserver, kill_steps: list[int], generator: random.Random
+    cluster: TwoNodeCluster, driver: Driver, observer: RunObserver, kill_steps: list[int], generator: random.Random
 ) -> tuple[list[Kill], int]:
     """Kill a process at each of these numbers of steps, then wait for the end.
 
@@ -195,14 +195,14 @@ def disturb(
             if victim == DRIVER:
                 process = psutil.Process(driver.process.pid)
             elif victim == RAYLET:
-                nodes.find_processes(*TITLES.values())  # so that `leftover_faults` checks the raylet's processes, too
-                process = nodes.raylet
-            elif processes := nodes.find_processes(TITLES[victim]):
+                cluster.find_processes(*TITLE_BY_VICTIM.values())  # for `find_leftover_faults`
+                process = cluster.second_raylet
+            elif processes := cluster.find_processes(TITLE_BY_VICTIM[victim]):
                 process = generator.choice(sorted(processes, key=lambda process: process.pid))
             else:
                 continue
             break
-        kills.append(Kill(victim=victim, at_steps=steps, at_s=time.monotonic(), saved_steps=dict(observer.steps)))
+        kills.append(Kill(victim=victim, at_steps=steps, at_s=time.monotonic(), saved_steps={**observer.steps_by_key}))
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
         print(f"kill {len(kills)}: {victim} at step {steps:,}", file=sys.stderr, flush=True)
@@ -210,7 +210,7 @@ def disturb(
             driver.wait()
             driver.start()
         elif victim == RAYLET:
-            nodes.replace_second()
+            cluster.replace_second_node()
     return kills, wait_for_end(driver, observer)
 
 
@@ -223,18 +223,18 @@ def wait_for_end(driver: Driver, observer: RunObserver) -> int:
 
 
 def attribute_output(
-    kills: list[Kill], driver: Driver, keys: Mapping[tuple[str, str], str], eval_every: int
+    kills: list[Kill], driver: Driver, trial_keys: Mapping[tuple[str, str], str], eval_every: int
 ) -> Iterator[str]:
     """Add to each kill what the command printed about resumed trials until the next kill; yield faults."""
     for time_s, line in driver.lines:
         match, kill = _RESUMED_TRIAL.search(line), next((kill for kill in reversed(kills) if kill.at_s <= time_s), None)
         if match is None or kill is None:
             continue
-        phase, cell, event, step = match.groups()
-        if event == "starts over":
+        phase, cell, action, step = match.groups()
+        if action == "starts over":
             yield line
             continue
-        resumed_at, saved_step = int(step.replace(",", "")), kill.saved_steps.get(keys.get((phase, cell), ""), 0)
+        resumed_at, saved_step = int(step.replace(",", "")), kill.saved_steps.get(trial_keys.get((phase, cell), ""), 0)
         if resumed_at < saved_step:
             yield f"{phase} {cell} continued at step {resumed_at} although it had a checkpoint at step {saved_step}"
         kill.trials_back += 1
@@ -242,13 +242,13 @@ def attribute_output(
         kill.back_s = time_s - kill.at_s
 
 
-def differences(left: Any, right: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield where two records differ, apart from times, and by how much; infinity for values other than numbers."""
+def find_differences(left: Any, right: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield where two records differ, apart from times, and by how much: infinity for values other than numbers."""
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)) and len(left) == len(right):
         left, right = dict(enumerate(left)), dict(enumerate(right))
     if isinstance(left, dict) and isinstance(right, dict):
         for name in sorted({*left, *right} - set(MEASURED_FIELDS)):
-            yield from differences(left.get(name), right.get(name), f"{path} {name}".strip())
+            yield from find_differences(left.get(name), right.get(name), f"{path} {name}".strip())
     elif left != right:
         yield path, abs(left - right) if isinstance(left, float) and isinstance(right, float) else math.inf
 
@@ -265,7 +265,7 @@ def compare_records(disturbed: Mapping[str, Any], undisturbed: Mapping[str, Any]
         tolerance = TOLERANCE if TrialConfig.from_dict(record["config"]).shares_backbone else 0.0
         if record["status"] != "complete":
             faults.append(f"trial {key} is {record['status']}: {record['error']}")
-        for path, difference in differences(record, undisturbed[key].to_dict()):
+        for path, difference in find_differences(record, undisturbed[key].to_dict()):
             largest_difference = max(largest_difference, difference if difference <= tolerance else 0.0)
             if difference > tolerance:
                 faults.append(f"trial {key} ({record['cell']}, {record['phase']}): {path} differs by {difference:g}")
@@ -284,45 +284,45 @@ def main(argv: list[str] | None = None) -> int:
         options.kills, options.steps = len(VICTIMS), 100
     context, generator = _common.run_context(), random.Random(options.seed)
     print(_common.hardware_line(context))
-    with tempfile.TemporaryDirectory() as out, contextlib.closing(Nodes()) as nodes:
+    with tempfile.TemporaryDirectory() as out_folder, contextlib.closing(TwoNodeCluster()) as cluster:
         command = [
-            sys.executable, "sweeps/run.py", "--space", "benchmarks/twenty_four.py", "--out", out,
+            sys.executable, "sweeps/run.py", "--space", "benchmarks/twenty_four.py", "--out", out_folder,
             "--set", f"max_steps={options.steps}", "--trials-per-gpu", "4", "--name",
         ]  # fmt: skip
 
         def read_records(run: str) -> dict[str, Any]:
-            return {record.key: record for record in Store(out, run).records()}
+            return {record.key: record for record in Store(out_folder, run).records()}
 
-        began = time.monotonic()
-        driver = Driver([*command, "undisturbed"], nodes.address)
-        exit_code = wait_for_end(driver, RunObserver(Path(out, "undisturbed")))
-        undisturbed_s, undisturbed = time.monotonic() - began, read_records("undisturbed")
+        began_s = time.monotonic()
+        driver = Driver([*command, "undisturbed"], cluster.address)
+        exit_code = wait_for_end(driver, RunObserver(Path(out_folder, "undisturbed")))
+        undisturbed_s, undisturbed_records = time.monotonic() - began_s, read_records("undisturbed")
         if exit_code:
             print(driver.output)
             return 1
-        steps = sum(record.steps for record in undisturbed.values())
-        eval_every = next(iter(undisturbed.values())).config["eval_every"]
+        steps = sum(record.steps for record in undisturbed_records.values())
+        eval_every = next(iter(undisturbed_records.values())).config["eval_every"]
         kill_steps = sorted(generator.randrange(steps // 50, steps * 19 // 20) for _ in range(options.kills))
 
-        began, observer = time.monotonic(), RunObserver(Path(out, "disturbed"))
-        driver = Driver([*command, "disturbed"], nodes.address)
-        kills, exit_code = disturb(nodes, driver, observer, kill_steps, generator)
-        disturbed_s = time.monotonic() - began
+        began_s, observer = time.monotonic(), RunObserver(Path(out_folder, "disturbed"))
+        driver = Driver([*command, "disturbed"], cluster.address)
+        kills, exit_code = disturb(cluster, driver, observer, kill_steps, generator)
+        disturbed_s = time.monotonic() - began_s
         faults = list(observer.faults)
         if exit_code:
             faults.append(f"the command ended with exit code {exit_code}: {driver.lines[-1:]}")
         if len(kills) < options.kills:
             faults.append(f"the sweep ended after {len(kills)} kills instead of {options.kills}")
-        keys = {(record.phase, record.cell): key for key, record in undisturbed.items()}
-        faults += attribute_output(kills, driver, keys, eval_every)
-        record_faults, largest_difference = compare_records(read_records("disturbed"), undisturbed)
-        faults += [*record_faults, *nodes.leftover_faults()]
+        trial_keys = {(record.phase, record.cell): key for key, record in undisturbed_records.items()}
+        faults += attribute_output(kills, driver, trial_keys, eval_every)
+        record_faults, largest_difference = compare_records(read_records("disturbed"), undisturbed_records)
+        faults += [*record_faults, *cluster.find_leftover_faults()]
         _, traceback, later_output = driver.output.partition("Traceback")
         if traceback:
             faults.append(f"the command printed {(traceback + later_output)[:4000]}")
 
     for kill in kills:
-        kill.at_s -= began
+        kill.at_s -= began_s
     rows = [
         [str(number), f"{kill.at_steps:,}", f"{kill.at_s:.0f}", kill.victim, f"{kill.back_s:.1f}",
          str(kill.trials_back), str(kill.repeated)]
@@ -330,8 +330,8 @@ def main(argv: list[str] | None = None) -> int:
     ]  # fmt: skip
     header = ["kill", "at step", "at s", "victim", "s until all were back", "trials back", "steps repeated, at most"]
     print(_common.format_table(header, rows))
-    print(f"\n{len(undisturbed)} trials, {steps:,} steps: {undisturbed_s:.0f} s undisturbed, {disturbed_s:.0f} s with "
-          f"{len(kills)} kills")  # fmt: skip
+    print(f"\n{len(undisturbed_records)} trials, {steps:,} steps: {undisturbed_s:.0f} s undisturbed, "
+          f"{disturbed_s:.0f} s with {len(kills)} kills")  # fmt: skip
     print(f"largest tolerated difference, for a shared pass: {largest_difference:.2g} (tolerance {TOLERANCE:g})")
     print(*(f"FAULT: {fault}\n" for fault in faults), sep="", end="")
     no_faults = "every trial finished once, none started over, and all records are equal"
@@ -339,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "settings": {name: value for name, value in vars(options).items() if name != "out"},
         "kills": [{field: value for field, value in asdict(kill).items() if field != "saved_steps"} for kill in kills],
-        "trials": len(undisturbed), "steps": steps, "alone_s": undisturbed_s, "disturbed_s": disturbed_s,
+        "trials": len(undisturbed_records), "steps": steps, "alone_s": undisturbed_s, "disturbed_s": disturbed_s,
         "largest_difference": largest_difference, "faults": faults,
     }  # fmt: skip
     _common.save_result("chaos", {**context, **result}, options.out, smoke=options.quick)

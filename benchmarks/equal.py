@@ -1,9 +1,9 @@
 """Packed trials compared with the same trials alone: python benchmarks/equal.py [--seeds 5] [--steps 30] [--rate 0.05]
 
 The benchmark compares losses and accuracies of LoPT-1 over several seeds, on film-review sentences with the embedded
-backbone in fp32. A pass of packed trials adds numbers in another order, and training enlarges this difference. The
-accuracies must agree as closely as those of two seeds. At a high learning rate a trial does not even repeat its own
-result, packed or alone (LOG.md).
+backbone in fp32. A pass of packed trials adds numbers in another order than a pass of one trial, and training enlarges
+the difference. The accuracies must agree as closely as those of two seeds. At a high learning rate a trial does not
+even repeat its own result, packed or alone (LOG.md).
 """
 
 import argparse
@@ -53,30 +53,34 @@ def main(argv: list[str] | None = None) -> int:
             for seed in range(options.seeds)
         ]  # fmt: skip
 
-    alone, packed, engine = begin_trials(), begin_trials(), Engine()
-    for trial in packed:
+    alone_trials, packed_trials, engine = begin_trials(), begin_trials(), Engine()
+    for trial in packed_trials:
         engine.admit(trial)
-    for _ in itertools.chain(*alone, engine):  # iterating over a trial or an engine trains to the end
+    for _ in itertools.chain(*alone_trials, engine):  # iterating over a trial or an engine trains to the end
         pass
-    alone_losses, packed_losses = ([trial.evaluations[0].train_loss for trial in trials] for trials in (alone, packed))
+    alone_losses, packed_losses = (
+        [trial.evaluations[0].train_loss for trial in trials] for trials in (alone_trials, packed_trials)
+    )
     loss_difference = max(
         abs(alone_loss - packed_loss) for alone_loss, packed_loss in zip(alone_losses, packed_losses, strict=True)
     )
     alone_accuracies, packed_accuracies = (
-        [trial.evaluations[-1].selection_accuracy for trial in trials] for trials in (alone, packed)
+        [trial.evaluations[-1].selection_accuracy for trial in trials] for trials in (alone_trials, packed_trials)
     )
     for name, accuracies in (("alone", alone_accuracies), ("packed", packed_accuracies)):
-        mean, spread = 100 * statistics.mean(accuracies), 100 * statistics.pstdev(accuracies)
+        mean, deviation = 100 * statistics.mean(accuracies), 100 * statistics.pstdev(accuracies)
         percentages = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
-        print(f"{name:<7} {percentages}; mean {mean:.1f}, standard deviation {spread:.1f}")
+        print(f"{name:<7} {percentages}; mean {mean:.1f}, standard deviation {deviation:.1f}")
     print(f"largest difference of the mean loss up to the first evaluation: {loss_difference:.2g}")
-    differences = [
+    accuracy_differences = [
         packed_accuracy - alone_accuracy
         for alone_accuracy, packed_accuracy in zip(alone_accuracies, packed_accuracies, strict=True)
     ]
     if options.seeds > 1:
-        half_width = float(stdtrit(options.seeds - 1, 0.975)) * statistics.stdev(differences) / math.sqrt(options.seeds)
-        mean = statistics.mean(differences)
+        half_width = (
+            float(stdtrit(options.seeds - 1, 0.975)) * statistics.stdev(accuracy_differences) / math.sqrt(options.seeds)
+        )
+        mean = statistics.mean(accuracy_differences)
         print(
             f"packed minus alone, in percentage points: {100 * mean:+.1f} [{100 * (mean - half_width):+.1f}, "
             f"{100 * (mean + half_width):+.1f}], 95 % t interval over seeds"

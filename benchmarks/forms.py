@@ -1,8 +1,8 @@
 """How long each form of a training step takes on this machine: python benchmarks/forms.py [--threads 2] [--steps 6]
 
-One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) computes the same batches in several forms, which
-take turns in one process. For three prompt lengths n, the benchmark prints the median time of a step in each form,
-divided by that of the plain form.
+One trial (LoPT-1, batch 16, film-review sentences, embedded backbone) computes the same batches in several forms: plain
+or flat (`lopt/backbones/_flat.py`), with or without fused norms. The forms take turns in one process. For three prompt
+lengths n, the benchmark prints the median time of a step in each form, divided by that of the plain form.
 """
 
 import argparse
@@ -36,17 +36,17 @@ def form_switches(backbone: Any) -> dict[str, Callable[[], None]]:
     }
 
 
-def time_steps(trial: Any, switches: dict[str, Callable[[], None]], steps: int) -> dict[str, list[float]]:
+def time_steps(trial: Any, switch_by_form: dict[str, Callable[[], None]], step_count: int) -> dict[str, list[float]]:
     """Return the seconds of each step in each form, without the first step."""
-    times: dict[str, list[float]] = {}
-    for step, positions in enumerate(itertools.islice(trial._batches, steps + 1)):
-        for form, switch in switches.items():
+    seconds_by_form: dict[str, list[float]] = {}
+    for step, positions in enumerate(itertools.islice(trial._batches, step_count + 1)):
+        for form, switch in switch_by_form.items():
             switch()
             began = time.perf_counter()
             trial.loss(positions).backward()
             if step:
-                times.setdefault(form, []).append(time.perf_counter() - began)
-    return times
+                seconds_by_form.setdefault(form, []).append(time.perf_counter() - began)
+    return seconds_by_form
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,20 +65,24 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     context = _common.run_context()
     print(_common.hardware_line(context))
-    times_by_length = {}
+    seconds_by_length = {}
     for length in (10, 20, 30):
         config = TrialConfig(
             method="lopt1", task=options.task, backbone=options.backbone, length=length, rank=2, learning_rate=0.1,
             max_tokens=48, train_examples=160, selection_examples=32, test_examples=32,
         )  # fmt: skip
         trial = Trial(config)
-        switches = form_switches(trial.backbone)
-        times = times_by_length[length] = time_steps(trial, switches, options.steps)
-        switches[DEFAULT_FORM]()
-        plain_s = statistics.median(times["plain"])
-        ratios = (f"{form} {statistics.median(form_times) / plain_s:.2f}" for form, form_times in times.items())
-        print(f"n={length}, {trial.config.precision}, {options.threads} thread(s): {'; '.join(ratios)}", flush=True)
-    _common.save_result("forms", {**context, "seconds": times_by_length}, options.out,
+        switch_by_form = form_switches(trial.backbone)
+        seconds_by_form = seconds_by_length[length] = time_steps(trial, switch_by_form, options.steps)
+        switch_by_form[DEFAULT_FORM]()
+        plain_s = statistics.median(seconds_by_form["plain"])
+        ratio_texts = (
+            f"{form} {statistics.median(form_seconds) / plain_s:.2f}" for form, form_seconds in seconds_by_form.items()
+        )
+        print(
+            f"n={length}, {trial.config.precision}, {options.threads} thread(s): {'; '.join(ratio_texts)}", flush=True
+        )
+    _common.save_result("forms", {**context, "seconds": seconds_by_length}, options.out,
                         smoke=options.backbone != "embedded")  # fmt: skip
     return 0
 

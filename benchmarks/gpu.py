@@ -33,8 +33,8 @@ from lopt.batches import collate
 from lopt.engine import Engine
 from lopt.training import Trial
 
-BATCH, LENGTH, TEXT_TOKENS, RATE = 16, 10, 40, 0.3
-EXAMPLES = 512
+BATCH_SIZE, PROMPT_LENGTH, TEXT_TOKENS, LEARNING_RATE = 16, 10, 40, 0.3
+EXAMPLE_COUNT = 512
 ALONE = "one trial"
 NOTES = """\
 share: the FLOP/s as a share of the fastest matrix product of this run, with 4 FLOPs for each token and each weight that
@@ -72,18 +72,18 @@ def build_model(name: str, *, dry: bool) -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     if name == "gpt2-large":
-        size = {"n_embd": 32, "n_layer": 2, "n_head": 2} if dry else {"n_embd": 1280, "n_layer": 36, "n_head": 20}
-        return GPT2LMHeadModel(GPT2Config(**size)), tokenizer()
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2} if dry else {"n_embd": 1280, "n_layer": 36, "n_head": 20}
+        return GPT2LMHeadModel(GPT2Config(**sizes)), tokenizer()
     if name == "t5-base":
-        size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
         if not dry:
-            size = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+            sizes = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
         byte_tokenizer = tokenizer().backend_tokenizer
         byte_tokenizer.add_special_tokens(["</s>", SENTINEL])
-        end = ("</s>", byte_tokenizer.token_to_id("</s>"))
-        byte_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
+        end_token = ("</s>", byte_tokenizer.token_to_id("</s>"))
+        byte_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end_token])
         t5_tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer, pad_token="<pad>", eos_token="</s>")
-        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size)), t5_tokenizer
+        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **sizes)), t5_tokenizer
     raise ValueError(f"unknown model {name!r}; valid: gpt2-large, t5-base")
 
 
@@ -100,7 +100,7 @@ def write_setup(name: str, folder: Path, *, dry: bool) -> Setup:
     template_tokens = len(" It was") + (len(" ") + 2 if seq2seq else 0)  # T5 adds a space, the sentinel and the end
     task.mkdir()
     generator = np.random.RandomState(0)
-    for split, count in (("train", EXAMPLES), ("report", 16)):
+    for split, count in (("train", EXAMPLE_COUNT), ("report", 16)):
         texts = ["".join(generator.choice(list("abcdefgh"), TEXT_TOKENS - template_tokens)) for _ in range(count)]
         rows = [{"text": text, "label": index % 2} for index, text in enumerate(texts)]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -114,8 +114,9 @@ def write_setup(name: str, folder: Path, *, dry: bool) -> Setup:
 
 def begin_trial(setup: Setup, method: str, seed: int = 0) -> Trial:
     config = TrialConfig(
-        method=method, task=setup.task, backbone=setup.model, length=LENGTH, rank=2 if method == "lopt1" else None,
-        learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=BATCH, max_steps=10**6,
+        method=method, task=setup.task, backbone=setup.model, length=PROMPT_LENGTH,
+        rank=2 if method == "lopt1" else None, learning_rate=LEARNING_RATE, optimizer="adafactor",
+        schedule="constant", batch_size=BATCH_SIZE, max_steps=10**6,
         eval_every=10**6, precision=setup.precision, seed=seed,
     )  # fmt: skip
     trial = Trial(config, phase="search")
@@ -128,10 +129,10 @@ def our_step(setup: Setup) -> Callable[[], Any]:
     return begin_trial(setup, "lopt1").update
 
 
-def engine_step(setup: Setup, count: int) -> Callable[[], Any]:
-    """Return a function that does one step of the engine with `count` trials."""
+def engine_step(setup: Setup, trial_count: int) -> Callable[[], Any]:
+    """Return a function that does one step of the engine with `trial_count` trials."""
     engine = Engine()
-    for seed in range(count):
+    for seed in range(trial_count):
         engine.admit(begin_trial(setup, "lopt1", seed))
     return engine.step
 
@@ -150,13 +151,13 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
 
     trial = begin_trial(setup, "prompt_tuning")
     backbone, label_ids = trial.backbone, trial.label_ids
-    tuning = peft.PromptTuningConfig(
-        task_type="SEQ_2_SEQ_LM" if setup.seq2seq else "CAUSAL_LM", num_virtual_tokens=LENGTH,
+    prompt_config = peft.PromptTuningConfig(
+        task_type="SEQ_2_SEQ_LM" if setup.seq2seq else "CAUSAL_LM", num_virtual_tokens=PROMPT_LENGTH,
         prompt_tuning_init="RANDOM", num_transformer_submodules=1,
     )  # fmt: skip
-    model = peft.get_peft_model(backbone.model if alone else backbone.copy().model, tuning).train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = Adafactor(trained, lr=RATE, scale_parameter=False, relative_step=False, warmup_init=False)
+    model = peft.get_peft_model(backbone.model if alone else backbone.copy().model, prompt_config).train()
+    prompts = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = Adafactor(prompts, lr=LEARNING_RATE, scale_parameter=False, relative_step=False, warmup_init=False)
 
     def step() -> None:
         batch = collate(trial.data.train, trial.draw_batch(), 0)
@@ -171,7 +172,7 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
             inputs = {"input_ids": torch.cat([ids_BT, word_B1], dim=1), "labels": labels_BT}
             mask_BT = torch.cat([mask_BT, torch.ones_like(word_B1, dtype=torch.bool)], dim=1)
         model(**inputs, attention_mask=mask_BT.long()).loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(prompts, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -187,12 +188,12 @@ def serve_steps(pipe: Any, setup: Setup, build_step: Callable[[Setup], Callable[
     step = build_step(setup)
     step()
     pipe.send("ready")
-    while count := pipe.recv():
+    while step_count := pipe.recv():
         _reset_peak_bytes()
-        began = _common.synchronised_time()
-        for _ in range(count):
+        began_s = _common.synchronised_time()
+        for _ in range(step_count):
             step()
-        pipe.send((began, _common.synchronised_time(), _peak_bytes()))
+        pipe.send((began_s, _common.synchronised_time(), _peak_bytes()))
 
 
 def _reset_peak_bytes() -> int:
@@ -212,19 +213,19 @@ def _peak_bytes() -> int:
 
 def row_flops(model: Any, *, seq2seq: bool) -> float:
     """Return the FLOPs of one row, forward and backward: 4 for each token and each weight that the token passes."""
-    weights, tokens = limit.block_parameters(model), LENGTH + TEXT_TOKENS
+    weight_count, token_count = limit.count_block_weights(model), PROMPT_LENGTH + TEXT_TOKENS
     if not seq2seq:
-        return 4.0 * weights * tokens
-    encoder_weights = sum(weight.numel() for weight in model.get_encoder().block.parameters())
-    return 4.0 * (encoder_weights * tokens + (weights - encoder_weights) * 2)
+        return 4.0 * weight_count * token_count
+    encoder_weight_count = sum(weight.numel() for weight in model.get_encoder().block.parameters())
+    return 4.0 * (encoder_weight_count * token_count + (weight_count - encoder_weight_count) * 2)
 
 
 def measure_model(model_name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure one model, print its table, and return the result to save."""
     setup = write_setup(model_name, folder, dry=options.dry)
-    with_peft = importlib.util.find_spec("peft") is not None
-    process_step, loop_name = (partial(peft_step, alone=True), "PEFT loop") if with_peft else (our_step, "our loop")
-    if not with_peft:
+    has_peft = importlib.util.find_spec("peft") is not None
+    process_step, loop_name = (partial(peft_step, alone=True), "PEFT loop") if has_peft else (our_step, "our loop")
+    if not has_peft:
         print("PEFT's loop does not run, because peft is not installed; the processes run our loop of one trial")
     backbone = begin_trial(setup, "lopt1").backbone
     weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
@@ -232,9 +233,9 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
     def in_this_process(step: Callable[[], Any], count: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             step()  # untimed
-            allocated = _reset_peak_bytes()
+            allocated_bytes = _reset_peak_bytes()
             times = _common.time_calls(step, options.steps)
-            memory = weight_bytes + _peak_bytes() - allocated
+            memory = weight_bytes + _peak_bytes() - allocated_bytes
             return {"trial_steps": options.steps * count, "seconds": sum(times), "steps_s": times, "memory": memory}
 
         return run
@@ -242,12 +243,12 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
     def side_by_side(pipes: list[Any]) -> dict[str, Any]:
         for pipe in pipes:
             pipe.send(options.steps)
-        begins, ends, memories = zip(*(pipe.recv() for pipe in pipes), strict=True)
+        begins, ends, memory_bytes_by_process = zip(*(pipe.recv() for pipe in pipes), strict=True)
         seconds = max(ends) - min(begins)
-        return {"trial_steps": options.steps * len(pipes), "seconds": seconds, "memory": sum(memories)}
+        return {"trial_steps": options.steps * len(pipes), "seconds": seconds, "memory": sum(memory_bytes_by_process)}
 
     baseline = f"{loop_name}, {ALONE}"
-    contenders: dict[str, Callable[[], Any]] = {baseline: in_this_process(peft_step(setup), 1)} if with_peft else {}
+    contenders: dict[str, Callable[[], Any]] = {baseline: in_this_process(peft_step(setup), 1)} if has_peft else {}
     contenders[f"our loop, {ALONE}"] = in_this_process(our_step(setup), 1)
     spawn, pipes, processes = multiprocessing.get_context("spawn"), [], []
     try:
@@ -263,39 +264,39 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
             contenders[f"{loop_name}, {count} processes"] = partial(side_by_side, pipes[:count])
         for count in options.packed:
             contenders[f"engine K={count}"] = in_this_process(engine_step(setup, count), count)
-        width, batch_tokens = backbone.width, BATCH * (LENGTH + TEXT_TOKENS)
+        width, batch_tokens = backbone.width, BATCH_SIZE * (PROMPT_LENGTH + TEXT_TOKENS)
         shapes = [(batch_tokens * count, width, 4 * width) for count in {1, max(options.packed)}]
         shapes.append((options.square,) * 3)
-        runs = _common.run_in_turns({"limit": partial(limit.peaks, shapes), **contenders}, options.rounds)
+        runs = _common.run_in_turns({"limit": partial(limit.measure_peaks, shapes), **contenders}, options.rounds)
     finally:
         for pipe, process in zip(pipes, processes, strict=True):
             if process.is_alive():
                 pipe.send(0)
             process.join(timeout=30)
 
-    peak = statistics.median(peaks[setup.precision] for peaks in runs["limit"])
-    step_flops = BATCH * row_flops(backbone.model, seq2seq=setup.seq2seq)
-    step_times = {name: [run["seconds"] / run["trial_steps"] for run in runs[name]] for name in contenders}
-    rows, results = [], {}
-    for name, times in step_times.items():
-        ratio, least, most = _common.speed_ratios(step_times[baseline], times)
+    peak_flops_per_s = statistics.median(peaks[setup.precision] for peaks in runs["limit"])
+    step_flops = BATCH_SIZE * row_flops(backbone.model, seq2seq=setup.seq2seq)
+    step_seconds = {name: [run["seconds"] / run["trial_steps"] for run in runs[name]] for name in contenders}
+    table_rows, results = [], {}
+    for name, times in step_seconds.items():
+        ratio, least_ratio, greatest_ratio = _common.speed_ratios(step_seconds[baseline], times)
         steps_per_s = 1 / statistics.median(times)
-        memory = max(run["memory"] for run in runs[name])
-        tokens_per_s, share = steps_per_s * batch_tokens, steps_per_s * step_flops / peak
-        rows.append([
-            name, f"{steps_per_s:.1f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{tokens_per_s:,.0f}",
-            f"{share:.1%}", f"{memory / 1e9:.2f}",
+        memory_bytes = max(run["memory"] for run in runs[name])
+        tokens_per_s, share = steps_per_s * batch_tokens, steps_per_s * step_flops / peak_flops_per_s
+        table_rows.append([
+            name, f"{steps_per_s:.1f}", f"{ratio:.2f} [{least_ratio:.2f}, {greatest_ratio:.2f}]",
+            f"{tokens_per_s:,.0f}", f"{share:.1%}", f"{memory_bytes / 1e9:.2f}",
         ])  # fmt: skip
         results[name] = {
-            "trial_steps_per_s": steps_per_s, "times_as_fast": [ratio, least, most], "tokens_per_s": tokens_per_s,
-            "share_of_peak": share, "memory_bytes": memory, "raw": runs[name],
+            "trial_steps_per_s": steps_per_s, "times_as_fast": [ratio, least_ratio, greatest_ratio],
+            "tokens_per_s": tokens_per_s, "share_of_peak": share, "memory_bytes": memory_bytes, "raw": runs[name],
         }  # fmt: skip
-    weights = limit.block_parameters(backbone.model)
-    print(f"\n{model_name}{' (two tiny layers)' if options.dry else ''}, {setup.precision}, {weights / 1e6:,.1f}M "
-          f"weights in blocks; peak {peak / 1e12:.3g} TFLOP/s")  # fmt: skip
+    weight_count = limit.count_block_weights(backbone.model)
+    print(f"\n{model_name}{' (two tiny layers)' if options.dry else ''}, {setup.precision}, {weight_count / 1e6:,.1f}M "
+          f"weights in blocks; peak {peak_flops_per_s / 1e12:.3g} TFLOP/s")  # fmt: skip
     header = ["", "trial-steps/s", "times as fast", "tokens/s", "share", "memory GB"]
-    print(_common.format_table(header, rows), flush=True)
-    facts = {"block_parameters": weights, "flops_a_step": step_flops, "shapes": shapes, "limit": runs["limit"]}
+    print(_common.format_table(header, table_rows), flush=True)
+    facts = {"block_parameters": weight_count, "flops_a_step": step_flops, "shapes": shapes, "limit": runs["limit"]}
     return {**facts, "runs": results}
 
 

@@ -3,7 +3,7 @@
     python benchmarks/limit.py [--threads 2]
 
 The products are those of a linear layer of the embedded backbone, [tokens x 576] times [576 x 1536], and a large square
-one, in fp32 (without TF32) and bf16. The other benchmarks state their speed as a share of `peaks`.
+one, in fp32 (without TF32) and bf16. The other benchmarks state their speed as a share of what `measure_peaks` returns.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16")
 _MIN_TIMED_S = 0.02  # in shorter times the clock's noise would be too large
 
 
-def block_parameters(model: Any) -> int:
+def count_block_weights(model: Any) -> int:
     """Return the number of weights in a model's blocks, without the head and the embeddings of tokens and positions."""
     from torch.nn import Embedding
 
@@ -33,23 +33,27 @@ def block_parameters(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters() if id(weight) not in outside_ids)
 
 
-def product_flops(tokens: int, inputs: int, outputs: int, precision: str, repeats: int = 3) -> list[float]:
+def measure_product_flops(
+    token_count: int, input_width: int, output_width: int, precision: str, repeats: int = 3
+) -> list[float]:
     """Return the FLOP/s of the product [tokens x inputs] times [inputs x outputs], measured `repeats` times."""
     import torch
 
     from lopt.backbones import default_device, torch_dtype
 
     options = {"device": default_device(), "dtype": torch_dtype(precision)}
-    left, right = torch.randn(tokens, inputs, **options), torch.randn(outputs, inputs, **options)
+    input_rows = torch.randn(token_count, input_width, **options)
+    weight_rows = torch.randn(output_width, input_width, **options)
 
     def multiply() -> Any:
-        return torch.nn.functional.linear(left, right)
+        return torch.nn.functional.linear(input_rows, weight_rows)
 
     multiply()
-    return [2 * tokens * inputs * outputs / seconds for seconds in _call_times(multiply, repeats)]
+    flops = 2 * token_count * input_width * output_width
+    return [flops / seconds for seconds in _measure_call_seconds(multiply, repeats)]
 
 
-def copy_bytes_per_s(size_bytes: int, repeats: int = 3) -> list[float]:
+def measure_copy_bytes_per_s(size_bytes: int, repeats: int = 3) -> list[float]:
     """Return the bytes read and written per second by a copy within the device's memory, measured `repeats` times."""
     import torch
 
@@ -58,19 +62,21 @@ def copy_bytes_per_s(size_bytes: int, repeats: int = 3) -> list[float]:
     source = torch.ones(size_bytes, dtype=torch.uint8, device=default_device())
     target = torch.empty_like(source)
     target.copy_(source)
-    return [2 * size_bytes / seconds for seconds in _call_times(lambda: target.copy_(source), repeats)]
+    return [2 * size_bytes / seconds for seconds in _measure_call_seconds(lambda: target.copy_(source), repeats)]
 
 
-def _call_times(function: Callable[[], Any], repeats: int) -> list[float]:
+def _measure_call_seconds(function: Callable[[], Any], repeats: int) -> list[float]:
     """Return `repeats` measurements of the seconds of one call, each averaged over enough calls to be measured."""
-    calls = max(1, round(_MIN_TIMED_S / max(1e-7, min(_common.time_calls(function, 2)))))
-    return [_common.time_calls(lambda: [function() for _ in range(calls)], 1)[0] / calls for _ in range(repeats)]
+    call_count = max(1, round(_MIN_TIMED_S / max(1e-7, min(_common.time_calls(function, 2)))))
+    return [
+        _common.time_calls(lambda: [function() for _ in range(call_count)], 1)[0] / call_count for _ in range(repeats)
+    ]
 
 
-def peaks(shapes: Sequence[tuple[int, int, int]], repeats: int = 3) -> dict[str, float]:
+def measure_peaks(shapes: Sequence[tuple[int, int, int]], repeats: int = 3) -> dict[str, float]:
     """Return, for each precision, the FLOP/s of the fastest shape: the highest of the shapes' medians."""
     return {
-        precision: max(statistics.median(product_flops(*shape, precision, repeats)) for shape in shapes)
+        precision: max(statistics.median(measure_product_flops(*shape, precision, repeats)) for shape in shapes)
         for precision in PRECISIONS
     }
 
@@ -102,8 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     for shape in shapes:
         for precision in PRECISIONS:
             name = f"{shape[0]} x {shape[1]} x {shape[2]} {precision}"
-            contenders[name] = lambda shape=shape, precision=precision: product_flops(*shape, precision, 1)[0]
-    contenders[f"copy of {options.copy_mb} MB"] = lambda: copy_bytes_per_s(options.copy_mb * 2**20, 1)[0]
+            contenders[name] = lambda shape=shape, precision=precision: measure_product_flops(*shape, precision, 1)[0]
+    contenders[f"copy of {options.copy_mb} MB"] = lambda: measure_copy_bytes_per_s(options.copy_mb * 2**20, 1)[0]
     speeds = _common.run_in_turns(contenders, options.repeats)
 
     def table_row(name: str) -> list[str]:

@@ -37,16 +37,16 @@ def train(config):
     splits = datasets.load_dataset("json", data_files=config["files"])
     splits = splits.map(encode, remove_columns=["text", "label"])
     model = transformers.AutoModelForCausalLM.from_pretrained(config["model"])
-    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length, prompt_tuning_init="RANDOM")
-    model = get_peft_model(model, tuning)
+    prompt_config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length, prompt_tuning_init="RANDOM")
+    model = get_peft_model(model, prompt_config)
 
-    def predicted_classes(logits, labels):
+    def choose_classes(logits, labels):
         """Return the label word with the highest logit for each row, so that Trainer need not keep all logits."""
         logits = logits[0] if isinstance(logits, tuple) else logits
-        position = (labels != -100).int().argmax(dim=1) + length - 1
-        return logits[torch.arange(len(logits)), position][:, label_ids].argmax(dim=1)
+        label_positions = (labels != -100).int().argmax(dim=1) + length - 1
+        return logits[torch.arange(len(logits)), label_positions][:, label_ids].argmax(dim=1)
 
-    def accuracy(evaluation):
+    def compute_accuracy(evaluation):
         predicted_ids = np.array(label_ids)[evaluation.predictions]
         return {"accuracy": float((evaluation.label_ids == predicted_ids[:, None]).any(axis=1).mean())}
 
@@ -54,7 +54,7 @@ def train(config):
         def on_evaluate(self, args, state, control, metrics, **kwargs):
             tune.report({"accuracy": metrics["eval_accuracy"], "step": state.global_step})
 
-    arguments = transformers.TrainingArguments(
+    training_arguments = transformers.TrainingArguments(
         output_dir="trainer",
         per_device_train_batch_size=config["batch_size"],
         per_device_eval_batch_size=32,
@@ -74,12 +74,12 @@ def train(config):
     )
     trainer = transformers.Trainer(
         model,
-        arguments,
+        training_arguments,
         train_dataset=splits["train"],
         eval_dataset=splits["selection"],
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer),
-        preprocess_logits_for_metrics=predicted_classes,
-        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=choose_classes,
+        compute_metrics=compute_accuracy,
         callbacks=[Report()],
     )
     trainer.train()
@@ -96,12 +96,12 @@ def main():
     from ray.tune.search.optuna import OptunaSearch
 
     settings = json.loads(options.settings.read_text())
-    rates, (low, high) = settings.pop("rates"), settings.pop("range")
+    rates, (lowest_rate, highest_rate) = settings.pop("rates"), settings.pop("range")
     grace_steps, reduction_factor = settings.pop("grace_steps"), settings.pop("reduction_factor")
     ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
-        param_space={**settings, "learning_rate": tune.loguniform(low, high)},
+        param_space={**settings, "learning_rate": tune.loguniform(lowest_rate, highest_rate)},
         tune_config=tune.TuneConfig(
             metric="accuracy",
             mode="max",

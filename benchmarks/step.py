@@ -3,7 +3,8 @@
     LOPT_DATA_DIR=<mirror> python benchmarks/step.py [--tasks sst2,ag_news,boolq] [--rounds 5] [--steps 4] [--threads 2]
 
 In every round each contender trains once on the same examples (steps x batch), which it divides into batches in its own
-way, and matrix products are measured. The first pass of each contender also fills its caches and is timed separately.
+way. Matrix products are measured in the same rounds. The first pass of each contender also fills its caches and is
+timed separately.
 Trainer runs as a user runs it: full-vocabulary logits, loss on the label word, Adafactor, gradients clipped at 1. The
 time of a step of Trainer is the time from the end of the step before to the end of this one. Ratios compare medians
 over the rounds. The least and the greatest ratio of a single round are printed next to them.
@@ -31,7 +32,7 @@ from lopt.batches import training_batches
 from lopt.engine import Engine
 from lopt.training import Trial
 
-LENGTH, PADDED_TOKENS, RATE = 10, 128, 0.3
+PROMPT_LENGTH, PADDED_TOKENS, LEARNING_RATE = 10, 128, 0.3
 BASELINE = "Trainer fp32"
 NOTES = """\
 times as fast: compared with Trainer in fp32, which pads to the longest text of the batch; in brackets the least and the
@@ -64,10 +65,10 @@ def begin_trial(arguments: argparse.Namespace, task: str, **changes: Any) -> Tri
     """Begin a trial of ours. It never reaches its last step, because the benchmark counts rounds and steps itself."""
     method = changes.setdefault("method", arguments.method)
     config = TrialConfig(
-        task=task, backbone=arguments.backbone, length=LENGTH, rank=2 if method.startswith("lopt") else None,
-        learning_rate=RATE, optimizer="adafactor", schedule="constant", batch_size=arguments.batch, max_steps=10**6,
-        eval_every=10**6, max_tokens=PADDED_TOKENS - 1, train_examples=arguments.steps * arguments.batch,
-        selection_examples=32, test_examples=32, **changes,
+        task=task, backbone=arguments.backbone, length=PROMPT_LENGTH, rank=2 if method.startswith("lopt") else None,
+        learning_rate=LEARNING_RATE, optimizer="adafactor", schedule="constant", batch_size=arguments.batch,
+        max_steps=10**6, eval_every=10**6, max_tokens=PADDED_TOKENS - 1,
+        train_examples=arguments.steps * arguments.batch, selection_examples=32, test_examples=32, **changes,
     )  # fmt: skip
     return Trial(config, phase="search")
 
@@ -100,33 +101,36 @@ def _model_copy(backbone: Any) -> Any:
 
 
 def trainer_contender(
-    arguments: argparse.Namespace, task: str, *, padding: str = "longest", autocast: bool = False,
-    weights: str = "fp32", grouped: bool = False,
+    arguments: argparse.Namespace, task: str, *, padding: str = "longest", uses_autocast: bool = False,
+    weights_precision: str = "fp32", groups_by_length: bool = False,
 ) -> Contender:  # fmt: skip
     """Return PEFT's prompt tuning with Trainer on the same weights.
 
     Args:
         padding: "longest" pads to the longest text of the batch, "max_length" to `PADDED_TOKENS`.
-        autocast: whether Trainer computes in bf16 (its option `bf16`).
-        weights: the precision of the weights.
-        grouped: whether the texts of a batch have about the same length, as in our batches.
+        uses_autocast: whether Trainer computes in bf16 (its option `bf16`).
+        weights_precision: the precision of the weights.
+        groups_by_length: whether the texts of a batch have about the same length, as in our batches.
     """
     import peft
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    trial = begin_trial(arguments, task, precision=weights)
-    train, tokenizer, label_ids = trial.data.train, trial.backbone.tokenizer, trial.label_ids.tolist()
+    trial = begin_trial(arguments, task, precision=weights_precision)
+    training_split, tokenizer, label_ids = trial.data.train, trial.backbone.tokenizer, trial.label_ids.tolist()
     examples = []
-    for token_ids, label in zip(train.token_ids, train.labels, strict=True):
+    for token_ids, label in zip(training_split.token_ids, training_split.labels, strict=True):
         ids = [*token_ids, label_ids[label]]
         labels = [-100] * len(token_ids) + ids[-1:]
         examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tuning = peft.PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, prompt_tuning_init="RANDOM", tokenizer_name_or_path=None
+    prompt_config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=PROMPT_LENGTH,
+        prompt_tuning_init="RANDOM",
+        tokenizer_name_or_path=None,
     )
-    model = peft.get_peft_model(_model_copy(trial.backbone), tuning)
+    model = peft.get_peft_model(_model_copy(trial.backbone), prompt_config)
     step_ends: list[float] = []
 
     class StepClock(TrainerCallback):
@@ -135,35 +139,35 @@ def trainer_contender(
 
     training_arguments = TrainingArguments(
         arguments.scratch, per_device_train_batch_size=arguments.batch, max_steps=arguments.steps + 1,
-        optim="adafactor", learning_rate=RATE, lr_scheduler_type="constant", bf16=autocast,
+        optim="adafactor", learning_rate=LEARNING_RATE, lr_scheduler_type="constant", bf16=uses_autocast,
         use_cpu=trial.backbone.device.type == "cpu", train_sampling_strategy="sequential", remove_unused_columns=False,
         label_names=["labels"], logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, padding=padding, max_length=PADDED_TOKENS)
     trainer = Trainer(model, training_arguments, data_collator=collator, train_dataset=[], callbacks=[StepClock()])
     trainer.remove_callback(PrinterCallback)
-    pass_numbers = iter(range(10**6))
+    pass_seeds = iter(range(10**6))
 
     def run_pass() -> list[float]:
-        seed = next(pass_numbers)
+        seed = next(pass_seeds)
         order = np.random.RandomState(seed).permutation(len(examples))
-        if grouped:
-            batches = training_batches(train.lengths, arguments.batch, seed)
+        if groups_by_length:
+            batches = training_batches(training_split.lengths, arguments.batch, seed)
             order = np.concatenate([next(batches) for _ in range(arguments.steps)])
         trainer.train_dataset = [examples[i] for i in [*range(arguments.batch), *order]]  # the first batch is not timed
         step_ends.clear()
         trainer.train()
-        return _common.intervals(step_ends)
+        return _common.intervals_between(step_ends)
 
-    return Contender(run_pass, "bf16" if autocast else weights)
+    return Contender(run_pass, "bf16" if uses_autocast else weights_precision)
 
 
 CONTENDERS: dict[str, Callable[[argparse.Namespace, str], Contender]] = {
     BASELINE: trainer_contender,
-    "Trainer fp32, grouped by length": partial(trainer_contender, grouped=True),
+    "Trainer fp32, grouped by length": partial(trainer_contender, groups_by_length=True),
     "Trainer fp32, padded to 128": partial(trainer_contender, padding="max_length"),
-    "Trainer bf16 autocast": partial(trainer_contender, autocast=True),
-    "Trainer bf16 weights": partial(trainer_contender, weights="bf16"),
+    "Trainer bf16 autocast": partial(trainer_contender, uses_autocast=True),
+    "Trainer bf16 weights": partial(trainer_contender, weights_precision="bf16"),
     "solo fp32": partial(our_contender, precision="fp32"),
     "solo bf16": partial(our_contender, precision="bf16"),
     "solo bf16, prompt_tuning": partial(our_contender, precision="bf16", method="prompt_tuning"),
@@ -183,46 +187,56 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
     contenders = {name: CONTENDERS[name](arguments, task) for name in names}
     text_tokens = float(trial.data.train.lengths.mean())
     model = trial.backbone.model
-    width, inner = trial.backbone.width, getattr(model.config, "intermediate_size", 4 * trial.backbone.width)
-    batch_tokens = arguments.batch * (LENGTH + text_tokens)
-    shapes = [*((round(batch_tokens) * trials, width, inner) for trials in (1, 8)), (arguments.square,) * 3]
-    turns: dict[str, Callable[[], Any]] = {"limit": partial(limit.peaks, shapes, repeats=3)}
-    turns |= {name: contender.run_pass for name, contender in contenders.items()}
-    first_round = _common.run_in_turns(turns, 1)
-    later_rounds = _common.run_in_turns(turns, arguments.rounds)
+    width, inner_width = trial.backbone.width, getattr(model.config, "intermediate_size", 4 * trial.backbone.width)
+    batch_tokens = arguments.batch * (PROMPT_LENGTH + text_tokens)
+    shapes = [*((round(batch_tokens) * trials, width, inner_width) for trials in (1, 8)), (arguments.square,) * 3]
+    functions_by_name: dict[str, Callable[[], Any]] = {"limit": partial(limit.measure_peaks, shapes, repeats=3)}
+    functions_by_name |= {name: contender.run_pass for name, contender in contenders.items()}
+    first_round = _common.run_in_turns(functions_by_name, 1)
+    later_rounds = _common.run_in_turns(functions_by_name, arguments.rounds)
 
-    limits = later_rounds["limit"]
-    peaks = {precision: statistics.median(peak[precision] for peak in limits) for precision in limit.PRECISIONS}
-    block_weights = limit.block_parameters(model)
-    step_times = {}  # seconds of one step of one trial in each pass, the first pass included
+    peaks_by_round = later_rounds["limit"]
+    peak_by_precision = {
+        precision: statistics.median(round_peaks[precision] for round_peaks in peaks_by_round)
+        for precision in limit.PRECISIONS
+    }
+    block_weight_count = limit.count_block_weights(model)
+    step_seconds_by_name = {}  # seconds of one step of one trial in each pass, the first pass included
     for name, contender in contenders.items():
         step_count = arguments.steps * contender.trial_count
-        step_times[name] = [sum(times) / step_count for times in first_round[name] + later_rounds[name]]
-    rows, results = [], {}
+        step_seconds_by_name[name] = [
+            sum(pass_times) / step_count for pass_times in first_round[name] + later_rounds[name]
+        ]
+    table_rows, results = [], {}
     for name, contender in contenders.items():
-        first_s, *later_s = step_times[name]
+        first_s, *later_s = step_seconds_by_name[name]
         median_s = statistics.median(later_s)
-        ratio, least, most = _common.speed_ratios(step_times[BASELINE][1:], later_s)
+        ratio, least_ratio, greatest_ratio = _common.speed_ratios(step_seconds_by_name[BASELINE][1:], later_s)
         tokens_per_s = batch_tokens / median_s
-        computed_tokens = arguments.batch * (LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
-        share = 4 * block_weights * computed_tokens / median_s / peaks[contender.precision]
-        rows.append([
-            name, f"{median_s:.3f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]", f"{tokens_per_s:,.0f}", f"{share:.0%}",
-            f"{first_s / median_s:.2f}",
+        computed_tokens = arguments.batch * (PROMPT_LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
+        share = 4 * block_weight_count * computed_tokens / median_s / peak_by_precision[contender.precision]
+        table_rows.append([
+            name, f"{median_s:.3f}", f"{ratio:.2f} [{least_ratio:.2f}, {greatest_ratio:.2f}]", f"{tokens_per_s:,.0f}",
+            f"{share:.0%}", f"{first_s / median_s:.2f}",
         ])  # fmt: skip
         results[name] = {
             "precision": contender.precision, "trials": contender.trial_count, "placement": contender.placement,
-            "median_s": median_s, "times_as_fast": [ratio, least, most], "tokens_per_s": tokens_per_s,
+            "median_s": median_s, "times_as_fast": [ratio, least_ratio, greatest_ratio], "tokens_per_s": tokens_per_s,
             "share_of_peak": share, "first_pass_s": first_round[name][0], "passes_s": later_rounds[name],
         }  # fmt: skip
     print(
         f"\n{task}: {len(trial.data.train)} training texts with a mean of {text_tokens:.1f} tokens (at most "
-        f"{PADDED_TOKENS - 1}), n={LENGTH}, batch {arguments.batch}, {arguments.method}; peak fp32 "
-        f"{peaks['fp32'] / 1e12:.3g}, bf16 {peaks['bf16'] / 1e12:.3g} TFLOP/s"
+        f"{PADDED_TOKENS - 1}), n={PROMPT_LENGTH}, batch {arguments.batch}, {arguments.method}; peak fp32 "
+        f"{peak_by_precision['fp32'] / 1e12:.3g}, bf16 {peak_by_precision['bf16'] / 1e12:.3g} TFLOP/s"
     )
     header = ["contender", "s per trial-step", "times as fast", "tokens/s", "share", "first"]
-    print(_common.format_table(header, rows), flush=True)
-    facts = {"text_tokens": text_tokens, "block_parameters": block_weights, "shapes": shapes, "limit": limits}
+    print(_common.format_table(header, table_rows), flush=True)
+    facts = {
+        "text_tokens": text_tokens,
+        "block_parameters": block_weight_count,
+        "shapes": shapes,
+        "limit": peaks_by_round,
+    }
     return {**facts, "contenders": results}
 
 

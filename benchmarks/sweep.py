@@ -29,7 +29,7 @@ from sweeps.planning import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = "benchmarks/twelve.py"
-PLAIN = "plain Ray Tune"
+PLAIN_SCRIPT = "plain Ray Tune"
 
 
 def write_examples(config: Any, folder: Path) -> dict[str, str]:
@@ -75,30 +75,30 @@ def run_command(command: list[str], environment: dict[str, str]) -> float:
 def run_plain_script(script_settings: dict[str, Any]) -> dict[str, Any]:
     """Run the plain script in a folder of its own, so that nothing of earlier rounds is cached."""
     with tempfile.TemporaryDirectory() as folder:
-        settings_path, out = Path(folder) / "settings.json", Path(folder) / "trials.json"
+        settings_path, out_path = Path(folder) / "settings.json", Path(folder) / "trials.json"
         settings_path.write_text(json.dumps(script_settings))
         environment = {"HF_DATASETS_CACHE": folder, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["RAY_USAGE_STATS_ENABLED"] = "0"
-        command = ["benchmarks/plain_tune.py", "--settings", str(settings_path), "--out", str(out)]
+        command = ["benchmarks/plain_tune.py", "--settings", str(settings_path), "--out", str(out_path)]
         wall_s = run_command(command, environment)
-        trials = json.loads(out.read_text())
+        trials = json.loads(out_path.read_text())
     if errors := [trial["error"] for trial in trials if trial["error"]]:
         raise RuntimeError(f"{len(errors)} of the plain script's trials failed: {errors[0]}")
     steps = sum(max(trial["steps"], default=0) for trial in trials)
-    complete = [trial for trial in trials if max(trial["steps"], default=0) >= script_settings["max_steps"]]
-    accuracies = [trial["accuracy"][-1] for trial in complete]
+    complete_trials = [trial for trial in trials if max(trial["steps"], default=0) >= script_settings["max_steps"]]
+    accuracies = [trial["accuracy"][-1] for trial in complete_trials]
     return {"wall_s": wall_s, "trials": len(trials), "steps": steps, "accuracies": accuracies, "raw": trials}
 
 
-def run_our_sweep(changes: dict[str, str], placement: str) -> dict[str, Any]:
+def run_our_sweep(setting_texts: dict[str, str], placement: str) -> dict[str, Any]:
     """Run `sweeps/run.py` on the same trials; return separate times of its search and its confirm trial."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+        arguments = [word for name, value in setting_texts.items() for word in ("--set", f"{name}={value}")]
         command = ["sweeps/run.py", "--space", SPACE, "--out", folder, "--name", "twelve", *arguments]
         began = time.time()
         wall_s = run_command([*command, "--set", f"placement={placement}"], {"HF_HUB_OFFLINE": "1"})
-        paths = [*Path(folder, "twelve", "trials").glob("*.json")]
-        records = [json.loads(path.read_text()) | {"written_at": path.stat().st_mtime} for path in paths]
+        record_paths = [*Path(folder, "twelve", "trials").glob("*.json")]
+        records = [json.loads(path.read_text()) | {"written_at": path.stat().st_mtime} for path in record_paths]
     search_records = [record for record in records if record["phase"] == "search"]
     confirm_records = [record for record in records if record["phase"] == "confirm"]
     complete_records = [record for record in search_records if record["status"] == "complete"]
@@ -153,13 +153,13 @@ def main(argv: list[str] | None = None) -> int:
         from lopt.backbones import embedded
 
         model = save_tiny_model(Path(folder) / "tiny") if options.quick else str(embedded.folder())
-        values = {
+        setting_values = {
             "task": options.task, "max_steps": options.steps, "eval_every": options.eval_every,
             "grace_steps": options.grace, "trials": options.trials, "precision": options.precision,
             **({"backbone": model} if options.quick else {}),
         }  # fmt: skip
-        changes = {name: str(value) for name, value in values.items()}
-        space = settings.with_settings(spaces.load(SPACE, "paper"), changes)
+        setting_texts = {name: str(value) for name, value in setting_values.items()}
+        space = settings.with_settings(spaces.load(SPACE, "paper"), setting_texts)
         (cell,) = space.cells
         config, rates = space.sample_trial(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
         rate_range = cell.search["learning_rate"]
@@ -170,21 +170,25 @@ def main(argv: list[str] | None = None) -> int:
             "range": [rate_range.low, rate_range.high], "grace_steps": space.grace_steps,
             "reduction_factor": space.reduction_factor,
         }  # fmt: skip
-        contenders = {PLAIN: partial(run_plain_script, script_settings)}
+        contenders = {PLAIN_SCRIPT: partial(run_plain_script, script_settings)}
         for placement in ("prefix", "suffix"):
-            contenders[f"ours, {placement}"] = partial(run_our_sweep, changes, placement)
+            contenders[f"ours, {placement}"] = partial(run_our_sweep, setting_texts, placement)
         runs_by_name = _common.run_in_turns(contenders, options.rounds)
 
-    rows, wall_times = [], {name: [run["wall_s"] for run in runs] for name, runs in runs_by_name.items()}
+    wall_seconds_by_name = {name: [run["wall_s"] for run in runs] for name, runs in runs_by_name.items()}
+    table_rows = []
     for name, runs in runs_by_name.items():
-        ratio, least, most = _common.speed_ratios(wall_times[PLAIN], wall_times[name])
+        ratio, least_ratio, greatest_ratio = _common.speed_ratios(
+            wall_seconds_by_name[PLAIN_SCRIPT], wall_seconds_by_name[name]
+        )
         accuracies = [accuracy for run in runs for accuracy in run["accuracies"]]
         steps, confirm_steps = (
             statistics.median(run.get(key, 0) for run in runs) for key in ("steps", "confirm_steps")
         )
         searched_s = statistics.median(run.get("searched_s", run["wall_s"]) for run in runs)
-        rows.append([
-            name, f"{statistics.median(wall_times[name]):.0f}", f"{ratio:.2f} [{least:.2f}, {most:.2f}]",
+        table_rows.append([
+            name, f"{statistics.median(wall_seconds_by_name[name]):.0f}",
+            f"{ratio:.2f} [{least_ratio:.2f}, {greatest_ratio:.2f}]",
             *(f"{number:.0f}" for number in (searched_s, steps, confirm_steps, len(accuracies))),
             *(f"{accuracy:.3f}" for accuracy in (max(accuracies, default=0), statistics.mean(accuracies or [0]))),
         ])  # fmt: skip
@@ -194,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     our_precision = runs_by_name["ours, prefix"][0]["precision"]
     print(f"\n{options.task}, {len(rates)} trials of at most {options.steps} steps of batch {config.batch_size}")
     print(f"the plain script runs in {plain_precision}, our sweep in {our_precision}")
-    print(_common.format_table(header, rows))
+    print(_common.format_table(header, table_rows))
     print(
         "wall s: the time of the whole command. Ours includes the zero-shot baseline and its confirm trial, whose\n"
         "steps have a column of their own.\n"

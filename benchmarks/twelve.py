@@ -2,18 +2,21 @@
 
     python sweeps/run.py --space benchmarks/twelve.py --set max_steps=30 --set placement=suffix
 
-The learning rates are given as first points, so that both sides of the benchmark train the same trials.
+All its learning rates are given as the cell's first points, so that both sides of the benchmark train the same trials.
 """
 
 from sweeps.space import Cell, Real, Space, Spec
 
-LOW, HIGH, TRIALS, LENGTH = 0.01, 0.5, 12, 10
+LOWEST_RATE, HIGHEST_RATE, TRIAL_COUNT, PROMPT_LENGTH = 0.01, 0.5, 12, 10
 # The rates are evenly spaced on a logarithmic scale. Each trial takes the fifth rate after that of the trial before
 # (after the last rate comes the first), so that successive trials have very different rates.
-RATES = tuple(round(LOW * (HIGH / LOW) ** (5 * i % TRIALS / (TRIALS - 1)), 4) for i in range(TRIALS))
+RATES = tuple(
+    round(LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (5 * i % TRIAL_COUNT / (TRIAL_COUNT - 1)), 4)
+    for i in range(TRIAL_COUNT)
+)
 BASE = {
     "method": "prompt_tuning",
-    "length": LENGTH,
+    "length": PROMPT_LENGTH,
     "task": "sst2",
     "backbone": "embedded",
     "optimizer": "adafactor",
@@ -32,7 +35,7 @@ BASE = {
 
 def grid(axes):
     rates = tuple({"learning_rate": rate} for rate in RATES)
-    return (Cell(name="n=10", search={"learning_rate": Real(LOW, HIGH, log=True)}, first=rates),)
+    return (Cell(name="n=10", search={"learning_rate": Real(LOWEST_RATE, HIGHEST_RATE, log=True)}, first=rates),)
 
 
 def build(profile):
@@ -42,7 +45,7 @@ def build(profile):
         profile=profile,
         base=BASE,
         grid=grid,
-        trials=TRIALS,
+        trials=TRIAL_COUNT,
         confirm_seeds=1,
         grace_steps=10,
     )

@@ -9,7 +9,7 @@ cells share a backbone. The trials of the other four change their backbone and t
 from sweeps.space import Cell, Space, Spec
 
 BASE = {"task": "toy", "backbone": "tiny", "batch_size": 8, "max_steps": 400, "eval_every": 10, "precision": "fp32"}
-SHARED = (
+PACKED_SETTINGS = (
     {"method": "prompt_tuning", "length": 4},
     {"method": "prompt_tuning", "length": 8},
     {"method": "lopt1", "length": 4, "rank": 2},
@@ -19,7 +19,7 @@ SHARED = (
     {"method": "dept", "length": 4, "rank": 2},
     {"method": "ulpt", "length": 8, "rank": 4},
 )
-ALONE = (
+ALONE_SETTINGS = (
     {"method": "lora", "rank": 1},
     {"method": "lora", "rank": 2},
     {"method": "fine_tuning", "learning_rate": 1e-3},
@@ -28,11 +28,13 @@ ALONE = (
 
 
 def grid(axes):
-    return tuple(Cell(name=cell_name(shape), fixed=shape, search={}) for shape in (*ALONE, *SHARED))
+    return tuple(
+        Cell(name=name_cell(settings), fixed=settings, search={}) for settings in (*ALONE_SETTINGS, *PACKED_SETTINGS)
+    )
 
 
-def cell_name(shape):
-    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shape.values())
+def name_cell(settings):
+    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in settings.values())
 
 
 def build(profile):

@@ -51,7 +51,7 @@ def test_block_parameters_do_not_include_embeddings_and_head(name, millions):
 
     with torch.device("meta"):
         model, _ = gpu.build_model(name, dry=False)
-    assert round(limit.block_parameters(model) / 1e6) == millions
+    assert round(limit.count_block_weights(model) / 1e6) == millions
 
 
 def test_limit_measures_products_and_copies(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_without_a_gpu_only_a_dry_run_measures(tmp_path, capsys, monkeypatch):
 
 
 def test_the_result_of_a_smoke_test_is_saved_only_if_a_folder_is_given(monkeypatch, tmp_path):
-    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    monkeypatch.setattr(_common, "RESULTS_FOLDER", tmp_path)
     _common.save_result("limit", {}, None, smoke=True)
     assert not list(tmp_path.iterdir())
     _common.save_result("limit", {}, None)
