@@ -1,4 +1,4 @@
-"""How commands report an error, in one line on standard error, and how a text that is too long for it is shortened."""
+"""Reports errors of commands, in one line on standard error, and shortens texts that are too long for a line."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ _HEAD_LENGTH, _TAIL_LENGTH = 700, 290
 
 def one_line(error: object) -> str:
     """Return an error's text as one line without control characters, and without the middle if it is very long."""
-    text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
+    text = "".join(character if character.isprintable() else "·" for character in " ".join(str(error).split()))
     if len(text) <= _HEAD_LENGTH + _TAIL_LENGTH + 3:
         return text
     tail = text[-_TAIL_LENGTH:]
