@@ -157,8 +157,8 @@ def _class_number(task: Task, value: Any) -> int | None:
     number = None if isinstance(value, bool) else _parse_number(text)
     if number is None:
         return None
-    # If classes are named 1 to 5, the value 0 is not the first class, and 1.0 is the class 1, because pandas writes whole
-    # numbers in this form if a column has gaps.
+    # If classes are named 1 to 5, the value 0 is not the first class. The value 1.0 is the class 1, because pandas writes
+    # whole numbers in this form if a column has gaps.
     if has_numeric_class:
         equal_classes = [i for i, class_name in enumerate(task.classes) if _parse_number(class_name) == number]
         return equal_classes[0] if len(equal_classes) == 1 else None
