@@ -133,7 +133,7 @@ def engine_step(setup: Setup, count: int) -> Callable[[], Any]:
     engine = Engine()
     for seed in range(count):
         engine.admit(begin_trial(setup, "lopt1", seed))
-    return engine.step
+    return engine.update_trials
 
 
 def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:

@@ -263,18 +263,18 @@ def _run_again(options: argparse.Namespace) -> int:
     print_line(f"{'step':>7}  {'accuracy':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
     result = None
     try:
-        for item in replay(config, record, artifact=options.artifact):
-            if isinstance(item, ReplayResult):
-                result = item
+        for evaluations_or_result in replay(config, record, artifact=options.artifact):
+            if isinstance(evaluations_or_result, ReplayResult):
+                result = evaluations_or_result
             else:
-                print_line(_evaluation_text(*item))
+                print_line(_evaluation_text(*evaluations_or_result))
     except Exception as error:
         if record is None and isinstance(error, ValueError | OSError):
             raise
         traceback.print_exc()  # users run a failed trial again in order to see this
         recorded_type = (record.error or {}).get("type") if record else None
-        comparison_text = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
-        print(f"failed: {type(error).__name__}{comparison_text}", file=sys.stderr)
+        as_recorded_text = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
+        print(f"failed: {type(error).__name__}{as_recorded_text}", file=sys.stderr)
         return _TRIAL_FAILED
     assert result is not None
     new_record = result.record
@@ -290,9 +290,9 @@ def _run_again(options: argparse.Namespace) -> int:
 
 
 def _trial_text(config: "TrialConfig") -> str:
-    shape = "".join(f" {name}={value}" for name, value in (("n", config.length), ("r", config.rank)) if value)
+    shape_text = "".join(f" {name}={value}" for name, value in (("n", config.length), ("r", config.rank)) if value)
     return (
-        f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
+        f"{config.method}{shape_text}, learning rate {config.learning_rate:g}, seed {config.seed} "
         f"on {config.backbone}, {config.task}"
     )
 

@@ -1,7 +1,7 @@
 """A trial's checkpoint: a safetensors file with all that the trial needs to continue bit for bit.
 
 Tensors are named `factor NAME`, `best NAME`, `state INDEX NAME` (of the optimiser) and `losses`. Everything else is
-JSON in the header, under `trial`, so that it can be read without torch and without the tensors.
+the description: JSON in the header, under `trial`, so that it can be read without torch and without the tensors.
 
 A trial writes a checkpoint at every evaluation but the last. The batches depend only on the lengths of the texts and on
 the seed, so the checkpoint stores only the number of finished batches (`step`).
@@ -20,8 +20,8 @@ from lopt.types import Tensor
 TRIAL_ATTRIBUTES = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
 _TRIAL_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
 _DEFAULT_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # older checkpoints lack these entries
-_SIZE_BYTES = 8  # a safetensors file begins with the size of its header in so many bytes
-_FIRST_READ_BYTES = 1 << 16
+_SIZE_BYTES = 8  # a safetensors file begins with eight bytes that give the size of its header
+_FIRST_READ_BYTES = 1 << 16  # number of bytes that are read while the size of the header is unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,8 @@ class Checkpoint:
 
 
 def read_description(path: Location) -> dict[str, Any]:
-    """Return the description in a checkpoint's file: key, config, phase, cell, step, evaluations, ... This needs no
-    torch and does not read the tensors.
+    """Return the description in a checkpoint's file: key, config, phase, cell, step, evaluations and so on. This needs
+    no torch and does not read the tensors.
 
     Raises:
         OSError: the file cannot be read.

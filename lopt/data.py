@@ -113,24 +113,24 @@ def plan_notes(config: TrialConfig) -> list[str]:
 
     Only local files are read: neither network nor weights are needed. Token limits are not applied.
     """
-    sentences: list[str] = []
+    notes: list[str] = []
     task = tasks.get(config.task)
     if tasks.is_from_folder(task):
         try:
             splits = _load_splits(task, os.environ.get("LOPT_DATA_DIR"))
             parts = draw_parts(task, _part_settings(config), splits.training, splits.reported, measure_lengths=None)
-            sentences += parts.notes
+            notes += parts.notes
         except ValueError as error:  # a plan can be shown even if the rows cannot be read
-            sentences.append(str(error))
-    default_words = (task.template_for(config.backbone), task.label_words)
+            notes.append(str(error))
+    default_template_and_words = (task.template_for(config.backbone), task.label_words)
     # Built-in templates and label words were tried with the built-in models and need no notes, nor their slow imports.
-    if not tasks.is_from_folder(task) and (config.template, config.label_words) == default_words:
-        return sentences
+    if not tasks.is_from_folder(task) and (config.template, config.label_words) == default_template_and_words:
+        return notes
     tokenizer = label_words.local_tokenizer(config.backbone)
     if tokenizer is not None:
         template = (config.template or "").replace("{mask}", "").rstrip()
-        sentences += label_words.label_word_notes(tokenizer, template, config.label_words or ())
-    return sentences
+        notes += label_words.label_word_notes(tokenizer, template, config.label_words or ())
+    return notes
 
 
 def _part_settings(config: TrialConfig) -> PartSettings:

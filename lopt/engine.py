@@ -156,9 +156,9 @@ class Engine:
         failures: dict[Trial, Exception],
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """Return the mean loss of each trial's batch, `[K]`, and the gradients of each trial's soft prompt."""
-        pairs = [(trial.data.train, positions) for trial, positions in zip(trials, batches, strict=True)]
-        rows = _make_rows([examples.token_ids[i] for i in positions] for examples, positions in pairs)
-        labels = [examples.labels[positions] for examples, positions in pairs]
+        examples_and_positions = list(zip((trial.data.train for trial in trials), batches, strict=True))
+        rows = _make_rows([examples.token_ids[i] for i in positions] for examples, positions in examples_and_positions)
+        labels = [examples.labels[positions] for examples, positions in examples_and_positions]
         tensors_by_owner = [_prompt_tensors(soft_prompt) for soft_prompt in soft_prompts]
         device, dtype = tensors_by_owner[0][0].device, tensors_by_owner[0][0].dtype
         batch_sizes_K = to_device([len(positions) for positions in batches], device).to(dtype)
@@ -192,8 +192,8 @@ class Engine:
         """Return the cross-entropy of each row over its own trial's classes, `[R]`."""
         logits_RC, columns_by_owner = self._logits(trials, soft_prompts, rows)
         indices_by_columns: dict[tuple[int, ...], list[int]] = {}  # rows of trials with the same label words
-        for index, row in enumerate(rows):
-            indices_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(index)
+        for row_index, row in enumerate(rows):
+            indices_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(row_index)
         losses_R = logits_RC.new_zeros(len(rows))
         for label_columns, indices in indices_by_columns.items():
             classes = to_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)

@@ -33,7 +33,7 @@ class Split:
     skipped_labels: tuple[int | None, ...]
 
 
-def load_split(task: Task, split: str) -> list[Example]:
+def load_split(task: Task, split_name: str) -> list[Example]:
     """Return the examples of one split.
 
     The source is `LOPT_DATA_DIR` if that folder has a folder for the task. Otherwise it is the task's own function
@@ -43,52 +43,52 @@ def load_split(task: Task, split: str) -> list[Example]:
         ValueError: a folder, file or column is missing; or a row has no text, or a label that is not one of the
             classes, unless the task skips such rows.
     """
-    return read_split(task, split).examples
+    return read_split(task, split_name).examples
 
 
-def read_split(task: Task, split: str) -> Split:
+def read_split(task: Task, split_name: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
     if task.divided is None:
-        return _check_rows(task, split, *_read_rows(task, split))
-    undivided_split = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
+        return _make_split(task, split_name, *_read_rows(task, split_name))
+    undivided_split = _make_split(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
     reported_ids = _reported_ids(undivided_split.examples, task.divided)
-    is_reported_split = split == task.report
+    is_reported_split = split_name == task.report
     examples = [example for example in undivided_split.examples if (example.id in reported_ids) == is_reported_split]
     return Split(examples, undivided_split.file, undivided_split.row_count, undivided_split.skipped_labels)
 
 
-def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
+def _read_rows(task: Task, split_name: str) -> tuple[Sequence[Row], str]:
     """Return the rows of a split, and how messages name their source."""
     data_dir = os.environ.get("LOPT_DATA_DIR")
     if data_dir and not Path(data_dir).is_dir():
         raise ValueError(f"LOPT_DATA_DIR is {data_dir!r}, which is not a folder; it should hold <task>/<split>.parquet")
     if data_dir and not Path(task.name).is_absolute() and (Path(data_dir) / task.name).is_dir():
-        path = Path(data_dir) / task.name / f"{split}.parquet"
+        path = Path(data_dir) / task.name / f"{split_name}.parquet"
         if not path.is_file():
             files = sorted(str(file.relative_to(data_dir)) for file in Path(data_dir).glob("*/*.parquet"))
             raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(files) or 'no parquet file'}")
         rows, source = read_rows(path), str(path)
     elif task.load is not None:
-        rows, source = task.load(split), f"{Path(task.name).name}/{split}"
+        rows, source = task.load(split_name), f"{Path(task.name).name}/{split_name}"
     else:
-        rows, source = _load_hub_rows(task, split)
+        rows, source = _load_hub_rows(task, split_name)
     return list(rows), source
 
 
-def _load_hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
+def _load_hub_rows(task: Task, split_name: str) -> tuple[Iterable[Row], str]:
     datasets = import_optional("datasets", f"loading task {task.name} from the hub needs")
-    source = f"hub data set {'/'.join(task.hub)}, split {split}"
+    source = f"hub data set {'/'.join(task.hub)}, split {split_name}"
     try:
-        return datasets.load_dataset(*task.hub, split=split), source
+        return datasets.load_dataset(*task.hub, split=split_name), source
     except Exception as error:  # the hub's client raises exceptions of many types; the user needs one line
         reason = cut_short(" ".join(str(error).split()) or type(error).__name__)
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
-            f"{task.name}/{split}.parquet, or use task movie_snippets, which needs no hub"
+            f"{task.name}/{split_name}.parquet, or use task movie_snippets, which needs no hub"
         ) from None
 
 
-def _check_rows(task: Task, file_name: str, rows: Sequence[Row], source: str) -> Split:
+def _make_split(task: Task, file_name: str, rows: Sequence[Row], source: str) -> Split:
     """Return a split with its good rows as examples.
 
     Bad rows are skipped, or raise a ValueError that names the first one.
@@ -157,8 +157,8 @@ def _class_number(task: Task, value: Any) -> int | None:
     number = None if isinstance(value, bool) else _parse_number(text)
     if number is None:
         return None
-    # If classes are named 1 to 5, the value 0 is not the first class. The value 1.0 is the class 1, because pandas writes
-    # whole numbers in this form if a column has gaps.
+    # If classes are named 1 to 5, the value 0 is not the first class. 1.0 is the class 1, because pandas writes whole
+    # numbers in this form if a column has gaps.
     if has_numeric_class:
         equal_classes = [i for i, class_name in enumerate(task.classes) if _parse_number(class_name) == number]
         return equal_classes[0] if len(equal_classes) == 1 else None

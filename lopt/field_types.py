@@ -1,4 +1,5 @@
-"""The types of a dataclass's fields, read from its annotations. They are the schema of files read into it."""
+"""The types of a dataclass's fields, read from its annotations. They are the schema of the files that its instances are
+read from."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -25,44 +25,44 @@ Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
 
 def uniform(bound: float) -> Draw:
     """Uniform in [-bound, bound]."""
-    return lambda random, shape, _: random.uniform(-bound, bound, shape)
+    return lambda generator, shape, _: generator.uniform(-bound, bound, shape)
 
 
 def normal(deviation: float) -> Draw:
     """Normal, N(0, deviation²)."""
-    return lambda random, shape, _: random.normal(0.0, deviation, shape)
+    return lambda generator, shape, _: generator.normal(0.0, deviation, shape)
 
 
 def constant(value: float) -> Draw:
     """The same value everywhere."""
-    return lambda random, shape, _: np.full(shape, value)
+    return lambda generator, shape, _: np.full(shape, value)
 
 
 def kaiming_uniform() -> Draw:
     """PyTorch's `kaiming_uniform_(a=√5)`, the default of a linear layer: U[-1/√fan_in, 1/√fan_in], with the last
     dimension as fan_in."""
-    return lambda random, shape, _: random.uniform(-(shape[-1] ** -0.5), shape[-1] ** -0.5, shape)
+    return lambda generator, shape, _: generator.uniform(-(shape[-1] ** -0.5), shape[-1] ** -0.5, shape)
 
 
 def xavier_uniform() -> Draw:
     """Glorot and Bengio 2010: U[-a, a] with a = √(6 / (fan_in + fan_out))."""
-    return lambda random, shape, _: random.uniform(-((6 / sum(shape)) ** 0.5), (6 / sum(shape)) ** 0.5, shape)
+    return lambda generator, shape, _: generator.uniform(-((6 / sum(shape)) ** 0.5), (6 / sum(shape)) ** 0.5, shape)
 
 
-def vocabulary_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
+def vocabulary_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
     """Embeddings of tokens drawn from the 5,000 commonest tokens (Lester et al. 2021, section 3.2)."""
     assert vocabulary is not None
-    ids = vocabulary.ordinary_ids(COMMON_TOKEN_COUNT)
-    return vocabulary.token_rows(random.choice(ids, size=shape[0], replace=len(ids) < shape[0]))
+    token_ids = vocabulary.ordinary_ids(COMMON_TOKEN_COUNT)
+    return vocabulary.token_rows(generator.choice(token_ids, size=shape[0], replace=len(token_ids) < shape[0]))
 
 
-def label_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
+def label_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
     """Embeddings of the label words, and after them, if the prompt is longer, of drawn tokens (Lester et al. 2021,
     section 3.2)."""
     assert vocabulary is not None
-    rows = vocabulary_rows(random, shape, vocabulary)
-    labels = vocabulary.label_rows()[: shape[0]]
-    rows[: len(labels)] = labels
+    rows = vocabulary_rows(generator, shape, vocabulary)
+    word_rows = vocabulary.label_rows()[: shape[0]]
+    rows[: len(word_rows)] = word_rows
     return rows
 
 
@@ -74,7 +74,7 @@ DRAW_BY_INIT: dict[str, Callable[[float], Draw]] = {
 }
 
 
-def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
+def make_prompt_draw(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     """Return the function that draws the initial values of a prompt that is trained directly, not as a product.
 
     Args:

@@ -39,8 +39,8 @@ def inputs_from_file(path: Path, task: Task) -> list[dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"--file {path} does not exist")
     if path.suffix not in _VALID_SUFFIXES:
-        suffix = f"ends in {path.suffix}" if path.suffix else "has no suffix"
-        raise ValueError(f"--file {path} {suffix}; valid: {', '.join(_VALID_SUFFIXES)}")
+        suffix_text = f"ends in {path.suffix}" if path.suffix else "has no suffix"
+        raise ValueError(f"--file {path} {suffix_text}; valid: {', '.join(_VALID_SUFFIXES)}")
     if path.suffix != ".txt":
         rows = enumerate(read_rows(path), start=1)
         return [_columns_of_row(f"{path}, row {number}", row, task) for number, row in rows]

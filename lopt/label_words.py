@@ -32,8 +32,8 @@ def label_word_notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) 
         template: the template as the model reads it (`Backbone.fill_template`).
     """
     word_notes = []
-    tokens_of_words = {word: _tokenise(tokenizer, word) for word in words}
-    partly_scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_of_words.items() if len(ids) > 1]
+    tokens_by_word = {word: _tokenise(tokenizer, word) for word in words}
+    partly_scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_by_word.items() if len(ids) > 1]
     if partly_scored:
         more_text = f" and {len(partly_scored) - _MAX_WORDS} more" if len(partly_scored) > _MAX_WORDS else ""
         word_notes.append(
@@ -42,11 +42,11 @@ def label_word_notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) 
         )
     fields = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     text_before = template.format(**fields)
-    likelier_forms = {
+    likelier_form_by_word = {
         word: form for word in words if (form := _likelier_form(tokenizer, text_before, word)) is not None
     }
-    if likelier_forms:
-        comparisons = [f"{form!r} rather than {word!r}" for word, form in likelier_forms.items()]
+    if likelier_form_by_word:
+        comparisons = [f"{form!r} rather than {word!r}" for word, form in likelier_form_by_word.items()]
         word_notes.append(f"after this template, text normally goes on with {', '.join(comparisons[:_MAX_WORDS])}")
     return word_notes
 

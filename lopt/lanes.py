@@ -43,11 +43,11 @@ class Lanes:
         stopped.
         """
         waiting_items = list(items)
-        next_items = iter(waiting_items)  # shared by all lanes; it ends when the list is cleared
+        item_iterator = iter(waiting_items)  # shared by all lanes; it ends when the list is cleared
 
         def run_lane() -> None:
             try:
-                for item in next_items:
+                for item in item_iterator:
                     function(item)
             except BaseException:
                 waiting_items.clear()

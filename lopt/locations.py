@@ -154,20 +154,20 @@ class RemoteLocation:
 Location: TypeAlias = Path | RemoteLocation
 
 
-def location(name: str | Path | RemoteLocation) -> Location:
-    """Return the location with this path or URL.
+def location(path_or_url: str | Path | RemoteLocation) -> Location:
+    """Return the location with a path or URL.
 
     A URL is displayed without its password. Once a process was given the whole URL, the displayed one is enough.
 
     Raises:
         ValueError: the URL names no folder, or its file system is unknown or not installed.
     """
-    if isinstance(name, RemoteLocation):
-        return name
-    url = str(name)
+    if isinstance(path_or_url, RemoteLocation):
+        return path_or_url
+    url = str(path_or_url)
     scheme_match = _SCHEME_PATTERN.match(url)
-    if isinstance(name, Path) or not scheme_match:
-        return Path(name)
+    if isinstance(path_or_url, Path) or not scheme_match:
+        return Path(path_or_url)
     protocol, address = scheme_match[1].lower(), url[scheme_match.end() :].rstrip("/")
     if protocol in ("file", "local"):
         return Path(address)
