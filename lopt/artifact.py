@@ -104,11 +104,11 @@ class Prompt:
         return backbones.facts(self.backbone_source or _current_backbone_source(self.config.backbone))
 
     def _load_backbone(self, precision: str) -> Backbone:
-        name = self.backbone_source or _current_backbone_source(self.config.backbone)
+        source = self.backbone_source or _current_backbone_source(self.config.backbone)
         try:
-            return backbones.load(name, precision)
+            return backbones.load(source, precision)
         except ValueError as error:
-            if self.backbone_source or name in backbones.names():
+            if self.backbone_source or source in backbones.names():
                 raise
             raise ValueError(
                 f"{error}. If the model is in another folder now, give that folder: --backbone FOLDER, or "
@@ -183,11 +183,11 @@ class Prompt:
                     "restore the task"
                 )
 
-    def _predict_split(self, split: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict_split(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft_prompt, split, label_ids, on_progress=on_progress)
+        return predict_split(backbone, soft_prompt, encoded, label_ids, on_progress=on_progress)
 
     def save(self, folder: str | Path, *, results: Mapping[str, Any] | None = None) -> Path:
         """Write the tensors and the description, with these `results`, to `folder`, and return the folder."""

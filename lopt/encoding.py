@@ -124,8 +124,8 @@ def encode(
         excess_tokens = len(ids) - max_tokens
         if excess_tokens <= 0:
             return tuple(ids), was_cut
-        # Drop the excess tokens at the end of the text, and tokenise the rest again because the end of a text may change
-        # its tokens.
+        # Drop the excess tokens at the end of the text. The rest is tokenised again, because a shorter text may end in
+        # other tokens.
         token_starts = [start for start, end in offsets if column_start <= start < end <= column_end]
         old_text, new_text = fields[task.cut], ""
         if len(token_starts) > excess_tokens:

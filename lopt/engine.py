@@ -206,12 +206,12 @@ class Engine:
     def _evaluate(self, trials: Sequence[Trial], failures: dict[Trial, Exception]) -> dict[Trial, Evaluation | None]:
         """Evaluate trials on their selection examples, all in the same passes."""
         with torch.no_grad():
-            prompts_by_trial = _for_each(trials, _compute_soft_prompt, failures)
-        trials, soft_prompts = list(prompts_by_trial), list(prompts_by_trial.values())
+            soft_prompt_by_trial = _for_each(trials, _compute_soft_prompt, failures)
+        trials, soft_prompts = list(soft_prompt_by_trial), list(soft_prompt_by_trial.values())
         logits_by_owner = [np.empty((len(trial.data.selection), len(trial.label_ids))) for trial in trials]
         rows = _make_rows(trial.data.selection.token_ids for trial in trials)
 
-        def predict(pass_rows: Rows) -> None:
+        def run_pass(pass_rows: Rows) -> None:
             with torch.inference_mode():
                 logits_RC, columns_by_owner = self._logits(trials, soft_prompts, pass_rows)
             for row, row_logits in zip(pass_rows, logits_RC.cpu().numpy(), strict=True):
@@ -222,7 +222,7 @@ class Engine:
             return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
 
         self._cache_texts_ahead(rows, soft_prompts)
-        self._run_rows(trials, rows, soft_prompts, predict, failures)
+        self._run_rows(trials, rows, soft_prompts, run_pass, failures)
         return _for_each([trial for trial in trials if trial not in failures], record_evaluation, failures)
 
     # --- passes -------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Engine:
         sorted_texts = sorted(uncached_texts, key=lambda text: (len(text), text))
         lane_count = min(self._lanes.count, len(sorted_texts))
         texts_of_lanes = [sorted_texts[lane::lane_count] for lane in range(lane_count)]
-        with contextlib.suppress(Exception):  # the pass that needs the text raises it again and fails alone
+        with contextlib.suppress(Exception):  # the pass that needs the text will raise it, and fail alone
             self._lanes.run(self._backbone.cache_texts, texts_of_lanes)
 
     def _run_rows(
@@ -270,7 +270,7 @@ class Engine:
     def _run_passes(
         self, rows: Rows, soft_prompts: SoftPrompts, run_pass: Callable[[Rows], None]
     ) -> dict[int, Exception]:
-        """Run rows in passes until one raises. Return its exception for each owner of its rows. `{}` if none raises."""
+        """Run rows in passes until one raises. Return its exception by owner of its rows, or `{}` if none raises."""
         waiting_passes = divide_into_passes(
             rows, soft_prompts, self._backbone, max_pass_tokens=self.max_pass_tokens, lane_count=self._lanes.count
         )
@@ -310,11 +310,11 @@ class Engine:
         for index, row in enumerate(rows):
             padded_ids[index, : lengths[index]] = row.token_ids
         ids_RT, lengths_R = torch.from_numpy(padded_ids), torch.from_numpy(lengths)
-        label_ids = {owner: trials[owner].label_ids_on_cpu for owner in owners}
-        all_label_ids = sorted({label_id for ids in label_ids.values() for label_id in ids})
+        label_ids_by_owner = {owner: trials[owner].label_ids_on_cpu for owner in owners}
+        all_label_ids = sorted({label_id for ids in label_ids_by_owner.values() for label_id in ids})
         label_ids_C = to_device(all_label_ids, self._backbone.device)
         logits_RC = self._backbone.label_logits(packed_prompts, ids_RT, lengths_R, label_ids_C)
-        return logits_RC, {owner: list(map(all_label_ids.index, ids)) for owner, ids in label_ids.items()}
+        return logits_RC, {owner: list(map(all_label_ids.index, ids)) for owner, ids in label_ids_by_owner.items()}
 
 
 def _for_each(

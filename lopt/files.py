@@ -11,9 +11,9 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     A temporary file is written beside `path`, flushed and then renamed. The folder is made if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    file_descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(file_descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -155,7 +155,7 @@ Location: TypeAlias = Path | RemoteLocation
 
 
 def location(path_or_url: str | Path | RemoteLocation) -> Location:
-    """Return the location with a path or URL.
+    """Return the location that a path or a URL names.
 
     A URL is displayed without its password. Once a process was given the whole URL, the displayed one is enough.
 
@@ -211,15 +211,15 @@ def check_can_replace(folder: Location) -> None:
     """
     if isinstance(folder, Path) or folder.is_object_store:
         return
-    file = folder / f".check.{secrets.token_hex(4)}"
-    write(file, b"old")
+    test_file = folder / f".check.{secrets.token_hex(4)}"
+    write(test_file, b"old")
     try:
-        write(file, b"new")
-        is_replaced = file.read_bytes() == b"new"
+        write(test_file, b"new")
+        is_replaced = test_file.read_bytes() == b"new"
     except OSError:
         is_replaced = False
     finally:
-        file.unlink(missing_ok=True)
+        test_file.unlink(missing_ok=True)
     if not is_replaced:
         raise ValueError(
             f"{folder}: a file there cannot be replaced by renaming another file; give a local folder, or s3://..."
@@ -235,14 +235,14 @@ def read_part(file: Location, begin: int, end: int) -> bytes:
         return stream.read(end - begin)
 
 
-def move_folder(folder: Location, target: Location) -> None:
+def move_folder(folder: Location, new_folder: Location) -> None:
     """Rename a folder with everything in it. On an object store each file is moved by itself."""
-    if isinstance(folder, RemoteLocation) and isinstance(target, RemoteLocation):
-        folder._call("mv", folder.path, target.path, **({"recursive": True} if folder.is_object_store else {}))
-    elif isinstance(folder, Path) and isinstance(target, Path):
-        folder.rename(target)
+    if isinstance(folder, RemoteLocation) and isinstance(new_folder, RemoteLocation):
+        folder._call("mv", folder.path, new_folder.path, **({"recursive": True} if folder.is_object_store else {}))
+    elif isinstance(folder, Path) and isinstance(new_folder, Path):
+        folder.rename(new_folder)
     else:
-        raise ValueError(f"{folder} and {target} are not on the same file system; give two locations that are")
+        raise ValueError(f"{folder} and {new_folder} are not on the same file system; give two locations that are")
 
 
 def remove_folder(folder: Location) -> None:
