@@ -124,10 +124,8 @@ def test_the_built_in_tasks_have_no_notes(shared):
         task: Task = tasks.get(name)
         for model, tokenizer in tokenizers.items():
             template = task.template if model == "t5-base" else task.causal_template or task.template
-            assert label_word_notes(tokenizer, template.replace("{mask}", "").rstrip(), task.label_words) == [], (
-                name,
-                model,
-            )
+            filled_template = template.replace("{mask}", "").rstrip()
+            assert label_word_notes(tokenizer, filled_template, task.label_words) == [], (name, model)
 
 
 # --- where the notes are shown ----------------------------------------------------------------------------------------

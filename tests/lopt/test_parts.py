@@ -53,11 +53,8 @@ def write_task(tmp_path):
             write_rows(task_folder / "test.csv", test_rows or rows(a=4, b=4, c=4))
         else:
             write_rows(task_folder / entries["data"], train_rows)
-        for function in (
-            data._load_splits,
-            data._draw_and_tokenise,
-            data._prepare_from_cache_key,
-        ):  # they cache the files that they read
+        # All three cache what they read from files.
+        for function in (data._load_splits, data._draw_and_tokenise, data._prepare_from_cache_key):
             function.cache_clear()
         trial = {"method": "lopt1", "backbone": "tiny", "length": 2, "rank": 1, "max_steps": 2, "eval_every": 1}
         return TrialConfig(**{**trial, "task": str(task_folder), "precision": "fp32", **settings})
