@@ -134,7 +134,7 @@ def engine_step(setup: Setup, trial_count: int) -> Callable[[], Any]:
     engine = Engine()
     for seed in range(trial_count):
         engine.admit(begin_trial(setup, "lopt1", seed))
-    return engine.step
+    return engine.update_trials
 
 
 def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:

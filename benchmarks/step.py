@@ -86,7 +86,7 @@ def our_contender(
     def run_pass() -> list[float]:
         trials[0].loss(np.arange(arguments.batch)).backward()  # untimed, like Trainer's first step
         trials[0].clear_gradients()
-        return _common.time_calls(engine.step if packed_count else trials[0].update, arguments.steps)
+        return _common.time_calls(engine.update_trials if packed_count else trials[0].update, arguments.steps)
 
     return Contender(run_pass, changes["precision"], len(trials), placement)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["TrialConfig", "count_parameters", "load_prompt", "train"]
 
-_MODULES = {
+_MODULE_BY_NAME = {
     "TrialConfig": "lopt.config",
     "count_parameters": "lopt.methods",
     "load_prompt": "lopt.artifact",
@@ -35,8 +35,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'lopt' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
+    value = getattr(importlib.import_module(_MODULE_BY_NAME[name]), name)
     globals()[name] = value
     return value

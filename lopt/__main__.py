@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from lopt.records import Evaluation, TrialRecord
     from lopt.replay import ReplayResult
 
-FAILED = 3
+_TRIAL_FAILED = 3
 _TERMINAL_INTERVAL_S, _LOG_INTERVAL_S = 0.5, 10.0  # time between two reports of progress
-_OTHER_CLASS_COUNT = 3  # number of classes that are printed besides the predicted one
+_OTHER_CLASS_COUNT = 3  # classes that are printed besides the predicted one, at most
 _MIN_TEXT_WIDTH = 20  # characters of the input that are printed even on a narrow terminal
 
 
@@ -54,9 +54,9 @@ class Command:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        code = _run_command(sys.argv[1:] if argv is None else argv)
+        exit_code = _run_command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-        return code
+        return exit_code
     except BrokenPipeError:
         discard_output()
         return 1
@@ -110,7 +110,7 @@ def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _local_folder(text: str) -> Path:
-    if "://" in text:  # as a path, it would make a folder called "s3:"
+    if "://" in text:  # taken as a path, a URL would make a folder called "s3:"
         from lopt.locations import redact
 
         raise argparse.ArgumentTypeError(f"{redact(text)!r} is a URL; give a folder on this machine")
@@ -122,14 +122,14 @@ def _local_folder(text: str) -> Path:
 
 def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompt_argument(parser)
-    inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument(
+    input_options = parser.add_mutually_exclusive_group(required=True)
+    input_options.add_argument(
         "--text",
         action="append",
         metavar="T",
         help="an input; the option may be repeated. For a task with several columns, give them as a JSON object",
     )
-    inputs.add_argument(
+    input_options.add_argument(
         "--file",
         metavar="F",
         help="a .csv, .jsonl or .parquet file with the task's columns; for a task with one column also a .txt "
@@ -159,41 +159,40 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Print on standard error how many inputs are done. Yields a function; call it with the number of newly done ones.
+def _progress(total_count: int) -> Iterator[Callable[[int], None]]:
+    """Print on standard error how many inputs are done. Yield a function that is called with each newly done number.
 
     On a terminal the count is one line, which is removed at the end. Elsewhere a new line is printed every ten seconds,
     so there is none for a short file.
     """
     on_terminal = sys.stderr.isatty()
-    begin, end, interval_s = ("\r", "", _TERMINAL_INTERVAL_S) if on_terminal else ("", "\n", _LOG_INTERVAL_S)
-    done_count, has_printed, next_print_s = 0, False, time.monotonic() + interval_s
+    line_start, line_end, interval_s = ("\r", "", _TERMINAL_INTERVAL_S) if on_terminal else ("", "\n", _LOG_INTERVAL_S)
+    done_count, has_printed, next_print_time_s = 0, False, time.monotonic() + interval_s
 
-    def add(newly_done_count: int) -> None:
-        nonlocal done_count, has_printed, next_print_s
+    def add_done(newly_done_count: int) -> None:
+        nonlocal done_count, has_printed, next_print_time_s
         done_count += newly_done_count
-        if time.monotonic() >= next_print_s and done_count != total:
-            next_print_s, has_printed = time.monotonic() + interval_s, True
-            print(f"{begin}{done_count:,} of {total:,} inputs", end=end, file=sys.stderr, flush=True)
+        if time.monotonic() >= next_print_time_s and done_count != total_count:
+            next_print_time_s, has_printed = time.monotonic() + interval_s, True
+            print(f"{line_start}{done_count:,} of {total_count:,} inputs", end=line_end, file=sys.stderr, flush=True)
 
     try:
-        yield add
+        yield add_done
     finally:
         if has_printed and on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _answer_lines(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    """Lines such as `positive  0.93  (negative 0.07)  A warm, funny film.`. On a terminal the text is cut to the width
-    of the line."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    """Yield lines such as `positive  0.93  (negative 0.07)  A warm, funny film.`, cut to the width of a terminal."""
+    line_width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     label_width = max(len(answer.label) for answer in answers)
     predictions = [_prediction_text(answer, label_width) for answer in answers]
-    indent = max(map(len, predictions))
+    prediction_width = max(map(len, predictions))
     for prediction, fields in zip(predictions, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
-        text_width = len(text) if width is None else max(_MIN_TEXT_WIDTH, width - indent - 2)
-        yield f"{prediction:<{indent}}  {truncate(text, text_width)}"
+        text_width = len(text) if line_width is None else max(_MIN_TEXT_WIDTH, line_width - prediction_width - 2)
+        yield f"{prediction:<{prediction_width}}  {truncate(text, text_width)}"
 
 
 def _prediction_text(answer: "Answer", label_width: int) -> str:
@@ -204,7 +203,7 @@ def _prediction_text(answer: "Answer", label_width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return the text as one line without control characters, in characters that the output's encoding has."""
+    """Return the text as one line of characters that can be printed in the output's encoding."""
     text = "".join(character if character.isprintable() else "·" for character in " ".join(text.split()))
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
@@ -227,8 +226,8 @@ def _export(options: argparse.Namespace) -> int:
 
     folder = export_to_peft(load_prompt(options.prompt, backbone=options.backbone), options.out)
     adapter_config = json.loads((folder / "adapter_config.json").read_text())
-    kind, base_model = adapter_config["peft_type"], adapter_config["base_model_name_or_path"]
-    print(f"{folder}: a {kind} adapter of PEFT for {base_model}")
+    adapter_type, base_model = adapter_config["peft_type"], adapter_config["base_model_name_or_path"]
+    print(f"{folder}: a {adapter_type} adapter of PEFT for {base_model}")
     for path in sorted(folder.iterdir()):
         print(f"  {path.name}  {path.stat().st_size:,} bytes")
     print(f"{folder / 'README.md'} says how to load and use it")
@@ -264,19 +263,19 @@ def _run_again(options: argparse.Namespace) -> int:
     print_line(f"{'step':>7}  {'accuracy':>8}  {'recorded':>8}  {'loss':>9}  {'recorded':>9}")
     result = None
     try:
-        for item in replay(config, record, artifact=options.artifact):
-            if isinstance(item, ReplayResult):
-                result = item
+        for evaluations_or_result in replay(config, record, artifact=options.artifact):
+            if isinstance(evaluations_or_result, ReplayResult):
+                result = evaluations_or_result
             else:
-                print_line(_evaluation_text(*item))
+                print_line(_evaluation_text(*evaluations_or_result))
     except Exception as error:
         if record is None and isinstance(error, ValueError | OSError):
             raise
-        traceback.print_exc()  # a failed trial is run again in order to see this
+        traceback.print_exc()  # users run a failed trial again in order to see this
         recorded_type = (record.error or {}).get("type") if record else None
-        as_recorded = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
-        print(f"failed: {type(error).__name__}{as_recorded}", file=sys.stderr)
-        return FAILED
+        as_recorded_text = f", as recorded ({recorded_type})" if recorded_type == type(error).__name__ else ""
+        print(f"failed: {type(error).__name__}{as_recorded_text}", file=sys.stderr)
+        return _TRIAL_FAILED
     assert result is not None
     new_record = result.record
     if options.json:
@@ -291,26 +290,27 @@ def _run_again(options: argparse.Namespace) -> int:
 
 
 def _trial_text(config: "TrialConfig") -> str:
-    shape = "".join(f" {name}={value}" for name, value in (("n", config.length), ("r", config.rank)) if value)
+    shape_text = "".join(f" {name}={value}" for name, value in (("n", config.length), ("r", config.rank)) if value)
     return (
-        f"{config.method}{shape}, learning rate {config.learning_rate:g}, seed {config.seed} "
+        f"{config.method}{shape_text}, learning rate {config.learning_rate:g}, seed {config.seed} "
         f"on {config.backbone}, {config.task}"
     )
 
 
 def _evaluation_text(evaluation: "Evaluation", recorded: "Evaluation | None") -> str:
     """Return one line of the table: a new evaluation, and the recorded one of the same step."""
-    accuracy, loss = "–", "–"
+    recorded_accuracy, recorded_loss = "–", "–"
     if recorded is not None:
-        accuracy, loss = f"{100 * recorded.selection_accuracy:.1f} %", f"{recorded.selection_loss:.6f}"
+        recorded_accuracy = f"{100 * recorded.selection_accuracy:.1f} %"
+        recorded_loss = f"{recorded.selection_loss:.6f}"
     return (
-        f"{evaluation.step:>7,}  {100 * evaluation.selection_accuracy:>6.1f} %  {accuracy:>8}  "
-        f"{evaluation.selection_loss:>9.6f}  {loss:>9}"
+        f"{evaluation.step:>7,}  {100 * evaluation.selection_accuracy:>6.1f} %  {recorded_accuracy:>8}  "
+        f"{evaluation.selection_loss:>9.6f}  {recorded_loss:>9}"
     )
 
 
 def _comparison_text(result: "ReplayResult", record: "TrialRecord", changes: Sequence[str]) -> str:
-    """Say how far the new training is from the record, and what has changed since then."""
+    """Return how far the new training is from the record, and what has changed since then, as text."""
     changes_text = f"; changed since then: {', '.join(changes)}" if changes else ""
     if result.accuracy_difference is None or result.loss_difference is None:
         return f"there is nothing to compare, because the record has no evaluation{changes_text}"

@@ -27,8 +27,8 @@ from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
 
 _DESCRIPTION_FILE = "prompt.json"
-_IDENTITY_ENTRIES = ("format", "key", "config", "classes", "task")  # all other entries of a description are results
-# Attributes of the task under the entry "task". Classes, template and label words are elsewhere in the description.
+_NON_RESULT_ENTRIES = ("format", "key", "config", "classes", "task")  # other entries of a description are results
+# Attributes of the task in the description's entry "task". Classes, template and label words have entries elsewhere.
 _TASK_ATTRIBUTES = ("title", "columns", "cut")
 
 
@@ -72,7 +72,7 @@ class Prompt:
 
     @property
     def prompt_PH(self) -> Tensor:
-        """The prompt X, `[P, H]`. ValueError for methods without a prompt."""
+        """The prompt X, `[P, H]`. A method without a prompt raises ValueError."""
         if self.soft_prompt is None:
             raise ValueError(f"method {self.config.method} has no prompt: it changes the model's weights")
         return self.soft_prompt.prompt
@@ -80,14 +80,14 @@ class Prompt:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, with the trained weights in it if the method trains weights. It is loaded once per process.
-        ValueError if its weights are not those that training started from."""
+        Raises ValueError if its weights are not those that training started from."""
         if self.soft_prompt is not None:
             return self.frozen_backbone
         return methods.get(self.config.method).begin(self.frozen_backbone, self.config, self.factors).backbone
 
     @cached_property
     def frozen_backbone(self) -> Backbone:
-        """The backbone as it was before training. ValueError if its weights are not those of that time."""
+        """The backbone as it was before training. Raises ValueError if its weights are not those of that time."""
         backbone = self._load_backbone(methods.get(self.config.method).weights_precision(self.config.precision))
         if backbone.revision != self.config.model_revision and self.results.get("weights") != fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
@@ -100,15 +100,15 @@ class Prompt:
 
     @property
     def facts(self) -> Facts:
-        """What is known about the model without loading its weights. ValueError if the model cannot be found."""
-        return backbones.facts(self.backbone_source or _current_backbone(self.config.backbone))
+        """What is known about the model without its weights. Raises ValueError if the model cannot be found."""
+        return backbones.facts(self.backbone_source or _current_backbone_source(self.config.backbone))
 
     def _load_backbone(self, precision: str) -> Backbone:
-        name = self.backbone_source or _current_backbone(self.config.backbone)
+        source = self.backbone_source or _current_backbone_source(self.config.backbone)
         try:
-            return backbones.load(name, precision)
+            return backbones.load(source, precision)
         except ValueError as error:
-            if self.backbone_source or name in backbones.names():
+            if self.backbone_source or source in backbones.names():
                 raise
             raise ValueError(
                 f"{error}. If the model is in another folder now, give that folder: --backbone FOLDER, or "
@@ -162,35 +162,35 @@ class Prompt:
             truncated=sum(was_cut for _, was_cut in tokenised),
         )
         logits = self._predict_split(encoded, on_progress).logits
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        exponentials_NC = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities_NC = exponentials_NC / exponentials_NC.sum(axis=1, keepdims=True)
         return [
             Answer(task.classes[int(row.argmax())], dict(zip(task.classes, map(float, row), strict=True)))
-            for row in probabilities
+            for row in probabilities_NC
         ]
 
     def _check_task(self) -> None:
-        """Raise ValueError if the installed task, whose rows are to be scored, is not the task of training."""
+        """Raise ValueError if the installed task, whose rows are to be scored, differs from the task of training."""
         try:
-            current = tasks.get(self.config.task)
+            installed_task = tasks.get(self.config.task)
         except ValueError as error:
             raise ValueError(f"this prompt cannot be scored again without the rows of its task: {error}") from None
         for name in ("classes", "columns", "cut"):
-            trained, installed = getattr(self.task, name), getattr(current, name)
+            trained, installed = getattr(self.task, name), getattr(installed_task, name)
             if trained != installed:
                 raise ValueError(
-                    f"trained with `{name}` {trained}, but task {current.name} now has {installed}: restore the task"
+                    f"trained with `{name}` {trained}, but task {installed_task.name} now has {installed}: "
+                    "restore the task"
                 )
 
-    def _predict_split(self, split: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict_split(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())
-        return predict_split(backbone, soft_prompt, split, label_ids, on_progress=on_progress)
+        return predict_split(backbone, soft_prompt, encoded, label_ids, on_progress=on_progress)
 
     def save(self, folder: str | Path, *, results: Mapping[str, Any] | None = None) -> Path:
-        """Write the tensors and the description to `folder`, and return the folder. `results` are those of
-        `write_description`."""
+        """Write the tensors and the description, with these `results`, to `folder`, and return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"factors.{name}": tensor for name, tensor in self.factors.items()}
@@ -198,7 +198,7 @@ class Prompt:
             tensors["prompt"] = self.soft_prompt.prompt
             if self.soft_prompt.update is not None:
                 tensors["update"] = self.soft_prompt.update
-        # Cloned because safetensors refuses shared memory: a factor may be the prompt itself, and weights may be tied.
+        # safetensors refuses tensors that share memory, but a factor may be the prompt itself, and weights may be tied.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(tensors, folder / PROMPT_FILE)
         return self.write_description(folder, results or {})
@@ -219,34 +219,34 @@ class Prompt:
 
 def check_revisions(config: TrialConfig, data_revision: str | None, model_revision: str | None) -> None:
     """Raise ValueError if the data or the weights on this machine have another revision than the configuration says."""
-    for kind, name, expected, actual in (
+    for kind, name, trained_revision, revision_here in (
         ("task", config.task, config.data_revision, data_revision),
         ("backbone", config.backbone, config.model_revision, model_revision),
     ):
-        if expected is not None and expected != actual:
+        if trained_revision is not None and trained_revision != revision_here:
             raise ValueError(
-                f"this trial was trained with {kind} {name} at revision {expected}, but its revision here is {actual}: "
-                "restore its files"
+                f"this trial was trained with {kind} {name} at revision {trained_revision}, but its revision here is "
+                f"{revision_here}: restore its files"
             )
 
 
-def _current_backbone(backbone: str) -> str:
+def _current_backbone_source(recorded_backbone: str) -> str:
     """Return the name or folder under which a prompt's model is found now. This is the recorded one, or, if that folder
     no longer exists, the folder of the same name in `LOPT_MODEL_DIR`."""
-    mirror = os.environ.get("LOPT_MODEL_DIR")
-    mirror_folder = Path(mirror or "", Path(backbone).name)
-    if not mirror or not (mirror_folder / "config.json").is_file():
-        return backbone
+    models_folder = os.environ.get("LOPT_MODEL_DIR")
+    moved_folder = Path(models_folder or "", Path(recorded_backbone).name)
+    if not models_folder or not (moved_folder / "config.json").is_file():
+        return recorded_backbone
     try:
-        recorded_folder = backbones.local_folder(backbone)
+        recorded_folder = backbones.local_folder(recorded_backbone)
     except ValueError:  # a path where nothing exists
         recorded_folder = None
-    return backbone if recorded_folder else str(mirror_folder)
+    return recorded_backbone if recorded_folder else str(moved_folder)
 
 
 def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Prompt:
     """Open a trained prompt, or the trained weights of LoRA or fine-tuning. The backbone is loaded when it is first
-    needed. The task's own folder is not needed, because the files describe the task.
+    needed. The task's own folder is never needed, because the prompt's files describe the task.
 
     Args:
         folder: a folder, or a URL such as s3://bucket/results/<run>/artifacts/<key>.
@@ -257,8 +257,8 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
         OSError: the URL's file system cannot be reached.
     """
     source = location(folder)
-    with local_copy(source) as folder:
-        return _read_prompt(folder, display_name=str(source), backbone=None if backbone is None else str(backbone))
+    with local_copy(source) as local_folder:
+        return _read_prompt(local_folder, str(source), backbone=None if backbone is None else str(backbone))
 
 
 def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Prompt:
@@ -271,16 +271,16 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
     try:
         description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)
-        task = _task_of(description)
-    except Exception as error:  # a damaged file makes its reader raise all kinds of exceptions
+        task = _read_task(description)
+    except Exception as error:  # readers raise all kinds of exceptions on damaged files
         raise ValueError(f"{display_name} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(config_values, task)
     factors = {name.removeprefix("factors."): tensor for name, tensor in tensors.items() if name.startswith("factors.")}
     soft_prompt = _read_soft_prompt(config, factors, tensors, display_name)
-    results = {name: value for name, value in description.items() if name not in _IDENTITY_ENTRIES}
+    results = {name: value for name, value in description.items() if name not in _NON_RESULT_ENTRIES}
     if task is None:
         trained, installed = description.get("classes"), list(tasks.get(config.task).classes)
-        if trained not in (None, installed):  # a class's index would mean another class
+        if trained not in (None, installed):  # otherwise a class's number would mean another class
             raise ValueError(
                 f"{display_name} was trained on classes {trained}, but task {config.task} now has {installed}: "
                 "restore them"
@@ -288,7 +288,7 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
     return Prompt(config, factors, soft_prompt, results, task, backbone)
 
 
-def _task_of(description: Mapping[str, Any]) -> Task | None:
+def _read_task(description: Mapping[str, Any]) -> Task | None:
     """Return the task as it was in training, or None for a description of format 1, which does not hold the task.
 
     Raises:
@@ -319,7 +319,7 @@ def _task_of(description: Mapping[str, Any]) -> Task | None:
 def _read_soft_prompt(
     config: TrialConfig, factors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], display_name: str
 ) -> SoftPrompt | None:
-    """Return the stored soft prompt. Raise ValueError if it does not match the factors."""
+    """Return the stored soft prompt; None for a weight method. Raise ValueError if it does not match the factors."""
     stored = tensors.get("prompt")
     if stored is not None and stored.ndim != 2:
         raise ValueError(f"{display_name} is damaged: its prompt is not a matrix")
@@ -327,10 +327,10 @@ def _read_soft_prompt(
         raise ValueError(f"{display_name} is damaged: one of its tensors does not hold floating-point numbers")
     width = int(stored.shape[-1]) if stored is not None else 0
     try:
-        computed = methods.get(config.method).rebuild(config, factors, width)
+        rebuilt = methods.get(config.method).rebuild(config, factors, width)
     except (KeyError, IndexError, ValueError, RuntimeError, StopIteration):
         raise ValueError(f"{display_name} is damaged: a factor is missing, or has another shape") from None
-    if computed is None:
+    if rebuilt is None:
         return None
     if stored is None:
         raise ValueError(f"{display_name} is damaged: it holds no prompt")
@@ -338,13 +338,13 @@ def _read_soft_prompt(
         raise ValueError(
             f"{display_name} is damaged: its prompt has {stored.shape[0]} rows, but its length is {config.length}"
         )
-    soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=computed.placement)
-    if not (_are_close(computed.prompt, soft_prompt.prompt) and _are_close(computed.update, soft_prompt.update)):
+    soft_prompt = SoftPrompt(prompt=stored, update=tensors.get("update"), placement=rebuilt.placement)
+    if not (_are_close(rebuilt.prompt, soft_prompt.prompt) and _are_close(rebuilt.update, soft_prompt.update)):
         raise ValueError(f"{display_name} is damaged: its prompt does not match its factors")
     return soft_prompt
 
 
-def _are_close(computed: Tensor | None, stored: Tensor | None) -> bool:
-    if computed is None or stored is None:
-        return computed is stored
-    return computed.shape == stored.shape and bool((computed - stored).abs().max() <= 1e-4)
+def _are_close(rebuilt: Tensor | None, stored: Tensor | None) -> bool:
+    if rebuilt is None or stored is None:
+        return rebuilt is stored
+    return rebuilt.shape == stored.shape and bool((rebuilt - stored).abs().max() <= 1e-4)

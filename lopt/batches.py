@@ -9,23 +9,25 @@ from torch import Tensor
 
 from lopt.encoding import Encoded
 
-_POOL_BATCHES = 50  # batches in a pool that is sorted by length: enough for little padding, few enough to mix well
+_BATCHES_PER_POOL = 50  # batches in a pool that is sorted by length: enough for little padding, few enough to mix well
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, skip: int = 0) -> Iterator[np.ndarray]:
-    """Yield batches without end, after skipping the first `skip`. A batch is the positions of its texts, `[B]`.
+    """Yield batches without end, but not the first `skip` of them. A batch is the positions of its texts, `[B]`.
 
     Each epoch is a new permutation, cut into pools that are sorted by length, so that the texts of a batch have
     similar lengths. The batches of an epoch come in random order. Positions that do not fill a batch are left out of
     that epoch. The batches depend on nothing but the lengths and the seed.
     """
-    count = len(lengths)
-    batch_size = min(batch_size, count)
-    epoch, skip = divmod(skip, count // batch_size)
+    text_count = len(lengths)
+    batch_size = min(batch_size, text_count)
+    pool_size = _BATCHES_PER_POOL * batch_size
+    epoch, skip = divmod(skip, text_count // batch_size)
     while True:
         generator = np.random.RandomState([seed, epoch])
-        order = generator.permutation(count)[: count - count % batch_size]
-        pools = [order[i : i + _POOL_BATCHES * batch_size] for i in range(0, len(order), _POOL_BATCHES * batch_size)]
+        shuffled_positions = generator.permutation(text_count)[: text_count - text_count % batch_size]
+        pool_starts = range(0, len(shuffled_positions), pool_size)
+        pools = [shuffled_positions[start : start + pool_size] for start in pool_starts]
         batches = [
             pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, batch_size) for pool in pools if len(pool)
         ]
@@ -34,14 +36,14 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, skip: int 
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield every position once, longest text first, in batches `[<=B]`. Their order is always the same."""
-    order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    """Yield every position once, longest text first, in batches of at most B. Their order is always the same."""
+    sorted_positions = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(sorted_positions), batch_size):
+        yield sorted_positions[start : start + batch_size]
 
 
 def to_device(values: Any, device: Any) -> Tensor:
-    """Return numbers as a tensor on a device. The copy to a GPU does not block the processor."""
+    """Return numbers as a tensor on a device. The CPU does not wait for the copy to a GPU."""
     tensor = torch.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

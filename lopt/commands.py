@@ -3,19 +3,19 @@
 import shlex
 from pathlib import Path
 
-_CHECKOUT = {
+_CHECKOUT_COMMANDS = {
     "sweep": ("python", "sweeps/run.py"),
     "report": ("python", "analysis/report.py"),
     "lopt": ("python", "-m", "lopt"),
 }
-_INSTALLED = {"sweep": ("lopt-sweep",), "report": ("lopt-report",), "lopt": ("lopt",)}
+_INSTALLED_COMMANDS = {"sweep": ("lopt-sweep",), "report": ("lopt-report",), "lopt": ("lopt",)}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def command_words(command: str, *arguments: object) -> list[str]:
     """Return the words of a command line. `command` is "sweep", "report" or "lopt"."""
-    programs = _CHECKOUT if (_ROOT / "pyproject.toml").is_file() else _INSTALLED
-    return [*programs[command], *map(str, arguments)]
+    words_by_command = _CHECKOUT_COMMANDS if (_ROOT / "pyproject.toml").is_file() else _INSTALLED_COMMANDS
+    return [*words_by_command[command], *map(str, arguments)]
 
 
 def command_line(command: str, *arguments: object) -> str:

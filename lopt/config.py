@@ -1,4 +1,4 @@
-"""The configuration of one trial: frozen, and with a content hash that is the trial's key."""
+"""The configuration of one trial. It is frozen, and a hash of its content is the trial's key."""
 
 import dataclasses
 import hashlib
@@ -67,8 +67,9 @@ class TrialConfig(TrialSettings):
         for name in values:
             if name not in FIELDS:
                 raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
-        if missing := [name for name in ("method", "task") if name not in values]:
-            raise ValueError(f"a trial needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
+        if missing_names := [name for name in ("method", "task") if name not in values]:
+            pronoun = "it" if len(missing_names) == 1 else "them"
+            raise ValueError(f"a trial needs {', '.join(missing_names)}: give {pronoun}")
         return cls(**values, task_spec=task_spec)
 
     def replace(self, **changes: Any) -> Self:
@@ -77,14 +78,15 @@ class TrialConfig(TrialSettings):
 
 
 def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> dict[str, Any]:
-    """Return the fields that depend on the method, task and backbone, checked and with their defaults filled in.
+    """Return the fields that depend on the method, task and backbone, by name. They are checked, with their defaults
+    filled in.
 
     Raises:
         ValueError: as for `TrialConfig`.
     """
     method, task = methods.get(settings.method), task_spec or tasks.get(settings.task)
-    recipe = dataclasses.asdict(method.recipe)
-    fields = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
+    recipe_settings = dataclasses.asdict(method.recipe)
+    fields = {name: value for name, value in recipe_settings.items() if getattr(settings, name) is None}
     fields["task"] = task.name  # for a folder its absolute path, because workers have other working directories
     if method.uses_length and settings.length is None:
         fields["length"] = methods.DEFAULT_LENGTH
@@ -97,7 +99,7 @@ def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> 
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a task or backbone; for the path of a folder, only the folder's own name, as in a key."""
+    """Return the name of a task or backbone. If `name` is the path of a folder, this is the folder's own name."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
@@ -109,11 +111,11 @@ def key_of(values: Mapping[str, Any]) -> str:
     Raises:
         ValueError, TypeError, KeyError, AttributeError: `values` is not a configuration.
     """
-    hashed = drop_later_defaults(values, LATER_SETTINGS)
-    hashed["options"] = drop_later_defaults(values["options"], LATER_OPTIONS)
+    hashed_values = drop_later_defaults(values, LATER_SETTINGS)
+    hashed_values["options"] = drop_later_defaults(values["options"], LATER_OPTIONS)
     for name in ("task", "backbone"):
-        hashed[name] = folder_name(hashed[name])
-    json_text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        hashed_values[name] = folder_name(hashed_values[name])
+    json_text = json.dumps(hashed_values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
-"""Prepares the data of a trial: loads its task, draws its parts (`lopt.parts`) and tokenises them once.
+"""Prepares the data of a trial: loads the splits of its task, draws the parts (`lopt.parts`) and tokenises them once.
 
-The result depends only on a trial's data settings, so all trials of a sweep see the same examples.
+The parts are the training, selection and reported examples. They depend only on a trial's data settings, so all trials
+of a sweep see the same examples.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from lopt.types import Tokenizer
 
 @dataclass(frozen=True)
 class TaskData:
-    """The training, selection and reported (test) examples of one trial, all tokenised.
+    """The training, selection and reported (test) examples of one trial, tokenised.
 
     Attributes:
         protocol: how the parts were drawn, in words.
@@ -46,7 +47,7 @@ class TaskData:
 
 @dataclass(frozen=True)
 class _LoadedSplits:
-    """Both splits of a task, and a fingerprint of their content."""
+    """The training split and the reported split of a task. `revision` is a fingerprint of their content."""
 
     training: Split
     reported: Split
@@ -54,8 +55,8 @@ class _LoadedSplits:
 
 
 @lru_cache(maxsize=8)
-def _load(task: Task, data_dir: str | None) -> _LoadedSplits:
-    """Load both splits of a task. `data_dir` (LOPT_DATA_DIR) is an argument only to be part of the cache's key."""
+def _load_splits(task: Task, data_dir: str | None) -> _LoadedSplits:
+    """Load both splits of a task. `data_dir` is LOPT_DATA_DIR, an argument only because the cache's key needs it."""
     splits = read_split(task, task.train), read_split(task, task.report)
     digest = hashlib.sha256()
     if len(task.columns) > 1:  # the column that is cut decides which words of a long input are read
@@ -71,7 +72,7 @@ def _load(task: Task, data_dir: str | None) -> _LoadedSplits:
 
 def data_revision(task: str) -> str:
     """Return 16 hex digits that change when a text or label of the task's splits changes, or another column is cut."""
-    return _load(tasks.get(task), os.environ.get("LOPT_DATA_DIR")).revision
+    return _load_splits(tasks.get(task), os.environ.get("LOPT_DATA_DIR")).revision
 
 
 def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
@@ -80,14 +81,14 @@ def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
     Raises:
         ValueError: the prompt fills the window.
     """
-    room = backbone.window - (config.length or 0)
-    if room < 1:
+    tokens_beside_prompt = backbone.window - (config.length or 0)
+    if tokens_beside_prompt < 1:
         raise ValueError(
             f"length is {config.length}, but the window of {config.backbone} is {backbone.window} tokens: give a "
             "smaller length"
         )
-    limits = (config.max_tokens, methods.get(config.method).text_limit(config.options))
-    return min([room, *(limit for limit in limits if limit is not None)])
+    other_limits = (config.max_tokens, methods.get(config.method).text_limit(config.options))
+    return min([tokens_beside_prompt, *(limit for limit in other_limits if limit is not None)])
 
 
 def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
@@ -96,7 +97,7 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     Raises:
         ValueError: as for `load_split`, `encode` and `max_input_tokens`.
     """
-    return _prepare(
+    return _prepare_from_cache_key(
         max_input_tokens(config, backbone),
         tasks.get(config.task),
         _part_settings(config),
@@ -107,29 +108,29 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     )
 
 
-def notes(config: TrialConfig) -> list[str]:
+def plan_notes(config: TrialConfig) -> list[str]:
     """Return what a plan should note about the user's own rows and label words.
 
     Only local files are read: neither network nor weights are needed. Token limits are not applied.
     """
-    sentences: list[str] = []
+    notes: list[str] = []
     task = tasks.get(config.task)
     if tasks.is_from_folder(task):
         try:
-            splits = _load(task, os.environ.get("LOPT_DATA_DIR"))
+            splits = _load_splits(task, os.environ.get("LOPT_DATA_DIR"))
             parts = draw_parts(task, _part_settings(config), splits.training, splits.reported, measure_lengths=None)
-            sentences += parts.notes
+            notes += parts.notes
         except ValueError as error:  # a plan can be shown even if the rows cannot be read
-            sentences.append(str(error))
-    default_words = (task.template_for(config.backbone), task.label_words)
-    # The built-in templates and label words have been tried with the built-in models. Returning here saves imports.
-    if not tasks.is_from_folder(task) and (config.template, config.label_words) == default_words:
-        return sentences
+            notes.append(str(error))
+    default_template_and_words = (task.template_for(config.backbone), task.label_words)
+    # Built-in templates and label words were tried with the built-in models and need no notes, nor their slow imports.
+    if not tasks.is_from_folder(task) and (config.template, config.label_words) == default_template_and_words:
+        return notes
     tokenizer = label_words.local_tokenizer(config.backbone)
     if tokenizer is not None:
         template = (config.template or "").replace("{mask}", "").rstrip()
-        sentences += label_words.notes(tokenizer, template, config.label_words or ())
-    return sentences
+        notes += label_words.label_word_notes(tokenizer, template, config.label_words or ())
+    return notes
 
 
 def _part_settings(config: TrialConfig) -> PartSettings:
@@ -138,7 +139,7 @@ def _part_settings(config: TrialConfig) -> PartSettings:
 
 @dataclass(frozen=True)
 class _TokenizerOfModel:
-    """A tokenizer in a cache's key. Two of them are equal if they belong to the same model, in any precision.
+    """A tokenizer as part of a cache's key. Two of them are equal if they belong to the same model, in any precision.
 
     Attributes:
         model: the model's name and revision.
@@ -149,7 +150,7 @@ class _TokenizerOfModel:
 
 
 @lru_cache(maxsize=12)
-def _prepare(
+def _prepare_from_cache_key(
     max_tokens: int,
     task: Task,
     settings: PartSettings,
@@ -158,51 +159,51 @@ def _prepare(
     words: tuple[str, ...],
     data_dir: str | None,
 ) -> TaskData:
-    """Return the examples of `_draw`, cut to `max_tokens`. Notes on the label words are added to the protocol."""
-    parts, protocol, revision, report_size = _draw(task, settings, tokenizer_of_model, template, data_dir)
+    """Return the data of a trial, with texts cut to `max_tokens` and notes on the label words in the protocol."""
+    parts, protocol, revision, report_size = _draw_and_tokenise(task, settings, tokenizer_of_model, template, data_dir)
     tokenizer = tokenizer_of_model.tokenizer
     train, selection, test = (
         cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens) for encoded, examples in parts
     )
-    protocol = "; ".join([protocol, *label_words.notes(tokenizer.backend_tokenizer, template, words)])
+    protocol = "; ".join([protocol, *label_words.label_word_notes(tokenizer.backend_tokenizer, template, words)])
     return TaskData(train, selection, test, protocol, task.report, report_size, revision)
 
 
-_TokenisedPart = tuple[Encoded, list[Example]]
+_TokenisedExamples = tuple[Encoded, list[Example]]
 
 
 @lru_cache(maxsize=12)
-def _draw(
+def _draw_and_tokenise(
     task: Task, settings: PartSettings, tokenizer_of_model: _TokenizerOfModel, template: str, data_dir: str | None
-) -> tuple[tuple[_TokenisedPart, ...], str, str, int]:
+) -> tuple[tuple[_TokenisedExamples, ...], str, str, int]:
     """Draw the training, selection and reported examples, and tokenise them without cutting any.
 
     Returns:
         The three parts, the protocol in words, the revision of the data, and the number of the reported examples before
         a subset was drawn.
     """
-    splits = _load(task, data_dir)
-    training = splits.training.examples
-    measured: dict[str, Any] = {}  # the training examples that were tokenised to measure their lengths
+    tokenizer, splits = tokenizer_of_model.tokenizer, _load_splits(task, data_dir)
+    training_examples = splits.training.examples
+    measured: dict[str, Any] = {}  # the examples that were tokenised to measure their lengths, and their positions
 
     def measure_lengths(positions: np.ndarray) -> np.ndarray:
         measured["positions"] = positions
-        measured["encoded"] = encode_all(tokenizer_of_model.tokenizer, task, template, [training[i] for i in positions])
+        measured["encoded"] = encode_all(tokenizer, task, template, [training_examples[i] for i in positions])
         return measured["encoded"].lengths
 
     parts = draw_parts(task, settings, splits.training, splits.reported, measure_lengths)
-    tokenised = []
+    tokenised_parts = []
     for examples, positions in (
-        (training, parts.train),
+        (training_examples, parts.train),
         (parts.selection_pool, parts.selection),
         (splits.reported.examples, parts.report),
     ):
         part_examples = [examples[i] for i in positions]
-        if positions is parts.train and measured:
+        if positions is parts.train and measured:  # the training part was drawn from the measured examples
             candidates, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
             token_ids = TokenIds.from_lists([candidates.token_ids[i] for i in indices])
             encoded = Encoded(token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated=0)
         else:
-            encoded = encode_all(tokenizer_of_model.tokenizer, task, template, part_examples)
-        tokenised.append((encoded, part_examples))
-    return tuple(tokenised), parts.protocol, splits.revision, parts.report_size
+            encoded = encode_all(tokenizer, task, template, part_examples)
+        tokenised_parts.append((encoded, part_examples))
+    return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_size

@@ -11,30 +11,30 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 def with_dropout(model: Any, rate: float) -> Any:
-    """Return a copy of a transformers model in training mode, with `rate` as every dropout rate. It shares the weights.
+    """Return a copy of a transformers model in training mode, with `rate` as every dropout rate. The copy shares the
+    model's weights.
 
-    Dropout rates are the `p` of each dropout module, and each attribute of a module or of its config that is a number
-    and has "drop" in its name.
-    The rates at which a model leaves out whole layers at random (`layerdrop`) are not dropout and stay as they are.
+    A dropout rate is the `p` of a dropout module, or a number in an attribute of a module or of its config whose name
+    contains "drop". The rate at which a model leaves out whole layers (`layerdrop`) is no dropout rate and is kept.
     """
     shared_tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     model_copy = copy.deepcopy(model, shared_tensors).train()
     for module in model_copy.modules():
         if isinstance(module, _DropoutNd):
             module.p = rate
-        for holder in (module, getattr(module, "config", None)):
-            for name, value in vars(holder).items() if hasattr(holder, "__dict__") else ():
+        for module_or_config in (module, getattr(module, "config", None)):
+            for name, value in vars(module_or_config).items() if hasattr(module_or_config, "__dict__") else ():
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
                 if is_number and "drop" in name and "layerdrop" not in name:
-                    setattr(holder, name, rate)
+                    setattr(module_or_config, name, rate)
     return model_copy
 
 
 @contextlib.contextmanager
-def seeded_masks(device: torch.device, *numbers: int) -> Iterator[None]:
-    """In this context, whatever torch draws, on the CPU or on this device, depends on these numbers alone. Afterwards
-    torch's generators are as before."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+def seeded_masks(device: torch.device, *seed_numbers: int) -> Iterator[None]:
+    """Make all that torch draws in this context, on the CPU or on the device, depend on the seed numbers alone.
+    Afterwards torch's generators are as before."""
+    seed = int(np.random.SeedSequence(seed_numbers).generate_state(1, np.uint64)[0])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -15,7 +15,7 @@ from lopt.tasks import Task
 from lopt.tokens import TokenIds, cached_token_ids
 from lopt.types import Tokenizer
 
-_NO_TOKENS = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
+_NO_TOKEN_ERROR = "the model's tokenizer finds no token in {!r}: take the text out, or give another template or model"
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,16 @@ class Encoded:
 
 
 def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
-    """Return the filled template, and the span of characters in it that holds the column `task.cut`."""
-    text, column_spans = _fill(template, fields)
+    """Return the filled template, and the span of characters of the column `task.cut` in it.
+
+    `fields` is the text of each column.
+    """
+    text, column_spans = _fill_columns(template, fields)
     return text, next(span for name, span in column_spans if name == task.cut)
 
 
-def _fill(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
-    """Return the filled template, and each column in it with its span of characters."""
+def _fill_columns(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
+    """Return the filled template, and the name of each column in it with its span of characters."""
     text, column_spans = "", []
     for literal, name, _, _ in string.Formatter().parse(template):
         text += literal
@@ -73,26 +76,26 @@ def _fill(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str
 
 @lru_cache(maxsize=32)
 def _special_ids_of_template(tokenizer: Tokenizer, template: str) -> list[int]:
-    """Return the special token ids of a filled template whose columns spell out no special token.
+    """Return the ids of the special tokens that every filled template has if its columns spell out none.
 
-    They are those in the template and those that the tokenizer puts around every text.
+    These tokens are in the template itself, or the tokenizer puts them around every text.
     """
     fields = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    return _special_ids_among(tokenizer, _tokenise(tokenizer, template.format(**fields))["input_ids"])
+    return _special_ids_in(tokenizer, _tokenise(tokenizer, template.format(**fields))["input_ids"])
 
 
-def _special_ids_among(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """Return the special tokens among `ids`, in order.
+def _special_ids_in(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
+    """Return the ids of special tokens among `token_ids`, in order.
 
     Callers compare these lists. Comparing their lengths would not be enough, because a text may add one special token
     and remove another, such as the unknown token.
     """
     special_ids = special_tokens.special_ids(tokenizer)
-    return [i for i in ids if i in special_ids]
+    return [token_id for token_id in token_ids if token_id in special_ids]
 
 
 def _tokenise(tokenizer: Tokenizer, texts: str | list[str], **options: Any) -> Any:
-    """Tokenise. A special token that is spelt out becomes one token, whatever the tokenizer's own settings are."""
+    """Tokenise texts. A spelt-out special token becomes one token, whatever the tokenizer's own settings are."""
     return tokenizer(texts, split_special_tokens=False, **options)
 
 
@@ -111,22 +114,22 @@ def encode(
     was_cut = False
     fields = dict(fields)
     while True:
-        text, (start, end) = render(task, template, fields)
+        text, (column_start, column_end) = render(task, template, fields)
         encoding = _tokenise(tokenizer, text, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         if not ids:
-            raise ValueError(_NO_TOKENS.format(text))
-        if _special_ids_among(tokenizer, ids) != _special_ids_of_template(tokenizer, template):
+            raise ValueError(_NO_TOKEN_ERROR.format(text))
+        if _special_ids_in(tokenizer, ids) != _special_ids_of_template(tokenizer, template):
             ids, offsets = _encode_columns_as_text(tokenizer, template, fields) or (ids, offsets)
-        excess = len(ids) - max_tokens
-        if excess <= 0:
+        excess_tokens = len(ids) - max_tokens
+        if excess_tokens <= 0:
             return tuple(ids), was_cut
-        # Drop the last `excess` tokens of the text and tokenise the rest again, so that the ids are real tokens of a
-        # shorter text.
-        text_starts = [begin for begin, stop in offsets if begin >= start and stop <= end and stop > begin]
+        # Drop the excess tokens at the end of the text. The rest is tokenised again, because a shorter text may end in
+        # other tokens.
+        token_starts = [start for start, end in offsets if column_start <= start < end <= column_end]
         old_text, new_text = fields[task.cut], ""
-        if len(text_starts) > excess:
-            remaining = old_text[: text_starts[-excess] - start].rstrip()
+        if len(token_starts) > excess_tokens:
+            remaining = old_text[: token_starts[-excess_tokens] - column_start].rstrip()
             new_text = remaining if len(remaining) < len(old_text) else old_text[:-1]
             # If no character is left, because the first one has several tokens, halve the text instead.
             new_text = new_text or old_text[: len(old_text) // 2].rstrip()
@@ -143,7 +146,11 @@ def encode(
 def _encode_columns_as_text(
     tokenizer: Tokenizer, template: str, fields: Mapping[str, str]
 ) -> tuple[list[int], list[Span]] | None:
-    text, column_spans = _fill(template, fields)
+    """Return token ids and their spans of characters, with special tokens in the columns read as ordinary text.
+
+    Return None where `special_tokens.encode_as_text` does.
+    """
+    text, column_spans = _fill_columns(template, fields)
     return special_tokens.encode_as_text(tokenizer, text, [span for _, span in column_spans])
 
 
@@ -161,16 +168,16 @@ def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequen
         ids_of_texts: list[list[int]] = _tokenise(tokenizer, texts)["input_ids"] if texts else []
         if not all(ids_of_texts):
             return ids_of_texts
-        expected = _special_ids_of_template(tokenizer, template)
+        expected_special_ids = _special_ids_of_template(tokenizer, template)
         for position, ids in enumerate(ids_of_texts):
-            if _special_ids_among(tokenizer, ids) != expected:
-                as_text = _encode_columns_as_text(tokenizer, template, examples[position].fields)
-                ids_of_texts[position] = ids if as_text is None else as_text[0]
+            if _special_ids_in(tokenizer, ids) != expected_special_ids:
+                encoding_as_text = _encode_columns_as_text(tokenizer, template, examples[position].fields)
+                ids_of_texts[position] = ids if encoding_as_text is None else encoding_as_text[0]
         return ids_of_texts
 
     token_ids = cached_token_ids(tokenizer, ["whole", template, *texts], tokenise_whole)
     if not token_ids.lengths.all():
-        raise ValueError(_NO_TOKENS.format(texts[int(token_ids.lengths.argmin())]))
+        raise ValueError(_NO_TOKEN_ERROR.format(texts[int(token_ids.lengths.argmin())]))
     return Encoded(
         token_ids=token_ids,
         labels=np.array([example.label for example in examples]),
@@ -187,26 +194,26 @@ def cut_long_texts(
     examples: Sequence[Example],
     max_tokens: int,
 ) -> Encoded:
-    """Return the same examples with at most `max_tokens` each. `truncated` counts the texts that were cut."""
-    too_long = np.flatnonzero(encoded.lengths > max_tokens).tolist()
-    if not too_long:
+    """Return the same examples with at most `max_tokens` tokens each. `truncated` counts the texts that were cut."""
+    long_positions = np.flatnonzero(encoded.lengths > max_tokens).tolist()
+    if not long_positions:
         return encoded
-    fields_of_long = [examples[i].fields for i in too_long]
-    texts = (fields[name] for fields in fields_of_long for name in task.columns)
+    fields_of_long_texts = [examples[i].fields for i in long_positions]
+    texts = (fields[name] for fields in fields_of_long_texts for name in task.columns)
     key_parts = ["cut", template, task.cut, str(max_tokens), *task.columns, *texts]
     cut_ids = cached_token_ids(
         tokenizer,
         key_parts,
-        lambda: [encode(tokenizer, task, template, fields, max_tokens)[0] for fields in fields_of_long],
+        lambda: [encode(tokenizer, task, template, fields, max_tokens)[0] for fields in fields_of_long_texts],
     )
     token_ids = list(encoded.token_ids)
-    for position, ids in zip(too_long, cut_ids, strict=True):
+    for position, ids in zip(long_positions, cut_ids, strict=True):
         token_ids[position] = ids
-    return dataclasses.replace(encoded, token_ids=TokenIds.from_lists(token_ids), truncated=len(too_long))
+    return dataclasses.replace(encoded, token_ids=TokenIds.from_lists(token_ids), truncated=len(long_positions))
 
 
 def check_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:
-    """Check one new input, and return the text of each column. `text` may be a plain string if the task has one column.
+    """Check one new input, and return the text of each column. A plain string will do if the task has one column.
 
     Raises:
         ValueError: a column is missing, empty or not text; or `text` is a string, and the task has several columns.

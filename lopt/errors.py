@@ -1,4 +1,4 @@
-"""How commands report an error, in one line on standard error, and how a text that is too long for it is shortened."""
+"""Reports errors of commands, in one line on standard error, and shortens texts that are too long for a line."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ _HEAD_LENGTH, _TAIL_LENGTH = 700, 290
 
 def one_line(error: object) -> str:
     """Return an error's text as one line without control characters, and without the middle if it is very long."""
-    text = "".join(c if c.isprintable() else "·" for c in " ".join(str(error).split()))
+    text = "".join(character if character.isprintable() else "·" for character in " ".join(str(error).split()))
     if len(text) <= _HEAD_LENGTH + _TAIL_LENGTH + 3:
         return text
     tail = text[-_TAIL_LENGTH:]
@@ -37,11 +37,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
-def import_optional(module: str, need: str) -> Any:
+def import_optional(module: str, message_start: str) -> Any:
     """Import and return a module of an optional package.
 
     Args:
-        need: the beginning of the error message, such as "export to PEFT needs".
+        message_start: how the error message begins, such as "export to PEFT needs".
 
     Raises:
         ValueError: the package is not installed.
@@ -49,8 +49,8 @@ def import_optional(module: str, need: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        package = module.partition(".")[0]
-        raise ValueError(f"{need} the package {package}: pip install {package}") from None
+        package_name = module.partition(".")[0]
+        raise ValueError(f"{message_start} the package {package_name}: pip install {package_name}") from None
 
 
 def cut_short(text: str, max_length: int = 200) -> str:

@@ -46,7 +46,7 @@ def predict_split(
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
     progress_lock = threading.Lock()
 
-    def predict(positions: np.ndarray) -> None:
+    def predict_batch(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
             logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
@@ -55,7 +55,7 @@ def predict_split(
 
     with Lanes(backbone) as lanes:
         batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH_SIZE)
-        lanes.run(lambda batch: memory.run_in_parts(predict, batch), batches)
+        lanes.run(lambda positions: memory.run_in_parts(predict_batch, positions), batches)
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
 

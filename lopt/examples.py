@@ -1,4 +1,4 @@
-"""Reads the labelled examples of a task: checks each row, and divides a task's one file into two splits."""
+"""Reads the labelled examples of a task. Checks each row, and divides the file of a task that has only one."""
 
 import hashlib
 import os
@@ -22,9 +22,9 @@ class Split:
     """One split of a task.
 
     Attributes:
-        file: the name of its file in messages.
+        file: how messages name its file.
         row_count: number of rows in that file.
-        skipped_labels: for each bad row that was left out: the number of its class, or None if it has no valid class.
+        skipped_labels: the class number of each bad row that was left out, or None if the row has no valid class.
     """
 
     examples: list[Example]
@@ -33,61 +33,62 @@ class Split:
     skipped_labels: tuple[int | None, ...]
 
 
-def load_split(task: Task, split: str) -> list[Example]:
+def load_split(task: Task, split_name: str) -> list[Example]:
     """Return the examples of one split.
 
-    They come from `LOPT_DATA_DIR` if that folder has a folder for the task, else from the task's own source or the hub.
+    The source is `LOPT_DATA_DIR` if that folder has a folder for the task. Otherwise it is the task's own function
+    `load`, or the hub.
 
     Raises:
         ValueError: a folder, file or column is missing; or a row has no text, or a label that is not one of the
             classes, unless the task skips such rows.
     """
-    return read_split(task, split).examples
+    return read_split(task, split_name).examples
 
 
-def read_split(task: Task, split: str) -> Split:
+def read_split(task: Task, split_name: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
     if task.divided is None:
-        return _check_rows(task, split, *_read_rows(task, split))
-    whole_file = _check_rows(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
-    reported_ids = _reported_ids(whole_file.examples, task.divided)
-    is_reported_split = split == task.report
-    examples = [example for example in whole_file.examples if (example.id in reported_ids) == is_reported_split]
-    return Split(examples, whole_file.file, whole_file.row_count, whole_file.skipped_labels)
+        return _make_split(task, split_name, *_read_rows(task, split_name))
+    undivided_split = _make_split(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
+    reported_ids = _reported_ids(undivided_split.examples, task.divided)
+    is_reported_split = split_name == task.report
+    examples = [example for example in undivided_split.examples if (example.id in reported_ids) == is_reported_split]
+    return Split(examples, undivided_split.file, undivided_split.row_count, undivided_split.skipped_labels)
 
 
-def _read_rows(task: Task, split: str) -> tuple[Sequence[Row], str]:
-    """Return the rows of a split, and the name of their source for messages."""
-    mirror = os.environ.get("LOPT_DATA_DIR")
-    if mirror and not Path(mirror).is_dir():
-        raise ValueError(f"LOPT_DATA_DIR is {mirror!r}, which is not a folder; it should hold <task>/<split>.parquet")
-    if mirror and not Path(task.name).is_absolute() and (Path(mirror) / task.name).is_dir():
-        path = Path(mirror) / task.name / f"{split}.parquet"
+def _read_rows(task: Task, split_name: str) -> tuple[Sequence[Row], str]:
+    """Return the rows of a split, and how messages name their source."""
+    data_dir = os.environ.get("LOPT_DATA_DIR")
+    if data_dir and not Path(data_dir).is_dir():
+        raise ValueError(f"LOPT_DATA_DIR is {data_dir!r}, which is not a folder; it should hold <task>/<split>.parquet")
+    if data_dir and not Path(task.name).is_absolute() and (Path(data_dir) / task.name).is_dir():
+        path = Path(data_dir) / task.name / f"{split_name}.parquet"
         if not path.is_file():
-            files = sorted(str(file.relative_to(mirror)) for file in Path(mirror).glob("*/*.parquet"))
+            files = sorted(str(file.relative_to(data_dir)) for file in Path(data_dir).glob("*/*.parquet"))
             raise ValueError(f"{path} does not exist; LOPT_DATA_DIR holds {', '.join(files) or 'no parquet file'}")
         rows, source = read_rows(path), str(path)
     elif task.load is not None:
-        rows, source = task.load(split), f"{Path(task.name).name}/{split}"
+        rows, source = task.load(split_name), f"{Path(task.name).name}/{split_name}"
     else:
-        rows, source = _load_hub_rows(task, split)
+        rows, source = _load_hub_rows(task, split_name)
     return list(rows), source
 
 
-def _load_hub_rows(task: Task, split: str) -> tuple[Iterable[Row], str]:
+def _load_hub_rows(task: Task, split_name: str) -> tuple[Iterable[Row], str]:
     datasets = import_optional("datasets", f"loading task {task.name} from the hub needs")
-    source = f"hub data set {'/'.join(task.hub)}, split {split}"
+    source = f"hub data set {'/'.join(task.hub)}, split {split_name}"
     try:
-        return datasets.load_dataset(*task.hub, split=split), source
+        return datasets.load_dataset(*task.hub, split=split_name), source
     except Exception as error:  # the hub's client raises exceptions of many types; the user needs one line
         reason = cut_short(" ".join(str(error).split()) or type(error).__name__)
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
-            f"{task.name}/{split}.parquet, or use task movie_snippets, which needs no hub"
+            f"{task.name}/{split_name}.parquet, or use task movie_snippets, which needs no hub"
         ) from None
 
 
-def _check_rows(task: Task, file: str, rows: Sequence[Row], source: str) -> Split:
+def _make_split(task: Task, file_name: str, rows: Sequence[Row], source: str) -> Split:
     """Return a split with its good rows as examples.
 
     Bad rows are skipped, or raise a ValueError that names the first one.
@@ -96,35 +97,35 @@ def _check_rows(task: Task, file: str, rows: Sequence[Row], source: str) -> Spli
         if rows and not any(column in row for row in rows):
             raise ValueError(f"{source} has no column {column!r}; it has {_describe_columns(rows[0])}")
     examples, skipped_labels, first_fault = [], [], ""
-    for number, row in enumerate(rows):
-        label = _parse_class(task, row.get(task.label))
+    for row_number, row in enumerate(rows):
+        label = _class_number(task, row.get(task.label))
         if fault := _find_fault(task, row, label):
             skipped_labels.append(label)
-            first_fault = first_fault or f"{source}, row {number}{fault}"
+            first_fault = first_fault or f"{source}, row {row_number}{fault}"
         else:
             fields = {column: row[column].strip() for column in task.columns}
             assert label is not None, "a row without a class has a fault"
-            examples.append(Example(id=number, fields=fields, label=label))
+            examples.append(Example(id=row_number, fields=fields, label=label))
     if skipped_labels and (task.bad_rows == "refuse" or not examples):
         can_skip = examples and tasks.is_from_folder(task)
-        remedy = ' (bad_rows = "skip" in task.toml leaves them out)' if can_skip else ""
+        skip_hint = ' (bad_rows = "skip" in task.toml leaves them out)' if can_skip else ""
         raise ValueError(
-            f"{len(skipped_labels):,} of {len(rows):,} rows cannot be used{remedy}; the first is {first_fault}"
+            f"{len(skipped_labels):,} of {len(rows):,} rows cannot be used{skip_hint}; the first is {first_fault}"
         )
-    return Split(examples, file, len(rows), tuple(skipped_labels))
+    return Split(examples, file_name, len(rows), tuple(skipped_labels))
 
 
 def _describe_columns(row: Row) -> str:
-    """Return the names of a row's columns, with a hint when the file separates its columns by another character."""
-    names = ", ".join(map(str, row))
-    for separator, separators in ((";", "semicolons"), ("\t", "tabs")):
-        if len(row) == 1 and separator in names:
-            return f"{names}, separated by {separators}: save the file with commas"
-    return names
+    """Return the names of a row's columns, with advice if the file does not separate its columns by commas."""
+    column_names = ", ".join(map(str, row))
+    for separator, separator_name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(row) == 1 and separator in column_names:
+            return f"{column_names}, separated by {separator_name}: save the file with commas"
+    return column_names
 
 
 def _find_fault(task: Task, row: Row, label: int | None) -> str:
-    """Return why a row cannot be used, as a text that follows the row's number; for a good row the text is empty."""
+    """Return why a row cannot be used, as a text that follows the row's number. It is empty for a good row."""
     for column in (*task.columns, task.label):
         if column not in row:
             return f" has no column {column!r}; it has {', '.join(map(str, row))}"
@@ -133,31 +134,32 @@ def _find_fault(task: Task, row: Row, label: int | None) -> str:
         if not isinstance(text, str) or not text.strip() or not tasks.is_utf8(text):
             return f": `{column}` is {short_repr(text)}; give text, or remove the row"
     if label is None:
-        valid = ", ".join(task.classes)
-        if not _has_numeric_name(task.classes):
-            valid = f"0 to {len(task.classes) - 1} ({valid})"
-        return f": `{task.label}` is {short_repr(row[task.label])}; valid: {valid}"
+        valid_labels = ", ".join(task.classes)
+        if not _has_numeric_class(task.classes):
+            valid_labels = f"0 to {len(task.classes) - 1} ({valid_labels})"
+        return f": `{task.label}` is {short_repr(row[task.label])}; valid: {valid_labels}"
     return ""
 
 
-def _parse_class(task: Task, value: Any) -> int | None:
-    """Return the number of the class that a value gives, by name or by number; None if it gives none."""
-    has_numeric_name = _has_numeric_name(task.classes)
-    if type(value) is int and 0 <= value < len(task.classes) and not has_numeric_name:  # fast path for most rows
+def _class_number(task: Task, value: Any) -> int | None:
+    """Return the number of the class that a value gives by name or by number, or None if it gives none."""
+    has_numeric_class = _has_numeric_class(task.classes)
+    if type(value) is int and 0 <= value < len(task.classes) and not has_numeric_class:  # fast path for most rows
         return value
-    if not isinstance(value, str | int | float) or value != value:  # null must not match a class "None", nor NaN "nan"
+    # As texts, null and NaN would match classes that are named "None" and "nan".
+    if not isinstance(value, str | int | float) or value != value:
         return None
-    name = str(value).strip()
-    if isinstance(value, bool) and name not in task.classes:
-        name = name.lower()  # as JSON writes it
-    if name in task.classes:
-        return task.classes.index(name)
-    number = None if isinstance(value, bool) else _parse_number(name)
+    text = str(value).strip()
+    if isinstance(value, bool) and text not in task.classes:
+        text = text.lower()  # as JSON writes it
+    if text in task.classes:
+        return task.classes.index(text)
+    number = None if isinstance(value, bool) else _parse_number(text)
     if number is None:
         return None
-    # With classes named 1 to 5, the value 0 is not the first class. And 1.0 is the class 1, because pandas writes whole
-    # numbers in this form if the column has gaps.
-    if has_numeric_name:
+    # If classes are named 1 to 5, the value 0 is not the first class. 1.0 is the class 1, because pandas writes whole
+    # numbers in this form if a column has gaps.
+    if has_numeric_class:
         equal_classes = [i for i, class_name in enumerate(task.classes) if _parse_number(class_name) == number]
         return equal_classes[0] if len(equal_classes) == 1 else None
     return int(number) if 0 <= number < len(task.classes) and number == int(number) else None
@@ -170,35 +172,41 @@ def _parse_number(text: str) -> Decimal | None:
 
 
 @lru_cache(maxsize=32)
-def _has_numeric_name(classes: tuple[str, ...]) -> bool:
-    """Return whether any class has a number for a name. If so, a row gives its class by name and never by number."""
+def _has_numeric_class(classes: tuple[str, ...]) -> bool:
+    """Return whether the name of a class is a number. If so, a row gives its class by name and never by number."""
     return any(_parse_number(name) is not None for name in classes)
 
 
 def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
-    """Return the ids of the examples of one file that are reported on.
+    """Return the ids of those examples of a task's one file that belong to the reported split.
 
-    These are about `division.share` of each class, chosen by a hash of their texts, so the order of the rows does not
-    matter. Rows of equal texts stay together, so no text is both trained on and reported on. A class with two or more
-    different texts has examples on both sides.
+    These are about `division.share` of each class. A hash of the texts chooses them, so the order of the rows does not
+    matter. Examples with equal texts stay together, so no text is in both splits. A class with two or more different
+    texts has examples in both.
     """
-    groups: dict[str, list[Example]] = {}
+    examples_by_text: dict[str, list[Example]] = {}
     for example in examples:
-        groups.setdefault(_normalise(" ".join(example.fields.values())), []).append(example)
+        examples_by_text.setdefault(_normalise(" ".join(example.fields.values())), []).append(example)
     groups_by_class: dict[int, list[tuple[str, list[Example]]]] = {}
-    for text, group in groups.items():
+    for text, group_examples in examples_by_text.items():
         digest = hashlib.sha256(f"{division.seed} {text}".encode()).hexdigest()
-        groups_by_class.setdefault(min(example.label for example in group), []).append((digest, group))
+        groups_by_class.setdefault(min(example.label for example in group_examples), []).append(
+            (digest, group_examples)
+        )
     reported_ids: set[int] = set()
     for class_groups in groups_by_class.values():
-        size = sum(len(group) for _, group in class_groups)
-        wanted_count, taken_count, groups_left = max(1, round(division.share * size)), 0, len(class_groups)
-        for _, group in sorted(class_groups, key=lambda item: item[0]):
+        class_size = sum(len(group_examples) for _, group_examples in class_groups)
+        wanted_count, taken_count, remaining_group_count = (
+            max(1, round(division.share * class_size)),
+            0,
+            len(class_groups),
+        )
+        for _, group_examples in sorted(class_groups, key=lambda item: item[0]):
             # Take the group if that brings the count closer to the wanted one.
-            if groups_left > 1 and taken_count + len(group) / 2 <= wanted_count:
-                reported_ids.update(example.id for example in group)
-                taken_count += len(group)
-                groups_left -= 1
+            if remaining_group_count > 1 and taken_count + len(group_examples) / 2 <= wanted_count:
+                reported_ids.update(example.id for example in group_examples)
+                taken_count += len(group_examples)
+                remaining_group_count -= 1
     return reported_ids
 
 

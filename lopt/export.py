@@ -43,12 +43,12 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
             f"backbone {prompt.config.backbone} is made in memory, and PEFT loads a base model from a folder or the "
             "hub: predict with load_prompt"
         )
-    config, tensors = _adapter(peft, prompt, model)
+    adapter_config, tensors = _make_adapter(peft, prompt, model)
     base_model = base_model_of(prompt.config)
-    config.base_model_name_or_path = base_model.name
+    adapter_config.base_model_name_or_path = base_model.name
     card = model_card(prompt, base_model)
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
+    adapter_config.save_pretrained(str(folder))
     save_file(tensors, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / _CARD_FILE).write_text(card, encoding="utf-8")
     return folder
@@ -74,8 +74,8 @@ def _check_exportable(prompt: Prompt) -> None:
         )
 
 
-def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return PEFT's configuration of the adapter, and its tensors in float32, by the names PEFT has for this model.
+def _make_adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Return PEFT's configuration of the adapter, and its float32 tensors by the names that PEFT gives them.
 
     PEFT wraps a skeleton of the model whose weights take no memory, so the base model is not copied.
     """
@@ -83,34 +83,35 @@ def _adapter(peft: Any, prompt: Prompt, model: Any) -> tuple[Any, dict[str, Tens
         skeleton = type(model)(copy.deepcopy(model.config))
     task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if prompt.soft_prompt is not None:
-        # One submodule. Otherwise PEFT would double an encoder-decoder's prompt, and one half would be the decoder's.
-        config = peft.PromptTuningConfig(
+        adapter_config = peft.PromptTuningConfig(
             task_type=task_type,
             num_virtual_tokens=prompt.soft_prompt.length,
             # Without `token_dim` PEFT would take the hidden size, but OPT's embeddings may be narrower.
             token_dim=prompt.soft_prompt.prompt.shape[1],
+            # By default PEFT would double the prompt of an encoder-decoder, and put one half into the decoder.
             num_transformer_submodules=1,
-            # PEFT requires these two numbers, but does not use them here. It finds them by itself in some models only.
+            # PEFT does not use these two numbers here, but requires them, and finds them by itself in some models only.
             num_layers=getattr(model.config, "num_hidden_layers", 1),
             num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         )
     else:
-        config = methods.get(prompt.config.method).adapter_config(prompt.config, skeleton)
-        config.task_type = task_type
+        adapter_config = methods.get(prompt.config.method).adapter_config(prompt.config, skeleton)
+        adapter_config.task_type = task_type
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # for GPT-2's Conv1D, PEFT warns that it sets fan_in_fan_out itself
-        wrapped = peft.get_peft_model(skeleton, config, adapter_name=_ADAPTER_NAME)
+        warnings.simplefilter("ignore")  # for GPT-2's Conv1D, PEFT warns that it has set fan_in_fan_out
+        wrapped_skeleton = peft.get_peft_model(skeleton, adapter_config, adapter_name=_ADAPTER_NAME)
     state_dict = None
     if prompt.soft_prompt is not None:
         prompt_PH = prompt.soft_prompt.prompt.detach().float().cpu()
-        wrapped.prompt_encoder[_ADAPTER_NAME].embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
+        embedding = wrapped_skeleton.prompt_encoder[_ADAPTER_NAME].embedding
+        embedding.weight = torch.nn.Parameter(prompt_PH, requires_grad=False)
     else:
         state_dict = {f"base_model.model.{name}": tensor.detach().float() for name, tensor in prompt.factors.items()}
     tensors = peft.get_peft_model_state_dict(
-        wrapped, state_dict=state_dict, adapter_name=_ADAPTER_NAME, save_embedding_layers=False
+        wrapped_skeleton, state_dict=state_dict, adapter_name=_ADAPTER_NAME, save_embedding_layers=False
     )
-    config.inference_mode = True
-    if getattr(config, "target_modules", None):
+    adapter_config.inference_mode = True
+    if getattr(adapter_config, "target_modules", None):
         # Sorted because a set has no order, and equal exports should give equal files.
-        config.target_modules = sorted(config.target_modules)
-    return config, {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+        adapter_config.target_modules = sorted(adapter_config.target_modules)
+    return adapter_config, {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}

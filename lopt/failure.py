@@ -10,12 +10,12 @@ from lopt.records import TrialRecord, provenance
 def error_entry(error: BaseException) -> dict[str, str]:
     """Return an exception as the `error` field of a record. Lone surrogates, which file names can contain, are written
     as escapes."""
-    texts = {
+    error_texts = {
         "type": type(error).__name__,
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    return {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+    return {name: text.encode(errors="backslashreplace").decode() for name, text in error_texts.items()}
 
 
 def failed_record(

@@ -1,4 +1,5 @@
-"""The types of a dataclass's fields, read from its annotations. They are the schema of files read into it."""
+"""The types of a dataclass's fields, read from its annotations. They are the schema of the files that its instances are
+read from."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ class FieldType:
 @cache
 def field_types(dataclass_type: type) -> dict[str, FieldType]:
     """Return the type of each field of a dataclass, by the field's name."""
-    hints, types_by_name = get_type_hints(dataclass_type), {}
+    hint_by_field, type_by_field = get_type_hints(dataclass_type), {}
     for field in dataclasses.fields(dataclass_type):
-        hint = hints[field.name]
+        hint = hint_by_field[field.name]
         alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple(get_origin(alternative) or alternative for alternative in alternatives)
         types += (int,) if float in types else ()  # a whole number is a real number, too
-        types_by_name[field.name] = FieldType(types, "Fraction" in str(field.type), field.default)
-    return types_by_name
+        type_by_field[field.name] = FieldType(types, "Fraction" in str(field.type), field.default)
+    return type_by_field
 
 
 def check_field_types(instance: Any) -> None:
@@ -47,7 +48,7 @@ def check_field_types(instance: Any) -> None:
     dataclass_type: type = type(instance)
     values = vars(instance)
     bad_fields = _fields_of_wrong_type(dataclass_type, tuple(map(type, values.values())))
-    bad_fields = bad_fields or [name for name in _fractions(dataclass_type) if not 0 <= (values[name] or 0) <= 1]
+    bad_fields = bad_fields or [name for name in _fraction_fields(dataclass_type) if not 0 <= (values[name] or 0) <= 1]
     if bad_fields:
         raise ValueError(f"{bad_fields[0]} is {values[bad_fields[0]]!r}")
 
@@ -64,5 +65,5 @@ def _fields_of_wrong_type(dataclass_type: type, value_types: tuple[type, ...]) -
 
 
 @cache
-def _fractions(dataclass_type: type) -> list[str]:
+def _fraction_fields(dataclass_type: type) -> list[str]:
     return [name for name, field_type in field_types(dataclass_type).items() if field_type.is_fraction]

@@ -11,16 +11,16 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     A temporary file is written beside `path`, flushed and then renamed. The folder is made if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    file_descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(file_descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
+        os.chmod(temporary_path, 0o644)
+        os.replace(temporary_path, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        Path(temporary_path).unlink(missing_ok=True)
         raise
 
 

@@ -23,8 +23,8 @@ def fingerprint(backbone: Backbone) -> str:
     description = json.dumps([backbone.tokenizer(_SAMPLE_TEXT)["input_ids"], model_config], sort_keys=True, default=str)
     digest = hashlib.sha256(description.encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // _VALUES_PER_TENSOR)][:_VALUES_PER_TENSOR].cpu().contiguous()
+        values = tensor.detach().reshape(-1)
+        sample = values[:: max(1, len(values) // _VALUES_PER_TENSOR)][:_VALUES_PER_TENSOR].cpu().contiguous()
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

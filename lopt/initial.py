@@ -16,8 +16,8 @@ from lopt.backbones import Vocabulary
 from lopt.files import refuse_pointer
 from lopt.soft_prompt import PROMPT_FILE
 
-COMMONEST = 5000  # number of tokens from which initial rows are drawn
-_PINNED_PROMPT = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")  # what `pin_saved_prompt` returns
+COMMON_TOKEN_COUNT = 5000  # number of tokens from which initial rows are drawn
+_PINNED_PROMPT_PATTERN = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")  # what `pin_saved_prompt` returns
 
 # A function that draws initial values of a shape. The vocabulary is None for factors that do not need it.
 Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
@@ -25,74 +25,75 @@ Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
 
 def uniform(bound: float) -> Draw:
     """Uniform in [-bound, bound]."""
-    return lambda random, shape, _: random.uniform(-bound, bound, shape)
+    return lambda generator, shape, _: generator.uniform(-bound, bound, shape)
 
 
 def normal(deviation: float) -> Draw:
     """Normal, N(0, deviation²)."""
-    return lambda random, shape, _: random.normal(0.0, deviation, shape)
+    return lambda generator, shape, _: generator.normal(0.0, deviation, shape)
 
 
 def constant(value: float) -> Draw:
-    return lambda random, shape, _: np.full(shape, value)
+    """The same value everywhere."""
+    return lambda generator, shape, _: np.full(shape, value)
 
 
 def kaiming_uniform() -> Draw:
-    """PyTorch's `kaiming_uniform_(a=√5)`, the default of a linear layer: U[-1/√fan_in, 1/√fan_in]. fan_in is the last
-    dimension."""
-    return lambda random, shape, _: random.uniform(-(shape[-1] ** -0.5), shape[-1] ** -0.5, shape)
+    """PyTorch's `kaiming_uniform_(a=√5)`, the default of a linear layer: U[-1/√fan_in, 1/√fan_in], with the last
+    dimension as fan_in."""
+    return lambda generator, shape, _: generator.uniform(-(shape[-1] ** -0.5), shape[-1] ** -0.5, shape)
 
 
 def xavier_uniform() -> Draw:
     """Glorot and Bengio 2010: U[-a, a] with a = √(6 / (fan_in + fan_out))."""
-    return lambda random, shape, _: random.uniform(-((6 / sum(shape)) ** 0.5), (6 / sum(shape)) ** 0.5, shape)
+    return lambda generator, shape, _: generator.uniform(-((6 / sum(shape)) ** 0.5), (6 / sum(shape)) ** 0.5, shape)
 
 
-def vocabulary_rows(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
+def vocabulary_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
     """Embeddings of tokens drawn from the 5,000 commonest tokens (Lester et al. 2021, section 3.2)."""
     assert vocabulary is not None
-    ids = vocabulary.ordinary_ids(COMMONEST)
-    return vocabulary.token_embeddings(random.choice(ids, size=shape[0], replace=len(ids) < shape[0]))
+    token_ids = vocabulary.ordinary_ids(COMMON_TOKEN_COUNT)
+    drawn_ids = generator.choice(token_ids, size=shape[0], replace=len(token_ids) < shape[0])
+    return vocabulary.token_embeddings(drawn_ids)
 
 
-def label_word_embeddings(random: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
-    """Embeddings of the label words. If the prompt is longer, embeddings of drawn tokens follow (Lester et al. 2021,
+def label_word_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
+    """Embeddings of the label words, and after them, if the prompt is longer, of drawn tokens (Lester et al. 2021,
     section 3.2)."""
     assert vocabulary is not None
-    rows = vocabulary_rows(random, shape, vocabulary)
-    labels = vocabulary.label_word_embeddings()[: shape[0]]
-    rows[: len(labels)] = labels
+    rows = vocabulary_rows(generator, shape, vocabulary)
+    word_rows = vocabulary.label_word_embeddings()[: shape[0]]
+    rows[: len(word_rows)] = word_rows
     return rows
 
 
-# The words that the `init` option can have, each with a function that takes `init_bound` and returns a `Draw`. They are
-# looked up in `prompt_rows`.
-INITIAL: dict[str, Callable[[float], Draw]] = {
+# The words that the `init` option can have, each with a function that takes `init_bound` and returns a `Draw`.
+DRAW_BY_INIT: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,
-    "label_words": lambda bound: label_word_embeddings,
+    "label_words": lambda bound: label_word_rows,
 }
 
 
-def prompt_rows(init: str, bound: float, shape: tuple[int, int]) -> Draw:
+def make_prompt_draw(init: str, bound: float, shape: tuple[int, int]) -> Draw:
     """Return the function that draws the initial values of a prompt that is trained directly, not as a product.
 
     Args:
-        init: the `init` option: a word of `INITIAL`, or a saved prompt as `pin_saved_prompt` returns it.
+        init: the `init` option: a word of `DRAW_BY_INIT`, or a saved prompt as `pin_saved_prompt` returns it.
         bound: the `init_bound` option.
         shape: `[P, H]`.
 
     Raises:
         ValueError: the saved prompt has another shape.
     """
-    match = _PINNED_PROMPT.fullmatch(init)
+    match = _PINNED_PROMPT_PATTERN.fullmatch(init)
     if match is None:
-        return INITIAL[init](bound)
-    folder, rows, width = match[1], int(match[2]), int(match[3])
-    if (rows, width) != shape:
+        return DRAW_BY_INIT[init](bound)
+    folder, saved_length, saved_width = match[1], int(match[2]), int(match[3])
+    if (saved_length, saved_width) != shape:
         raise ValueError(
-            f"init is a prompt of {rows} rows of width {width}, but this trial's has {shape[0]} rows of width "
-            f"{shape[1]}: give length {rows} and a backbone of width {width}"
+            f"init is a prompt of {saved_length} rows of width {saved_width}, but this trial's has {shape[0]} rows of "
+            f"width {shape[1]}: give length {saved_length} and a backbone of width {saved_width}"
         )
 
     def draw(*_: object) -> np.ndarray:
@@ -112,7 +113,7 @@ def pin_saved_prompt(folder: str) -> str:
     Raises:
         ValueError: the folder holds no prompt, or the prompt cannot be read.
     """
-    if _PINNED_PROMPT.fullmatch(folder):
+    if _PINNED_PROMPT_PATTERN.fullmatch(folder):
         return folder
     path = Path(folder).expanduser().resolve()
     prompt_PH = _read_prompt(path)
@@ -126,7 +127,7 @@ def _read_prompt(folder: Path) -> np.ndarray:
 
     if not (folder / PROMPT_FILE).is_file():
         raise ValueError(
-            f"init is {str(folder)!r}; valid: {', '.join(INITIAL)}, or a folder that holds a {PROMPT_FILE}"
+            f"init is {str(folder)!r}; valid: {', '.join(DRAW_BY_INIT)}, or a folder that holds a {PROMPT_FILE}"
         )
     refuse_pointer(folder / PROMPT_FILE)
     try:

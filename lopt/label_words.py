@@ -18,62 +18,63 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _SCRIPTS_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_MAX_LISTED = 12  # words in one sentence
-_FOLLOWED_BY_SPACE = ":;,.?!)"  # in running text; so are letters and digits
+_MAX_WORDS = 12  # words that one note lists
+_FOLLOWED_BY_SPACE = ":;,.?!)"  # in running text a space follows these, as it follows letters and digits
 
 
-def notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
+def label_word_notes(tokenizer: Tokenizer, template: str, words: Sequence[str]) -> list[str]:
     """Return what a user should know before using these label words.
 
-    One note lists the words of several tokens, because only their first token is scored. Another lists the words that
-    would normally follow this template in another form: with a leading space, or without it.
+    One note lists the words of several tokens, because only their first token is scored. Another lists the words whose
+    other form, with or without a leading space, would normally follow this template.
 
     Args:
         template: the template as the model reads it (`Backbone.fill_template`).
     """
-    sentences = []
-    tokens_of_words = {word: _tokenise(tokenizer, word) for word in words}
-    scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_of_words.items() if len(ids) > 1]
-    if scored:
-        more = f" and {len(scored) - _MAX_LISTED} more" if len(scored) > _MAX_LISTED else ""
-        sentences.append(
+    word_notes = []
+    tokens_by_word = {word: _tokenise(tokenizer, word) for word in words}
+    partly_scored = [f"{word!r} by {pieces[0]!r}" for word, (ids, pieces) in tokens_by_word.items() if len(ids) > 1]
+    if partly_scored:
+        more_text = f" and {len(partly_scored) - _MAX_WORDS} more" if len(partly_scored) > _MAX_WORDS else ""
+        word_notes.append(
             "label words of several tokens are scored by their first token only: "
-            f"{', '.join(scored[:_MAX_LISTED])}{more}"
+            f"{', '.join(partly_scored[:_MAX_WORDS])}{more_text}"
         )
-    fields = [(name, "a") for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    text_before = template.format(**dict(fields))
-    likelier_forms = {
+    fields = {name: "a" for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    text_before = template.format(**fields)
+    likelier_form_by_word = {
         word: form for word in words if (form := _likelier_form(tokenizer, text_before, word)) is not None
     }
-    if likelier_forms:
-        comparisons = [f"{form!r} rather than {word!r}" for word, form in likelier_forms.items()]
-        sentences.append(f"after this template, text normally goes on with {', '.join(comparisons[:_MAX_LISTED])}")
-    return sentences
+    if likelier_form_by_word:
+        comparisons = [f"{form!r} rather than {word!r}" for word, form in likelier_form_by_word.items()]
+        word_notes.append(f"after this template, text normally goes on with {', '.join(comparisons[:_MAX_WORDS])}")
+    return word_notes
 
 
 def _likelier_form(tokenizer: Tokenizer, text_before: str, word: str) -> str | None:
     """Return the other form of a word, with or without a leading space, if running text has it after `text_before`.
 
-    Return None if `word` has the right form, or if the model reads both forms alike.
+    Return None if `word` itself has the likelier form, or if the model reads both forms alike.
     """
-    bare = word.lstrip()
-    spaced = f" {bare}"
-    first_ids = {form: _tokenise(tokenizer, form)[0][:1] for form in (bare, spaced)}
-    if first_ids[bare] == first_ids[spaced]:  # the tokenizer reads both forms alike, as T5's does
+    bare_form = word.lstrip()
+    spaced_form = f" {bare_form}"
+    first_ids = {form: _tokenise(tokenizer, form)[0][:1] for form in (bare_form, spaced_form)}
+    if first_ids[bare_form] == first_ids[spaced_form]:  # the tokenizer reads both forms alike, as T5's does
         return None
-    if word == bare:
+    if word == bare_form:
         needs_space = text_before[-1:].isalnum() or text_before[-1:] in tuple(_FOLLOWED_BY_SPACE)
-        if not needs_space or unicodedata.name(bare[0], "").startswith(_SCRIPTS_WITHOUT_SPACES):
+        if not needs_space or unicodedata.name(bare_form[0], "").startswith(_SCRIPTS_WITHOUT_SPACES):
             return None
         letter_position = len(text_before) + 1
-        return spaced if _ids_at(tokenizer, text_before + spaced, letter_position) == first_ids[spaced] else None
-    if word != spaced:
+        ids_in_text = _ids_at(tokenizer, text_before + spaced_form, letter_position)
+        return spaced_form if ids_in_text == first_ids[spaced_form] else None
+    if word != spaced_form:
         return None
     if text_before[-1:].isspace():  # the spaced form would give two spaces
-        return bare
+        return bare_form
     # At the start of a text the space may be a token of its own, while in running text it is one token with the word.
-    space_ids, letter_ids = (_ids_at(tokenizer, text_before + spaced, len(text_before) + i) for i in (0, 1))
-    return bare if letter_ids == first_ids[bare] and space_ids != first_ids[spaced] else None
+    space_ids, letter_ids = (_ids_at(tokenizer, text_before + spaced_form, len(text_before) + i) for i in (0, 1))
+    return bare_form if letter_ids == first_ids[bare_form] and space_ids != first_ids[spaced_form] else None
 
 
 def _tokenise(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
@@ -87,7 +88,8 @@ def _tokenise(tokenizer: Tokenizer, word: str) -> tuple[list[int], list[str]]:
 def _ids_at(tokenizer: Tokenizer, text: str, position: int) -> list[int]:
     """Return a list with the id of the token that covers the character at `position`, or an empty list."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    return [i for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if start <= position < end][:1]
+    pairs = zip(encoding.ids, encoding.offsets, strict=True)
+    return [token_id for token_id, (start, end) in pairs if start <= position < end][:1]
 
 
 def local_tokenizer(backbone: str) -> Tokenizer | None:
@@ -104,7 +106,7 @@ def local_tokenizer(backbone: str) -> Tokenizer | None:
 
 @lru_cache(maxsize=2)
 def _load_tokenizer(path: Path, modified_ns: int) -> Tokenizer:
-    """Load the tokenizer of a file. `modified_ns` is when it was modified, so that a changed file is read again."""
+    """Load the tokenizer of a file. `modified_ns`, the time of its last change, makes the cache read a changed file."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
@@ -114,6 +116,7 @@ def _load_tokenizer(path: Path, modified_ns: int) -> Tokenizer:
 
 
 def _tokenizer_file(backbone: str) -> Path | None:
+    """Return the path of a backbone's tokenizer.json in a local folder or the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     from lopt.backbones import embedded

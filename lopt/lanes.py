@@ -1,7 +1,7 @@
-"""Lanes run passes side by side. A lane is a Python thread with a share of torch's threads. If all of torch's threads
-work on one small pass, they often wait for one another. With several passes at once they wait less.
+"""Lanes run passes side by side. A lane is a Python thread with a share of torch's threads. Torch's threads often wait
+for one another if all of them work on one small pass, and less if they work on several passes at once.
 
-Results do not depend on which lane is first: the gradients of all passes are always added in one order (`lopt.engine`).
+Results do not depend on which lane is first, because `lopt.engine` always adds the gradients of passes in one order.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import torch
 from lopt.backbones import Backbone
 
 MAX_LANES = 4
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Lanes:
@@ -25,8 +25,8 @@ class Lanes:
     """
 
     def __init__(self, backbone: Backbone, count: int | None = None) -> None:
-        is_single = backbone.device.type != "cpu" or not backbone.allows_parallel_passes
-        self.count = count or (1 if is_single else min(torch.get_num_threads(), MAX_LANES))
+        needs_one_lane = backbone.device.type != "cpu" or not backbone.allows_parallel_passes
+        self.count = count or (1 if needs_one_lane else min(torch.get_num_threads(), MAX_LANES))
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -36,18 +36,18 @@ class Lanes:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def run(self, function: Callable[[T], None], items: Iterable[T]) -> None:
+    def run(self, function: Callable[[Item], None], items: Iterable[Item]) -> None:
         """Call `function` on every item, each in whichever lane is free.
 
         If a call raises, items that have not begun are skipped, and the exception is raised here once all lanes have
         stopped.
         """
         waiting_items = list(items)
-        next_items = iter(waiting_items)  # shared by all lanes; it ends when the list is cleared
+        item_iterator = iter(waiting_items)  # shared by all lanes; it ends when the list is cleared
 
         def run_lane() -> None:
             try:
-                for item in next_items:
+                for item in item_iterator:
                     function(item)
             except BaseException:
                 waiting_items.clear()

@@ -1,4 +1,4 @@
-"""Where results are: in a folder, or at a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
+"""Locations of results: a folder, or a URL of any file system that fsspec reaches, such as s3://bucket/prefix.
 
 A location is a `pathlib.Path` or a `RemoteLocation`, which has the methods of a Path that results need. A file is
 written completely or not at all: an object store gets one PUT; elsewhere a temporary file is written and renamed.
@@ -17,13 +17,13 @@ from typing import Any, Self, TypeAlias
 
 from lopt.files import write_atomically
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
-_EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that a protocol needs
-_call_lock = threading.RLock()  # held during a call, because threads that use SFTP at the same time may hang
-# File systems that were opened with secrets in their URLs, by protocol and host. A URL is displayed without its
-# secrets. If that displayed URL is given later, its file system is found here.
-_opened_with_secrets: dict[str, Any] = {}
+_SCHEME_PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_OBJECT_STORE_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
+_EXTRA_BY_PROTOCOL = {"s3": "s3", "s3a": "s3"}  # what to install for a protocol, as in lopt-sweep[s3]
+_filesystem_call_lock = threading.RLock()  # threads that use SFTP at the same time may hang
+# File systems that were opened with secrets in their URLs, by "protocol://host". A URL is displayed without its
+# secrets. If the displayed URL is given later, the open file system is found here.
+_filesystem_by_host: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RemoteLocation:
         url: the URL for display, without user, password and query.
         path: the path in the form that the file system takes.
         protocol: the part of the URL before "://", in lower case.
-        filesystem: the file system, of fsspec.
+        filesystem: fsspec's file system.
     """
 
     url: str
@@ -55,7 +55,7 @@ class RemoteLocation:
     @property
     def is_object_store(self) -> bool:
         """Whether this is an object store. There a PUT writes a whole file or nothing, and no file can be renamed."""
-        return self.protocol in _OBJECT_STORES
+        return self.protocol in _OBJECT_STORE_PROTOCOLS
 
     @property
     def parent(self) -> Self:
@@ -92,31 +92,31 @@ class RemoteLocation:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes | memoryview) -> None:
-        """Write all of `content`, or change nothing if that fails."""
+        """Write all of `content`, or change nothing if this fails."""
         if self.is_object_store:
             self._call("pipe_file", self.path, bytes(content))
             return
-        scratch = self.with_name(f".{self.name}.{secrets.token_hex(4)}")
+        temporary_file = self.with_name(f".{self.name}.{secrets.token_hex(4)}")
         self._call("makedirs", self.parent.path, exist_ok=True)
         try:
-            self._call("pipe_file", scratch.path, bytes(content))
-            self._call("mv", scratch.path, self.path)
+            self._call("pipe_file", temporary_file.path, bytes(content))
+            self._call("mv", temporary_file.path, self.path)
         except BaseException:
             with contextlib.suppress(OSError):
-                scratch.unlink()
+                temporary_file.unlink()
             raise
 
     def create(self, content: bytes) -> bool:
         """Write a new file and return True, or return False if the file exists already.
 
-        If several processes call this at once, only one of them succeeds, provided that the file system can ensure it
-        (S3: PUT with If-None-Match).
+        If several processes call this at once, only one of them gets True, provided that the file system can ensure
+        this (S3: PUT with If-None-Match).
         """
         if not self.is_object_store:
             self._call("makedirs", self.parent.path, exist_ok=True)
         try:
             self._call("pipe_file", self.path, content, mode="create")
-        except OSError:  # file systems raise different errors for an existing file
+        except OSError:  # the type of the error for an existing file differs between file systems
             if self.exists():
                 return False
             raise
@@ -141,8 +141,8 @@ class RemoteLocation:
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the file system, and turn its exceptions into OSErrors without secrets."""
         try:
-            with contextlib.nullcontext() if self.filesystem.async_impl else _call_lock:
-                self.filesystem.invalidate_cache()  # other processes write there, too
+            with contextlib.nullcontext() if self.filesystem.async_impl else _filesystem_call_lock:
+                self.filesystem.invalidate_cache()  # because other processes write there, too
                 return getattr(self.filesystem, method)(*arguments, **options)
         except OSError:
             raise
@@ -154,21 +154,21 @@ class RemoteLocation:
 Location: TypeAlias = Path | RemoteLocation
 
 
-def location(name: str | Path | RemoteLocation) -> Location:
-    """Return the location that a folder's name or a URL names.
+def location(path_or_url: str | Path | RemoteLocation) -> Location:
+    """Return the location that a path or a URL names.
 
-    A URL is displayed without its password. Once the whole URL has been given, the displayed one is enough.
+    A URL is displayed without its password. Once a process was given the whole URL, the displayed one is enough.
 
     Raises:
         ValueError: the URL names no folder, or its file system is unknown or not installed.
     """
-    if isinstance(name, RemoteLocation):
-        return name
-    url = str(name)
-    scheme = _URL.match(url)
-    if isinstance(name, Path) or not scheme:
-        return Path(name)
-    protocol, address = scheme[1].lower(), url[scheme.end() :].rstrip("/")
+    if isinstance(path_or_url, RemoteLocation):
+        return path_or_url
+    url = str(path_or_url)
+    scheme_match = _SCHEME_PATTERN.match(url)
+    if isinstance(path_or_url, Path) or not scheme_match:
+        return Path(path_or_url)
+    protocol, address = scheme_match[1].lower(), url[scheme_match.end() :].rstrip("/")
     if protocol in ("file", "local"):
         return Path(address)
     if not address or "::" in address or ".." in address.split("/"):
@@ -176,27 +176,27 @@ def location(name: str | Path | RemoteLocation) -> Location:
     from fsspec.core import url_to_fs
 
     safe_url = redact(url).rstrip("/")
-    host = f"{protocol}://{safe_url.partition('://')[2].partition('/')[0]}"
+    protocol_and_host = f"{protocol}://{safe_url.partition('://')[2].partition('/')[0]}"
     has_secrets = safe_url != url.rstrip("/")
     try:
-        if not has_secrets and host in _opened_with_secrets:
-            filesystem = _opened_with_secrets[host]
-            path = filesystem._strip_protocol(url)
+        if not has_secrets and protocol_and_host in _filesystem_by_host:
+            filesystem = _filesystem_by_host[protocol_and_host]
+            path_in_filesystem = filesystem._strip_protocol(url)
         else:
-            filesystem, path = url_to_fs(f"{protocol}://{address}")
+            filesystem, path_in_filesystem = url_to_fs(f"{protocol}://{address}")
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        remedy = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
-        raise ValueError(f"{redact(url)} needs a package that is not installed: {remedy}") from None
+        extra = _EXTRA_BY_PROTOCOL.get(protocol)
+        install_advice = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
+        raise ValueError(f"{redact(url)} needs a package that is not installed: {install_advice}") from None
     except Exception as error:  # each file system has its own exceptions for a bad URL
         raise ValueError(f"{redact(url)} cannot be used: {redact(' '.join(str(error).split()))}") from None
     if has_secrets:
-        _opened_with_secrets[host] = filesystem
-    return RemoteLocation(safe_url, path.rstrip("/"), protocol, filesystem)
+        _filesystem_by_host[protocol_and_host] = filesystem
+    return RemoteLocation(safe_url, path_in_filesystem.rstrip("/"), protocol, filesystem)
 
 
 def write(file: Location, content: bytes | memoryview) -> None:
-    """Write all of `content` to a file, or change nothing if that fails. The folder is made if it does not exist."""
+    """Write all of `content` to a file, or change nothing if this fails. The folder is made if it does not exist."""
     if isinstance(file, RemoteLocation):
         file.write_bytes(content)
     else:
@@ -211,23 +211,23 @@ def check_can_replace(folder: Location) -> None:
     """
     if isinstance(folder, Path) or folder.is_object_store:
         return
-    file = folder / f".check.{secrets.token_hex(4)}"
-    write(file, b"old")
+    test_file = folder / f".check.{secrets.token_hex(4)}"
+    write(test_file, b"old")
     try:
-        write(file, b"new")
-        replaced = file.read_bytes() == b"new"
+        write(test_file, b"new")
+        is_replaced = test_file.read_bytes() == b"new"
     except OSError:
-        replaced = False
+        is_replaced = False
     finally:
-        file.unlink(missing_ok=True)
-    if not replaced:
+        test_file.unlink(missing_ok=True)
+    if not is_replaced:
         raise ValueError(
             f"{folder}: a file there cannot be replaced by renaming another file; give a local folder, or s3://..."
         )
 
 
 def read_part(file: Location, begin: int, end: int) -> bytes:
-    """Return the bytes of a file from `begin` up to `end`, or fewer if the file ends before."""
+    """Return the bytes of a file from `begin` up to `end`, or fewer if the file is shorter."""
     if isinstance(file, RemoteLocation):
         return file._call("cat_file", file.path, start=begin, end=end)
     with file.open("rb") as stream:
@@ -235,17 +235,17 @@ def read_part(file: Location, begin: int, end: int) -> bytes:
         return stream.read(end - begin)
 
 
-def move(folder: Location, target: Location) -> None:
-    """Rename a folder with everything in it. On an object store this moves file by file."""
-    if isinstance(folder, RemoteLocation) and isinstance(target, RemoteLocation):
-        folder._call("mv", folder.path, target.path, **({"recursive": True} if folder.is_object_store else {}))
-    elif isinstance(folder, Path) and isinstance(target, Path):
-        folder.rename(target)
+def move_folder(folder: Location, new_folder: Location) -> None:
+    """Rename a folder with everything in it. On an object store each file is moved by itself."""
+    if isinstance(folder, RemoteLocation) and isinstance(new_folder, RemoteLocation):
+        folder._call("mv", folder.path, new_folder.path, **({"recursive": True} if folder.is_object_store else {}))
+    elif isinstance(folder, Path) and isinstance(new_folder, Path):
+        folder.rename(new_folder)
     else:
-        raise ValueError(f"{folder} and {target} are not on the same file system; give two locations that are")
+        raise ValueError(f"{folder} and {new_folder} are not on the same file system; give two locations that are")
 
 
-def remove_all(folder: Location) -> None:
+def remove_folder(folder: Location) -> None:
     """Remove a folder and everything in it, if it exists."""
     if isinstance(folder, RemoteLocation):
         with contextlib.suppress(FileNotFoundError):
@@ -288,22 +288,22 @@ def local_copy(source: Location) -> Iterator[Path]:
     if isinstance(source, Path):
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="lopt-") as scratch:
-        copy = Path(scratch) / source.name
+    with tempfile.TemporaryDirectory(prefix="lopt-") as temporary_folder:
+        copied_path = Path(temporary_folder) / source.name
         if source.is_file():
-            copy.write_bytes(source.read_bytes())
+            copied_path.write_bytes(source.read_bytes())
         else:
-            copy.mkdir()
+            copied_path.mkdir()
             for file, content in read_files(source.glob("*")):
                 if isinstance(content, bytes):
-                    (copy / file.name).write_bytes(content)
+                    (copied_path / file.name).write_bytes(content)
                 elif not file.is_dir():
                     raise content
-        yield copy
+        yield copied_path
 
 
 def display_path(path: Location) -> str:
-    """Return a location as a user in the current folder would type it."""
+    """Return a location as text: a path within the current folder is relative to it."""
     if isinstance(path, RemoteLocation):
         return str(path)
     try:
@@ -313,9 +313,9 @@ def display_path(path: Location) -> str:
 
 
 # The part before the @ in abfs://container@account is not a secret.
-_CREDENTIALS = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+")
-_QUERY = re.compile(r"(://[^?\s]*)\?\S*")
-_SECRET = re.compile(
+_CREDENTIALS_PATTERN = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)(?:[^/@\s]+@)+")
+_QUERY_PATTERN = re.compile(r"(://[^?\s]*)\?\S*")
+_SECRET_PATTERN = re.compile(
     r"((?<![a-z0-9])(?:token|secret|password|passwd|pwd|credentials?|(?:api|access|secret|private)_?key)=).+",
     re.IGNORECASE,
 )
@@ -327,4 +327,4 @@ def redact(text: str) -> str:
     Secrets are users and passwords in URLs, the queries of URLs (they may hold signatures), and the values of keys such
     as token and password.
     """
-    return _SECRET.sub(r"\1***", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))
+    return _SECRET_PATTERN.sub(r"\1***", _QUERY_PATTERN.sub(r"\1", _CREDENTIALS_PATTERN.sub("", text)))

@@ -45,7 +45,7 @@ def _isolated_sources(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(tokens, "folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
-    data._load.cache_clear()
+    data._load_splits.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -234,13 +234,13 @@ def choice_option(name: str, value: Any, valid: Iterable[str]) -> None:
 
 
 def init_option(value: Any) -> str:
-    """Check the `init` option and return it: a word of `lopt.initial.INITIAL`, or the folder of a trained prompt, with
+    """Check the `init` option and return it: a word of `initial.DRAW_BY_INIT`, or the folder of a trained prompt, with
     its shape and hash added (`lopt.initial.pin_saved_prompt`)."""
-    from lopt.initial import INITIAL, pin_saved_prompt
+    from lopt.initial import DRAW_BY_INIT, pin_saved_prompt
 
     if isinstance(value, str) and (os.path.sep in value or os.path.isdir(value)):
         return pin_saved_prompt(value)
-    choice_option("init", value, INITIAL)
+    choice_option("init", value, DRAW_BY_INIT)
     return value
 
 

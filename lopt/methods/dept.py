@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lopt.initial import constant, kaiming_uniform, prompt_rows
+from lopt.initial import constant, kaiming_uniform, make_prompt_draw
 from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, init_option, real_option
 from lopt.ranges import Choice, Real, Whole
 from lopt.settings import TrialSettings
@@ -68,7 +68,7 @@ class DePT(PromptMethod):
     def factors(self, shape: Shape) -> dict[str, Factor]:
         options, size = shape.options, (shape.n, shape.width)
         return {
-            "P": Factor(shape=size, draw=prompt_rows(options["init"], options["init_bound"], size)),
+            "P": Factor(shape=size, draw=make_prompt_draw(options["init"], options["init_bound"], size)),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
             "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
         }

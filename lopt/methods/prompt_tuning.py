@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lopt.initial import prompt_rows
+from lopt.initial import make_prompt_draw
 from lopt.methods import LONGEST, Factor, PromptMethod, Shape, init_option, real_option
 from lopt.types import Tensor
 
@@ -32,7 +32,9 @@ class PromptTuning(PromptMethod):
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         size = shape.n, shape.width
-        return {"X": Factor(shape=size, draw=prompt_rows(shape.options["init"], shape.options["init_bound"], size))}
+        return {
+            "X": Factor(shape=size, draw=make_prompt_draw(shape.options["init"], shape.options["init_bound"], size))
+        }
 
     def closed_form(self, shape: Shape) -> int:
         return shape.n * shape.width

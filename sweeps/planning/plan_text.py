@@ -71,7 +71,7 @@ def format_plan(plan: Plan, run: str) -> str:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return notes on the rows and label words of the tasks, which a user should read before anything runs."""
-    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.notes(cell.sample_trial)))
+    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_trial)))
 
 
 def _count(count: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lopt.errors import one_line
-from lopt.locations import check_can_replace, display_path, location, move, redact, write
+from lopt.locations import check_can_replace, display_path, location, move_folder, redact, write
 from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
 from sweeps.results import lock
 from sweeps.results.json_types import check_audits, check_baselines, check_manifest
@@ -267,7 +267,7 @@ class RunFolder:
         while (new_folder := self.folder.with_name(f"{self.run}-before-{number}")).exists():
             number += 1
         with self.hold():
-            move(self.folder, new_folder)
+            move_folder(self.folder, new_folder)
             (new_folder / ".holder").unlink(missing_ok=True)
         return new_folder.name
 
@@ -276,6 +276,6 @@ class RunFolder:
         if self.contains_run():
             return False
         with contextlib.suppress(OSError):
-            move(self.folder.with_name(aside_name), self.folder)
+            move_folder(self.folder.with_name(aside_name), self.folder)
             return True
         return False

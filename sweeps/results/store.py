@@ -18,7 +18,7 @@ from typing import Any
 
 from lopt import checkpoint
 from lopt.config import TrialConfig, folder_name
-from lopt.locations import Location, local_copy, remove_all, write
+from lopt.locations import Location, local_copy, remove_folder, write
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord, dumps
 from sweeps.results import checkpoint_file
@@ -239,7 +239,7 @@ class Store(RunFolder):
         """
         folder = self.checkpoints
         if complete and not any(record.status == "failed" for record in self.records()):
-            remove_all(folder)
+            remove_folder(folder)
         elif isinstance(folder, Path):
             with contextlib.suppress(OSError):
                 folder.rmdir()

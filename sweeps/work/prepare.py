@@ -35,7 +35,7 @@ def prepare(
         "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
-    from lopt.engine import MAX_PASS_TOKENS
+    from lopt.engine import MAX_PASS_TOKENS_BY_DEVICE
     from lopt.evaluation import measure_baselines
     from lopt.resolve import resolve
 
@@ -58,7 +58,7 @@ def prepare(
             resolved.append(config)
             if config.shares_backbone:
                 step_tokens.append(packing.tokens_per_step(backbone, config, task_data))
-                pass_tokens = MAX_PASS_TOKENS[backbone.device.type]
+                pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type]
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
     except (ValueError, OSError) as error:

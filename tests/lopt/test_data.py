@@ -28,7 +28,7 @@ def write_split(tmp_path, monkeypatch):
 
     def write(split="train", **columns):
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "sst2" / f"{split}.parquet")
-        data._load.cache_clear()
+        data._load_splits.cache_clear()
 
     for split, count in (("train", 40), ("validation", 10)):
         write(split, sentence=[f"film {i} " for i in range(count)], label=[i % 2 for i in range(count)])

@@ -110,7 +110,7 @@ def test_packed_trials_of_t5_equal_trials_alone_at_equal_padding(folders, monkey
     for trial in trials:
         engine.admit(trial)
     for _ in range(20):
-        engine.step()
+        engine.update_trials()
     for packed, reference in zip(trials, references, strict=True):
         for name, factor in packed.factors.items():
             torch.testing.assert_close(factor, reference.factors[name], rtol=0, atol=TOLERANCE)
@@ -123,7 +123,7 @@ def test_first_gradients_of_t5_are_equal_at_any_padding(folders):
         engine = Engine()
         engine.admit(trial)
         engine.admit(make_trial(folders["t5"], MIXED[1]))
-        engine.step()
+        engine.update_trials()
         for name, factor in trial.factors.items():
             assert factor.grad.abs().max() > 0 or name == "A"  # it is zero, because DePT's B begins at zero
             torch.testing.assert_close(factor.grad, reference.factors[name].grad, rtol=0, atol=1e-6)
@@ -175,7 +175,7 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
     for trial in trials:
         engine.admit(trial)
     needed = {trial.data.train.token_ids[i] for trial in trials for i in next(batches_of(trial))}
-    assert not engine.step()
+    assert not engine.update_trials()
     assert set(texts_read) <= needed
     assert raises or set(texts_read) == needed
     assert text_store.computed_text_count - computed_before >= len(needed)
@@ -201,7 +201,7 @@ def test_a_prompt_is_computed_in_as_few_passes_as_possible(monkeypatch):
         return real_logits(self, soft_prompt, *rest)
 
     monkeypatch.setattr(type(trials[0].backbone), "label_logits", label_logits)
-    assert not engine.step()
+    assert not engine.update_trials()
     passes = len(pass_lengths)
     assert passes > 2
     assert sum(len(lengths) for lengths in pass_lengths) <= len(trials) + passes - 1
@@ -383,7 +383,7 @@ def test_first_gradients_on_the_embedded_backbone(changes):
         engine.admit(packed)
         engine.admit(other)
         packed.apply_gradients = lambda loss: None
-        engine.step()
+        engine.update_trials()
         expected = {name: factor.grad for name, factor in reference.factors.items()}
         assert any(gradient.norm() > 0 for gradient in expected.values())
         errors.append(

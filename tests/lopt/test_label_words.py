@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lopt import backbones, data, tasks, train
 from lopt.backbones.causal import CausalBackbone
-from lopt.label_words import local_tokenizer, notes
+from lopt.label_words import label_word_notes, local_tokenizer
 from lopt.tasks import Task
 from sweeps.run import main
 from tests.bad_input import run_command
@@ -58,13 +58,13 @@ def sentencepiece_tokenizer():
 
 
 def test_a_word_of_several_tokens_is_noted_with_the_token_that_is_scored():
-    (note,) = notes(byte_level_tokenizer(), TEMPLATE, (" not great", " bad"))
+    (note,) = label_word_notes(byte_level_tokenizer(), TEMPLATE, (" not great", " bad"))
     assert note == "label words of several tokens are scored by their first token only: ' not great' by ' not'"
-    assert notes(byte_level_tokenizer(), TEMPLATE, (" great", " bad")) == []
+    assert label_word_notes(byte_level_tokenizer(), TEMPLATE, (" great", " bad")) == []
 
 
 def test_only_the_first_dozen_words_are_named():
-    (note,) = notes(byte_level_tokenizer(), TEMPLATE, tuple(f" not {i}" for i in range(20)))
+    (note,) = label_word_notes(byte_level_tokenizer(), TEMPLATE, tuple(f" not {i}" for i in range(20)))
     assert note.endswith("' not 11' by ' not' and 8 more")
 
 
@@ -91,7 +91,7 @@ def test_only_the_first_dozen_words_are_named():
     ],
 )
 def test_a_word_is_noted_if_running_text_has_its_other_form(template, words, likelier):
-    form_notes = [note for note in notes(byte_level_tokenizer(), template, words) if "rather than" in note]
+    form_notes = [note for note in label_word_notes(byte_level_tokenizer(), template, words) if "rather than" in note]
     forms = ", ".join(f"{form!r} rather than {word!r}" for word, form in likelier.items())
     assert form_notes == ([f"after this template, text normally goes on with {forms}"] if likelier else [])
 
@@ -100,9 +100,9 @@ def test_a_word_is_noted_if_its_leading_blank_would_be_a_token_of_its_own():
     tokenizer = sentencepiece_tokenizer()
     assert tokenizer.encode("x It was great").tokens[-1] == "▁great"
     assert tokenizer.encode(" great").tokens == ["▁", "▁great"]
-    last_note = notes(tokenizer, TEMPLATE, (" great", "bad"))[-1]
+    last_note = label_word_notes(tokenizer, TEMPLATE, (" great", "bad"))[-1]
     assert last_note == "after this template, text normally goes on with 'great' rather than ' great'"
-    assert notes(tokenizer, TEMPLATE, ("great", "bad")) == []
+    assert label_word_notes(tokenizer, TEMPLATE, ("great", "bad")) == []
 
 
 def test_words_whose_first_token_is_the_same_blank_are_refused_with_a_remedy():
@@ -124,7 +124,8 @@ def test_the_built_in_tasks_have_no_notes(shared):
         task: Task = tasks.get(name)
         for model, tokenizer in tokenizers.items():
             template = task.template if model == "t5-base" else task.causal_template or task.template
-            assert notes(tokenizer, template.replace("{mask}", "").rstrip(), task.label_words) == [], (name, model)
+            filled_template = template.replace("{mask}", "").rstrip()
+            assert label_word_notes(tokenizer, filled_template, task.label_words) == [], (name, model)
 
 
 # --- where the notes are shown ----------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_a_plan_notes_classes_with_few_rows_and_needs_no_rows(folder):
     write_rows(folder / "train.csv", [row for row in ROWS if row["queue"] == "money"][:4] + ROWS[:1])
     _, out, _ = run_command(main, *argv, "--set", "holdout=validation")
     assert "  note       there are few rows of some classes to train on: 4 of money, 1 of errors\n" in out
-    data._load.cache_clear()
+    data._load_splits.cache_clear()
     (folder / "train.csv").unlink()
     code, out, _ = run_command(main, *argv)
     assert code == 0

@@ -18,11 +18,11 @@ from lopt.locations import (
     display_path,
     local_copy,
     location,
-    move,
+    move_folder,
     read_files,
     read_part,
     redact,
-    remove_all,
+    remove_folder,
     write,
 )
 
@@ -67,7 +67,7 @@ class Server(LocalFileSystem):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(locations, "_opened_with_secrets", {})
+    monkeypatch.setattr(locations, "_filesystem_by_host", {})
     fsspec.register_implementation("server", Server, clobber=True)
     yield f"server://me:pw@host{tmp_path}"
     _registry.pop("server")
@@ -80,7 +80,7 @@ def test_files_on_a_server_are_replaced_and_moved(server, tmp_path):
     write(folder / "a", b"1")
     write(folder / "a", b"2")
     assert (tmp_path / "run" / "a").read_bytes() == b"2"
-    move(folder, location(server) / "aside")
+    move_folder(folder, location(server) / "aside")
     assert (location(server) / "aside" / "a").read_bytes() == b"2"
 
 
@@ -132,8 +132,8 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
     assert [content for _, content in read_files(list((folder / "trials").glob("*.json")))] == [b"two"]
     file.unlink(missing_ok=True)
     file.with_name("c.json").unlink()
-    remove_all(folder / "trials")
-    remove_all(folder / "trials")
+    remove_folder(folder / "trials")
+    remove_folder(folder / "trials")
     assert list((folder / "trials").glob("*")) == []
 
 
@@ -179,7 +179,7 @@ def test_a_failed_write_keeps_the_old_file(url, monkeypatch):
 
 def test_a_file_system_without_atomic_puts_renames_a_temporary_file(monkeypatch):
     file = location("memory://whole-or-not") / "a"
-    monkeypatch.setattr(locations, "_OBJECT_STORES", set())
+    monkeypatch.setattr(locations, "_OBJECT_STORE_PROTOCOLS", set())
     write(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(type(file.filesystem), "mv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("full")))

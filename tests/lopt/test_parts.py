@@ -53,7 +53,8 @@ def write_task(tmp_path):
             write_rows(task_folder / "test.csv", test_rows or rows(a=4, b=4, c=4))
         else:
             write_rows(task_folder / entries["data"], train_rows)
-        for function in (data._load, data._draw, data._prepare):  # they cache the files that they read
+        # All three cache what they read from files.
+        for function in (data._load_splits, data._draw_and_tokenise, data._prepare_from_cache_key):
             function.cache_clear()
         trial = {"method": "lopt1", "backbone": "tiny", "length": 2, "rank": 1, "max_steps": 2, "eval_every": 1}
         return TrialConfig(**{**trial, "task": str(task_folder), "precision": "fp32", **settings})
@@ -146,7 +147,7 @@ def test_few_rows_of_a_class_are_noted(write_task):
     config = write_task(rows(a=40, b=40, c=5))
     prepared_data = prepare_on_tiny(config)
     assert "trained on 77 of 77 (only 5 of c) training examples" in prepared_data.protocol
-    assert "there are few rows of some classes to train on: 5 of c" in data.notes(config)
+    assert "there are few rows of some classes to train on: 5 of c" in data.plan_notes(config)
     assert train(config).protocol == prepared_data.protocol
     assert "only" not in prepare_on_tiny(write_task(rows(a=40, b=40, c=9))).protocol
 
@@ -154,10 +155,10 @@ def test_few_rows_of_a_class_are_noted(write_task):
 def test_a_class_with_fewer_rows_than_shots_is_noted(write_task):
     config = write_task(rows(a=40, b=40, c=5), shots=16)
     assert "(16 of each class; only 5 of c)" in prepare_on_tiny(config).protocol
-    assert "there are few rows of some classes to train on: 5 of c" in data.notes(config)
+    assert "there are few rows of some classes to train on: 5 of c" in data.plan_notes(config)
     for shots in (1, 2, 3):
         assert f"({shots} of each class) training" in prepare_on_tiny(config.replace(shots=shots)).protocol
-        assert not [note for note in data.notes(config.replace(shots=shots)) if "to train on" in note]
+        assert not [note for note in data.plan_notes(config.replace(shots=shots)) if "to train on" in note]
 
 
 def test_selection_texts_that_are_also_trained_on_are_counted(write_task):
@@ -175,7 +176,7 @@ def test_a_class_that_is_not_selected_or_reported_on_is_noted(write_task):
     assert set(prepared_data.selection.labels) == {0, 1}
     assert "selected on 2 (none of c) of 8 examples" in prepared_data.protocol
     assert "reported on test.csv (none of c)" in prepared_data.protocol
-    notes = data.notes(config)
+    notes = data.plan_notes(config)
     assert "there is no row of c to select on, so that accuracy says nothing about it" in notes
     assert "there is no row of c to report on, so that accuracy says nothing about it" in notes
 
@@ -316,7 +317,7 @@ def test_bad_rows_are_skipped_and_counted(write_task):
     assert "3 of 63 rows of train.csv skipped, which lack text or a class" in record.protocol
     assert "2 of 8 rows of test.csv skipped, which lack text or a class" in record.protocol
     assert record.test_n == 6
-    assert "3 of 63 rows of train.csv skipped, which lack text or a class" in data.notes(config)
+    assert "3 of 63 rows of train.csv skipped, which lack text or a class" in data.plan_notes(config)
     task = tasks.get(config.task)
     assert [example.id for example in load_split(task, "train.csv")] == [0, *range(4, 63)], "rows keep their numbers"
     revision = data.data_revision(config.task)

@@ -147,7 +147,7 @@ def test_prepared_data_is_the_same_with_and_without_the_cache(cache_folder, tiny
     for min_characters in (10**9, 0, 0):  # not used, then written, then read
         tokens.MIN_CHARACTERS = min_characters
         for config in (tiny, tiny.replace(max_tokens=20), tiny.replace(train_max_tokens=40, train_examples=20)):
-            for function in (data._draw, data._prepare):
+            for function in (data._draw_and_tokenise, data._prepare_from_cache_key):
                 function.cache_clear()
             prepared = prepare(config, backbone)
             parts = (prepared.train, prepared.selection, prepared.test)

@@ -340,7 +340,7 @@ def test_a_file_that_was_removed_is_named_and_the_run_is_kept(make_task):
     trial_files = task_folder(argv) / "results" / "run" / "trials"
     before = {path: path.read_bytes() for path in trial_files.iterdir()}
     (task_folder(argv) / "test.jsonl").unlink()
-    data._load.cache_clear()
+    data._load_splits.cache_clear()
     assert "test.jsonl does not exist" in error_line(*run_command(main, *argv, "--seeds", "2"))
     assert {path: path.read_bytes() for path in trial_files.iterdir()} == before
     shutil.rmtree(task_folder(argv))

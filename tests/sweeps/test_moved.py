@@ -66,7 +66,7 @@ def add_row(task):
 
 
 def clear_caches():
-    for cache in (data._load, data._draw, data._prepare):
+    for cache in (data._load_splits, data._draw_and_tokenise, data._prepare_from_cache_key):
         cache.cache_clear()
 
 
@@ -132,7 +132,7 @@ def test_a_moved_task_with_other_rows_is_refused(mail_folder, move_mail, tmp_pat
     before = keys(out)
     new_folder = move_mail()
     add_row(new_folder)
-    data._load.cache_clear()
+    data._load_splits.cache_clear()
     refused(main, *command(new_folder, out), words=["was trained on data revision", str(new_folder), "--name"])
     assert keys(out) == before
 

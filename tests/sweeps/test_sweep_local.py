@@ -287,9 +287,9 @@ def test_other_data_under_an_existing_run_is_refused(tmp_path, monkeypatch, caps
         for split in ("train", "validation"):
             table = pyarrow.table({"text": [f"{word} {i}" for i in range(60)], "label": [i % 2 for i in range(60)]})
             pyarrow.parquet.write_table(table, tmp_path / "mirror" / "toy" / f"{split}.parquet")
-        data._load.cache_clear()
-        data._draw.cache_clear()
-        data._prepare.cache_clear()
+        data._load_splits.cache_clear()
+        data._draw_and_tokenise.cache_clear()
+        data._prepare_from_cache_key.cache_clear()
 
     monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path / "mirror"))
     mirror("one")
