@@ -37,7 +37,7 @@ class SoftPrompt:
     def leaves_text_unchanged(self) -> bool:
         """Whether a causal model computes the same for a text at every step and in every trial, because the text sees
         neither a prompt nor an update."""
-        return self.placement.text_first and self.update is None
+        return self.placement.is_text_first and self.update is None
 
     def map(self, function: Any) -> SoftPrompt:
         """Return the soft prompt with `function` applied to each tensor, for example to move it to another device."""
@@ -129,7 +129,9 @@ class PackedPrompts:
         placements = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
         placement_K = torch.tensor([placements.index(soft_prompt.placement) for soft_prompt in self.prompts])
         lengths_on_device_B = lengths_B.to(device)
-        text_before_by_placement = torch.stack([placement.text_before(lengths_on_device_B) for placement in placements])
+        text_before_by_placement = torch.stack(
+            [placement.tokens_before_prompt(lengths_on_device_B) for placement in placements]
+        )
         text_before_B1 = text_before_by_placement.gather(0, placement_K[prompt_index_B].to(device)[None]).T
         place_1S = torch.arange(tokens + int(prompt_lengths_K[prompt_index_B].max()), device=device)[None]
         is_prompt_BS = (place_1S >= text_before_B1) & (place_1S < text_before_B1 + prompt_lengths_B1)
