@@ -14,7 +14,8 @@ LARGEST_RANK = 256  # in the paper
 class ULPT(PromptMethod):
     """Z (n×r), the scale s (d) and the shift b (d) are trained; n·r + 2·d parameters. P (r×d) is frozen.
 
-    P is drawn from the trial's seed, or from `projection_seed`, with which it is the same in all trials of a shape. As
+    P is drawn from the trial's seed, or from the option `projection_seed`. With this option, all trials of a shape have
+    the same P. As
     in the authors' code (MANGA-UOFA/ULPT), Z begins as N(0, 1), s as ones and b as zeros, and P is Xavier-uniform (the
     paper says normal).
 
