@@ -23,8 +23,8 @@ class DePT(PromptMethod):
 
     The recipe is that of their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017),
     P at a learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. Their weight decay
-    of 1e-5 never reaches their optimiser. Their AdamW has eps 1e-6. Here the option `adam_eps` is 1e-8 by default, the
-    default of PyTorch, because earlier trials of this program had it.
+    of 1e-5 never reaches their optimiser. Their AdamW has eps 1e-6. Here the option `adam_eps` is 1e-8 by default, as
+    in PyTorch and in earlier trials of this program.
     """
 
     name = "dept"

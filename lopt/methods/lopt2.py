@@ -25,8 +25,8 @@ class LoPT2(PromptMethod):
 
     The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5], like LoPT-1's factors.
     U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer. It keeps X0 U in the range where ELU bends. The
-    option `u_bound` sets another bound. X0 is drawn from the trial's seed. So it need not be stored,
-    and results over seeds include the effect of its draw. With the option `x0_seed`, X0 is the same for all seeds.
+    option `u_bound` sets another bound. X0 is drawn from the trial's seed. So it need not be stored, and results over
+    seeds include the effect of its draw. With the option `x0_seed`, X0 is the same for all seeds.
 
     The option `activation` is "elu" by default. The paper found the others, "relu" and "gelu", worse.
     """

@@ -145,8 +145,8 @@ def _parse_division(task_file: Path, entries: Mapping[str, Any]) -> Division | N
     if "data" not in entries:
         if conflicting_key:
             raise ValueError(
-                f"{task_file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there is "
-                f"no entry `data`; add it, or remove `{conflicting_key}`"
+                f"{task_file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there "
+                f"is no entry `data`; add it, or remove `{conflicting_key}`"
             )
         return None
     if conflicting_key:
