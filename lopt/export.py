@@ -67,7 +67,7 @@ def _check_exportable(prompt: Prompt) -> None:
             f"{method} also changes the text's own embeddings, and PEFT's prompt tuning only puts a prompt before "
             "them: predict with load_prompt, or train prompt_tuning, lopt1, lopt2, ulpt or lora"
         )
-    if soft_prompt is not None and not soft_prompt.placement.in_peft:
+    if soft_prompt is not None and not soft_prompt.placement.is_in_peft:
         raise ValueError(
             f"this prompt is a {soft_prompt.placement.name}, and PEFT's prompt tuning puts it before the text: "
             "predict with load_prompt, or train with placement=prefix"

@@ -33,8 +33,8 @@ class Predictions:
     @property
     def loss(self) -> float:
         """Mean cross-entropy over the classes, in nats."""
-        shifted = self.logits - self.logits.max(axis=1, keepdims=True)
-        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        shifted_logits = self.logits - self.logits.max(axis=1, keepdims=True)
+        log_probabilities = shifted_logits - np.log(np.exp(shifted_logits).sum(axis=1, keepdims=True))
         return float(-log_probabilities[np.arange(len(self.gold)), self.gold].mean())
 
     @property
@@ -43,7 +43,7 @@ class Predictions:
 
     @property
     def top_class_share(self) -> float:
-        """Share of examples for which the most frequent prediction is made. At 1 all predictions are the same."""
+        """Share of the examples that get the most frequent prediction. If it is 1, all predictions are the same."""
         return float(np.bincount(self.predicted).max() / len(self.predicted))
 
     @property
@@ -60,6 +60,6 @@ class Predictions:
 def macro_f1(gold: np.ndarray, predicted: np.ndarray, class_count: int) -> float:
     """Return the unweighted mean of the classes' F1. A class that is neither present nor predicted counts as 0, as in
     scikit-learn."""
-    hits = np.bincount(gold[gold == predicted], minlength=class_count)
-    gold_counts, predicted_counts = (np.bincount(labels, minlength=class_count) for labels in (gold, predicted))
-    return float(np.mean(2 * hits / np.maximum(gold_counts + predicted_counts, 1)))
+    correct_counts = np.bincount(gold[gold == predicted], minlength=class_count)
+    true_counts, predicted_counts = (np.bincount(labels, minlength=class_count) for labels in (gold, predicted))
+    return float(np.mean(2 * correct_counts / np.maximum(true_counts + predicted_counts, 1)))

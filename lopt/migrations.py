@@ -7,7 +7,8 @@ and a new option of a method into `LATER_OPTIONS`, each with the value that give
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# A setting or option whose value equals the one here is left out of a trial's hash. So older records keep their keys.
+# A setting or option with its value here is left out of the hash of a trial. So the trials of older records keep their
+# keys.
 LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
 LATER_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
 
@@ -16,19 +17,19 @@ class NewerSchemaError(ValueError):
     """The record was written by a newer version of this program."""
 
 
-def from_schema_1(record: Mapping[str, Any]) -> dict[str, Any]:
+def migrate_from_schema_1(record: Mapping[str, Any]) -> dict[str, Any]:
     """Add what schema 2 brought: the hash of an evaluation's predictions."""
     evaluations = [{"predictions": None, **evaluation} for evaluation in record.get("evaluations") or ()]
     return {**record, "evaluations": evaluations}
 
 
-def from_schema_2(record: Mapping[str, Any]) -> dict[str, Any]:
+def migrate_from_schema_2(record: Mapping[str, Any]) -> dict[str, Any]:
     """Add what schema 3 brought: the cost of a trial in seconds of its device and in memory."""
-    costs = ("train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes")
-    return {**dict.fromkeys(costs), **record}
+    cost_fields = ("train_time_s", "evaluation_time_s", "test_time_s", "peak_memory_bytes")
+    return {**dict.fromkeys(cost_fields), **record}
 
 
-MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (from_schema_1, from_schema_2)
+MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (migrate_from_schema_1, migrate_from_schema_2)
 SCHEMA_VERSION = len(MIGRATIONS) + 1
 
 
@@ -39,13 +40,13 @@ def migrate(record: Mapping[str, Any]) -> Mapping[str, Any]:
         NewerSchemaError: the schema is newer than this program.
         ValueError: the record does not name a valid schema.
     """
-    version = record.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        is_newer = isinstance(version, int) and version > SCHEMA_VERSION
+    record_schema = record.get("schema_version")
+    if not isinstance(record_schema, int) or not 1 <= record_schema <= SCHEMA_VERSION:
+        is_newer = isinstance(record_schema, int) and record_schema > SCHEMA_VERSION
         raise (NewerSchemaError if is_newer else ValueError)(
-            f"record of schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"
+            f"record of schema {record_schema!r}; this program reads 1 to {SCHEMA_VERSION}"
         )
-    for migration in MIGRATIONS[version - 1 :]:
+    for migration in MIGRATIONS[record_schema - 1 :]:
         record = migration(record)
     return record
 

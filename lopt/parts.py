@@ -1,4 +1,4 @@
-"""Decides which examples a trial trains on, selects on and reports on, and describes that in words.
+"""Decides which examples a trial trains on, selects on and reports on, and describes this choice in words.
 
 The result depends only on a trial's data settings, so all trials of a sweep see the same examples.
 """
@@ -13,8 +13,8 @@ from lopt.examples import Split
 from lopt.tasks import Task
 
 _HELD_OUT_SHARE, _MAX_HELD_OUT = 0.1, 5000
-_ENOUGH_ROWS = 8  # for training on a class; with fewer rows, one wrong label is over a tenth of them
-_MAX_LISTED = 5  # classes in one sentence
+_ENOUGH_ROWS = 8  # a note names each class with fewer training rows: one wrong label is over a tenth of them
+_MAX_LISTED = 5  # classes that one sentence lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +69,20 @@ def stratified_sample(labels: np.ndarray, size: int, generator: np.random.Random
 
 
 def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions (train, selection). A stratified sample of min(5,000, 10 %) is held out for selection."""
+    """Return the positions of the training examples, and of the selection examples that are held out of them.
+
+    The selection examples are a stratified sample of 10 % of all examples, but at most 5,000.
+    """
     size = max(1, min(_MAX_HELD_OUT, int(len(labels) * _HELD_OUT_SHARE)))
     selection = stratified_sample(labels, size, np.random.RandomState([seed, 0]))
     return np.setdiff1d(np.arange(len(labels)), selection), selection
 
 
 def halve(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions (selection, reported): the first half of a permutation, and the rest.
+    """Return the positions of the selection examples and of the reported ones: two halves of a random permutation.
 
-    The halves are not stratified. With seed 42 they are the halves of Compacter, ATTEMPT and DePT
-    (`torch.randperm`), whose results Table 2 quotes.
+    The halves are not stratified. With seed 42 they are those that Compacter, ATTEMPT and DePT drew (with
+    `torch.randperm`). Table 2 quotes the results of these papers.
     """
     import torch
 
@@ -88,7 +91,7 @@ def halve(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomState) -> np.ndarray:
-    """Return the sorted positions of `shots` examples of each class, or of all examples of a class with fewer."""
+    """Return the sorted positions of `shots` examples of each class, or of all its examples if a class has fewer."""
     positions = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
     return np.sort(np.concatenate(positions))
 
@@ -96,8 +99,8 @@ def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomS
 def draw_parts(
     task: Task,
     settings: PartSettings,
-    training: Split,
-    reported: Split,
+    training_split: Split,
+    reported_split: Split,
     measure_lengths: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Parts:
     """Draw the training, selection and reported examples.
@@ -109,63 +112,72 @@ def draw_parts(
     Raises:
         ValueError: a part has no example, or there is no example of a class to train on.
     """
-    # First draw the examples, and note in words where they come from.
+    # First draw the examples, and write down in words where they come from.
     seed = settings.data_seed
     train_labels, report_labels = (
-        np.array([example.label for example in split.examples]) for split in (training, reported)
+        np.array([example.label for example in split.examples]) for split in (training_split, reported_split)
     )
     if settings.holdout == "validation":
-        selection, report_candidates = halve(len(report_labels), seed)
-        train_candidates, pool = np.arange(len(train_labels)), reported.examples
+        selection_positions, report_candidates = halve(len(report_labels), seed)
+        train_candidates, selection_pool = np.arange(len(train_labels)), reported_split.examples
         selection_source = f"one half of {task.report} (seed {seed})"
         report_source = f"the other half of {task.report}"
     else:
-        train_candidates, selection = hold_out(train_labels, seed)
-        report_candidates, pool = np.arange(len(report_labels)), training.examples
+        train_candidates, selection_positions = hold_out(train_labels, seed)
+        report_candidates, selection_pool = np.arange(len(report_labels)), training_split.examples
         selection_source = (
-            f"{len(selection):,} examples held out of {task.train} (stratified, seed {seed}; min(5,000, 10 %))"
+            f"{len(selection_positions):,} examples held out of {task.train} (stratified, seed {seed}; "
+            "min(5,000, 10 %))"
         )
         report_source = task.report
-    positions_by_purpose = {"train on": train_candidates, "select on": selection, "report on": report_candidates}
+    positions_by_purpose = {
+        "train on": train_candidates,
+        "select on": selection_positions,
+        "report on": report_candidates,
+    }
     _check_parts(task, train_labels, positions_by_purpose)
-    counts = _ClassCounts(task, training, reported)
-    counts.record("the hold-out", train_labels[train_candidates], "add such rows, or set holdout=validation")
+    class_counts = _ClassCounts(task, training_split, reported_split)
+    class_counts.record("the hold-out", train_labels[train_candidates], "add such rows, or set holdout=validation")
     length_text = ""
-    limits = {"train_min_tokens": settings.train_min_tokens, "train_max_tokens": settings.train_max_tokens}
-    limit_text = " and ".join(f"{name} = {limit}" for name, limit in limits.items() if limit is not None)
+    token_limits = {"train_min_tokens": settings.train_min_tokens, "train_max_tokens": settings.train_max_tokens}
+    limit_text = " and ".join(f"{name} = {limit}" for name, limit in token_limits.items() if limit is not None)
     if limit_text and measure_lengths is not None:
         within_limits, length_text = _apply_limits(settings, limit_text, measure_lengths(train_candidates))
         train_candidates = train_candidates[within_limits]
-        counts.record(limit_text, train_labels[train_candidates], "set a wider limit, or remove it")
-    pool_labels = np.array([example.label for example in pool])
+        class_counts.record(limit_text, train_labels[train_candidates], "set a wider limit, or remove it")
+    pool_labels = np.array([example.label for example in selection_pool])
     if settings.shots is not None:
         generator = np.random.RandomState([seed, 1])
-        train = train_candidates[few_shot_sample(train_labels[train_candidates], settings.shots, generator)]
+        train_positions = train_candidates[few_shot_sample(train_labels[train_candidates], settings.shots, generator)]
         if settings.selection_examples is None:
             generator = np.random.RandomState([seed, 2])
-            selection = selection[few_shot_sample(pool_labels[selection], settings.shots, generator)]
-        train_text = f"{len(train):,} ({settings.shots} of each class"
+            selection_positions = selection_positions[
+                few_shot_sample(pool_labels[selection_positions], settings.shots, generator)
+            ]
+        train_text = f"{len(train_positions):,} ({settings.shots} of each class"
     else:
-        train = _draw_subset(train_labels, train_candidates, settings.train_examples, seed, 1)
-        counts.record(
-            f"train_examples = {settings.train_examples}", train_labels[train], "give a larger number, or set shots"
+        train_positions = _draw_subset(train_labels, train_candidates, settings.train_examples, seed, 1)
+        class_counts.record(
+            f"train_examples = {settings.train_examples}",
+            train_labels[train_positions],
+            "give a larger number, or set shots",
         )
-        train_text = f"{len(train):,} of {len(train_candidates):,}"
-    counts.check()
-    selection = _draw_subset(pool_labels, selection, settings.selection_examples, seed, 2)
-    report = _draw_subset(report_labels, report_candidates, settings.test_examples, seed, 3)
+        train_text = f"{len(train_positions):,} of {len(train_candidates):,}"
+    class_counts.check()
+    selection_positions = _draw_subset(pool_labels, selection_positions, settings.selection_examples, seed, 2)
+    report_positions = _draw_subset(report_labels, report_candidates, settings.test_examples, seed, 3)
 
-    # Then describe them.
+    # Then describe the parts in words.
     notes = []
-    enough = _ENOUGH_ROWS if settings.shots is None else settings.shots
-    scarce_classes = [(label, count) for label, count in enumerate(counts.latest) if count < enough]
+    enough_rows = _ENOUGH_ROWS if settings.shots is None else settings.shots
+    scarce_classes = [(label, count) for label, count in enumerate(class_counts.latest) if count < enough_rows]
     if scarce_classes:
         scarce_text = _list_names([f"{count:,} of {task.classes[label]}" for label, count in scarce_classes])
         notes.append(f"there are few rows of some classes to train on: {scarce_text}")
         train_text += f"; only {scarce_text}" if settings.shots is not None else f" (only {scarce_text})"
     train_text += ")" if settings.shots is not None else ""
     absent_texts = {}
-    for purpose, labels in (("select", pool_labels[selection]), ("report", report_labels[report])):
+    for purpose, labels in (("select", pool_labels[selection_positions]), ("report", report_labels[report_positions])):
         absent_classes = [name for label, name in enumerate(task.classes) if label not in labels]
         absent_texts[purpose] = f" (none of {_list_names(absent_classes)})" if absent_classes else ""
         if absent_classes:
@@ -174,26 +186,26 @@ def draw_parts(
                 f"there is no row of {_list_names(absent_classes)} to {purpose} on, so that accuracy says nothing "
                 f"about {pronoun}"
             )
-    is_subset = len(report) < len(report_candidates)
-    report_text = f" (a stratified {len(report):,} of {len(report_candidates):,})" if is_subset else ""
-    training_texts = {tuple(example.fields.values()) for example in training.examples}
-    repeated_count = sum(tuple(reported.examples[i].fields.values()) in training_texts for i in report)
+    is_subset = len(report_positions) < len(report_candidates)
+    report_text = f" (a stratified {len(report_positions):,} of {len(report_candidates):,})" if is_subset else ""
+    training_texts = {tuple(example.fields.values()) for example in training_split.examples}
+    repeated_count = sum(tuple(reported_split.examples[i].fields.values()) in training_texts for i in report_positions)
     report_text += f", {repeated_count:,} of which also stand in {task.train}" if repeated_count else ""
-    trained_texts = {tuple(training.examples[i].fields.values()) for i in train}
-    shared_count = sum(tuple(pool[i].fields.values()) in trained_texts for i in selection)
+    trained_texts = {tuple(training_split.examples[i].fields.values()) for i in train_positions}
+    shared_count = sum(tuple(selection_pool[i].fields.values()) in trained_texts for i in selection_positions)
     selection_source += f", {shared_count:,} of which are also trained on" if shared_count else ""
     # Records store this text, so its wording must not change.
     protocol = (
-        f"selected on {len(selection):,}{absent_texts['select']} of {selection_source}, "
+        f"selected on {len(selection_positions):,}{absent_texts['select']} of {selection_source}, "
         f"trained on {train_text} training examples{length_text}, "
         f"reported on {report_source}{absent_texts['report']}{report_text}"
     )
-    preparation = _describe_preparation(task, (training, reported))
+    preparation = _describe_preparation(task, (training_split, reported_split))
     return Parts(
-        train=train,
-        selection=selection,
-        report=report,
-        selection_pool=pool,
+        train=train_positions,
+        selection=selection_positions,
+        report=report_positions,
+        selection_pool=selection_pool,
         protocol="; ".join([protocol, *preparation]),
         notes=(*notes, *preparation),
         report_size=len(report_candidates),
@@ -203,14 +215,15 @@ def draw_parts(
 class _ClassCounts:
     """How many training rows of each class are left after each filter."""
 
-    def __init__(self, task: Task, training: Split, reported: Split) -> None:
-        self._task, self._steps = task, list[tuple[str, np.ndarray, str]]()  # filter, class counts after it, remedy
-        train_labels = [example.label for example in training.examples]
-        report_labels = [example.label for example in reported.examples]
+    def __init__(self, task: Task, training_split: Split, reported_split: Split) -> None:
+        self._task = task
+        self._filters: list[tuple[str, np.ndarray, str]] = []  # of each filter: name, class counts after it, remedy
+        train_labels = [example.label for example in training_split.examples]
+        report_labels = [example.label for example in reported_split.examples]
         file_labels = train_labels if task.divided is None else train_labels + report_labels
-        skipped_labels = [label for label in training.skipped_labels if label is not None]
+        skipped_labels = [label for label in training_split.skipped_labels if label is not None]
         remedy = "add such rows, or leave the class out of the task"
-        self._append(f"in {training.file}", [*file_labels, *skipped_labels], remedy)
+        self._append(f"in {training_split.file}", [*file_labels, *skipped_labels], remedy)
         if skipped_labels:
             self._append('bad_rows = "skip"', file_labels, "fix the skipped rows")
         self.record("the division", np.array(train_labels, dtype=int), "add such rows")
@@ -218,7 +231,7 @@ class _ClassCounts:
     @property
     def latest(self) -> np.ndarray:
         """The number of rows of each class after the last filter, `[C]`."""
-        return self._steps[-1][1]
+        return self._filters[-1][1]
 
     def record(self, filter_name: str, labels: np.ndarray, remedy: str) -> None:
         """If a filter removed rows, count those that are left, by their labels. `remedy` tells the user what to do."""
@@ -227,36 +240,38 @@ class _ClassCounts:
 
     def _append(self, filter_name: str, labels: Sequence[int] | np.ndarray, remedy: str) -> None:
         counts = np.bincount(np.asarray(labels, dtype=int), minlength=len(self._task.classes))
-        self._steps.append((filter_name, counts, remedy))
+        self._filters.append((filter_name, counts, remedy))
 
     def check(self) -> None:
         """Raise ValueError if a class has no row left. The message names the filter that took its last row."""
         empty_classes = np.flatnonzero(self.latest == 0)
         if not len(empty_classes):
             return
-        step = next(i for i, (_, counts, _) in enumerate(self._steps) if counts[empty_classes[0]] == 0)
-        filter_name, counts_after, remedy = self._steps[step]
+        filter_index = next(i for i, (_, counts, _) in enumerate(self._filters) if counts[empty_classes[0]] == 0)
+        filter_name, counts_after, remedy = self._filters[filter_index]
         lost_classes = [label for label in empty_classes if counts_after[label] == 0]
-        names = _list_names([self._task.classes[label] for label in lost_classes])
-        if step == 0:
+        lost_names = _list_names([self._task.classes[label] for label in lost_classes])
+        if filter_index == 0:
             file = filter_name.removeprefix("in ")
-            raise ValueError(f"{file} of task {self._task.name} has no row of {names}: {remedy}")
+            raise ValueError(f"{file} of task {self._task.name} has no row of {lost_names}: {remedy}")
         texts_before = []
-        for number, (earlier_filter, counts, _) in enumerate(self._steps[:step]):
+        for earlier_index, (earlier_filter, counts, _) in enumerate(self._filters[:filter_index]):
             counts_text = " and ".join(f"{counts[label]:,}" for label in lost_classes[:_MAX_LISTED])
             row_word = "row" if counts_text == "1" else "rows"
             texts_before.append(
-                f"{counts_text} {row_word} {earlier_filter}" if number == 0 else f"{counts_text} after {earlier_filter}"
+                f"{counts_text} {row_word} {earlier_filter}"
+                if earlier_index == 0
+                else f"{counts_text} after {earlier_filter}"
             )
         verb = "leave" if " and " in filter_name else "leaves"
         were = "was" if texts_before[0].startswith("1 row ") else "were"
         raise ValueError(
-            f"{filter_name} {verb} no row of {names} to train on; there {were} {', '.join(texts_before)}: {remedy}"
+            f"{filter_name} {verb} no row of {lost_names} to train on; there {were} {', '.join(texts_before)}: {remedy}"
         )
 
 
 def _describe_preparation(task: Task, splits: Sequence[Split]) -> tuple[str, ...]:
-    """Return sentences about rows that were skipped, and about one file that was divided."""
+    """Return sentences that say how many rows were skipped, and how one file was divided."""
     sentences = [
         f"{len(split.skipped_labels):,} of {split.row_count:,} rows of {split.file} skipped, which lack text or a class"
         for split in splits
@@ -271,12 +286,13 @@ def _describe_preparation(task: Task, splits: Sequence[Split]) -> tuple[str, ...
 
 
 def _list_names(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     hidden_count = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {hidden_count} more" if hidden_count > 0 else "")
 
 
 def _check_parts(task: Task, train_labels: np.ndarray, positions_by_purpose: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError when a part has no example, or all training rows are of one class.
+    """Raise ValueError if a part has no example, or all training rows are of one class.
 
     Args:
         train_labels: labels of all training examples.
@@ -295,15 +311,21 @@ def _check_parts(task: Task, train_labels: np.ndarray, positions_by_purpose: Map
         )
 
 
-def _draw_subset(labels: np.ndarray, positions: np.ndarray, size: int | None, seed: int, stream: int) -> np.ndarray:
-    """Return a stratified subset of `size` positions, or all if `size` is None or not smaller."""
+def _draw_subset(
+    labels: np.ndarray, positions: np.ndarray, size: int | None, seed: int, stream_index: int
+) -> np.ndarray:
+    """Return a stratified subset of `size` positions, or all of them if `size` is None or not smaller.
+
+    Args:
+        stream_index: index of the random stream, so that the subsets of different parts are drawn independently.
+    """
     if size is None or size >= len(positions):
         return positions
-    return positions[stratified_sample(labels[positions], size, np.random.RandomState([seed, stream]))]
+    return positions[stratified_sample(labels[positions], size, np.random.RandomState([seed, stream_index]))]
 
 
 def _apply_limits(settings: PartSettings, limit_text: str, lengths: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return the positions of the training texts within the token limits, and the range of lengths in words."""
+    """Return the positions of the training texts within the token limits, and their range of lengths as text."""
     min_tokens, max_tokens = settings.train_min_tokens, settings.train_max_tokens
     within_limits = np.flatnonzero((lengths >= (min_tokens or 0)) & (lengths <= (max_tokens or lengths.max())))
     if not len(within_limits):

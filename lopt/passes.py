@@ -54,9 +54,9 @@ def divide_into_passes(
     pass_count = -(-total_tokens // max_pass_tokens)
     # A multiple of the number of lanes keeps all lanes busy, but passes must not become too small for a lane.
     pass_count = max(pass_count, min(-(-pass_count // lane_count) * lane_count, total_tokens // _MIN_TOKENS_PER_LANE))
-    ends = total_tokens / pass_count * np.arange(1, pass_count)
-    bounds = [0, *np.searchsorted(cumulative_tokens, ends).tolist(), len(rows)]
-    passes = (list(rows[begin:end]) for begin, end in itertools.pairwise(bounds))
+    pass_ends = total_tokens / pass_count * np.arange(1, pass_count)
+    row_bounds = [0, *np.searchsorted(cumulative_tokens, pass_ends).tolist(), len(rows)]
+    passes = (list(rows[begin:end]) for begin, end in itertools.pairwise(row_bounds))
     return deque(pass_rows for pass_rows in passes if pass_rows)
 
 
@@ -64,5 +64,8 @@ def token_counts(rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone) -> l
     """Return the number of tokens of each row in a pass. The tokens of a trial's prompt are divided evenly among the
     trial's rows."""
     row_counts = Counter(row.owner for row in rows)
-    prompt_shares = {owner: soft_prompts[owner].length / count for owner, count in row_counts.items()}
-    return [prompt_shares[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids)) for row in rows]
+    prompt_tokens_per_row = {owner: soft_prompts[owner].length / count for owner, count in row_counts.items()}
+    return [
+        prompt_tokens_per_row[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids))
+        for row in rows
+    ]

@@ -1,10 +1,10 @@
-"""Ranges of searched values. A method declares those of its settings, and a space those of its cells."""
+"""Ranges of searched values. A method declares the ranges of its settings, and a space those of its cells."""
 
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-_LOWEST, _HIGHEST = -sys.float_info.max, sys.float_info.max
+_LOWEST_REAL, _HIGHEST_REAL = -sys.float_info.max, sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Real:
 
     def __post_init__(self) -> None:
         are_numbers = _is_number(self.low) and _is_number(self.high)
-        if not (are_numbers and _LOWEST <= self.low < self.high <= _HIGHEST and (self.low > 0 or not self.log)):
+        if not (
+            are_numbers and _LOWEST_REAL <= self.low < self.high <= _HIGHEST_REAL and (self.low > 0 or not self.log)
+        ):
             raise ValueError(
                 f"range {self.low!r} to {self.high!r} is not valid: give numbers with low < high, both above 0 if the "
                 "range is logarithmic"
@@ -39,8 +41,8 @@ class Whole:
     log: bool = False
 
     def __post_init__(self) -> None:
-        are_whole = all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high))
-        if not (are_whole and 1 <= self.low < self.high):
+        are_whole_numbers = all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high))
+        if not (are_whole_numbers and 1 <= self.low < self.high):
             raise ValueError(
                 f"range {self.low!r} to {self.high!r} is not valid: give whole numbers with 1 <= low < high"
             )

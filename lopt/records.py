@@ -1,4 +1,4 @@
-"""The record of one trial: its result, which tables and plots read, and its provenance."""
+"""The record of one trial: its result, its configuration and its provenance. Tables and plots read it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Evaluation:
     """One evaluation on the held-out examples. Accuracies and shares are fractions, and losses are in nats.
 
     Attributes:
-        step: updates made before it.
-        top_class_share: share of examples for which the most frequent prediction is made.
+        step: number of updates before the evaluation.
+        top_class_share: share of the examples that get the most frequent prediction.
         wall_time_s: seconds since the trial began.
         predictions: hash of the predicted classes; None in records of schema 1.
     """
@@ -48,7 +48,7 @@ class Evaluation:
     predictions: str | None = None
 
     def score(self, metric: str) -> float | None:
-        """The value of a metric as a fraction; None if this evaluation does not have it."""
+        """Return the value of a metric as a fraction, or None if this evaluation does not have it."""
         return getattr(self, f"selection_{metric}", None)
 
 
@@ -57,7 +57,8 @@ class TrialRecord:
     """One complete, stopped, diverged or failed trial. Immutable; `to_dict` returns it as JSON.
 
     Attributes:
-        selection_*: results of the best evaluation on held-out data, by the configuration's metric. Its prompt is kept.
+        selection_*: results of the evaluation on held-out data that is best by the configuration's metric. The prompt
+            of this evaluation is kept.
         test_*: results of the saved prompt on the reported split, for trials of the confirm phase.
         test_split_size: size of the whole split; test_n is smaller if a subset was scored.
         truncated: number of texts that were cut to fit, for each part of the data (train, selection, test).
@@ -109,15 +110,15 @@ class TrialRecord:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name, value, valid in (("phase", self.phase, PHASES), ("status", self.status, STATUSES)):
-            if value not in valid:
-                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
+        for name, value, valid_words in (("phase", self.phase, PHASES), ("status", self.status, STATUSES)):
+            if value not in valid_words:
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}")
         if self.error is not None and not {"type", "message"} <= {*self.error}:
             raise ValueError(f"`error` is {self.error!r}; it needs type and message")
 
     @property
     def metric(self) -> str:
-        """The metric that selects the best evaluation and the best trial. A record without one used accuracy."""
+        """The metric that selects the best evaluation and the best trial. Records without one used accuracy."""
         return str(self.config.get("metric", LATER_SETTINGS["metric"]))
 
     @property
@@ -125,15 +126,15 @@ class TrialRecord:
         """The best value of `metric` as a fraction; None before the first evaluation."""
         if self.metric == "accuracy":
             return self.selection_accuracy
-        best = (evaluation for evaluation in self.evaluations if evaluation.step == self.selection_step)
-        return next((evaluation.score(self.metric) for evaluation in best), None)
+        best_evaluations = (evaluation for evaluation in self.evaluations if evaluation.step == self.selection_step)
+        return next((evaluation.score(self.metric) for evaluation in best_evaluations), None)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
-        """Return the record that `to_dict` gave as `values`.
+        """Return the record whose `to_dict` returned `values`.
 
         Raises:
             NewerSchemaError: the schema is newer than this program.
@@ -145,7 +146,7 @@ class TrialRecord:
             values = migrate(values)
             if not isinstance(values.get("evaluations", ()), list | tuple):
                 raise ValueError(f"`evaluations` is {values['evaluations']!r}; it must be a list")
-            evaluations = tuple(Evaluation(**entries) for entries in values.get("evaluations", ()))
+            evaluations = tuple(Evaluation(**fields) for fields in values.get("evaluations", ()))
             record = cls(**{**values, "evaluations": evaluations})
         except TypeError as error:
             raise ValueError(f"not a trial record: {str(error).replace('TrialRecord.__init__() ', '')}") from None
@@ -154,18 +155,18 @@ class TrialRecord:
         return record
 
     def to_row(self) -> dict[str, Any]:
-        """Return a row of `trials.parquet`: the main settings and the results. `error` is `type: message`."""
+        """Return a row of `trials.parquet`: the main settings and the results. `error` becomes `type: message`."""
         row: dict[str, Any] = {}
         for name in _FIELD_COLUMNS:
             if name == "trainable_parameters":
-                row |= {setting: self.config.get(setting) for setting in _SETTING_COLUMNS}
+                row |= {setting: self.config.get(setting) for setting in _CONFIG_COLUMNS}
             if name == "selection_accuracy":
                 row |= {"metric": self.metric, "selection_score": self.selection_score}
             row[name] = getattr(self, name)
         return {**row, "error": f"{self.error['type']}: {self.error['message']}" if self.error else None}
 
 
-_SETTING_COLUMNS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
+_CONFIG_COLUMNS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",
              "dropout", "precision")  # fmt: skip
 _OMITTED_FIELDS = ("width", "test_loss", "protocol", "schema_version")
 _FIELD_COLUMNS = tuple(
@@ -179,12 +180,12 @@ def now() -> str:
 
 
 def provenance(**further_entries: Any) -> dict[str, Any]:
-    """Return commit, dirty flag, versions and hardware of this process, and the further entries."""
-    return {**_software(), "hardware": _hardware(), **further_entries}
+    """Return git commit, dirty flag, versions and hardware of this process, and the further entries."""
+    return {**_describe_software(), "hardware": _describe_hardware(), **further_entries}
 
 
 @lru_cache(maxsize=1)
-def _software() -> dict[str, Any]:
+def _describe_software() -> dict[str, Any]:
     import importlib.metadata  # imported here because it takes time and a report does not need it
 
     versions = {"python": platform.python_version()}
@@ -200,32 +201,36 @@ def _git_state() -> dict[str, Any]:
     """Return commit and dirty flag of the git checkout that holds this package; None for both if there is no checkout.
 
     The checkout is dirty if a tracked file of the three packages has changed, or if they hold a Python file that is
-    not in a commit, such as a method of the user. Other files, such as data, results, a filled-in cluster.yaml or a
+    not in a commit, such as a user's own method. Other files, such as data, results, a filled-in cluster.yaml or a
     page of the documentation, cannot change a result.
     """
     root = Path(__file__).resolve().parent.parent
 
-    def git(*arguments: str) -> str:
+    def run_git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+        if Path(run_git("rev-parse", "--show-toplevel")).resolve() != root:
             raise OSError("installed inside another repository")
-        changed_files = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE_FOLDERS)
-        new_files = git("ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE_FOLDERS))
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed_files or new_files)}
+        changed_files = run_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE_FOLDERS)
+        new_files = run_git(
+            "ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in _CODE_FOLDERS)
+        )
+        return {"commit": run_git("rev-parse", "HEAD"), "dirty": bool(changed_files or new_files)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 
 
-def _hardware() -> dict[str, Any]:
+def _describe_hardware() -> dict[str, Any]:
     hardware: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        entries = (line.partition(":") for line in cpuinfo.read_text().splitlines() if line[:10] == "model name")
-        hardware["cpu"] = next((name.strip() for _, _, name in entries), None)
-    torch = sys.modules.get("torch")  # only if this process uses it, because a report or a plan must not import it
+    cpuinfo_file = Path("/proc/cpuinfo")
+    if cpuinfo_file.is_file():
+        cpu_entries = (
+            line.partition(":") for line in cpuinfo_file.read_text().splitlines() if line[:10] == "model name"
+        )
+        hardware["cpu"] = next((name.strip() for _, _, name in cpu_entries), None)
+    torch = sys.modules.get("torch")  # if this process uses it; a report or a plan must not import it
     if torch is not None:
         hardware["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
@@ -235,5 +240,5 @@ def _hardware() -> dict[str, Any]:
 
 
 def dumps(value: Any) -> str:
-    """Return JSON as written to the store: sorted, readable, and without NaN, which JSON does not have."""
+    """Return a value as JSON text as in the store: with sorted keys, indented, and without NaN (ValueError)."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

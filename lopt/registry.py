@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-# Names that other programs and papers give to the settings.
+# For each setting, the names that other programs and papers give to it.
 _OTHER_NAMES = {
     setting: other_names.split()
     for setting, other_names in {
@@ -46,15 +46,17 @@ _OTHER_NAMES = {
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return " Did you mean …?" with the valid name that `name` most likely means, or "" if there is none."""
+    """Return " Did you mean …?" with the valid name that `name` most likely means, or "" if none is likely."""
     valid, normalised_name = list(valid), str(name).lower().replace("-", "_")
-    candidates = [s for s, other_names in _OTHER_NAMES.items() if normalised_name in other_names and s in valid]
+    candidates = [
+        setting for setting, other_names in _OTHER_NAMES.items() if normalised_name in other_names and setting in valid
+    ]
     candidates += difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     return f" Did you mean {candidates[0]!r}?" if candidates else ""
 
 
 def names(package: str) -> list[str]:
-    """Return the names of a package's plugins, sorted. They are read from the file names, so nothing is imported."""
+    """Return the sorted names of a package's plugins. The names are those of the files, so nothing is imported."""
     if package in sys.modules:
         folders = sys.modules[package].__path__
     else:
@@ -65,9 +67,9 @@ def names(package: str) -> list[str]:
 
 @cache
 def plugins(package: str) -> dict[str, Any]:
-    """Return the `SPEC` of every module of `package` by its `name`, sorted.
+    """Return the `SPEC` of every module of `package`, by the name of the plugin, sorted by name.
 
-    Modules whose names begin with `_` are helpers. A process looks for plugins only once.
+    Modules whose names begin with `_` are helpers. Each process imports the modules only once.
 
     Raises:
         ValueError: the `SPEC`s of two modules have the same name, or a module has no `SPEC`.

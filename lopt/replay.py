@@ -18,9 +18,10 @@ class ReplayResult:
 
     Attributes:
         record: the record of the new training.
-        accuracy_difference: the largest difference between a new accuracy and the recorded one, held out or reported,
-            as a fraction. None if there is nothing to compare.
-        loss_difference: the same of the held-out losses, in nats. None if there is nothing to compare.
+        accuracy_difference: the largest difference between a new accuracy and the recorded one, as a fraction. It is
+            taken over the evaluations and the reported split. None if there is nothing to compare.
+        loss_difference: the largest difference between a new held-out loss and the recorded one, in nats. None if there
+            is nothing to compare.
     """
 
     record: TrialRecord
@@ -35,22 +36,22 @@ def read_trial(
 
     Args:
         file: a path or a URL.
-        task, backbone: folders of the task and of the backbone, if they are not where the file says.
+        task, backbone: the folders of task and backbone, if they are no longer where the file says.
 
     Raises:
         ValueError: the file holds neither a record nor a configuration, or a folder that it names does not exist.
     """
     path = location(file)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        json_values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists nested too deeply
         raise ValueError(
             f"--config {path} cannot be read as JSON ({error}); give results/<run>/trials/<key>.json"
         ) from None
-    if not isinstance(values, dict):
+    if not isinstance(json_values, dict):
         raise ValueError(f"--config {path} does not hold a JSON object; give results/<run>/trials/<key>.json")
-    record = TrialRecord.from_dict(values) if "schema_version" in values else None
-    config_values = {**(record.config if record else values)}
+    record = TrialRecord.from_dict(json_values) if "schema_version" in json_values else None
+    config_values = {**(record.config if record else json_values)}
     for name, replacement in (("task", task), ("backbone", backbone)):
         folder = config_values.get(name)
         if replacement is not None:
@@ -63,7 +64,8 @@ def read_trial(
 def replay(
     config: TrialConfig, record: TrialRecord | None = None, *, artifact: str | Path | None = None
 ) -> Iterator[tuple[Evaluation, Evaluation | None] | ReplayResult]:
-    """Train a configuration in this process, up to the step where the recorded trial was stopped, else to the end.
+    """Train a configuration in this process, up to the step where the recorded trial was stopped, or else to the
+    end.
 
     Yields each evaluation together with the recorded one (None if there is none), and at the end a `ReplayResult`.
     Raises whatever the trial raises.
@@ -78,30 +80,36 @@ def replay(
         if evaluation.step >= last_step:
             break
     new_record = trial.finish(artifact=artifact)
-    pairs = [(new, recorded_by_step[new.step]) for new in new_record.evaluations if new.step in recorded_by_step]
-    accuracy_differences = [abs(new.selection_accuracy - old.selection_accuracy) for new, old in pairs]
+    evaluation_pairs = [
+        (new, recorded_by_step[new.step]) for new in new_record.evaluations if new.step in recorded_by_step
+    ]
+    accuracy_differences = [abs(new.selection_accuracy - old.selection_accuracy) for new, old in evaluation_pairs]
     if record and new_record.test_accuracy is not None and record.test_accuracy is not None:
         accuracy_differences.append(abs(new_record.test_accuracy - record.test_accuracy))
-    loss_differences = [abs(new.selection_loss - old.selection_loss) for new, old in pairs]
+    loss_differences = [abs(new.selection_loss - old.selection_loss) for new, old in evaluation_pairs]
     yield ReplayResult(new_record, max(accuracy_differences, default=None), max(loss_differences, default=None))
 
 
 def changed_conditions(new_record: TrialRecord, record: TrialRecord) -> list[str]:
     """Return what has changed since the record was made, each change in words: versions, commit, hardware, and settings
     that a configuration leaves to the machine (`lopt.resolve`)."""
-    old, new = record.provenance, new_record.provenance
+    old_provenance, new_provenance = record.provenance, new_record.provenance
     changes = [
-        f"{package} {old['versions'].get(package)} → {new['versions'].get(package)}"
+        f"{package} {old_provenance['versions'].get(package)} → {new_provenance['versions'].get(package)}"
         for package in ("torch", "transformers", "tokenizers")
-        if old.get("versions") and old["versions"].get(package) != new["versions"].get(package)
+        if old_provenance.get("versions")
+        and old_provenance["versions"].get(package) != new_provenance["versions"].get(package)
     ]
-    if old.get("commit") != new.get("commit"):
-        changes.append(f"commit {str(old.get('commit'))[:10]} → {str(new.get('commit'))[:10]}")
-    for device in ("gpu", "cpu"):
-        old_name, new_name = (provenance.get("hardware", {}).get(device) for provenance in (old, new))
+    old_commit, new_commit = (str(provenance.get("commit"))[:10] for provenance in (old_provenance, new_provenance))
+    if old_provenance.get("commit") != new_provenance.get("commit"):
+        changes.append(f"commit {old_commit} → {new_commit}")
+    for processor in ("gpu", "cpu"):
+        old_name, new_name = (
+            provenance.get("hardware", {}).get(processor) for provenance in (old_provenance, new_provenance)
+        )
         if old_name != new_name:
-            changes.append(f"{device} {old_name} → {new_name}")
-    if new_record.key != record.key:  # only settings that are left to the machine can differ
+            changes.append(f"{processor} {old_name} → {new_name}")
+    if new_record.key != record.key:  # only the settings that are left to the machine can differ
         old_config = record.config
         changes += [
             f"{name} {old_config[name]} → {value}"

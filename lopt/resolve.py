@@ -25,5 +25,7 @@ def default_precision() -> str:
 
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16" if any(probe() for probe in probes if probe is not None) else "fp32"
+    support_checks = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return "bf16" if any(is_supported() for is_supported in support_checks if is_supported is not None) else "fp32"

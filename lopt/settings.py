@@ -8,7 +8,7 @@ from typing import Any
 from lopt.field_types import field_types
 from lopt.registry import nearest
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # the value of the setting, and its display name
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # display names by the value of the setting
 LARGEST_SEED = 2**32 - 1  # the largest that numpy.random.RandomState takes
 _VALID_WORDS = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
@@ -17,15 +17,15 @@ _VALID_WORDS = {
     "holdout": ("train", "validation"),
     "metric": tuple(METRICS),
 }
-_POSITIVE, _SHARE = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
-_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # each in words, and as a check
+_POSITIVE, _FRACTION = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # each bound in words, and as a function that checks it
     "learning_rate": _POSITIVE,
     "clip_norm": _POSITIVE,
     "weight_decay": ("0 or more", lambda value: value >= 0),
-    "warmup": _SHARE,
-    "dropout": _SHARE,
+    "warmup": _FRACTION,
+    "dropout": _FRACTION,
 }
-_SEEDS = ("seed", "data_seed")
+_SEED_FIELDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class TrialSettings:
         warmup: share of the steps, in [0, 1), in which the learning rate rises linearly.
         clip_norm: the largest Euclidean norm that a step's gradient may have, over all trained values together.
         dropout: rate, in [0, 1), of every dropout layer of the backbone, in training steps only. The masks depend on
-            seed and step (and on the part of the batch, if a batch is split because memory runs out). So such a trial
-            does not share its passes with others.
+            seed and step (and on the part of the batch, if a batch is split because memory runs out). So a trial with
+            dropout shares no passes with others.
         batch_size: number of examples in a step.
         max_steps: number of steps in a whole trial. Each step is one update.
         eval_every: number of steps between two evaluations on the selection examples. The last step has one too.
@@ -119,7 +119,7 @@ class TrialSettings:
             if float in field_type.types:
                 _check_real_number(name, value, *_BOUNDS[name])
             elif int in field_type.types:
-                _check_whole_number(name, value, *((0, LARGEST_SEED) if name in _SEEDS else (1,)))
+                _check_whole_number(name, value, *((0, LARGEST_SEED) if name in _SEED_FIELDS else (1,)))
             elif name in _VALID_WORDS and value not in (valid := _VALID_WORDS[name]):
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
             elif name in ("data_revision", "model_revision") and not isinstance(value, str):

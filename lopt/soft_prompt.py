@@ -12,7 +12,7 @@ from typing import Any
 from lopt.placement import PREFIX, Placement
 from lopt.types import Tensor
 
-PROMPT_FILE = "prompt.safetensors"  # the file of a saved prompt; its tensor "prompt" is X, `[P, H]`
+PROMPT_FILE = "prompt.safetensors"  # file of a saved prompt, whose tensor "prompt" is X, `[P, H]`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,7 +20,7 @@ class SoftPrompt:
     """A soft prompt, and an update of the text's own embeddings if the method has one (DePT).
 
     Attributes:
-        prompt: X, `[P, H]` for all rows, or `[B, P, H]` with one for each row.
+        prompt: X. It is `[P, H]` if all rows have the same, or `[B, P, H]` with one for each row.
         update: what is added to the first S embeddings of template and text, `[S, H]` or `[B, S, H]`.
         placement: whether the prompt comes before or after the text.
     """
@@ -37,7 +37,7 @@ class SoftPrompt:
     def leaves_text_unchanged(self) -> bool:
         """Whether a causal model computes the same for a text at every step and in every trial, because the text sees
         neither a prompt nor an update."""
-        return self.placement.text_first and self.update is None
+        return self.placement.is_text_first and self.update is None
 
     def map(self, function: Any) -> SoftPrompt:
         """Return the soft prompt with `function` applied to each tensor, for example to move it to another device."""
@@ -45,17 +45,19 @@ class SoftPrompt:
         return replace(self, prompt=function(self.prompt), update=update)
 
     def add_update(self, text_BTH: Tensor) -> Tensor:
-        """Return embeddings of the text with the update added, `[B, T, H]`. Tokens beyond S are unchanged."""
+        """Return the embeddings of the text plus the update, `[B, T, H]`. Tokens beyond S stay as they are."""
         if self.update is None:
             return text_BTH
         return (text_BTH + _pad_or_cut(self.update, text_BTH.shape[1])).to(text_BTH.dtype)
 
-    def as_packed(self, rows: int) -> PackedPrompts:
+    def as_packed(self, row_count: int) -> PackedPrompts:
         """Return this soft prompt as the packed prompts of a batch with this many rows."""
         if self.prompt.ndim == 2 and (self.update is None or self.update.ndim == 2):
-            return PackedPrompts(prompts=[self], prompt_indices=[0] * rows)
-        prompts = [self.map(lambda tensor, row=row: tensor if tensor.ndim == 2 else tensor[row]) for row in range(rows)]
-        return PackedPrompts(prompts=prompts, prompt_indices=range(rows))
+            return PackedPrompts(prompts=[self], prompt_indices=[0] * row_count)
+        prompts = [
+            self.map(lambda tensor, row=row: tensor if tensor.ndim == 2 else tensor[row]) for row in range(row_count)
+        ]
+        return PackedPrompts(prompts=prompts, prompt_indices=range(row_count))
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Join prompt and text.
@@ -65,7 +67,7 @@ class SoftPrompt:
             lengths_B: number of real tokens of each row.
 
         Returns:
-            Embeddings `[B, P+T, H]` and the number of real ones in each row, `[B]`. These are the first
+            The embeddings `[B, P+T, H]`, and how many of each row are real, `[B]`. These are the first
             `lengths_B[b] + P` of row b; padding follows.
         """
         text_BTH = self.add_update(text_BTH)
@@ -85,7 +87,7 @@ class PackedPrompts:
     prompts: Sequence[SoftPrompt]
     prompt_indices: Sequence[int]
 
-    def as_packed(self, rows: int) -> PackedPrompts:
+    def as_packed(self, row_count: int) -> PackedPrompts:
         """See `SoftPrompt.as_packed`."""
         return self
 
@@ -97,51 +99,60 @@ class PackedPrompts:
         """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch
 
-        used_indices = sorted(set(self.prompt_indices))
-        updates = [self.prompts[index].update for index in used_indices]
+        used_prompt_indices = sorted(set(self.prompt_indices))
+        updates = [self.prompts[index].update for index in used_prompt_indices]
         if all(update is None for update in updates):
             return text_BTH
-        tokens, width = text_BTH.shape[1:]
-        empty_0H = self.prompts[used_indices[0]].prompt.new_zeros(0, width)
-        updates_KTH = torch.stack([_pad_or_cut(empty_0H if update is None else update, tokens) for update in updates])
-        update_index_of_prompt = {index: number for number, index in enumerate(used_indices)}
+        token_count, width = text_BTH.shape[1:]
+        empty_0H = self.prompts[used_prompt_indices[0]].prompt.new_zeros(0, width)
+        updates_KTH = torch.stack(
+            [_pad_or_cut(empty_0H if update is None else update, token_count) for update in updates]
+        )
+        update_index_of_prompt = {index: number for number, index in enumerate(used_prompt_indices)}
         update_index_of_row_B = torch.tensor([update_index_of_prompt[index] for index in self.prompt_indices])
         return (text_BTH + updates_KTH[update_index_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `SoftPrompt.join_text`. All rows are padded to the length that the longest prompt needs.
 
-        Texts and prompts are laid end to end in one source `[F, H]`, and the result is gathered from it: for each place
-        of each row, `index_BS` gives the index in the source.
+        Texts and prompts are laid end to end in one source `[F, H]`, and the result is gathered from it.
+        `source_index_BS` gives, for each position of each row, the index in the source.
         """
         import torch
 
-        rows, tokens, width = text_BTH.shape
+        row_count, token_count, width = text_BTH.shape
         device = text_BTH.device
         text_BTH = self.add_update(text_BTH)
         prompts = [soft_prompt.prompt.to(text_BTH.dtype) for soft_prompt in self.prompts]
         source_FH = torch.cat([text_BTH.reshape(-1, width), *prompts])
         prompt_index_B = torch.tensor(self.prompt_indices)
         prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
-        prompt_begins_K = rows * tokens + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # in the source
+        prompt_begins_K = row_count * token_count + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # in the source
         prompt_lengths_B1 = prompt_lengths_K[prompt_index_B].to(device)[:, None]
         prompt_begins_B1 = prompt_begins_K[prompt_index_B].to(device)[:, None]
         placements = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
         placement_K = torch.tensor([placements.index(soft_prompt.placement) for soft_prompt in self.prompts])
-        lengths_on_device_B = lengths_B.to(device)
-        text_before_by_placement = torch.stack([placement.text_before(lengths_on_device_B) for placement in placements])
-        text_before_B1 = text_before_by_placement.gather(0, placement_K[prompt_index_B].to(device)[None]).T
-        place_1S = torch.arange(tokens + int(prompt_lengths_K[prompt_index_B].max()), device=device)[None]
-        is_prompt_BS = (place_1S >= text_before_B1) & (place_1S < text_before_B1 + prompt_lengths_B1)
-        is_before_BS = place_1S < text_before_B1
-        token_BS = torch.where(is_before_BS, place_1S, place_1S - prompt_lengths_B1).clamp(0, tokens - 1)
-        text_index_BS = token_BS + tokens * torch.arange(rows, device=device)[:, None]
-        index_BS = torch.where(is_prompt_BS, prompt_begins_B1 + place_1S - text_before_B1, text_index_BS)
-        return source_FH[index_BS], lengths_B + prompt_lengths_B1[:, 0].to(lengths_B.device)
+        device_lengths_B = lengths_B.to(device)
+        tokens_before_prompt_XB = torch.stack(
+            [placement.tokens_before_prompt(device_lengths_B) for placement in placements]
+        )
+        tokens_before_prompt_B1 = tokens_before_prompt_XB.gather(0, placement_K[prompt_index_B].to(device)[None]).T
+        position_1S = torch.arange(token_count + int(prompt_lengths_K[prompt_index_B].max()), device=device)[None]
+        is_prompt_BS = (position_1S >= tokens_before_prompt_B1) & (
+            position_1S < tokens_before_prompt_B1 + prompt_lengths_B1
+        )
+        is_before_prompt_BS = position_1S < tokens_before_prompt_B1
+        text_position_BS = torch.where(is_before_prompt_BS, position_1S, position_1S - prompt_lengths_B1)
+        text_position_BS = text_position_BS.clamp(0, token_count - 1)  # prompt and padding have no text position
+        text_index_BS = text_position_BS + token_count * torch.arange(row_count, device=device)[:, None]
+        source_index_BS = torch.where(
+            is_prompt_BS, prompt_begins_B1 + position_1S - tokens_before_prompt_B1, text_index_BS
+        )
+        return source_FH[source_index_BS], lengths_B + prompt_lengths_B1[:, 0].to(lengths_B.device)
 
 
-def _pad_or_cut(update_SH: Tensor, tokens: int) -> Tensor:
-    """Return the update for a text of this many tokens: zeros beyond S, or the first rows if the text is shorter."""
+def _pad_or_cut(update_SH: Tensor, token_count: int) -> Tensor:
+    """Return the update for a text of this many tokens. It has zeros beyond S; for a shorter text it is cut."""
     from torch.nn.functional import pad
 
-    return pad(update_SH, (0, 0, 0, tokens - update_SH.shape[-2]))
+    return pad(update_SH, (0, 0, 0, token_count - update_SH.shape[-2]))

@@ -26,30 +26,31 @@ def without_end_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """
     import tokenizers
 
-    before, after = _ids_around(tokenizer)
-    if not after:
+    before_ids, after_ids = _ids_around(tokenizer)
+    if not after_ids:
         return tokenizer
-    names = tokenizer.convert_ids_to_tokens(before)
-    sequences = [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"]
+    token_names = tokenizer.convert_ids_to_tokens(before_ids)
+    text_entries = [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"]
     state = {
         "type": "TemplateProcessing",
-        "single": [*({"SpecialToken": {"id": name, "type_id": 0}} for name in names), sequences[0]],
-        "pair": sequences,
+        "single": [*({"SpecialToken": {"id": name, "type_id": 0}} for name in token_names), text_entries[0]],
+        "pair": text_entries,
         "special_tokens": {
-            name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, before, strict=True)
+            name: {"id": name, "ids": [token_id], "tokens": [name]}
+            for name, token_id in zip(token_names, before_ids, strict=True)
         },
     }
-    changed = copy.deepcopy(tokenizer)
+    changed_tokenizer = copy.deepcopy(tokenizer)
     processor = tokenizers.processors.TemplateProcessing(single="$A", special_tokens=[])
     # The state is set as JSON, because the constructor would split a token with a colon into two.
     processor.__setstate__(json.dumps(state).encode())
-    changed.backend_tokenizer.post_processor = processor
-    return changed
+    changed_tokenizer.backend_tokenizer.post_processor = processor
+    return changed_tokenizer
 
 
 def end_tokens(tokenizer: Tokenizer) -> list[str]:
     """Return the special tokens that a tokenizer appends to every text."""
-    return [str(tokenizer.convert_ids_to_tokens(i)) for i in _ids_around(tokenizer)[1]]
+    return [str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in _ids_around(tokenizer)[1]]
 
 
 def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -70,7 +71,7 @@ def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 @lru_cache(maxsize=8)
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the ids of all special tokens."""
-    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
 def encode_as_text(
@@ -78,51 +79,51 @@ def encode_as_text(
 ) -> tuple[list[int], list[Span]] | None:
     """Return the token ids of a filled template, and the span of `text` that each token stands for.
 
-    Only the template's own special tokens are read as special. Return None if the tokenizer's own reading is right,
-    because the columns spell out no special token, or if the tokenizer cannot be copied.
+    Only the template's own special tokens are read as special. The result is None if the tokenizer's own reading is
+    right, because the columns spell out no special token. It is also None if the tokenizer cannot be copied.
 
     Args:
         text: the filled template.
         column_spans: the span of characters that each column takes up in `text`.
     """
-    plain = _without_special_tokens(tokenizer)
-    if plain is None:
+    plain_tokenizer = _without_special_tokens(tokenizer)
+    if plain_tokenizer is None:
         return None
     template_matches = [
         match
         for match in _special_pattern(tokenizer).finditer(text)
         if all(match.end() <= start or match.start() >= end for start, end in column_spans)
     ]
-    # The whole text is encoded at once, after the template's special tokens get the names that they have in `plain`.
+    # The whole text is encoded at once, after the template's special tokens get their names in `plain_tokenizer`.
     # Encoding piece by piece would differ if the tokenizer reads the first word of a text differently from a word after
     # a special token (Metaspace with prepend_scheme "first").
-    positions = [match.start(str(match.lastgroup)) for match in template_matches]
-    piece_spans = list(zip([0, *positions], [*positions, len(text)], strict=True))
+    special_positions = [match.start(str(match.lastgroup)) for match in template_matches]
+    piece_spans = list(zip([0, *special_positions], [*special_positions, len(text)], strict=True))
     renamed_text = _RESERVED.join(text[start:end] for start, end in piece_spans)
-    encoding = plain.encode(renamed_text, add_special_tokens=False)
+    encoding = plain_tokenizer.encode(renamed_text, add_special_tokens=False)
     if encoding.ids == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
         return None
-    before, after = _ids_around(tokenizer)
-    reserved_positions = [position + number for number, position in enumerate(positions)]  # in `renamed_text`
+    before_ids, after_ids = _ids_around(tokenizer)
+    reserved_positions = [position + number for number, position in enumerate(special_positions)]  # in `renamed_text`
     # In `renamed_text`, each reserved character has shifted all that follows by one. Here the spans are shifted back.
     spans = [
         (start - bisect_left(reserved_positions, start), end - bisect_left(reserved_positions, end))
         for start, end in encoding.offsets
     ]
-    ids, offsets = [*before, *encoding.ids], [(0, 0)] * len(before) + spans
-    return ids + list(after), offsets + [(0, 0)] * len(after)
+    ids, offsets = [*before_ids, *encoding.ids], [(0, 0)] * len(before_ids) + spans
+    return ids + after_ids, offsets + [(0, 0)] * len(after_ids)
 
 
 @lru_cache(maxsize=8)
 def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     """Return a pattern for any special token and the blanks that it absorbs. Each token's group is named by its id."""
-    tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    longest_first = sorted(tokens.items(), key=lambda item: -len(item[1].content))
-    blanks = {True: r"\s*", False: ""}
+    special_tokens = {token_id: token for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    longest_first = sorted(special_tokens.items(), key=lambda item: -len(item[1].content))
+    blank_patterns = {True: r"\s*", False: ""}
     return re.compile(
         "|".join(
-            f"{blanks[token.lstrip]}(?P<t{i}>{re.escape(token.content)}){blanks[token.rstrip]}"
-            for i, token in longest_first
+            f"{blank_patterns[token.lstrip]}(?P<t{token_id}>{re.escape(token.content)}){blank_patterns[token.rstrip]}"
+            for token_id, token in longest_first
         )
     )
 
@@ -140,25 +141,25 @@ def _without_special_tokens(tokenizer: Tokenizer) -> Any:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception:  # a tokenizer with steps in Python has no JSON; the library raises plain Exception
         return None
-    model = state["model"]
+    model_state = state["model"]
     special_names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
     def new_name(name: str) -> str:
         return f"{_RESERVED}{name}" if name in special_names else name
 
-    vocabulary: Any = model["vocab"]
+    vocabulary: Any = model_state["vocab"]
     if isinstance(vocabulary, dict):
-        model["vocab"] = {new_name(name): number for name, number in vocabulary.items()}
+        model_state["vocab"] = {new_name(name): number for name, number in vocabulary.items()}
     else:
-        model["vocab"] = [[new_name(name), score] for name, score in vocabulary]
-    if "merges" in model:  # a merge must not name a token that no longer exists under its old name
-        pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"])
-        model["merges"] = [pair for pair in pairs if special_names.isdisjoint((*pair, "".join(pair)))]
-    if model.get("unk_token"):
-        model["unk_token"] = new_name(model["unk_token"])
+        model_state["vocab"] = [[new_name(name), score] for name, score in vocabulary]
+    if "merges" in model_state:  # a merge must not name a token that no longer exists under its old name
+        pairs = (tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model_state["merges"])
+        model_state["merges"] = [pair for pair in pairs if special_names.isdisjoint((*pair, "".join(pair)))]
+    if model_state.get("unk_token"):
+        model_state["unk_token"] = new_name(model_state["unk_token"])
     for token in state["added_tokens"]:
         token["content"] = new_name(token["content"])
-    plain = tokenizers.Tokenizer.from_str(json.dumps(state))
-    plain.no_padding()
-    plain.no_truncation()
-    return plain
+    plain_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(state))
+    plain_tokenizer.no_padding()
+    plain_tokenizer.no_truncation()
+    return plain_tokenizer

@@ -1,8 +1,8 @@
 """Token ids of many texts: in one array, and in a cache on disk.
 
-The cache is the folder `cache_dir()/tokens`, so that texts which one worker has tokenised need not be tokenised by the
-next. It changes no result: a file is named by a hash of all that its ids depend on, so it is never out of date. A
-damaged file is replaced, and a cache that cannot be written is not used.
+The cache is the folder `cache_dir()/tokens`. Texts that one worker has tokenised need not be tokenised by the next. The
+cache changes no result: a file is named by a hash of all that its ids depend on, so it is never out of date. A damaged
+file is replaced, and a cache that cannot be written is not used.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from lopt.files import write_atomically
 from lopt.packages import cache_dir
 from lopt.types import Tokenizer
 
-MIN_CHARACTERS = 250_000  # shorter texts are not cached: tokenising them is about as fast as hashing the tokenizer
+MIN_CHARACTERS = 250_000  # fewer are not cached: tokenising them is about as fast as hashing the tokenizer
 MAX_BYTES = 2 * 2**30  # of all files together; beyond this, the least recently used files are removed
-_FORMAT = "3"  # version of the files' content, and of how this program computes ids
+_FORMAT_VERSION = "3"  # version of the files' content, and of how this program computes ids
 
 
 class TokenIds(Sequence[tuple[int, ...]]):
@@ -31,12 +31,12 @@ class TokenIds(Sequence[tuple[int, ...]]):
     A token takes four bytes here, and about forty in a tuple of integers.
 
     Args:
-        flat: the ids of all texts.
+        flat_ids: the ids of all texts.
         lengths: the number of tokens of each text, `[N]`.
     """
 
-    def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
-        self.flat, self.lengths = flat, lengths
+    def __init__(self, flat_ids: np.ndarray, lengths: np.ndarray) -> None:
+        self.flat_ids, self.lengths = flat_ids, lengths
         self._ends = np.cumsum(lengths)
 
     @classmethod
@@ -56,10 +56,10 @@ class TokenIds(Sequence[tuple[int, ...]]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
         end = self._ends[index]
-        return tuple(self.flat[end - self.lengths[index] : end].tolist())
+        return tuple(self.flat_ids[end - self.lengths[index] : end].tolist())
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return the folder of the cached files."""
     return cache_dir() / "tokens"
 
@@ -82,28 +82,35 @@ def cached_token_ids(
 
 
 def _cache_path(tokenizer: Tokenizer, key_parts: Sequence[str]) -> Path | None:
-    """Return the path of the file with these ids, or None.
+    """Return the path of the file with these ids.
 
-    None if there is no cache folder, or if the tokenizer cannot be hashed because it has steps in Python.
+    The path is None if there is no cache folder, or if the tokenizer cannot be hashed because it has steps in Python.
     """
     import tokenizers
 
     try:
-        content, cache_folder = tokenizer.backend_tokenizer.to_str(), folder()
+        tokenizer_json, tokens_folder = tokenizer.backend_tokenizer.to_str(), cache_folder()
     except Exception:  # tokenizers raises plain Exception
         return None
-    splits_special = str(getattr(tokenizer, "split_special_tokens", None))  # `to_str()` does not include it
-    digest = hashlib.sha256()
-    for part in (_FORMAT, tokenizers.__version__, type(tokenizer).__name__, splits_special, content, *key_parts):
+    splits_special_text = str(getattr(tokenizer, "split_special_tokens", None))  # `to_str()` does not include it
+    hasher = hashlib.sha256()
+    for part in (
+        _FORMAT_VERSION,
+        tokenizers.__version__,
+        type(tokenizer).__name__,
+        splits_special_text,
+        tokenizer_json,
+        *key_parts,
+    ):
         encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    return cache_folder / f"{digest.hexdigest()[:40]}.npz"
+        hasher.update(len(encoded).to_bytes(8, "little"))
+        hasher.update(encoded)
+    return tokens_folder / f"{hasher.hexdigest()[:40]}.npz"
 
 
 def _read(path: Path) -> TokenIds | None:
-    # The file is not mapped into memory, because this process would then crash if another machine removed the file from
-    # a shared folder.
+    # The file is not mapped into memory: this process would crash if another machine removed the file from a shared
+    # folder.
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # verifies the checksums
             token_ids = TokenIds(arrays["flat"], arrays["lengths"])
@@ -116,18 +123,18 @@ def _read(path: Path) -> TokenIds | None:
 
 def _write(path: Path, token_ids: TokenIds) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, flat=token_ids.flat, lengths=token_ids.lengths)
+    np.savez(buffer, flat=token_ids.flat_ids, lengths=token_ids.lengths)
     with contextlib.suppress(OSError):  # the folder is read-only or the disk is full
         write_atomically(path, buffer.getbuffer())
-        _evict(path.parent)
+        _remove_oldest(path.parent)
 
 
-def _evict(cache_folder: Path) -> None:
-    """Remove the least recently used files, including leftovers of interrupted writers, until `MAX_BYTES` remain."""
-    stats = ((path, path.stat()) for path in cache_folder.iterdir())
-    newest_first = sorted(((stat.st_mtime_ns, stat.st_size, path) for path, stat in stats), reverse=True)
-    total = 0
+def _remove_oldest(tokens_folder: Path) -> None:
+    """Remove the least recently used files until `MAX_BYTES` remain. These include files of interrupted writers."""
+    file_stats = ((path, path.stat()) for path in tokens_folder.iterdir())
+    newest_first = sorted(((stat.st_mtime_ns, stat.st_size, path) for path, stat in file_stats), reverse=True)
+    total_bytes = 0
     for _, size, path in newest_first:
-        total += size
-        if total > MAX_BYTES:
+        total_bytes += size
+        if total_bytes > MAX_BYTES:
             path.unlink(missing_ok=True)

@@ -74,7 +74,7 @@ class Trial:
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-        self._began, self.started_at = time.monotonic(), now()
+        self._began_at, self.started_at = time.monotonic(), now()
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
@@ -82,7 +82,7 @@ class Trial:
         self.data = prepare(config, frozen_backbone)
         check_revisions(config, self.data.revision, frozen_backbone.revision)
         self.label_ids = frozen_backbone.label_ids(config.label_words or ())
-        self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the processor
+        self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
         model = self.method.begin(frozen_backbone, config)
         self.backbone, self.factors = model.backbone, model.factors
         self.counts, self.soft_prompt = model.counts, model.soft_prompt
@@ -92,8 +92,8 @@ class Trial:
         self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
-        self._trains_alone = False  # whether `advance` was called; the peak of memory is then this trial's own
-        self._max_rows = 0  # number of rows that fit into memory at once; 0 as long as a whole batch fits
+        self._trains_alone = False  # whether `advance` was called; then the peak of memory is this trial's own
+        self._max_part_size = 0  # number of examples that fit into memory at once; 0 while a whole batch fits
         self._part_start = 0  # position in the batch at which the current part begins
         self._losses: list[Tensor] = []  # training losses since the last evaluation
         self._train_loss = math.nan  # their mean, at the last evaluation
@@ -121,10 +121,10 @@ class Trial:
             self._trains_alone = True
         step_began = time.perf_counter()
         self.update()
-        is_due = self.close_interval()
+        is_evaluation_due = self.close_interval()
         step_ended = time.perf_counter()
         self.train_time_s += step_ended - step_began
-        if not is_due:
+        if not is_evaluation_due:
             return None
         with torch.no_grad():
             soft_prompt = self.soft_prompt()
@@ -152,27 +152,27 @@ class Trial:
         """
         while True:
             self.clear_gradients()
-            size = min(self._max_rows or len(positions), len(positions))
+            part_size = min(self._max_part_size or len(positions), len(positions))
             part_losses = []
             try:
-                for begin in range(0, len(positions), size):
-                    part, self._part_start = positions[begin : begin + size], begin
-                    part_loss = self.loss(part) * (len(part) / len(positions))
+                for begin in range(0, len(positions), part_size):
+                    part_positions, self._part_start = positions[begin : begin + part_size], begin
+                    part_loss = self.loss(part_positions) * (len(part_positions) / len(positions))
                     part_loss.backward()
                     part_losses.append(part_loss.detach())
                 return sum(part_losses[1:], part_losses[0])
             except Exception as error:
-                if not memory.is_out_of_memory(error) or size == 1:
+                if not memory.is_out_of_memory(error) or part_size == 1:
                     raise
-                self._max_rows = size // 2
+                self._max_part_size = part_size // 2
             memory.release_unused()
 
     def loss(self, positions: np.ndarray) -> Tensor:
         """Return the mean cross-entropy over the classes, in nats, of the training examples at `positions` `[B]`.
         Dropout masks are a function of the trial's seed, its step, and where the current part of the batch begins."""
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        dropout = seeded_masks(self.backbone.device, self.config.seed, self.step, self._part_start)
-        with dropout if self.config.dropout else contextlib.nullcontext():
+        dropout_masks = seeded_masks(self.backbone.device, self.config.seed, self.step, self._part_start)
+        with dropout_masks if self.config.dropout else contextlib.nullcontext():
             logits_BC = self._training_backbone.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
 
@@ -222,19 +222,19 @@ class Trial:
             wall_time_s=round(self.elapsed_s, 3),
         )
         self.evaluations.append(evaluation)
-        if self.best is None or self._quality(evaluation) > self._quality(self.best):
+        if self.best is None or self._sort_key(evaluation) > self._sort_key(self.best):
             self.best = evaluation
             self._best_factors = {name: factor.detach().to("cpu", copy=True) for name, factor in self.factors.items()}
         return evaluation
 
-    def _quality(self, evaluation: Evaluation) -> tuple[float, float]:
-        """A larger tuple is a better evaluation: first by the metric, then by the loss."""
+    def _sort_key(self, evaluation: Evaluation) -> tuple[float, float]:
+        """Return a tuple that is larger for a better evaluation: first by the metric, then by the loss."""
         return evaluation.score(self.config.metric) or 0.0, -evaluation.selection_loss
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the trial began, without the time between a checkpoint and its restoration."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._began_at
 
     # --- the result ---------------------------------------------------------------------------------------------
     def finish(
@@ -284,7 +284,7 @@ class Trial:
         return scores
 
     def _make_record(self, status: str, **fields: Any) -> TrialRecord:
-        parts = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
+        examples_by_part = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
         best = self.best
         return TrialRecord(
             key=self.config.key,
@@ -302,7 +302,7 @@ class Trial:
             selection_loss=best.selection_loss if best else None,
             selection_step=best.step if best else None,
             selection_n=len(self.data.selection),
-            truncated={name: part.truncated for name, part in parts.items()},
+            truncated={name: part.truncated for name, part in examples_by_part.items()},
             protocol=self.data.protocol,
             wall_time_s=round(self.elapsed_s, 3),
             train_time_s=round(self.train_time_s, 3),
@@ -343,7 +343,7 @@ class Trial:
             setattr(self, name, entries[name])
         lengths = self.data.train.lengths
         self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
-        self._began, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
+        self._began_at, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
         device = next(iter(self.factors.values())).device
         self._losses = [loss.to(device) for loss in saved.losses]
         self.evaluations, self._best_factors = list(saved.evaluations), dict(saved.best_factors)

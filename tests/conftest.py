@@ -44,7 +44,7 @@ def _isolated_sources(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     for name in ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(tokens, "folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
+    monkeypatch.setattr(tokens, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
     data._load_splits.cache_clear()
 
 

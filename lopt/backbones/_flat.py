@@ -141,7 +141,7 @@ class FlatForm:
                 flat_input.mark_label_positions(block, block_rows)
         else:
             prompt_of_row = [packed_prompts.prompts[index] for index in packed_prompts.prompt_indices]
-            is_prefix = np.array([prompt.placement.prompt_first for prompt in prompt_of_row])
+            is_prefix = np.array([prompt.placement.is_prompt_first for prompt in prompt_of_row])
             leaves_text_unchanged = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
             prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
             for length in np.unique(prompt_lengths):
@@ -154,7 +154,7 @@ class FlatForm:
 
     def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return about how many tokens a row takes in a pass. A stored token counts for a fraction of a token."""
-        if soft_prompt.placement.prompt_first:
+        if soft_prompt.placement.is_prompt_first:
             return length  # the prompt is in the pass once for many rows
         text_tokens = length // _STORED_TOKENS_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
         return soft_prompt.length + text_tokens

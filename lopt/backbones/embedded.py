@@ -46,7 +46,7 @@ def folder(precision: str = "fp32") -> Path:
     from safetensors import SafetensorError
 
     entry = cache_entry("models", f"smollm2-135m-instruct-{SHA256[:12]}")
-    fp32_folder = make_once(entry, _convert_package, write_error=SafetensorError)
+    fp32_folder = make_once(entry, _convert_package, write_error_type=SafetensorError)
     return _make_bf16_folder(fp32_folder) if precision == "bf16" else fp32_folder
 
 

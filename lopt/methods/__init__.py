@@ -2,8 +2,8 @@
 
 Prompt methods (`PromptMethod`) train matrices from which a soft prompt is made. The backbone is shared and never
 changes. Weight methods (`WeightMethod`) train tensors inside a copy of the backbone. A method plugin can import
-everything that it needs from this package. Importing this package does not import torch: planning counts parameters
-without it.
+everything that it needs from this package. Importing this package does not import torch, because a plan counts
+parameters without it.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from lopt.settings import TrialSettings
 
 
 def get(name: object) -> Method:
-    """Return the method named `name`. ValueError lists the valid names."""
+    """Return the method named `name`. The ValueError for an unknown name lists the valid names."""
     return registry.find("lopt.methods", name, "method")
 
 
@@ -63,11 +63,11 @@ def count_parameters(
         length: prompt length n, in virtual tokens.
         rank: rank r, if the method has one.
         width: embedding width d.
-        backbone: a name or folder whose facts are known. LoRA and fine-tuning need it; its width replaces `width`.
+        backbone: a name or folder whose facts are known. LoRA and fine-tuning need it. Its width replaces `width`.
         options: the method's own options, such as update_tokens of DePT.
 
     Raises:
-        ValueError: the method or an option is unknown; a length, rank or width is missing, superfluous or out of range;
+        ValueError: the method or an option is unknown; a length, rank or width is missing, not needed or out of range;
             both width and backbone are missing; or the facts of the backbone are not known.
 
     >>> count_parameters(method="lopt1", length=10, rank=2, width=1280)
@@ -76,13 +76,13 @@ def count_parameters(
     for name, value in (("length", length), ("width", width), ("rank", rank)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
-    spec = get(method)
-    all_options = spec.check(length=length, rank=rank, options=options)
+    method_spec = get(method)
+    all_options = method_spec.check(length=length, rank=rank, options=options)
     facts = backbones.facts(backbone) if backbone else None
     width = facts.width if facts else width
     if width is None:
         raise ValueError("give `width` (the embedding width d) or `backbone` (a model's name)")
-    return spec.counts(Shape(width=width, length=length, rank=rank, options=all_options, model=facts)).trainable
+    return method_spec.counts(Shape(width=width, length=length, rank=rank, options=all_options, model=facts)).trainable
 
 
 def shape_of(config: TrialSettings, facts: Facts) -> Shape:

@@ -19,7 +19,7 @@ DEFAULT_LENGTH = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a method is trained unless the trial says otherwise. The method's docstring names the source.
+    """How a method is trained unless the trial's settings say otherwise. The method's docstring names the source.
 
     Attributes:
         warmup: share of the steps in which the learning rate rises linearly from 0.
@@ -99,17 +99,17 @@ class Method(ABC):
 
     Attributes:
         title: the name as the papers write it.
-        colour: colour in the report's figures: blue, vermillion, green, orange, sky, purple, ink or muted, which are
-            the report's own, or any colour of matplotlib, such as "#aa3377". None means ink.
+        colour: colour in the report's figures. It is one of the report's own (blue, vermillion, green, orange, sky,
+            purple, ink, muted) or any colour of matplotlib, such as "#aa3377". None means ink.
         marker: one of matplotlib's markers.
-        place: position among other methods, low numbers first. Methods with equal numbers are sorted by name.
+        place: number by which spaces and reports sort the methods, lowest first. Equal numbers are sorted by name.
         shares_backbone: whether the method leaves the backbone as it is. See also `TrialConfig.shares_backbone`.
-        paper: length and rank in the paper, which the free search tries first. A method without them takes part in that
-            search only if it is asked for by name.
+        paper: length and rank in the paper. The free search tries them first. A method without them takes part in that
+            search only if the user names it.
         has_adapter: whether PEFT has an adapter for what is trained. See `adapter_config`.
         ranges: for the free search, the ranges of learning_rate, length, rank and options.
         OPTIONS: the default of each option.
-        FORMER_DEFAULTS: defaults of earlier versions that have changed. Runs of these versions keep them.
+        FORMER_DEFAULTS: defaults that earlier versions had and that have changed. Runs of these versions keep them.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Method(ABC):
         return None
 
     def stored_tensor_count(self, shape: Shape) -> int:
-        """Return about how many tensors an artifact holds. The size of its files is estimated from this number."""
+        """Return about how many tensors an artifact holds. A plan estimates the size of its files from this number."""
         return 1
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
@@ -153,17 +153,17 @@ class Method(ABC):
         raise ValueError(f"{self.name} trains no adapter")
 
     def check_options(self, options: dict[str, Any]) -> None:  # noqa: B027  # a method without options has none to check
-        """Raise ValueError if a value in `options`, which has all options, is invalid. A method may replace values."""
+        """Raise ValueError if a value is invalid. `options` has all options. A method may replace values in it."""
 
     def require(self) -> None:  # noqa: B027  # most methods need nothing more
         """Raise ValueError if a package that the method needs is missing."""
 
     def largest_rank(self, length: int | None) -> int | None:
-        """Return the largest rank at a length, or None if there is no such bound."""
+        """Return the largest rank at a length, or None if any rank is valid."""
         return None
 
     def learning_rates(self, config: TrialSettings) -> dict[str, float]:
-        """Return, by a factor's name, each learning rate that differs from `config.learning_rate`."""
+        """Return learning rates by the name of the factor, for the factors whose rate is not `config.learning_rate`."""
         return {}
 
     def weights_precision(self, precision: str) -> str:
@@ -178,59 +178,59 @@ class Method(ABC):
         """Check length, rank and options, and return the options with defaults filled in.
 
         Raises:
-            ValueError: a length or rank is missing, superfluous or out of range, or an option is unknown or invalid.
+            ValueError: a length or rank is missing, not needed or out of range, or an option is unknown or invalid.
         """
         if not self.uses_length and length is not None:
             raise ValueError(f"length is {length}, but {self.name} has no prompt: leave it out")
         if self.uses_length and length is None:
             raise ValueError(f"{self.name} needs a length: give `length`, the number of prompt tokens")
         if self.uses_rank:
-            largest = self.largest_rank(length)
-            valid = "1 or more" if largest is None else f"1 to {largest} (X has rank n at most)"
+            largest_rank = self.largest_rank(length)
+            valid_ranks = "1 or more" if largest_rank is None else f"1 to {largest_rank} (X has rank n at most)"
             if rank is None:
-                raise ValueError(f"{self.name} needs a rank: give `rank`, {valid}")
-            if rank < 1 or (largest is not None and rank > largest):
+                raise ValueError(f"{self.name} needs a rank: give `rank`, {valid_ranks}")
+            if rank < 1 or (largest_rank is not None and rank > largest_rank):
                 at_length = "" if length is None else f" at length {length}"
-                raise ValueError(f"rank is {rank}{at_length}; give {valid}")
+                raise ValueError(f"rank is {rank}{at_length}; give {valid_ranks}")
         elif rank is not None:
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
             if name not in self.OPTIONS:
-                valid = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
-                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid}")
+                valid_options = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
+                raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid_options}")
         all_options = {**self.OPTIONS, **options}
         self.check_options(all_options)
         return all_options
 
     @property
     def has_forms(self) -> bool:
-        """Whether the method has a customary form for a budget (`within`). The frontier shows such methods only."""
+        """Whether the method has a customary length and rank for a budget (`within`). The frontier shows no others."""
         return type(self).within is not Method.within
 
     def within(self, budget: int, width: int) -> tuple[int | None, int | None] | None:
-        """Return length and rank of the method's customary form that uses as much of a budget as possible.
+        """Return the customary length and rank with which the method uses as much of a budget as possible.
 
         Args:
             budget: the most trainable parameters.
             width: embedding width d.
 
         Returns:
-            None if the budget is too small or the method has no such form.
+            None if the budget is too small or the method has no customary length and rank.
         """
         return None
 
 
 def real_option(name: str, value: Any, meaning: str = "") -> None:
-    """Check an option that is a number above 0."""
+    """Raise ValueError unless an option is a number above 0. `meaning` says in the message what the number is."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; give a number above 0{f' ({meaning})' if meaning else ''}")
 
 
-def choice_option(name: str, value: Any, valid: Iterable[str]) -> None:
-    """Check an option that is one of a few words."""
-    valid = tuple(valid)
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+def choice_option(name: str, value: Any, valid_words: Iterable[str]) -> None:
+    """Raise ValueError unless an option is one of the valid words."""
+    valid_words = tuple(valid_words)
+    if value not in valid_words:
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}.{nearest(value, valid_words)}")
 
 
 def init_option(value: Any) -> str:
@@ -245,7 +245,7 @@ def init_option(value: Any) -> str:
 
 
 def seed_option(name: str, value: Any) -> None:
-    """Check an option that is a seed. None means the trial's own seed."""
+    """Raise ValueError unless an option is a seed or None, for the trial's own seed."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32):
         raise ValueError(
             f"{name} is {value!r}; give a whole number, 0 to {2**32 - 1:,}, or the word 'none' for the trial's own seed"

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from lopt.initial import Draw
 
-LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # LoPT's paper has n = 20 and r = ⌊n/4⌋
+LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # from LoPT's paper: n = 20 and r = ⌊n/4⌋
 LONGEST = 100  # the largest n in the papers
-LARGEST_USUAL_RANK = LONGEST // LENGTH_PER_RANK  # far above it, LoPT has more parameters than the prompt itself
+LARGEST_USUAL_RANK = LONGEST // LENGTH_PER_RANK  # far above this rank, LoPT has more parameters than X itself
 
 
 def usual_length(rank: int) -> int:
@@ -36,9 +36,9 @@ class Factor:
     """One matrix of a method.
 
     Attributes:
-        draw: draws the initial values.
-        trainable: whether it is trained. If not, it is frozen: it keeps its random initial values.
-        seed: the seed of the initial values. None means the trial's own seed.
+        draw: function that draws the initial values.
+        trainable: whether the matrix is trained. If not, it is frozen and keeps its random initial values.
+        seed: seed of the initial values. None means the trial's own seed.
     """
 
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class PromptMethod(Method):
     """
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
-    # This is the range of learning rates that is searched with Adafactor in code bases such as LoPT's.
+    # Code bases such as LoPT's search this range of learning rates with Adafactor.
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor at a constant rate, no warm-up
 
@@ -68,11 +68,11 @@ class PromptMethod(Method):
 
     @abstractmethod
     def closed_form(self, shape: Shape) -> int:
-        """Return the number of trainable parameters by the paper's formula. Tests compare it with `factors`."""
+        """Return the number of trainable parameters by the paper's formula. Tests compare it with that of `factors`."""
 
     @abstractmethod
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-        """Return X, `[..., P, H]`, from the factors. Leading batch dimensions of the factors are kept."""
+        """Return X, `[..., P, H]`, from the factors. X keeps any leading batch dimensions of the factors."""
 
     def update(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor | None:
         """Return what is added to the text's own embeddings, `[..., S, H]`, or None for nothing."""
@@ -95,7 +95,7 @@ class PromptMethod(Method):
         return length
 
     def counts(self, shape: Shape) -> Counts:
-        """Return the parameter counts, counted from the factors and not from the formula."""
+        """Return the parameter counts. They come from the factors and not from the formula."""
         trainable = sum(factor.size for factor in self.factors(shape).values() if factor.trainable)
         return Counts(trainable=trainable, stored=trainable, materialised=shape.n * shape.width)
 
@@ -112,8 +112,8 @@ class PromptMethod(Method):
         for position, (name, factor) in enumerate(self.factors(shape).items()):
             if frozen_only and factor.trainable:
                 continue
-            entropy = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
-            values[name] = factor.draw(RandomState(entropy), factor.shape, vocabulary)
+            stream_seed = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
+            values[name] = factor.draw(RandomState(stream_seed), factor.shape, vocabulary)
         return values
 
     def frozen_factors(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
@@ -141,9 +141,9 @@ class PromptMethod(Method):
         shape = Shape(width=backbone.width, length=config.length, rank=config.rank, options=config.options)
         if values is None:
             vocabulary = backbone.vocabulary(tuple(config.label_words or ()))
-            initial = self.initial_values(shape, config.seed, vocabulary)
+            values_by_name = self.initial_values(shape, config.seed, vocabulary)
             trained_names = [name for name, factor in self.factors(shape).items() if factor.trainable]
-            values = {name: torch.tensor(initial[name]) for name in trained_names}
+            values = {name: torch.tensor(values_by_name[name]) for name in trained_names}
         frozen_on_cpu = self.frozen_factors(config, backbone.width, dtype=dtype)
         frozen_factors = {name: tensor.to(backbone.device) for name, tensor in frozen_on_cpu.items()}
         factors = {

@@ -44,6 +44,6 @@ class WeightMethod(Method):
                     factors[name].copy_(value)
         if config.precision == "bf16":
             backbone_copy.autocast_dtype = torch.bfloat16
-        trainable = sum(factor.numel() for factor in factors.values())
-        counts = Counts(trainable=trainable, stored=trainable, materialised=0)
+        trainable_count = sum(factor.numel() for factor in factors.values())
+        counts = Counts(trainable=trainable_count, stored=trainable_count, materialised=0)
         return TrainableModel(backbone=backbone_copy, factors=factors, soft_prompt=lambda: None, counts=counts)

@@ -11,20 +11,20 @@ from lopt.types import Tensor
 
 
 class DePT(PromptMethod):
-    """The text's t embeddings E become E + scale·(A B)[:t]. Nothing is added to the prompt P, which is also trained.
+    """The text's t embeddings E become E + scale·(A B)[:t]. The prompt P is trained too; nothing is added to it.
 
     Shapes: P (m×d), A (s×r), B (r×d); m·d + r(s+d) parameters. `length` is m, and `update_tokens` is s: longer texts
     are cut to s tokens. The rank may be larger than the length.
 
-    scale = α/√r is what the authors' code does (ZhengxiangShi/DePT, α = 8); the paper's formula has no scale. The
+    The scale α/√r is that of the authors' code (ZhengxiangShi/DePT, α = 8). The paper's formula has no scale. The
     initial A is Kaiming-uniform, the initial B is zero, and the initial P holds embeddings of sampled tokens (in their
-    code: of the tokens of a sentence, repeated). Their code pads texts for causal models on the left, so that the row
-    of A B that a token gets depends on the padding. Here row i always belongs to token i.
+    code: of the tokens of a sentence, repeated). Their code pads texts for causal models on the left. There the row of
+    A B that a token gets depends on the padding. Here token i always gets row i.
 
     The recipe is that of their released runs: AdamW, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017),
     P at a learning rate of 0.3, A and B at `update_learning_rate`, one of 5e-3, 1e-3, 5e-4 and 1e-4. Their weight decay
-    of 1e-5 never reaches their optimiser. Their AdamW has eps 1e-6 (option `adam_eps`). The default here is PyTorch's
-    1e-8, which earlier trials of this program had.
+    of 1e-5 never reaches their optimiser. Their AdamW has eps 1e-6. Here the option `adam_eps` is 1e-8 by default, as
+    in PyTorch and in earlier trials of this program.
     """
 
     name = "dept"
@@ -49,9 +49,11 @@ class DePT(PromptMethod):
     }
 
     def check_options(self, options: dict[str, Any]) -> None:
-        tokens = options["update_tokens"]
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise ValueError(f"update_tokens is {tokens!r}; give a whole number, 1 or more (s, the longest text)")
+        update_tokens = options["update_tokens"]
+        if isinstance(update_tokens, bool) or not isinstance(update_tokens, int) or update_tokens < 1:
+            raise ValueError(
+                f"update_tokens is {update_tokens!r}; give a whole number, 1 or more (s, the longest text)"
+            )
         for name in ("update_learning_rate", "alpha", "adam_eps", "init_bound"):
             real_option(name, options[name])
         options["init"] = init_option(options["init"])
@@ -66,9 +68,11 @@ class DePT(PromptMethod):
         return options["update_tokens"]
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        options, size = shape.options, (shape.n, shape.width)
+        options, prompt_shape = shape.options, (shape.n, shape.width)
         return {
-            "P": Factor(shape=size, draw=make_prompt_draw(options["init"], options["init_bound"], size)),
+            "P": Factor(
+                shape=prompt_shape, draw=make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
+            ),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
             "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
         }

@@ -11,8 +11,8 @@ from lopt.types import Tensor
 class FineTuning(WeightMethod):
     """All weights are trained from their pre-trained values.
 
-    They are kept in fp32. With precision "bf16" the forward pass is computed under autocast. As for every method here,
-    there is no dropout unless the setting `dropout` asks for it.
+    The weights are kept in fp32. With precision "bf16" the forward pass is computed under autocast. As for every
+    method here, there is no dropout unless the setting `dropout` asks for it.
 
     The recipe is that of the published T5-base baselines (Compacter, ATTEMPT): AdamW at 3e-4, linear decay, 500 warm-up
     steps of 20,000 (hence the share 0.025). Causal models need lower rates, so the searched range begins at 1e-6.
@@ -31,8 +31,8 @@ class FineTuning(WeightMethod):
     def counts(self, shape: Shape) -> Counts:
         if shape.model is None:
             raise ValueError("fine_tuning trains the whole model: give backbone, not width")
-        size = shape.model.parameters
-        return Counts(trainable=size, stored=size, materialised=0)
+        parameter_count = shape.model.parameters
+        return Counts(trainable=parameter_count, stored=parameter_count, materialised=0)
 
     def attach(self, model: Any, config: TrialSettings) -> dict[str, Tensor]:
         return dict(model.requires_grad_(True).named_parameters())

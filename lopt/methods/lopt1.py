@@ -12,7 +12,7 @@ from lopt.types import Tensor
 class LoPT1(PromptMethod):
     """X (n×d) is the product of U (n×r) and V (r×d), both trained; r(n+d) parameters.
 
-    Only if r < n·d/(n+d), these are fewer than the n·d of X. Initial values are uniform in [-0.5, 0.5] (`init_bound`).
+    These are fewer than the n·d of X if r < n·d/(n+d). Initial values are uniform in [-0.5, 0.5] (`init_bound`).
     """
 
     name = "lopt1"
@@ -39,7 +39,7 @@ class LoPT1(PromptMethod):
         return tensors["U"] @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
-        ranks = [r for r in range(1, LARGEST_USUAL_RANK + 1) if r * (usual_length(r) + width) <= budget]
+        ranks = [rank for rank in range(1, LARGEST_USUAL_RANK + 1) if rank * (usual_length(rank) + width) <= budget]
         return (usual_length(ranks[-1]), ranks[-1]) if ranks else None
 
 

@@ -23,10 +23,10 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 class LoPT2(PromptMethod):
     """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained: 2·r·d parameters, fewer than the n·d of X if r < n/2.
 
-    The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5] like LoPT-1's factors.
-    U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer, which keeps X0 U in the range where ELU bends;
-    `u_bound` sets another bound. X0 is drawn from the trial's seed, so it need not be stored, and results over seeds
-    include the effect of its draw. With `x0_seed` it is the same for all seeds.
+    The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5], like LoPT-1's factors.
+    U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer. It keeps X0 U in the range where ELU bends. The
+    option `u_bound` sets another bound. X0 is drawn from the trial's seed. So it need not be stored, and results over
+    seeds include the effect of its draw. With the option `x0_seed`, X0 is the same for all seeds.
 
     The option `activation` is "elu" by default. The paper found the others, "relu" and "gelu", worse.
     """
@@ -48,8 +48,8 @@ class LoPT2(PromptMethod):
 
     def check_options(self, options: dict[str, Any]) -> None:
         choice_option("activation", options["activation"], ACTIVATIONS)
-        bounds = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
-        for name in bounds:
+        bound_names = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
+        for name in bound_names:
             real_option(name, options[name], "the bound a of initial values in [-a, a]")
         seed_option("x0_seed", options["x0_seed"])
 
@@ -69,8 +69,8 @@ class LoPT2(PromptMethod):
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         from torch.nn import functional
 
-        activation = getattr(functional, options["activation"])
-        return activation(tensors["X0"] @ tensors["U"]) @ tensors["V"]
+        activate = getattr(functional, options["activation"])
+        return activate(tensors["X0"] @ tensors["U"]) @ tensors["V"]
 
     def within(self, budget: int, width: int) -> tuple[int, int] | None:
         rank = min(LARGEST_USUAL_RANK, budget // (2 * width))

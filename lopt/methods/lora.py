@@ -17,9 +17,9 @@ from lopt.types import Tensor
 class LoRA(WeightMethod):
     """Each adapted weight W becomes W + (α/r)·B A. A is Kaiming-uniform and B is zero.
 
-    An adapter has r·(fan_in + fan_out) parameters. PEFT chooses the adapted weights for a model type: q and v (T5,
-    Llama), or the fused q, k, v (GPT-2). If PEFT does not know the type, they are attention's query and value
-    projections. The option `targets` names others, joined by "+". Adapters have no dropout of their own.
+    An adapter has r·(fan_in + fan_out) parameters. PEFT chooses the adapted weights by the model's type: q and v (T5,
+    Llama), or the fused q, k, v (GPT-2). If PEFT does not know the type, attention's query and value projections are
+    adapted. The option `targets` names other weights, joined by "+". Adapters have no dropout of their own.
 
     The recipe is the paper's on GLUE (microsoft/LoRA, RoBERTa-base): AdamW at 5e-4, weight decay 0.1, linear decay, 6 %
     warm-up, r = 8, α = 16.
@@ -44,11 +44,13 @@ class LoRA(WeightMethod):
         import_optional("peft", "method lora needs")
 
     def counts(self, shape: Shape) -> Counts:
-        size = sum(count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _projections(shape))
-        return Counts(trainable=size, stored=size, materialised=0)
+        parameter_count = sum(
+            count * shape.r * (fan_in + fan_out) for count, fan_in, fan_out in _adapted_projections(shape)
+        )
+        return Counts(trainable=parameter_count, stored=parameter_count, materialised=0)
 
     def stored_tensor_count(self, shape: Shape) -> int:
-        return 2 * sum(count for count, _, _ in _projections(shape))
+        return 2 * sum(count for count, _, _ in _adapted_projections(shape))
 
     def adapter_config(self, config: TrialSettings, model: Any) -> Any:
         return import_optional("peft", "method lora needs").LoraConfig(
@@ -67,16 +69,16 @@ class LoRA(WeightMethod):
         factors = {}
         for position, (name, tensor) in enumerate(sorted(adapters.items())):
             tensor.data = tensor.data.to(dtype)
-            if ".lora_A." in name:  # PEFT's distribution, but from NumPy's streams: the same bits everywhere
-                random = np.random.RandomState([config.seed, position])
+            if ".lora_A." in name:  # PEFT's distribution, but drawn by NumPy, so that all machines draw the same bits
+                generator = np.random.RandomState([config.seed, position])
                 bound = tensor.shape[1] ** -0.5
-                tensor.data.copy_(torch.tensor(random.uniform(-bound, bound, tuple(tensor.shape))))
+                tensor.data.copy_(torch.tensor(generator.uniform(-bound, bound, tuple(tensor.shape))))
             factors[name] = tensor
         return factors
 
 
-def _projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
-    """Return (number of projections, fan_in, fan_out) for each shape of adapted projection."""
+def _adapted_projections(shape: Shape) -> tuple[tuple[int, int, int], ...]:
+    """Return the number of adapted projections of each shape, with this shape: (count, fan_in, fan_out)."""
     if shape.model is None:
         raise ValueError("lora adapts a model's projections: give backbone, not width")
     return shape.model.lora_projections(shape.options["targets"])

@@ -1,4 +1,4 @@
-"""Prompt tuning: X itself is trained (Lester et al. 2021, arXiv 2104.08691); "No LoPT" in the paper's tables."""
+"""Prompt tuning: X itself is trained (Lester et al. 2021, arXiv 2104.08691). LoPT's paper calls it "No LoPT"."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from lopt.types import Tensor
 class PromptTuning(PromptMethod):
     """X (n×d) itself is trained; n·d parameters.
 
-    The option `init` says what X begins with:
+    The option `init` sets the initial values of X:
 
     - "uniform": U[-0.5, 0.5], as in the code base that LoPT builds on. The bound is `init_bound`.
     - "vocabulary": embeddings of sampled tokens, as in Lester et al.
@@ -31,10 +31,9 @@ class PromptTuning(PromptMethod):
         real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
-        size = shape.n, shape.width
-        return {
-            "X": Factor(shape=size, draw=make_prompt_draw(shape.options["init"], shape.options["init_bound"], size))
-        }
+        options, prompt_shape = shape.options, (shape.n, shape.width)
+        draw = make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
+        return {"X": Factor(shape=prompt_shape, draw=draw)}
 
     def closed_form(self, shape: Shape) -> int:
         return shape.n * shape.width

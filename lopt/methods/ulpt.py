@@ -14,9 +14,9 @@ LARGEST_RANK = 256  # in the paper
 class ULPT(PromptMethod):
     """Z (n×r), the scale s (d) and the shift b (d) are trained; n·r + 2·d parameters. P (r×d) is frozen.
 
-    P is drawn from the trial's seed, or from `projection_seed`, with which it is the same in all trials of a shape. As
-    in the authors' code (MANGA-UOFA/ULPT), Z begins as N(0, 1), s as ones and b as zeros, and P is Xavier-uniform (the
-    paper says normal).
+    P is drawn from the trial's seed, or from the option `projection_seed`. With this option, all trials of a shape have
+    the same P. As in the authors' code (MANGA-UOFA/ULPT), Z begins as N(0, 1), s as ones and b as zeros, and P is
+    Xavier-uniform (the paper says normal).
 
     The recipe is theirs on T5-base: AdamW at 0.6, linear decay, 500 warm-up steps of 30,000 (hence the share 0.017), no
     weight decay.

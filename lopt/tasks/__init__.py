@@ -1,4 +1,4 @@
-"""Tasks: where the text comes from and which word stands for each class.
+"""Tasks. A task says where the text comes from and which word stands for each class.
 
 A file with a new task imports all that it needs from here. Importing this package imports neither torch nor a data
 library.
@@ -21,7 +21,7 @@ def get(name: object) -> Task:
     """Return the built-in task called `name`, or the task that the folder `name` describes in its `task.toml`.
 
     Raises:
-        ValueError: there is no such task, and the message lists the valid names; or the folder's task is invalid.
+        ValueError: there is no such task (the message lists the valid names), or the folder's task is invalid.
     """
     if isinstance(name, str) and name not in names():
         if "/" in name or os.path.isdir(name):

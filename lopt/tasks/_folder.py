@@ -1,4 +1,4 @@
-"""A task of the user's own: a folder with a `task.toml` and files of rows (Parquet, CSV or JSON lines).
+"""A user's own task: a folder with a `task.toml` and files of rows (Parquet, CSV or JSON lines). An example:
 
 title = "Support tickets"                      # optional; default: the folder's name
 columns = ["subject", "body"]                  # names of the text columns
@@ -6,12 +6,12 @@ label = "queue"                                # name of the column with the cla
 classes = ["billing", "bug", "other"]          # values of that column, or names for its values 0, 1, 2
 template = "{subject}: {body} This is about"   # the label is read after it, or at {mask}
 label_words = [" money", " errors", " other"]  # one for each class, with a leading space
-cut = "body"                                   # column that is cut in a long input; optional; default: the last
+cut = "body"                                   # column that loses text in a long input; optional; default: the last
 train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
 report = "test.csv"                            # scored once, at the end
-bad_rows = "skip"                              # for rows without text or class; optional; default: "refuse"
+bad_rows = "skip"                              # leaves out rows without text or class; optional; default: "refuse"
 
-Instead of train and report, a task may name one file, which is then divided:
+Instead of train and report, a task may name one file. This file is then divided:
 
 data = "all.csv"
 report_share = 0.2                             # share of each class that is reported on; optional; default: 0.2
@@ -32,11 +32,13 @@ from lopt.tasks._task import Division, Row, Task
 _TASK_FILE, _DEFAULT_LABEL = "task.toml", "label"
 _REQUIRED_KEYS = ("columns", "classes", "template", "label_words")
 _SPLIT_KEYS, _DIVISION_KEYS = ("train", "report"), ("report_share", "split_seed")
-_KEYS = (*_REQUIRED_KEYS, *_SPLIT_KEYS, "title", "label", "cut", "bad_rows", "data", *_DIVISION_KEYS)
+_VALID_KEYS = (*_REQUIRED_KEYS, *_SPLIT_KEYS, "title", "label", "cut", "bad_rows", "data", *_DIVISION_KEYS)
 _LIST_KEYS = ("columns", "classes", "label_words")
 _LARGEST_SEED = 2**32 - 1
-_BAD_ROWS = ("refuse", "skip")
-_NEEDED = f"{', '.join((*_REQUIRED_KEYS, *_SPLIT_KEYS))} (or, instead of the last two, `data`: one file to divide)"
+_VALID_BAD_ROWS = ("refuse", "skip")
+_NEEDED_ENTRIES = (
+    f"{', '.join((*_REQUIRED_KEYS, *_SPLIT_KEYS))} (or, instead of the last two, `data`: one file to divide)"
+)
 
 
 def read_task_folder(folder: Path) -> Task:
@@ -45,64 +47,70 @@ def read_task_folder(folder: Path) -> Task:
     Raises:
         ValueError: there is no task.toml, it cannot be read, or an entry is missing, unknown or invalid.
     """
-    file = folder / _TASK_FILE
-    if not os.path.isfile(file):  # Path.is_file would raise for a name that cannot be a path
-        raise ValueError(f"task {str(folder)!r} is not a folder with a {_TASK_FILE}; that file must have {_NEEDED}")
+    task_file = folder / _TASK_FILE
+    if not os.path.isfile(task_file):  # Path.is_file would raise for a name that cannot be a path
+        raise ValueError(
+            f"task {str(folder)!r} is not a folder with a {_TASK_FILE}; that file must have {_NEEDED_ENTRIES}"
+        )
     try:
-        return _parse_task(folder.resolve(), file.read_text(encoding="utf-8-sig"))
+        return _parse_task(folder.resolve(), task_file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise ValueError(f"{task_file} cannot be read: {error}") from None
 
 
 @lru_cache(maxsize=16)
 def _parse_task(folder: Path, toml_text: str) -> Task:
-    file = folder / _TASK_FILE
+    task_file = folder / _TASK_FILE
     try:
         entries = tomllib.loads(toml_text)
     except (ValueError, RecursionError) as error:  # lists nested too deeply raise RecursionError
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise ValueError(f"{task_file} cannot be read: {error}") from None
     for key in entries:
-        if key not in _KEYS:
-            raise ValueError(f"{file}: unknown entry {key!r}; valid: {', '.join(_KEYS)}.{nearest(key, _KEYS)}")
-    missing = [key for key in (*_REQUIRED_KEYS, *(() if "data" in entries else _SPLIT_KEYS)) if key not in entries]
-    if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing)}; it needs {_NEEDED}")
+        if key not in _VALID_KEYS:
+            raise ValueError(
+                f"{task_file}: unknown entry {key!r}; valid: {', '.join(_VALID_KEYS)}.{nearest(key, _VALID_KEYS)}"
+            )
+    missing_keys = [key for key in (*_REQUIRED_KEYS, *(() if "data" in entries else _SPLIT_KEYS)) if key not in entries]
+    if missing_keys:
+        raise ValueError(f"{task_file} lacks {', '.join(missing_keys)}; it needs {_NEEDED_ENTRIES}")
     for key, value in entries.items():
         if key in _DIVISION_KEYS:
             continue
         if key in _LIST_KEYS:
-            if not isinstance(value, list) or not value or not all(isinstance(x, str) and x for x in value):
-                raise ValueError(f"{file}: `{key}` is {value!r}; give a list of texts")
+            if not isinstance(value, list) or not value or not all(isinstance(text, str) and text for text in value):
+                raise ValueError(f"{task_file}: `{key}` is {value!r}; give a list of texts")
             if len(set(value)) < len(value):
-                raise ValueError(f"{file}: `{key}` is {value!r}; give each text only once")
+                raise ValueError(f"{task_file}: `{key}` is {value!r}; give each text only once")
         elif not isinstance(value, str) or not value.strip() or (key == "title" and len(value.splitlines()) > 1):
-            raise ValueError(f"{file}: `{key}` is {value!r}; give {'one line of ' if key == 'title' else ''}text")
+            raise ValueError(f"{task_file}: `{key}` is {value!r}; give {'one line of ' if key == 'title' else ''}text")
     if len(entries["classes"]) < 2:
-        raise ValueError(f"{file}: `classes` is {entries['classes']!r}; give two or more")
-    for name in entries["classes"]:
-        if name != name.strip():  # labels are read without surrounding blanks, so none would match
-            raise ValueError(f"{file}: class {name!r} begins or ends with a blank; remove the blank")
+        raise ValueError(f"{task_file}: `classes` is {entries['classes']!r}; give two or more")
+    for class_name in entries["classes"]:
+        if class_name != class_name.strip():  # labels are read without surrounding blanks, so that none would match
+            raise ValueError(f"{task_file}: class {class_name!r} begins or ends with a blank; remove the blank")
     for column in entries["columns"]:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(
-                f"{file}: column {column!r} cannot be a field of a template; rename it (a name may not be 'mask' or "
-                "digits alone, and may have none of {}[].!:)"
+                f"{task_file}: column {column!r} cannot be a field of a template; rename it (a name may not be 'mask' "
+                "or digits alone, and may have none of {}[].!:)"
             )
     label, bad_rows = entries.get("label", _DEFAULT_LABEL), entries.get("bad_rows", "refuse")
     if label in entries["columns"]:
-        raise ValueError(f"{file}: `label` is {label!r}, but `columns` lists it as a text column; give another column")
+        raise ValueError(
+            f"{task_file}: `label` is {label!r}, but `columns` lists it as a text column; give another column"
+        )
     cut = entries.get("cut", entries["columns"][-1])
     if cut not in entries["columns"]:
-        raise ValueError(f"{file}: `cut` is {cut!r}; valid: {', '.join(entries['columns'])}")
-    if bad_rows not in _BAD_ROWS:
-        raise ValueError(f"{file}: `bad_rows` is {bad_rows!r}; valid: {', '.join(_BAD_ROWS)}")
-    division = _parse_division(file, entries)
+        raise ValueError(f"{task_file}: `cut` is {cut!r}; valid: {', '.join(entries['columns'])}")
+    if bad_rows not in _VALID_BAD_ROWS:
+        raise ValueError(f"{task_file}: `bad_rows` is {bad_rows!r}; valid: {', '.join(_VALID_BAD_ROWS)}")
+    division = _parse_division(task_file, entries)
     if division is None:
         train, report = entries["train"], entries["report"]
         if (folder / train).resolve() == (folder / report).resolve():
             raise ValueError(
-                f"{file}: `train` and `report` are both {train!r}; report on text that was not trained on. To divide "
-                f"one file, give data = {train!r} instead of both"
+                f"{task_file}: `train` and `report` are both {train!r}; report on text that was not trained on. To "
+                f"divide one file, give data = {train!r} instead of both"
             )
     else:  # the two splits need different names; "the other" makes them differ when each is one half
         file_name = Path(division.file).name
@@ -126,31 +134,31 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
     try:
         task.check_verbalizer(task.template, task.label_words)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{task_file}: {error}") from None
     return task
 
 
-def _parse_division(file: Path, entries: Mapping[str, Any]) -> Division | None:
-    """Return how the one file is divided, or None for a task of two files."""
+def _parse_division(task_file: Path, entries: Mapping[str, Any]) -> Division | None:
+    """Return how the one file of a task is divided, or None for a task of two files."""
     other_keys = _SPLIT_KEYS if "data" in entries else _DIVISION_KEYS
     conflicting_key = next((key for key in other_keys if key in entries), None)
     if "data" not in entries:
         if conflicting_key:
             raise ValueError(
-                f"{file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there is no "
-                f"entry `data`; add it, or remove `{conflicting_key}`"
+                f"{task_file}: `{conflicting_key}` says how to divide the file that the entry `data` names, but there "
+                f"is no entry `data`; add it, or remove `{conflicting_key}`"
             )
         return None
     if conflicting_key:
         raise ValueError(
-            f"{file}: the entry `data` names one file to divide, and `{conflicting_key}` names another file; remove "
-            "one of the two entries"
+            f"{task_file}: the entry `data` names one file to divide, and `{conflicting_key}` names another file; "
+            "remove one of the two entries"
         )
     share, seed = entries.get("report_share", 0.2), entries.get("split_seed", 0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(f"{file}: `report_share` is {share!r}; give a number above 0 and below 1, such as 0.2")
+        raise ValueError(f"{task_file}: `report_share` is {share!r}; give a number above 0 and below 1, such as 0.2")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
-        raise ValueError(f"{file}: `split_seed` is {seed!r}; give a whole number, 0 to {_LARGEST_SEED:,}")
+        raise ValueError(f"{task_file}: `split_seed` is {seed!r}; give a whole number, 0 to {_LARGEST_SEED:,}")
     return Division(file=entries["data"], share=float(share), seed=seed)
 
 

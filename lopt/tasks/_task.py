@@ -1,4 +1,4 @@
-"""What a task is: columns, classes, a template and label words."""
+"""The class of all tasks. A task has text columns, classes, a template and label words."""
 
 import reprlib
 import string
@@ -31,22 +31,22 @@ class Task:
     """A classification task whose classes are read as label words.
 
     Attributes:
-        name: as `--set task=NAME` takes it; for a task in a folder, the folder's absolute path.
+        name: the NAME in `--set task=NAME`. For a task in a folder it is the folder's absolute path.
         columns: names of the text columns, as in the rows.
         classes: names of the classes. Class number i is classes[i].
-        template: text with `{column}` fields. The label is read after its last token, or at `{mask}`.
+        template: text with a field `{column}` for each column that is read. The label is read after its last token, or
+            at `{mask}`.
         causal_template: the template for causal models, for tasks whose `template` was written for T5. It ends in a
             cue, because a causal model reads the label after the last token.
         label_words: one word for each class. Each begins with a space, as words in running text do.
         cut: the column that loses text when an input is too long.
         label: name of the column with the class, as a number or a name.
-        train, report: names of the split that is trained on and of the split that is reported on.
+        train, report: names of two splits: the one that is trained on and the one that is reported on.
         report_size: number of rows of the official reported split.
         hub: the arguments of `datasets.load_dataset`, for tasks on the hub.
-        load: returns the rows of a split, for tasks that are not on the hub.
+        load: function that returns the rows of a split, for tasks that are not on the hub.
         divided: how one file is divided, for a task whose two splits are parts of one file.
-        bad_rows: what to do with a row without text or without a class: "refuse" makes it an error, "skip" leaves the
-            row out.
+        bad_rows: what a row without text or class leads to: "refuse" raises an error, "skip" leaves the row out.
     """
 
     name: str
@@ -67,36 +67,36 @@ class Task:
     bad_rows: str = "refuse"
 
     def template_for(self, backbone: str) -> str:
-        """Return the default template for a backbone, which depends on whether the backbone is causal."""
+        """Return the default template for a backbone. Causal models may have their own."""
         if self.causal_template is None:
             return self.template
         return self.template if backbones.facts(backbone).seq2seq else self.causal_template
 
     def check_verbalizer(self, template: str | None, label_words: tuple[str, ...]) -> None:
-        """Raise ValueError when a template field is not a column, or the label words do not match the classes."""
+        """Raise ValueError if a template and label words do not fit the columns and classes of the task."""
         if not isinstance(template, str) or not is_utf8(template):
-            raise ValueError(f"template is {template!r}; give text in UTF-8 with {self._valid_fields()}")
+            raise ValueError(f"template is {template!r}; give text in UTF-8 with {self._valid_fields_text()}")
         try:
-            fields = [part for part in string.Formatter().parse(template) if part[1] is not None]
+            parsed_fields = [part for part in string.Formatter().parse(template) if part[1] is not None]
         except ValueError as error:
             reason = f"cannot be read ({error})"
-            raise ValueError(f"template {template!r} {reason}; give text with {self._valid_fields()}") from None
-        if any(format_spec or conversion for _, _, format_spec, conversion in fields):
+            raise ValueError(f"template {template!r} {reason}; give text with {self._valid_fields_text()}") from None
+        if any(format_spec or conversion for _, _, format_spec, conversion in parsed_fields):
             raise ValueError(
-                f"template {template!r} formats a field; only plain fields are allowed ({self._valid_fields()})"
+                f"template {template!r} formats a field; only plain fields are allowed ({self._valid_fields_text()})"
             )
-        names = [name for _, name, _, _ in fields]
-        if names.count("mask") > 1:
+        field_names = [name for _, name, _, _ in parsed_fields]
+        if field_names.count("mask") > 1:
             raise ValueError(f"template {template!r} names {{mask}} twice; name it once")
-        for name in names:
+        for name in field_names:
             if name not in (*self.columns, "mask"):
                 raise ValueError(
                     f"template {template!r} names {{{name}}}, which is not a column of {self.name}; "
-                    f"{self._valid_fields()}"
+                    f"{self._valid_fields_text()}"
                 )
-        if self.cut not in names:
+        if self.cut not in field_names:
             raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text to be classified; add it")
-        if template.count("{" + self.cut + "}") > 1:  # {{text}} is literal text, but cutting would take it for a field
+        if template.count("{" + self.cut + "}") > 1:  # {{text}} is literal text; cutting would take it for a field
             raise ValueError(f"template {template!r} names {{{self.cut}}} twice; name it once")
         are_words = all(isinstance(word, str) and word.strip() and is_utf8(word) for word in label_words)
         if len(label_words) != len(self.classes) or not are_words:
@@ -105,13 +105,13 @@ class Task:
                 f"{', '.join(self.classes[:6])}{', …' * (len(self.classes) > 6)}"
             )
         if len(set(label_words)) != len(label_words):
-            repeated = next(word for word in label_words if label_words.count(word) > 1)
+            repeated_word = next(word for word in label_words if label_words.count(word) > 1)
             raise ValueError(
-                f"label_words is {reprlib.repr(list(label_words))}; two classes cannot share a word, and {repeated!r} "
-                "is there twice"
+                f"label_words is {reprlib.repr(list(label_words))}; two classes cannot share a word, and "
+                f"{repeated_word!r} is there twice"
             )
 
-    def _valid_fields(self) -> str:
+    def _valid_fields_text(self) -> str:
         return "valid fields: " + ", ".join(f"{{{name}}}" for name in (*self.columns, "mask"))
 
 

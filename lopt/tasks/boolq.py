@@ -2,7 +2,8 @@
 
 The reported split is validation (3,270 rows).
 
-The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
+The template for T5 is that of the papers. The template for causal models follows GPT-3's (arXiv 2005.14165,
+appendix G).
 """
 
 from lopt.tasks import Task

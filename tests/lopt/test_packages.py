@@ -82,9 +82,9 @@ def homeless(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    packages._default_or_temporary.cache_clear()
+    packages._usable_cache_folder.cache_clear()
     yield tmp_path / "temporary"
-    packages._default_or_temporary.cache_clear()
+    packages._usable_cache_folder.cache_clear()
 
 
 def test_if_the_home_folder_cannot_hold_a_cache_a_temporary_one_is_used_with_a_note(homeless, capsys):
@@ -124,7 +124,7 @@ def test_a_full_disk_has_a_temporary_cache(homeless, capsys, tmp_path, monkeypat
 def test_a_temporary_cache_that_others_can_write_is_not_used(homeless, capsys):
     unsafe = packages.cache_dir()
     unsafe.chmod(0o777)
-    packages._default_or_temporary.cache_clear()
+    packages._usable_cache_folder.cache_clear()
     folder = packages.cache_dir()
     assert (folder != unsafe, folder.parent) == (True, homeless)
     assert folder.stat().st_mode & 0o077 == 0

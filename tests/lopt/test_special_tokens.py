@@ -247,7 +247,7 @@ def test_a_prediction_reads_a_special_token_as_text(tmp_path, tiny):
 
 def test_cached_ids_belong_to_the_template_they_were_made_with(monkeypatch, tmp_path):
     monkeypatch.setattr(tokens, "MIN_CHARACTERS", 0)
-    monkeypatch.setattr(tokens, "folder", lambda: tmp_path)
+    monkeypatch.setattr(tokens, "cache_folder", lambda: tmp_path)
     tokenizer = byte_level_tokenizer()
     for _ in range(2):  # tokenised first, then read from the cache
         assert special_ids(tokenizer, encode_text(tokenizer, "{text} was", "</s>")) == []

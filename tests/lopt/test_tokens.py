@@ -21,7 +21,7 @@ IDS = [[1, 2, 3], [], [4]]
 def cache_folder(tmp_path, monkeypatch):
     """The folder of an empty cache that stores texts of any length."""
     monkeypatch.setattr(tokens, "MIN_CHARACTERS", 0)
-    monkeypatch.setattr(tokens, "folder", lambda: tmp_path / "tokens")
+    monkeypatch.setattr(tokens, "cache_folder", lambda: tmp_path / "tokens")
     return tmp_path / "tokens"
 
 
@@ -98,7 +98,7 @@ def test_a_cache_that_cannot_be_written_is_not_used(cache_folder, tokenizer, mon
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
     assert not list(cache_folder.iterdir()), "no half-written file stays"
 
-    monkeypatch.setattr(tokens, "folder", raise_disk_full)
+    monkeypatch.setattr(tokens, "cache_folder", raise_disk_full)
     assert list(tokens.cached_token_ids(tokenizer, ["a"], make_tokenise()[0])) == [(1, 2, 3), (), (4,)]
 
 
@@ -124,7 +124,7 @@ def test_the_least_recently_used_file_is_removed_first(cache_folder, tokenizer, 
 
 
 def _fill_cache(cache_folder):
-    tokens.MIN_CHARACTERS, tokens.folder = 0, lambda: cache_folder
+    tokens.MIN_CHARACTERS, tokens.cache_folder = 0, lambda: cache_folder
     tokenizer = backbones.load("tiny", "fp32").tokenizer
     for number in range(30):
         assert list(tokens.cached_token_ids(tokenizer, [str(number)], lambda: [[number] * 500])) == [(number,) * 500]  # noqa: B023
