@@ -160,7 +160,7 @@ class Backbone(ABC):
             shared = [(word, i) for word, i in zip(words, first_ids, strict=True) if first_ids.count(i) > 1]
             pairs = ", ".join(f"{word!r}: {i}" for word, i in shared[:6]) + ", …" * (len(shared) > 6)
             if any(not self.tokenizer.decode([i]).strip() for i in first_ids):
-                advice = "leave out the blank in front, which is a token of its own"
+                advice = "leave out the leading space, which is a token of its own"
             else:
                 advice = "choose words that differ"
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); {advice}")

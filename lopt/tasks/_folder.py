@@ -81,7 +81,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         raise ValueError(f"{file}: `classes` is {entries['classes']!r}; give two or more")
     for name in entries["classes"]:
         if name != name.strip():  # labels are read without surrounding blanks, so none would match
-            raise ValueError(f"{file}: class {name!r} begins or ends with a blank; remove the blank")
+            raise ValueError(f"{file}: class {name!r} begins or ends with white space; remove it")
     for column in entries["columns"]:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(
