@@ -100,7 +100,7 @@ def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
         if untested_cells := [cell for cell in cells_without_test if cell is not full]:
             effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
     if len(cells) > 1:
-        effects.append("how sure the frontier is, is estimated from each cell alone")
+        effects.append("the certainty of the frontier is estimated from each cell's own interval")
     beginning = f"For {group.title}: predictions" if several_groups else "Predictions"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
     return f"{beginning} that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."

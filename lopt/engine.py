@@ -86,7 +86,7 @@ class Engine:
         if trial.backbone is not self._backbone:
             raise ValueError(
                 f"this engine runs on {self._backbone.name}; the trial's backbone is another copy or model "
-                f"({trial.backbone.name})"
+                f"({trial.backbone.name}): load the backbone once, and give it to all trials"
             )
         self.trials.append(trial)
 

@@ -79,7 +79,7 @@ class Progress(Listener):
 
     def paused(self, job: Job, report: Report) -> None:
         self._forget(job)
-        notes = [note for note in (report.get("note"), "stopped at the budget, can go on") if note]
+        notes = [note for note in (report.get("note"), "stopped at the budget, can be continued") if note]
         self._draw(event_text=f"{job}: {'; '.join(notes)}" if report else None)
 
     def requeued(self, job: Job) -> None:

@@ -78,7 +78,7 @@ class Facts:
         if self.size is not None:
             return self.size
         if self.count_weights is None:
-            raise ValueError("the number of this model's weights is not known; give another backbone")
+            raise ValueError("this backbone does not say how many weights its model has; give another backbone")
         return self.count_weights()
 
     def lora_projections(self, targets: str | None = None) -> Projections:
@@ -94,7 +94,7 @@ class Facts:
             return self.projections
         if self.find_projections is None:
             raise ValueError(
-                "the parameters of `targets` can only be counted from a config.json, and this backbone has none here: "
+                "the parameters of `targets` can only be counted from a config.json, and this backbone has none: "
                 "give a folder as `backbone`, or leave `targets` out"
             )
         return self.find_projections(targets)

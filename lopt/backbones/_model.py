@@ -167,7 +167,7 @@ class Backbone(ABC):
             shared = [f"{word!r}: {token_id}" for word, token_id in words_and_ids if first_ids.count(token_id) > 1]
             pairs = ", ".join(shared[:6]) + ", …" * (len(shared) > 6)
             if any(not self.tokenizer.decode([token_id]).strip() for token_id in first_ids):
-                advice = "leave out the blank in front, which is a token of its own"
+                advice = "leave out the leading space, which is a token of its own"
             else:
                 advice = "choose words that differ"
             raise ValueError(f"label words share their first token for {self.name} ({pairs}); {advice}")

@@ -52,7 +52,7 @@ class TinyBackbone(CausalBackbone):
         if len(words) > len(id_of_word) + len(unused_ids):
             raise ValueError(
                 f"backbone {self.name} has {len(self.tokenizer) - 1} tokens for label words, but there are "
-                f"{len(words)}: give another backbone, as in --set backbone=embedded"
+                f"{len(words)} label words: give another backbone, as in --set backbone=embedded"
             )
         unused_id_iterator = iter(unused_ids)
         ids = [id_of_word[word] if word in id_of_word else next(unused_id_iterator) for word in words]

@@ -86,8 +86,8 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
     if len(entries["classes"]) < 2:
         raise ValueError(f"{task_file}: `classes` is {entries['classes']!r}; give two or more")
     for class_name in entries["classes"]:
-        if class_name != class_name.strip():  # labels are read without surrounding blanks, so that none would match
-            raise ValueError(f"{task_file}: class {class_name!r} begins or ends with a blank; remove the blank")
+        if class_name != class_name.strip():  # labels are read without surrounding blanks, so none would match
+            raise ValueError(f"{task_file}: class {class_name!r} begins or ends with white space; remove it")
     for column in entries["columns"]:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(

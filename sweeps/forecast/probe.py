@@ -129,7 +129,8 @@ def predict(
         "hardware": measurement["hardware"],
         "assumptions": [
             f"{round(100 * (HIGH - LOW))} % of sweeps simulated with random qualities of trials end within the range",
-            f"all steps of a sweep are slower or faster by one factor with standard deviation {100 * spread:.0f} %",
+            f"one factor, common to all steps of a sweep, makes them slower or faster (standard deviation "
+            f"{100 * spread:.0f} %)",
             *([f"in a sweep everything takes {slowdown:g} times as long as measured"] if slowdown != 1 else []),
             "no trial fails, diverges or is tried again",
             *([f"all {device_count} devices are like the measured one"] if device_count > 1 else []),
@@ -189,7 +190,7 @@ def prediction_text(prediction: Mapping[str, Any]) -> str:
             f"  {figure['kind']}: a step of {trials} takes {_duration(figure['step_s'])} "
             f"({_duration(figure['step_low_s'])} to {_duration(figure['step_high_s'])}{alone}), "
             f"an evaluation {_duration(figure['evaluation_s'])}, "
-            f"and a canonical evaluation {_duration(figure['canonical_evaluation_s'])}"
+            f"and scoring the reported split {_duration(figure['canonical_evaluation_s'])}"
         )
     lines.append(f"  the start-up takes {_duration(prediction['start_s'])}")
     cost = f"; the price is {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""

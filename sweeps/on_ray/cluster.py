@@ -102,7 +102,7 @@ def wait_for(reference: Any, left_s: float = math.inf, *, resources: Mapping[str
         return ray.get(reference, timeout=None if math.isinf(left_s) else left_s)
     except ray.exceptions.GetTimeoutError:
         event = f"had room for {needed}" if resources else "had prepared weights and data"
-        raise OutOfTime(f"the time ran out before the cluster {event}") from None
+        raise OutOfTime(f"the time of --max-wall-time ran out before the cluster {event}") from None
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ def _stopping_text(space: Space) -> str:
     rule, eval_every = space.stopping_rule(), int(space.base.get("eval_every", 100))
     if space.stopping != "none" and not rule.decision_steps(eval_every):
         return f"none, because trials end before the first rung, which is at {space.grace_steps:,} steps"
-    return rule.description("size" if space.by_size else "cell", eval_every)
+    stratum = "size (numbers of parameters within a factor of two)" if space.by_size else "cell"
+    return rule.description(stratum, eval_every)
 
 
 def _optional_lines(plan: Plan) -> list[str]:

@@ -27,9 +27,9 @@ def check(cell: Cell) -> None:
     if unsuitable_names or len(cell.search) < 2:
         too_few = "only one range" if cell.search else "nothing"
         raise ValueError(
-            "sampler cma_es needs a cell that searches two ranges or more, and neither a list nor a name of one "
-            f"method; cell {cell.name} searches {', '.join(unsuitable_names) or too_few}. Give another sampler, such "
-            "as tpe"
+            "sampler cma_es needs cells that search two ranges or more, no list, and no setting of a single method "
+            f"(METHOD.NAME); cell {cell.name} searches {', '.join(unsuitable_names) or too_few}. Give another sampler, "
+            "such as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")

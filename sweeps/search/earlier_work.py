@@ -232,5 +232,5 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             if old_ranges.get(field) != new_range:
                 differences.append(f"{name}: {field} {old_ranges.get(field)} → {new_range}")
         if old_cells[name].get("first") != new_cells[name].get("first"):
-            differences.append(f"{name}: different first points")
+            differences.append(f"{name}: other settings to try first (`first`)")
     return [*differences[:4], *([f"{len(differences) - 4} more"] if len(differences) > 4 else [])]

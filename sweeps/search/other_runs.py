@@ -38,7 +38,10 @@ class OtherRuns:
 
     def announce(self, total: int) -> None:
         """Print how many of the sweep's trials are reused, and from which runs."""
-        runs = ", ".join(self._reused_counts) or f"none of the {len(self._records)} finished trials of other runs fits"
+        runs = (
+            ", ".join(self._reused_counts)
+            or f"none of the {len(self._records)} finished trials of other runs has these settings"
+        )
         print(f"reused {self._reused_counts.total()} of {total} trials ({runs})", flush=True)
 
     def reuse_search_trials(

@@ -39,5 +39,5 @@ def load(name: str, profile: str) -> Space:
     except (Exception, SystemExit) as error:  # SystemExit would end this command with the file's exit code
         raise ValueError(f"space file {name!r} does not define a space: {type(error).__name__}: {error}") from None
     if not isinstance(space, Space):
-        raise ValueError(f"space file {name!r} does not define a space: its SPEC builds {truncate(space)}")
+        raise ValueError(f"space file {name!r} does not define a space: its SPEC builds {truncate(space)}, not a Space")
     return space

@@ -37,7 +37,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
         if method not in methods_with_cell:
             budgets = ", ".join(f"{budget:,}" for budget in axes["budget"])
             raise ValueError(
-                f"method {method} has no usual length and rank for {budgets} parameters: leave the method out"
+                f"method {method} has no usual length and rank that fit into {budgets} parameters: leave the method out"
             )
     return tuple(cells.values())
 

@@ -109,7 +109,7 @@ def test_words_whose_first_token_is_the_same_blank_are_refused_with_a_remedy():
     special_tokens = {"unk_token": "<unk>", "pad_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece_tokenizer(), **special_tokens)
     backbone = CausalBackbone("model", "test", make_model("llama"), tokenizer)
-    with pytest.raises(ValueError, match=r"share their first token .*leave out the blank in front"):
+    with pytest.raises(ValueError, match=r"share their first token .*leave out the leading space"):
         backbone.label_ids((" great", " bad"))
     assert len(backbone.label_ids(("great", "bad"))) == 2
 

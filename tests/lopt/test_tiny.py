@@ -70,7 +70,7 @@ def test_any_label_words_can_be_told_apart(words):
 
 def test_more_words_than_tokens_are_refused_in_one_line(tiny):
     with pytest.raises(
-        ValueError, match="268 tokens for label words, but there are 300: give another backbone"
+        ValueError, match="268 tokens for label words, but there are 300 label words: give another backbone"
     ) as error:
         tiny.label_ids([f" w{i}" for i in range(300)])
     assert "\n" not in str(error.value)

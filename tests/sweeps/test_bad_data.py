@@ -300,7 +300,7 @@ def test_a_very_long_text_is_cut(make_task, name, to_bytes):
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ({"classes": [" bug", "bug"]}, ["class ' bug' begins or ends with a blank"]),
+        ({"classes": [" bug", "bug"]}, ["class ' bug' begins or ends with white space"]),
         ({"title": "a\nb"}, ["`title` is 'a\\nb'", "one line"]),
         ({"template": "{text} {body}"}, ["names {body}", "valid fields: {text}, {mask}"]),
         ({"label_words": [" ", " great"]}, ["label_words is [' ', ' great']", "give 2"]),

@@ -51,7 +51,7 @@ def test_a_budget_of_time_ends_the_running_trial_at_its_next_evaluation(tmp_path
     assert {record.status for record in Store(tmp_path, "smoke-paper").records()} <= {"complete", "stopped"}
     assert len(list((run / "checkpoints").iterdir())) == 1
     assert json.loads((run / "manifest.json").read_text())["status"] == "stopped"
-    assert "stopped at the budget, can go on" in capsys.readouterr().out
+    assert "stopped at the budget, can be continued" in capsys.readouterr().out
     assert sweep(tmp_path) == 0
     out = capsys.readouterr().out
     assert out.count("continues at") == 1

@@ -65,11 +65,11 @@ def test_budgets_hold_on_a_cluster(tmp_path):
         process = sweep("--max-wall-time", "25s")
         assert process.returncode == 4, process.stdout + process.stderr
         assert "waiting until the cluster has room for 1 GPU" in process.stdout
-        assert "the time ran out before the cluster had room for 1 GPU" in process.stdout
+        assert "the time of --max-wall-time ran out before the cluster had room for 1 GPU" in process.stdout
         assert "the same command continues" in process.stdout
         process = sweep("--max-wall-time", "10s", "--probe")
         assert process.returncode == 4, process.stdout + process.stderr
-        assert "error: the time ran out before" in process.stderr
+        assert "error: the time of --max-wall-time ran out before" in process.stderr
         cluster.add_node(num_cpus=2, num_gpus=1)
         endless = "--set", "max_steps=200000", "--set", "eval_every=20", "--set", "grace_steps=200000"
         alone = "--trials-per-gpu", "4", "--max-concurrent", "1"

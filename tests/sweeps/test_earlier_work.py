@@ -190,7 +190,10 @@ def test_reuse_takes_no_trials_of_other_settings(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "trials=1") == 0
     capsys.readouterr()
     assert sweep(tmp_path, "--set", "trials=1", "--set", "batch_size=4", "--name", "other", "--reuse") == 0
-    assert "reused 0 of 6 trials (none of the 6 finished trials of other runs fits)" in capsys.readouterr().out
+    assert (
+        "reused 0 of 6 trials (none of the 6 finished trials of other runs has these settings)"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("flag", ["--reuse", "--warm-start"])

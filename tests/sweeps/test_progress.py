@@ -70,8 +70,8 @@ def test_the_note_of_a_report_is_printed_once(capsys):
 @pytest.mark.parametrize(
     ("note", "event"),
     [
-        ("", "stopped at the budget, can go on"),
-        ("continues at step 3", "continues at step 3; stopped at the budget, can go on"),
+        ("", "stopped at the budget, can be continued"),
+        ("continues at step 3", "continues at step 3; stopped at the budget, can be continued"),
     ],
 )
 def test_the_report_at_which_a_budget_ends_a_trial_prints_its_note(capsys, note, event):

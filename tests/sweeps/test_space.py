@@ -278,11 +278,11 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
         (["--space", "search", "--set", "lora.rnk=2"], ["unknown key 'lora.rnk'", "Did you mean 'lora.rank'"]),
         (
             ["--space", "frontier", "--set", "budget=10"],
-            ["prompt_tuning has no usual length and rank for 10 parameters"],
+            ["prompt_tuning has no usual length and rank that fit into 10 parameters"],
         ),
         (
             ["--space", "frontier", "--set", "method=lopt1,lora"],
-            ["lora has no usual length and rank for", "leave the method out"],
+            ["lora has no usual length and rank that fit into", "leave the method out"],
         ),
         (["--space", "table2", "--set", "method=bitfit"], ["'bitfit' has no row in table2", "lora, prompt_tuning"]),
         (["--space", "ablation", "--name", "../up"], ["run name '../up'"]),

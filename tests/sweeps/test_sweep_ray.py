@@ -59,7 +59,7 @@ def test_trials_that_a_time_budget_ends_go_on_later(tmp_path):
             code, out = finish(start(tmp_path, *endless, f"--max-wall-time={seconds}s"))
             assert code == 4, out
             assert record_files(tmp_path) == []
-            if "stopped at the budget, can go on" in out:
+            if "stopped at the budget, can be continued" in out:
                 break
         assert list((tmp_path / "smoke-paper" / "checkpoints").glob("*.safetensors")), out
         assert ("continues at step" in out) == continues
