@@ -9,7 +9,7 @@ from sweeps.space import Cell, Space
 
 
 def check_space(space: Space) -> None:
-    """Check names, lists, both ends of each range, first points, the sampler and the stopping rule.
+    """Check names, every value of lists, both ends of ranges, first points, the sampler and the stopping rule.
 
     Raises:
         ValueError: A name is not valid; a trial would refuse a value; the sampler or the stopping rule is unknown; the

@@ -25,11 +25,11 @@ def check(cell: Cell) -> None:
         name for name, searched_range in cell.search.items() if isinstance(searched_range, Choice) or "." in name
     ]
     if unsuitable_names or len(cell.search) < 2:
-        too_few = "only one range" if cell.search else "nothing"
+        search_text = "only one range" if cell.search else "nothing"
         raise ValueError(
             "sampler cma_es needs a cell that searches two ranges or more, and neither a list nor a name of one "
-            f"method; cell {cell.name} searches {', '.join(unsuitable_names) or too_few}. Give another sampler, such "
-            "as tpe"
+            f"method; cell {cell.name} searches {', '.join(unsuitable_names) or search_text}. Give another "
+            "sampler, such as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")
