@@ -66,7 +66,7 @@ class _Trial:
     cost: Cost
     phase: str
     idle_s: float  # time until the trial steps with the others, or until its final evaluation is over
-    milestones: deque[int]  # the steps at which early stopping may end it, and its last step
+    milestones: deque[int]  # the coming steps at which early stopping may end it, and its last step
     decision_count: int  # how often early stopping may decide on it
     step: float = 0.0
     is_scoring: bool = False  # whether its final evaluation has begun

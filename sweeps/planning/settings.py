@@ -15,7 +15,7 @@ from lopt.registry import nearest
 from sweeps.planning.check_space import check_space
 from sweeps.space import SPACE_FIELDS, Cell, Space, searched_names
 
-NOT_SETTABLE = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
+REFUSED_FIELDS = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
 
 
 def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
@@ -46,7 +46,7 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     method, dot, field = key.rpartition(".")
     if dot and key not in names_in_search and field in names_in_search and _method_names(space) == {method}:
         key = field  # with one method only, as after --set method=lora, names of ranges have no prefix
-    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - NOT_SETTABLE)
+    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - REFUSED_FIELDS)
     if key not in valid_keys and key not in _options_with_prefix(space):
         raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid_keys)}.{nearest(key, valid_keys)}")
     if key in SPACE_FIELDS:

@@ -1,7 +1,7 @@
 """The queue of trials: each cell is searched by its own study (`sweeps.search.study`), then its winner is confirmed.
 
-As soon as the search of a cell is over, the confirm trials of its winner join the queue, so no device waits for the
-slowest cell.
+The confirm trials of a cell's winner join the queue as soon as the search of this cell is over, so no device waits for
+the slowest cell.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -71,8 +71,8 @@ class TrialQueue:
         warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
         self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
-        self._finished_by_key = {record.key: record for record in finished}
-        self._tried_keys: set[str] = set()  # of search trials that this command has begun or queued again
+        self._finished_record_by_key = {record.key: record for record in finished}
+        self._tried_keys: set[str] = set()  # keys of search trials that this command has begun or queued again
         self._search_by_running_trial: dict[QueuedTrial, _CellSearch] = {}
         cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
         self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
@@ -110,9 +110,9 @@ class TrialQueue:
         planned_count, study = trial_count(self.space, cell), None
         if cell.search:
             # In a continued study the sampler has another seed, so that it does not repeat its earlier random points.
-            study_seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished_by_key)}
+            study_seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished_record_by_key)}
             study = CellStudy(cell, trial_count=planned_count, sampler=self.space.sampler, **study_seeds)
-        finished_records = self._finished_by_key.values()
+        finished_records = self._finished_record_by_key.values()
         records = [record for record in finished_records if record.phase == "search" and record.cell == cell.name]
         if study:
             for record in records:
@@ -155,7 +155,7 @@ class TrialQueue:
 
         def is_known(point: Mapping[str, Any]) -> bool:
             key = self._search_config(cell_search.cell, point).key
-            return key in self._finished_by_key or key in self._tried_keys
+            return key in self._finished_record_by_key or key in self._tried_keys
 
         proposal = cell_search.study.propose(is_known) if cell_search.study else None
         if cell_search.study and proposal is None:
@@ -184,7 +184,7 @@ class TrialQueue:
         cell_search = self._search_by_running_trial.pop(trial)
         cell_search.running_count -= 1
         if record is not None and record.status != "failed":
-            self._finished_by_key[trial.config.key] = record
+            self._finished_record_by_key[trial.config.key] = record
         if trial.phase == "search":
             if record is not None:
                 cell_search.records.append(record)
@@ -208,10 +208,10 @@ class TrialQueue:
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
                 config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
-                if config.key in self._finished_by_key:
+                if config.key in self._finished_record_by_key:
                     continue
                 if reused_record := self._reuse_trial(config.key, cell_search.cell.name, stratum):
-                    self._finished_by_key[config.key] = reused_record
+                    self._finished_record_by_key[config.key] = reused_record
                 else:
                     trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
                     self._turns.confirm_trials.append((cell_search, trial))

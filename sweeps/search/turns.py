@@ -37,7 +37,7 @@ class CellCounts:
 
 
 class Turn(NamedTuple, Generic[AnyCell, WaitingTrial]):
-    """The trial whose turn it is. `waiting_trial` is the queued trial, or None for a new search trial."""
+    """The trial whose turn it is. `waiting_trial` is a queued trial, or None if a new search trial is to be made."""
 
     cell: AnyCell
     phase: str
@@ -45,7 +45,7 @@ class Turn(NamedTuple, Generic[AnyCell, WaitingTrial]):
 
 
 class Turns(Generic[AnyCell, WaitingTrial]):
-    """The trials of all cells that wait for their turn. An object of this class is true if a trial waits."""
+    """The trials of all cells that wait for their turn. As a boolean, it is true if a trial waits."""
 
     def __init__(self, cells: list[AnyCell]) -> None:
         self.cells = cells
